@@ -1,0 +1,124 @@
+"""The loops over activations: Numba on the CPU, torch on any other device, the same answers.
+
+Every function takes a tensor of shape (rows, channels) and the indices of the rows that count.
+Importing this package imports torch and Numba, so only the measuring side does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distviz.kernels import cpu, device
+from distviz.kernels.loops import distance_of_rank, summarise
+from distviz.kernels.random import row_keys, uniforms
+from distviz.kernels.types import ChannelSums, Cut, Observation
+
+__all__ = [
+    "ChannelSums",
+    "Cut",
+    "Observation",
+    "apply",
+    "count",
+    "distance_of_rank",
+    "find_cut",
+    "find_moved",
+    "force_torch",
+    "gather",
+    "observe",
+    "row_keys",
+    "summarise",
+    "uniforms",
+]
+
+_CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_forced = False
+
+
+@contextmanager
+def force_torch() -> Iterator[None]:
+    """Send CPU tensors down the torch path too (for tests)."""
+    global _forced  # noqa: PLW0603
+    before, _forced = _forced, True
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _path(values: torch.Tensor) -> Any:
+    is_compiled = values.device.type == "cpu" and values.dtype in _CPU_TYPES and not _forced
+    return cpu if is_compiled else device
+
+
+def observe(
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, *, channels: bool = True
+) -> Observation:
+    """Count a tensor by slot.
+
+    Parameters
+    ----------
+    values
+        (rows, channels), any floating-point type.
+    slots
+        int64 (rows,): which table a row goes to, -1 for none.
+    n_slots
+        Number of tables.
+    channels
+        Whether each channel's statistics are wanted too.
+    """
+    found: Observation = _path(values).observe(values.detach(), slots, n_slots, channels)
+    return found
+
+
+def count(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the upper 16 bits (float32) or all bits (16-bit types) of the rows: int64[65536]."""
+    table: NDArray[np.int64] = _path(values).count(values, rows)
+    return table
+
+
+def gather(
+    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], total: int
+) -> NDArray[np.float32]:
+    """Return the ``total`` float32 values whose upper 16 bits are marked in ``wanted``."""
+    found: NDArray[np.float32] = _path(values).gather(values, rows, wanted, total)
+    return found
+
+
+def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
+    """Return the cut that takes the first ``ties`` values equal to the magnitude."""
+    cut: Cut = _path(values).find_cut(values, rows, magnitude, ties)
+    return cut
+
+
+def find_moved(
+    values: torch.Tensor, rows: NDArray[np.int64], cut: Cut, moved: torch.Tensor
+) -> None:
+    """Mark in ``moved`` (uint8, shape of values) what the cut selects among the rows."""
+    _path(values).find_moved(values, rows, cut, moved)
+
+
+def apply(
+    values: torch.Tensor,
+    out: torch.Tensor,
+    rows: NDArray[np.int64],
+    keys: NDArray[np.uint32],
+    cut: Cut,
+    bounds: tuple[float, float],
+    *,
+    adds: bool = False,
+) -> None:
+    """Write redistributed rows to ``out`` (may be ``values``).
+
+    A selected value becomes u * upper (or u * lower where it is negative), added to itself if
+    ``adds``; the product is taken in float32 and rounded to the type of ``values`` once.
+    """
+    path = _path(values)
+    if path is cpu and values.dtype == torch.float16:
+        path = device
+    path.apply(values, out, rows, keys, cut, bounds, adds)

@@ -1,0 +1,138 @@
+"""What is observed and where: sites, phases, keys, and the parsing of layer lists."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from distviz.errors import RequestError, nearest
+
+__all__ = [
+    "MODULE_PREFIX",
+    "PHASES",
+    "SITES",
+    "Key",
+    "Point",
+    "parse_layers",
+    "parse_sites",
+]
+
+SITES: dict[str, str] = {
+    "gate": "what enters the activation function",
+    "act": "what leaves the activation function (ARM sits behind it)",
+    "up": "the output of the up projection (absent where the MLP is not gated)",
+    "product": "what enters the down projection",
+    "down": "the output of the MLP, before the residual sum",
+    "q": "the query projection, before RoPE",
+    "k": "the key projection, before RoPE",
+    "v": "the value projection",
+    "attention": "what enters the output projection of the attention",
+    "residual": "the output of the decoder layer",
+}
+
+PHASES: dict[str, str] = {
+    "before": "the activation in the model as it is",
+    "after": "the activation in the model with ARM",
+    "arriving": "on an ARM layer behind another ARM layer: what comes in before its own ARM",
+    "leaving": "on an ARM layer: the moved values, before",
+    "landing": "on an ARM layer: the moved values, after",
+}
+
+MODULE_PREFIX = "module:"
+"""A site that starts so is a pattern on module paths: it observes the output of any module."""
+
+
+class Key(NamedTuple):
+    """One observed distribution. Sorted by layer, then site, then phase as tables are."""
+
+    layer: int
+    stack: str
+    site: str
+    phase: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One place in a model that can be observed.
+
+    Parameters
+    ----------
+    layer
+        0-based index of the layer in its stack; -1 for a module outside the layers.
+    stack
+        ``"decoder"``, ``"encoder"`` or the name of another tower.
+    site
+        A name of :data:`SITES`, or a ``module:`` pattern.
+    module
+        Path of the module whose input or output is observed, as in ``named_modules()``.
+    takes
+        ``"input"`` (its first positional argument) or ``"output"``.
+    part
+        ``(start, stop)`` on the last dimension where a fused projection is split, else ``None``.
+    """
+
+    layer: int
+    stack: str
+    site: str
+    module: str
+    takes: str
+    part: tuple[int, int] | None = None
+
+
+def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int]:
+    """Parse ``all``, ``none`` or ``0,3,8-11`` into sorted 0-based indices.
+
+    Raises
+    ------
+    RequestError
+        If the text is malformed or names a layer that does not exist.
+    """
+    word = text.strip().lower()
+    if word == "all":
+        return list(range(n_layers))
+    if word == "none":
+        return []
+    chosen: set[int] = set()
+    for item in word.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", item)
+        if not match:
+            raise RequestError(
+                f"{option} '{text}' is not a list of layers",
+                "give all, none, or indices and ranges such as 0,3,8-11 (0 is the first layer)",
+            )
+        first = int(match[1])
+        last = int(match[2]) if match[2] else first
+        if last < first:
+            raise RequestError(f"{option} '{text}': the range {item.strip()} runs backwards")
+        if last >= n_layers:
+            raise RequestError(
+                f"{option} {text}: layer {last} does not exist",
+                f"this model has {n_layers} layer{'s' * (n_layers != 1)}, "
+                f"0 to {n_layers - 1} (0 is the first)",
+            )
+        chosen.update(range(first, last + 1))
+    return sorted(chosen)
+
+
+def parse_sites(text: str) -> list[str]:
+    """Parse a comma-separated list of sites; keeps the order of :data:`SITES`, then patterns.
+
+    Raises
+    ------
+    RequestError
+        If a name is neither a site nor a ``module:`` pattern, or the list is empty.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise RequestError("--sites is empty", f"allowed: {', '.join(SITES)}, module:PATTERN")
+    for name in names:
+        is_pattern = name.startswith(MODULE_PREFIX) and len(name) > len(MODULE_PREFIX)
+        if name not in SITES and not is_pattern:
+            raise RequestError(
+                f"unknown site '{name}'{nearest(name, SITES)}",
+                f"allowed: {', '.join(SITES)}, or module:PATTERN for any module's output",
+            )
+    known = [name for name in SITES if name in names]
+    return known + list(dict.fromkeys(name for name in names if name not in SITES))
