@@ -8,6 +8,7 @@ exact by itself), and a table of upper halves refined by the values of the few c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = ["Ranks", "rank_values"]
 
 _FEW = 1 << 15
 _HALF = 16
+_SIGMA = 1.4826
 
 
 class Ranks(Protocol):
@@ -54,7 +56,7 @@ def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> Ranks:
     if values.dtype == torch.float32:
         return _Refined(values, rows)
     name = grid.grid_for_dtype(str(values.dtype))
-    return _Counted(kernels.count(values, rows), name)
+    return _Counted(kernels.count(values, rows).table, name)
 
 
 class _Sorted:
@@ -123,40 +125,35 @@ class _Refined:
 
     def __init__(self, values: torch.Tensor, rows: NDArray[np.int64]) -> None:
         self._source = (values, rows)
+        self._tally = kernels.count(values, rows)
+        table = self._tally.table
         top = grid.first_nonfinite("bf16")
-        table = kernels.count(values, rows)
-        self._table = table
         self._order = grid.ordered_codes("bf16")
         self._signed = np.cumsum(table[self._order])
         self._counts = table[:top] + table[grid.SIGN : grid.SIGN + top]
         self._running = np.cumsum(self._counts)
         self.n = int(self._running[-1])
-        self._lows = grid.magnitudes("bf16")
-        ends = (np.arange(top, dtype=np.uint32) << _HALF) | np.uint32(0xFFFF)
-        self._highs = ends.view(np.float32).astype(np.float64)
-        self._known = np.zeros(grid.CELLS, np.uint8)
-        self._cells: NDArray[np.uint32] = np.empty(0, np.uint32)
-        self._values: NDArray[np.float64] = np.empty(0)
+        self._lows, self._highs = grid.magnitudes("bf16"), _cell_ends()
+        self._inside: dict[int, NDArray[np.float32]] = {}
 
     def _fetch(self, codes: NDArray[np.int64]) -> None:
         """Read the values of these cells (codes with sign) unless they are known already."""
         wanted = np.zeros(grid.CELLS, np.uint8)
-        wanted[codes] = 1
-        wanted &= 1 - self._known
-        total = int(self._table[wanted.astype(bool)].sum())
-        self._known |= wanted
-        if total == 0:
+        wanted[codes] = self._tally.table[codes] > 0
+        wanted[list(self._inside)] = 0
+        cells = np.flatnonzero(wanted)
+        if cells.size == 0:
             return
-        found = kernels.gather(*self._source, wanted, total)
-        self._cells = np.concatenate([self._cells, found.view(np.uint32) >> _HALF])
-        self._values = np.concatenate([self._values, found.astype(np.float64)])
+        found = kernels.gather(*self._source, wanted, self._tally)
+        ends = np.cumsum(self._tally.table[cells])[:-1]
+        self._inside.update(zip(cells.tolist(), np.split(found, ends), strict=True))
 
-    def _magnitudes_of(self, first: int, last: int) -> NDArray[np.float64]:
-        """Magnitudes in the cells first..last (codes without sign)."""
-        span = np.arange(first, last + 1)
-        self._fetch(np.concatenate([span, span + grid.SIGN]))
-        cells = self._cells & (grid.SIGN - 1)
-        return np.abs(self._values[(cells >= first) & (cells <= last)])
+    def _magnitudes_in(self, cells: NDArray[np.int64]) -> NDArray[np.float32]:
+        """All magnitudes of some cells (codes without sign), in no order."""
+        codes = np.concatenate([cells, cells + grid.SIGN])
+        self._fetch(codes)
+        known = [self._inside[code] for code in codes.tolist() if code in self._inside]
+        return np.abs(np.concatenate(known)) if known else np.empty(0, np.float32)
 
     def _cell(self, rank: int) -> int:
         return int(np.searchsorted(self._running, rank, side="right"))
@@ -167,26 +164,28 @@ class _Refined:
     def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         rank = (self.n - 1) // 2
         middle = self._cell(rank)
-        least, most = self._distance_bounds(rank, self._lows[middle], self._highs[middle])
-        near = [
-            self._before(int(np.searchsorted(edges, 1.4826 * c * limit, side="left")))
-            for edges, limit in ((self._highs, least), (self._lows, most))
-        ]
-        first, last = (
-            self._cell(min(max(round(float(np.clip(count / self.n, *shares)) * self.n), 1) - 1,
-                           self.n - 1))
-            for count in near
+        span = (float(self._lows[middle]), float(self._highs[middle]))
+        least, most = self._distance_bounds(rank, *span)
+        # eps lies between these, so near between two counts, so the k-th magnitude in a few cells
+        ends = (_SIGMA * c * least, _SIGMA * c * most)
+        first = int(np.searchsorted(self._highs, ends[0], side="left"))
+        last = int(np.searchsorted(self._lows, ends[1], side="left"))
+        deciding = [self._cell(self._rank_of(self._before(cell), shares)) for cell in (first, last)]
+        magnitudes = np.concatenate(
+            [
+                [middle],
+                self._undecided(*span, least, most),
+                np.arange(first, last),
+                np.arange(deciding[0], deciding[1] + 1),
+            ]
         )
-        decisive = [
-            np.array([middle]),
-            self._undecided(self._lows[middle], self._highs[middle], least, most),
-            np.arange(np.searchsorted(self._highs, 1.4826 * c * least),
-                      np.searchsorted(self._lows, 1.4826 * c * most)),
-            np.arange(first, last + 1),
-        ]
-        magnitudes = np.concatenate(decisive)
-        places = np.searchsorted(self._signed, np.array([0, *ranks]), side="right")
-        self._fetch(np.concatenate([magnitudes, magnitudes + grid.SIGN, self._order[places]]))
+        places = np.searchsorted(self._signed, np.array([*ranks]), side="right")
+        codes = [magnitudes, magnitudes + grid.SIGN, self._order[places]]
+        self._fetch(np.concatenate(codes).astype(np.int64))
+
+    def _rank_of(self, near: int, shares: tuple[float, float]) -> int:
+        share = min(max(near / self.n, shares[0]), shares[1])
+        return max(1, round(share * self.n)) - 1
 
     def _distance_bounds(self, rank: int, low: float, high: float) -> tuple[float, float]:
         args = (self._lows, self._highs, self._counts, rank, low, high)
@@ -202,29 +201,26 @@ class _Refined:
         return np.flatnonzero((farthest >= least) & (nearest <= most) & (self._counts > 0))
 
     def value(self, rank: int) -> float:
+        if rank == 0 and self._tally.lowest < 0:
+            return self._tally.lowest
         place = int(np.searchsorted(self._signed, rank, side="right"))
         code = int(self._order[place])
         self._fetch(np.array([code]))
-        inside = self._values[self._cells == code]
         before = int(self._signed[place - 1]) if place else 0
-        return float(np.partition(inside, rank - before)[rank - before])
+        return float(np.partition(self._inside[code], rank - before)[rank - before])
 
     def magnitude(self, rank: int) -> float:
         cell = self._cell(rank)
-        inside = self._magnitudes_of(cell, cell)
         inner = rank - self._before(cell)
-        return float(np.partition(inside, inner)[inner])
+        return float(np.partition(self._magnitudes_in(np.array([cell])), inner)[inner])
 
     def distance(self, rank: int, center: float) -> float:
         least, most = self._distance_bounds(rank, center, center)
         cells = self._undecided(center, center, least, most)
-        self._fetch(np.concatenate([cells, cells + grid.SIGN]))
         farthest = np.maximum(self._highs - center, center - self._lows)
-        nearer = int(self._counts[farthest < least].sum())
-        is_open = np.zeros(grid.SIGN, bool)
-        is_open[cells] = True
-        inside = np.abs(self._values[is_open[self._cells & (grid.SIGN - 1)]])
-        return float(np.partition(np.abs(inside - center), rank - nearer)[rank - nearer])
+        inner = rank - int(self._counts[farthest < least].sum())
+        inside = self._magnitudes_in(cells)
+        return float(kernels.select_distance(inside, center, inner, least, most))
 
     def count_below(self, limit: float) -> int:
         cell = int(np.searchsorted(self._highs, limit, side="left"))
@@ -232,8 +228,17 @@ class _Refined:
             return self.n
         if self._lows[cell] >= limit or self._counts[cell] == 0:
             return self._before(cell)
-        return self._before(cell) + int((self._magnitudes_of(cell, cell) < limit).sum())
+        inside = self._magnitudes_in(np.array([cell]))
+        return self._before(cell) + int((inside < np.float64(limit)).sum())
 
     def count_equal(self, magnitude: float) -> int:
         cell = int(np.searchsorted(self._highs, magnitude, side="left"))
-        return int((self._magnitudes_of(cell, cell) == magnitude).sum())
+        inside = self._magnitudes_in(np.array([cell]))
+        return int((inside == np.float32(magnitude)).sum())
+
+
+@cache
+def _cell_ends() -> NDArray[np.float64]:
+    """The largest float32 magnitude of each cell."""
+    codes = np.arange(grid.first_nonfinite("bf16"), dtype=np.uint32)
+    return ((codes << _HALF) | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)

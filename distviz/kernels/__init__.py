@@ -15,14 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.kernels import cpu, device
-from distviz.kernels.loops import distance_of_rank, summarise
+from distviz.kernels.loops import distance_of_rank, select_distance, summarise
 from distviz.kernels.random import row_keys, uniforms
-from distviz.kernels.types import ChannelSums, Cut, Observation
+from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
 
 __all__ = [
     "ChannelSums",
     "Cut",
     "Observation",
+    "Tally",
     "apply",
     "count",
     "distance_of_rank",
@@ -32,6 +33,7 @@ __all__ = [
     "gather",
     "observe",
     "row_keys",
+    "select_distance",
     "summarise",
     "uniforms",
 ]
@@ -76,17 +78,17 @@ def observe(
     return found
 
 
-def count(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the upper 16 bits (float32) or all bits (16-bit types) of the rows: int64[65536]."""
-    table: NDArray[np.int64] = _path(values).count(values, rows)
-    return table
+def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
+    """Count the upper 16 bits (float32) or all bits (16-bit types) of the rows."""
+    tally: Tally = _path(values).count(values, rows)
+    return tally
 
 
 def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], total: int
+    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], tally: Tally
 ) -> NDArray[np.float32]:
-    """Return the ``total`` float32 values whose upper 16 bits are marked in ``wanted``."""
-    found: NDArray[np.float32] = _path(values).gather(values, rows, wanted, total)
+    """Return the float32 values whose upper 16 bits are marked in ``wanted``, ordered by them."""
+    found: NDArray[np.float32] = _path(values).gather(values, rows, wanted, tally)
     return found
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distviz import grid
 from distviz.kernels import loops
-from distviz.kernels.types import ChannelSums, Cut, Observation
+from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
 
 _SMALL = 1 << 16
 _MAGNITUDE_16 = np.uint16(0x7FFF)
@@ -62,32 +62,42 @@ def magnitude_bits(magnitude: float, dtype: torch.dtype) -> Any:
     return _words(scalar)[0, 0]
 
 
-def count(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the upper 16 bits of the rows' values (all bits of a 16-bit type): int64[65536]."""
+def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
+    """Count the upper 16 bits of the rows' values (all bits of a 16-bit type)."""
     words = _words(values)
-    loop = loops.count_32 if words.dtype == np.uint32 else loops.count_16
+    is_wide = words.dtype == np.uint32
 
-    def one(part: NDArray[np.int64]) -> NDArray[np.uint32]:
+    def one(part: NDArray[np.int64]) -> tuple[NDArray[np.uint32], int]:
         table = np.zeros(grid.CELLS, np.uint32)
-        loop(words, part, table)
-        return table
+        lowest = loops.count_32(words, part, table) if is_wide else 0
+        if not is_wide:
+            loops.count_16(words, part, table)
+        return table, int(lowest)
 
-    tables = _share(one, _chunks(rows, values.shape[1]))
-    return np.asarray(sum(table.astype(np.int64) for table in tables), dtype=np.int64)
+    tables, lowest = zip(*_share(one, _chunks(rows, values.shape[1])), strict=True)
+    total = np.zeros(grid.CELLS, np.int64)
+    for table in tables:
+        total += table
+    return Tally(total, list(tables), float(np.uint32(max(lowest)).view(np.float32)))
 
 
 def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], total: int
+    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], tally: Tally
 ) -> NDArray[np.float32]:
-    """Return the float32 values whose upper 16 bits are wanted, in no promised order."""
+    """Return the float32 values whose upper 16 bits are wanted, ordered by these bits."""
     array = values.numpy()
     words = array.view(np.uint32)
-
-    def one(part: NDArray[np.int64]) -> NDArray[np.float32]:
-        out = np.empty(total, np.float32)
-        return out[: loops.gather_32(array, words, part, wanted, out)]
-
-    return np.concatenate(_share(one, _chunks(rows, values.shape[1])))
+    cells = np.flatnonzero(wanted)
+    ends = np.cumsum(tally.table[cells])
+    out = np.empty(int(ends[-1]) if ends.size else 0, np.float32)
+    place = np.zeros(grid.CELLS, np.int64)
+    place[cells] = ends - tally.table[cells]
+    parts = []
+    for chunk, table in zip(_chunks(rows, values.shape[1]), tally.parts, strict=True):
+        parts.append((chunk, place.copy()))
+        place[cells] += table[cells]
+    _share(lambda part: loops.gather_32(array, words, part[0], wanted, part[1], out), parts)
+    return out
 
 
 def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:

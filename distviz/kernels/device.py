@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distviz import grid
-from distviz.kernels.types import ChannelSums, Cut, Observation
+from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
 
 _WORD = 0xFFFFFFFF
 
@@ -57,20 +57,24 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
     return values.abs().contiguous().view(width)
 
 
-def count(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
     """See `distviz.kernels.cpu.count`."""
-    codes = _upper_codes(_at(values, rows)).flatten()
-    return np.asarray(torch.bincount(codes, minlength=grid.CELLS).cpu().numpy(), dtype=np.int64)
+    picked = _at(values, rows)
+    table = torch.bincount(_upper_codes(picked).flatten(), minlength=grid.CELLS).cpu().numpy()
+    lowest = torch.where(torch.isfinite(picked), picked, 0).amin() if picked.numel() else 0.0
+    return Tally(table, [table], min(float(lowest), 0.0))
 
 
 def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], total: int
+    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], tally: Tally
 ) -> NDArray[np.float32]:
     """See `distviz.kernels.cpu.gather`."""
-    del total
+    del tally
     picked = _at(values, rows)
-    table = torch.from_numpy(wanted.astype(bool)).to(values.device)
-    return np.asarray(picked[table[_upper_codes(picked)]].cpu().numpy())
+    codes = _upper_codes(picked)
+    chosen = torch.from_numpy(wanted.astype(bool)).to(values.device)[codes]
+    order = torch.argsort(codes[chosen], stable=True)
+    return np.asarray(picked[chosen][order].cpu().numpy())
 
 
 def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:

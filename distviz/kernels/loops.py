@@ -28,12 +28,20 @@ def count_16(codes, rows, table):
 
 @njit(**_OPTIONS)
 def count_32(bits, rows, table):
-    """Count the upper 16 bits (no rounding) of the given rows into ``table`` (uint32[65536])."""
+    """Count the upper 16 bits (no rounding) of the rows into ``table`` (uint32[65536]).
+
+    Returns the bit pattern of the most negative finite value, 0 where no value is negative.
+    """
     width = bits.shape[1]
+    lowest = np.uint32(0)
     for index in range(rows.size):
         row = bits[rows[index]]
         for column in range(width):
             table[row[column] >> np.uint32(16)] += np.uint32(1)
+        for column in range(width):
+            word = row[column]
+            lowest = max(lowest, word if word < np.uint32(0xFF800000) else np.uint32(0))
+    return lowest if lowest > np.uint32(0x80000000) else np.uint32(0)
 
 
 @njit(**_OPTIONS)
@@ -117,17 +125,48 @@ def _accumulate(row, shift, sums, squares, lows, highs):
 
 
 @njit(**_OPTIONS)
-def gather_32(values, bits, rows, wanted, out):
-    """Copy the values whose upper 16 bits are wanted (uint8[65536]) to ``out``; returns how many."""
+def gather_32(values, bits, rows, wanted, places, out):
+    """Copy values whose upper 16 bits are wanted (uint8[65536]) to ``out``, cell by cell.
+
+    ``places`` (int64[65536]) says where the next value of a cell goes, and is moved on.
+    """
     width = values.shape[1]
-    filled = 0
     for index in range(rows.size):
-        row = bits[rows[index]]
+        row, words = values[rows[index]], bits[rows[index]]
         for column in range(width):
-            if wanted[row[column] >> np.uint32(16)]:
-                out[filled] = values[rows[index], column]
-                filled += 1
-    return filled
+            cell = words[column] >> np.uint32(16)
+            if wanted[cell]:
+                out[places[cell]] = row[column]
+                places[cell] += 1
+
+
+@njit(**_OPTIONS)
+def select_distance(values, center, rank, least, most):
+    """Return the ``rank``-th smallest abs(abs(value) - center), known to lie in [least, most].
+
+    ``rank`` counts among all ``values`` (float32). Counts distances in 1,024 steps, then sorts
+    the few of the step that holds the rank.
+    """
+    steps = 1024
+    scale = (steps - 1) / (most - least) if most > least else 0.0
+    counts = np.zeros(steps + 1, np.int64)
+    places = np.empty(values.size, np.uint16)
+    for index in range(values.size):
+        distance = abs(abs(np.float64(values[index])) - center)
+        step = int(min(max((distance - least) * scale + 1.0, 0.0), float(steps)))
+        places[index] = step
+        counts[step] += 1
+    step = 0
+    while rank >= counts[step]:
+        rank -= counts[step]
+        step += 1
+    inside = np.empty(counts[step], np.float64)
+    filled = 0
+    for index in range(values.size):
+        if places[index] == step:
+            inside[filled] = abs(abs(np.float64(values[index])) - center)
+            filled += 1
+    return np.sort(inside)[rank]
 
 
 @njit(**_OPTIONS)

@@ -7,7 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChannelSums", "Cut", "Observation"]
+__all__ = ["ChannelSums", "Cut", "Observation", "Tally"]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often each pattern of the upper 16 bits occurs in one sequence.
+
+    Attributes
+    ----------
+    table
+        int64 (65536,).
+    parts
+        The tables of the pieces in which the rows were counted, in order; they add up to it.
+    lowest
+        The smallest finite value if it is negative, else 0 (float32 sequences only).
+    """
+
+    table: NDArray[np.int64]
+    parts: list[NDArray[np.integer]]
+    lowest: float
 
 
 @dataclass(frozen=True)
