@@ -253,10 +253,14 @@ class ARM:
         tokens = np.asarray(tokens, dtype=np.int64).reshape(valid.shape)
         owners = np.arange(len(valid)) if documents is None else np.asarray(documents)
         flat = batch.view(-1, batch.shape[2])
-        target = self._target(flat, x, out)
+        target = _target(flat, x, out)
+        if target.data_ptr() != flat.data_ptr() and not valid.all():
+            padding = torch.from_numpy(np.flatnonzero(~valid)).to(flat.device)
+            target[padding] = flat[padding]
         moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
         plans = [
             self._redistribute(
+                flat,
                 target,
                 index * valid.shape[1] + np.flatnonzero(valid[index]),
                 [layer, int(owners[index]), tokens[index][valid[index]]],
@@ -270,49 +274,57 @@ class ARM:
             result = out
         return result, plans, None if moved is None else moved.view(x.shape)
 
-    def _target(
-        self, flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return (rows, channels) that holds a copy of ``x``, in ``out``'s memory if that can be."""
-        if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
-            raise RequestError(
-                f"out is {tuple(out.shape)} {out.dtype}, x is {tuple(x.shape)} {x.dtype}"
-            )
-        if out is None or not out.is_contiguous():
-            return flat.clone()
-        target = out.detach().view(flat.shape)
-        if target.data_ptr() != flat.data_ptr():
-            target.copy_(flat)
-        return target
-
     def _redistribute(
         self,
+        source: torch.Tensor,
         target: torch.Tensor,
         rows: NDArray[np.int64],
         keys: list[Any],
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
-        """Run every pass on one sequence in place."""
+        """Run every pass on one sequence; the first reads ``source``, all write ``target``."""
         from distviz import kernels
 
         layer, document, tokens = keys
         plans: list[Plan | None] = []
         for number in range(self.passes):
-            plan = self._plan(target, rows) if rows.size else None
+            plan = self._plan(source, rows) if rows.size else None
             plans.append(plan)
             if plan is None:
+                _copy_rows(source, target, rows)
                 continue
-            cut = _cut(target, rows, plan)
+            cut = _cut(source, rows, plan)
             if moved is not None:
                 of_pass = moved if number == 0 else moved.new_zeros(moved.shape)
-                kernels.find_moved(target, rows, cut, of_pass)
+                kernels.find_moved(source, rows, cut, of_pass)
                 if number:
                     moved |= of_pass
             words = kernels.row_keys([self.seed, layer, number, 0, document, tokens])
             bounds = (plan.lower, plan.upper)
-            is_add = self.mode == "add"
-            kernels.apply(target, target, rows, words, cut, bounds, adds=is_add)
+            kernels.apply(source, target, rows, words, cut, bounds, adds=self.mode == "add")
+            source = target
         return plans
+
+
+def _copy_rows(source: torch.Tensor, target: torch.Tensor, rows: NDArray[np.int64]) -> None:
+    import torch
+
+    if rows.size and source.data_ptr() != target.data_ptr():
+        index = torch.from_numpy(rows).to(source.device)
+        target[index] = source[index]
+
+
+def _target(flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """Return memory of (rows, channels) to write to: that of ``out`` if it is contiguous."""
+    import torch
+
+    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
+        raise RequestError(
+            f"out is {tuple(out.shape)} {out.dtype}, x is {tuple(x.shape)} {x.dtype}"
+        )
+    if out is None or not out.is_contiguous():
+        return torch.empty_like(flat)
+    return out.detach().view(flat.shape)
 
 
 def _interpolate(low: float, high: float, weight: float) -> float:

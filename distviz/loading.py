@@ -1,0 +1,306 @@
+"""Read configuration, tokenizer and weights of a checked checkpoint with transformers.
+
+Whatever transformers raises becomes a :class:`~distviz.errors.RequestError` of one line, and what
+it prints is held back: its reports of weights are judged here instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from distviz.checkpoints import Checkpoint
+
+__all__ = [
+    "DTYPES",
+    "LoadOptions",
+    "build_empty",
+    "choose_class",
+    "headless",
+    "move",
+    "parse_device",
+    "parse_dtype",
+    "quiet",
+    "read_config",
+    "read_model",
+    "read_tokenizer",
+]
+
+DTYPES = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+"""The allowed spellings of a dtype beside ``auto``, and the torch name of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load, already checked."""
+
+    dtype: torch.dtype | None
+    device: torch.device
+    device_map: Any
+    attn_implementation: str | None
+    trust_remote_code: bool
+
+    def for_transformers(self) -> dict[str, Any]:
+        """Return the keyword arguments that every auto class takes."""
+        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.attn_implementation:
+            options["attn_implementation"] = self.attn_implementation
+        return options
+
+
+def headless() -> Any:
+    """Return the auto class of models without a head."""
+    from transformers import AutoModel
+
+    return AutoModel
+
+
+# Configuration ------------------------------------------------------------------------------
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """Return the torch dtype, ``None`` for ``auto``; RequestError if it is not allowed."""
+    import torch
+
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise RequestError(
+            f"unknown dtype '{name}'{nearest(name, DTYPES)}", f"allowed: auto, {', '.join(DTYPES)}"
+        )
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+    return dtype
+
+
+def parse_device(name: str) -> torch.device:
+    """Return a device that works here; RequestError if it does not."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).add_(1)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError …
+        raise _no_device(name) from error
+    if device.type == "meta":
+        raise _no_device(name)
+    return device
+
+
+def _no_device(name: str) -> RequestError:
+    import torch
+
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    return RequestError(f"device '{name}' is not available", f"here are: {', '.join(here)}")
+
+
+def read_config(checkpoint: Checkpoint, options: LoadOptions) -> PretrainedConfig:
+    """Read the configuration; RequestError if transformers does not know it."""
+    from transformers import AutoConfig
+
+    if checkpoint.gguf is None:
+        _check_model_type(checkpoint, options)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            checkpoint.folder,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            **_gguf_option(checkpoint),
+        )
+    except Exception as error:
+        raise _unreadable(checkpoint, "configuration", error) from error
+    return config
+
+
+def _check_model_type(checkpoint: Checkpoint, options: LoadOptions) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = checkpoint.config.get("model_type")
+    if kind in CONFIG_MAPPING:
+        return
+    if "auto_map" not in checkpoint.config and kind is None:
+        raise RequestError(
+            f"'{checkpoint.source}' is not a transformers checkpoint",
+            "its config.json has no model_type",
+        )
+    if "auto_map" not in checkpoint.config:
+        raise RequestError(
+            f"'{checkpoint.source}' has the model_type '{kind}', unknown to transformers"
+            f"{nearest(str(kind), CONFIG_MAPPING.keys())}",
+            "a newer transformers may know it",
+        )
+    if not options.trust_remote_code:
+        raise RequestError(
+            f"'{checkpoint.source}' ({kind}) needs code that comes with the checkpoint",
+            "read that code, then pass --trust-remote-code",
+        )
+
+
+def choose_class(config: PretrainedConfig, checkpoint: Checkpoint) -> tuple[Any, bool]:
+    """Return the auto class to load with, and whether it has a causal language head."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto import modeling_auto as known
+
+    named = config.architectures[0] if config.architectures else None
+    kind = config.model_type
+    causal = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    if named is None:
+        has_head = causal is not None and kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    else:
+        remote = "AutoModelForCausalLM" in checkpoint.config.get("auto_map", {})
+        has_head = named == causal or ((causal or remote) and named.endswith("ForCausalLM"))
+    return (AutoModelForCausalLM, True) if has_head else (headless(), False)
+
+
+def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn.Module:
+    """Build the model on the meta device: shapes and modules, no values, no memory."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model: nn.Module = auto.from_config(copy.deepcopy(config), **options.for_transformers())
+    except Exception as error:
+        raise RequestError(
+            f"transformers cannot build a {config.model_type} model: {_first_line(error)}"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+# Loading ------------------------------------------------------------------------------------
+
+
+def _gguf_option(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+
+
+def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """Read the tokenizer; RequestError if it is damaged."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.folder,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            **_gguf_option(checkpoint),
+        )
+    except Exception as error:
+        raise _unreadable(checkpoint, "tokenizer", error) from error
+
+
+def read_model(
+    auto: Any, checkpoint: Checkpoint, config: PretrainedConfig, options: LoadOptions
+) -> tuple[nn.Module, list[str]]:
+    """Read the weights; return the model and what has to be said about them.
+
+    Raises
+    ------
+    RequestError
+        If they cannot be read, do not fit the configuration or the device, or some are missing:
+        transformers would fill those with random numbers, and a measurement would not show it.
+    """
+    import torch
+
+    dtype: Any = options.dtype or (torch.float32 if checkpoint.gguf else "auto")
+    placement = options.device_map
+    if placement is None and options.device.type != "cpu":
+        placement = {"": str(options.device)}
+    try:
+        model, info = auto.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype,
+            device_map=placement,
+            local_files_only=True,
+            output_loading_info=True,
+            **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
+            **_gguf_option(checkpoint),
+            **options.for_transformers(),
+        )
+    except torch.OutOfMemoryError as error:
+        raise RequestError(
+            f"'{checkpoint.source}' does not fit into the memory of {options.device}",
+            "try --dtype bfloat16, --device cpu or --stream",
+        ) from error
+    except Exception as error:
+        raise _unreadable(checkpoint, "model", error) from error
+    notes = _judge_missing(sorted(info["missing_keys"]), checkpoint)
+    return model.eval().requires_grad_(False), notes
+
+
+def _judge_missing(missing: list[str], checkpoint: Checkpoint) -> list[str]:
+    """Refuse a model with random weights; a pooler's are only noted, nothing measured uses them."""
+    harmless = [key for key in missing if "pooler" in key.split(".")]
+    harmful = [key for key in missing if key not in harmless]
+    if harmful:
+        more = f" and {len(harmful) - 1} more" if len(harmful) > 1 else ""
+        raise RequestError(
+            f"weights missing: '{checkpoint.source}' has no {harmful[0]}{more}",
+            "the file does not belong to its config.json, or is incomplete",
+        )
+    note = f"weights missing, random instead (not measured): {', '.join(harmless)}"
+    return [note] if harmless else []
+
+
+def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
+    return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers: its bars, and its reports of weights, which are judged here.
+
+    The bar of a GGUF obeys no switch, so standard error is held back as well.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def move(model: nn.Module, options: LoadOptions) -> nn.Module:
+    """Put a built model on its device, in eval mode and without gradients."""
+    try:
+        model = model.to(options.device)
+    except RuntimeError as error:
+        raise RequestError(
+            f"the model does not fit on {options.device}: {_first_line(error)}"
+        ) from error
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,267 @@
+"""Find the MLPs of a transformers model, and every place in their layers that can be observed.
+
+An MLP is an activation module below an indexed layer (an element of a module list) that is not part
+of something else: attention, router, norm, convolution, head. See :mod:`distviz.projections`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError
+from distviz.projections import (
+    Shape,
+    is_mlp_activation,
+    layer_sites,
+    mlp_shape,
+    mlp_sites,
+    parent,
+)
+from distviz.sites import MODULE_PREFIX, SITES, Point
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Mlp", "count_layers", "find_mlps", "find_points"]
+
+_WRAPPERS = frozenset(("model", "transformer", "module", "base_model", "_orig_mod"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """One MLP, or the routed experts of one layer, and what can be observed in its layer.
+
+    Parameters
+    ----------
+    layer
+        0-based index of the layer in its stack.
+    stack
+        ``"decoder"``, ``"encoder"``, or the path prefix of another tower.
+    path
+        Path of the module that holds the activation (for OPT, the decoder layer itself).
+    activation
+        Class name of the activation module without a trailing ``Activation``: ``"SiLU"``.
+    gated
+        Whether the activation is multiplied by an up projection.
+    points
+        Every observable site of the layer: this MLP's, the attention's and the residual stream.
+    routed
+        Whether the rows that pass are tokens sent to experts, not (batch, tokens, channels).
+
+    """
+
+    layer: int
+    stack: str
+    path: str
+    activation: str
+    gated: bool
+    points: tuple[Point, ...]
+    routed: bool = False
+
+
+def find_mlps(model: nn.Module) -> list[Mlp]:
+    """Find every MLP inside an indexed layer; ordered by stack, layer and path.
+
+    Activations of heads, poolers, routers, norms, convolutions and attention are left out, as is
+    an activation without a known down projection in a layer that has one with it.
+
+    Raises
+    ------
+    RequestError
+        If the model has no MLP activation that is a module.
+
+    """
+    modules = dict(model.named_modules())
+    lists = _module_lists(modules)
+    by_layer: dict[tuple[str, int], list[tuple[str, Shape, bool]]] = {}
+    for path, module in modules.items():
+        place = _place(path, lists)
+        if place is None or not is_mlp_activation(path, module, place, modules):
+            continue
+        shape, fused = mlp_shape(path, modules)
+        by_layer.setdefault(place, []).append((path, shape, fused))
+    if not by_layer:
+        raise RequestError(
+            f"no MLP activation found in {type(model).__name__}",
+            "it has none as a module inside its layers; observe others with --sites module:PATTERN",
+        )
+    stacks = _stack_names(model, modules, list(dict.fromkeys(place[0] for place in by_layer)))
+    mlps: list[Mlp] = []
+    for (list_path, layer), found in by_layer.items():
+        complete = [entry for entry in found if entry[1].down is not None]
+        holders = {parent(path) for path, _, _ in found}
+        shared = layer_sites(f"{list_path}.{layer}", modules, holders)
+        for path, shape, fused in complete or found:
+            sites = [*mlp_sites(path, shape, fused), *shared]
+            points = tuple(Point(layer, stacks[list_path], *site) for site in sites)
+            name = type(modules[path]).__name__.removesuffix("Activation")
+            routed = fused or "experts" in path.split(".")
+            holder = parent(path)
+            mlps.append(Mlp(layer, stacks[list_path], holder, name, shape.gated, points, routed))
+    return sorted(mlps, key=lambda mlp: (mlp.stack, mlp.layer, mlp.path))
+
+
+def count_layers(mlps: Sequence[Mlp]) -> dict[str, int]:
+    """Return the number of layers of each stack, up to the last that has an MLP."""
+    return {
+        stack: 1 + max(mlp.layer for mlp in mlps if mlp.stack == stack)
+        for stack in dict.fromkeys(mlp.stack for mlp in mlps)
+    }
+
+
+def find_points(
+    mlps: Sequence[Mlp],
+    model: nn.Module,
+    sites: Sequence[str],
+    layers: Collection[int] | Mapping[str, Collection[int]] | None = None,
+) -> list[Point]:
+    """Choose the points of some sites in some layers; ordered by stack, layer, site and path.
+
+    Parameters
+    ----------
+    mlps
+        What :func:`find_mlps` returned for `model`.
+    model
+        Searched for ``module:PATTERN`` sites (shell patterns on whole module paths). Modules
+        inside a layer obey `layers`; those outside any layer get layer -1 and stack ``"model"``.
+    sites
+        Names of :data:`distviz.sites.SITES`, or patterns.
+    layers
+        Indices that hold for every stack, or a mapping from stack to indices (a stack that is
+        not named is left out); ``None`` for all.
+
+    Raises
+    ------
+    RequestError
+        If a site is absent from all chosen layers, or a pattern matches no module.
+
+    """
+    offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
+    chosen: list[Point] = []
+    for site in dict.fromkeys(sites):
+        if site.startswith(MODULE_PREFIX):
+            candidates = _matching(model, site, mlps)
+        else:
+            candidates = [point for point in offered if point.site == site]
+        taken = [point for point in candidates if _in_layers(point, layers)]
+        if not taken:
+            raise _absent(site, model, candidates, offered)
+        chosen += taken
+    order = {site: rank for rank, site in enumerate(SITES)}
+    return sorted(
+        chosen, key=lambda p: (p.stack, p.layer, order.get(p.site, len(order)), p.site, p.module)
+    )
+
+
+def _in_layers(
+    point: Point, layers: Collection[int] | Mapping[str, Collection[int]] | None
+) -> bool:
+    if layers is None or point.layer < 0:
+        return True
+    if isinstance(layers, Mapping):
+        return point.layer in layers.get(point.stack, ())
+    return point.layer in layers
+
+
+def _absent(
+    site: str, model: nn.Module, elsewhere: Sequence[Point], offered: Sequence[Point]
+) -> RequestError:
+    name = type(model).__name__
+    if elsewhere:
+        there = sorted({point.layer for point in elsewhere})
+        return RequestError(
+            f"site '{site}' is in none of the chosen layers of {name}",
+            f"layers that have it: {', '.join(map(str, there))} (0 is the first)",
+        )
+    if site.startswith(MODULE_PREFIX):
+        example = offered[0].module if offered else "model.layers.0"
+        return RequestError(
+            f"{site} matches no module of {name}",
+            f"a pattern is compared with whole paths such as {example}; * stands for anything",
+        )
+    here = [other for other in SITES if any(point.site == other for point in offered)]
+    known = f"site '{site}' ({SITES[site]})" if site in SITES else f"site '{site}'"
+    return RequestError(
+        f"{known} does not exist in {name}", f"this architecture offers: {', '.join(here)}"
+    )
+
+
+def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
+    from torch import nn
+
+    modules = dict(model.named_modules())
+    lists = _module_lists(modules)
+    stacks = {}
+    for mlp in mlps:
+        if place := _place(f"{mlp.path}.", lists):
+            stacks[place[0]] = mlp.stack
+    pattern = site.removeprefix(MODULE_PREFIX)
+    points = []
+    for path, module in modules.items():
+        never_called = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        if not path or never_called or not fnmatchcase(path, pattern):
+            continue
+        place = _place(f"{path}.", lists)
+        layer = place[1] if place else -1
+        stack = stacks.get(place[0], place[0]) if place else "model"
+        points.append(Point(layer, stack, site, path, "output"))
+    return points
+
+
+# Where a module stands ----------------------------------------------------------------------
+
+
+def _module_lists(modules: Mapping[str, nn.Module]) -> set[str]:
+    from torch import nn
+
+    return {path for path, module in modules.items() if isinstance(module, nn.ModuleList)}
+
+
+def _place(path: str, lists: Collection[str]) -> tuple[str, int] | None:
+    """Return the outermost module list above `path` and the index in it; the element is not it."""
+    parts = path.split(".")
+    for end in range(1, len(parts) - 1):
+        prefix = ".".join(parts[:end])
+        if prefix in lists:
+            return prefix, int(parts[end])
+    return None
+
+
+def _stack_names(
+    model: nn.Module, modules: Mapping[str, nn.Module], list_paths: Sequence[str]
+) -> dict[str, str]:
+    wrappers = _WRAPPERS | {getattr(model, "base_model_prefix", "")}
+    names: dict[str, str] = {}
+    for list_path in list_paths:
+        tower = list_path.split(".")[:-1]
+        while tower and tower[0] in wrappers:
+            tower = tower[1:]
+        main = not tower or tower[0] == "language_model" or len(list_paths) == 1
+        if main:
+            name = "decoder" if _is_causal(model, modules, list_path) else "encoder"
+        else:
+            name = tower[0]
+        if name in names.values():
+            name = ".".join(tower) or list_path
+        names[list_path] = list_path if name in names.values() else name
+    return names
+
+
+def _is_causal(model: nn.Module, modules: Mapping[str, nn.Module], list_path: str) -> bool:
+    from transformers.models.auto import modeling_auto
+
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "is_decoder", False):
+        return True
+    for path, module in modules.items():
+        flag = getattr(module, "is_causal", None)
+        if isinstance(flag, bool) and path.startswith(f"{list_path}."):
+            return flag
+    kind = getattr(config, "model_type", "")
+    if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return False
+    causal = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return causal or "CausalLM" in type(model).__name__
