@@ -35,8 +35,8 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
     Raises
     ------
     RequestError
-        If the architecture, the activation or a field of ``config`` is unknown, sizes do not fit
-        each other, or the architecture has no stack of layers to build.
+        If the architecture, the activation or a field of ``config`` is unknown, or the
+        architecture has no stack of layers to build.
 
     """
     from transformers import AutoConfig
@@ -48,7 +48,6 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
             f"unknown activation '{settings.activation}'{nearest(settings.activation, ACT2FN)}",
             f"allowed: {', '.join(sorted(ACT2FN))}",
         )
-    _check_sizes(settings)
     fields: dict[str, Any] = {}
     for quantity, names in _FIELDS.items():
         name = next((name for name in names if hasattr(default, name)), None)
@@ -133,20 +132,6 @@ def _default_config(architecture: str) -> PretrainedConfig:
             "choose an architecture with one stack of layers, such as llama, gpt2 or bert",
         )
     return config
-
-
-def _check_sizes(settings: LayerSettings) -> None:
-    for name in ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads"):
-        if getattr(settings, name) < 1:
-            raise RequestError(f"{name} must be at least 1, not {getattr(settings, name)}")
-    if settings.hidden_size % settings.heads:
-        raise RequestError(
-            f"hidden_size {settings.hidden_size} is not a multiple of heads {settings.heads}"
-        )
-    if settings.heads % settings.kv_heads:
-        raise RequestError(
-            f"heads {settings.heads} is not a multiple of kv_heads {settings.kv_heads}"
-        )
 
 
 def _refused(settings: LayerSettings, error: Exception) -> RequestError:

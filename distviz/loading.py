@@ -220,6 +220,7 @@ def read_model(
     RequestError
         If they cannot be read, do not fit the configuration or the device, or some are missing:
         transformers would fill those with random numbers, and a measurement would not show it.
+
     """
     import torch
 

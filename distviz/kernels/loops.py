@@ -56,9 +56,9 @@ def round_row(bits, codes):
         is_finite = magnitude < np.uint32(0x7F800000)
         overflows = is_finite & (magnitude >= np.uint32(0x7F7F8000))
         code = np.uint32(code - np.uint32(overflows))
-        special = np.uint32(
-            (word >> np.uint32(16)) | np.uint32(magnitude > np.uint32(0x7F800000))
-        )
+        special = np.uint32(word >> np.uint32(16))
+        if magnitude > np.uint32(0x7F800000):
+            special = np.uint32(0x7FC0)
         codes[column] = np.uint16(code if is_finite else special)
 
 

@@ -1,0 +1,327 @@
+"""Hooks that come off again: observe the points of a model, and put ARM behind its activations.
+
+The mask is taken from the model's own call, so both are right inside a padded batch and inside
+``generate`` (left padding, one token a step). A hooked place that never fires is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from distviz.arm import ARM, Plan
+from distviz.errors import MeasurementError, RequestError
+from distviz.mlp import count_layers, find_mlps, find_points
+from distviz.recording import Recorder, Tokens
+from distviz.sites import Point, parse_layers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+__all__ = ["Redistribution", "Tracker", "attach", "choose_layers", "observing", "redistribute"]
+
+_STEPS = ("both", "prefill", "decode")
+_active: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+@dataclass
+class Tracker:
+    """Knows the tokens of the forward call that is under way.
+
+    Parameters
+    ----------
+    given
+        Set by the measuring loop, which knows documents and classes; None reads the call.
+    """
+
+    given: Tokens | None = None
+    tokens: Tokens | None = None
+    calls: int = 0
+    _depth: int = 0
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: read mask, shape and cache from the arguments."""
+        self._depth += 1
+        if self._depth > 1:  # the base model inside the model that was called
+            return
+        self.calls += 1
+        self.tokens = self.given if self.given is not None else _read_call(module, args, kwargs)
+
+    def leave(self, *_: Any) -> None:
+        """Forward hook of the model, run also after an error."""
+        self._depth -= 1
+
+    def current(self, point: Point, rows: int) -> Tokens:
+        """Return the tokens, checked against the rows that a point saw."""
+        if self.tokens is None:
+            raise MeasurementError(
+                f"{point.module} ran outside a call of the watched model",
+                "call the model that was given to distviz, not a part of it",
+            )
+        if rows != self.tokens.valid.size:
+            raise MeasurementError(
+                f"{point.module} (site {point.site}) saw {rows} rows for "
+                f"{self.tokens.valid.size} tokens",
+                "its rows cannot be attributed to tokens; leave this site out",
+            )
+        return self.tokens
+
+
+def _read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens:
+    names = inspect.signature(module.forward).parameters
+    given = dict(zip(names, args, strict=False)) | kwargs
+    source = given.get("input_ids")
+    source = given.get("inputs_embeds") if source is None else source
+    source = given.get("pixel_values") if source is None else source
+    if source is None:
+        raise MeasurementError("the model was called without input_ids or inputs_embeds")
+    batch, length = source.shape[:2]
+    cache = given.get("past_key_values")
+    past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+    mask = given.get("attention_mask")
+    if mask is None:
+        valid = np.ones((batch, length), bool)
+        index = np.broadcast_to(np.arange(past, past + length), valid.shape)
+    else:
+        whole = _plain_mask(mask, batch)
+        valid = whole[:, -length:]
+        index = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, -length:]
+    zeros = np.zeros(valid.shape, np.int64)
+    return Tokens(valid, valid, np.arange(batch), index, zeros, past=past)
+
+
+def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return (batch, all tokens) bool from a 2-D mask, or from what a 4-D one lets be attended."""
+    array = mask.detach().cpu()
+    if array.dim() == 4:
+        # A key that no query may attend to is padding; an additive mask is 0 where allowed.
+        allowed = array if array.dtype.is_floating_point is False else array == 0
+        array = allowed.bool().any(dim=1).any(dim=1)
+    elif array.dim() != 2:
+        raise MeasurementError(f"attention_mask has {array.dim()} dimensions, expected 2 or 4")
+    return np.broadcast_to(array.numpy() != 0, (batch, array.shape[-1]))
+
+
+@contextmanager
+def attach(
+    model: nn.Module,
+    points: Sequence[Point],
+    receive: Callable[[Point, torch.Tensor, Tokens], None],
+    tracker: Tracker,
+) -> Iterator[None]:
+    """Call ``receive(point, (rows, channels), tokens)`` for every point of every forward call.
+
+    Every hook is removed on leaving, in every case.
+
+    Raises
+    ------
+    MeasurementError
+        On leaving, if the model was called and a point never fired.
+    """
+    fired: set[Point] = set()
+    before = tracker.calls
+
+    def observe(point: Point, value: Any) -> None:
+        tensor = value[0] if isinstance(value, tuple | list) else value
+        tensor = tensor.detach()
+        if point.part is not None:
+            tensor = tensor[..., point.part[0] : point.part[1]]
+        rows = tensor.reshape(-1, tensor.shape[-1])
+        fired.add(point)
+        receive(point, rows.contiguous(), tracker.current(point, rows.shape[0]))
+
+    with ExitStack() as stack:
+        _track(model, tracker, stack)
+        for point in points:
+            _register(model.get_submodule(point.module), point, observe, stack)
+        yield
+    silent = [point for point in points if point not in fired]
+    if tracker.calls > before and silent:
+        raise _never_fired([f"{point.module} (site {point.site})" for point in silent])
+
+
+def _register(
+    module: nn.Module, point: Point, observe: Callable[[Point, Any], None], stack: ExitStack
+) -> None:
+    handle: RemovableHandle
+    if point.takes == "output":
+        handle = module.register_forward_hook(lambda _m, _a, output: observe(point, output))
+    else:
+        handle = module.register_forward_pre_hook(
+            lambda _m, args, kwargs: observe(point, args[0] if args else next(iter(kwargs.values()))),
+            with_kwargs=True,
+        )
+    stack.callback(handle.remove)
+
+
+def _track(model: nn.Module, tracker: Tracker, stack: ExitStack) -> None:
+    """Follow the calls of the model, or of the base model inside it where that is called alone."""
+    inner = getattr(model, "base_model", model)
+    for module in dict.fromkeys([model, inner]):
+        handle = module.register_forward_pre_hook(tracker.enter, prepend=True, with_kwargs=True)
+        stack.callback(handle.remove)
+        handle = module.register_forward_hook(tracker.leave, always_call=True)
+        stack.callback(handle.remove)
+
+
+def _never_fired(names: list[str]) -> MeasurementError:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return MeasurementError(
+        f"never reached in the forward pass: {shown}",
+        "a fused kernel or another code path skips it; try attn_implementation='eager', or leave "
+        "it out",
+    )
+
+
+@dataclass
+class Redistribution:
+    """ARM on some points of a model; what it did is handed to ``report`` if there is one."""
+
+    arm: ARM
+    points: Sequence[Point]
+    tracker: Tracker
+    on: str = "both"
+    report: Callable[[Point, torch.Tensor, torch.Tensor, Any, list[list[Plan | None]]], None] | (
+        None
+    ) = None
+    writes: bool = True
+
+    @contextmanager
+    def active(self, model: nn.Module) -> Iterator[Redistribution]:
+        """Put ARM behind the points; hooks come off on leaving, in every case."""
+        fired: set[Point] = set()
+        before = self.tracker.calls
+        with ExitStack() as stack:
+            _track(model, self.tracker, stack)
+            for point in self.points:
+                module = model.get_submodule(point.module)
+                # First in line, so that whoever watches this module sees what ARM made.
+                handle = module.register_forward_hook(self._hook(point, fired), prepend=True)
+                stack.callback(handle.remove)
+            if self.writes:
+                _active[model] = _active.get(model, 0) + 1
+                stack.callback(_deactivate, model)
+            yield self
+        silent = [point.module for point in self.points if point not in fired]
+        if self.tracker.calls > before and silent:
+            raise _never_fired(silent)
+
+    def _hook(self, point: Point, fired: set[Point]) -> Callable[..., torch.Tensor | None]:
+        def hook(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+            fired.add(point)
+            rows = output.reshape(-1, output.shape[-1])
+            tokens = self.tracker.current(point, rows.shape[0])
+            if self.on != "both" and (self.on == "decode") != (tokens.past > 0):
+                return None
+            return self._apply(point, output, tokens)
+
+        return hook
+
+    def _apply(self, point: Point, output: torch.Tensor, tokens: Tokens) -> torch.Tensor | None:
+        import torch
+
+        batch = output.reshape(*tokens.valid.shape, output.shape[-1])
+        needs_moved = self.report is not None or output.requires_grad
+        new, plans, moved = self.arm.trace(
+            batch,
+            tokens.valid,
+            layer=point.layer,
+            documents=tokens.documents,
+            tokens=tokens.index,
+            find_moved=needs_moved,
+        )
+        if self.report is not None:
+            self.report(point, batch.detach(), new, moved, plans)
+        if not self.writes:
+            return None
+        if output.requires_grad and moved is not None:
+            # A moved value is a constant to autograd (in mode "add": its old value plus one).
+            shift = batch - batch.detach() if self.arm.mode == "add" else torch.zeros_like(batch)
+            new = torch.where(moved.bool(), new + shift, batch)
+        return new.reshape(output.shape)
+
+
+def _deactivate(model: nn.Module) -> None:
+    _active[model] -= 1
+    if not _active[model]:
+        del _active[model]
+
+
+def phase_of(model: nn.Module) -> str:
+    """Return ``"after"`` while ARM writes into the model, else ``"before"``."""
+    return "after" if _active.get(model) else "before"
+
+
+def choose_layers(
+    layers: str | int | Collection[int], counts: dict[str, int], option: str = "layers"
+) -> list[int]:
+    """Turn ``"all"``, ``"0,3-5"``, an index or a list of indices into checked indices."""
+    n_layers = max(counts.values())
+    if isinstance(layers, str):
+        return parse_layers(layers, n_layers, option)
+    wanted = [layers] if isinstance(layers, int) else sorted(set(layers))
+    return parse_layers(",".join(map(str, wanted)) if wanted else "none", n_layers, option)
+
+
+@contextmanager
+def redistribute(
+    model: nn.Module,
+    arm: ARM | None = None,
+    layers: str | int | Collection[int] = 0,
+    *,
+    on: str = "both",
+) -> Iterator[Redistribution]:
+    """Put ARM behind the activation function of some layers while the context lasts.
+
+    Works on any transformers model, inside ``generate`` and whatever calls the model; the model's
+    code and weights are not touched.
+
+    Parameters
+    ----------
+    model
+        A transformers model with MLPs.
+    arm
+        The redistribution; None uses the published defaults.
+    layers
+        0-based indices, or text such as ``"0,3-5"`` and ``"all"``.
+    on
+        ``"prefill"``, ``"decode"`` (steps with a cache behind them) or ``"both"``.
+
+    Raises
+    ------
+    RequestError
+        If a layer does not exist, the model has no MLP, or ``on`` is unknown.
+    MeasurementError
+        On leaving, if the model was called and never reached one of the activations.
+    """
+    if on not in _STEPS:
+        raise RequestError(f"on is '{on}'", f"allowed: {', '.join(_STEPS)}")
+    mlps = find_mlps(model)
+    chosen = choose_layers(layers, count_layers(mlps))
+    points = find_points(mlps, model, ["act"], chosen) if chosen else []
+    if any(mlp.routed and mlp.layer in chosen for mlp in mlps):
+        raise RequestError("ARM cannot work on routed experts yet; choose dense layers")
+    work = Redistribution(arm or ARM(), points, Tracker(), on)
+    with work.active(model):
+        yield work
+
+
+@contextmanager
+def observing(
+    model: nn.Module, points: Sequence[Point], recorder: Recorder, tracker: Tracker
+) -> Iterator[None]:
+    """Record the points; the phase is ``after`` while ARM writes into the model."""
+
+    def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+        recorder.add(point, phase_of(model), values, tokens)
+
+    with attach(model, points, receive, tracker):
+        yield
