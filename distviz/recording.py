@@ -116,7 +116,7 @@ class Recorder:
             part = slice(index, None, len(names))
             total = Observation(
                 seen.grid,
-                seen.tables[part].sum(axis=0, keepdims=True),
+                seen.tables[part].sum(axis=0, keepdims=True, dtype=np.int64),
                 seen.zeros[part].sum(keepdims=True),
                 seen.low[part].min(keepdims=True),
                 seen.high[part].max(keepdims=True),
@@ -135,7 +135,7 @@ class Recorder:
     ) -> None:
         tables = seen.tables.reshape(len(documents), -1, grid.CELLS)
         for table, name in zip(tables, documents.tolist(), strict=True):
-            of_document = table[0] if len(table) == 1 else table.sum(axis=0)
+            of_document = table[0] if len(table) == 1 else table.sum(axis=0, dtype=np.int64)
             if name in whole:
                 self._close(name, key, of_document)
             else:
@@ -165,6 +165,10 @@ class Recorder:
             kept = self._open.pop(document, {})
             for key in sorted(kept, key=lambda key: key.phase != "before"):
                 self._close(document, key, kept[key])
+
+    def open_documents(self) -> list[int]:
+        """Return the documents that are not finished."""
+        return list(self._open)
 
     def documents(self) -> pd.DataFrame:
         """Return one row a document, layer, site and phase, sorted."""

@@ -1,0 +1,186 @@
+"""What a change does to the output: loss, KL divergence and agreement of next-token predictions.
+
+Logits of a large vocabulary are never held whole: the input of the head is kept (a few hundred
+numbers a token), and the head is run again on slices of it for both sides at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from distviz.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+__all__ = ["Effect", "HeadInput"]
+
+_SLICE_VALUES = 1 << 23
+
+
+@dataclass
+class HeadInput:
+    """Keeps what enters the language head of a model during a forward call.
+
+    While it listens, the head computes the last position alone. From that one position it learns
+    what the model does to logits behind the head (soft capping, scaling), and refuses to guess.
+    """
+
+    model: nn.Module
+    _hidden: torch.Tensor | None = None
+    _finish: Callable[[torch.Tensor], torch.Tensor] | None = None
+    _listening: bool = False
+
+    def __post_init__(self) -> None:
+        self.head: nn.Module = self.model.get_output_embeddings()
+        self._handle = self.head.register_forward_pre_hook(self._keep)
+
+    def close(self) -> None:
+        """Take the hook off."""
+        self._handle.remove()
+
+    def _keep(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
+        if not self._listening:
+            return None
+        self._hidden = args[0]
+        return (args[0][:, -1:], *args[1:])
+
+    def run(self, **inputs: Any) -> torch.Tensor:
+        """Call the model and return what entered its head, (batch, tokens, width).
+
+        Raises
+        ------
+        MeasurementError
+            If the head was not reached, or logits are changed behind it in an unknown way.
+        """
+        self._hidden, self._listening = None, True
+        try:
+            output = self.model(**inputs)
+        finally:
+            self._listening = False
+        if self._hidden is None:
+            raise MeasurementError("the language head was never reached in the forward pass")
+        if self._finish is None:
+            self._finish = self._learn(self._hidden[:, -1:], output.logits)
+        return self._hidden
+
+    def _learn(
+        self, hidden: torch.Tensor, logits: torch.Tensor
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        raw = self.head(hidden)
+        for finish in _finishers(self.model.config):
+            if torch.equal(finish(raw).float().nan_to_num(), logits.float().nan_to_num()):
+                return finish
+        raise MeasurementError(
+            f"{type(self.model).__name__} changes its logits behind the head in a way not known",
+            "the effect on the output cannot be measured in slices; please report this model",
+        )
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits of (positions, width), as the model would give them."""
+        if self._finish is None:
+            raise MeasurementError("no forward pass was made yet")
+        return self._finish(self.head(hidden)).float()
+
+    def slice_size(self) -> int:
+        """Positions at a time that keep the logits of one side near 32 MB."""
+        config = self.model.config.get_text_config()
+        return max(1, _SLICE_VALUES // int(config.vocab_size))
+
+
+def _finishers(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """What known models do behind the head, by the fields of their configuration."""
+    text = config.get_text_config()
+    cap = getattr(text, "final_logit_softcapping", None)
+    divisor = getattr(text, "logits_scaling", None)
+    factors = [getattr(text, name, None) for name in ("logit_scale", "lm_head_multiplier")]
+    found: list[Callable[[torch.Tensor], torch.Tensor]] = [lambda raw: raw]
+    if cap:
+        found.append(lambda raw: torch.tanh(raw / cap) * cap)
+        found.append(lambda raw: torch.tanh(raw.float() / cap) * cap)
+    if divisor:
+        found.append(lambda raw: raw / divisor)
+    found += [lambda raw, factor=factor: raw * factor for factor in factors if factor]
+    return found
+
+
+@dataclass
+class Effect:
+    """Sums over positions whose next token counts; two of them need not be kept apart."""
+
+    positions: int = 0
+    _loss_before: list[float] = field(default_factory=list)
+    _loss_after: list[float] = field(default_factory=list)
+    _kl: list[float] = field(default_factory=list)
+    _same: int = 0
+
+    def add(
+        self,
+        head: HeadInput,
+        before: torch.Tensor,
+        after: torch.Tensor | None,
+        ids: NDArray[np.int64],
+        counted: NDArray[np.bool_],
+    ) -> None:
+        """Add a batch: what entered the head without and with the change, (batch, tokens, width).
+
+        A position counts where its next token, in the same window, is counted.
+        """
+        places = np.argwhere(counted[:, 1:])
+        targets = torch.from_numpy(ids[places[:, 0], places[:, 1] + 1]).to(before.device)
+        rows = (torch.from_numpy(places[:, 0]), torch.from_numpy(places[:, 1]))
+        size = head.slice_size()
+        for start in range(0, len(places), size):
+            part = tuple(row[start : start + size].to(before.device) for row in rows)
+            other = None if after is None else after[part]
+            self._add_slice(head, before[part], other, targets[start : start + size])
+        self.positions += len(places)
+
+    def _add_slice(
+        self,
+        head: HeadInput,
+        before: torch.Tensor,
+        after: torch.Tensor | None,
+        targets: torch.Tensor,
+    ) -> None:
+        first = head.logits(before)
+        top = first.argmax(1)
+        first = functional.log_softmax(first, dim=1)
+        rows = torch.arange(len(targets), device=targets.device)
+        self._loss_before.append(-float(first[rows, targets].sum(dtype=torch.float64)))
+        if after is None:
+            return
+        second = head.logits(after)
+        self._same += int((second.argmax(1) == top).sum())
+        second = functional.log_softmax(second, dim=1)
+        self._loss_after.append(-float(second[rows, targets].sum(dtype=torch.float64)))
+        self._kl.append(_sum_kl(first, second))
+
+    def result(self, *, is_paired: bool) -> dict[str, float | int | None]:
+        """Return the ``effect`` of ``run.json``; None where there is nothing to say."""
+        if not self.positions:
+            return dict.fromkeys(("loss_before", "loss_after", "kl", "top1_agreement"))
+        shares: dict[str, float | None] = {
+            "loss_before": math.fsum(self._loss_before) / self.positions,
+            "loss_after": math.fsum(self._loss_after) / self.positions if is_paired else None,
+            "kl": math.fsum(self._kl) / self.positions if is_paired else None,
+            "top1_agreement": self._same / self.positions if is_paired else None,
+        }
+        finite = {
+            name: value if value is None or math.isfinite(value) else None
+            for name, value in shares.items()
+        }
+        return finite | {"positions": self.positions}
+
+
+def _sum_kl(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Sum of KL(first || second) over rows of log-probabilities."""
+    return float(((first - second) * first.exp()).sum(dim=1).sum(dtype=torch.float64))

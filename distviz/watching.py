@@ -1,0 +1,122 @@
+"""`watch`: observe any model while the user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distviz.hooks import Tracker, attach, choose_layers, phase_of
+from distviz.mlp import count_layers, find_mlps, find_points
+from distviz.recording import Recorder, Tokens
+from distviz.runs import SCHEMA_VERSION, Run
+from distviz.sites import Point, parse_sites
+from distviz.statistics import DEFAULT_C
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+__all__ = ["Seen", "watch"]
+
+
+@dataclass
+class Seen:
+    """What a `watch` has seen so far; grows while the model is called.
+
+    Every row of a batch is a document; one that goes on with a cache is the same document.
+    """
+
+    recorder: Recorder
+    model: nn.Module
+    tracker: Tracker = field(default_factory=Tracker)
+    _call: int = 0
+    _begun: dict[str, int] = field(default_factory=dict)
+    _offset: int = 0
+
+    def receive(self, point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+        """Record one point of one forward call."""
+        phase = phase_of(self.model)
+        if self._call != self.tracker.calls:
+            self._call = self.tracker.calls
+            if tokens.past == 0:
+                self._offset = self._begun.get(phase, 0)
+                self._begun[phase] = self._offset + len(tokens.documents)
+                self.recorder.close_documents(self._older())
+        documents = tokens.documents + self._offset
+        self.recorder.add(point, phase, values, replace(tokens, documents=documents))
+
+    def _older(self) -> list[int]:
+        return [document for document in self.recorder.open_documents() if document < self._offset]
+
+    def run(self) -> Run:
+        """Return everything seen so far as a `Run`."""
+        self.recorder.close_documents()
+        model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
+        return Run(
+            manifest={
+                "schema_version": SCHEMA_VERSION,
+                "kind": "run",
+                "settings": {},
+                "model": model,
+                "arm": None,
+                "text": {"documents": sum(self._begun.values()), "tokens": None},
+                "effect": {},
+                "warnings": [],
+            },
+            sketches={key: dict(by_class) for key, by_class in self.recorder.sketches.items()},
+            documents=self.recorder.documents(),
+            channels=self.recorder.channels(),
+        )
+
+    def stats(self) -> pd.DataFrame:
+        """Return one row a layer, site and phase: the columns of ``stats.csv``."""
+        return self.run().stats()
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write a run folder, see `Run.save`."""
+        return self.run().save(folder, force=force)
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    layers: str | int | Collection[int] = "all",
+    sites: str | Sequence[str] = "act",
+    *,
+    c: float = DEFAULT_C,
+) -> Iterator[Seen]:
+    """Observe a transformers model while the context lasts.
+
+    Padding is left out by the mask of the model's own call. What is seen while `redistribute` is
+    active on the same model is filed under phase ``after``.
+
+    Parameters
+    ----------
+    model
+        Any transformers model with MLPs; call it, or let ``generate`` call it.
+    layers
+        0-based indices, or text such as ``"0,3-5"``.
+    sites
+        Names of `distviz.sites.SITES`, or ``module:PATTERN``.
+    c
+        Width of the near-zero band of the statistics.
+
+    Raises
+    ------
+    RequestError
+        If a layer or site does not exist in the model.
+    MeasurementError
+        On leaving, if the model was called and a chosen place never fired.
+    """
+    mlps = find_mlps(model)
+    chosen = choose_layers(layers, count_layers(mlps))
+    names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
+    points = find_points(mlps, model, names, chosen)
+    seen = Seen(Recorder(c), model)
+    with attach(model, points, seen.receive, seen.tracker):
+        yield seen
+
