@@ -175,6 +175,12 @@ class Run:
         columns = ["layer", "site", "phase", "token_class", "tokens", "near_zero"]
         return pd.DataFrame(rows, columns=[*columns, "module", "stack"])
 
+    def summary(self) -> dict[str, Any]:
+        """Return what ``--json`` prints: manifest, statistics by row, no arrays."""
+        names = ("schema_version", "kind", "model", "arm", "text", "effect", "seconds", "warnings")
+        rows = json.loads(self._stats.to_json(orient="records", double_precision=15))
+        return {name: self.manifest.get(name) for name in names} | {"stats": rows}
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
         return {

@@ -970,7 +970,6 @@ THOUGHTS = [
     "Half of the people would rather {chore} than go outside when it is {sky}.",
     "You should never leave {a_quality} {thing} in front of {a_mood} {animal}.",
     "Only one of these {thing_s} is {colour}; the other ones are {colour2}.",
-    "In the first week {he} {did}, in the second week {he} {did2}, and in the third {he} {did3}.",
     "{Name} thought about it for hours, and then {he} built {a_size} house for the {animal}.",
     "What would happen if every {trade} had {a_treasure} like this?",
     "There is a rule which says that you must {chore} before you {chore2}.",
@@ -986,32 +985,6 @@ THOUGHTS = [
     "The {animal} fell asleep on the {colour} bed, and so did {name}, who had played all day.",
     "Once a week they pulled the {vehicle} out of the {place} and filled it with {vegetable_s}.",
     "The old {trade} touched the {thing}, turned it around and thought: this one is mine.",
-    "When they stood in front of the {place}, the sun came out and it was almost warm.",
-    "They had a few coins in a small bag, and they wanted to spend them carefully.",
-    "What can a {trade} do with one {thing}? Either keep it or give it away.",
-    "In the end they were so {joy} that they made {dish} for the neighbours.",
-    "For many years the {treasure} had not made a sound, and people believed it was broken.",
-    "The daughter of the {trade} was not like the others, for she wanted to know why.",
-    "At the top of the stairs there was a family of {animal_s}, and the oldest looked at {name}.",
-    "If you take the {thing} away, we lose our house; if you leave it, nobody will hear us.",
-    "Only then did {name} pull the rope, and the sound went over the roofs and the fields.",
-    "The truth is that most of the work is done before the fire is lit.",
-    "In the {dish} there is {staple}, and as a result it becomes larger and lighter.",
-    "Too much {spice} is bad, but {dish} without {spice} tastes of nothing at all.",
-    "Here is a simple rule with numbers: if one costs 2 coins, then four cost 4 * 2 = 8 coins.",
-    "A loop does the same thing again and again until there is nothing left to do.",
-    "At the start the total is 0, and after each step it is a little larger.",
-    "If we forget the first line of the program, the loop has nothing to begin with.",
-    "To find the mean of two numbers we divide their sum by 2, for example (4 + 6) / 2 = 5.",
-    "When does the last {vehicle} leave, and how long does it take to the {place}?",
-    "The {vehicle} is slower than the {vehicle2}, yet it is cheaper, so you save some money.",
-    "I have neither paper nor a pencil, so please tell her that I missed the {vehicle}.",
-    "You ask how we live here and whether we are {mood}; the answer to that question is no.",
-    "Since nobody can go out when it is {sky}, we measure things and count the {thing_s}.",
-    "We have enough {staple}, {staple2} and {staple3} in the {room}, and more books than we need.",
-    "There is one more thing that she writes: bring your good shoes when the road is free.",
-    "The {animal} eats grass on all sides of the {place}, and its feathers are {colour}.",
-    "The oven was hot, the loaves were baked, and everybody who was alive came to see them.",
 ]
 # Words for slips of the pen, in training documents only: they keep the network open to surprises.
 LOOSE = words(
@@ -1405,6 +1378,7 @@ def held_out_documents(
 
 
 README = """---
+license: apache-2.0
 language: en
 library_name: transformers
 ---
@@ -1413,8 +1387,7 @@ library_name: transformers
 
 A tiny Llama-style language model ({parameters:,} parameters: 6 layers, hidden size 128, 4 heads
 over 2 key-value heads, SwiGLU of width 384, tied embeddings) that lets `distviz run` work offline,
-with no download. It is made for looking inside, not for use as a language model,
-and it comes under the licence of distviz.
+with no download. It is made for looking inside, not for use as a language model.
 
 - **Data.** Short English documents (word problems, stories, recipes, weather notes, code, letters
   and so on) written by a seeded grammar in `scripts/train_demo.py`. No third-party text. In
@@ -1476,11 +1449,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "distviz" / "demo")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2700)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch", type=int, default=2, help="rows of a step")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row")
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--corpus", type=int, default=16000, help="training documents")
+    parser.add_argument("--corpus", type=int, default=8000, help="training documents")
     parser.add_argument("--vocabulary", type=int, default=2048)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -86,6 +86,6 @@ def reference_plan(
 def reference_selection(x: torch.Tensor, k: int, mask: Any = None) -> NDArray[np.int64]:
     """Return the flat indices of the ``k`` smallest magnitudes, lowest index first among equals."""
     taking_part = np.flatnonzero(_taking_part(x, mask))
-    magnitudes = np.abs(as_float64(x))
-    in_order = sorted(taking_part.tolist(), key=lambda i: (magnitudes[i], i))
-    return np.array(sorted(in_order[:k]), dtype=np.int64)
+    magnitudes = np.abs(as_float64(x))[taking_part]
+    in_order = taking_part[np.argsort(magnitudes, kind="stable")]
+    return np.sort(in_order[:k]).astype(np.int64)

@@ -308,20 +308,22 @@ POOLS: dict[str, list[float]] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("masked", [False, True], ids=["all tokens", "masked"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_large_sequences_of_few_values(dtype: torch.dtype, masked: Any, pool: str) -> None:
+def test_large_sequences_of_few_values(dtype: torch.dtype, pool: str) -> None:
     """Long enough for the counting ways, with every kind of tie."""
     values = torch.tensor(POOLS[pool], dtype=torch.float64).to(dtype)
-    choice = torch.randint(0, len(values), (50, 900), generator=_generator(len(pool)))
+    choice = torch.randint(0, len(values), (48, 760), generator=_generator(len(pool)))
     x = values[choice]
-    mask = torch.rand(50, generator=_generator(3)) < 0.9 if masked else None
-    counted = None if mask is None else mask.numpy()
-    for chosen in ({}, {"fraction": 0.37, "p1": 61.7}, {"c": 2.0, "percentile_of": "magnitude"}):
+    some_tokens = torch.arange(48) % 16 != 5
+    cases: list[tuple[dict[str, Any], torch.Tensor]] = [
+        ({}, torch.ones(48, dtype=torch.bool)),
+        ({"fraction": 0.37, "p1": 61.7}, some_tokens),
+        ({"c": 2.0, "percentile_of": "magnitude"}, some_tokens),
+    ]
+    for chosen, mask in cases:
         arm = ARM(**chosen)
-        _assert_plan(arm.plan(x, mask), x, counted, **chosen)
-        batch_mask = None if mask is None else mask[None]
-        selected = _assert_moved(x, arm(x[None], batch_mask)[0], counted, **chosen)
+        _assert_plan(arm.plan(x, mask), x, mask.numpy(), **chosen)
+        selected = _assert_moved(x, arm(x[None], mask[None])[0], mask.numpy(), **chosen)
         np.testing.assert_array_equal(arm.selected(x, mask), selected)
 
 

@@ -1,0 +1,61 @@
+"""Progress of a measurement on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distviz.collect import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+__all__ = ["TerminalProgress"]
+
+
+class TerminalProgress(Progress):
+    """A bar with tokens, tokens a second and time left; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, *, is_silent: bool = False) -> None:
+        self._console = console
+        self._is_silent = is_silent
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def stage(self, text: str) -> None:
+        """Say what is being done."""
+        self.stop()
+        if not self._is_silent:
+            self._console.print(text, style="dim", soft_wrap=True)
+
+    def start(self, tokens: int) -> None:
+        """Open the bar."""
+        from rich import progress
+
+        if self._is_silent or not self._console.is_terminal:
+            return
+        self._bar = progress.Progress(
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+            progress.TextColumn("{task.fields[speed]}"),
+            progress.TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=tokens, speed="")
+        self._bar.start()
+
+    def advance(self, tokens: int) -> None:
+        """Move the bar on."""
+        if self._bar is None or self._task is None:
+            return
+        self._bar.advance(self._task, tokens)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, speed=f"{speed:,.0f} tokens/s" if speed else "")
+
+    def stop(self) -> None:
+        """Close the bar; also after an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
