@@ -124,7 +124,7 @@ class ARM:
         if self.passes < 1:
             raise RequestError(f"passes is {self.passes}, it must be at least 1")
 
-    def plan(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> Plan | None:
+    def plan(self, x: torch.Tensor, mask: Any = None) -> Plan | None:
         """Plan one sequence: any shape, mask of its leading dimensions (True = takes part).
 
         Returns None if the sequence has no finite value.
@@ -171,9 +171,7 @@ class ARM:
             ties_in_all=ranks.count_equal(magnitude),
         )
 
-    def selected(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> NDArray[np.int64]:
+    def selected(self, x: torch.Tensor, mask: Any = None) -> NDArray[np.int64]:
         """Return the flat indices into one sequence that the first pass moves, ascending."""
         import torch
 
@@ -189,7 +187,7 @@ class ARM:
     def __call__(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        mask: Any = None,
         out: torch.Tensor | None = None,
         *,
         layer: int = 0,
@@ -203,7 +201,7 @@ class ARM:
         x
             (batch, tokens, channels), or (tokens, channels) for one sequence; any floating type.
         mask
-            (batch, tokens), true where a token is no padding; None counts all.
+            Tensor or array (batch, tokens), true where a token is no padding; None counts all.
         out
             Where to write, same shape and type as ``x``; may be ``x``. None makes a new tensor.
         layer
@@ -224,7 +222,7 @@ class ARM:
     def trace(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        mask: Any = None,
         out: torch.Tensor | None = None,
         *,
         layer: int = 0,

@@ -69,7 +69,7 @@ def _edge(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
         except BrokenPipeError:
             # The reader of a pipe has gone (head, less); that is no error of ours.
-            sys.stdout = None  # type: ignore[assignment]
+            sys.stdout = None
             raise typer.Exit(0) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if kwargs.get("debug"):
@@ -98,7 +98,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[  # noqa: ARG001
+    version: Annotated[
         bool,
         typer.Option("--version", help="Print versions.", callback=_version, is_eager=True),
     ] = False,
@@ -151,7 +151,7 @@ def run(
         Optional[bool],  # noqa: UP045
         typer.Option(
             "--ripple/--no-ripple",
-            help="Send the changed values through the later layers (default), or only compute them.",
+            help="Send changed values through the later layers (default), or only compute them.",
             show_default=False,
         ),
     ] = None,
@@ -164,8 +164,11 @@ def run(
     ] = None,
     chat_template: Annotated[
         Optional[bool],  # noqa: UP045
-        typer.Option("--chat-template/--no-chat-template", show_default=False,
-                     help="Wrap prompts in the tokenizer's template (default: no)."),
+        typer.Option(
+            "--chat-template/--no-chat-template",
+            show_default=False,
+            help="Wrap prompts in the tokenizer's template (default: no).",
+        ),
     ] = None,
     max_length: Annotated[int | None, _text("--max-length", "Tokens a window (512).")] = None,
     max_tokens: Annotated[int | None, _text("--max-tokens", "Stop after so many tokens.")] = None,
@@ -182,16 +185,20 @@ def run(
     revision: Annotated[str | None, _text("--revision", "Revision of a hub model.")] = None,
     skip_special: Annotated[
         Optional[bool],  # noqa: UP045
-        typer.Option("--skip-special", help="Leave special tokens out of the statistics.",
-                     show_default=False),
+        typer.Option(
+            "--skip-special", help="Leave special tokens out of the statistics.", show_default=False
+        ),
     ] = None,
     classes: Annotated[
         str | None, _text("--classes", "Token classes apart on ARM layers (arm) or all.")
     ] = None,
     keep_text: Annotated[
         Optional[bool],  # noqa: UP045
-        typer.Option("--keep-text/--no-keep-text", show_default=False,
-                     help="Keep the documents in the folder (default)."),
+        typer.Option(
+            "--keep-text/--no-keep-text",
+            show_default=False,
+            help="Keep the documents in the folder (default).",
+        ),
     ] = None,
     seed: Annotated[int | None, _text("--seed", "Seed of ARM and of random input (0).")] = None,
     out: Out = None,
@@ -202,13 +209,15 @@ def run(
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
     allow_pickle: Annotated[
         Optional[bool],  # noqa: UP045
-        typer.Option("--allow-pickle", help="Load pickle weights, which can run code.",
-                     show_default=False),
+        typer.Option(
+            "--allow-pickle", help="Load pickle weights, which can run code.", show_default=False
+        ),
     ] = None,
     trust_remote_code: Annotated[
         Optional[bool],  # noqa: UP045
-        typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.",
-                     show_default=False),
+        typer.Option(
+            "--trust-remote-code", help="Run the checkpoint's own Python code.", show_default=False
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -277,9 +286,7 @@ def inspect(
     """Draw a layer with every point that can be observed; reads the config, no weights."""
     from distviz import inspection
 
-    found = inspection.inspect(
-        model, layer, revision=revision, trust_remote_code=trust_remote_code
-    )
+    found = inspection.inspect(model, layer, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(found.as_dict())
         return

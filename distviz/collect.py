@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -135,12 +135,13 @@ def _filler(settings: RunSettings) -> Filler | None:
 
 
 def _random_corpus(layer: LayerSettings, seed: int, opened: OpenedModel) -> Corpus:
-    width = opened.model.config.hidden_size if layer.input == "hidden" else None
+    config: Any = opened.model.config
+    width = config.hidden_size if layer.input == "hidden" else None
     return random_corpus(
         layer.documents,
         layer.tokens,
         seed=seed,
-        vocabulary=opened.model.config.vocab_size,
+        vocabulary=config.vocab_size,
         width=width,
         scale=layer.scale,
     )
@@ -225,9 +226,7 @@ def measure(
     return _assemble(stage, corpus, batches, seconds)
 
 
-def _measure_batch(
-    stage: Stage, batch: Batch, head: HeadInput | None, told: Progress
-) -> None:
+def _measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Progress) -> None:
     model, tracker = stage.opened.model, stage.tracker
     tracker.given = _tokens(batch)
     inputs = _inputs(batch, model)
@@ -303,9 +302,7 @@ def _redistribution(stage: Stage, batch: Batch) -> Redistribution:
     return Redistribution(arm, stage.moved, stage.tracker, report=report, writes=writes)
 
 
-def _plan_rows(
-    point: Point, batch: Batch, plans: list[list[Plan | None]]
-) -> list[dict[str, Any]]:
+def _plan_rows(point: Point, batch: Batch, plans: list[list[Plan | None]]) -> list[dict[str, Any]]:
     return [
         {
             "layer": point.layer,
@@ -350,9 +347,7 @@ def _assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float
     return result
 
 
-def _manifest(
-    stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float
-) -> dict[str, Any]:
+def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> dict[str, Any]:
     settings, opened = stage.settings, stage.opened
     arm = None
     if stage.moved:

@@ -31,9 +31,9 @@ __all__ = [
 
 _OPERATORS = re.compile(r"^[-+*/=<>^%&|~!×÷·∙±∓≤≥≠≈√∑∏∫−∗⋅]+$")
 _DIGITS = re.compile(r"^[0-9]+([.,][0-9]+)*$")
-_CONJUNCTIONS = frozenset(
-    "and or but nor so yet for because although though since unless while whereas if then thus "
-    "hence therefore however when whenever until before after once than whether as that".split()
+_CONJUNCTIONS = re.compile(
+    r"^(and|or|but|nor|so|yet|for|because|although|though|since|unless|while|whereas|if|then|thus"
+    r"|hence|therefore|however|when|whenever|until|before|after|once|than|whether|as|that)$"
 )
 _CLASS_OTHER = 3
 
@@ -75,8 +75,8 @@ class Window:
 
     document: int
     window: int
-    is_last: bool
     ids: NDArray[np.int64]
+    is_last: bool
     hidden: NDArray[np.float32] | None = None
 
 
@@ -252,7 +252,7 @@ def tokenize(
         truncated |= sum(map(len, kept)) < sum(map(len, joined))
         left -= sum(map(len, kept))
         for index, piece in enumerate(kept):
-            windows.append(Window(number, index, index == len(kept) - 1, piece))
+            windows.append(Window(number, index, piece, is_last=index == len(kept) - 1))
         if left <= 0:
             truncated |= number < len(documents) - 1
             break
@@ -345,7 +345,7 @@ def classify_tokens(tokens: Iterable[str]) -> list[int]:
         elif _OPERATORS.match(word):
             found.append(1)
         else:
-            found.append(2 if word.lower() in _CONJUNCTIONS else _CLASS_OTHER)
+            found.append(2 if _CONJUNCTIONS.match(word.lower()) else _CLASS_OTHER)
     return found
 
 
@@ -378,7 +378,7 @@ def random_corpus(
         hidden = None
         if width is not None:
             hidden = (rng.standard_normal((tokens, width)) * scale).astype(np.float32)
-        windows.append(Window(number, 0, True, ids, hidden))
+        windows.append(Window(number, 0, ids, is_last=True, hidden=hidden))
     note = json.dumps([documents, tokens, seed, vocabulary, width, scale]).encode()
     classes = np.full(vocabulary, _CLASS_OTHER, np.int64)
     return Corpus(windows, [], classes, frozenset(), hashlib.sha256(note).hexdigest())

@@ -37,8 +37,9 @@ def write(path: Path, sketches: dict[Key, dict[str, Sketch]], schema_version: in
             values, counts = sketch.pairs()
             names = _names(key, token_class)
             columns = {
-                name: pa.repeat(pa.scalar(value, pa.int32() if name == "layer" else pa.string()),
-                                values.size)
+                name: pa.repeat(
+                    pa.scalar(value, pa.int32() if name == "layer" else pa.string()), values.size
+                )
                 for name, value in names.items()
             }
             columns["value"] = pa.array(values.astype(np.float32))

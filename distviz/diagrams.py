@@ -14,7 +14,7 @@ from distviz.sites import SITES
 
 __all__ = ["inspection", "layer_diagram"]
 
-_ASCII = str.maketrans("┌└├┬┼─│┐┘┤×", "++++++|" "+++" "x")
+_ASCII = str.maketrans("┌└├┬┼─│┐┘┤×", "+++++-|+++x")
 
 
 def layer_diagram(mlp: Mlp, *, has_rope: bool, ascii_only: bool = False) -> Text:

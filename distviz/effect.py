@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class HeadInput:
     what the model does to logits behind the head (soft capping, scaling), and refuses to guess.
     """
 
-    model: nn.Module
+    model: Any
     _hidden: torch.Tensor | None = None
     _finish: Callable[[torch.Tensor], torch.Tensor] | None = None
     _listening: bool = False
@@ -108,7 +109,7 @@ def _finishers(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
         found.append(lambda raw: torch.tanh(raw.float() / cap) * cap)
     if divisor:
         found.append(lambda raw: raw / divisor)
-    found += [lambda raw, factor=factor: raw * factor for factor in factors if factor]
+    found += [partial(torch.mul, factor) for factor in factors if factor]
     return found
 
 

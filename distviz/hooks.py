@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -85,7 +85,7 @@ def _read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         raise MeasurementError("the model was called without input_ids or inputs_embeds")
     batch, length = source.shape[:2]
     cache = given.get("past_key_values")
-    past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+    past = 0 if cache is None else int(cache.get_seq_length())
     mask = given.get("attention_mask")
     if mask is None:
         valid = np.ones((batch, length), bool)
@@ -155,10 +155,11 @@ def _register(
     if point.takes == "output":
         handle = module.register_forward_hook(lambda _m, _a, output: observe(point, output))
     else:
-        handle = module.register_forward_pre_hook(
-            lambda _m, args, kwargs: observe(point, args[0] if args else next(iter(kwargs.values()))),
-            with_kwargs=True,
-        )
+
+        def observe_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            observe(point, args[0] if args else next(iter(kwargs.values())))
+
+        handle = module.register_forward_pre_hook(observe_input, with_kwargs=True)
     stack.callback(handle.remove)
 
 

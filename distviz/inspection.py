@@ -99,9 +99,7 @@ def inspect(
             f"this model has {max(stacks.values())} layers, 0 is the first",
         )
     first = chosen[0]
-    alike = [
-        mlp.layer for mlp in mlps if mlp.stack == first.stack and _shape(mlp) == _shape(first)
-    ]
+    alike = [mlp.layer for mlp in mlps if mlp.stack == first.stack and _shape(mlp) == _shape(first)]
     return Inspection(
         details=details,
         layer=layer,
@@ -110,8 +108,12 @@ def inspect(
         stacks=stacks,
         alike=sorted(set(alike)),
         points=list(dict.fromkeys(point for mlp in mlps for point in mlp.points)),
-        has_rope=bool(getattr(model.config.get_text_config(), "rope_parameters", None)),
+        has_rope=_has_rope(model),
     )
+
+
+def _has_rope(model: Any) -> bool:
+    return bool(getattr(model.config.get_text_config(), "rope_parameters", None))
 
 
 def _shape(mlp: Mlp) -> tuple[Any, ...]:

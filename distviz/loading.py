@@ -185,7 +185,7 @@ def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn
         raise RequestError(
             f"transformers cannot build a {config.model_type} model: {_first_line(error)}"
         ) from error
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 # Loading ------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def read_model(
     except Exception as error:
         raise _unreadable(checkpoint, "model", error) from error
     notes = _judge_missing(sorted(info["missing_keys"]), checkpoint)
-    return model.eval().requires_grad_(False), notes
+    return model.eval().requires_grad_(requires_grad=False), notes
 
 
 def _judge_missing(missing: list[str], checkpoint: Checkpoint) -> list[str]:
@@ -304,4 +304,4 @@ def move(model: nn.Module, options: LoadOptions) -> nn.Module:
         raise RequestError(
             f"the model does not fit on {options.device}: {_first_line(error)}"
         ) from error
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(requires_grad=False)

@@ -84,10 +84,10 @@ _PLAIN_QKV = {
 class Shape:
     """The projections around one activation; paths, or ``None`` where there is none."""
 
-    gated: bool
     down: str | None
     up: str | None = None
     up_part: Part | None = None
+    gated: bool = False
 
 
 def parent(path: str) -> str:
@@ -150,20 +150,21 @@ def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]
     stacked = [key for key, value in own.items() if _is_stack_of_experts(value)]
     if stacked:
         gated = any(re.search(r"gate|input_linear", key) for key in stacked)
-        return Shape(gated, down=holder_path), True
+        return Shape(holder_path, gated=gated), True
     linears = {key: child for key, child in holder.named_children() if linear_widths(child)}
     down = _down(holder_path, name, linears, modules)
     firsts = [key for key in linears if _join(holder_path, key) != down]
     if len(firsts) > 1:
         up = next((_join(holder_path, key) for key in _UP if key in firsts), None)
-        return Shape(True, down, up), False
+        return Shape(down, up, gated=True), False
     if firsts and down:
         width, inner = linear_widths(linears[firsts[0]]), linear_widths(modules[down])
         if width and inner and width[1] == 2 * inner[0]:
             known = firsts[0] in _GATE_THEN_UP
             up = _join(holder_path, firsts[0]) if known else None
-            return Shape(True, down, up, (inner[0], width[1]) if known else None), False
-    return Shape(False, down), False
+            part = (inner[0], width[1]) if known else None
+            return Shape(down, up, part, gated=True), False
+    return Shape(down, gated=False), False
 
 
 def _is_stack_of_experts(value: object) -> bool:

@@ -192,10 +192,8 @@ class _Refined:
         least, most = (float(kernels.distance_of_rank(*args, end)) for end in (False, True))
         return least, most
 
-    def _undecided(
-        self, low: float, high: float, least: float, most: float
-    ) -> NDArray[np.int64]:
-        """Cells that may hold a value at a distance in [least, most] from a centre in [low, high]."""
+    def _undecided(self, low: float, high: float, least: float, most: float) -> NDArray[np.int64]:
+        """Cells that may hold a distance in [least, most] from a centre in [low, high]."""
         nearest = np.maximum(np.maximum(self._lows - high, low - self._highs), 0.0)
         farthest = np.maximum(self._highs - low, high - self._lows)
         return np.flatnonzero((farthest >= least) & (nearest <= most) & (self._counts > 0))

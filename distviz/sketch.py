@@ -190,27 +190,30 @@ _CELLS = grid.CELLS
 def interpolate_quantiles(
     values: NDArray[np.float64], counts: NDArray[np.int64], q: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return quantiles of an ascending weighted sample exactly as numpy.quantile of the full one."""
+    """Return quantiles of an ascending weighted sample as numpy.quantile of the full one does."""
     if not counts.size:
         return np.full(q.shape, np.nan)
     running = np.cumsum(counts)
     place = q * (running[-1] - 1)
     floor = np.floor(place)
     low = values[np.searchsorted(running, floor, side="right")]
-    high = values[
-        np.searchsorted(running, np.minimum(floor + 1, running[-1] - 1), side="right")
-    ]
+    high = values[np.searchsorted(running, np.minimum(floor + 1, running[-1] - 1), side="right")]
     weight = place - floor
     span = high - low
-    return np.where(weight < 0.5, low + span * weight, high - span * (1 - weight))
+    found: NDArray[np.float64] = np.where(
+        weight < 0.5, low + span * weight, high - span * (1 - weight)
+    )
+    return found
 
 
 def _as_rows(values: Any, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Return a tensor (rows, channels) and the slot of each row, 0 or -1."""
     import torch
 
-    tensor = values.detach() if isinstance(values, torch.Tensor) else torch.from_numpy(
-        np.ascontiguousarray(values)
+    tensor = (
+        values.detach()
+        if isinstance(values, torch.Tensor)
+        else torch.from_numpy(np.ascontiguousarray(values))
     )
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)

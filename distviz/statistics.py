@@ -268,9 +268,7 @@ def js_divergence(a: Sketch, b: Sketch) -> float:
         return math.nan
     _, p, q = _shares(_on_bf16(a), _on_bf16(b))
     middle = (p + q) / 2
-    terms = [
-        part[part > 0] * np.log2(part[part > 0] / middle[part > 0]) for part in (p, q)
-    ]
+    terms = [part[part > 0] * np.log2(part[part > 0] / middle[part > 0]) for part in (p, q)]
     return 0.5 * math.fsum(np.concatenate(terms)) + 0.0
 
 

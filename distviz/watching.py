@@ -119,4 +119,3 @@ def watch(
     seen = Seen(Recorder(c), model)
     with attach(model, points, seen.receive, seen.tracker):
         yield seen
-

@@ -114,7 +114,7 @@ def _limits(cut: Cut, dtype: torch.dtype) -> tuple[np.uint32, int, int]:
 def _parts_before_cut(
     rows: NDArray[np.int64], width: int, cut: Cut
 ) -> list[tuple[NDArray[np.int64], slice, int]]:
-    """Chunks of rows, each with its slice of the row keys and the cut row counted from its start."""
+    """Chunks of rows, each with its slice of the keys, and the cut row counted from its start."""
     parts, start = [], 0
     for chunk in _chunks(rows, width):
         parts.append((chunk, slice(start, start + chunk.size), cut.row - start))
@@ -156,17 +156,14 @@ def find_moved(
     loops.find_moved(_words(values), rows, _magnitude_mask(values), limits, moved.numpy())
 
 
-def _items(
-    slots: NDArray[np.int64], width: int
-) -> list[tuple[int, NDArray[np.int64]]]:
+def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.int64]]]:
     """Split rows into (slot, rows) pieces of which every thread gets an equal share."""
     order = np.argsort(slots, kind="stable")
     order = order[np.searchsorted(slots[order], 0) :]
     items: list[tuple[int, NDArray[np.int64]]] = []
     for chunk in _chunks(order, width):
         of_chunk = slots[chunk]
-        for slot in np.unique(of_chunk):
-            items.append((int(slot), chunk[of_chunk == slot]))
+        items += [(int(slot), chunk[of_chunk == slot]) for slot in np.unique(of_chunk)]
     return items
 
 
@@ -177,7 +174,7 @@ def observe(
     width = values.shape[1]
     name = grid.grid_for_dtype(str(values.dtype))
     items = _items(slots, width)
-    counted = _share(lambda item: _observe_item(values, item[1], channels), items)
+    counted = _share(lambda item: _observe_item(values, item[1]), items)
     tables = np.zeros((n_slots, grid.CELLS), np.uint32)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
@@ -192,7 +189,7 @@ def observe(
 
 
 def _observe_item(
-    values: torch.Tensor, rows: NDArray[np.int64], channels: bool
+    values: torch.Tensor, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint32], int, ChannelSums]:
     """Count one item; falls back to masked NumPy where a value is not finite."""
     width = values.shape[1]

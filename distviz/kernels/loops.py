@@ -96,7 +96,7 @@ def observe_bf16(codes, rows, shift, table, sums, squares, lows, highs):
 
 @njit(**_OPTIONS)
 def observe_32(values, bits, rows, shift, table, sums, squares, lows, highs):
-    """Count float32 rows rounded to bf16, accumulate channels; returns the exact number of zeros."""
+    """Count float32 rows rounded to bf16, accumulate channels; returns how many are exactly 0."""
     width = values.shape[1]
     codes = np.empty(width, np.uint16)
     zeros = 0
@@ -227,9 +227,7 @@ def _move_32(source, words, target, start, limit, pair, bounds, adds):
         column = start + offset
         word = words[column]
         value = source[offset]
-        new = _uniform(column, first, second) * (
-            lower if word > np.uint32(0x80000000) else upper
-        )
+        new = _uniform(column, first, second) * (lower if word > np.uint32(0x80000000) else upper)
         new = value + new if adds else new
         target[column] = new if (word & np.uint32(0x7FFFFFFF)) < limit else value
 
