@@ -250,7 +250,7 @@ class ARM:
             tokens = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
         tokens = np.asarray(tokens, dtype=np.int64).reshape(valid.shape)
         owners = np.arange(len(valid)) if documents is None else np.asarray(documents)
-        flat = batch.view(-1, batch.shape[2])
+        flat = batch.view(batch.shape[0] * batch.shape[1], batch.shape[2])
         target = _target(flat, x, out)
         if target.data_ptr() != flat.data_ptr() and not valid.all():
             padding = torch.from_numpy(np.flatnonzero(~valid)).to(flat.device)

@@ -121,67 +121,73 @@ class _Counted:
 
 
 class _Refined:
-    """Float32: cells of equal upper 16 bits, and the values themselves where a cell decides."""
+    """Float32: cells of equal upper 16 bits, and the values themselves where a cell decides.
+
+    Arrays by cell list the occupied cells alone, ascending by magnitude; a *place* is an index
+    into them, a *code* the upper 16 bits.
+    """
 
     def __init__(self, values: torch.Tensor, rows: NDArray[np.int64]) -> None:
         self._source = (values, rows)
         self._tally = kernels.count(values, rows)
-        table = self._tally.table
         top = grid.first_nonfinite("bf16")
-        self._order = grid.ordered_codes("bf16")
-        self._signed = np.cumsum(table[self._order])
-        self._counts = table[:top] + table[grid.SIGN : grid.SIGN + top]
+        positive, negative = self._tally.table[:top], self._tally.table[grid.SIGN :][:top]
+        both = positive + negative
+        self._cells = np.flatnonzero(both)
+        self._counts = both[self._cells]
         self._running = np.cumsum(self._counts)
-        self.n = int(self._running[-1])
-        self._lows, self._highs = grid.magnitudes("bf16"), _cell_ends()
+        self.n = int(self._running[-1]) if self._cells.size else 0
+        self._lows = grid.magnitudes("bf16")[self._cells]
+        self._highs = _cell_ends()[self._cells]
+        below, above = (self._cells[side[self._cells] > 0] for side in (negative, positive))
+        self._codes = np.concatenate([below[::-1] + grid.SIGN, above])
+        self._signed = np.cumsum(self._tally.table[self._codes])
         self._inside: dict[int, NDArray[np.float32]] = {}
 
     def _fetch(self, codes: NDArray[np.int64]) -> None:
         """Read the values of these cells (codes with sign) unless they are known already."""
-        wanted = np.zeros(grid.CELLS, np.uint8)
-        wanted[codes] = self._tally.table[codes] > 0
-        wanted[list(self._inside)] = 0
-        cells = np.flatnonzero(wanted)
-        if cells.size == 0:
+        occupied = np.unique(codes[self._tally.table[codes] > 0])
+        missing = [code for code in occupied.tolist() if code not in self._inside]
+        if not missing:
             return
-        found = kernels.gather(*self._source, wanted, self._tally)
+        cells = np.array(missing)
+        found = kernels.gather(*self._source, cells, self._tally)
         ends = np.cumsum(self._tally.table[cells])[:-1]
-        self._inside.update(zip(cells.tolist(), np.split(found, ends), strict=True))
+        self._inside.update(zip(missing, np.split(found, ends), strict=True))
 
-    def _magnitudes_in(self, cells: NDArray[np.int64]) -> NDArray[np.float32]:
-        """All magnitudes of some cells (codes without sign), in no order."""
-        codes = np.concatenate([cells, cells + grid.SIGN])
+    def _magnitudes_in(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """All magnitudes in some cells, in no order."""
+        codes = np.concatenate([self._cells[places], self._cells[places] + grid.SIGN])
         self._fetch(codes)
         known = [self._inside[code] for code in codes.tolist() if code in self._inside]
         return np.abs(np.concatenate(known)) if known else np.empty(0, np.float32)
 
-    def _cell(self, rank: int) -> int:
+    def _place(self, rank: int) -> int:
         return int(np.searchsorted(self._running, rank, side="right"))
 
-    def _before(self, cell: int) -> int:
-        return int(self._running[cell - 1]) if cell else 0
+    def _before(self, place: int) -> int:
+        return int(self._running[place - 1]) if place else 0
 
     def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         rank = (self.n - 1) // 2
-        middle = self._cell(rank)
+        middle = self._place(rank)
         span = (float(self._lows[middle]), float(self._highs[middle]))
         least, most = self._distance_bounds(rank, *span)
         # eps lies between these, so near between two counts, so the k-th magnitude in a few cells
-        ends = (_SIGMA * c * least, _SIGMA * c * most)
-        first = int(np.searchsorted(self._highs, ends[0], side="left"))
-        last = int(np.searchsorted(self._lows, ends[1], side="left"))
-        deciding = [self._cell(self._rank_of(self._before(cell), shares)) for cell in (first, last)]
-        magnitudes = np.concatenate(
+        first = int(np.searchsorted(self._highs, _SIGMA * c * least, side="left"))
+        last = int(np.searchsorted(self._lows, _SIGMA * c * most, side="left"))
+        ends = [self._place(self._rank_of(self._before(place), shares)) for place in (first, last)]
+        places = np.concatenate(
             [
                 [middle],
                 self._undecided(*span, least, most),
                 np.arange(first, last),
-                np.arange(deciding[0], deciding[1] + 1),
+                np.arange(ends[0], ends[1] + 1),
             ]
-        )
-        places = np.searchsorted(self._signed, np.array([*ranks]), side="right")
-        codes = [magnitudes, magnitudes + grid.SIGN, self._order[places]]
-        self._fetch(np.concatenate(codes).astype(np.int64))
+        ).astype(np.int64)
+        cells = self._cells[places]
+        signed = self._codes[np.searchsorted(self._signed, np.array([*ranks]), side="right")]
+        self._fetch(np.concatenate([cells, cells + grid.SIGN, signed]))
 
     def _rank_of(self, near: int, shares: tuple[float, float]) -> int:
         share = min(max(near / self.n, shares[0]), shares[1])
@@ -196,42 +202,40 @@ class _Refined:
         """Cells that may hold a distance in [least, most] from a centre in [low, high]."""
         nearest = np.maximum(np.maximum(self._lows - high, low - self._highs), 0.0)
         farthest = np.maximum(self._highs - low, high - self._lows)
-        return np.flatnonzero((farthest >= least) & (nearest <= most) & (self._counts > 0))
+        return np.flatnonzero((farthest >= least) & (nearest <= most))
 
     def value(self, rank: int) -> float:
         if rank == 0 and self._tally.lowest < 0:
             return self._tally.lowest
         place = int(np.searchsorted(self._signed, rank, side="right"))
-        code = int(self._order[place])
+        code = int(self._codes[place])
         self._fetch(np.array([code]))
-        before = int(self._signed[place - 1]) if place else 0
-        return float(np.partition(self._inside[code], rank - before)[rank - before])
+        inner = rank - (int(self._signed[place - 1]) if place else 0)
+        return float(np.partition(self._inside[code], inner)[inner])
 
     def magnitude(self, rank: int) -> float:
-        cell = self._cell(rank)
-        inner = rank - self._before(cell)
-        return float(np.partition(self._magnitudes_in(np.array([cell])), inner)[inner])
+        place = self._place(rank)
+        inner = rank - self._before(place)
+        return float(np.partition(self._magnitudes_in(np.array([place])), inner)[inner])
 
     def distance(self, rank: int, center: float) -> float:
         least, most = self._distance_bounds(rank, center, center)
-        cells = self._undecided(center, center, least, most)
+        places = self._undecided(center, center, least, most)
         farthest = np.maximum(self._highs - center, center - self._lows)
         inner = rank - int(self._counts[farthest < least].sum())
-        inside = self._magnitudes_in(cells)
+        inside = self._magnitudes_in(places)
         return float(kernels.select_distance(inside, center, inner, least, most))
 
     def count_below(self, limit: float) -> int:
-        cell = int(np.searchsorted(self._highs, limit, side="left"))
-        if cell >= self._highs.size:
-            return self.n
-        if self._lows[cell] >= limit or self._counts[cell] == 0:
-            return self._before(cell)
-        inside = self._magnitudes_in(np.array([cell]))
-        return self._before(cell) + int((inside < np.float64(limit)).sum())
+        place = int(np.searchsorted(self._highs, limit, side="left"))
+        if place == self._cells.size or self._lows[place] >= limit:
+            return self._before(place)
+        inside = self._magnitudes_in(np.array([place]))
+        return self._before(place) + int((inside < np.float64(limit)).sum())
 
     def count_equal(self, magnitude: float) -> int:
-        cell = int(np.searchsorted(self._highs, magnitude, side="left"))
-        inside = self._magnitudes_in(np.array([cell]))
+        place = int(np.searchsorted(self._highs, magnitude, side="left"))
+        inside = self._magnitudes_in(np.array([place]))
         return int((inside == np.float32(magnitude)).sum())
 
 

@@ -89,7 +89,7 @@ class Recorder:
         tokens: Tokens,
         moved: torch.Tensor | None = None,
     ) -> None:
-        """Count (batch * tokens, channels) of one point; ``moved`` keeps the marked values alone."""
+        """Count (batch * tokens, channels) of one point; ``moved`` keeps what is marked alone."""
         key = Key(point.layer, point.stack, point.site, phase, point.module)
         names = self._class_names(point.layer)
         documents, rows = np.unique(tokens.documents, return_inverse=True)

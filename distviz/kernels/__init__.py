@@ -85,10 +85,10 @@ def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
 
 
 def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], tally: Tally
+    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
 ) -> NDArray[np.float32]:
-    """Return the float32 values whose upper 16 bits are marked in ``wanted``, ordered by them."""
-    found: NDArray[np.float32] = _path(values).gather(values, rows, wanted, tally)
+    """Return the float32 values in some cells (upper 16 bits, ascending), cell by cell."""
+    found: NDArray[np.float32] = _path(values).gather(values, rows, cells, tally)
     return found
 
 

@@ -82,21 +82,20 @@ def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
 
 
 def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], tally: Tally
+    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
 ) -> NDArray[np.float32]:
-    """Return the float32 values whose upper 16 bits are wanted, ordered by these bits."""
+    """Return the float32 values in some cells (upper 16 bits, ascending), cell by cell."""
     array = values.numpy()
     words = array.view(np.uint32)
-    cells = np.flatnonzero(wanted)
-    ends = np.cumsum(tally.table[cells])
-    out = np.empty(int(ends[-1]) if ends.size else 0, np.float32)
-    place = np.zeros(grid.CELLS, np.int64)
-    place[cells] = ends - tally.table[cells]
+    lot = np.zeros(grid.CELLS, np.uint16)
+    lot[cells] = np.arange(1, cells.size + 1)
+    places = np.concatenate([[0], [0], np.cumsum(tally.table[cells])])
+    out = np.empty(int(places[-1]), np.float32)
     parts = []
     for chunk, table in zip(_chunks(rows, values.shape[1]), tally.parts, strict=True):
-        parts.append((chunk, place.copy()))
-        place[cells] += table[cells]
-    _share(lambda part: loops.gather_32(array, words, part[0], wanted, part[1], out), parts)
+        parts.append((chunk, places.copy()))
+        places[1:-1] += table[cells]
+    _share(lambda part: loops.gather_32(array, words, part[0], lot, part[1], out), parts)
     return out
 
 

@@ -66,13 +66,15 @@ def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
 
 
 def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], wanted: NDArray[np.uint8], tally: Tally
+    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
 ) -> NDArray[np.float32]:
     """See `distviz.kernels.cpu.gather`."""
     del tally
     picked = _at(values, rows)
     codes = _upper_codes(picked)
-    chosen = torch.from_numpy(wanted.astype(bool)).to(values.device)[codes]
+    wanted = torch.zeros(grid.CELLS, dtype=torch.bool)
+    wanted[torch.from_numpy(cells)] = True
+    chosen = wanted.to(values.device)[codes]
     order = torch.argsort(codes[chosen], stable=True)
     return np.asarray(picked[chosen][order].cpu().numpy())
 

@@ -125,19 +125,20 @@ def _accumulate(row, shift, sums, squares, lows, highs):
 
 
 @njit(**_OPTIONS)
-def gather_32(values, bits, rows, wanted, places, out):
-    """Copy values whose upper 16 bits are wanted (uint8[65536]) to ``out``, cell by cell.
+def gather_32(values, bits, rows, lot, places, out):
+    """Copy values to ``out``, cell by cell; a cell is a pattern of the upper 16 bits.
 
-    ``places`` (int64[65536]) says where the next value of a cell goes, and is moved on.
+    ``lot`` (uint16[65536]) numbers the wanted cells from 1, 0 is not wanted; ``places`` (int64, by
+    lot) says where the next value of a cell goes, and is moved on.
     """
     width = values.shape[1]
     for index in range(rows.size):
         row, words = values[rows[index]], bits[rows[index]]
         for column in range(width):
-            cell = words[column] >> np.uint32(16)
-            if wanted[cell]:
-                out[places[cell]] = row[column]
-                places[cell] += 1
+            number = lot[words[column] >> np.uint32(16)]
+            if number:
+                out[places[number]] = row[column]
+                places[number] += 1
 
 
 @njit(**_OPTIONS)

@@ -1,0 +1,11 @@
+"""Figures from a `Run`: functions take data and return a `matplotlib.figure.Figure`.
+
+They never save, show or change what they are given, and keep no global state of pyplot, so they
+are safe in threads and notebooks. What is drawn is computed apart, as plain data (`bins`).
+"""
+
+from distviz.plots.bins import PairedBins, Panel, paired_bins
+from distviz.plots.bylayer import overview
+from distviz.plots.signature import draw_paired, paired
+
+__all__ = ["PairedBins", "Panel", "draw_paired", "overview", "paired", "paired_bins"]

@@ -1,0 +1,46 @@
+"""Paired timing: the two sides in turn, so that a drifting machine hits both alike."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def paired(
+    first: Callable[[], object], second: Callable[[], object], pairs: int
+) -> tuple[float, float, float]:
+    """Return the medians of both sides in seconds, and the median of first / second by pair."""
+    first()
+    second()
+    times = [(seconds(first), seconds(second)) for _ in range(pairs)]
+    ratios = [a / b for a, b in times]
+    return (
+        statistics.median(a for a, _ in times),
+        statistics.median(b for _, b in times),
+        statistics.median(ratios),
+    )
+
+
+def model_from_arguments(dtype: torch.dtype) -> tuple[torch.nn.Module, object]:
+    """Open the GGUF named on the command line."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python {sys.argv[0]} path/to/SmolLM2-135M-Instruct.gguf")
+    path = Path(sys.argv[1])
+    where = {"gguf_file": path.name}
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, **where, dtype=dtype)
+    return model.eval(), tokenizer
