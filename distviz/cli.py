@@ -71,11 +71,14 @@ def _edge(command: Callable[..., None]) -> Callable[..., None]:
             # The reader of a pipe has gone (head, less); that is no error of ours.
             sys.stdout = None
             raise typer.Exit(0) from None
-        except (OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:
             if kwargs.get("debug"):
                 raise
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            _complain(reason, "run again with --debug to see where it happened")
+            reason = str(error).strip().split("\n")[0]
+            _complain(
+                f"{type(error).__name__}: {reason}".rstrip(": "),
+                "run again with --debug to see where it happened",
+            )
             raise typer.Exit(1) from None
 
     return guarded

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from distviz import kernels
 from distviz.arm import Plan
 from distviz.config import LayerSettings, RunSettings
 from distviz.corpus import (
@@ -210,14 +211,17 @@ def measure(
     stage = Stage.prepare(opened, settings)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
     passes = 2 if stage.is_paired else 1
+    if not kernels.is_compiled():
+        told.stage("compiling the counting loops (once, some ten seconds)")
     told.stage("measuring")
     told.start(passes * corpus.tokens)
     started = time.perf_counter()
     with ExitStack() as stack:
         head = None
         if opened.has_head and (settings.ripple or not stage.moved):
-            head = HeadInput(opened.model)
-            stack.callback(head.close)
+            head = HeadInput.of(opened.model)
+            if head is not None:
+                stack.callback(head.close)
         for batch in batches:
             _measure_batch(stage, batch, head, told)
             stage.recorder.close_documents(batch.finished)

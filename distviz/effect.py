@@ -36,13 +36,19 @@ class HeadInput:
     """
 
     model: Any
+    head: nn.Module
     _hidden: torch.Tensor | None = None
     _finish: Callable[[torch.Tensor], torch.Tensor] | None = None
     _listening: bool = False
 
     def __post_init__(self) -> None:
-        self.head: nn.Module = self.model.get_output_embeddings()
         self._handle = self.head.register_forward_pre_hook(self._keep)
+
+    @classmethod
+    def of(cls, model: Any) -> HeadInput | None:
+        """Listen to a model's head; None where it has none."""
+        head = model.get_output_embeddings()
+        return None if head is None else cls(model, head)
 
     def close(self) -> None:
         """Take the hook off."""

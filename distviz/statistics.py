@@ -126,8 +126,8 @@ def gini(sketch: Sketch) -> float:
 
 
 def entropy_bits(sketch: Sketch) -> float:
-    """Return the Shannon entropy of the grid's cells in bits; -0 and +0 are one cell."""
-    _, counts = _merge_zeros(*sketch.pairs())
+    """Return the Shannon entropy in bits of the values rounded to bf16; -0 and +0 are one."""
+    _, counts = _merge_zeros(*_on_bf16(sketch))
     if not counts.size:
         return math.nan
     shares = counts / counts.sum()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.kernels import cpu, device
+from distviz.kernels import cpu, device, loops
 from distviz.kernels.loops import distance_of_rank, select_distance, summarise
 from distviz.kernels.random import row_keys, uniforms
 from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
@@ -31,6 +32,7 @@ __all__ = [
     "find_moved",
     "force_torch",
     "gather",
+    "is_compiled",
     "observe",
     "row_keys",
     "select_distance",
@@ -51,6 +53,12 @@ def force_torch() -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+def is_compiled() -> bool:
+    """Whether the compiled loops are cached on disk, so that a first call is quick."""
+    folder = getattr(getattr(loops.count_16, "_cache", None), "cache_path", None)
+    return folder is not None and any(Path(folder).glob("loops.observe*.nbi"))
 
 
 def _path(values: torch.Tensor) -> Any:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["PairedBins", "Panel", "paired_bins"]
 
 Counts = NDArray[np.int64]
-_HIDDEN = 0.02
-"""A bar below this part of the tallest can hardly be seen on a linear scale."""
+_LOW = 0.02
+"""On a linear scale little can be read from bars below this part of the tallest."""
+_INVISIBLE = 0.008
+"""Bars below this part of the tallest are a pixel or two high on a linear scale."""
+_MOST_LOW, _MOST_LEFT_OUT = 0.1, 0.01
+"""Shares of the values: in low bars before a logarithmic scale is taken, beyond the window."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ class PairedBins:
     edges
         float64 (bins + 1,), shared by the panels; doubling outside the window.
     first, last
-        The bins ``first`` to ``last - 1`` are drawn: equally wide, centred on zero.
+        The bins ``first`` to ``last - 1`` are drawn: equally wide, centred on zero. On a linear
+        scale they end where the bars become too low to be seen.
+    log
+        Whether the counts stand on a logarithmic scale.
     eps
         Half width of the near-zero band.
     panels
@@ -79,6 +86,7 @@ class PairedBins:
     edges: NDArray[np.float64]
     first: int
     last: int
+    log: bool
     eps: float
     panels: tuple[Panel, ...]
     untouched: Counts | None = None
@@ -107,18 +115,16 @@ class PairedBins:
         """The tallest bar of all panels."""
         return max(int(self.inside(panel.counts).max()) for panel in self.panels)
 
-    @property
-    def wants_log(self) -> bool:
-        """Whether most of what lies beside the tallest bar would be too low to be seen."""
-        bars = self.inside(self.panels[0].counts)
-        others = np.delete(bars, bars.argmax())
-        return bool(others[others < _HIDDEN * self.peak].sum() > others.sum() / 2)
-
 
 def paired_bins(
-    run: Run, layer: int, site: str = "act", *, module: str | None = None
+    run: Run,
+    layer: int,
+    site: str = "act",
+    *,
+    module: str | None = None,
+    log: bool | str = "auto",
 ) -> PairedBins:
-    """Count one place of a run on shared bins.
+    """Count one place of a run on shared bins; arguments as of `paired`.
 
     Raises
     ------
@@ -131,32 +137,77 @@ def paired_bins(
     key = next(iter(keys.values()))
     edges, eps = run.edges(key), run.bands[key]
     partners = {leads: "leaving", "after": "landing"}
-    panels = [
+    panels = tuple(
         _panel(phase, sketches[phase], sketches.get(partner), edges, eps)
         for phase, partner in partners.items()
         if phase in sketches
-    ]
+    )
     untouched = None
     if leads == "arriving" and "before" in sketches:
         untouched = statistics.histogram(sketches["before"], edges)
     widths = np.diff(edges)
-    drawn = np.flatnonzero(widths == widths.min())
+    fine = np.flatnonzero(widths == widths.min())
+    drawn = slice(int(fine[0]), int(fine[-1]) + 1)
+    is_log = _wants_log(panels, drawn) if log == "auto" else bool(log)
+    if not is_log:
+        drawn = _visible(panels, drawn)
     return PairedBins(
         key=key._replace(phase=panels[0].phase),
         edges=edges,
-        first=int(drawn[0]),
-        last=int(drawn[-1]) + 1,
+        first=drawn.start,
+        last=drawn.stop,
+        log=is_log,
         eps=eps,
-        panels=tuple(panels),
+        panels=panels,
         untouched=untouched,
         moved=sketches["leaving"].count if "leaving" in sketches else None,
     )
 
 
+def _wants_log(panels: tuple[Panel, ...], drawn: slice) -> bool:
+    """Tell whether much of what lies beside the tallest bar would be too low to be read."""
+    bars = panels[0].counts[drawn]
+    others = np.delete(bars, bars.argmax())
+    low = others[others < _LOW * _peak(panels, drawn)]
+    return bool(low.sum() > _MOST_LOW * others.sum())
+
+
+def _visible(panels: tuple[Panel, ...], drawn: slice) -> slice:
+    """Narrow the drawn bins, evenly on both sides, to those that can be seen."""
+    least = _INVISIBLE * _peak(panels, drawn)
+    seen = np.zeros(drawn.stop - drawn.start, bool)
+    for panel in panels:
+        counts = panel.counts[drawn]
+        seen |= (counts > least) | _all_but(counts, _MOST_LEFT_OUT)
+        if panel.moved is not None and panel.phase == "after":
+            seen |= _all_but(panel.moved[drawn], _MOST_LEFT_OUT)
+    places = np.flatnonzero(seen)
+    if not places.size:
+        return drawn
+    spare = int(min(places[0], seen.size - 1 - places[-1]))
+    spare = max(min(spare, seen.size // 2 - 4), 0)
+    return slice(drawn.start + spare, drawn.stop - spare)
+
+
+def _all_but(counts: Counts, share: float) -> NDArray[np.bool_]:
+    """Mark the bins that hold all counts but a share, half of it on either side."""
+    running = np.cumsum(counts)
+    total = running[-1]
+    inside = (running > share / 2 * total) & (running - counts < (1 - share / 2) * total)
+    return np.asarray(inside, dtype=np.bool_)
+
+
+def _peak(panels: tuple[Panel, ...], drawn: slice) -> int:
+    return max(int(panel.counts[drawn].max()) for panel in panels)
+
+
 def _place(run: Run, layer: int, site: str, module: str | None) -> list[Key]:
     """Return the keys of one place, all phases."""
-    key = run.find(layer, site, next(key.phase for key in run.keys))
-    places = [keys for keys in run.places().values() if (keys[0].layer, keys[0].site) == key[:3:2]]
+    places = [
+        keys for keys in run.places().values() if (keys[0].layer, keys[0].site) == (layer, site)
+    ]
+    if not places:
+        run.find(layer, site)
     if module is None:
         return places[0]
     for keys in places:

@@ -11,10 +11,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 __all__ = [
+    "BAND",
     "DARK",
     "GRID",
     "INK",
     "LIGHT",
+    "LINE",
     "MUTED",
     "blank",
     "number",
