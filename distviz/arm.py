@@ -104,13 +104,22 @@ class ARM:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        numbers = {"c": self.c, "p1": self.p1, "p_min": self.p_min, "p_max": self.p_max}
+        if self.fraction is not None:
+            numbers["fraction"] = self.fraction
+        for name, number in numbers.items():
+            if not isinstance(number, int | float):
+                raise RequestError(f"{name} is {number!r}, expected a number")
+        for name in ("passes", "seed"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or not -(2**63) <= number < 2**63:
+                raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
         if not (self.c > 0 and math.isfinite(self.c)):
             raise RequestError(f"c is {self.c}, it must be above 0", "published: 0.05 to 0.45")
         if not 0 <= self.p1 <= 100:
             raise RequestError(f"p1 is {self.p1}, it must lie between 0 and 100")
-        for name in ("p_min", "p_max", "fraction"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
+        for name, share in numbers.items():
+            if name not in ("c", "p1") and not 0 <= share <= 1:
                 raise RequestError(f"{name} is {share}, it must lie between 0 and 1")
         if self.p_min > self.p_max:
             raise RequestError(f"p_min {self.p_min} is larger than p_max {self.p_max}")
@@ -248,8 +257,9 @@ class ARM:
         valid = _valid_tokens(batch, mask)
         if tokens is None:
             tokens = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
-        tokens = np.asarray(tokens, dtype=np.int64).reshape(valid.shape)
-        owners = np.arange(len(valid)) if documents is None else np.asarray(documents)
+        tokens = _on_host(tokens, "tokens", valid.shape, np.int64)
+        owners = np.arange(len(valid)) if documents is None else documents
+        owners = _on_host(owners, "documents", valid.shape[:1], np.int64)
         flat = batch.view(batch.shape[0] * batch.shape[1], batch.shape[2])
         target = _target(flat, x, out)
         if target.data_ptr() != flat.data_ptr() and not valid.all():
@@ -267,8 +277,9 @@ class ARM:
             for index in range(len(valid))
         ]
         result = target.view(x.shape)
-        if out is not None and result.data_ptr() != out.data_ptr():
-            out.copy_(result)
+        if out is not None:
+            if result.data_ptr() != out.data_ptr():
+                out.copy_(result)
             result = out
         return result, plans, None if moved is None else moved.view(x.shape)
 
@@ -346,15 +357,22 @@ def _valid_tokens(batch: torch.Tensor, mask: Any) -> NDArray[np.bool_]:
     shape = tuple(batch.shape[:2])
     if mask is None:
         return np.ones(shape, bool)
-    array = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask, dtype=bool)
-    if array.size != shape[0] * shape[1]:
-        raise RequestError(f"mask has shape {array.shape}, x has (batch, tokens) {shape}")
-    return array.reshape(shape)
+    return _on_host(mask, "mask", shape, np.bool_)
+
+
+def _on_host(values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return a tensor or array of that shape as NumPy; one sequence may leave the batch out."""
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
+        raise RequestError(f"{name} has shape {array.shape}, expected {shape}")
+    return array.astype(dtype).reshape(shape)
 
 
 def _one_sequence(x: torch.Tensor, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Return one sequence of any shape as (rows, channels), and its rows that take part."""
     values = x.detach().contiguous()
-    values = values.view(-1, values.shape[-1] if values.dim() else 1)
-    valid = _valid_tokens(values[None], mask)[0]
-    return values, np.flatnonzero(valid)
+    leading = tuple(values.shape[:-1])
+    rows = values.view(math.prod(leading), values.shape[-1] if values.dim() else 1)
+    if mask is None:
+        return rows, np.arange(rows.shape[0])
+    return rows, np.flatnonzero(_on_host(mask, "mask", leading, np.bool_))

@@ -82,6 +82,7 @@ class Sketch:
         from distviz import kernels
 
         rows, slots = _as_rows(values, mask)
+        self._agree(grid.grid_for_dtype(str(rows.dtype)))
         if rows.numel():
             seen = kernels.observe(rows, slots, 1, channels=False)
             self.absorb(seen, 0)
@@ -171,6 +172,10 @@ class Sketch:
             return math.nan
         return math.sqrt(math.fsum((values - self.mean()) ** 2 * counts) / self.count)
 
+    def clip(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Keep numbers inside the exact extremes, which a cell of wider data can overstep."""
+        return numbers if math.isnan(self.min) else np.clip(numbers, self.min, self.max)
+
     def quantile(self, q: ArrayLike) -> Any:
         """Return quantiles by linear interpolation (NumPy's default), q between 0 and 1.
 
@@ -179,7 +184,7 @@ class Sketch:
         wanted = np.asarray(q, dtype=np.float64)
         if not ((wanted >= 0) & (wanted <= 1)).all():
             raise RequestError("quantiles lie between 0 and 1")
-        found = interpolate_quantiles(*self.pairs(), np.atleast_1d(wanted))
+        found = self.clip(interpolate_quantiles(*self.pairs(), np.atleast_1d(wanted)))
         return float(found[0]) if wanted.ndim == 0 else found.reshape(wanted.shape)
 
 

@@ -141,7 +141,7 @@ def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> 
     """
     values, counts = sketch.pairs()
     shares = np.array(list(PERCENTILES.values())) / 100
-    quantiles = interpolate_quantiles(values, counts, shares)
+    quantiles = sketch.clip(interpolate_quantiles(values, counts, shares))
     mad = center_and_mad(sketch)[1]
     band = _SIGMA * mad * c if eps is None else eps
     return {

@@ -42,12 +42,13 @@ def as_float64(x: torch.Tensor) -> NDArray[np.float64]:
 
 
 def _taking_part(x: torch.Tensor, mask: Any) -> NDArray[np.bool_]:
-    finite = np.isfinite(as_float64(x))
+    finite: NDArray[np.bool_] = np.isfinite(as_float64(x))
     if mask is None:
         return finite
     counted = np.asarray(mask).astype(bool)
     trailing = int(np.prod(tuple(x.shape)[counted.ndim :], dtype=np.int64))
-    return finite & np.repeat(counted.reshape(-1), trailing)
+    taking_part: NDArray[np.bool_] = finite & np.repeat(counted.reshape(-1), trailing)
+    return taking_part
 
 
 def _lower_median(values: NDArray[np.float64]) -> float:

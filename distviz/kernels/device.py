@@ -150,14 +150,15 @@ def observe(
     of_row = torch.from_numpy(np.ascontiguousarray(slots[rows])).to(values.device)
     cells = _grid_codes(picked) + of_row[:, None] * grid.CELLS
     tables = torch.bincount(cells.flatten(), minlength=n_slots * grid.CELLS)
-    zeros = torch.bincount(of_row, weights=(picked == 0).sum(1).float(), minlength=n_slots)
+    zeros = torch.zeros(n_slots, dtype=torch.int64, device=values.device)
+    zeros.index_add_(0, of_row, (picked == 0).sum(1))
     wide = _doubles(picked)
     low, high = _extremes(wide, of_row.to(wide.device), n_slots)
     name = grid.grid_for_dtype(str(values.dtype))
     return Observation(
         name,
         tables.cpu().numpy().reshape(n_slots, grid.CELLS),
-        zeros.cpu().numpy().astype(np.int64),
+        zeros.cpu().numpy(),
         low,
         high,
         _channel_sums(wide) if channels else None,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from distviz import statistics
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.plots.words import arm_layers, arm_settings, model_name
+from distviz.wording import arm_layers, arm_settings, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,6 +217,8 @@ def _limit(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
     if quantity in ("std", "distance") and positive.size and top > _LOG_SPAN * positive.min():
         ax.set_yscale("log", nonpositive="mask")
         ax.set_ylim(float(positive.min()) / 1.5, top * 1.5)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_title(f"{_QUANTITIES[quantity]} (log)", loc="left", pad=3, fontsize=8.5)
         return
     ax.set_ylim(0, top * 1.12 or 1.0)

@@ -10,12 +10,20 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.path import Path as Outline
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from distviz.plots import style
 from distviz.plots.bins import PairedBins, Panel, paired_bins
-from distviz.plots.words import heading, subtitle
+from distviz.sites import SITES
+from distviz.wording import (
+    arm_layers,
+    arm_settings,
+    layer_name,
+    model_name,
+    number,
+    percent,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -64,7 +72,7 @@ def paired(
         If the run holds no such place.
     """
     data = paired_bins(run, layer, site, module=module, log=log)
-    return draw_paired(data, heading(run, data), subtitle(run, data))
+    return draw_paired(data, _heading(run, data), _subtitle(run, data))
 
 
 def draw_paired(data: PairedBins, title: str, caption: str = "") -> Figure:
@@ -96,6 +104,27 @@ def draw_paired(data: PairedBins, title: str, caption: str = "") -> Figure:
         return figure
 
 
+def _heading(run: Run, data: PairedBins) -> str:
+    """Return the title: model, layer, site and number of values."""
+    key = data.key
+    where = layer_name(run, key.layer, key.stack)
+    count = data.panels[0].count
+    return f"{model_name(run)} · {where} · {key.site} · {count:,} value{'s' * (count != 1)}"
+
+
+def _subtitle(run: Run, data: PairedBins) -> str:
+    """Return the second line: what the site is, where, and what ARM does there."""
+    parts = [SITES.get(data.key.site, "what leaves the module").split(" (")[0]]
+    if data.key.module:
+        parts.append(data.key.module)
+    if data.moved is not None:
+        parts.append(f"ARM: {arm_settings(run)}")
+    elif len(data.panels) > 1:
+        layers = ", ".join(map(str, arm_layers(run)[:4])) + ", …" * (len(arm_layers(run)) > 4)
+        parts.append(f"ARM in layer {layers}" if layers else "with ARM")
+    return " · ".join(parts)
+
+
 def _scale(ax: Axes, data: PairedBins) -> None:
     peak = max(data.peak, 1)
     ax.set_xlim(*data.window)
@@ -107,7 +136,8 @@ def _scale(ax: Axes, data: PairedBins) -> None:
         ax.set_ylim(0, peak * _HEADROOM)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         ax.set_ylabel("count per bin")
-        ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
+    ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
     ax.axvspan(-data.eps, data.eps, color=style.BAND, linewidth=0, zorder=0.4, gid="near-zero")
 
@@ -155,9 +185,16 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
 
 def _add_legend(ax: Axes, handles: list[Artist], top: float) -> None:
     if handles:
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(_beside(ax), top),
-                  handlelength=1.1, handleheight=0.9, borderpad=0, borderaxespad=0,
-                  labelspacing=0.4)
+        ax.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(_beside(ax), top),
+            handlelength=1.1,
+            handleheight=0.9,
+            borderpad=0,
+            borderaxespad=0,
+            labelspacing=0.4,
+        )
 
 
 def _beside(ax: Axes) -> float:
@@ -177,12 +214,12 @@ def _note_beyond(ax: Axes, data: PairedBins, panel: Panel) -> None:
     left, right = data.beyond(panel)
     look = {"transform": ax.transAxes, "fontsize": 7.5, "color": style.MUTED}
     if right:
-        share = style.percent(right / panel.count)
-        words = f"{share} beyond\n→ max {style.number(panel.high)}"
+        share = percent(right / panel.count)
+        words = f"{share} beyond → max {number(panel.high)}"
         ax.text(_beside(ax), 0.0, words, va="bottom", linespacing=1.35, **look)
     if left:
-        share = style.percent(left / panel.count)
-        words = f"{share} beyond\n← min {style.number(panel.low)}"
+        share = percent(left / panel.count)
+        words = f"{share} beyond\n← min {number(panel.low)}"
         ax.text(0.012, 0.05, words, va="bottom", linespacing=1.35, **look)
 
 
@@ -191,7 +228,7 @@ def _label_band(ax: Axes, data: PairedBins) -> None:
         ax.text(
             0,
             1.015,
-            f"near zero: |x| < ε = {style.number(data.eps)}",
+            f"near zero: |x| < ε = {number(data.eps)}",
             ha="center",
             va="bottom",
             fontsize=7.5,
@@ -310,11 +347,11 @@ def _rows(data: PairedBins) -> Iterator[tuple[str, list[str]]]:
     counts = [panel.count for panel in panels]
     same = len(set(counts)) == 1
     yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
-    yield "near zero", [style.percent(panel.near_zero) for panel in panels]
-    yield "std", [style.number(panel.std) for panel in panels]
-    yield "Gini", [style.number(panel.gini) for panel in panels]
+    yield "near zero", [percent(panel.near_zero) for panel in panels]
+    yield "std", [number(panel.std) for panel in panels]
+    yield "Gini", [number(panel.gini) for panel in panels]
     if any(panel.nonfinite for panel in panels):
         yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in panels]
     if data.moved is not None:
-        share = style.percent(data.moved / max(panels[0].count, 1))
+        share = percent(data.moved / max(panels[0].count, 1))
         yield "moved", [f"k = {data.moved:,} ({share})"]

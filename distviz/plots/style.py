@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +18,6 @@ __all__ = [
     "LINE",
     "MUTED",
     "blank",
-    "number",
-    "percent",
     "short_count",
     "styled",
 ]
@@ -48,9 +45,10 @@ RC: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
-    "axes.formatter.use_mathtext": True,
+    "axes.formatter.use_mathtext": False,
     "text.color": INK,
     "text.usetex": False,
+    "text.parse_math": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -91,30 +89,6 @@ _BASE = {name: value for name, value in mpl.rcParamsDefault.items() if name != "
 def blank(width: float, height: float) -> Figure:
     """Return an empty figure, in inches."""
     return Figure(figsize=(width, height))
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Write a number in ``digits`` significant digits, without a trailing ``e+00``."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
-    places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:,.{places}f}".replace("-", "−")
-
-
-def percent(share: float) -> str:
-    """Write a share as a percentage; what is neither none nor all never reads so."""
-    if not math.isfinite(share):
-        return "–"
-    if 0 < share < 1e-4:
-        return "< 0.01 %"
-    if 0.9999 < share < 1:
-        return "> 99.99 %"
-    places = 2 if share < 0.0995 else 1
-    return f"{100 * share:.{places}f} %"
 
 
 def short_count(value: float, _: object = None) -> str:

