@@ -33,27 +33,14 @@ from distviz.errors import RequestError
 from distviz.hooks import Redistribution, Tracker, observing
 from distviz.mlp import count_layers, find_points
 from distviz.models import OpenedModel, open_model
+from distviz.progress import Progress
 from distviz.recording import TOKEN_CLASSES, Recorder, Tokens
 from distviz.runs import SCHEMA_VERSION, Run
 from distviz.sites import Point, parse_layers, parse_sites
 
-__all__ = ["Progress", "Stage", "measure", "run"]
+__all__ = ["Stage", "measure", "run"]
 
 Text = str | Path | dict[str, str]
-
-
-@dataclass
-class Progress:
-    """What the loop tells while it works; the base says nothing."""
-
-    def stage(self, text: str) -> None:
-        """Say what is being done."""
-
-    def start(self, tokens: int) -> None:
-        """Say how many tokens will pass through the model, all passes together."""
-
-    def advance(self, tokens: int) -> None:
-        """Say that so many more have passed."""
 
 
 def run(

@@ -6,7 +6,6 @@ torch.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -186,7 +185,7 @@ def _write_all(
                 for kind in tables:
                     _WRITERS[kind](table, Path(beside) / f"{name}.{kind}")
             for name in planned:
-                os.replace(Path(beside) / name, out / name)
+                (Path(beside) / name).replace(out / name)
     except OSError as error:
         raise RequestError(f"cannot write to {out}: {error.strerror or error}") from error
     return [out / name for name in planned]

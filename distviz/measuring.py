@@ -12,14 +12,14 @@ from distviz.errors import RequestError
 from distviz.runs import check_output
 
 if TYPE_CHECKING:
-    from distviz.progress import TerminalProgress
+    from distviz.progress import Progress
     from distviz.runs import Run
 
 __all__ = ["run_to_folder"]
 
 
 def run_to_folder(
-    flags: dict[str, Any], config: Path | None, model: str | None, progress: TerminalProgress
+    flags: dict[str, Any], config: Path | None, model: str | None, progress: Progress
 ) -> tuple[Run, Path]:
     """Measure as the flags and files say, and write the run folder with its figures.
 

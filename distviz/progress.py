@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distviz.collect import Progress
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-__all__ = ["TerminalProgress"]
+__all__ = ["Progress", "TerminalProgress"]
+
+
+class Progress:
+    """What a measurement tells while it works; this base says nothing."""
+
+    def stage(self, text: str) -> None:
+        """Say what is being done."""
+
+    def start(self, tokens: int) -> None:
+        """Say how many tokens will pass through the model, all passes together."""
+
+    def advance(self, tokens: int) -> None:
+        """Say that so many more have passed."""
+
+    def stop(self) -> None:
+        """Say that it is over, also after an error."""
 
 
 class TerminalProgress(Progress):

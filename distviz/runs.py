@@ -23,13 +23,14 @@ from distviz.errors import RequestError
 from distviz.sites import PHASES, SITES, Key
 from distviz.sketch import Sketch
 
-__all__ = ["SCHEMA_VERSION", "Run", "check_output", "staging"]
+__all__ = ["COMPARISON", "RUN", "SCHEMA_VERSION", "Run", "check_output", "read_manifest", "staging"]
 
 SCHEMA_VERSION = 1
 """Changes whenever a file's meaning changes; a run of another version is refused by name."""
 
-MANIFEST = "run.json"
-KINDS = (MANIFEST, "comparison.json")
+RUN = "run.json"
+COMPARISON = "comparison.json"
+KINDS = (RUN, COMPARISON)
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arriving")
 
@@ -204,7 +205,7 @@ class Run:
             lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self.texts)
             (folder / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
         text = json.dumps(self.manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (folder / RUN).write_text(text + "\n", encoding="utf-8")
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the run folder without figures: complete, or not at all.
@@ -228,7 +229,7 @@ class Run:
             If it is not there, not a run, of another schema version, or damaged (which file).
         """
         path = Path(folder)
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         texts = None
         try:
             name = "counts.parquet"
@@ -262,20 +263,27 @@ def _named(key: Key) -> dict[str, Any]:
     return {name: getattr(key, name) for name in _KEY_COLUMNS}
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, Any]:
+    """Read ``run.json`` or ``comparison.json`` and check its schema version.
+
+    Raises
+    ------
+    RequestError
+        If the folder is not of this kind, the file is damaged, or the version is another.
+    """
     if not path.is_dir():
-        raise RequestError(f"{path} is not a folder", "give the folder that distviz run wrote")
-    if not (path / MANIFEST).exists():
-        raise RequestError(f"{path} is not a run: it has no {MANIFEST}")
+        raise RequestError(f"{path} is not a folder", f"give the folder of a {kind}")
+    if not (path / name).exists():
+        raise RequestError(f"{path} is not a {kind}: it has no {name}")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((path / name).read_text(encoding="utf-8"))
         version = manifest["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path / MANIFEST} is damaged: {error}") from error
+        raise RequestError(f"{path / name} is damaged: {error}") from error
     if version != SCHEMA_VERSION:
         raise RequestError(
             f"{path} was written in schema version {version}, this distviz reads {SCHEMA_VERSION}",
-            "measure again, or use the version of distviz that run.json names",
+            f"measure again, or use the version of distviz that {name} tells",
         )
     return dict(manifest)
 

@@ -94,10 +94,12 @@ def _moved(run: Run) -> str:
     moved = sum(run.merged[key].count for key in run.keys if key.phase == "leaving")
     behind = [key for key in run.keys if key.phase == "leaving"]
     values = sum(run.merged[key._replace(phase="after")].count for key in behind)
-    return (
-        f"ARM in layer{'s' * (len(layers) > 1)} {shown} · {arm_settings(run)} · "
-        f"moved {moved:,} values ({percent(moved / max(values, 1))})"
-    )
+    words = [
+        f"ARM in layer{'s' * (len(layers) > 1)} {shown}",
+        arm_settings(run),
+        f"moved {moved:,} values ({percent(moved / max(values, 1))})",
+    ]
+    return " · ".join(word for word in words if word)
 
 
 def effect_line(run: Run) -> str:

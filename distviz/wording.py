@@ -68,6 +68,8 @@ def percent(share: float) -> str:
     """Write a share as a percentage; what is neither none nor all never reads so."""
     if not math.isfinite(share):
         return "–"
+    if share == 0:
+        return "0 %"
     if 0 < share < 1e-4:
         return "< 0.01 %"
     if 0.9999 < share < 1:

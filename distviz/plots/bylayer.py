@@ -16,6 +16,7 @@ from distviz.plots import style
 from distviz.wording import arm_layers, arm_settings, model_name
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -199,7 +200,8 @@ def _draw(ax: Axes, series: list[LayerSeries], quantity: str, marked: list[int])
                     **look | {"markersize": size * look["markersize"]},
                 )
     layers = np.concatenate([one.layers for one in series])
-    ax.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
+    spare = 0.5 if layers.size > 1 else 1.5
+    ax.set_xlim(layers.min() - spare, layers.max() + spare)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.set_title(_QUANTITIES[quantity], loc="left", pad=3, fontsize=8.5, color=style.INK)
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
@@ -227,9 +229,9 @@ def _limit(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
 
 
-def _legend(ax: Axes) -> tuple[list[object], list[str]]:
+def _legend(ax: Axes) -> tuple[list[Artist], list[str]]:
     """One entry a phase, and one for the mark of ARM's layers."""
-    found: dict[str, object] = {}
+    found: dict[str, Artist] = {}
     for handle in ax.get_lines():
         found.setdefault(str(handle.get_label()), handle)
     for patch in ax.patches:

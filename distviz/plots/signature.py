@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, Rectangle
-from matplotlib.path import Path as Outline
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from distviz.plots import style
+from distviz.plots.arrows import draw_arrows
 from distviz.plots.bins import PairedBins, Panel, paired_bins
+from distviz.plots.margin import SIDE, add_legend, note_beyond, write_numbers
 from distviz.sites import SITES
 from distviz.wording import (
     arm_layers,
@@ -22,7 +21,6 @@ from distviz.wording import (
     layer_name,
     model_name,
     number,
-    percent,
 )
 
 if TYPE_CHECKING:
@@ -34,12 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_paired", "paired"]
 
-_NAMES = {"before": "before", "arriving": "arriving", "after": "after"}
 _HEADROOM = 1.1
 _LOG_FLOOR = 0.7
-_MOST_ARROWS = 3
-_SIDE = 0.755
-"""Where the column of numbers begins, in parts of the figure's width."""
 
 
 def paired(
@@ -82,7 +76,7 @@ def draw_paired(data: PairedBins, title: str, caption: str = "") -> Figure:
         figure = style.blank(8.0, 5.6 if rows == 2 else 3.5)
         top, bottom = (0.86, 0.09) if rows == 2 else (0.79, 0.145)
         grid = figure.add_gridspec(
-            rows, 1, left=0.085, right=_SIDE - 0.03, top=top, bottom=bottom, hspace=0.14
+            rows, 1, left=0.085, right=SIDE - 0.03, top=top, bottom=bottom, hspace=0.14
         )
         axes = [figure.add_subplot(grid[row]) for row in range(rows)]
         figure.text(0.02, 0.965 if rows == 2 else 0.945, title, fontsize=10.5, weight="bold")
@@ -90,9 +84,9 @@ def draw_paired(data: PairedBins, title: str, caption: str = "") -> Figure:
         for ax, panel in zip(axes, data.panels, strict=True):
             _scale(ax, data)
             handles = _draw_panel(ax, data, panel)
-            below = _write_numbers(figure, ax, data) if ax is axes[0] else 1.02
-            _add_legend(ax, handles, below)
-            _note_beyond(ax, data, panel)
+            below = write_numbers(figure, ax, data) if ax is axes[0] else 1.02
+            add_legend(ax, handles, below)
+            note_beyond(ax, data, panel)
         for ax in axes[:-1]:
             ax.tick_params(labelbottom=False)
         axes[-1].set_xlabel(
@@ -100,7 +94,7 @@ def draw_paired(data: PairedBins, title: str, caption: str = "") -> Figure:
         )
         _label_band(axes[0], data)
         if rows == 2 and data.moved:
-            _draw_arrows(figure, axes, data)
+            draw_arrows(figure, axes, data, _floor(data))
         return figure
 
 
@@ -118,7 +112,7 @@ def _subtitle(run: Run, data: PairedBins) -> str:
     if data.key.module:
         parts.append(data.key.module)
     if data.moved is not None:
-        parts.append(f"ARM: {arm_settings(run)}")
+        parts.append(f"ARM: {arm_settings(run)}".removesuffix(": "))
     elif len(data.panels) > 1:
         layers = ", ".join(map(str, arm_layers(run)[:4])) + ", …" * (len(arm_layers(run)) > 4)
         parts.append(f"ARM in layer {layers}" if layers else "with ARM")
@@ -144,10 +138,10 @@ def _scale(ax: Axes, data: PairedBins) -> None:
 
 def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
     """Bars as one shape each, so that no seams show between them."""
-    floor = _LOG_FLOOR if data.log else 0.0
+    floor = _floor(data)
     edges = data.edges[data.first : data.last + 1]
     counts = np.maximum(data.inside(panel.counts), floor)
-    bars = {"fill": True, "linewidth": 0}
+    bars: dict[str, Any] = {"fill": True, "linewidth": 0}
     ax.stairs(counts, edges, baseline=floor, color=style.LIGHT[panel.phase], gid="bars", **bars)
     handles: list[Artist] = []
     if panel.moved is not None:
@@ -167,13 +161,13 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
             linewidth=0.7,
             zorder=1.4,
             gid="outline",
-            label="before, for comparison",
+            label=f"{_outlined(data, panel)}, for comparison",
         )
         handles.append(line)
     ax.text(
         0.012,
         0.975,
-        _NAMES[panel.phase],
+        panel.phase,
         transform=ax.transAxes,
         va="top",
         fontsize=9.5,
@@ -183,24 +177,13 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
     return handles
 
 
-def _add_legend(ax: Axes, handles: list[Artist], top: float) -> None:
-    if handles:
-        ax.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(_beside(ax), top),
-            handlelength=1.1,
-            handleheight=0.9,
-            borderpad=0,
-            borderaxespad=0,
-            labelspacing=0.4,
-        )
+def _floor(data: PairedBins) -> float:
+    """Return the count at which bars begin."""
+    return _LOG_FLOOR if data.log else 0.0
 
 
-def _beside(ax: Axes) -> float:
-    """Return where the column of numbers begins, in parts of the axes' width."""
-    box = ax.get_position()
-    return float((_SIDE - box.x0) / box.width)
+def _outlined(data: PairedBins, panel: Panel) -> str:
+    return data.panels[0].phase if panel.phase == "after" else "before"
 
 
 def _outline(data: PairedBins, panel: Panel) -> NDArray[np.int64] | None:
@@ -209,21 +192,9 @@ def _outline(data: PairedBins, panel: Panel) -> NDArray[np.int64] | None:
     return data.untouched if panel.phase == "arriving" else None
 
 
-def _note_beyond(ax: Axes, data: PairedBins, panel: Panel) -> None:
-    """Say at either edge how much lies outside of the window, and how far it goes."""
-    left, right = data.beyond(panel)
-    look = {"transform": ax.transAxes, "fontsize": 7.5, "color": style.MUTED}
-    if right:
-        share = percent(right / panel.count)
-        words = f"{share} beyond → max {number(panel.high)}"
-        ax.text(_beside(ax), 0.0, words, va="bottom", linespacing=1.35, **look)
-    if left:
-        share = percent(left / panel.count)
-        words = f"{share} beyond\n← min {number(panel.low)}"
-        ax.text(0.012, 0.05, words, va="bottom", linespacing=1.35, **look)
-
-
 def _label_band(ax: Axes, data: PairedBins) -> None:
+    if not data.panels[0].count:
+        ax.text(0.5, 0.5, "no finite value", ha="center", color=style.MUTED, transform=ax.transAxes)
     if math.isfinite(data.eps) and data.eps > 0:
         ax.text(
             0,
@@ -235,123 +206,3 @@ def _label_band(ax: Axes, data: PairedBins) -> None:
             color=style.MUTED,
             transform=ax.get_xaxis_transform(),
         )
-
-
-def _draw_arrows(figure: Figure, axes: list[Axes], data: PairedBins) -> None:
-    """Lead from the dark tip of the bars before to where the moved values are after."""
-    above, below = axes
-    source, target = data.panels
-    if source.moved is None or target.moved is None:
-        return
-    tip = int(np.argmax(data.inside(source.moved))) + data.first
-    base, height = source.counts[tip] - source.moved[tip], source.counts[tip]
-    floor = _LOG_FLOOR if data.log else 0.0
-    ends = above.transData.transform([(0, max(base, floor)), (0, height)])[:, 1]
-    lift = figure.bbox.height * 0.012
-    for side in (-1, 1):
-        start_x = above.transData.transform((_middle(data, tip) + side * data.width / 2, 1))[0]
-        for rank, (place, weight) in enumerate(_landing_places(data, target, side)):
-            start = np.array([start_x, ends[1] - (0.12 + 0.13 * rank) * (ends[1] - ends[0])])
-            bar = max(target.counts[place], source.counts[place], 1)
-            end = below.transData.transform((_middle(data, place), bar)) + (0, lift)
-            _arrow(figure, start, end, weight)
-
-
-def _arrow(
-    figure: Figure, start: NDArray[np.float64], end: NDArray[np.float64], weight: float
-) -> None:
-    """One curve: out sideways, down from above; in parts of the figure, so it scales with it."""
-    across, down = end - start
-    controls = [start + (0.45 * across, 0), start + (across, 0.12 * down)]
-    places = figure.transFigure.inverted().transform([start, *controls, end])
-    path = Outline(places, [Outline.MOVETO] + 3 * [Outline.CURVE4])
-    figure.add_artist(
-        FancyArrowPatch(
-            path=path,
-            transform=figure.transFigure,
-            arrowstyle="-|>",
-            mutation_scale=7,
-            linewidth=0.6 + 0.6 * weight,
-            color=style.INK,
-            alpha=0.8,
-            gid="arrow",
-            shrinkA=0,
-            shrinkB=0,
-            capstyle="round",
-        )
-    )
-
-
-def _middle(data: PairedBins, place: int) -> float:
-    return float(data.edges[place] + data.edges[place + 1]) / 2
-
-
-def _landing_places(data: PairedBins, panel: Panel, side: int) -> Iterator[tuple[int, float]]:
-    """Yield bins that stand for equal parts of what lands on a side, outermost first.
-
-    Each comes with the side's share of all that lands. A side of few pixels gets fewer arrows.
-    """
-    assert panel.moved is not None
-    centers = (data.edges[:-1] + data.edges[1:]) / 2
-    beside = (centers * side > data.width) & (np.abs(centers) < data.window[1])
-    landed = np.where(beside, panel.moved, 0)
-    total = int(landed.sum())
-    if not total:
-        return
-    reach = float(np.average(np.abs(centers), weights=landed)) * 2
-    arrows = min(_MOST_ARROWS, max(1, round(reach / data.window[1] * 6)))
-    running = np.cumsum(landed[::side])
-    share = total / max(int(panel.moved.sum()), 1)
-    for index in range(arrows):
-        wanted = (arrows - index - 0.5) / arrows * total
-        place = int(np.searchsorted(running, wanted, side="left"))
-        yield (place if side > 0 else landed.size - 1 - place), share
-
-
-def _write_numbers(figure: Figure, ax: Axes, data: PairedBins) -> float:
-    """The main numbers as a small table beside the first panel; returns where it ends."""
-    box = ax.get_position()
-    left, right = _SIDE, 0.985
-    middle = left + 0.6 * (right - left)
-    step = 0.185 / figure.get_figheight()
-    y = box.y1 - 0.1 * step
-    for place, panel in zip(_columns(middle, right, len(data.panels)), data.panels, strict=True):
-        figure.text(
-            place,
-            y,
-            _NAMES[panel.phase],
-            ha="right",
-            va="top",
-            weight="bold",
-            fontsize=8,
-            color=style.LINE[panel.phase],
-        )
-    for name, cells in _rows(data):
-        if name in ("n", "moved"):
-            rule = y - step * (1.0 if name == "n" else 1.25)
-            figure.add_artist(Line2D([left, right], [rule, rule], color=style.GRID, linewidth=0.8))
-        y -= step * (1.5 if name in ("n", "moved") else 1.12)
-        figure.text(left, y, name, va="top", fontsize=8, color=style.MUTED)
-        places = _columns(middle, right, len(cells)) if len(cells) > 1 else [right]
-        for place, cell in zip(places, cells, strict=True):
-            figure.text(place, y, cell, ha="right", va="top", fontsize=8)
-    return float((y - 1.5 * step - box.y0) / box.height)
-
-
-def _columns(middle: float, right: float, number: int) -> list[float]:
-    return [right] if number == 1 else [middle + 0.012, right]
-
-
-def _rows(data: PairedBins) -> Iterator[tuple[str, list[str]]]:
-    panels: tuple[Any, ...] = data.panels
-    counts = [panel.count for panel in panels]
-    same = len(set(counts)) == 1
-    yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
-    yield "near zero", [percent(panel.near_zero) for panel in panels]
-    yield "std", [number(panel.std) for panel in panels]
-    yield "Gini", [number(panel.gini) for panel in panels]
-    if any(panel.nonfinite for panel in panels):
-        yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in panels]
-    if data.moved is not None:
-        share = percent(data.moved / max(panels[0].count, 1))
-        yield "moved", [f"k = {data.moved:,} ({share})"]

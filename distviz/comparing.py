@@ -1,0 +1,217 @@
+"""The study behind `distviz compare`: two runs or models in, a `Comparison` out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from distviz.comparisons import (
+    Comparison,
+    Pair,
+    channel_changes,
+    compare_manifest,
+    depth,
+    distances,
+    pair_keys,
+)
+from distviz.config import RunSettings
+from distviz.errors import RequestError
+from distviz.runs import RUN, Run
+
+if TYPE_CHECKING:
+    from distviz.progress import Progress
+
+__all__ = ["compare", "compare_runs"]
+
+_PHASES = ("before", "after")
+_OF_THE_TEXT = ("max_length", "max_tokens", "batch_size", "skip_special", "chat_template")
+_OF_THE_FILLER = ("filler", "filler_count", "filler_position", "seed")
+_OF_THE_PLACES = ("sites", "layers")
+
+
+def compare(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    *,
+    phase_a: str = "before",
+    phase_b: str = "before",
+    sites: str | None = None,
+    settings: RunSettings | None = None,
+    given: frozenset[str] = frozenset(),
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two runs; a side that is a model is measured first, one model in memory at a time.
+
+    Parameters
+    ----------
+    a, b
+        A `Run`, a run folder, or a model (as for `distviz.run`). Where one side is a run, its text
+        and settings hold for the other.
+    phase_a, phase_b
+        ``"before"`` or ``"after"``; a model asked for ``after`` is measured with ARM.
+    sites
+        Comma-separated; None compares every site that both have.
+    settings
+        For sides that are measured.
+    given
+        Names of settings that were said explicitly: a run's own do not replace them.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    RequestError
+        If a side is no run and cannot be measured, or the runs have nothing in common.
+    """
+    for name, phase in (("--phase-a", phase_a), ("--phase-b", phase_b)):
+        if phase not in _PHASES:
+            raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
+    known = [_known(side) for side in (a, b)]
+    base = settings or RunSettings()
+    if sites is not None:
+        base, given = replace(base, sites=sites), given | {"sites"}
+    model = next((run for run in known if run is not None), None)
+    runs = []
+    for side, run, phase in ((a, known[0], phase_a), (b, known[1], phase_b)):
+        if run is None:
+            run = _measure(str(side), phase, _like(base, model, given), model, progress)
+        runs.append(run)
+    wanted = None if sites is None else sites.split(",")
+    return compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, seed=base.seed)
+
+
+def _known(side: Run | str | Path) -> Run | None:
+    """Return a run that is there already; None for a model that has to be measured."""
+    if isinstance(side, Run):
+        return side
+    return Run.load(side) if (Path(side) / RUN).exists() else None
+
+
+def _like(base: RunSettings, run: Run | None, given: frozenset[str]) -> RunSettings:
+    """Take over what decides the text and the places from a run."""
+    if run is None:
+        return base
+    own = run.manifest.get("settings") or {}
+    names = (*_OF_THE_TEXT, *_OF_THE_FILLER, *_OF_THE_PLACES)
+    taken = {name: own[name] for name in names if name in own and name not in given}
+    if run.manifest.get("model", {}).get("layers") != len({key.layer for key in run.keys}):
+        return replace(base, **taken)
+    # All layers of that model means all layers of the other one, whatever its depth.
+    return replace(base, **taken, layers=base.layers if "layers" in given else "all")
+
+
+def _measure(
+    model: str, phase: str, settings: RunSettings, like: Run | None, progress: Progress | None
+) -> Run:
+    from distviz import collect
+
+    texts: list[Any] | None = None
+    if like is not None and not settings.text:
+        if like.texts is None:
+            raise RequestError(
+                "the run keeps no text, the other side cannot be measured on the same",
+                "give --text, or measure the run again without --no-keep-text",
+            )
+        texts = list(like.texts)
+    arm_layers = settings.arm_layers if phase == "after" else "none"
+    chosen = replace(settings, model=model, classes="all", arm_layers=arm_layers, layer=None)
+    measured = collect.run(settings=chosen, text=texts, progress=progress)
+    gc.collect()
+    return measured
+
+
+def compare_runs(
+    a: Run,
+    b: Run,
+    phase_a: str = "before",
+    phase_b: str = "before",
+    sites: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two measured runs; see `compare`."""
+    from distviz import inference
+
+    pairs = pair_keys(a, b, phase_a, phase_b, sites)
+    is_paired = _same_documents(a, b)
+    of_documents = inference.infer(
+        [pair._asdict() for pair in pairs], a.documents, b.documents, paired=is_paired, seed=seed
+    )
+    stacks = dict.fromkeys(pair.a.stack for pair in pairs)
+    manifest = compare_manifest(
+        a,
+        b,
+        phase_a=phase_a,
+        phase_b=phase_b,
+        sites=list(dict.fromkeys(pair.a.site for pair in pairs)),
+        seed=seed,
+        paired=is_paired,
+        alignment={
+            stack: "index" if depth(a, stack) == depth(b, stack) else "relative depth"
+            for stack in stacks
+        },
+        same_tokenizer=_same_tokens(a, b),
+        verdict=inference.verdict(of_documents),
+        warnings=[*_named("A", a), *_named("B", b), *_differences(a, b)],
+    )
+    return Comparison(
+        manifest,
+        a,
+        b,
+        pairs,
+        distances(pairs, a, b),
+        of_documents,
+        channel_changes(pairs, a, b),
+        _class_table(a, b, pairs),
+    )
+
+
+def _named(side: str, run: Run) -> list[str]:
+    return [f"{side}: {warning}" for warning in run.manifest.get("warnings", [])]
+
+
+def _same_documents(a: Run, b: Run) -> bool:
+    texts = [(run.manifest.get("text") or {}).get("sha256") for run in (a, b)]
+    return texts[0] is not None and texts[0] == texts[1]
+
+
+def _same_tokens(a: Run, b: Run) -> bool:
+    """Whether the same text became equally many tokens: different tokenizers hardly ever agree."""
+    tokens = [(run.manifest.get("text") or {}).get("tokens") for run in (a, b)]
+    return _same_documents(a, b) and tokens[0] == tokens[1]
+
+
+def _differences(a: Run, b: Run) -> list[str]:
+    found = []
+    if not _same_documents(a, b):
+        found.append("the sides saw different texts; documents are compared unpaired")
+    elif not _same_tokens(a, b):
+        found.append("the sides cut the same text into different tokens")
+    return found
+
+
+def _class_table(a: Run, b: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Return near-zero share by token class on both sides, each by its own eps."""
+    first, second = (run.classes() for run in (a, b))
+    if not len(first) or not len(second):
+        return pd.DataFrame()
+    names = ["layer", "stack", "site", "phase", "module"]
+    aligned = pd.DataFrame(
+        [
+            {f"{name}_a": getattr(pair.a, name) for name in names}
+            | {f"{name}_b": getattr(pair.b, name) for name in names}
+            for pair in pairs
+        ]
+    )
+    left = first.add_suffix("_a").rename(columns={"token_class_a": "token_class"})
+    right = second.add_suffix("_b").rename(columns={"token_class_b": "token_class"})
+    joined = aligned.merge(left, on=[f"{name}_a" for name in names])
+    joined = joined.merge(right, on=[*(f"{name}_b" for name in names), "token_class"])
+    columns = ["layer_a", "layer_b", "site_a", "phase_a", "phase_b", "token_class"]
+    columns += ["tokens_a", "tokens_b", "near_zero_a", "near_zero_b", "module_a", "module_b"]
+    return joined[[*columns, "stack_a"]].rename(columns={"site_a": "site", "stack_a": "stack"})
