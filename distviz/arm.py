@@ -104,22 +104,14 @@ class ARM:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        numbers = {"c": self.c, "p1": self.p1, "p_min": self.p_min, "p_max": self.p_max}
-        if self.fraction is not None:
-            numbers["fraction"] = self.fraction
-        for name, number in numbers.items():
-            if not isinstance(number, int | float):
-                raise RequestError(f"{name} is {number!r}, expected a number")
-        for name in ("passes", "seed"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or not -(2**63) <= number < 2**63:
-                raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
+        self._check_types()
         if not (self.c > 0 and math.isfinite(self.c)):
             raise RequestError(f"c is {self.c}, it must be above 0", "published: 0.05 to 0.45")
         if not 0 <= self.p1 <= 100:
             raise RequestError(f"p1 is {self.p1}, it must lie between 0 and 100")
-        for name, share in numbers.items():
-            if name not in ("c", "p1") and not 0 <= share <= 1:
+        for name in ("p_min", "p_max", "fraction"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
                 raise RequestError(f"{name} is {share}, it must lie between 0 and 1")
         if self.p_min > self.p_max:
             raise RequestError(f"p_min {self.p_min} is larger than p_max {self.p_max}")
@@ -132,6 +124,16 @@ class ARM:
                 )
         if self.passes < 1:
             raise RequestError(f"passes is {self.passes}, it must be at least 1")
+
+    def _check_types(self) -> None:
+        for name in ("c", "p1", "p_min", "p_max", "fraction"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) and not (name == "fraction" and number is None):
+                raise RequestError(f"{name} is {number!r}, expected a number")
+        for name in ("passes", "seed"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or not -(2**63) <= number < 2**63:
+                raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
 
     def plan(self, x: torch.Tensor, mask: Any = None) -> Plan | None:
         """Plan one sequence: any shape, mask of its leading dimensions (True = takes part).

@@ -76,11 +76,10 @@ def compare(
     if sites is not None:
         base, given = replace(base, sites=sites), given | {"sites"}
     model = next((run for run in known if run is not None), None)
-    runs = []
-    for side, run, phase in ((a, known[0], phase_a), (b, known[1], phase_b)):
-        if run is None:
-            run = _measure(str(side), phase, _like(base, model, given), model, progress)
-        runs.append(run)
+    runs = [
+        run or _measure(str(side), phase, _like(base, model, given), model, progress)
+        for side, run, phase in ((a, known[0], phase_a), (b, known[1], phase_b))
+    ]
     wanted = None if sites is None else sites.split(",")
     return compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, seed=base.seed)
 

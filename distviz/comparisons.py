@@ -17,7 +17,7 @@ import pandas as pd
 
 from distviz import statistics
 from distviz.errors import RequestError
-from distviz.runs import COMPARISON, SCHEMA_VERSION, Run, read_manifest, staging
+from distviz.runs import COMPARISON, SCHEMA_VERSION, Run, read_manifest, records, staging
 from distviz.sites import Key
 from distviz.sketch import Sketch
 
@@ -74,7 +74,7 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         rows = {
-            name: json.loads(table.to_json(orient="records", double_precision=15))
+            name: records(table)
             for name, table in (("compare", self.table), ("inference", self.inference))
         }
         return self.manifest | rows

@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
-from distviz.runs import Run, staging
+from distviz.runs import Run, records, staging
 from distviz.sites import Key, parse_layers, parse_sites
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _write_parquet(table: pd.DataFrame, path: Path) -> None:
 
 
 def _write_json(table: pd.DataFrame, path: Path) -> None:
-    text = table.to_json(orient="records", double_precision=15, indent=1, force_ascii=False)
+    text = json.dumps(records(table), indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ written beside its place and moved into it.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,16 @@ from distviz.errors import RequestError
 from distviz.sites import PHASES, SITES, Key
 from distviz.sketch import Sketch
 
-__all__ = ["COMPARISON", "RUN", "SCHEMA_VERSION", "Run", "check_output", "read_manifest", "staging"]
+__all__ = [
+    "COMPARISON",
+    "RUN",
+    "SCHEMA_VERSION",
+    "Run",
+    "check_output",
+    "read_manifest",
+    "records",
+    "staging",
+]
 
 SCHEMA_VERSION = 1
 """Changes whenever a file's meaning changes; a run of another version is refused by name."""
@@ -179,8 +189,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints: manifest, statistics by row, no arrays."""
         names = ("schema_version", "kind", "model", "arm", "text", "effect", "seconds", "warnings")
-        rows = json.loads(self._stats.to_json(orient="records", double_precision=15))
-        return {name: self.manifest.get(name) for name in names} | {"stats": rows}
+        return {name: self.manifest.get(name) for name in names} | {"stats": records(self._stats)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
@@ -242,14 +251,24 @@ class Run:
             channels = pd.read_parquet(path / name)
             name = "documents.jsonl"
             if (path / name).exists():
-                lines = (path / name).read_text(encoding="utf-8").splitlines()
-                texts = [json.loads(line) for line in lines]
+                # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+                lines = (path / name).read_text(encoding="utf-8").split("\n")
+                texts = [json.loads(line) for line in lines if line]
         except FileNotFoundError:
             raise RequestError(f"{path} is not a complete run: {name} is missing") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RequestError(f"{path / name} is damaged: {reason}") from error
         return cls(manifest, sketches, documents, channels, plans, texts)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as plain data for JSON: every digit kept, NaN and infinities as null."""
+    columns = {
+        str(name): [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
+        for name, values in frame.to_dict(orient="list").items()
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _order(key: Key) -> tuple[Any, ...]:
@@ -328,13 +347,23 @@ def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         place.chmod(0o755)
         yield place
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-            out.rename(old / out.name)
-            place.rename(out)
-            shutil.rmtree(old)
-        else:
-            place.rename(out)
+        _exchange(place, out)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
+
+
+def _exchange(place: Path, out: Path) -> None:
+    """Move a finished folder into its place; what was there before goes, or comes back."""
+    if not out.exists():
+        place.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        place.rename(out)
+    except BaseException:
+        shutil.move(old / out.name, out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)

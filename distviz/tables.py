@@ -6,7 +6,7 @@ Where the console's encoding is not a Unicode one, every character is ASCII.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,12 +174,13 @@ def _cells(run: Run, key: Key, *, is_paired: bool, is_wide: bool) -> Iterator[st
     if is_wide:
         counted = before if before is not None else after
         yield f"{counted.count:,}" if counted is not None else "–"
-    for write in (
+    measures: tuple[Callable[[Sketch], str], ...] = (
         lambda sketch: percent(statistics.near_zero(sketch, eps)).replace(" %", "%"),
         lambda sketch: number(sketch.std()),
         lambda sketch: number(statistics.gini(sketch)),
-    ):
-        yield from ("–" if sketch is None else write(sketch) for sketch in sketches)
+    )
+    for measure in measures:
+        yield from ("–" if sketch is None else measure(sketch) for sketch in sketches)
     for name in ("min", "max"):
         shown = sketches if is_wide else sketches[-1:]
         yield from ("–" if one is None else number(getattr(one, name)) for one in shown)

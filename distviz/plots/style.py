@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,7 @@ LINE = {"before": "#0072b2", "arriving": "#0072b2", "after": "#d55e00"}
 DARK = {"before": "#00416b", "arriving": "#00416b", "after": "#8f3a00"}
 """The same hue in dark: the mass that moves."""
 
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -76,14 +77,22 @@ RC: dict[str, Any] = {
 """Drawn with Matplotlib's defaults and these, whatever the user's own matplotlibrc says."""
 
 
+_LOCK = threading.RLock()
+
+
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw or save under the style of distviz and nobody else's."""
-    with mpl.rc_context({**_BASE, **RC}):
+    """Draw or save under the style of distviz and nobody else's; one thread at a time.
+
+    Matplotlib keeps its settings in one place for all threads.
+    """
+    with _LOCK, mpl.rc_context({**_BASE, **RC}):
         yield
 
 
-_BASE = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+_BASE: dict[Any, Any] = {
+    name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"
+}
 
 
 def blank(width: float, height: float) -> Figure:
