@@ -11,21 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distviz.arm import ARM, Plan
     from distviz.collect import run
+    from distviz.comparing import compare
+    from distviz.comparisons import Comparison
     from distviz.errors import DistvizError
     from distviz.hooks import redistribute
     from distviz.runs import Run
     from distviz.sketch import Sketch
     from distviz.watching import Seen, watch
 
-__all__ = ["ARM", "DistvizError", "Plan", "Run", "Seen", "Sketch", "redistribute", "run", "watch"]
+__all__ = [
+    "ARM",
+    "Comparison",
+    "DistvizError",
+    "Plan",
+    "Run",
+    "Seen",
+    "Sketch",
+    "compare",
+    "redistribute",
+    "run",
+    "watch",
+]
 
 _ROOMS = {
     "ARM": "arm",
+    "Comparison": "comparisons",
     "DistvizError": "errors",
     "Plan": "arm",
     "Run": "runs",
     "Seen": "watching",
     "Sketch": "sketch",
+    "compare": "comparing",
     "redistribute": "hooks",
     "run": "collect",
     "watch": "watching",

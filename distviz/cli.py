@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distviz import options
 from distviz.errors import DistvizError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from distviz.comparisons import Comparison
     from distviz.runs import Run
 
 __all__ = ["app", "main"]
@@ -27,29 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Exact activation distributions of transformer MLPs, before and after redistribution.",
 )
-
-Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Argument(
-        metavar="[MODEL]",
-        help="A Hugging Face folder or hub id, a .gguf file, or a TOML that describes layers to "
-        "build. Nothing: the embedded demo model.",
-        show_default=False,
-    ),
-]
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that distviz run wrote.")]
-Out = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output folder that exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print the path of the result, no more.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-def _text(name: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(name, help=text, metavar=metavar, show_default=False)
 
 
 def _edge(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,135 +91,75 @@ def _root(
 @app.command()
 @_edge
 def run(
-    model: Model = None,
-    config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--config", metavar="FILE", help="TOML with any of these options."),
-    ] = None,
-    text: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--text",
-            metavar="FILE",
-            help="Text to measure, repeatable: .txt is one document, .jsonl one a line, - standard "
-            "input. Default: embedded documents.",
-            show_default=False,
-        ),
-    ] = None,
-    layers: Annotated[str | None, _text("--layers", "Observed: all, or 0,3,8-11.")] = None,
-    sites: Annotated[
-        str | None,
-        _text("--sites", "act, gate, up, product, down, q, k, v, attention, residual, module:*."),
-    ] = None,
-    arm_layers: Annotated[
-        str | None, _text("--arm-layers", "Layers with ARM: 0 (default), none, all, 0,2.")
-    ] = None,
-    c: Annotated[float | None, _text("--c", "Width of the near-zero band (0.13).")] = None,
-    p1: Annotated[float | None, _text("--p1", "Percentile that bounds new values (99.5).")] = None,
-    p_min: Annotated[float | None, _text("--p-min", "Least share that moves (0.02).")] = None,
-    p_max: Annotated[float | None, _text("--p-max", "Largest share that moves (0.25).")] = None,
-    fraction: Annotated[
-        float | None, _text("--fraction", "The share that moves, given directly.")
-    ] = None,
-    arm_mode: Annotated[str | None, _text("--arm-mode", "replace (default) or add.")] = None,
-    percentile_of: Annotated[
-        str | None, _text("--percentile-of", "value (default) or magnitude.")
-    ] = None,
-    passes: Annotated[int | None, _text("--passes", "Repetitions of ARM (1).")] = None,
-    preset: Annotated[
-        str | None, _text("--preset", "Published settings: NAME, NAME:BENCHMARK or auto.")
-    ] = None,
-    ripple: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--ripple/--no-ripple",
-            help="Send changed values through the later layers (default), or only compute them.",
-            show_default=False,
-        ),
-    ] = None,
-    filler: Annotated[str | None, _text("--filler", "Meaningless string put in.", "STRING")] = None,
-    filler_count: Annotated[
-        int | None, _text("--filler-count", "Repetitions of the filler (55).")
-    ] = None,
-    filler_position: Annotated[
-        str | None, _text("--filler-position", "start, between (default), end, random.")
-    ] = None,
-    chat_template: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--chat-template/--no-chat-template",
-            show_default=False,
-            help="Wrap prompts in the tokenizer's template (default: no).",
-        ),
-    ] = None,
-    max_length: Annotated[int | None, _text("--max-length", "Tokens a window (512).")] = None,
-    max_tokens: Annotated[int | None, _text("--max-tokens", "Stop after so many tokens.")] = None,
-    batch_size: Annotated[int | None, _text("--batch-size", "Windows a batch (4).")] = None,
-    dtype: Annotated[str | None, _text("--dtype", "auto, fp32, bf16, fp16.")] = None,
-    device: Annotated[str | None, _text("--device", "auto, cpu, cuda, cuda:1 ...")] = None,
-    device_map: Annotated[
-        str | None, _text("--device-map", "auto: spread a large model over devices.")
-    ] = None,
-    attn_implementation: Annotated[
-        str | None, _text("--attn-implementation", "eager, sdpa ...")
-    ] = None,
-    threads: Annotated[int | None, _text("--threads", "CPU threads.")] = None,
-    revision: Annotated[str | None, _text("--revision", "Revision of a hub model.")] = None,
-    skip_special: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--skip-special", help="Leave special tokens out of the statistics.", show_default=False
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None, _text("--classes", "Token classes apart on ARM layers (arm) or all.")
-    ] = None,
-    keep_text: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--keep-text/--no-keep-text",
-            show_default=False,
-            help="Keep the documents in the folder (default).",
-        ),
-    ] = None,
-    seed: Annotated[int | None, _text("--seed", "Seed of ARM and of random input (0).")] = None,
-    out: Out = None,
-    force: Force = False,
-    figures: Annotated[
-        str | None, _text("--figures", "Formats: png (default), svg, pdf; comma-separated.")
-    ] = None,
-    no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
-    allow_pickle: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--allow-pickle", help="Load pickle weights, which can run code.", show_default=False
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--trust-remote-code", help="Run the checkpoint's own Python code.", show_default=False
-        ),
-    ] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    model: options.Model = None,
+    config: options.Config = None,
+    text: options.Text = None,
+    layers: options.Layers = None,
+    sites: options.Sites = None,
+    arm_layers: options.ArmLayers = None,
+    c: options.C = None,
+    p1: options.P1 = None,
+    p_min: options.PMin = None,
+    p_max: options.PMax = None,
+    fraction: options.Fraction = None,
+    arm_mode: options.ArmMode = None,
+    percentile_of: options.PercentileOf = None,
+    passes: options.Passes = None,
+    preset: options.Preset = None,
+    ripple: options.Ripple = None,
+    filler: options.Filler = None,
+    filler_count: options.FillerCount = None,
+    filler_position: options.FillerPosition = None,
+    chat_template: options.ChatTemplate = None,
+    max_length: options.MaxLength = None,
+    max_tokens: options.MaxTokens = None,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    attn_implementation: options.AttnImplementation = None,
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    skip_special: options.SkipSpecial = None,
+    classes: options.Classes = None,
+    keep_text: options.KeepText = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
+    allow_pickle: options.AllowPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Measure one model: without ARM, with ARM, paired.
 
     Writes a run folder: distributions, tables (CSV, Parquet) and figures.
     """
-    given = dict(locals())
+    flags = _flags(locals())
     from distviz import measuring
 
-    for name in ("model", "config", "quiet", "as_json", "debug", "no_figures"):
-        given.pop(name)
-    given["force"] = force or None
-    given["out"] = None if out is None else str(out)
-    given["figures"] = [] if no_figures else (figures.split(",") if figures else None)
-    reporter = _reporter(quiet or as_json)
-    finished, folder = measuring.run_to_folder(given, config, model, reporter)
+    finished, folder = measuring.run_to_folder(flags, config, model, _reporter(quiet or as_json))
     _present(finished, folder, quiet=quiet, as_json=as_json)
+
+
+_NO_SETTINGS = frozenset(
+    ("model", "config", "quiet", "as_json", "debug", "no_figures", "a", "b", "phase_a", "phase_b")
+)
+
+
+def _flags(given: dict[str, Any]) -> dict[str, Any]:
+    """Turn a command's arguments into settings; None where nothing was said."""
+    flags = {name: value for name, value in given.items() if name not in _NO_SETTINGS}
+    figures = flags["figures"]
+    flags["force"] = flags["force"] or None
+    flags["out"] = None if flags["out"] is None else str(flags["out"])
+    flags["figures"] = None if figures is None else [name.strip() for name in figures.split(",")]
+    if given["no_figures"] or figures == "none":
+        flags["figures"] = []
+    return flags
 
 
 def _reporter(is_silent: bool) -> Any:
@@ -255,7 +174,7 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def _present(finished: Run, folder: Path, *, quiet: bool, as_json: bool) -> None:
+def _present(finished: Run | Comparison, folder: Path, *, quiet: bool, as_json: bool) -> None:
     for warning in finished.manifest.get("warnings", []):
         print(f"distviz: warning: {warning}", file=sys.stderr)
     if as_json:
@@ -276,15 +195,69 @@ def _print_json(data: Any) -> None:
 
 @app.command()
 @_edge
+def compare(
+    a: options.SideA,
+    b: options.SideB,
+    phase_a: options.PhaseA = "before",
+    phase_b: options.PhaseB = "before",
+    config: options.Config = None,
+    text: options.Text = None,
+    layers: options.Layers = None,
+    sites: options.Sites = None,
+    arm_layers: options.ArmLayers = None,
+    c: options.C = None,
+    p1: options.P1 = None,
+    p_min: options.PMin = None,
+    p_max: options.PMax = None,
+    fraction: options.Fraction = None,
+    arm_mode: options.ArmMode = None,
+    percentile_of: options.PercentileOf = None,
+    passes: options.Passes = None,
+    preset: options.Preset = None,
+    chat_template: options.ChatTemplate = None,
+    max_length: options.MaxLength = None,
+    max_tokens: options.MaxTokens = None,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    attn_implementation: options.AttnImplementation = None,
+    threads: options.Threads = None,
+    skip_special: options.SkipSpecial = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
+    allow_pickle: options.AllowPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Set two models or runs side by side: distances, and whether they are more than noise.
+
+    The unit of inference is the document. Where a side is a run folder, its text and settings hold
+    for the other side.
+    """
+    flags = _flags(locals())
+    from distviz import measuring
+
+    finished, folder = measuring.compare_to_folder(
+        a, b, phase_a, phase_b, flags, config, _reporter(quiet or as_json)
+    )
+    _present(finished, folder, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+@_edge
 def inspect(
-    model: Model = None,
-    layer: Annotated[int, typer.Option("--layer", help="Which layer to draw.")] = 0,
-    revision: Annotated[str | None, _text("--revision", "Revision of a hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
-    ] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001
+    model: options.Model = None,
+    layer: options.Layer = 0,
+    revision: options.Revision = None,
+    trust_remote_code: options.RemoteCode = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
     """Draw a layer with every point that can be observed; reads the config, no weights."""
     from distviz import inspection
@@ -302,24 +275,17 @@ def inspect(
 @app.command()
 @_edge
 def export(
-    run: Folder,
-    out: Out = None,
-    figures: Annotated[
-        str | None, _text("--figures", "Formats: png, svg, pdf; comma-separated, or none.")
-    ] = None,
-    tables: Annotated[
-        str | None, _text("--tables", "Formats: csv, parquet, json; comma-separated, or none.")
-    ] = None,
-    layers: Annotated[str | None, _text("--layers", "Layers to draw (all).")] = None,
-    sites: Annotated[str | None, _text("--sites", "Sites to draw (all).")] = None,
-    log: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option("--log/--linear", help="Count axis (chosen by itself).", show_default=False),
-    ] = None,
-    force: Force = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001
+    run: options.RunFolder,
+    out: options.Out = None,
+    figures: options.ExportFigures = None,
+    tables: options.ExportTables = None,
+    layers: options.Layers = None,
+    sites: options.Sites = None,
+    log: options.Log = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
     """Write figures and tables again, in other formats, from the folder alone."""
     from distviz import exports
@@ -336,14 +302,14 @@ def export(
 @app.command()
 @_edge
 def show(
-    run: Folder,
-    as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001
+    run: options.RunFolder,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show the findings of a run on the terminal, from the folder alone."""
-    from distviz.runs import Run as SavedRun
+    """Show the findings of a run or comparison on the terminal, from the folder alone."""
+    from distviz import comparisons
 
-    _present(SavedRun.load(run), run, quiet=False, as_json=as_json)
+    _present(comparisons.load(run), run, quiet=False, as_json=as_json)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from distviz.comparisons import (
 from distviz.config import RunSettings
 from distviz.errors import RequestError
 from distviz.runs import RUN, Run
+from distviz.sites import Key
 
 if TYPE_CHECKING:
     from distviz.progress import Progress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "compare_runs"]
 
 _PHASES = ("before", "after")
+_LAST = ["module", "stack"]
 _OF_THE_TEXT = ("max_length", "max_tokens", "batch_size", "skip_special", "chat_template")
 _OF_THE_FILLER = ("filler", "filler_count", "filler_position", "seed")
 _OF_THE_PLACES = ("sites", "layers")
@@ -138,9 +140,7 @@ def compare_runs(
 
     pairs = pair_keys(a, b, phase_a, phase_b, sites)
     is_paired = _same_documents(a, b)
-    of_documents = inference.infer(
-        [pair._asdict() for pair in pairs], a.documents, b.documents, paired=is_paired, seed=seed
-    )
+    of_documents = _infer(pairs, a, b, is_paired=is_paired, seed=seed)
     stacks = dict.fromkeys(pair.a.stack for pair in pairs)
     manifest = compare_manifest(
         a,
@@ -168,6 +168,51 @@ def compare_runs(
         channel_changes(pairs, a, b),
         _class_table(a, b, pairs),
     )
+
+
+def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int) -> pd.DataFrame:
+    """Return ``inference.csv``: one number a document and side, see `distviz.inference`."""
+    from distviz import inference
+
+    places = pd.DataFrame(
+        {
+            "layer_a": [pair.a.layer for pair in pairs],
+            "layer_b": [pair.b.layer for pair in pairs],
+            "site": [pair.a.site for pair in pairs],
+            "phase_a": [pair.a.phase for pair in pairs],
+            "phase_b": [pair.b.phase for pair in pairs],
+            "module": [pair.a.module for pair in pairs],
+            "stack": [pair.a.stack for pair in pairs],
+        }
+    )
+    first = _by_document(a, [pair.a for pair in pairs])
+    second = _by_document(b, [pair.b for pair in pairs])
+    if is_paired:
+        shared = sorted({*first["std"].columns, *second["std"].columns})
+        first, second = (
+            {name: table.reindex(columns=shared) for name, table in side.items()}
+            for side in (first, second)
+        )
+    sides = [inference.DocumentValues(**_arrays(side)) for side in (first, second)]
+    table = inference.infer(*sides, paired=is_paired, places=places, seed=seed)
+    order = [name for name in table if name not in _LAST]
+    return table[[*order, *_LAST]]
+
+
+def _by_document(run: Run, keys: Sequence[Key]) -> dict[str, pd.DataFrame]:
+    """Return std and near-zero share as (places, documents), columns the documents' numbers."""
+    names = ["layer", "stack", "site", "phase", "module"]
+    wanted = pd.MultiIndex.from_tuples([tuple(getattr(key, n) for n in names) for key in keys])
+    return {
+        quantity: run.documents.pivot_table(
+            index=names, columns="document", values=quantity, aggfunc="first"
+        ).reindex(wanted)
+        for quantity in ("std", "near_zero")
+    }
+
+
+def _arrays(side: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    return {name: table.to_numpy(dtype=float) for name, table in side.items()}
 
 
 def _named(side: str, run: Run) -> list[str]:

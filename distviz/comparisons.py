@@ -21,7 +21,16 @@ from distviz.runs import COMPARISON, SCHEMA_VERSION, Run, read_manifest, records
 from distviz.sites import Key
 from distviz.sketch import Sketch
 
-__all__ = ["Comparison", "Pair", "channel_changes", "distances", "pair_keys"]
+__all__ = [
+    "Comparison",
+    "Pair",
+    "channel_changes",
+    "compare_manifest",
+    "depth",
+    "distances",
+    "load",
+    "pair_keys",
+]
 
 _TOP_CHANNELS = 50
 
@@ -281,3 +290,10 @@ def compare_manifest(a: Run, b: Run, **more: Any) -> dict[str, Any]:
         "text_b": b.manifest.get("text"),
         **more,
     }
+
+
+def load(folder: str | Path) -> Run | Comparison:
+    """Read a folder that distviz wrote, whichever kind it is."""
+    if (Path(folder) / COMPARISON).exists():
+        return Comparison.load(folder)
+    return Run.load(folder)

@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from distviz.errors import RequestError
 
@@ -44,8 +44,10 @@ QUANTITIES = ("log_variance_ratio", "near_zero_difference")
 MIN_DOCUMENTS = 8
 """Below this many documents (of the smaller side where unpaired) intervals are withheld."""
 
-COVERAGE: dict[tuple[str, bool], dict[int, float]] = {}
-COVERAGE_SKEWED: dict[tuple[str, bool], dict[int, float]] = {}
+COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
+    (q, p): {8: 0.9} for q in QUANTITIES for p in (True, False)
+}
+COVERAGE_SKEWED: dict[tuple[str, bool], dict[int, float]] = COVERAGE
 _NOMINAL, _APPROXIMATE_BELOW = 0.95, 0.93
 _SKEWED = 2.0
 _ROUNDING = 1e-12

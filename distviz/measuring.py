@@ -12,10 +12,11 @@ from distviz.errors import RequestError
 from distviz.runs import check_output
 
 if TYPE_CHECKING:
+    from distviz.comparisons import Comparison
     from distviz.progress import Progress
     from distviz.runs import Run
 
-__all__ = ["run_to_folder"]
+__all__ = ["compare_to_folder", "run_to_folder"]
 
 
 def run_to_folder(
@@ -43,6 +44,49 @@ def run_to_folder(
     return measured, out
 
 
+def compare_to_folder(
+    a: str,
+    b: str,
+    phase_a: str,
+    phase_b: str,
+    flags: dict[str, Any],
+    config: Path | None,
+    progress: Progress,
+) -> tuple[Comparison, Path]:
+    """Compare as the flags say, and write the comparison folder with its figures.
+
+    Returns
+    -------
+    The comparison, and the folder.
+    """
+    settings = build_settings(flags, config)
+    name = f"{_short(a)}-vs-{_short(b)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = Path(settings.out) if settings.out is not None else Path("runs") / name
+    check_output(out, force=settings.force)
+    _check_files(settings)
+    from distviz import comparing, exports
+
+    given = frozenset(name for name, value in flags.items() if value is not None)
+    try:
+        compared = comparing.compare(
+            a,
+            b,
+            phase_a=phase_a,
+            phase_b=phase_b,
+            sites=flags.get("sites"),
+            settings=settings,
+            given=given,
+            progress=progress,
+        )
+    finally:
+        progress.stop()
+    if settings.figures:
+        progress.stage("drawing figures")
+    formats = tuple(settings.figures)
+    exports.write_comparison(compared, out, figures=formats, force=settings.force)
+    return compared, out
+
+
 def _check_files(settings: RunSettings) -> None:
     """Refuse missing texts before torch is imported."""
     for name in settings.text:
@@ -53,6 +97,10 @@ def _check_files(settings: RunSettings) -> None:
 def _output(settings: RunSettings, model: str | None) -> Path:
     if settings.out is not None:
         return Path(settings.out)
-    source = model or settings.model or "demo"
-    name = re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/")).name) or "model"
+    name = _short(model or settings.model or "demo")
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _short(source: str) -> str:
+    """Name a model or run in a folder's name."""
+    return re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/")).name) or "model"

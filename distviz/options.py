@@ -1,0 +1,151 @@
+"""The options of the command line, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _text(name: str, text: str, metavar: str | None = None) -> Any:
+    return typer.Option(name, help=text, metavar=metavar, show_default=False)
+
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A Hugging Face folder or hub id, a .gguf file, or a TOML that describes layers to "
+        "build. Nothing: the embedded demo model.",
+        show_default=False,
+    ),
+]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A folder that distviz run or compare wrote.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output folder that exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the path of the result, no more.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML with any of these options.")
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Text to measure, repeatable: .txt is one document, .jsonl one a line, - standard "
+        "input. Default: embedded documents.",
+        show_default=False,
+    ),
+]
+Layers = Annotated[str | None, _text("--layers", "Observed: all, or 0,3,8-11.")]
+Sites = Annotated[
+    str | None,
+    _text("--sites", "act, gate, up, product, down, q, k, v, attention, residual, module:*."),
+]
+ArmLayers = Annotated[
+    str | None, _text("--arm-layers", "Layers with ARM: 0 (default), none, all, 0,2.")
+]
+C = Annotated[float | None, _text("--c", "Width of the near-zero band (0.13).")]
+P1 = Annotated[float | None, _text("--p1", "Percentile that bounds new values (99.5).")]
+PMin = Annotated[float | None, _text("--p-min", "Least share that moves (0.02).")]
+PMax = Annotated[float | None, _text("--p-max", "Largest share that moves (0.25).")]
+Fraction = Annotated[float | None, _text("--fraction", "The share that moves, given directly.")]
+ArmMode = Annotated[str | None, _text("--arm-mode", "replace (default) or add.")]
+PercentileOf = Annotated[str | None, _text("--percentile-of", "value (default) or magnitude.")]
+Passes = Annotated[int | None, _text("--passes", "Repetitions of ARM (1).")]
+Preset = Annotated[
+    str | None, _text("--preset", "Published settings: NAME, NAME:BENCHMARK or auto.")
+]
+Ripple = Annotated[
+    bool | None,
+    typer.Option(
+        "--ripple/--no-ripple",
+        help="Send changed values through the later layers (default), or only compute them.",
+        show_default=False,
+    ),
+]
+Filler = Annotated[str | None, _text("--filler", "Meaningless string put in.", "STRING")]
+FillerCount = Annotated[int | None, _text("--filler-count", "Repetitions of the filler (55).")]
+FillerPosition = Annotated[
+    str | None, _text("--filler-position", "start, between (default), end, random.")
+]
+ChatTemplate = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat-template/--no-chat-template",
+        show_default=False,
+        help="Wrap prompts in the tokenizer's template (default: no).",
+    ),
+]
+MaxLength = Annotated[int | None, _text("--max-length", "Tokens a window (512).")]
+MaxTokens = Annotated[int | None, _text("--max-tokens", "Stop after so many tokens.")]
+BatchSize = Annotated[int | None, _text("--batch-size", "Windows a batch (4).")]
+Dtype = Annotated[str | None, _text("--dtype", "auto, fp32, bf16, fp16.")]
+Device = Annotated[str | None, _text("--device", "auto, cpu, cuda, cuda:1 ...")]
+DeviceMap = Annotated[str | None, _text("--device-map", "auto: spread a large model over devices.")]
+AttnImplementation = Annotated[str | None, _text("--attn-implementation", "eager, sdpa ...")]
+Threads = Annotated[int | None, _text("--threads", "CPU threads.")]
+Revision = Annotated[str | None, _text("--revision", "Revision of a hub model.")]
+SkipSpecial = Annotated[
+    bool | None,
+    typer.Option(
+        "--skip-special", help="Leave special tokens out of the statistics.", show_default=False
+    ),
+]
+Classes = Annotated[
+    str | None, _text("--classes", "Token classes apart on ARM layers (arm) or all.")
+]
+KeepText = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-text/--no-keep-text",
+        show_default=False,
+        help="Keep the documents in the folder (default).",
+    ),
+]
+Seed = Annotated[int | None, _text("--seed", "Seed of ARM and of random input (0).")]
+Figures = Annotated[
+    str | None, _text("--figures", "Formats: png (default), svg, pdf; comma-separated.")
+]
+NoFigures = Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")]
+AllowPickle = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-pickle", help="Load pickle weights, which can run code.", show_default=False
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-remote-code", help="Run the checkpoint's own Python code.", show_default=False
+    ),
+]
+
+SideA = Annotated[str, typer.Argument(metavar="A", help="A run folder, or a model to measure.")]
+SideB = Annotated[str, typer.Argument(metavar="B", help="The same; the table reads B against A.")]
+PhaseA = Annotated[str, typer.Option("--phase-a", help="before, or after (with ARM).")]
+PhaseB = Annotated[str, typer.Option("--phase-b", help="before, or after (with ARM).")]
+Layer = Annotated[int, typer.Option("--layer", help="Which layer to draw.")]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+]
+ExportFigures = Annotated[
+    str | None, _text("--figures", "Formats: png, svg, pdf; comma-separated, or none.")
+]
+ExportTables = Annotated[
+    str | None, _text("--tables", "Formats: csv, parquet, json; comma-separated, or none.")
+]
+Log = Annotated[
+    bool | None,
+    typer.Option("--log/--linear", help="Count axis (chosen by itself).", show_default=False),
+]
