@@ -110,6 +110,7 @@ def run(
     filler: options.Filler = None,
     filler_count: options.FillerCount = None,
     filler_position: options.FillerPosition = None,
+    filler_kind: options.FillerKind = None,
     chat_template: options.ChatTemplate = None,
     max_length: options.MaxLength = None,
     max_tokens: options.MaxTokens = None,

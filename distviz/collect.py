@@ -119,7 +119,13 @@ def _filler(settings: RunSettings) -> Filler | None:
         return None
     if not settings.filler:
         raise RequestError("--filler is empty", "give a string such as /")
-    return Filler(settings.filler, settings.filler_count, settings.filler_position, settings.seed)
+    return Filler(
+        settings.filler,
+        settings.filler_count,
+        settings.filler_position,
+        settings.seed,
+        settings.filler_kind,
+    )
 
 
 def _random_corpus(layer: LayerSettings, seed: int, opened: OpenedModel) -> Corpus:
@@ -183,9 +189,16 @@ class Stage:
 
 
 def measure(
-    opened: OpenedModel, corpus: Corpus, settings: RunSettings, progress: Progress | None = None
+    opened: OpenedModel,
+    corpus: Corpus,
+    settings: RunSettings,
+    progress: Progress | None = None,
+    *,
+    own_only: bool = False,
 ) -> Run:
     """Send a corpus through an open model and return what was seen.
+
+    ``own_only`` leaves the tokens of a filler out of everything that is counted.
 
     Raises
     ------
@@ -196,7 +209,9 @@ def measure(
     """
     told = progress or Progress()
     stage = Stage.prepare(opened, settings)
-    batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
+    batches = make_batches(
+        corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
+    )
     passes = 2 if stage.is_paired else 1
     if not kernels.is_compiled():
         told.stage("compiling the counting loops (once, some ten seconds)")

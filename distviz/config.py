@@ -27,6 +27,7 @@ DTYPES = {
 }
 FIGURE_FORMATS = ("png", "svg", "pdf")
 FILLER_POSITIONS = ("start", "between", "end", "random")
+FILLER_KINDS = ("repeat", "random", "words")
 CLASS_CHOICES = ("arm", "all")
 _LAYER_TABLE = "layer"
 
@@ -91,6 +92,7 @@ class RunSettings:
     filler: str | None = None
     filler_count: int = 55
     filler_position: str = "between"
+    filler_kind: str = "repeat"
     chat_template: bool = False
     max_length: int = 512
     max_tokens: int | None = None
@@ -120,6 +122,7 @@ class RunSettings:
                 _at_least(name, getattr(self, name), 1)
         _one_of("dtype", self.dtype, tuple(DTYPES))
         _one_of("filler_position", self.filler_position, FILLER_POSITIONS)
+        _one_of("filler_kind", self.filler_kind, FILLER_KINDS)
         _one_of("classes", self.classes, CLASS_CHOICES)
         for figure in self.figures:
             _one_of("figures", figure, FIGURE_FORMATS)

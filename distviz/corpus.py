@@ -36,6 +36,7 @@ _CONJUNCTIONS = re.compile(
     r"|hence|therefore|however|when|whenever|until|before|after|once|than|whether|as|that)$"
 )
 _CLASS_OTHER = 3
+_COMMON_WORDS = ("apple", "house", "river", "green", "table", "paper", "music", "water", "stone")
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,50 @@ class Document:
 
 @dataclass(frozen=True)
 class Filler:
-    """A run of meaningless tokens: ``string`` tokenized once and repeated ``count`` times."""
+    """A run of meaningless tokens.
+
+    Attributes
+    ----------
+    string
+        Tokenized once and repeated ``count`` times.
+    count, position, seed
+        How often, where (start, between, end, random), and the seed of what is random.
+    kind
+        ``"repeat"``, or ``"random"``: ``count`` random tokens of the vocabulary, no special ones,
+        others in every document; ``"words"``: one common English word for each document, repeated.
+    """
 
     string: str
     count: int
     position: str
     seed: int
+    kind: str = "repeat"
+
+    def tokens(self, tokenizer: Any, document: int) -> list[int]:
+        """Return the ids of the run that a document gets."""
+        rng = np.random.default_rng([self.seed, document, 1])
+        if self.kind == "random":
+            special = set(tokenizer.all_special_ids)
+            ids = [token for token in range(len(tokenizer)) if token not in special]
+            return [int(token) for token in rng.choice(ids, size=self.count)]
+        words = _encode(tokenizer, self.string)
+        if self.kind == "words":
+            words = _encode(tokenizer, f" {rng.choice(_COMMON_WORDS)}")
+        return words * self.count
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of one document, the "sequence" of ARM."""
+    """A piece of one document, the "sequence" of ARM.
+
+    ``own`` is false where a token belongs to a filler; None means all are the document's own.
+    """
 
     document: int
     window: int
     ids: NDArray[np.int64]
     is_last: bool
+    own: NDArray[np.bool_] | None = None
     hidden: NDArray[np.float32] | None = None
 
 
@@ -245,14 +274,18 @@ def tokenize(
     truncated = False
     for number, document in enumerate(documents):
         parts = _parts(document, tokenizer, filler, chat_template, number)
-        ids = np.array([token for part in parts for token in part], dtype=np.int64)
-        pieces = [ids[start : start + room] for start in range(0, len(ids), room)]
-        joined = [np.concatenate([prefix, piece]) for piece in pieces]
+        ids = np.array([token for part, _ in parts for token in part], dtype=np.int64)
+        own = np.array([is_own for part, is_own in parts for _ in part], dtype=bool)
+        starts = range(0, len(ids), room)
+        joined = [np.concatenate([prefix, ids[start : start + room]]) for start in starts]
         kept = _take(joined, left)
         truncated |= sum(map(len, kept)) < sum(map(len, joined))
         left -= sum(map(len, kept))
         for index, piece in enumerate(kept):
-            windows.append(Window(number, index, piece, is_last=index == len(kept) - 1))
+            inside = own[index * room : index * room + len(piece) - len(prefix)]
+            mine = np.concatenate([np.ones(len(piece) - len(inside), bool), inside])
+            is_last = index == len(kept) - 1
+            windows.append(Window(number, index, piece, is_last=is_last, own=mine))
         if left <= 0:
             truncated |= number < len(documents) - 1
             break
@@ -293,28 +326,27 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 def _parts(
     document: Document, tokenizer: Any, filler: Filler | None, chat_template: bool, number: int
-) -> list[list[int]]:
-    """Token ids of a document in pieces, the filler a piece of its own."""
+) -> list[tuple[list[int], bool]]:
+    """Token ids of a document in pieces, each with whether it is the document's own."""
     if document.is_prompt and chat_template:
         before, behind = _chat(document, tokenizer, filler)
-        pieces = [_encode(tokenizer, before), _encode(tokenizer, behind)]
+        first, second = _encode(tokenizer, before), _encode(tokenizer, behind)
     elif document.is_prompt:
-        pieces = [_encode(tokenizer, document.system), _encode(tokenizer, document.question)]
+        first, second = _encode(tokenizer, document.system), _encode(tokenizer, document.question)
     else:
-        pieces = [[], _encode(tokenizer, document.text)]
+        first, second = [], _encode(tokenizer, document.text)
     if filler is None:
-        return pieces
-    run = _encode(tokenizer, filler.string) * filler.count
-    first, second = pieces
+        return [(first, True), (second, True)]
+    run = (filler.tokens(tokenizer, number), False)
     if filler.position == "random":
         joined = first + second
         place = int(np.random.default_rng([filler.seed, number]).integers(len(joined) + 1))
-        return [joined[:place], run, joined[place:]]
+        return [(joined[:place], True), run, (joined[place:], True)]
     if filler.position == "end":
-        return [first, second, run]
+        return [(first, True), (second, True), run]
     if filler.position == "start" and not chat_template:
-        return [run, first, second]
-    return [first, run, second]
+        return [run, (first, True), (second, True)]
+    return [(first, True), run, (second, True)]
 
 
 _MARK = "\ue000distviz\ue000"
@@ -384,16 +416,21 @@ def random_corpus(
     return Corpus(windows, [], classes, frozenset(), hashlib.sha256(note).hexdigest())
 
 
-def make_batches(corpus: Corpus, batch_size: int, *, skip_special: bool = False) -> list[Batch]:
-    """Group windows in document order, ``batch_size`` at a time, padded on the right."""
+def make_batches(
+    corpus: Corpus, batch_size: int, *, skip_special: bool = False, own_only: bool = False
+) -> list[Batch]:
+    """Group windows in document order, ``batch_size`` at a time, padded on the right.
+
+    ``skip_special`` and ``own_only`` leave special tokens and fillers out of what is counted.
+    """
     groups = [
         corpus.windows[start : start + batch_size]
         for start in range(0, len(corpus.windows), batch_size)
     ]
-    return [_batch(corpus, group, skip_special) for group in groups]
+    return [_batch(corpus, group, skip_special, own_only) for group in groups]
 
 
-def _batch(corpus: Corpus, group: list[Window], skip_special: bool) -> Batch:
+def _batch(corpus: Corpus, group: list[Window], skip_special: bool, own_only: bool) -> Batch:
     shape = (len(group), max(window.ids.size for window in group))
     ids, valid = np.zeros(shape, np.int64), np.zeros(shape, bool)
     hidden = None
@@ -405,6 +442,10 @@ def _batch(corpus: Corpus, group: list[Window], skip_special: bool) -> Batch:
         if hidden is not None and window.hidden is not None:
             hidden[row, : window.ids.size] = window.hidden
     counted = valid.copy()
+    if own_only:
+        for row, window in enumerate(group):
+            if window.own is not None:
+                counted[row, : window.ids.size] &= window.own
     if skip_special and hidden is None:
         counted &= ~np.isin(ids, list(corpus.special))
     windows = np.array([window.window for window in group])

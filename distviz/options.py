@@ -76,6 +76,10 @@ Ripple = Annotated[
 ]
 Filler = Annotated[str | None, _text("--filler", "Meaningless string put in.", "STRING")]
 FillerCount = Annotated[int | None, _text("--filler-count", "Repetitions of the filler (55).")]
+FillerKind = Annotated[
+    str | None,
+    _text("--filler-kind", "repeat (default), random tokens, or words (a repeated word)."),
+]
 FillerPosition = Annotated[
     str | None, _text("--filler-position", "start, between (default), end, random.")
 ]

@@ -53,7 +53,7 @@ def summary(run: Run, console: Console | None = None) -> Group:
     moved = _moved(run)
     if moved:
         parts.append(Text(_write(moved, console)))
-    parts += [Text(), stats_table(run, console)]
+    parts.append(stats_table(run, console))
     for key in run.keys:
         if key.phase == "landing":
             width = min((console.width if console else 80) - 8, 96)

@@ -53,13 +53,14 @@ def arm_settings(run: Run) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number in ``digits`` significant digits, without a trailing ``e+00``."""
+    """Write a number in ``digits`` significant digits, large and small ones with an exponent."""
     if not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
     places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
     return f"{value:,.{places}f}".replace("-", "−")
 

@@ -267,7 +267,9 @@ def describe(values: NDArray[np.float64], eps: float) -> dict[str, float]:
     flat = second == 0
     found["skewness"] = math.nan if flat else third / second**1.5
     found["kurtosis"] = math.nan if flat else fourth / second**2 - 3
-    found |= {name: float(np.percentile(x, q)) for name, q in PERCENTILES.items()}
+    # a rounded value may overstep the exact extremes, which are known
+    percentiles = np.percentile(x, list(PERCENTILES.values())).clip(finite.min(), finite.max())
+    found |= dict(zip(PERCENTILES, percentiles.tolist(), strict=True))
     found |= {"mad": mad_of(x), "eps": eps, "near_zero": float((np.abs(x) < eps).mean())}
     found |= {"l1": total(np.abs(x)), "l2": math.sqrt(total(x**2)), "gini": gini_of(x)}
     _, counts = np.unique(x + 0.0, return_counts=True)
@@ -320,13 +322,13 @@ class Measured:
         """All values at a key; ``keep`` chooses tokens of a window by its number."""
         parts = []
         for number, value in enumerate(self.values[key]):
-            chosen = np.ones(len(self.ids[number]), bool) if keep is None else keep(number)
-            part = value[torch.from_numpy(np.asarray(chosen))]
+            part = value.to(torch.float64).numpy()
+            chosen = slice(None) if keep is None else np.asarray(keep(number))
             if key[2] in ("leaving", "landing"):
-                mask = self.moved[key[0]][number][np.asarray(chosen)]
-                part = part[torch.from_numpy(mask)]
-            parts.append(part)
-        return raw(parts)
+                parts.append(part[chosen][self.moved[key[0]][number][chosen]].reshape(-1))
+            else:
+                parts.append(part[chosen].reshape(-1))
+        return np.concatenate(parts)
 
     def document(self, key: tuple[int, str, str], document: int) -> NDArray[np.float64]:
         return self.of(

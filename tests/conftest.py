@@ -7,6 +7,8 @@ import os
 # Before anything imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core is enough
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "PYTHONWARNINGS"):
     os.environ.pop(_name, None)
 

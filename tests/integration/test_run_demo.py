@@ -294,8 +294,7 @@ def test_without_arm_there_is_one_phase(demo_folder: Path, demo_tokenizer: Any) 
     assert effect["loss_after"] is effect["kl"] is effect["top1_agreement"] is None
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize(("batch_size", "n_threads"), [(1, 2), (3, 1), (8, 2)])
 def test_batches_and_threads(
     n_threads: int, batch_size: int, demo_folder: Path, demo_tokenizer: Any
 ) -> None:
