@@ -49,7 +49,7 @@ COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
 }
 COVERAGE_SKEWED: dict[tuple[str, bool], dict[int, float]] = COVERAGE
 _NOMINAL, _APPROXIMATE_BELOW = 0.95, 0.93
-_SKEWED = 2.0
+_SKEWED = 1.5
 _ROUNDING = 1e-12
 
 
@@ -342,7 +342,7 @@ def verdict(frame: pd.DataFrame, alpha: float = 0.05) -> str:
     if not columns:
         lines = [_findings(frame, alpha)]
     else:
-        groups = frame.groupby(columns, sort=False)
+        groups = frame.groupby(columns, sort=False, dropna=False)
         lines = [f"{' '.join(map(str, key))}: {_findings(rows, alpha)}" for key, rows in groups]
     return "\n".join([*lines, _basis(frame, alpha)])
 
@@ -354,14 +354,14 @@ def _findings(frame: pd.DataFrame, alpha: float) -> str:
         return "nothing can be said: fewer than 2 documents"
     found = frame[frame["p_adjusted"] < alpha]
     if found.empty:
-        return _nothing(frame, len(layers))
+        return _nothing(frame, len(layers), alpha)
     changed = set(found[name])
     parts = []
     for quantity, rows in found.groupby("quantity", sort=False):
         most = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
         where = f" at layer {most[name]}" if len(changed) > 1 else ""
         if set(rows[name]) != changed:
-            where += f" (differs in {_ranges(rows[name])})"
+            where += " only" if len(rows) == 1 else f" (in {_ranges(rows[name])})"
         parts.append(_amount(str(quantity), most) + where)
     most_in = "at most " if len(changed) > 1 else ""
     text = f"{_ranges(changed)} differ{'s' * (len(changed) == 1)}: {most_in}{', '.join(parts)}"
@@ -372,13 +372,13 @@ def _findings(frame: pd.DataFrame, alpha: float) -> str:
     return f"{text}; the other layers are not shown to"
 
 
-def _nothing(frame: pd.DataFrame, n_layers: int) -> str:
-    n, m = (int(frame[f"documents_{side}"].min()) for side in "ab")
+def _nothing(frame: pd.DataFrame, n_layers: int, alpha: float) -> str:
+    n, m = (int(frame[f"documents_{side}"].max()) for side in "ab")
     if frame["paired"].all() and (frame["effect_size"] == 0).all():
         return "no layer differs: both sides are equal in every document"
     text = f"no layer is shown to differ (smallest adjusted p {frame['p_adjusted'].min():.2g})"
     floor = 2.0 ** (1 - n) if frame["paired"].all() else (1 + (n == m)) / math.comb(n + m, n)
-    if floor * n_layers > 0.05:
+    if floor * n_layers >= alpha:
         text += f"; with so few documents no p is below {floor:.2g}, and one layer alone among "
         text += f"{n_layers} could not be"
     return text
@@ -388,7 +388,9 @@ def _basis(frame: pd.DataFrame, alpha: float) -> str:
     low, high = frame["documents"].min(), frame["documents"].max()
     kind = "pairs of documents" if frame["paired"].all() else "documents on the smaller side"
     number = str(low) if low == high else f"{low} to {high}"
-    text = f"The unit is the document ({number} {kind}); Benjamini-Hochberg at {alpha:.0%}"
+    text = f"The unit is the document ({number} {kind}); Benjamini-Hochberg at {100 * alpha:g} %"
+    if "layer_b" in frame and (frame["layer_a"] != frame["layer_b"]).any():
+        text += "; layers are named as in A"
     withheld = frame["documents"] < MIN_DOCUMENTS
     if withheld.any():
         which = "" if withheld.all() else "where there are fewer "
@@ -415,9 +417,10 @@ def _amount(quantity: str, row: pd.Series) -> str:
         if values[0] >= math.log(2):
             unit, sign, name, scaled = "", "", "variance ×", np.exp(values)
     width = scaled[2] - scaled[1] if np.isfinite(scaled).all() else abs(scaled[0])
-    digits = min(max(1 - math.floor(math.log10(width)), 0), 4) if width > 0 else 2
+    digits = min(max(-math.floor(math.log10(width / 2)), 0), 4) if width > 0 else 2
     first, low, high = (
-        f"{v:{s}.{digits}f}".replace("-", "−") for v, s in zip(scaled, (sign, "", ""), strict=True)
+        f"{value:{plus}z.{digits}f}".replace("-", "−")
+        for value, plus in zip(scaled, (sign, "", ""), strict=True)
     )
     interval = "" if np.isnan(scaled[1]) else f" [{low}, {high}]"
     return f"{name} {first}{unit}{interval}".replace("× ", "×")

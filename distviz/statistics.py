@@ -175,7 +175,7 @@ def histogram(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.asarray(np.diff(running[ends]), dtype=np.int64)
 
 
-def bin_edges(sketches: Sequence[Sketch], bins: int = 128) -> NDArray[np.float64]:
+def bin_edges(sketches: Sequence[Sketch], bins: int = 256) -> NDArray[np.float64]:
     """Return shared histogram edges: fine around zero, doubling outward, every value inside.
 
     The fine bins are centred on zero, as wide as a power of two: such bins hold the same number of
