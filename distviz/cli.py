@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from distviz.comparisons import Comparison
+    from distviz.fillers import FillerStudy
     from distviz.runs import Run
 
 __all__ = ["app", "main"]
@@ -147,7 +148,8 @@ def run(
 
 
 _NO_SETTINGS = frozenset(
-    ("model", "config", "quiet", "as_json", "debug", "no_figures", "a", "b", "phase_a", "phase_b")
+    ("model", "config", "quiet", "as_json", "debug", "no_figures")
+    + ("a", "b", "phase_a", "phase_b", "counts")
 )
 
 
@@ -175,7 +177,9 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def _present(finished: Run | Comparison, folder: Path, *, quiet: bool, as_json: bool) -> None:
+def _present(
+    finished: Run | Comparison | FillerStudy, folder: Path, *, quiet: bool, as_json: bool
+) -> None:
     for warning in finished.manifest.get("warnings", []):
         print(f"distviz: warning: {warning}", file=sys.stderr)
     if as_json:
@@ -248,6 +252,57 @@ def compare(
         a, b, phase_a, phase_b, flags, config, _reporter(quiet or as_json)
     )
     _present(finished, folder, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+@_edge
+def filler(
+    model: options.ModelRequired,
+    counts: options.Counts = None,
+    config: options.Config = None,
+    text: options.Text = None,
+    layers: options.Layers = None,
+    sites: options.Sites = None,
+    filler: options.Filler = None,
+    filler_count: options.FillerCount = None,
+    filler_position: options.FillerPosition = None,
+    filler_kind: options.FillerKind = None,
+    chat_template: options.ChatTemplate = None,
+    max_length: options.MaxLength = None,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    attn_implementation: options.AttnImplementation = None,
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    skip_special: options.SkipSpecial = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
+    allow_pickle: options.AllowPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure the same prompts with and without meaningless tokens.
+
+    Only the prompts' own tokens are compared, prompt by prompt.
+    """
+    flags = _flags(locals())
+    from distviz import measuring
+
+    study, folder = measuring.filler_to_folder(
+        model, counts, flags, config, _reporter(quiet or as_json)
+    )
+    if as_json or quiet:
+        _present(study, folder, quiet=quiet, as_json=as_json)
+        return
+    print(study.verdict)
+    print(f"\n{folder}")
 
 
 @app.command()

@@ -38,7 +38,7 @@ from distviz.recording import TOKEN_CLASSES, Recorder, Tokens
 from distviz.runs import SCHEMA_VERSION, Run
 from distviz.sites import Point, parse_layers, parse_sites
 
-__all__ = ["Stage", "measure", "run"]
+__all__ = ["Stage", "measure", "open_from", "run"]
 
 Text = str | Path | dict[str, str]
 
@@ -83,20 +83,7 @@ def run(
     started = time.perf_counter()
     sources = [Path(name) for name in settings.text] if text is None else list(text)
     documents = read_documents(sources) if settings.layer is None else []
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    told.stage("loading the model")
-    opened = open_model(
-        settings.model,
-        dtype=settings.dtype,
-        device=settings.device,
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-        allow_pickle=settings.allow_pickle,
-        attn_implementation=settings.attn_implementation,
-        device_map=settings.device_map,
-        layer=settings.layer,
-    )
+    opened = open_from(settings, told)
     loaded = time.perf_counter() - started
     if settings.layer is not None:
         corpus = _random_corpus(settings.layer, settings.seed, opened)
@@ -112,6 +99,24 @@ def run(
     measured = measure(opened, corpus, settings, told)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
     return measured
+
+
+def open_from(settings: RunSettings, progress: Progress) -> OpenedModel:
+    """Open the model that the settings name, on as many threads as they say."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    progress.stage("loading the model")
+    return open_model(
+        settings.model,
+        dtype=settings.dtype,
+        device=settings.device,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+        attn_implementation=settings.attn_implementation,
+        device_map=settings.device_map,
+        layer=settings.layer,
+    )
 
 
 def _filler(settings: RunSettings) -> Filler | None:

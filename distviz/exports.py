@@ -31,7 +31,7 @@ __all__ = [
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 TABLE_FORMATS = ("csv", "parquet", "json")
-_NO_DATES: dict[str, dict[str, None]] = {
+NO_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -266,7 +266,7 @@ def _save(figure: Any, place: Path, name: str, formats: Sequence[str]) -> None:
 
     with style.styled():
         for kind in formats:
-            figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
+            figure.savefig(place / f"{name}.{kind}", metadata=NO_DATES[kind])
 
 
 def _select(run: Run, layers: Iterable[int] | None, sites: Iterable[str] | None) -> Run:

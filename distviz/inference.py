@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -213,8 +213,7 @@ def _paired(d: Floats, seed: int, draws: int) -> tuple[Floats, ...]:
     n = d.shape[1]
     mean, variance, skewness = _moments(d)
     half = stats.t.ppf((1 + _NOMINAL) / 2, n - 1) * np.sqrt(variance / n)
-    scale = np.abs(d).max(axis=1, keepdims=True)
-    p = _permute((d / np.where(scale > 0, scale, 1.0),), _mean_size, "samples", seed, draws)
+    p = _flip(d, seed, draws)
     return mean, mean - half, mean + half, p, _ratio(mean, np.sqrt(variance)), skewness
 
 
@@ -250,41 +249,55 @@ def _ratio(difference: Floats, spread: Floats) -> Floats:
         return np.where(difference == 0, 0.0, difference / spread)
 
 
+def _flip(d: Floats, seed: int, draws: int) -> Floats:
+    """Flip the signs of documents, the same ones at all places."""
+    scale = np.abs(d).max(axis=1, keepdims=True)
+    weights = d.T / np.where(scale > 0, scale, 1.0).T / d.shape[1]
+
+    def size(signs: Floats, axis: int) -> Floats:  # noqa: ARG001
+        return np.asarray(np.abs(signs @ weights).round(12))  # ties stay ties
+
+    return _permute((np.ones(d.shape[1]),), size, "samples", seed, draws)
+
+
 def _relabel(a: Floats, b: Floats, seed: int, draws: int) -> Floats:
-    """Relabel documents, so that A and B may change places without changing p."""
+    """Relabel documents, the same ones at all places; A and B may change places."""
     if a.shape[1] > b.shape[1]:
         a, b = b, a
     elif a.shape[1] == b.shape[1]:
         turned = (a.mean(axis=1) > b.mean(axis=1))[:, None]
         a, b = np.where(turned, b, a), np.where(turned, a, b)
-    a, b = a - a[:, :1], b - a[:, :1]  # equal values are then exactly 0
-    floor = 1e-9 * np.hstack([a, b]).std(axis=1) + np.finfo(np.float64).tiny
-    return _permute((a, b), partial(_welch_size, floor=floor), "independent", seed, draws)
+    n, m = a.shape[1], b.shape[1]
+    pooled = np.hstack([a, b])
+    mean, variance, _ = _moments(pooled)
+    scale = np.sqrt(variance)[:, None]
+    values = np.where(scale > 0, (pooled - mean[:, None]) / np.where(scale > 0, scale, 1.0), 0.0).T
+    squares = values**2
+    total, total_squares = values.sum(axis=0), squares.sum(axis=0)
 
+    def size(first: NDArray[np.intp], second: NDArray[np.intp], axis: int) -> Floats:  # noqa: ARG001
+        chosen = np.zeros((*first.shape[:-1], n + m))
+        np.put_along_axis(chosen, first, 1.0, axis=-1)
+        sums, sums_of_squares = chosen @ values, chosen @ squares
+        mean_a, mean_b = sums / n, (total - sums) / m
+        var_a = (sums_of_squares / n - mean_a**2) / (n - 1)
+        var_b = ((total_squares - sums_of_squares) / m - mean_b**2) / (m - 1)
+        error = np.sqrt(np.maximum(var_a + var_b, 1e-12))
+        return np.asarray((np.abs(mean_b - mean_a) / error).round(6))  # ties stay ties
 
-def _mean_size(x: Floats, axis: int) -> Floats:
-    return np.asarray(
-        np.abs(x.mean(axis=axis)).round(12)
-    )  # ties stay ties, whatever the order of addition
-
-
-def _welch_size(x: Floats, y: Floats, axis: int, floor: Floats) -> Floats:
-    error = x.var(axis=axis, ddof=1) / x.shape[axis] + y.var(axis=axis, ddof=1) / y.shape[axis]
-    size = np.abs(x.mean(axis=axis) - y.mean(axis=axis)) / np.maximum(np.sqrt(error), floor)
-    return np.asarray(size)
+    return _permute((np.arange(n), np.arange(n, n + m)), size, "independent", seed, draws)
 
 
 def _permute(
-    data: tuple[Floats, ...], statistic: Callable[..., Floats], kind: str, seed: int, draws: int
+    data: tuple[NDArray[Any], ...], size: Callable[..., Floats], kind: str, seed: int, draws: int
 ) -> Floats:
-    batch = max(1, 2**22 // sum(side.size for side in data))  # 32 MiB an array
     found = stats.permutation_test(
         data,
-        statistic,
+        size,
         permutation_type=kind,
         vectorized=True,
         n_resamples=draws,
-        batch=batch,
+        batch=max(1, 2**21 // sum(side.size for side in data)),
         alternative="greater",
         axis=-1,
         rng=np.random.default_rng(seed),
@@ -354,7 +367,7 @@ def _findings(frame: pd.DataFrame, alpha: float) -> str:
         return "nothing can be said: fewer than 2 documents"
     found = frame[frame["p_adjusted"] < alpha]
     if found.empty:
-        return _nothing(frame, len(layers), alpha)
+        return _nothing(frame, name, alpha)
     changed = set(found[name])
     parts = []
     for quantity, rows in found.groupby("quantity", sort=False):
@@ -372,7 +385,8 @@ def _findings(frame: pd.DataFrame, alpha: float) -> str:
     return f"{text}; the other layers are not shown to"
 
 
-def _nothing(frame: pd.DataFrame, n_layers: int, alpha: float) -> str:
+def _nothing(frame: pd.DataFrame, name: str, alpha: float) -> str:
+    n_layers = len(frame[name].unique())
     n, m = (int(frame[f"documents_{side}"].max()) for side in "ab")
     if frame["paired"].all() and (frame["effect_size"] == 0).all():
         return "no layer differs: both sides are equal in every document"
@@ -380,7 +394,12 @@ def _nothing(frame: pd.DataFrame, n_layers: int, alpha: float) -> str:
     floor = 2.0 ** (1 - n) if frame["paired"].all() else (1 + (n == m)) / math.comb(n + m, n)
     if floor * n_layers >= alpha:
         text += f"; with so few documents no p is below {floor:.2g}, and one layer alone among "
-        text += f"{n_layers} could not be"
+        text += f"{n_layers} could not be significant; the largest seen: "
+        largest = [
+            rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
+            for _, rows in frame.groupby("quantity", sort=False)
+        ]
+        text += ", ".join(_amount(str(r["quantity"]), r) + f" at layer {r[name]}" for r in largest)
     return text
 
 

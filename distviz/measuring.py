@@ -13,10 +13,11 @@ from distviz.runs import check_output
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
+    from distviz.fillers import FillerStudy
     from distviz.progress import Progress
     from distviz.runs import Run
 
-__all__ = ["compare_to_folder", "run_to_folder"]
+__all__ = ["compare_to_folder", "filler_to_folder", "run_to_folder"]
 
 
 def run_to_folder(
@@ -85,6 +86,51 @@ def compare_to_folder(
     formats = tuple(settings.figures)
     exports.write_comparison(compared, out, figures=formats, force=settings.force)
     return compared, out
+
+
+def filler_to_folder(
+    model: str, counts: str | None, flags: dict[str, Any], config: Path | None, progress: Progress
+) -> tuple[FillerStudy, Path]:
+    """Measure prompts with and without filler as the flags say, and write the folder.
+
+    Returns
+    -------
+    The study, and the folder.
+    """
+    if flags.get("attn_implementation") is None:
+        flags["attn_implementation"] = "eager"  # the only one that tells attention weights
+    settings = build_settings(flags, config, model)
+    numbers = _parse_counts(counts, settings.filler_count)
+    if settings.layer is not None:
+        raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
+    name = f"{_short(model)}-filler-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = Path(settings.out) if settings.out is not None else Path("runs") / name
+    check_output(out, force=settings.force)
+    _check_files(settings)
+    from distviz import collect, filler_exports, fillers
+
+    documents = fillers.read_prompts([Path(name) for name in settings.text])
+    try:
+        opened = collect.open_from(settings, progress)
+        study = fillers.study_filler(opened, documents, settings, numbers, progress)
+    finally:
+        progress.stop()
+    filler_exports.write_filler(study, out, figures=tuple(settings.figures), force=settings.force)
+    return study, out
+
+
+def _parse_counts(counts: str | None, default: int) -> list[int]:
+    """Parse ``0,10,25``."""
+    words = str(default) if counts is None else counts
+    try:
+        numbers = sorted({int(word) for word in words.split(",")})
+    except ValueError:
+        raise RequestError(
+            f"--counts '{counts}' is not a list of numbers", "such as 0,10,25,40"
+        ) from None
+    if numbers[0] < 0 or numbers == [0]:
+        raise RequestError(f"--counts {counts}: give at least one number above 0, none below")
+    return numbers
 
 
 def _check_files(settings: RunSettings) -> None:

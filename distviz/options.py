@@ -153,3 +153,8 @@ Log = Annotated[
     bool | None,
     typer.Option("--log/--linear", help="Count axis (chosen by itself).", show_default=False),
 ]
+Counts = Annotated[
+    str | None,
+    _text("--counts", "Numbers of filler tokens to measure, such as 0,10,25,40,55,70 (0,55)."),
+]
+ModelRequired = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id or .gguf.")]

@@ -26,6 +26,7 @@ from distviz.sketch import Sketch
 
 __all__ = [
     "COMPARISON",
+    "FILLER",
     "RUN",
     "SCHEMA_VERSION",
     "Run",
@@ -40,7 +41,8 @@ SCHEMA_VERSION = 1
 
 RUN = "run.json"
 COMPARISON = "comparison.json"
-KINDS = (RUN, COMPARISON)
+FILLER = "filler.json"
+KINDS = (RUN, COMPARISON, FILLER)
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arriving")
 

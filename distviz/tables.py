@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD, Box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from distviz import statistics
-from distviz.wording import arm_layers, arm_settings, layer_name, model_name, number, percent
+from distviz.terminal import is_unicode, plain_table, write
+from distviz.wording import (
+    arm_layers,
+    arm_settings,
+    dtype_name,
+    layer_name,
+    model_name,
+    number,
+    percent,
+)
 
 if TYPE_CHECKING:
     from distviz.runs import Run
@@ -32,10 +40,7 @@ _ROWS = 4
 """Lines of a small histogram."""
 _WIDE = 110
 """Columns from which a table shows more."""
-_RULED_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _STYLES = {"before": ("blue", "bold bright_blue"), "after": ("yellow", "bold red")}
-_PLAIN = str.maketrans({"−": "-", "–": "-", "→": "->", "·": "|", "…": "...", "ε": "eps", "Δ": "d"})
 
 
 def summary(run: Run, console: Console | None = None) -> Group:
@@ -49,23 +54,23 @@ def summary(run: Run, console: Console | None = None) -> Group:
         Where it will be printed: its width and encoding decide what is shown; None means a
         standard terminal of 80 columns.
     """
-    parts: list[RenderableType] = [Text(_write(_measured(run), console), style="bold")]
+    parts: list[RenderableType] = [Text(write(_measured(run), console), style="bold")]
     moved = _moved(run)
     if moved:
-        parts.append(Text(_write(moved, console)))
+        parts.append(Text(write(moved, console)))
     parts.append(stats_table(run, console))
     for key in run.keys:
         if key.phase == "landing":
             width = min((console.width if console else 80) - 8, 96)
             title = f"{layer_name(run, key.layer, key.stack)} · {key.site}"
             shape = histogram_blocks(
-                run, key.layer, key.site, width, ascii_only=not _is_unicode(console)
+                run, key.layer, key.site, width, ascii_only=not is_unicode(console)
             )
-            parts += [Text(_write(title, console), style="bold"), shape, Text()]
+            parts += [Text(write(title, console), style="bold"), shape, Text()]
             break
     effect = effect_line(run)
     if effect:
-        parts.append(Text(_write(effect, console), style="bold"))
+        parts.append(Text(write(effect, console), style="bold"))
     return Group(*parts)
 
 
@@ -80,9 +85,8 @@ def _measured(run: Run) -> str:
     if text.get("tokens"):
         many = text.get("documents")
         words.append(f"{text['tokens']:,} tokens" + (f" in {many:,} documents" if many else ""))
-    if run.manifest.get("dtype"):
-        dtype = str(run.manifest["dtype"]).removeprefix("torch.")
-        words.append(_SHORT.get(dtype, dtype))
+    if dtype_name(run):
+        words.append(dtype_name(run))
     return " · ".join(words)
 
 
@@ -125,11 +129,7 @@ def stats_table(run: Run, console: Console | None = None) -> Table:
     is_paired = any(key.phase == "after" for key in run.keys)
     has_sites = len({key.site for key in places}) > 1
     has_modules = len({(key.stack, key.layer, key.site) for key in places}) < len(places)
-    table = Table(
-        box=SIMPLE_HEAD if _is_unicode(console) else _RULED_ASCII,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = plain_table(console)
     table.add_column("layer", no_wrap=True)
     if has_sites:
         table.add_column("site", no_wrap=True)
@@ -144,7 +144,7 @@ def stats_table(run: Run, console: Console | None = None) -> Table:
         names = [f"{name}{key.layer}{' ARM' * has_arm}"]
         names += [key.site] * has_sites + [key.module] * has_modules
         cells = _cells(run, key, is_paired=is_paired, is_wide=is_wide)
-        row = [_write(cell, console) for cell in (*names, *cells)]
+        row = [write(cell, console) for cell in (*names, *cells)]
         table.add_row(*row, style="bold" if has_arm else "")
     return table
 
@@ -265,15 +265,4 @@ def _small_axis(edges: NDArray[np.float64]) -> str:
     line = [" "] * (7 + bins)
     for start, word in ((7, left), (7 + bins // 2, "0"), (7 + bins - len(right), right)):
         line[start : start + len(word)] = word
-    return "".join(line).translate(_PLAIN)
-
-
-def _is_unicode(console: Console | None) -> bool:
-    return console is None or console.encoding.lower().startswith("utf")
-
-
-def _write(text: str, console: Console | None) -> str:
-    """Numbers with a plain minus, everything in ASCII where the console asks for it."""
-    if _is_unicode(console):
-        return text.replace("−", "-")
-    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    return "".join(line).replace("−", "-")

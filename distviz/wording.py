@@ -6,9 +6,22 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distviz.comparisons import Comparison
     from distviz.runs import Run
 
-__all__ = ["arm_layers", "arm_settings", "layer_name", "model_name", "number", "percent"]
+__all__ = [
+    "alignment",
+    "arm_layers",
+    "arm_settings",
+    "dtype_name",
+    "layer_name",
+    "model_name",
+    "number",
+    "percent",
+    "side_names",
+]
+
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def model_name(run: Run) -> str:
@@ -16,6 +29,80 @@ def model_name(run: Run) -> str:
     model = run.manifest.get("model") or {}
     name = str(model.get("name") or model.get("path") or model.get("architecture") or "model")
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name
+
+
+def dtype_name(run: Run) -> str:
+    """Return ``bf16``, ``fp16``, ``fp32`` or what else the run says; empty where it says none."""
+    dtype = str(run.manifest.get("dtype") or "").removeprefix("torch.")
+    return _DTYPES.get(dtype, dtype)
+
+
+def side_names(comparison: Comparison) -> tuple[str, str]:
+    """Name both sides: the models, and what tells them apart where that is not the model.
+
+    Where nothing does, both bear the same name.
+    """
+    sides = (comparison.a, comparison.b)
+    first, second = (model_name(run) for run in sides)
+    marks = [
+        tuple(f"{'with' if phase == 'after' else 'without'} ARM" for phase in _phases(comparison)),
+        tuple(dtype_name(run) for run in sides) if first == second else ("", ""),
+    ]
+    told = [(a, b) for a, b in marks if a != b]
+    if first == second and not told:
+        told = [(a, b) for a, b in _other_marks(comparison) if a != b][:1]
+    names = zip((first, second), zip(*told, strict=True) if told else ((), ()), strict=True)
+    a, b = (" ".join(filter(None, (name, *notes))) for name, notes in names)
+    return a, b
+
+
+def _phases(comparison: Comparison) -> tuple[str, str]:
+    return comparison.manifest["phase_a"], comparison.manifest["phase_b"]
+
+
+def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
+    """What may tell runs of one model apart: ARM's settings, the folder, the text."""
+    sides = (comparison.a, comparison.b)
+    parts = []
+    for run in sides:
+        model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
+        path = str(model.get("path") or "").replace("\\", "/").rstrip("/")
+        folder = path.rpartition("/")[0].rpartition("/")[2]
+        parts.append(
+            (
+                f"({arm_settings(run)})" if arm_settings(run) else "",
+                f"(in {folder})" if folder else "",
+                f"(text {str(text.get('sha256'))[:6]})" if text.get("sha256") else "",
+            )
+        )
+    return list(zip(*parts, strict=True))
+
+
+def alignment(comparison: Comparison) -> str:
+    """Say how the layers were set against each other, and whether the tokens differ."""
+    manifest = comparison.manifest
+    n_a, n_b = (_depth(run) for run in (comparison.a, comparison.b))
+    ways = set(manifest.get("alignment", {}).values())
+    if ways == {"index"}:
+        text = "layers paired by index"
+    else:
+        text = f"layers paired by relative depth ({n_a} in A, {n_b} in B)"
+    texts = [(manifest.get(f"text_{side}") or {}).get("sha256") for side in "ab"]
+    if texts[0] != texts[1]:
+        text += " · different texts"
+    elif not manifest.get("same_tokenizer", True):
+        tokens = [(manifest.get(f"text_{side}") or {}).get("tokens") for side in "ab"]
+        text += f" · different tokenizers ({_counted(tokens[0])} and {_counted(tokens[1])} tokens)"
+    return text
+
+
+def _depth(run: Run) -> int:
+    number = (run.manifest.get("model") or {}).get("layers")
+    return number if isinstance(number, int) else 1 + max(key.layer for key in run.keys)
+
+
+def _counted(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
 
 
 def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:

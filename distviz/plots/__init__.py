@@ -6,6 +6,16 @@ are safe in threads and notebooks. What is drawn is computed apart, as plain dat
 
 from distviz.plots.bins import PairedBins, Panel, paired_bins
 from distviz.plots.bylayer import overview
+from distviz.plots.filled import filler_by_count, filler_by_layer
 from distviz.plots.signature import draw_paired, paired
 
-__all__ = ["PairedBins", "Panel", "draw_paired", "overview", "paired", "paired_bins"]
+__all__ = [
+    "PairedBins",
+    "Panel",
+    "draw_paired",
+    "filler_by_count",
+    "filler_by_layer",
+    "overview",
+    "paired",
+    "paired_bins",
+]

@@ -1,0 +1,106 @@
+"""What filler tokens do, by layer and by how many there are; drawn from the tables of a study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from distviz.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["filler_by_count", "filler_by_layer"]
+
+_TITLES = {
+    "near_zero_difference": "near-zero share, change",
+    "log_variance_ratio": "variance, log ratio",
+    "log_l1_ratio": "L1, log ratio",
+    "log_l2_ratio": "L2, log ratio",
+    "gini_difference": "Gini coefficient of |x|, change",
+}
+_SIGNIFICANT = 0.05
+
+
+def filler_by_layer(
+    table: pd.DataFrame, attention: pd.DataFrame, count: int, site: str, title: str
+) -> Figure:
+    """Draw every quantity by layer for one number of filler tokens, with 95 % intervals."""
+    rows = table[(table["filler_count"] == count) & (table["site"] == site)]
+    kept = attention[attention["filler_count"] == count] if len(attention) else attention
+    return _panels(rows, kept, "layer", title, f"{count} filler tokens against none · site {site}")
+
+
+def filler_by_count(
+    table: pd.DataFrame, attention: pd.DataFrame, layer: int, site: str, title: str
+) -> Figure:
+    """Draw every quantity of one layer by the number of filler tokens, with 95 % intervals."""
+    rows = table[(table["layer"] == layer) & (table["site"] == site)]
+    kept = attention[attention["layer"] == layer] if len(attention) else attention
+    caption = f"layer {layer}{' (first)' if layer == 0 else ''} by number of filler tokens · {site}"
+    return _panels(rows, kept, "filler_count", title, caption)
+
+
+def _panels(rows: pd.DataFrame, kept: pd.DataFrame, axis: str, title: str, caption: str) -> Figure:
+    with style.styled():
+        n_panels = len(_TITLES) + bool(len(kept))
+        figure = style.blank(7.2, 1.15 + 1.25 * n_panels)
+        height = figure.get_figheight()
+        grid = figure.add_gridspec(
+            n_panels,
+            1,
+            left=0.12,
+            right=0.975,
+            top=1 - 0.75 / height,
+            bottom=0.45 / height,
+            hspace=0.42,
+        )
+        axes = [figure.add_subplot(grid[row]) for row in range(n_panels)]
+        for ax, (quantity, heading) in zip(axes, _TITLES.items(), strict=False):
+            _draw_changes(ax, rows[rows["quantity"] == quantity], axis)
+            ax.set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)
+            if quantity == "near_zero_difference":
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+        if len(kept):
+            axes[-1].plot(kept[axis], kept["attention_kept"], "o-", color=style.LINE["before"])
+            heading = "attention that the prompt's own tokens keep"
+            axes[-1].set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)
+        for ax in axes:
+            ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+            ax.tick_params(labelbottom=ax is axes[-1])
+        axes[-1].set_xlabel("layer" if axis == "layer" else "filler tokens")
+        figure.text(0.02, 1 - 0.24 / height, title, fontsize=10.5, weight="bold")
+        figure.text(0.02, 1 - 0.44 / height, caption, fontsize=8, color=style.MUTED)
+        note = "filled: adjusted p < 0.05 over prompts"
+        figure.text(0.975, 1 - 0.44 / height, note, fontsize=8, color=style.MUTED, ha="right")
+        return figure
+
+
+def _draw_changes(ax: Axes, rows: pd.DataFrame, axis: str) -> None:
+    """Draw estimates with intervals; filled where significant."""
+    places = rows[axis].to_numpy(dtype=float)
+    middle = rows["estimate"].to_numpy(dtype=float)
+    ends = rows[["ci_low", "ci_high"]].to_numpy(dtype=float)
+    ax.axhline(0, color=style.MUTED, linewidth=0.7)
+    ax.vlines(places, ends[:, 0], ends[:, 1], color=style.LINE["after"], linewidth=1.2, alpha=0.6)
+    ax.plot(places, middle, color=style.LINE["after"], linewidth=0.8, alpha=0.5)
+    is_sure = (rows["p_adjusted"] < _SIGNIFICANT).to_numpy()
+    for chosen, face in ((is_sure, style.LINE["after"]), (~is_sure, "white")):
+        ax.plot(
+            places[chosen],
+            middle[chosen],
+            "o",
+            markersize=4,
+            color=style.LINE["after"],
+            markerfacecolor=face,
+        )
+    values = np.concatenate([middle, ends.ravel(), [0.0]])
+    values = values[np.isfinite(values)]
+    spare = 0.12 * (np.ptp(values) or 1.0)
+    ax.set_ylim(values.min() - spare, values.max() + spare)

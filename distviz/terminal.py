@@ -1,0 +1,36 @@
+"""What every table on the terminal shares: whether the console can show Unicode, and its ASCII."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD, Box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["is_unicode", "plain_table", "write"]
+
+_RULED_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+_PLAIN = str.maketrans(
+    {"−": "-", "–": "-", "→": "->", "·": "|", "…": "...", "ε": "eps", "Δ": "d", "×": "x"}
+)
+
+
+def is_unicode(console: Console | None) -> bool:
+    """Tell whether the console's encoding is a Unicode one; None is a standard terminal."""
+    return console is None or console.encoding.lower().startswith("utf")
+
+
+def write(text: str, console: Console | None = None) -> str:
+    """Numbers with a plain minus, everything in ASCII where the console asks for it."""
+    if is_unicode(console):
+        return text.replace("−", "-")
+    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+
+
+def plain_table(console: Console | None = None) -> Table:
+    """Return an empty table with a rule below its head."""
+    box = SIMPLE_HEAD if is_unicode(console) else _RULED_ASCII
+    return Table(box=box, padding=(0, 1, 0, 0), pad_edge=False)
