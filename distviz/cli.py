@@ -148,8 +148,10 @@ def run(
 
 
 _NO_SETTINGS = frozenset(
-    ("model", "config", "quiet", "as_json", "debug", "no_figures")
-    + ("a", "b", "phase_a", "phase_b", "counts")
+    (
+        *("model", "config", "quiet", "as_json", "debug", "no_figures"),
+        *("a", "b", "phase_a", "phase_b", "counts"),
+    )
 )
 
 
@@ -187,10 +189,14 @@ def _present(
     elif quiet:
         print(folder)
     else:
-        from distviz import tables
+        from distviz import comparison_tables, tables
+        from distviz.comparisons import Comparison
 
         console = _console()
-        console.print(tables.summary(finished, console))
+        if isinstance(finished, Comparison):
+            console.print(comparison_tables.summary(finished, console))
+        else:
+            console.print(tables.summary(finished, console))
         console.print(f"\n{folder}", soft_wrap=True)
 
 

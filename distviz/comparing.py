@@ -14,6 +14,7 @@ from distviz.comparisons import (
     Comparison,
     Pair,
     channel_changes,
+    class_shares,
     compare_manifest,
     depth,
     distances,
@@ -166,7 +167,7 @@ def compare_runs(
         distances(pairs, a, b),
         of_documents,
         channel_changes(pairs, a, b),
-        _class_table(a, b, pairs),
+        class_shares(pairs, a, b),
     )
 
 
@@ -225,9 +226,14 @@ def _same_documents(a: Run, b: Run) -> bool:
 
 
 def _same_tokens(a: Run, b: Run) -> bool:
-    """Whether the same text became equally many tokens: different tokenizers hardly ever agree."""
-    tokens = [(run.manifest.get("text") or {}).get("tokens") for run in (a, b)]
-    return _same_documents(a, b) and tokens[0] == tokens[1]
+    """Whether the same text became the same tokens, by their number and that of each class."""
+    names = ("tokens", "windows", "counted")
+    of_text = [(run.manifest.get("text") or {}) for run in (a, b)]
+    if not _same_documents(a, b) or of_text[0].get("tokens") != of_text[1].get("tokens"):
+        return False
+    if any(of_text[0].get(name) != of_text[1].get(name) for name in names):
+        return True  # --skip-special or --max-length differ; so many tokens agree by no accident
+    return bool(a.manifest.get("token_classes") == b.manifest.get("token_classes"))
 
 
 def _differences(a: Run, b: Run) -> list[str]:
@@ -236,26 +242,9 @@ def _differences(a: Run, b: Run) -> list[str]:
         found.append("the sides saw different texts; documents are compared unpaired")
     elif not _same_tokens(a, b):
         found.append("the sides cut the same text into different tokens")
+    settings = [run.manifest.get("settings") or {} for run in (a, b)]
+    for name in (*_OF_THE_TEXT, *_OF_THE_FILLER[:3]):
+        first, second = (own.get(name) for own in settings)
+        if all(name in own for own in settings) and first != second and name != "batch_size":
+            found.append(f"the sides differ in {name}: {first} and {second}")
     return found
-
-
-def _class_table(a: Run, b: Run, pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Return near-zero share by token class on both sides, each by its own eps."""
-    first, second = (run.classes() for run in (a, b))
-    if not len(first) or not len(second):
-        return pd.DataFrame()
-    names = ["layer", "stack", "site", "phase", "module"]
-    aligned = pd.DataFrame(
-        [
-            {f"{name}_a": getattr(pair.a, name) for name in names}
-            | {f"{name}_b": getattr(pair.b, name) for name in names}
-            for pair in pairs
-        ]
-    )
-    left = first.add_suffix("_a").rename(columns={"token_class_a": "token_class"})
-    right = second.add_suffix("_b").rename(columns={"token_class_b": "token_class"})
-    joined = aligned.merge(left, on=[f"{name}_a" for name in names])
-    joined = joined.merge(right, on=[*(f"{name}_b" for name in names), "token_class"])
-    columns = ["layer_a", "layer_b", "site_a", "phase_a", "phase_b", "token_class"]
-    columns += ["tokens_a", "tokens_b", "near_zero_a", "near_zero_b", "module_a", "module_b"]
-    return joined[[*columns, "stack_a"]].rename(columns={"site_a": "site", "stack_a": "stack"})

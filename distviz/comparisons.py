@@ -25,6 +25,7 @@ __all__ = [
     "Comparison",
     "Pair",
     "channel_changes",
+    "class_shares",
     "compare_manifest",
     "depth",
     "distances",
@@ -277,6 +278,30 @@ def _most_changed(pair: Pair, first: pd.DataFrame, second: pd.DataFrame) -> pd.D
 def _outlier(side: pd.DataFrame) -> Any:
     median = float(side["absmax"].median())
     return side["absmax"].to_numpy() / median if median else np.full(len(side), np.nan)
+
+
+def class_shares(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
+    """Return ``classes.csv``: near-zero share by token class, both sides by A's pooled eps.
+
+    Rows only for classes that both sides keep apart.
+    """
+    rows = []
+    tokens = [run.manifest.get("token_classes") or {} for run in (a, b)]
+    for pair in pairs:
+        first, second = a.sketches[pair.a], b.sketches[pair.b]
+        eps = a.bands[pair.a]
+        for name in first:
+            if name == "all" or name not in second:
+                continue
+            rows.append(
+                {"layer_a": pair.a.layer, "layer_b": pair.b.layer, "site": pair.a.site}
+                | {"phase_a": pair.a.phase, "phase_b": pair.b.phase, "token_class": name}
+                | {"tokens_a": tokens[0].get(name), "tokens_b": tokens[1].get(name)}
+                | {"near_zero_a": statistics.near_zero(first[name], eps)}
+                | {"near_zero_b": statistics.near_zero(second[name], eps)}
+                | {"module_a": pair.a.module, "module_b": pair.b.module, "stack": pair.a.stack}
+            )
+    return pd.DataFrame(rows)
 
 
 def compare_manifest(a: Run, b: Run, **more: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files from a run: the run folder with its figures, and figures and tables in other formats.
+"""Files from a run or comparison: the folder with its figures, and exports in other formats.
 
 Equal runs give equal bytes: no date, no random identifier goes into a file. Nothing here needs
 torch.
@@ -7,15 +7,18 @@ torch.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distviz import comparisons
+from distviz.comparisons import Comparison
+from distviz.drawings import Drawings, drawings, figure_names
 from distviz.errors import RequestError, nearest
 from distviz.runs import Run, records, staging
-from distviz.sites import Key, parse_layers, parse_sites
+from distviz.sites import parse_layers, parse_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +29,7 @@ __all__ = [
     "export",
     "export_folder",
     "figure_names",
+    "write_comparison",
     "write_run",
 ]
 
@@ -68,7 +72,23 @@ def write_run(
         run.write(place)
         if figures:
             (place / "figures").mkdir()
-            _draw(run, place / "figures", figures, figure_names(run), None)
+            _draw(drawings(run), place / "figures", figures)
+    return Path(out)
+
+
+def write_comparison(
+    comparison: Comparison, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
+) -> Path:
+    """Write a comparison folder with its figures: complete, or not at all.
+
+    Arguments, result and errors as of `write_run`.
+    """
+    _check_formats("figures", figures, FIGURE_FORMATS)
+    with staging(Path(out), force=force) as place:
+        comparison.write(place)
+        if figures:
+            (place / "figures").mkdir()
+            _draw(drawings(comparison), place / "figures", figures)
     return Path(out)
 
 
@@ -83,18 +103,18 @@ def export_folder(
     log: bool | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Do what ``distviz export`` says: read a run folder and write figures and tables.
+    """Do what ``distviz export`` says: read a folder and write figures and tables.
 
     Parameters
     ----------
     folder
-        A run folder.
+        A run or comparison folder.
     out
         Where to write; None is ``<folder>-export`` beside it.
     figures, tables
         Formats, comma-separated, or ``none``; None means png, and csv.
     layers, sites
-        Which to write, as for ``distviz run``; None means all.
+        Which to write, as for ``distviz run`` (layers of A in a comparison); None means all.
     log
         Scale of the counts; None decides figure by figure.
     force
@@ -107,18 +127,19 @@ def export_folder(
     Raises
     ------
     RequestError
-        If the folder is not a run, or an option does not fit it.
+        If the folder is neither, or an option does not fit it.
     """
     kinds = _parse_formats("figures", figures or "png", FIGURE_FORMATS)
     forms = _parse_formats("tables", tables or "csv", TABLE_FORMATS)
-    run = Run.load(folder)
+    measured = comparisons.load(folder)
     path = Path(folder)
+    first = measured.a if isinstance(measured, Comparison) else measured
     return export(
-        run,
+        measured,
         path.parent / f"{path.resolve().name}-export" if out is None else Path(out),
         figures=kinds,
         tables=forms,
-        layers=None if layers is None else parse_layers(layers, _layer_count(run)),
+        layers=None if layers is None else parse_layers(layers, _layer_count(first)),
         sites=None if sites is None else parse_sites(sites),
         log=log,
         force=force,
@@ -126,7 +147,7 @@ def export_folder(
 
 
 def export(
-    run: Run,
+    measured: Run | Comparison,
     out: Path,
     *,
     figures: Sequence[str] = ("png",),
@@ -136,60 +157,46 @@ def export(
     log: bool | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write figures and tables of a run into one folder, which may hold other files.
+    """Write figures and tables of a run or comparison into one folder, which may hold other files.
 
     Every file is complete, or not there. Arguments as of `export_folder`, already parsed.
 
     Raises
     ------
     RequestError
-        If a file exists and ``force`` is off, if the run holds nothing of what is asked for, or
-        if there is nothing to write.
+        If a file exists and ``force`` is off, if nothing of what is asked for is there, or if
+        there is nothing to write.
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
     _check_formats("tables", tables, TABLE_FORMATS)
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
-    part = _select(run, layers, sites)
-    names = figure_names(run)
-    chosen = {key: names[key] for key in part.places()}
+    part = _select(measured, layers, sites)
+    names = figure_names(measured)
+    drawn = drawings(part, log, {key: names[key] for key in figure_names(part)}) if figures else {}
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")
-    planned = [
-        f"{name}.{kind}" for kind in figures for name in [*chosen.values(), *_overviews(part)]
-    ]
-    planned += [f"{name}.{kind}" for kind in tables for name in part.tables()]
+    written = part.tables() if tables else {}
+    planned = [f"{name}.{kind}" for kind in figures for name in drawn]
+    planned += [f"{name}.{kind}" for kind in tables for name in written]
     there = [name for name in planned if (place / name).exists()]
     if there and not force:
         raise RequestError(
             f"{place / there[0]} exists", "give another --out, or --force to replace it"
         )
-    return _write_all(part, place, planned, figures, tables, chosen, log)
-
-
-def _write_all(
-    run: Run,
-    out: Path,
-    planned: list[str],
-    figures: Sequence[str],
-    tables: Sequence[str],
-    chosen: dict[Key, str],
-    log: bool | None,
-) -> list[Path]:
-    """Write beside the place, then move every file in."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=out) as beside:
-            _draw(run, Path(beside), figures, chosen, log)
-            for name, table in run.tables().items() if tables else ():
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as beside:
+            _draw(drawn, Path(beside), figures)
+            for name, table in written.items():
                 for kind in tables:
                     _WRITERS[kind](table, Path(beside) / f"{name}.{kind}")
             for name in planned:
-                (Path(beside) / name).replace(out / name)
+                (Path(beside) / name).replace(place / name)
     except OSError as error:
-        raise RequestError(f"cannot write to {out}: {error.strerror or error}") from error
-    return [out / name for name in planned]
+        raise RequestError(f"cannot write to {place}: {error.strerror or error}") from error
+    return [place / name for name in planned]
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -212,53 +219,10 @@ _WRITERS: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def figure_names(run: Run) -> dict[Key, str]:
-    """Return the file name of each place's figure, without its ending.
-
-    ``layer_000_act``; with the stack before it unless that is the decoder, and with the module's
-    path behind it where a layer has several modules at a site.
-    """
-    plain = {key: _plain_name(key) for key in run.places()}
-    known = list(plain.values())
-    return {
-        key: name if known.count(name) == 1 else f"{name}_{_safe(key.module)}"
-        for key, name in plain.items()
-    }
-
-
-def _plain_name(key: Key) -> str:
-    stack = "" if key.stack == "decoder" else f"{_safe(key.stack)}_"
-    if key.layer < 0:
-        return f"{stack}outside_{_safe(key.module)}"
-    return f"{stack}layer_{key.layer:03d}_{_safe(key.site)}"
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "x"
-
-
-def _overviews(run: Run) -> dict[str, str]:
-    """Return the overviews by file name: ``overview`` for act, or for the first site."""
-    sites = list(dict.fromkeys(key.site for key in run.places()))
-    main = "act" if "act" in sites else sites[0]
-    return {"overview" if site == main else f"overview_{_safe(site)}": site for site in sites}
-
-
-def _draw(
-    run: Run, place: Path, formats: Sequence[str], names: dict[Key, str], log: bool | None
-) -> None:
+def _draw(figures: Drawings, place: Path, formats: Sequence[str]) -> None:
     """Draw every figure once, save it in every format."""
-    if not formats:
-        return
-    from distviz import plots
-
-    for key, name in names.items():
-        figure = plots.paired(
-            run, key.layer, key.site, module=key.module, log="auto" if log is None else log
-        )
-        _save(figure, place, name, formats)
-    for name, site in _overviews(run).items():
-        _save(plots.overview(run, site), place, name, formats)
+    for name, draw in figures.items():
+        _save(draw(), place, name, formats)
 
 
 def _save(figure: Any, place: Path, name: str, formats: Sequence[str]) -> None:
@@ -269,40 +233,54 @@ def _save(figure: Any, place: Path, name: str, formats: Sequence[str]) -> None:
             figure.savefig(place / f"{name}.{kind}", metadata=NO_DATES[kind])
 
 
-def _select(run: Run, layers: Iterable[int] | None, sites: Iterable[str] | None) -> Run:
-    """Return the part of a run; its tables are cut to the same rows."""
+def _select(
+    measured: Run | Comparison, layers: Iterable[int] | None, sites: Iterable[str] | None
+) -> Run | Comparison:
+    """Return the part of a run or comparison; its tables are cut to the same rows."""
+    keys = measured.keys if isinstance(measured, Run) else [pair.a for pair in measured.pairs]
     if layers is None and sites is None:
-        if not run.keys:
+        if not keys:
             raise RequestError("the run holds no distributions")
-        return run
+        return measured
     wanted = None if layers is None else set(layers)
     named = None if sites is None else set(sites)
     kept = {
-        key: by_class
-        for key, by_class in run.sketches.items()
+        key
+        for key in keys
         if (wanted is None or key.layer in wanted) and (named is None or key.site in named)
     }
     if not kept:
-        known = ", ".join(dict.fromkeys(key.site for key in run.keys))
+        known = ", ".join(dict.fromkeys(key.site for key in keys))
         raise RequestError(
-            "the run holds none of these layers and sites",
-            f"it has layers {', '.join(map(str, sorted({key.layer for key in run.keys})))}; "
+            f"the {'run' if isinstance(measured, Run) else 'comparison'} holds none of these "
+            "layers and sites",
+            f"it has layers {', '.join(map(str, sorted({key.layer for key in keys})))}; "
             f"sites {known}",
         )
     places = {(key.layer, key.site) for key in kept}
-    tables = {
-        name: _rows_of(getattr(run, name), places) for name in ("documents", "channels", "plans")
-    }
-    return Run(run.manifest, kept, **tables, texts=run.texts)
+    if isinstance(measured, Comparison):
+        pairs = [pair for pair in measured.pairs if pair.a in kept]
+        return replace(measured, pairs=pairs, **_cut(measured, _COMPARED, places))
+    sketches = {key: by_class for key, by_class in measured.sketches.items() if key in kept}
+    return replace(measured, sketches=sketches, **_cut(measured, _MEASURED, places))
+
+
+_COMPARED = ("table", "inference", "channels", "classes")
+_MEASURED = ("documents", "channels", "plans")
+
+
+def _cut(measured: Any, names: Sequence[str], places: set[tuple[int, str]]) -> dict[str, Any]:
+    return {name: _rows_of(getattr(measured, name), places) for name in names}
 
 
 def _rows_of(table: pd.DataFrame, places: set[tuple[int, str]]) -> pd.DataFrame:
-    if "layer" not in table:
+    column = next((name for name in ("layer", "layer_a") if name in table), None)
+    if column is None:
         return table
     if "site" in table:
-        keep = [pair in places for pair in zip(table["layer"], table["site"], strict=True)]
+        keep = [pair in places for pair in zip(table[column], table["site"], strict=True)]
     else:
-        keep = table["layer"].isin({layer for layer, _ in places}).tolist()
+        keep = table[column].isin({layer for layer, _ in places}).tolist()
     return table[keep].reset_index(drop=True)
 
 

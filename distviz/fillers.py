@@ -211,7 +211,7 @@ def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFr
     table = pd.concat(frames, ignore_index=True)
     table.insert(0, "filler_count", count)
     order = [name for name in table if name not in ("module", "stack")]
-    return table[[*order, "module", "stack"]]
+    return table.loc[:, [*order, "module", "stack"]]
 
 
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -278,7 +278,7 @@ def _attention_modules(opened: OpenedModel, settings: RunSettings) -> list[tuple
     from distviz.sites import parse_layers
 
     layers = parse_layers(settings.layers, max(count_layers(opened.mlps).values()), "--layers")
-    found = {}
+    found: dict[int, str] = {}
     for mlp in opened.mlps:
         for point in mlp.points:
             if point.site in ("q", "attention") and point.layer in layers:

@@ -1,16 +1,18 @@
-"""What every table on the terminal shares: whether the console can show Unicode, and its ASCII."""
+"""What all texts on the terminal share: ASCII where the console asks for it, breaks, tables."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD, Box
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["is_unicode", "plain_table", "write"]
+__all__ = ["is_unicode", "paragraph", "plain_table", "write"]
 
 _RULED_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _PLAIN = str.maketrans(
@@ -28,6 +30,20 @@ def write(text: str, console: Console | None = None) -> str:
     if is_unicode(console):
         return text.replace("−", "-")
     return text.translate(_PLAIN).encode("ascii", "replace").decode()
+
+
+def paragraph(
+    text: str, console: Console | None = None, *, style: str = "", indent: int = 0
+) -> Text:
+    """Return a text broken into lines as wide as the console; a number keeps its unit."""
+    width = console.width if console else 80
+    if len(text) <= width:
+        return Text(write(text, console), style=style)
+    kept = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.wrap(
+        kept, width, subsequent_indent=" " * indent, break_on_hyphens=False, drop_whitespace=True
+    )
+    return Text(write("\n".join(lines).replace("\N{NO-BREAK SPACE}", " "), console), style=style)
 
 
 def plain_table(console: Console | None = None) -> Table:

@@ -66,7 +66,7 @@ def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
     parts = []
     for run in sides:
         model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
-        path = str(model.get("path") or "").replace("\\", "/").rstrip("/")
+        path = str(model.get("source") or "").replace("\\", "/").rstrip("/")
         folder = path.rpartition("/")[0].rpartition("/")[2]
         parts.append(
             (

@@ -27,10 +27,11 @@ PERCENTILES = {
     "p0_1": 0.1, "p1": 1, "p5": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95, "p99": 99,
     "p99_9": 99.9,
 }  # fmt: skip
-CONJUNCTIONS = (
-    "and or but nor so yet for because although though since unless while whereas if then thus "
-    "hence therefore however when whenever until before after once than whether as that"
-).split()
+CONJUNCTIONS = [
+    "and", "or", "but", "nor", "so", "yet", "for", "because", "although", "though", "since",
+    "unless", "while", "whereas", "if", "then", "thus", "hence", "therefore", "however", "when",
+    "whenever", "until", "before", "after", "once", "than", "whether", "as", "that",
+]  # fmt: skip
 
 
 # Text ---------------------------------------------------------------------------------------
@@ -351,73 +352,83 @@ def measure(
     found = Measured()
     names = {f"{layer} {site}": place for (layer, site), place in places.items()}
     for batch in batches:
-        inputs = batch.inputs() | (call or {})
-        lengths = batch.valid.sum(axis=1)
-        rows = range(len(lengths))
         found.places += list(zip(batch.documents, batch.windows, strict=True))
-        found.ids += [batch.ids[row, : lengths[row]] for row in rows]
-
-        def store(seen: dict[str, list[torch.Tensor]], phase: str) -> None:
-            for name, (tensor,) in seen.items():
-                layer, site = name.split()
-                kept = found.values.setdefault((int(layer), site, phase), [])
-                whole = tensor.reshape(*batch.valid.shape, -1)
-                kept += [whole[row, : lengths[row]] for row in rows]
-
-        def keep_logits(output: Any, phase: str) -> None:
-            if has_head:
-                kept = found.logits.setdefault(phase, [])
-                kept += [output.logits[row, : lengths[row]].double().numpy() for row in rows]
-
-        def redistribute(layer: int, output: torch.Tensor) -> torch.Tensor:
-            whole = output.reshape(*batch.valid.shape, -1)
-            result = whole.clone()
-            for row in rows:
-                size = int(lengths[row])
-                keys = [
-                    (batch.documents[row], token_key(batch.windows[row], position))
-                    for position in range(size)
-                ]
-                new, moved, plans = plain_arm(whole[row, :size], keys, layer=layer, **arm)
-                result[row, :size] = new
-                found.moved.setdefault(layer, []).append(moved)
-                found.plans.setdefault(layer, []).append(plans)
-                for phase, value in (("arriving", whole[row, :size]), ("leaving", whole[row, :size]),
-                                     ("landing", new)):  # fmt: skip
-                    found.values.setdefault((layer, "act", phase), []).append(value.clone())
-            return result.reshape(output.shape)
-
-        with torch.inference_mode(), keeping(model, names) as seen:
-            output = model(**inputs)
-        store(seen, "before")
-        keep_logits(output, "before")
+        found.ids += [ids[valid] for ids, valid in zip(batch.ids, batch.valid, strict=True)]
+        seen = _call(found, model, batch, names, "before", has_head=has_head, call=call)
         if not ripple:
             for layer in acts:
-                (tensor,) = seen[f"{layer} act"]
-                new = redistribute(layer, tensor)
-                kept = found.values.setdefault((layer, "act", "after"), [])
-                whole = new.reshape(*batch.valid.shape, -1)
-                kept += [whole[row, : lengths[row]] for row in rows]
-            continue
-        if not acts:
-            continue
-        handles = [
-            model.get_submodule(path).register_forward_hook(
-                lambda _, __, out, n=layer: redistribute(n, out)
-            )
-            for layer, path in acts.items()
-        ]
-        with torch.inference_mode(), keeping(model, names) as seen:
-            output = model(**inputs)
-        for handle in handles:
-            handle.remove()
-        store(seen, "after")
-        keep_logits(output, "after")
-    if not ripple or acts:
-        drop = [k for k in found.values if k[2] == "arriving" and (not ripple or k[0] == min(acts))]
-        for key in drop:
+                new = _redistribute(found, batch, layer, seen[f"{layer} act"][0], arm)
+                _keep(found, (layer, "act", "after"), new, batch)
+        elif acts:
+            # Hooked before those that watch, which so see what ARM made.
+            handles = [
+                model.get_submodule(path).register_forward_hook(
+                    lambda _, __, out, n=layer, of=batch: _redistribute(found, of, n, out, arm)
+                )
+                for layer, path in acts.items()
+            ]
+            _call(found, model, batch, names, "after", has_head=has_head, call=call)
+            for handle in handles:
+                handle.remove()
+    first = min(acts, default=0)
+    for key in [key for key in found.values if key[2] == "arriving"]:
+        if not ripple or key[0] == first:
             del found.values[key]
     return found
+
+
+def _call(
+    found: Measured,
+    model: nn.Module,
+    batch: RawBatch,
+    names: dict[str, tuple[str, str]],
+    phase: str,
+    *,
+    has_head: bool,
+    call: dict[str, Any] | None,
+) -> dict[str, list[torch.Tensor]]:
+    with torch.inference_mode(), keeping(model, names) as seen:
+        output = model(**(batch.inputs() | (call or {})))
+    for name, (tensor,) in seen.items():
+        layer, site = name.split()
+        _keep(found, (int(layer), site, phase), tensor, batch)
+    if has_head:
+        kept = found.logits.setdefault(phase, [])
+        kept += [
+            logits[torch.from_numpy(valid)].double().numpy()
+            for logits, valid in zip(output.logits, batch.valid, strict=True)
+        ]
+    return seen
+
+
+def _keep(
+    found: Measured, key: tuple[int, str, str], tensor: torch.Tensor, batch: RawBatch
+) -> None:
+    whole = tensor.reshape(*batch.valid.shape, -1)
+    kept = found.values.setdefault(key, [])
+    kept += [
+        row[torch.from_numpy(valid)].clone() for row, valid in zip(whole, batch.valid, strict=True)
+    ]
+
+
+def _redistribute(
+    found: Measured, batch: RawBatch, layer: int, output: torch.Tensor, arm: dict[str, Any]
+) -> torch.Tensor:
+    whole = output.reshape(*batch.valid.shape, -1)
+    result = whole.clone()
+    for row, size in enumerate(batch.valid.sum(axis=1).tolist()):
+        keys = [
+            (batch.documents[row], token_key(batch.windows[row], position))
+            for position in range(size)
+        ]
+        new, moved, plans = plain_arm(whole[row, :size], keys, layer=layer, **arm)
+        result[row, :size] = new
+        found.moved.setdefault(layer, []).append(moved)
+        found.plans.setdefault(layer, []).append(plans)
+    _keep(found, (layer, "act", "arriving"), whole, batch)
+    _keep(found, (layer, "act", "leaving"), whole, batch)
+    _keep(found, (layer, "act", "landing"), result, batch)
+    return result.reshape(output.shape)
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

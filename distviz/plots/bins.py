@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from distviz.runs import Run
     from distviz.sketch import Sketch
 
-__all__ = ["PairedBins", "Panel", "paired_bins"]
+__all__ = ["PairedBins", "Panel", "fine_bins", "paired_bins", "visible", "wants_log"]
 
 Counts = NDArray[np.int64]
 _LOW = 0.02
@@ -145,12 +146,12 @@ def paired_bins(
     untouched = None
     if leads == "arriving" and "before" in sketches:
         untouched = statistics.histogram(sketches["before"], edges)
-    widths = np.diff(edges)
-    fine = np.flatnonzero(widths == widths.min())
-    drawn = slice(int(fine[0]), int(fine[-1]) + 1)
-    is_log = _wants_log(panels, drawn) if log == "auto" else bool(log)
+    drawn = fine_bins(edges)
+    bars = [panel.counts[drawn] for panel in panels]
+    is_log = wants_log(bars) if log == "auto" else bool(log)
     if not is_log:
-        drawn = _visible(panels, drawn)
+        moved = [p.moved[drawn] for p in panels if p.moved is not None and p.phase == "after"]
+        drawn = visible(drawn, bars, moved)
     return PairedBins(
         key=key._replace(phase=panels[0].phase),
         edges=edges,
@@ -164,23 +165,33 @@ def paired_bins(
     )
 
 
-def _wants_log(panels: tuple[Panel, ...], drawn: slice) -> bool:
-    """Tell whether much of what lies beside the tallest bar would be too low to be read."""
-    bars = panels[0].counts[drawn]
-    others = np.delete(bars, bars.argmax())
-    low = others[others < _LOW * _peak(panels, drawn)]
+def fine_bins(edges: NDArray[np.float64]) -> slice:
+    """Return the bins around zero, those of equal width."""
+    widths = np.diff(edges)
+    fine = np.flatnonzero(widths == widths.min())
+    return slice(int(fine[0]), int(fine[-1]) + 1)
+
+
+def wants_log(bars: Sequence[NDArray[Any]]) -> bool:
+    """Tell whether much of what lies beside the tallest bar would be too low to be read.
+
+    The first of the distributions decides; the others count for the height of the scale.
+    """
+    others = np.delete(bars[0], bars[0].argmax())
+    low = others[others < _LOW * max(one.max() for one in bars)]
     return bool(low.sum() > _MOST_LOW * others.sum())
 
 
-def _visible(panels: tuple[Panel, ...], drawn: slice) -> slice:
+def visible(
+    drawn: slice, bars: Sequence[NDArray[Any]], moved: Sequence[NDArray[Any]] = ()
+) -> slice:
     """Narrow the drawn bins, evenly on both sides, to those that can be seen."""
-    least = _INVISIBLE * _peak(panels, drawn)
+    least = _INVISIBLE * max(one.max() for one in bars)
     seen = np.zeros(drawn.stop - drawn.start, bool)
-    for panel in panels:
-        counts = panel.counts[drawn]
-        seen |= (counts > least) | _all_but(counts, _MOST_LEFT_OUT)
-        if panel.moved is not None and panel.phase == "after":
-            seen |= _all_but(panel.moved[drawn], _MOST_LEFT_OUT)
+    for one in bars:
+        seen |= (one > least) | _all_but(one, _MOST_LEFT_OUT)
+    for one in moved:
+        seen |= _all_but(one, _MOST_LEFT_OUT)
     places = np.flatnonzero(seen)
     if not places.size:
         return drawn
@@ -189,16 +200,12 @@ def _visible(panels: tuple[Panel, ...], drawn: slice) -> slice:
     return slice(drawn.start + spare, drawn.stop - spare)
 
 
-def _all_but(counts: Counts, share: float) -> NDArray[np.bool_]:
+def _all_but(counts: NDArray[Any], share: float) -> NDArray[np.bool_]:
     """Mark the bins that hold all counts but a share, half of it on either side."""
     running = np.cumsum(counts)
     total = running[-1]
     inside = (running > share / 2 * total) & (running - counts < (1 - share / 2) * total)
     return np.asarray(inside, dtype=np.bool_)
-
-
-def _peak(panels: tuple[Panel, ...], drawn: slice) -> int:
-    return max(int(panel.counts[drawn].max()) for panel in panels)
 
 
 def _place(run: Run, layer: int, site: str, module: str | None) -> list[Key]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.lines import Line2D
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SIDE", "add_legend", "note_beyond", "write_numbers"]
+__all__ = ["SIDE", "add_legend", "beside", "note_beyond", "number_table", "write_numbers"]
 
 SIDE = 0.755
 """Where the column begins, in parts of the figure's width."""
@@ -66,27 +66,35 @@ def note_beyond(ax: Axes, data: PairedBins, panel: Panel) -> None:
 
 def write_numbers(figure: Figure, ax: Axes, data: PairedBins) -> float:
     """The main numbers as a small table beside the first panel; returns where it ends."""
+    heads = [(panel.phase, style.LINE[panel.phase]) for panel in data.panels]
+    return number_table(figure, ax, heads, list(_rows(data)), ruled=("n", "moved"))
+
+
+def number_table(
+    figure: Figure,
+    ax: Axes,
+    heads: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, list[str]]],
+    *,
+    ruled: Sequence[str] = (),
+) -> float:
+    """Write a small table beside a panel; returns where it ends, in parts of the axes' height.
+
+    ``heads`` are words with their colours, ``rows`` a name and one cell, or one a head; a rule is
+    drawn above the rows named in ``ruled``.
+    """
     box = ax.get_position()
     left, right = SIDE, 0.985
     middle = left + 0.6 * (right - left)
     step = 0.185 / figure.get_figheight()
     y = box.y1 - 0.1 * step
-    for place, panel in zip(_columns(middle, right, len(data.panels)), data.panels, strict=True):
-        figure.text(
-            place,
-            y,
-            panel.phase,
-            ha="right",
-            va="top",
-            weight="bold",
-            fontsize=8,
-            color=style.LINE[panel.phase],
-        )
-    for name, cells in _rows(data):
-        if name in ("n", "moved"):
-            rule = y - step * (1.0 if name == "n" else 1.25)
+    for place, (word, color) in zip(_columns(middle, right, len(heads)), heads, strict=True):
+        figure.text(place, y, word, ha="right", va="top", weight="bold", fontsize=8, color=color)
+    for index, (name, cells) in enumerate(rows):
+        if name in ruled:
+            rule = y - step * (1.25 if index else 1.0)
             figure.add_artist(Line2D([left, right], [rule, rule], color=style.GRID, linewidth=0.8))
-        y -= step * (1.5 if name in ("n", "moved") else 1.12)
+        y -= step * (1.5 if name in ruled else 1.12)
         figure.text(left, y, name, va="top", fontsize=8, color=style.MUTED)
         places = _columns(middle, right, len(cells)) if len(cells) > 1 else [right]
         for place, cell in zip(places, cells, strict=True):

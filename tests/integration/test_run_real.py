@@ -50,7 +50,9 @@ def load(smollm2: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def assert_run(run: Run, found: Measured) -> None:
-    rows = {(row["layer"], row["site"], row["phase"]): row for row in run.stats().to_dict("records")}
+    rows = {
+        (row["layer"], row["site"], row["phase"]): row for row in run.stats().to_dict("records")
+    }
     assert set(rows) == set(found.values)
     for (layer, site, phase), row in rows.items():
         eps = eps_of(found.of((layer, site, "before")))
@@ -78,10 +80,12 @@ def test_smollm2(asked: str, dtype: str, smollm2: Path, tmp_path: Path) -> None:
     assert run.manifest["dtype"] == dtype
     assert run.manifest["model"]["activation"] == "SiLU"
     lowest = run.stats().query("phase == 'before'")["min"].min()
-    assert -0.2785 <= lowest < -0.277  # the wall of SiLU, -0.27846
+    assert -0.2793 <= lowest < -0.277  # the wall of SiLU, -0.27846, or its neighbour in bf16
     assert run.manifest["model"]["architecture"] == "LlamaForCausalLM"
     model, tokenizer = load(smollm2, getattr(torch, dtype))
-    start = tokenizer("a")["input_ids"][: -len(tokenizer("a", add_special_tokens=False)["input_ids"])]
+    start = tokenizer("a")["input_ids"][
+        : -len(tokenizer("a", add_special_tokens=False)["input_ids"])
+    ]
     batches = batch_windows(cut_windows(tokenizer, TEXTS, 48, start), 4)
     acts = {layer: f"model.layers.{layer}.mlp.act_fn" for layer in range(LAYERS)}
     found = measure(
@@ -98,7 +102,9 @@ def test_smollm2(asked: str, dtype: str, smollm2: Path, tmp_path: Path) -> None:
     wanted = effect_of(found)
     tolerance = 1e-4 if dtype == "float32" else 1e-2
     for name in ("loss_before", "loss_after", "kl"):
-        assert run.manifest["effect"][name] == pytest.approx(wanted[name], rel=tolerance, abs=tolerance)
+        assert run.manifest["effect"][name] == pytest.approx(
+            wanted[name], rel=tolerance, abs=tolerance
+        )
     assert run.manifest["effect"]["positions"] == wanted["positions"]
     plans = run.plans.set_index(["layer", "document", "window"])
     for layer, of_layer in found.plans.items():
@@ -110,7 +116,9 @@ def test_smollm2(asked: str, dtype: str, smollm2: Path, tmp_path: Path) -> None:
     # what is on disk is what was measured
     again = Run.load(run.save(tmp_path / "run"))
     saved = pd.read_csv(tmp_path / "run" / "stats.csv")
-    pd.testing.assert_frame_equal(saved, run.stats(), check_dtype=False, check_exact=False, rtol=1e-14)
+    pd.testing.assert_frame_equal(
+        saved, run.stats(), check_dtype=False, check_exact=False, rtol=1e-14
+    )
     assert again.sketches == run.sketches
 
 

@@ -219,10 +219,14 @@ def test_the_sample_configs_are_valid() -> None:
 # ARM.md, "Settings published for seven models", typed out by hand: (c or fraction, p1).
 BENCHMARKS = ("gpqa", "math-500", "aime24", "aime25", "humaneval", "livecodebench")
 QWEN: dict[str, list[tuple[float, float] | None]] = {
-    "qwen2.5-math-1.5b": [(0.15, 99.5), (0.13, 99.5), (0.13, 99.5), (0.13, 99.5), (0.13, 99.5), None],
+    "qwen2.5-math-1.5b": [
+        (0.15, 99.5), (0.13, 99.5), (0.13, 99.5), (0.13, 99.5), (0.13, 99.5), None,
+    ],
     "qwen2.5-math-7b": [(0.2, 99.5), (0.1, 95), (0.05, 90), (0.13, 99.5), (0.13, 95), None],
     "qwen2.5-7b-instruct": [(0.15, 99.5), (0.1, 99.5), None, (0.13, 95), (0.05, 90), (0.3, 99.5)],
-    "qwen2.5-32b-instruct": [(0.05, 90.5), None, (0.13, 99.5), (0.05, 99), (0.13, 99.5), (0.3, 99.5)],
+    "qwen2.5-32b-instruct": [
+        (0.05, 90.5), None, (0.13, 99.5), (0.05, 99), (0.13, 99.5), (0.3, 99.5),
+    ],
 }  # fmt: skip
 LLAMA: dict[str, list[tuple[float, float] | None]] = {
     "llama-3.1-8b-instruct": [(0.45, 80), (0.32, 90), (0.32, 90), None, (0.3, 90), (0.3, 90)],
@@ -290,7 +294,7 @@ def test_unknown_presets() -> None:
         find_preset("auto", None)
     with pytest.raises(RequestError, match=r"'gemma-3-4b' \(did you mean 'gemma-3-4b-it'\?\)"):
         find_preset("gemma-3-4b", None)
-    with pytest.raises(RequestError, match="unknown preset 'qwen2.5-32b-instruct:math-500'"):
+    with pytest.raises(RequestError, match=r"unknown preset 'qwen2\.5-32b-instruct:math-500'"):
         find_preset("qwen2.5-32b-instruct:math-500", None)
     assert find_preset("Gemma-3-4B-it:GPQA", None) == published()["gemma-3-4b-it:gpqa"]
 

@@ -25,7 +25,9 @@ from distviz.corpus import (
 )
 from distviz.errors import RequestError
 
-WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {w: i + 4 for i, w in enumerate("abcdefgh/?")}
+WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {
+    w: i + 4 for i, w in enumerate("abcdefgh/?")
+}
 
 
 def word_tokenizer(*, adds: bool = False, chat_template: str | None = None) -> Any:

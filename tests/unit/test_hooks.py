@@ -1,4 +1,4 @@
-"""watch and redistribute on any model, by any caller: what is seen, what is changed, what is left."""
+"""watch and redistribute on any model, by any caller: what is seen, changed, and left behind."""
 
 from __future__ import annotations
 
@@ -137,7 +137,11 @@ def test_the_mask_is_read_from_the_call(how: str) -> None:
 
 def test_c_is_the_width_of_the_band() -> None:
     model = tiny("llama")
-    with torch.no_grad(), keeping(model, acts("llama")) as kept, distviz.watch(model, c=0.4) as seen:
+    with (
+        torch.no_grad(),
+        keeping(model, acts("llama")) as kept,
+        distviz.watch(model, c=0.4) as seen,
+    ):
         model(torch.arange(3, 20)[None])
     for row in seen.stats().to_dict("records"):
         values = raw(kept[str(row["layer"])])
@@ -365,9 +369,11 @@ def test_left_and_right_padding_give_a_token_the_same_numbers(name: str) -> None
                 moved[row][flipped[row].bool()] = ids[row][mask[row].bool()]
             ids, mask = moved, flipped
         # p1 = 0 and upper = 0 would hide it; the u are read from what the activation gave
-        with torch.no_grad(), distviz.redistribute(model, WHOLE), keeping(
-            model, {"0": acts(name)["0"]}
-        ) as kept:
+        with (
+            torch.no_grad(),
+            distviz.redistribute(model, WHOLE),
+            keeping(model, {"0": acts(name)["0"]}) as kept,
+        ):
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             extra = {} if name == "opt" else {"position_ids": positions}
             model(input_ids=ids, attention_mask=mask, **extra)
@@ -384,9 +390,11 @@ def test_the_numbers_go_on_over_the_steps_of_a_cache(name: str, padding: bool) -
     mask = torch.ones_like(ids)
     if padding:
         mask[1, :2] = 0
-    with torch.no_grad(), distviz.redistribute(model, WHOLE, layers=0), keeping(
-        model, {"0": acts(name)["0"]}
-    ) as kept:
+    with (
+        torch.no_grad(),
+        distviz.redistribute(model, WHOLE, layers=0),
+        keeping(model, {"0": acts(name)["0"]}) as kept,
+    ):
         model.generate(
             ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, do_sample=False,
             pad_token_id=0,
@@ -410,7 +418,9 @@ def test_the_numbers_go_on_over_the_steps_of_a_cache(name: str, padding: bool) -
                 np.testing.assert_allclose(bounds, bounds[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("on", "changed"), [("prefill", [0]), ("decode", [1, 2]), ("both", [0, 1, 2])])
+@pytest.mark.parametrize(
+    ("on", "changed"), [("prefill", [0]), ("decode", [1, 2]), ("both", [0, 1, 2])]
+)
 def test_prefill_and_decode(on: str, changed: list[int]) -> None:
     model = tiny("llama")
     ids = torch.arange(3, 9)[None]

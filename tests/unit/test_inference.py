@@ -14,11 +14,11 @@ from scipy import stats
 from distviz.errors import RequestError
 from distviz.inference import (
     COVERAGE,
-    COVERAGE_SKEWED,
     QUANTITIES,
     DocumentValues,
     coverage,
     infer,
+    infer_means,
     verdict,
 )
 
@@ -83,13 +83,16 @@ def test_few_pairs_are_enumerated(n):
             assert p == pytest.approx(expected, abs=1e-12)
 
 
-def test_tied_differences_are_enumerated_as_ties():
-    counts = np.array([[3, 1, -1, 2, 2, 0, 1, -3]])
-    a = DocumentValues(np.ones((1, 8)), np.full((1, 8), 0.3))
-    b = DocumentValues(np.ones((1, 8)), 0.3 + counts / 70)
-    signs = np.array(list(itertools.product((1, -1), repeat=8)))
-    expected = np.mean(np.abs(signs @ counts[0]) >= counts.sum())
-    assert _of(infer(a, b, paired=True), NEAR)["p_value"][0] == pytest.approx(expected, abs=1e-12)
+@pytest.mark.parametrize("unit", [1 / 70, 0.1 / 3, 1 / 4099])
+def test_tied_differences_are_enumerated_as_ties(unit):
+    rng = np.random.default_rng(2)
+    counts = rng.integers(-3, 4, (20, 10))
+    a = DocumentValues(np.ones((20, 10)), 3 * unit + rng.integers(0, 9, (20, 10)) * unit)
+    b = DocumentValues(np.ones((20, 10)), a.near_zero + counts * unit)
+    signs = np.array(list(itertools.product((1, -1), repeat=10)))
+    expected = np.mean(np.abs(signs @ counts.T) >= np.abs(counts.sum(axis=1)), axis=0)
+    found = _of(infer(a, b, paired=True), NEAR)["p_value"]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_few_unpaired_documents_are_enumerated():
@@ -176,13 +179,26 @@ def test_same_seed_same_numbers():
 
 def test_a_lone_layer_among_many_can_be_found():
     rng = np.random.default_rng(0)
-    base = rng.normal(0, 0.1, (100, 20))
-    noise = rng.normal(0, 0.1, (100, 20))
+    base = rng.normal(0, 0.1, (150, 20))
+    noise = rng.normal(0, 0.1, (150, 20))
     noise[17] += 1
-    share = np.full((100, 20), 0.1)
+    share = np.full((150, 20), 0.1)
     sides = (DocumentValues(np.exp(x), share) for x in (base, base + noise))
     found = infer(*sides, paired=True).query("p_adjusted < 0.05")
     assert found["place"].tolist() == [17]
+
+
+def test_means_of_any_quantity():
+    a, b = _sides(n=15)
+    x, y = _measured(a, LOG), _measured(b, LOG)
+    found = infer_means(x, y, LOG, paired=True)
+    whole = _of(infer(a, b, paired=True), LOG).drop(columns=["place", "quantity"])
+    pd.testing.assert_frame_equal(found, whole)
+    gini = infer_means(x, y, "gini_difference", paired=True)
+    assert gini["approximate"].all()
+    assert coverage("gini_difference", 100, paired=False) == COVERAGE[NEAR, False][100]
+    with pytest.raises(RequestError, match="side A has 3 places, side B has 2"):
+        infer_means(x, y[:2], LOG, paired=False)
 
 
 # --- what is left out ---
@@ -218,6 +234,16 @@ def test_documents_without_variance_leave_the_ratio(paired):
     assert "documents of zero variance left out: 1" in _of(found, LOG)["reason"][2]
 
 
+def test_a_place_without_any_variance():
+    a, b = _sides(n=8)
+    a.std[0], b.near_zero[1:] = 0, np.nan
+    found = infer(a, b, paired=True)
+    assert found["documents"].tolist() == [0, 8, 8, 0, 8, 0]
+    assert found["p_adjusted"].isna().tolist() == (found["documents"] == 0).tolist()
+    assert "variance" in verdict(found)
+    assert "largest seen: variance" in verdict(found, alpha=1e-4)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 8])
 @pytest.mark.parametrize("paired", [True, False])
 def test_few_documents(n, paired):
@@ -230,19 +256,26 @@ def test_few_documents(n, paired):
     assert isinstance(verdict(found), str)
 
 
-def test_coverage_marks_intervals():
-    for table in (COVERAGE, COVERAGE_SKEWED):
-        assert set(table) == set(itertools.product(QUANTITIES, (True, False)))
-        assert all(list(row) == [8, 12, 20, 40, 100] for row in table.values())
+def test_published_coverage():
+    assert set(COVERAGE) == set(itertools.product(QUANTITIES, (True, False)))
+    assert all([*row] == [8, 12, 20, 40, 100] for row in COVERAGE.values())
     assert math.isnan(coverage(LOG, 7, paired=True))
-    assert coverage(LOG, 19, paired=True) == COVERAGE[LOG, True][12]
-    assert coverage(NEAR, 999, paired=False, skewed=True) == COVERAGE_SKEWED[NEAR, False][100]
-    a, b = _sides(n=8)
-    b.std[:, 0] *= 30
-    found = _of(infer(a, b, paired=True), LOG)
-    assert found["approximate"].all()
-    assert found["reason"].str.contains("interval approximate: skewed data").all()
-    assert "approximate" in verdict(found)
+    assert coverage(LOG, 12, paired=True) == COVERAGE[LOG, True][12]
+    middle = (COVERAGE[LOG, True][20] + COVERAGE[LOG, True][40]) / 2
+    assert coverage(LOG, 30, paired=True) == pytest.approx(middle)
+    assert coverage(NEAR, 999, paired=False) == COVERAGE[NEAR, False][100]
+
+
+@pytest.mark.parametrize("n", [8, 20, 40])
+@pytest.mark.parametrize("paired", [True, False])
+def test_low_coverage_marks_an_interval(n, paired):
+    found = infer(*_sides(n=n), paired=paired)
+    for quantity, rows in found.groupby("quantity"):
+        low = coverage(quantity, n, paired=paired) < 0.93
+        assert (rows["approximate"] == low).all()
+        assert rows["reason"].str.startswith("interval approximate: it covers ").eq(low).all()
+    assert ("intervals are approximate" in verdict(found)) == found["approximate"].any()
+    assert found["approximate"].any() == (paired and n < 40)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +360,7 @@ def test_verdict_names_layers_amounts_and_unit():
         rows.append(_ratio_row(layer, 6 - layer, 8 - layer, 11 - layer, p))
         rows.append((layer, NEAR, -0.021, -0.024, -0.018, 0.001 if layer == 0 else 0.6))
     assert verdict(_frame(rows)) == (
-        "layers 0–3 differ: at most variance +8 % [6, 11] at layer 0, near-zero −2.1 points "
+        "layers 0–3 differ; the largest: variance +8 % [6, 11] at layer 0, near-zero −2.1 points "
         "[−2.4, −1.8] at layer 0 only; no layer past 3 is shown to\n"
         "The unit is the document (36 pairs of documents); Benjamini-Hochberg at 5 %; "
         "95 % intervals."
@@ -339,7 +372,7 @@ def test_verdict_of_one_layer_gaps_and_all():
     assert one.startswith("layer 2 differs: variance +90 % [50, 140]; no layer past 2 is shown to")
     gaps = [_ratio_row(k, 250, 300, 350, 0.01 if k in {0, 1, 5} else 0.2) for k in range(6)]
     assert verdict(_frame(gaps)).startswith(
-        "layers 0–1, 5 differ: at most variance ×4.0 [3.5, 4.5] at layer 0; "
+        "layers 0–1, 5 differ; the largest: variance ×4.0 [3.5, 4.5] at layer 0; "
         "the other layers are not shown to\n"
     )
     every = verdict(_frame([_ratio_row(0, -4, -3, -2, 0.01)]))
@@ -352,6 +385,13 @@ def test_verdict_when_nothing_differs():
         "no layer is shown to differ (smallest adjusted p 0.3)\n"
     )
     assert "no p is below 0.0078, and one layer alone among 30" in verdict(_frame(rows, 8))
+    assert (
+        verdict(_frame(rows, 8))
+        .splitlines()[0]
+        .endswith("could not be significant; the largest seen: variance +1 % [−3, 4] at layer 0")
+    )
+    assert "as in A" not in verdict(_frame(rows).assign(layer_b=range(30)))
+    assert "layers are named as in A" in verdict(_frame(rows).assign(layer_b=range(0, 60, 2)))
     a, _ = _sides()
     text = verdict(infer(a, a, paired=True))
     assert text.startswith("no layer differs: both sides are equal in every document\n")

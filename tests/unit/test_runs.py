@@ -126,10 +126,15 @@ def test_an_error_leaves_nothing_behind(
     if force:
         demo_run.save(out)
     before = {p.name: p.read_bytes() for p in out.iterdir()} if force else None
-    with pytest.raises(error, match="torn"), staging(out, force=force) as place:
-        (place / "half").write_text("x")
-        assert place.parent == out.parent
-        raise error("torn")
+
+    def tear() -> None:
+        with staging(out, force=force) as place:
+            (place / "half").write_text("x")
+            assert place.parent == out.parent
+            raise error("torn")
+
+    with pytest.raises(error, match="torn"):
+        tear()
     left = [path.name for path in out.parent.iterdir()]
     assert left == (["run"] if force else [])
     if force:
@@ -194,9 +199,7 @@ def test_force_replaces_only_what_distviz_wrote(demo_run: Run, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"]
 
 
-def test_a_relative_folder(
-    demo_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_folder(demo_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     demo_run.save("a/b/run")
     assert Run.load("a/b/run").keys == demo_run.keys
@@ -229,7 +232,7 @@ def test_a_damaged_file_is_named(name: str, damage: str, saved: Path) -> None:
     if name == "plans.csv":
         damage = "noise"  # half a table is a table
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"\xff\xfe,\x00\n\"" * 9)
+    path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b'\xff\xfe,\x00\n"' * 9)
     with pytest.raises(RequestError, match=name.replace(".", r"\.")) as caught:
         Run.load(saved)
     assert len(str(caught.value).splitlines()) <= 2
@@ -333,7 +336,7 @@ def test_every_value_is_in_a_bin(dtype: torch.dtype, kind: str) -> None:
 def test_histograms_of_a_measured_run(demo_folder: Path) -> None:
     run = distviz.run(text=TEXTS[:2], device="cpu", arm_layers="0,1", layers="0-1")
     values = {}
-    for one in run.keys:  # noqa: SIM118
+    for one in run.keys:
         pairs = run.merged[one].pairs()
         values[one] = np.repeat(*pairs)
     assert_histograms(run, values)

@@ -1,0 +1,322 @@
+"""A comparison at a glance: how far the sides are apart by depth, and what is more than noise."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
+
+from distviz.errors import RequestError
+from distviz.plots import style
+from distviz.plots.compared import COLORS, write_sides
+from distviz.wording import alignment, number, side_names
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from distviz.comparisons import Comparison
+
+__all__ = ["DepthSeries", "comparison_overview", "depth_series"]
+
+ALPHA = 0.05
+_DISTANCES = {
+    "ks": ("KS", "#009e73", "o"),
+    "wasserstein_normalized": ("W1 / std A", "#cc79a7", "s"),
+    "js_divergence": ("JS divergence (bits)", "#56a0c8", "^"),
+}
+"""Columns of compare.csv, with a name, a colour of Okabe and Ito (blue darkened), and a marker."""
+_TESTED = {
+    "log_variance_ratio": "log variance ratio, ln(var B / var A): mean of documents",
+    "near_zero_difference": "near-zero difference, B − A in points: mean of documents",
+}
+_NAMED = 3
+_LOG_SPAN = 30.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DepthSeries:
+    """What the overview draws, one entry a pair of layers, by layer of A.
+
+    Attributes
+    ----------
+    layers
+        Layers of A.
+    values
+        ``near_zero_a``, ``near_zero_b`` and the three distances.
+    tested
+        By quantity: the rows of ``inference.csv``.
+    partners
+        The layer of B that each layer of A is set against.
+    most
+        The layers of A whose distributions are furthest apart, with their KS, furthest first;
+        none where no distribution differs.
+    unique
+        Whether there is one pair a layer, so that lines may join them.
+    """
+
+    layers: NDArray[np.int64]
+    values: dict[str, Floats]
+    tested: dict[str, pd.DataFrame]
+    partners: dict[int, int]
+    most: dict[int, float]
+    unique: bool
+
+
+def depth_series(comparison: Comparison, site: str = "act") -> DepthSeries:
+    """Gather what `comparison_overview` draws.
+
+    Raises
+    ------
+    RequestError
+        If the site was not compared.
+    """
+    table = comparison.table
+    rows = table[table["site"] == site].sort_values("layer_a", kind="stable")
+    if not len(rows):
+        known = ", ".join(table["site"].unique())
+        raise RequestError(f"the comparison holds no site '{site}'", f"it has {known or 'none'}")
+    names = ("near_zero_a", "near_zero_b", *_DISTANCES)
+    ranked = rows[rows["ks"] > 0].sort_values("ks", ascending=False, kind="stable")
+    ranked = ranked.drop_duplicates("layer_a")
+    tests = comparison.inference
+    here = tests[tests["site"] == site] if len(tests) else tests
+    return DepthSeries(
+        layers=rows["layer_a"].to_numpy(dtype=np.int64),
+        values={name: rows[name].to_numpy(dtype=np.float64) for name in names},
+        tested={
+            name: here[here["quantity"] == name].sort_values("layer_a", kind="stable")
+            if len(here)
+            else here
+            for name in _TESTED
+        },
+        partners=dict(zip(rows["layer_a"].tolist(), rows["layer_b"].tolist(), strict=True)),
+        most=dict(
+            list(zip(ranked["layer_a"].tolist(), ranked["ks"].tolist(), strict=True))[:_NAMED]
+        ),
+        unique=not rows["layer_a"].duplicated().any(),
+    )
+
+
+def comparison_overview(comparison: Comparison, site: str = "act") -> Figure:
+    """Draw one page: near-zero shares, distances and tested differences by depth.
+
+    Filled marks in the lower panels are layers whose adjusted p is below 0.05; bars are 95 %
+    intervals, pale where they are approximate, absent where they are withheld.
+
+    Raises
+    ------
+    RequestError
+        If the site was not compared.
+    """
+    data = depth_series(comparison, site)
+    with style.styled():
+        figure = style.blank(8.0, 7.3)
+        height = figure.get_figheight()
+        words = f"{site} · {alignment(comparison)}"
+        write_sides(figure, side_names(comparison), words)
+        lines = textwrap.wrap(_verdict(comparison), 118)[:3]
+        figure.text(
+            0.02, 1 - 0.8 / height, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.35,
+            gid="verdict",
+        )  # fmt: skip
+        place = 1 - (0.84 + 0.165 * len(lines)) / height
+        figure.text(0.02, place, _most(data), va="top", fontsize=8.5, weight="bold", gid="most")
+        foot = 0.66 if _is_by_index(data) else 0.78
+        grid = figure.add_gridspec(
+            4, 1, left=0.1, right=0.975, top=place - 0.42 / height, bottom=foot / height,
+            hspace=0.32, height_ratios=(1, 1.2, 1, 1),
+        )  # fmt: skip
+        axes = [figure.add_subplot(grid[row]) for row in range(4)]
+        _draw_shares(axes[0], data)
+        _draw_distances(axes[1], data)
+        marks: dict[str, Artist] = {}
+        for ax, quantity in zip(axes[2:], _TESTED, strict=True):
+            marks |= _draw_tested(ax, data.tested[quantity], quantity, joined=data.unique)
+        for ax in axes:
+            _frame(ax, data)
+        for ax in axes[:-1]:
+            ax.tick_params(labelbottom=False)
+        _label_layers(axes[-1], data)
+        _explain(figure, marks)
+        figure.align_ylabels()
+        return figure
+
+
+def _explain(figure: Figure, marks: dict[str, Artist]) -> None:
+    """Say at the foot what the marks of both lower panels mean."""
+    if marks:
+        figure.legend(
+            list(marks.values()), list(marks), loc="lower left", ncols=5, handlelength=1.6,
+            bbox_to_anchor=(0.09, 0.0), columnspacing=1.6,
+        )  # fmt: skip
+
+
+def _label_layers(ax: Axes, data: DepthSeries) -> None:
+    if _is_by_index(data):
+        ax.set_xlabel("layer", labelpad=1)
+        return
+
+    def both(value: float, _: object = None) -> str:
+        layer = round(value)
+        return f"{layer}\n{data.partners[layer]}" if layer in data.partners else ""
+
+    ax.xaxis.set_major_formatter(FuncFormatter(both))
+    ax.set_xlabel("layer of A, and the layer of B below it", labelpad=1)
+
+
+def _is_by_index(data: DepthSeries) -> bool:
+    return all(a == b for a, b in data.partners.items())
+
+
+def _most(data: DepthSeries) -> str:
+    if not data.most:
+        return "No distribution differs."
+    words = [f"{layer} ({number(ks)})" for layer, ks in data.most.items()]
+    return f"Furthest apart by KS: layer{'s' * (len(words) > 1)} {', '.join(words)}"
+
+
+def _verdict(comparison: Comparison) -> str:
+    return str(comparison.manifest.get("verdict", "")).split("\n")[0]
+
+
+def _frame(ax: Axes, data: DepthSeries) -> None:
+    spare = 0.5 if data.layers.size > 1 else 1.5
+    ax.set_xlim(data.layers.min() - spare, data.layers.max() + spare)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+    for layer in data.most:
+        ax.axvline(layer, color=style.BAND, linewidth=5, alpha=0.55, zorder=0.3, gid="most")
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title(text, loc="left", pad=3, fontsize=8.5, color=style.INK)
+
+
+def _legend(ax: Axes, columns: int) -> None:
+    ax.legend(
+        loc="lower right", ncols=columns, bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1,
+        handlelength=1.6, columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _draw_shares(ax: Axes, data: DepthSeries) -> None:
+    """Both sides on one scale: where they coincide, both can be seen."""
+    line = "-" if data.unique else "none"
+    for side, marker, size, face in (("A", "o", 4.0, COLORS["A"]), ("B", "D", 5.0, "none")):
+        ax.plot(
+            data.layers, data.values[f"near_zero_{side.lower()}"], linestyle=line, marker=marker,
+            markersize=size, markerfacecolor=face, color=COLORS[side], label=side,
+            linewidth=1.6 if side == "A" else 0.9, gid=f"near-zero-{side}",
+        )  # fmt: skip
+    top = np.nanmax([data.values[f"near_zero_{side}"] for side in "ab"], initial=0.0)
+    ax.set_ylim(0, 1.12 * top or 1.0)
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+    _title(ax, "near-zero share, |x| < ε of A")
+    _legend(ax, 2)
+
+
+def _draw_distances(ax: Axes, data: DepthSeries) -> None:
+    line = "-" if data.unique else "none"
+    for name, (word, color, marker) in _DISTANCES.items():
+        ax.plot(
+            data.layers, data.values[name], linestyle=line, marker=marker, markersize=4,
+            color=color, linewidth=1.2, label=word, gid=name, clip_on=False,
+        )  # fmt: skip
+    values = np.concatenate([data.values[name] for name in _DISTANCES])
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    title = "distance of the distributions"
+    if positive.size and values.max() > _LOG_SPAN * positive.min():
+        ax.set_yscale("log", nonpositive="mask")
+        ax.set_ylim(float(positive.min()) / 1.5, float(positive.max()) * 1.5)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        title += " (log)"
+    else:
+        ax.set_ylim(0, float(positive.max()) * 1.12 if positive.size else 1.0)
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    if not positive.size:
+        title += ": 0 everywhere"
+    _title(ax, title)
+    _legend(ax, 3)
+
+
+def _draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) -> dict[str, Artist]:
+    """Estimates with intervals, filled where the adjusted p is below ALPHA; returns the marks."""
+    _title(ax, _TESTED[quantity])
+    ax.axhline(0, color=style.MUTED, linewidth=0.7)
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    if not len(rows) or rows["estimate"].isna().all():
+        ax.set_yticks([0])
+        ax.text(
+            0.5, 0.6, "too few documents have a value", ha="center", color=style.MUTED,
+            transform=ax.transAxes,
+        )  # fmt: skip
+        return {}
+    scale = 100.0 if quantity == "near_zero_difference" else 1.0
+    layers = rows["layer_a"].to_numpy()
+    estimate, low, high = (
+        scale * rows[name].to_numpy(dtype=np.float64) for name in ("estimate", "ci_low", "ci_high")
+    )
+    if joined:
+        ax.plot(layers, estimate, color=style.GRID, linewidth=1.2, zorder=1.5)
+    marks = _draw_intervals(ax, layers, low, high, rows["approximate"].to_numpy(dtype=bool))
+    significant = rows["p_adjusted"].to_numpy(dtype=np.float64) < ALPHA
+    for chosen, face, word, gid in (
+        (significant, style.INK, f"adjusted p < {ALPHA:g}", "significant"),
+        (~significant, "white", "not significant", "rest"),
+    ):
+        if chosen.any():
+            (marks[word],) = ax.plot(
+                layers[chosen], estimate[chosen], linestyle="none", marker="o", markersize=4.2,
+                markerfacecolor=face, markeredgecolor=style.INK, markeredgewidth=0.9,
+                gid=f"{quantity}-{gid}", zorder=3,
+            )  # fmt: skip
+    _fit(ax, np.concatenate([estimate, low, high]))
+    return marks
+
+
+def _draw_intervals(
+    ax: Axes, layers: NDArray[np.int64], low: Floats, high: Floats, approximate: NDArray[np.bool_]
+) -> dict[str, Artist]:
+    """Solid bars, or dotted where coverage is approximate; none where intervals are withheld."""
+    marks: dict[str, Artist] = {}
+    known = np.isfinite(low)
+    for chosen, word, gid, dashes in (
+        (~approximate, "95 % interval", "interval", "solid"),
+        (approximate, "95 % interval, approximate", "approximate", (0, (1.6, 1.0))),
+    ):
+        shown = chosen & known
+        if shown.any():
+            marks[word] = ax.vlines(
+                layers[shown], low[shown], high[shown], color=style.INK, linewidth=1.2,
+                linestyle=dashes, gid=gid,
+            )  # fmt: skip
+    if not known.all():
+        marks["interval withheld: too few documents"] = Line2D([], [], linestyle="none")
+    return marks
+
+
+def _fit(ax: Axes, values: Floats) -> None:
+    finite = np.append(values[np.isfinite(values)], 0.0)
+    low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        ax.set_ylim(-1, 1)
+        ax.set_yticks([0])
+        return
+    spare = 0.1 * (high - low)
+    ax.set_ylim(low - spare, high + spare)
+    ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
+    )
