@@ -82,6 +82,8 @@ def run(
     told = progress or Progress()
     started = time.perf_counter()
     sources = [Path(name) for name in settings.text] if text is None else list(text)
+    if text is not None and not sources:
+        raise RequestError("the text is empty, there is nothing to measure")
     documents = read_documents(sources) if settings.layer is None else []
     opened = open_from(settings, told)
     loaded = time.perf_counter() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -57,7 +58,7 @@ class LayerSettings:
         for name in (*counted, "documents", "tokens"):
             _at_least(f"layer.{name}", getattr(self, name), 1)
         _one_of("layer.input", self.input, ("hidden", "tokens"))
-        if self.scale <= 0:
+        if not (self.scale > 0 and math.isfinite(self.scale)):
             raise RequestError(f"layer.scale is {self.scale}, it must be above 0")
         if self.weights is None and self.hidden_size % self.heads:
             raise RequestError(
@@ -262,6 +263,7 @@ _TYPE_NAMES = {
     "list[str]": "a list of strings",
     "list[int]": "a list of whole numbers",
     "dict[str, typing.Any]": "a table",
+    str(LayerSettings): "a table",
 }
 
 

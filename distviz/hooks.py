@@ -205,11 +205,12 @@ class Redistribution:
             for point in self.points:
                 module = model.get_submodule(point.module)
                 # First in line, so that whoever watches this module sees what ARM made.
-                handle = module.register_forward_hook(self._hook(point, fired), prepend=True)
+                handle = module.register_forward_hook(self._hook(point, fired), prepend=self.writes)
                 stack.callback(handle.remove)
             if self.writes:
-                _active[model] = _active.get(model, 0) + 1
-                stack.callback(_deactivate, model)
+                base = getattr(model, "base_model", model)
+                _active[base] = _active.get(base, 0) + 1
+                stack.callback(_deactivate, base)
             yield self
         silent = [point.module for point in self.points if point not in fired]
         if self.tracker.calls > before and silent:
@@ -258,7 +259,7 @@ def _deactivate(model: nn.Module) -> None:
 
 def phase_of(model: nn.Module) -> str:
     """Return ``"after"`` while ARM writes into the model, else ``"before"``."""
-    return "after" if _active.get(model) else "before"
+    return "after" if _active.get(getattr(model, "base_model", model)) else "before"
 
 
 def choose_layers(

@@ -145,6 +145,9 @@ class Recorder:
                 kept[key] += of_document
 
     def _close(self, document: int, key: Key, table: NDArray[np.integer]) -> None:
+        self._rows.append(self._row(document, key, table))
+
+    def _row(self, document: int, key: Key, table: NDArray[np.integer]) -> dict[str, Any]:
         """Turn a document's table into its row; eps is that of its own phase ``before``."""
         place = (document, key._replace(phase=""))
         given = -1.0 if key.phase == "before" else self._eps.get(place, -1.0)
@@ -154,7 +157,7 @@ class Recorder:
         if key.phase == "before":
             self._eps[place] = row["eps"]
         where = {"document": document, "layer": key.layer, "site": key.site, "phase": key.phase}
-        self._rows.append(where | row | {"module": key.module, "stack": key.stack})
+        return where | row | {"module": key.module, "stack": key.stack}
 
     def _grid_of(self, key: Key) -> str:
         return next(iter(self.sketches[key].values())).grid or "bf16"
@@ -172,9 +175,14 @@ class Recorder:
 
     def documents(self) -> pd.DataFrame:
         """Return one row a document, layer, site and phase, sorted."""
-        if not self._rows:
+        unfinished = [
+            self._row(document, key, kept[key])
+            for document, kept in self._open.items()
+            for key in sorted(kept, key=lambda key: key.phase != "before")
+        ]
+        if not self._rows and not unfinished:
             return pd.DataFrame()
-        frame = pd.DataFrame(self._rows)
+        frame = pd.DataFrame([*self._rows, *unfinished])
         order = ["document", "stack", "layer", "site", "module", "phase"]
         return frame.sort_values(order, ignore_index=True, kind="stable")
 

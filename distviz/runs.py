@@ -79,7 +79,7 @@ class Run:
     def c(self) -> float:
         """The c of the near-zero band: the run's own, or 0.13 where ARM is off."""
         arm = self.manifest.get("arm") or {}
-        return float(arm.get("c", statistics.DEFAULT_C))
+        return float(arm.get("c", self.manifest.get("near_zero_c", statistics.DEFAULT_C)))
 
     @cached_property
     def merged(self) -> dict[Key, Sketch]:

@@ -12,6 +12,7 @@ from distviz.hooks import Tracker, attach, choose_layers, phase_of
 from distviz.mlp import count_layers, find_mlps, find_points
 from distviz.recording import Recorder, Tokens
 from distviz.runs import SCHEMA_VERSION, Run
+from distviz.sketch import Sketch
 from distviz.sites import Point, parse_sites
 from distviz.statistics import DEFAULT_C
 
@@ -54,20 +55,23 @@ class Seen:
 
     def run(self) -> Run:
         """Return everything seen so far as a `Run`."""
-        self.recorder.close_documents()
         model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
         return Run(
             manifest={
                 "schema_version": SCHEMA_VERSION,
                 "kind": "run",
                 "settings": {},
+                "near_zero_c": self.recorder.c,
                 "model": model,
                 "arm": None,
-                "text": {"documents": sum(self._begun.values()), "tokens": None},
+                "text": {"documents": max(self._begun.values(), default=0), "tokens": None},
                 "effect": {},
                 "warnings": [],
             },
-            sketches={key: dict(by_class) for key, by_class in self.recorder.sketches.items()},
+            sketches={
+                key: {name: sketch + Sketch() for name, sketch in by_class.items()}
+                for key, by_class in self.recorder.sketches.items()
+            },
             documents=self.recorder.documents(),
             channels=self.recorder.channels(),
         )
