@@ -383,7 +383,9 @@ def main() -> None:
     except typer.TyperException as error:
         # Errors of usage: one line, no box, and where the help is.
         message = error.format_message()
-        if message:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message, file=sys.stderr)
+        elif message:
             _complain(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
         code = error.exit_code
     except KeyboardInterrupt:

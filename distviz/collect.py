@@ -424,6 +424,6 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
     if settings.max_tokens is not None and corpus.truncated:
         found.append(f"--max-tokens {settings.max_tokens} left part of the text out")
     effect = result.manifest["effect"]
-    if effect.get("positions") and effect["loss_before"] is None:
+    if effect is not None and effect["loss_before"] is None:
         found.append("the next-token loss is not finite")
     return found

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from distviz.checkpoints import locate
 from distviz.comparisons import (
     Comparison,
     Pair,
-    channel_changes,
-    class_shares,
     compare_manifest,
     depth,
-    distances,
     pair_keys,
 )
 from distviz.config import RunSettings
+from distviz.differences import channel_changes, class_shares, distances
 from distviz.errors import RequestError
-from distviz.runs import RUN, Run
-from distviz.sites import Key
+from distviz.runs import COMPARISON, RUN, Run
+from distviz.sites import Key, parse_layers, parse_sites
 
 if TYPE_CHECKING:
     from distviz.progress import Progress
@@ -33,8 +32,11 @@ __all__ = ["compare", "compare_runs"]
 _PHASES = ("before", "after")
 _LAST = ["module", "stack"]
 _OF_THE_TEXT = ("max_length", "max_tokens", "batch_size", "skip_special", "chat_template")
-_OF_THE_FILLER = ("filler", "filler_count", "filler_position", "seed")
-_OF_THE_PLACES = ("sites", "layers")
+_OF_THE_FILLER = ("filler", "filler_count", "filler_position", "filler_kind", "seed")
+_OF_ARM = (
+    *("arm_layers", "c", "p1", "p_min", "p_max", "fraction", "arm_mode", "percentile_of"),
+    *("passes", "ripple"),
+)
 
 
 def compare(
@@ -74,37 +76,83 @@ def compare(
     for name, phase in (("--phase-a", phase_a), ("--phase-b", phase_b)):
         if phase not in _PHASES:
             raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
-    known = [_known(side) for side in (a, b)]
     base = settings or RunSettings()
+    wanted = None if sites is None else parse_sites(sites)
     if sites is not None:
         base, given = replace(base, sites=sites), given | {"sites"}
-    model = next((run for run in known if run is not None), None)
+    known = [_known(side) for side in (a, b)]
+    phases = (phase_a, phase_b)
+    _check_sides((a, b), known, phases, wanted, base)
+    leader = next((run for run in known if run is not None), None)
     runs = [
-        run or _measure(str(side), phase, _like(base, model, given), model, progress)
-        for side, run, phase in ((a, known[0], phase_a), (b, known[1], phase_b))
+        run
+        or _measure(str(side), phase, _like(base, leader, given, is_first=first), leader, progress)
+        for side, run, phase, first in zip((a, b), known, phases, (True, False), strict=True)
     ]
-    wanted = None if sites is None else sites.split(",")
-    return compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, seed=base.seed)
+    layers = None
+    if "layers" in given:
+        layers = parse_layers(base.layers, max(depth(runs[0], key.stack) for key in runs[0].keys))
+    found = compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, layers, seed=base.seed)
+    folders = [
+        Path(side) if run is not None and not isinstance(side, Run) else None
+        for side, run in zip((a, b), known, strict=True)
+    ]
+    return replace(found, folders=(folders[0], folders[1]))
 
 
 def _known(side: Run | str | Path) -> Run | None:
     """Return a run that is there already; None for a model that has to be measured."""
     if isinstance(side, Run):
         return side
-    return Run.load(side) if (Path(side) / RUN).exists() else None
+    path = Path(side)
+    if (path / RUN).exists():
+        return Run.load(path)
+    if (path / COMPARISON).exists():
+        raise RequestError(
+            f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
+        )
+    if path.is_dir() and not (path / "config.json").exists() and not any(path.glob("*.gguf")):
+        raise RequestError(
+            f"{path} is neither a run nor a checkpoint",
+            f"it has no {RUN} and no config.json; give a run folder or a model",
+        )
+    return None
 
 
-def _like(base: RunSettings, run: Run | None, given: frozenset[str]) -> RunSettings:
-    """Take over what decides the text and the places from a run."""
+def _check_sides(
+    sides: Sequence[Run | str | Path],
+    known: Sequence[Run | None],
+    phases: Sequence[str],
+    wanted: Sequence[str] | None,
+    settings: RunSettings,
+) -> None:
+    """Refuse what cannot be compared before anything is measured."""
+    for side, run, phase in zip(sides, known, phases, strict=True):
+        if run is None:
+            locate(str(side), revision=settings.revision, allow_pickle=settings.allow_pickle)
+        elif not any(k.phase == phase and (wanted is None or k.site in wanted) for k in run.keys):
+            held = ", ".join(sorted({f"{key.site}/{key.phase}" for key in run.keys}))
+            asked = f"phase {phase}" + ("" if wanted is None else f" at site {', '.join(wanted)}")
+            name = "the run" if isinstance(side, Run) else side
+            raise RequestError(f"{name} holds no {asked}", f"it has {held or 'nothing'}")
+
+
+def _like(
+    base: RunSettings, run: Run | None, given: frozenset[str], *, is_first: bool
+) -> RunSettings:
+    """Take over what decides the text and the places from a run.
+
+    Where not all layers are asked for, the second side is measured at all of its own: which ones
+    belong to those of the first is known when its depth is.
+    """
     if run is None:
-        return base
+        return base if is_first else replace(base, layers="all")
     own = run.manifest.get("settings") or {}
-    names = (*_OF_THE_TEXT, *_OF_THE_FILLER, *_OF_THE_PLACES)
+    of_arm = _OF_ARM if run.manifest.get("arm") else ()
+    names = (*_OF_THE_TEXT, *_OF_THE_FILLER, "sites", *of_arm)
     taken = {name: own[name] for name in names if name in own and name not in given}
-    if run.manifest.get("model", {}).get("layers") != len({key.layer for key in run.keys}):
-        return replace(base, **taken)
-    # All layers of that model means all layers of the other one, whatever its depth.
-    return replace(base, **taken, layers=base.layers if "layers" in given else "all")
+    layers = base.layers if is_first and "layers" in given else "all"
+    return replace(base, **taken | {"layers": layers})
 
 
 def _measure(
@@ -133,13 +181,14 @@ def compare_runs(
     phase_a: str = "before",
     phase_b: str = "before",
     sites: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
     *,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two measured runs; see `compare`."""
+    """Compare two measured runs; ``layers`` are those of A, None takes all. See `compare`."""
     from distviz import inference
 
-    pairs = pair_keys(a, b, phase_a, phase_b, sites)
+    pairs = pair_keys(a, b, phase_a, phase_b, sites, layers)
     is_paired = _same_documents(a, b)
     of_documents = _infer(pairs, a, b, is_paired=is_paired, seed=seed)
     stacks = dict.fromkeys(pair.a.stack for pair in pairs)
@@ -149,6 +198,7 @@ def compare_runs(
         phase_a=phase_a,
         phase_b=phase_b,
         sites=list(dict.fromkeys(pair.a.site for pair in pairs)),
+        layers=None if layers is None else list(layers),
         seed=seed,
         paired=is_paired,
         alignment={
@@ -196,6 +246,8 @@ def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int)
         )
     sides = [inference.DocumentValues(**_arrays(side)) for side in (first, second)]
     table = inference.infer(*sides, paired=is_paired, places=places, seed=seed)
+    if a.c != b.c:
+        table = table[table["quantity"] != "near_zero_difference"].reset_index(drop=True)
     order = [name for name in table if name not in _LAST]
     return table[[*order, *_LAST]]
 
@@ -242,6 +294,11 @@ def _differences(a: Run, b: Run) -> list[str]:
         found.append("the sides saw different texts; documents are compared unpaired")
     elif not _same_tokens(a, b):
         found.append("the sides cut the same text into different tokens")
+    if a.c != b.c:
+        found.append(
+            f"near zero by document means c = {a.c:g} in A and {b.c:g} in B; "
+            "its difference is not tested"
+        )
     settings = [run.manifest.get("settings") or {} for run in (a, b)]
     for name in (*_OF_THE_TEXT, *_OF_THE_FILLER[:3]):
         first, second = (own.get(name) for own in settings)

@@ -7,33 +7,38 @@ drawn again by itself.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from distviz import statistics
 from distviz.errors import RequestError
-from distviz.runs import COMPARISON, SCHEMA_VERSION, Run, read_manifest, records, staging
+from distviz.runs import COMPARISON, RUN, SCHEMA_VERSION, Run, read_manifest, records, staging
 from distviz.sites import Key
 from distviz.sketch import Sketch
 
 __all__ = [
     "Comparison",
     "Pair",
-    "channel_changes",
-    "class_shares",
     "compare_manifest",
     "depth",
-    "distances",
     "load",
     "pair_keys",
 ]
 
-_TOP_CHANNELS = 50
+_TABLES = ("compare", "inference", "channels", "classes")
+_DISTANCES = {"layer_a", "layer_b", "site", "ks", "wasserstein_normalized", "js_divergence"}
+_TESTS = {"layer_a", "quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
+_TEXTS = ("site", "module", "module_a", "module_b", "stack", "reason")
+_RUN_FILES = (
+    RUN,
+    *(f"{name}.csv" for name in ("stats", "histograms", "plans", "classes")),
+    *(f"{name}.parquet" for name in ("documents", "channels", "counts")),
+)
+_RUN_TEXTS = "documents.jsonl"
 
 
 class Pair(NamedTuple):
@@ -57,6 +62,8 @@ class Comparison:
         What was compared with what, in the order of A.
     table, inference, channels, classes
         ``compare.csv``, ``inference.csv``, ``channels.csv`` and ``classes.csv``.
+    folders
+        Where A and B were read from; their files are copied rather than computed again.
     """
 
     manifest: dict[str, Any]
@@ -67,6 +74,7 @@ class Comparison:
     inference: pd.DataFrame
     channels: pd.DataFrame
     classes: pd.DataFrame
+    folders: tuple[Path | None, Path | None] = (None, None)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
@@ -93,9 +101,10 @@ class Comparison:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
         for name, table in self.tables().items():
             table.to_csv(folder / f"{name}.csv", index=False)
-        for name, run in (("a", self.a), ("b", self.b)):
+        for name, run, source in zip("ab", (self.a, self.b), self.folders, strict=True):
             (folder / name).mkdir()
-            run.write(folder / name)
+            if source is None or not _copy(run, source, folder / name):
+                run.write(folder / name)
         text = json.dumps(self.manifest, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / COMPARISON).write_text(text + "\n", encoding="utf-8")
 
@@ -117,35 +126,65 @@ class Comparison:
         path = Path(folder)
         manifest = read_manifest(path, COMPARISON, "comparison")
         a, b = Run.load(path / "a"), Run.load(path / "b")
-        tables = {}
-        for name in ("compare", "inference", "channels", "classes"):
-            try:
-                tables[name] = pd.read_csv(path / f"{name}.csv")
-            except pd.errors.EmptyDataError:
-                tables[name] = pd.DataFrame()
-            except (OSError, ValueError) as error:
-                raise RequestError(f"{path / name}.csv is damaged: {error}") from error
-        phases = manifest["phase_a"], manifest["phase_b"]
-        pairs = pair_keys(a, b, *phases, manifest["sites"])
-        return cls(
-            manifest,
-            a,
-            b,
-            pairs,
-            tables["compare"],
-            tables["inference"],
-            tables["channels"],
-            tables["classes"],
-        )
+        tables = {name: _read_table(path / f"{name}.csv") for name in _TABLES}
+        try:
+            phases = (manifest["phase_a"], manifest["phase_b"])
+            pairs = pair_keys(a, b, *phases, manifest["sites"], manifest.get("layers"))
+        except KeyError as error:
+            raise RequestError(f"{path / COMPARISON} is damaged: it has no {error}") from error
+        if len(pairs) != len(tables["compare"]):
+            raise RequestError(
+                f"{path / 'compare.csv'} is damaged: it has {len(tables['compare'])} rows, "
+                f"the runs beside it make {len(pairs)} pairs"
+            )
+        table, inference, channels, classes = tables.values()
+        return cls(manifest, a, b, pairs, table, inference, channels, classes)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read a table as it was written: every digit, and empty texts as such."""
+    try:
+        table = pd.read_csv(path, float_precision="round_trip")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing, the comparison is not complete") from None
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RequestError(f"{path} is damaged: {reason}") from error
+    texts = [name for name in _TEXTS if name in table]
+    table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
+    missing = {"compare": _DISTANCES, "inference": _TESTS}.get(path.stem, set()) - set(table)
+    if missing:
+        raise RequestError(f"{path} is damaged: it has no column {min(missing)}")
+    return table
+
+
+def _copy(run: Run, source: Path, target: Path) -> bool:
+    """Copy the files of a run from its folder, if it is still that run and complete."""
+    try:
+        if json.loads((source / RUN).read_text(encoding="utf-8")) != run.manifest:
+            return False
+        for name in (*_RUN_FILES, *([_RUN_TEXTS] if run.texts is not None else [])):
+            shutil.copyfile(source / name, target / name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def pair_keys(
-    a: Run, b: Run, phase_a: str, phase_b: str, sites: Sequence[str] | None = None
+    a: Run,
+    b: Run,
+    phase_a: str,
+    phase_b: str,
+    sites: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> list[Pair]:
     """Pair the distributions of two runs: same stack and site, layer by relative depth.
 
     Models of equal depth are paired by index. Otherwise layer l of A (of n layers) meets the layer
-    of B nearest to l / (n - 1) of its depth; a layer of B may serve more than one of A.
+    of B nearest to l / (n - 1) of its depth; a layer of B may serve more than one of A. ``sites``
+    and ``layers`` (those of A) choose; None takes all.
 
     Raises
     ------
@@ -155,7 +194,8 @@ def pair_keys(
     found = [
         Pair(key, partner)
         for key in _of_phase(a, phase_a, sites)
-        if (partner := _partner(key, a, b, phase_b)) is not None
+        if (layers is None or key.layer in layers)
+        and (partner := _partner(key, a, b, phase_b)) is not None
     ]
     if not found:
         offered = [
@@ -192,116 +232,6 @@ def _partner(key: Key, a: Run, b: Run, phase: str) -> Key | None:
     ]
     same = [other for other in there if other.module == key.module]
     return next(iter(same or there), None)
-
-
-def distances(comparison_of: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
-    """Return ``compare.csv``: every distance, exact from the sketches.
-
-    ``near_zero_a`` and ``near_zero_b`` both use A's pooled eps; shifts are B minus A.
-    """
-    return pd.DataFrame([_distance_row(pair, a, b) for pair in comparison_of])
-
-
-def _distance_row(pair: Pair, a: Run, b: Run) -> dict[str, Any]:
-    first, second = a.merged[pair.a], b.merged[pair.b]
-    eps = a.bands[pair.a]
-    moved = statistics.wasserstein(first, second)
-    std_a, std_b = first.std(), second.std()
-    marks = np.array([0.01, 0.5, 0.99])
-    shifts = second.quantile(marks) - first.quantile(marks)
-    return {
-        "layer_a": pair.a.layer,
-        "layer_b": pair.b.layer,
-        "site": pair.a.site,
-        "phase_a": pair.a.phase,
-        "phase_b": pair.b.phase,
-        "ks": statistics.ks(first, second),
-        "wasserstein": moved,
-        "wasserstein_normalized": moved / std_a if std_a else np.nan,
-        "js_divergence": statistics.js_divergence(first, second),
-        "std_ratio": std_b / std_a if std_a else np.nan,
-        "near_zero_a": statistics.near_zero(first, eps),
-        "near_zero_b": statistics.near_zero(second, eps),
-        "gini_a": statistics.gini(first),
-        "gini_b": statistics.gini(second),
-        "p1_shift": shifts[0],
-        "p50_shift": shifts[1],
-        "p99_shift": shifts[2],
-        "module_a": pair.a.module,
-        "module_b": pair.b.module,
-        "stack": pair.a.stack,
-    }
-
-
-def channel_changes(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
-    """Return ``channels.csv``: the channels that changed most, where the widths agree.
-
-    A channel's ``change`` is the largest of abs(log std ratio), abs(mean shift) / std of A and
-    abs(log absmax ratio); the 50 largest of each pair, most changed first. ``outlier_a`` and
-    ``outlier_b`` are the channel's absmax over the median absmax of its side.
-    """
-    frames = []
-    columns = ["layer", "stack", "site", "phase", "module"]
-    sides = [run.channels.set_index(columns).sort_index() for run in (a, b) if len(run.channels)]
-    if len(sides) < 2:
-        return pd.DataFrame()
-    for pair in pairs:
-        rows = []
-        for side, key in zip(sides, pair, strict=True):
-            place = (key.layer, key.stack, key.site, key.phase, key.module)
-            rows.append(side.loc[[place]].set_index("channel") if place in side.index else None)
-        if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
-            continue
-        frames.append(_most_changed(pair, rows[0], rows[1]))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _most_changed(pair: Pair, first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        std_change = np.abs(np.log(second["std"] / first["std"]))
-        shift = np.abs(second["mean"] - first["mean"]) / first["std"]
-        peak_change = np.abs(np.log(second["absmax"] / first["absmax"]))
-    changes = np.stack([std_change, shift, peak_change])
-    change = np.where(np.isnan(changes), 0.0, changes).max(axis=0)
-    frame = pd.DataFrame(
-        {"layer_a": pair.a.layer, "layer_b": pair.b.layer, "site": pair.a.site}
-        | {"phase_a": pair.a.phase, "phase_b": pair.b.phase, "channel": first.index}
-        | {f"std_{name}": side["std"].to_numpy() for name, side in (("a", first), ("b", second))}
-        | {f"mean_{name}": side["mean"].to_numpy() for name, side in (("a", first), ("b", second))}
-        | {f"absmax_{n}": side["absmax"].to_numpy() for n, side in (("a", first), ("b", second))}
-        | {f"outlier_{name}": _outlier(side) for name, side in (("a", first), ("b", second))}
-        | {"change": change, "stack": pair.a.stack, "module": pair.a.module}
-    )
-    return frame.nlargest(_TOP_CHANNELS, "change", keep="first")
-
-
-def _outlier(side: pd.DataFrame) -> Any:
-    median = float(side["absmax"].median())
-    return side["absmax"].to_numpy() / median if median else np.full(len(side), np.nan)
-
-
-def class_shares(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
-    """Return ``classes.csv``: near-zero share by token class, both sides by A's pooled eps.
-
-    Rows only for classes that both sides keep apart.
-    """
-    rows = []
-    tokens = [run.manifest.get("token_classes") or {} for run in (a, b)]
-    for pair in pairs:
-        first, second = a.sketches[pair.a], b.sketches[pair.b]
-        eps = a.bands[pair.a]
-        for name in first:
-            if name == "all" or name not in second:
-                continue
-            rows.append(
-                {"layer_a": pair.a.layer, "layer_b": pair.b.layer, "site": pair.a.site}
-                | {"phase_a": pair.a.phase, "phase_b": pair.b.phase, "token_class": name}
-                | {"tokens_a": tokens[0].get(name), "tokens_b": tokens[1].get(name)}
-                | {"near_zero_a": statistics.near_zero(first[name], eps)}
-                | {"near_zero_b": statistics.near_zero(second[name], eps)}
-                | {"module_a": pair.a.module, "module_b": pair.b.module, "stack": pair.a.stack}
-            )
-    return pd.DataFrame(rows)
 
 
 def compare_manifest(a: Run, b: Run, **more: Any) -> dict[str, Any]:

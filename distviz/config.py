@@ -212,7 +212,11 @@ def build_settings(
     name = given.get("preset", merged.get("preset"))
     if name is not None:
         # A preset stands between defaults and everything said explicitly.
-        merged = find_preset(name, given.get("model", merged.get("model"))) | merged
+        preset = find_preset(name, given.get("model", merged.get("model")))
+        explicit = merged | given
+        if "c" in explicit and "fraction" not in explicit:
+            preset.pop("fraction", None)  # a given share would leave c without effect
+        merged = preset | merged
     return RunSettings(**(merged | given))
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distviz import grid
+from distviz.moments import Moments
 from distviz.sites import Key
 from distviz.sketch import Sketch
 
@@ -69,6 +70,8 @@ def _exact(sketch: Sketch) -> dict[str, Any]:
         "zeros": sketch.zeros,
         "min": None if math.isnan(sketch.min) else sketch.min,
         "max": None if math.isnan(sketch.max) else sketch.max,
+        "is_rounded": sketch.is_rounded,
+        "moments": [sketch.moments.count, sketch.moments.mean, sketch.moments.m2],
     }
 
 
@@ -109,4 +112,5 @@ def _restore(entry: dict[str, Any], values: Any, counts: Any) -> Sketch:
     sketch.nan, sketch.inf, sketch.zeros = entry["nan"], entry["inf"], entry["zeros"]
     sketch.min = math.nan if entry["min"] is None else entry["min"]
     sketch.max = math.nan if entry["max"] is None else entry["max"]
+    sketch.is_rounded, sketch.moments = entry["is_rounded"], Moments(*entry["moments"])
     return sketch

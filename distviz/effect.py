@@ -171,10 +171,10 @@ class Effect:
         self._loss_after.append(-float(second[rows, targets].sum(dtype=torch.float64)))
         self._kl.append(_sum_kl(first, second))
 
-    def result(self, *, is_paired: bool) -> dict[str, float | int | None]:
-        """Return the ``effect`` of ``run.json``; None where there is nothing to say."""
+    def result(self, *, is_paired: bool) -> dict[str, float | int | None] | None:
+        """Return the ``effect`` of ``run.json``; None where nothing could be measured."""
         if not self.positions:
-            return dict.fromkeys(("loss_before", "loss_after", "kl", "top1_agreement"))
+            return None
         shares: dict[str, float | None] = {
             "loss_before": math.fsum(self._loss_before) / self.positions,
             "loss_after": math.fsum(self._loss_after) / self.positions if is_paired else None,

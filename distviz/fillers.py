@@ -194,7 +194,7 @@ def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFr
         run.documents.assign(variance=run.documents["std"] ** 2).set_index([*names, "document"])
         for run in (without, with_filler)
     )
-    places = first.index.droplevel("document").unique()
+    places = first.index.droplevel(-1).unique()
     frames = []
     for quantity, (column, is_log) in _QUANTITIES.items():
         x, y = (

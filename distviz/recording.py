@@ -6,6 +6,7 @@ document that is not finished yet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from distviz import grid, kernels
 from distviz.kernels import ChannelSums, Observation
-from distviz.sites import Key, Point
+from distviz.moments import Moments
+from distviz.sites import PHASES, Key, Point
 from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
 
@@ -77,7 +79,7 @@ class Recorder:
     class_layers: frozenset[int] | None = frozenset()
     sketches: dict[Key, dict[str, Sketch]] = field(default_factory=dict)
     _channels: dict[Key, ChannelSums] = field(default_factory=dict)
-    _open: dict[int, dict[Key, NDArray[np.int64]]] = field(default_factory=dict)
+    _open: dict[int, dict[Key, tuple[NDArray[np.int64], Moments]]] = field(default_factory=dict)
     _eps: dict[tuple[int, Key], float] = field(default_factory=dict)
     _rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -120,6 +122,8 @@ class Recorder:
                 seen.zeros[part].sum(keepdims=True),
                 seen.low[part].min(keepdims=True),
                 seen.high[part].max(keepdims=True),
+                [sum(seen.moments[part], Moments())],
+                seen.is_rounded,
                 None,
             )
             by_class[name].absorb(total, 0)
@@ -133,41 +137,51 @@ class Recorder:
     def _add_documents(
         self, key: Key, seen: Observation, documents: NDArray[np.int64], whole: frozenset[int]
     ) -> None:
-        tables = seen.tables.reshape(len(documents), -1, grid.CELLS)
-        for table, name in zip(tables, documents.tolist(), strict=True):
-            of_document = table[0] if len(table) == 1 else table.sum(axis=0, dtype=np.int64)
+        n_classes = len(seen.tables) // len(documents)
+        for index, name in enumerate(documents.tolist()):
+            part = slice(index * n_classes, (index + 1) * n_classes)
+            table = seen.tables[part].sum(axis=0, dtype=np.int64)
+            moments = sum(seen.moments[part], Moments())
             if name in whole:
-                self._close(name, key, of_document)
+                self._rows.append(self._row(name, key, table, moments))
             else:
                 kept = self._open.setdefault(name, {})
-                if key not in kept:
-                    kept[key] = np.zeros(grid.CELLS, np.int64)
-                kept[key] += of_document
+                old_table, old_moments = kept.get(key, (0, Moments()))
+                kept[key] = (old_table + table, old_moments + moments)
 
-    def _close(self, document: int, key: Key, table: NDArray[np.integer]) -> None:
-        self._rows.append(self._row(document, key, table))
+    def _row(
+        self, document: int, key: Key, table: NDArray[np.int64], moments: Moments
+    ) -> dict[str, Any]:
+        """Turn a document's table into its row; eps is that of its own phase ``before``.
 
-    def _row(self, document: int, key: Key, table: NDArray[np.integer]) -> dict[str, Any]:
-        """Turn a document's table into its row; eps is that of its own phase ``before``."""
+        Where that was not seen first, eps and near_zero are NaN.
+        """
         place = (document, key._replace(phase=""))
-        given = -1.0 if key.phase == "before" else self._eps.get(place, -1.0)
-        name = self._grid_of(key)
-        found = kernels.summarise(table, grid.magnitudes(name), self.c, given)
+        is_before = key.phase == "before"
+        given = -1.0 if is_before else self._eps.get(place, math.nan)
+        sketch = next(iter(self.sketches[key].values()))
+        magnitudes = grid.magnitudes(sketch.grid or "bf16")
+        found = kernels.summarise(table, magnitudes, self.c, given)
         row = dict(zip(_DOCUMENT_COLUMNS, found, strict=True))
-        if key.phase == "before":
+        if is_before:
             self._eps[place] = row["eps"]
+        elif math.isnan(given):
+            row["near_zero"] = math.nan
+        if sketch.is_rounded and moments.count:
+            row |= {"mean": moments.mean, "std": math.sqrt(moments.m2 / moments.count)}
         where = {"document": document, "layer": key.layer, "site": key.site, "phase": key.phase}
         return where | row | {"module": key.module, "stack": key.stack}
-
-    def _grid_of(self, key: Key) -> str:
-        return next(iter(self.sketches[key].values())).grid or "bf16"
 
     def close_documents(self, documents: Iterable[int] | None = None) -> None:
         """Write the rows of documents that are finished; None means all that are open."""
         for document in sorted(self._open if documents is None else documents):
-            kept = self._open.pop(document, {})
-            for key in sorted(kept, key=lambda key: key.phase != "before"):
-                self._close(document, key, kept[key])
+            self._rows += self._open_rows(document)
+            self._open.pop(document, None)
+
+    def _open_rows(self, document: int) -> list[dict[str, Any]]:
+        kept = self._open.get(document, {})
+        order = sorted(kept, key=lambda key: key.phase != "before")
+        return [self._row(document, key, *kept[key]) for key in order]
 
     def open_documents(self) -> list[int]:
         """Return the documents that are not finished."""
@@ -175,16 +189,14 @@ class Recorder:
 
     def documents(self) -> pd.DataFrame:
         """Return one row a document, layer, site and phase, sorted."""
-        unfinished = [
-            self._row(document, key, kept[key])
-            for document, kept in self._open.items()
-            for key in sorted(kept, key=lambda key: key.phase != "before")
-        ]
+        unfinished = [row for document in self._open for row in self._open_rows(document)]
         if not self._rows and not unfinished:
             return pd.DataFrame()
         frame = pd.DataFrame([*self._rows, *unfinished])
-        order = ["document", "stack", "layer", "site", "module", "phase"]
-        return frame.sort_values(order, ignore_index=True, kind="stable")
+        phase = frame["phase"].map({name: rank for rank, name in enumerate(PHASES)})
+        order = ["document", "stack", "layer", "site", "module", "_phase"]
+        frame = frame.assign(_phase=phase).sort_values(order, ignore_index=True, kind="stable")
+        return frame.drop(columns="_phase")
 
     def channels(self) -> pd.DataFrame:
         """Return one row a layer, site, phase and channel."""

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distviz import grid
 from distviz.errors import RequestError
+from distviz.moments import Moments
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +46,14 @@ class Sketch:
         Values exactly zero, before rounding.
     min, max
         Exact extremes of the finite values, NaN while there are none.
+    moments
+        Count, mean and squared deviations, taken before rounding.
+    is_rounded
+        Whether any data were wider than the grid; then mean and standard deviation are those of
+        ``moments``, since a few outliers rounded to bf16 would show in them.
     """
 
-    __slots__ = ("grid", "inf", "max", "min", "nan", "table", "zeros")
+    __slots__ = ("grid", "inf", "is_rounded", "max", "min", "moments", "nan", "table", "zeros")
 
     def __init__(self, grid: str | None = None) -> None:
         if grid is not None and grid not in _GRIDS:
@@ -59,6 +65,8 @@ class Sketch:
         self.zeros = 0
         self.min = math.nan
         self.max = math.nan
+        self.moments = Moments()
+        self.is_rounded = False
 
     def add(self, values: Any, mask: Any = None) -> Sketch:
         """Count the values of a tensor or array.
@@ -99,6 +107,8 @@ class Sketch:
         self.inf += int(positive[top]) + int(negative[top])
         self.nan += int(positive[top + 1 :].sum()) + int(negative[top + 1 :].sum())
         self.zeros += int(seen.zeros[slot])
+        self.moments += seen.moments[slot]
+        self.is_rounded |= seen.is_rounded
         if seen.low[slot] <= seen.high[slot]:
             self.min = float(np.fmin(self.min, seen.low[slot]))
             self.max = float(np.fmax(self.max, seen.high[slot]))
@@ -123,9 +133,12 @@ class Sketch:
         total.zeros = self.zeros + other.zeros
         total.min = float(np.fmin(self.min, other.min))
         total.max = float(np.fmax(self.max, other.max))
+        total.moments = self.moments + other.moments
+        total.is_rounded = self.is_rounded or other.is_rounded
         return total
 
     def __eq__(self, other: object) -> bool:
+        """Whether all counters and extremes agree (moments depend on the order of adding)."""
         if not isinstance(other, Sketch):
             return NotImplemented
         mine, theirs = self._scalars(), other._scalars()
@@ -163,6 +176,8 @@ class Sketch:
     def mean(self) -> float:
         """Return the mean; NaN where nothing was counted."""
         values, counts = self.pairs()
+        if self.is_rounded and counts.size:
+            return self.moments.mean
         return math.fsum(values * counts) / self.count if counts.size else math.nan
 
     def std(self) -> float:
@@ -170,6 +185,8 @@ class Sketch:
         values, counts = self.pairs()
         if not counts.size:
             return math.nan
+        if self.is_rounded:
+            return math.sqrt(self.moments.m2 / self.count)
         return math.sqrt(math.fsum((values - self.mean()) ** 2 * counts) / self.count)
 
     def clip(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -52,7 +52,8 @@ _SIGMA = 1.4826
 def moments(sketch: Sketch) -> dict[str, float]:
     """Return mean, population std, skewness and excess kurtosis.
 
-    Skewness and kurtosis are NaN where the standard deviation is 0.
+    Skewness and kurtosis are NaN where the standard deviation is 0. Mean and std are those of
+    `Sketch.mean` and `Sketch.std`.
     """
     values, counts = sketch.pairs()
     names = ("mean", "std", "skewness", "kurtosis")
@@ -63,9 +64,10 @@ def moments(sketch: Sketch) -> dict[str, float]:
     centered = values - mean
     second, third, fourth = (math.fsum(centered**power * counts) / total for power in (2, 3, 4))
     if values[0] == values[-1] or second == 0:
-        return {"mean": mean, "std": 0.0, "skewness": math.nan, "kurtosis": math.nan}
+        own = {"mean": sketch.mean(), "std": sketch.std() if sketch.is_rounded else 0.0}
+        return own | {"skewness": math.nan, "kurtosis": math.nan}
     skewness, kurtosis = third / second**1.5, fourth / second**2 - 3.0
-    return dict(zip(names, (mean, math.sqrt(second), skewness, kurtosis), strict=True))
+    return dict(zip(names, (sketch.mean(), sketch.std(), skewness, kurtosis), strict=True))
 
 
 def center_and_mad(sketch: Sketch) -> tuple[float, float]:

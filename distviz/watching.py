@@ -12,8 +12,8 @@ from distviz.hooks import Tracker, attach, choose_layers, phase_of
 from distviz.mlp import count_layers, find_mlps, find_points
 from distviz.recording import Recorder, Tokens
 from distviz.runs import SCHEMA_VERSION, Run
-from distviz.sketch import Sketch
 from distviz.sites import Point, parse_sites
+from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Seen:
                 "model": model,
                 "arm": None,
                 "text": {"documents": max(self._begun.values(), default=0), "tokens": None},
-                "effect": {},
+                "effect": None,
                 "warnings": [],
             },
             sketches={

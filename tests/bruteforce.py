@@ -264,7 +264,9 @@ def describe(values: NDArray[np.float64], eps: float) -> dict[str, float]:
         return found | {"eps": eps, "l1": 0.0, "l2": 0.0}
     mean = total(x) / x.size
     second, third, fourth = (total((x - mean) ** p) / x.size for p in (2, 3, 4))
-    found |= {"min": finite.min(), "max": finite.max(), "mean": mean, "std": math.sqrt(second)}
+    exact_mean = total(finite) / finite.size  # mean and std are taken before any rounding
+    exact_std = math.sqrt(total((finite - exact_mean) ** 2) / finite.size)
+    found |= {"min": finite.min(), "max": finite.max(), "mean": exact_mean, "std": exact_std}
     flat = second == 0
     found["skewness"] = math.nan if flat else third / second**1.5
     found["kurtosis"] = math.nan if flat else fourth / second**2 - 3

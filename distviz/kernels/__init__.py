@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from distviz.kernels import cpu, device, loops
 from distviz.kernels.loops import distance_of_rank, select_distance, summarise
 from distviz.kernels.random import row_keys, uniforms
-from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
 
 __all__ = [
     "ChannelSums",
     "Cut",
+    "Moments",
     "Observation",
     "Tally",
     "apply",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distviz import grid
 from distviz.kernels import loops
-from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
 
 _SMALL = 1 << 16
 _MAGNITUDE_16 = np.uint16(0x7FFF)
@@ -177,14 +177,17 @@ def observe(
     tables = np.zeros((n_slots, grid.CELLS), np.uint32)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
+    moments = [Moments() for _ in range(n_slots)]
     sums = ChannelSums.from_values(np.empty((0, width))) if channels else None
     for (slot, _), (table, found, of_item) in zip(items, counted, strict=True):
         tables[slot] += table
         zeros[slot] += found
         low[slot] = min(low[slot], of_item.low.min(initial=np.inf))
         high[slot] = max(high[slot], of_item.high.max(initial=-np.inf))
+        moments[slot] += of_item.pooled()
         sums = sums + of_item if sums is not None else None
-    return Observation(name, tables, zeros, low, high, sums)
+    is_rounded = values.dtype == torch.float32
+    return Observation(name, tables, zeros, low, high, moments, is_rounded, sums)
 
 
 def _observe_item(

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distviz import grid
-from distviz.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
 
 _WORD = 0xFFFFFFFF
 
@@ -161,8 +161,24 @@ def observe(
         zeros.cpu().numpy(),
         low,
         high,
+        _moments(wide, of_row.to(wide.device), n_slots),
+        values.element_size() > 2,
         _channel_sums(wide) if channels else None,
     )
+
+
+def _moments(wide: torch.Tensor, of_row: torch.Tensor, n_slots: int) -> list[Moments]:
+    finite = torch.isfinite(wide)
+    counts, sums, squares = (
+        torch.zeros(n_slots, dtype=torch.float64, device=wide.device) for _ in range(3)
+    )
+    counts.index_add_(0, of_row, finite.sum(1).double())
+    sums.index_add_(0, of_row, torch.where(finite, wide, 0.0).sum(1))
+    means = sums / counts.clamp(min=1)
+    deviations = torch.where(finite, wide - means[of_row][:, None], 0.0)
+    squares.index_add_(0, of_row, (deviations**2).sum(1))
+    found = zip(counts.tolist(), means.tolist(), squares.tolist(), strict=True)
+    return [Moments(int(count), mean, m2) for count, mean, m2 in found]
 
 
 def _extremes(

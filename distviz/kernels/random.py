@@ -20,6 +20,9 @@ for low-bias integer hashes)::
     w = w ^ w >> 15
     u = (w >> 8) * 2^-24
 
+Within a run, document is the number of the document and token is (window << 32) + position in the
+window; outside a run they are the row of the batch and the index among the row's unpadded tokens.
+
 Both keys of a row enter at different depths, so rows whose ``first`` is close do not share values.
 Pinned values stand in tests/golden; the function never changes within a schema version.
 """

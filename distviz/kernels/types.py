@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChannelSums", "Cut", "Observation", "Tally"]
+from distviz.moments import Moments
+
+__all__ = ["ChannelSums", "Cut", "Moments", "Observation", "Tally"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ class ChannelSums:
         high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf)
         return cls(count, mean, m2, low, high)
 
+    def pooled(self) -> Moments:
+        """Return the moments of all channels together."""
+        total = int(self.count.sum())
+        if not total:
+            return Moments()
+        mean = float((self.mean * self.count).sum()) / total
+        spread = self.m2 + self.count * (self.mean - mean) ** 2
+        return Moments(total, mean, float(spread[self.count > 0].sum()))
+
     def __add__(self, other: ChannelSums) -> ChannelSums:
         """Merge by the pairwise update of Chan, Golub & LeVeque (1979)."""
         count = self.count + other.count
@@ -87,6 +98,10 @@ class Observation:
         int64 (slots,): values exactly zero, before any rounding.
     low, high
         float64 (slots,): exact extremes of the finite values (+inf and -inf if there are none).
+    moments
+        Of the values of each slot, before any rounding.
+    is_rounded
+        Whether the values were wider than the grid.
     channels
         Statistics of each channel over all counted rows, or None if not asked for.
     """
@@ -96,6 +111,8 @@ class Observation:
     zeros: NDArray[np.int64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    moments: list[Moments]
+    is_rounded: bool
     channels: ChannelSums | None
 
 

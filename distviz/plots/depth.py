@@ -260,7 +260,7 @@ def _draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) -
     if not len(rows) or rows["estimate"].isna().all():
         ax.set_yticks([0])
         ax.text(
-            0.5, 0.6, "too few documents have a value", ha="center", color=style.MUTED,
+            0.5, 0.6, "not tested", ha="center", color=style.MUTED,
             transform=ax.transAxes,
         )  # fmt: skip
         return {}

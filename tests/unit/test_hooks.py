@@ -496,6 +496,11 @@ def test_both_phases_in_one_watch_share_their_documents(order: list[str]) -> Non
     documents = seen.run().documents
     assert sorted(documents["document"].tolist()) == sorted([*range(6)] * 2)
     for row in documents.to_dict("records"):
+        if row["phase"] == "after" and order[0] == "after" and row["document"] < 3:
+            # Closed before its own `before` was seen: nothing is better than another eps.
+            assert np.isnan(row["eps"])
+            assert np.isnan(row["near_zero"])
+            continue
         own = eps_of(raw([rows[row["document"]]]))
         assert row["eps"] == pytest.approx(own, rel=1e-12), row["phase"]
 
