@@ -142,9 +142,9 @@ class Comparison:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Read a table as it was written: every digit, and empty texts as such."""
+    """Read a table as it was written; empty texts are empty, not missing."""
     try:
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except FileNotFoundError:

@@ -72,7 +72,7 @@ def class_bars(measured: Run | Comparison, site: str = "act") -> list[ClassBars]
     places = list(dict.fromkeys(rows[_PLACE].itertuples(index=False, name=None)))
     chosen = _chosen(measured, places)
     return [
-        _panel(rows[(rows[_PLACE] == place).all(axis=1)], _name(measured, place))
+        _panel(rows[(rows[_PLACE] == list(place)).all(axis=1)], _name(measured, place))
         for place in sorted(chosen[:_LAYERS])
     ]
 

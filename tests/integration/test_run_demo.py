@@ -132,12 +132,13 @@ def assert_documents(run: Run, found: Measured, c: float = 0.13) -> None:
     for layer, site, phase in keys:
         for document in numbers:
             row = table.loc[(document, layer, site, phase)]
-            x = on_grid(found.document((layer, site, phase), document))
+            exact = found.document((layer, site, phase), document)
+            x = on_grid(exact)
             eps = eps_of(found.document((layer, site, "before"), document), c)
             assert row["count"] == x.size
             assert row["eps"] == pytest.approx(eps, rel=1e-12)
             expected = {
-                "mean": x.mean(), "std": x.std(), "near_zero": (np.abs(x) < eps).mean(),
+                "mean": exact.mean(), "std": exact.std(), "near_zero": (np.abs(x) < eps).mean(),
                 "l1": np.abs(x).sum(), "l2": math.sqrt((x**2).sum()), "gini": gini_of(x),
             }  # fmt: skip
             scale = float(np.abs(x).max())
