@@ -164,7 +164,8 @@ def token_classes(measured: Run | Comparison, site: str = "act") -> Figure:
             top=1 - 1.05 / height, bottom=0.52 / height, wspace=0.08,
         )  # fmt: skip
         axes = [figure.add_subplot(grid[column]) for column in range(len(panels))]
-        top = max(float(np.nanmax(list(panel.shares.values()))) for panel in panels)
+        shares = np.concatenate([list(panel.shares.values()) for panel in panels], axis=None)
+        top = float(np.nanmax(shares, initial=0.0)) or 1.0
         for ax, panel in zip(axes, panels, strict=True):
             _draw(ax, panel, top if top > 0 else 1.0)
         for ax in axes[1:]:

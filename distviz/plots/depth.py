@@ -218,7 +218,7 @@ def _draw_shares(ax: Axes, data: DepthSeries) -> None:
             markersize=size, markerfacecolor=face, color=COLORS[side], label=side,
             linewidth=1.6 if side == "A" else 0.9, gid=f"near-zero-{side}",
         )  # fmt: skip
-    top = np.nanmax([data.values[f"near_zero_{side}"] for side in "ab"], initial=0.0)
+    top = np.nan_to_num([data.values[f"near_zero_{side}"] for side in "ab"]).max()
     ax.set_ylim(0, 1.12 * top or 1.0)
     ax.yaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))

@@ -114,7 +114,9 @@ def test_run_writes_a_whole_folder(call: Any, text_file: Path) -> None:
         "documents.parquet", "channels.parquet", "counts.parquet", "documents.jsonl",
     }  # fmt: skip
     figures = {path.name for path in Path("a/run/figures").iterdir()}
-    assert figures == {"layer_000_act.png", "layer_001_act.png", "overview.png"}
+    assert figures == {
+        "layer_000_act.png", "layer_001_act.png", "overview.png", "token_classes.png",
+    }  # fmt: skip
     for figure in Path("a/run/figures").iterdir():
         assert figure.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in Path("a").iterdir()] == ["run"]
@@ -603,7 +605,7 @@ def test_export(call: Any, folder: Path, demo_run: Run) -> None:
     written = {path.name for path in Path("e").iterdir()}
     assert {Path(line).name for line in done.out.splitlines()} == written
     tables = {"stats", "histograms", "plans", "classes", "documents", "channels"}
-    figures = {"layer_000_act", "layer_002_act", "overview"}
+    figures = {"layer_000_act", "layer_002_act", "overview", "token_classes"}
     assert written == {f"{n}.{k}" for n in tables for k in ("csv", "parquet", "json")} | {
         f"{n}.{k}" for n in figures for k in ("svg", "pdf")
     }
