@@ -165,7 +165,7 @@ def token_classes(measured: Run | Comparison, site: str = "act") -> Figure:
         )  # fmt: skip
         axes = [figure.add_subplot(grid[column]) for column in range(len(panels))]
         shares = np.concatenate([list(panel.shares.values()) for panel in panels], axis=None)
-        top = float(np.nanmax(shares, initial=0.0)) or 1.0
+        top = float(np.nan_to_num(shares).max()) or 1.0
         for ax, panel in zip(axes, panels, strict=True):
             _draw(ax, panel, top if top > 0 else 1.0)
         for ax in axes[1:]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["filler_by_count", "filler_by_layer"]
 
 _TITLES = {
-    "near_zero_difference": "near-zero share, change",
+    "near_zero_difference": "near-zero share, change in percentage points",
     "log_variance_ratio": "variance, log ratio",
     "log_l1_ratio": "L1, log ratio",
     "log_l2_ratio": "L2, log ratio",
@@ -64,10 +64,13 @@ def _panels(rows: pd.DataFrame, kept: pd.DataFrame, axis: str, title: str, capti
             _draw_changes(ax, rows[rows["quantity"] == quantity], axis)
             ax.set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)
             if quantity == "near_zero_difference":
-                ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
         if len(kept):
-            axes[-1].plot(kept[axis], kept["attention_kept"], "o-", color=style.LINE["before"])
+            axes[-1].plot(
+                kept[axis], kept["attention_kept"], "o-", markersize=4, color=style.LINE["before"]
+            )
             heading = "attention that the prompt's own tokens keep"
+            axes[-1].margins(y=0.12)
             axes[-1].set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)
         for ax in axes:
             ax.grid(axis="y", color=style.GRID, linewidth=0.6)

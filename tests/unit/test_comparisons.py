@@ -369,7 +369,7 @@ def test_damage_is_named(folder: Path, name: str, content: str | None, message: 
 def test_a_row_too_few_is_damage(folder: Path) -> None:
     lines = (folder / "compare.csv").read_text().splitlines(keepends=True)
     (folder / "compare.csv").write_text("".join(lines[:-1]))
-    with pytest.raises(RequestError, match="compare.csv is damaged: it has 2 rows"):
+    with pytest.raises(RequestError, match=r"compare\.csv is damaged: it has 2 rows"):
         load(folder)
 
 
