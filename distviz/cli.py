@@ -189,15 +189,23 @@ def _present(
     elif quiet:
         print(folder)
     else:
-        from distviz import comparison_tables, tables
-        from distviz.comparisons import Comparison
+        _show(finished)
+        _console().print(f"\n{folder}", soft_wrap=True)
 
-        console = _console()
-        if isinstance(finished, Comparison):
-            console.print(comparison_tables.summary(finished, console))
-        else:
-            console.print(tables.summary(finished, console))
-        console.print(f"\n{folder}", soft_wrap=True)
+
+def _show(finished: Run | Comparison | FillerStudy) -> None:
+    """Print the findings, each kind of result in its own way."""
+    from distviz import comparison_tables, tables
+    from distviz.comparisons import Comparison
+    from distviz.fillers import FillerStudy
+
+    console = _console()
+    if isinstance(finished, Comparison):
+        console.print(comparison_tables.summary(finished, console))
+    elif isinstance(finished, FillerStudy):
+        console.print(finished.verdict)
+    else:
+        console.print(tables.summary(finished, console))
 
 
 def _print_json(data: Any) -> None:
@@ -304,11 +312,7 @@ def filler(
     study, folder = measuring.filler_to_folder(
         model, counts, flags, config, _reporter(quiet or as_json)
     )
-    if as_json or quiet:
-        _present(study, folder, quiet=quiet, as_json=as_json)
-        return
-    print(study.verdict)
-    print(f"\n{folder}")
+    _present(study, folder, quiet=quiet, as_json=as_json)
 
 
 @app.command()

@@ -186,7 +186,7 @@ def compare_runs(
     seed: int = 0,
 ) -> Comparison:
     """Compare two measured runs; ``layers`` are those of A, None takes all. See `compare`."""
-    from distviz import inference
+    from distviz.verdicts import verdict
 
     pairs = pair_keys(a, b, phase_a, phase_b, sites, layers)
     is_paired = _same_documents(a, b)
@@ -206,7 +206,7 @@ def compare_runs(
             for stack in stacks
         },
         same_tokenizer=_same_tokens(a, b),
-        verdict=inference.verdict(of_documents),
+        verdict=verdict(of_documents),
         warnings=[*_named("A", a), *_named("B", b), *_differences(a, b)],
     )
     return Comparison(

@@ -24,6 +24,7 @@ from distviz.config import RunSettings
 from distviz.corpus import Corpus, Document, Filler, make_batches, read_documents, tokenize
 from distviz.errors import RequestError
 from distviz.runs import FILLER, SCHEMA_VERSION, Run, records
+from distviz.verdicts import verdict
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ class FillerStudy:
         main = self.table[self.table["quantity"].isin(inference.QUANTITIES)]
         lines = []
         for count, rows in main.groupby("filler_count"):
-            said = inference.verdict(rows.rename(columns={"layer": "layer_a"}))
+            said = verdict(rows.rename(columns={"layer": "layer_a"}))
             lines.append(f"{count} filler tokens: {said}")
         return "\n".join(lines)
 
@@ -194,7 +195,7 @@ def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFr
         run.documents.assign(variance=run.documents["std"] ** 2).set_index([*names, "document"])
         for run in (without, with_filler)
     )
-    places = first.index.droplevel(-1).unique()
+    places = pd.MultiIndex.from_frame(first.reset_index()[names].drop_duplicates())
     frames = []
     for quantity, (column, is_log) in _QUANTITIES.items():
         x, y = (

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.plots import style
 from distviz.plots.compared import COLORS, write_sides
+from distviz.plots.intervals import draw_tested
 from distviz.wording import alignment, number, side_names
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DepthSeries", "comparison_overview", "depth_series"]
 
-ALPHA = 0.05
 _DISTANCES = {
     "ks": ("KS", "#009e73", "o"),
     "wasserstein_normalized": ("W1 / std A", "#cc79a7", "s"),
@@ -141,7 +140,8 @@ def comparison_overview(comparison: Comparison, site: str = "act") -> Figure:
         _draw_distances(axes[1], data)
         marks: dict[str, Artist] = {}
         for ax, quantity in zip(axes[2:], _TESTED, strict=True):
-            marks |= _draw_tested(ax, data.tested[quantity], quantity, joined=data.unique)
+            _title(ax, _TESTED[quantity])
+            marks |= draw_tested(ax, data.tested[quantity], quantity, joined=data.unique)
         for ax in axes:
             _frame(ax, data)
         for ax in axes[:-1]:
@@ -250,73 +250,3 @@ def _draw_distances(ax: Axes, data: DepthSeries) -> None:
         title += ": 0 everywhere"
     _title(ax, title)
     _legend(ax, 3)
-
-
-def _draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) -> dict[str, Artist]:
-    """Estimates with intervals, filled where the adjusted p is below ALPHA; returns the marks."""
-    _title(ax, _TESTED[quantity])
-    ax.axhline(0, color=style.MUTED, linewidth=0.7)
-    ax.yaxis.set_major_locator(MaxNLocator(4))
-    if not len(rows) or rows["estimate"].isna().all():
-        ax.set_yticks([0])
-        ax.text(
-            0.5, 0.6, "not tested", ha="center", color=style.MUTED,
-            transform=ax.transAxes,
-        )  # fmt: skip
-        return {}
-    scale = 100.0 if quantity == "near_zero_difference" else 1.0
-    layers = rows["layer_a"].to_numpy()
-    estimate, low, high = (
-        scale * rows[name].to_numpy(dtype=np.float64) for name in ("estimate", "ci_low", "ci_high")
-    )
-    if joined:
-        ax.plot(layers, estimate, color=style.GRID, linewidth=1.2, zorder=1.5)
-    marks = _draw_intervals(ax, layers, low, high, rows["approximate"].to_numpy(dtype=bool))
-    significant = rows["p_adjusted"].to_numpy(dtype=np.float64) < ALPHA
-    for chosen, face, word, gid in (
-        (significant, style.INK, f"adjusted p < {ALPHA:g}", "significant"),
-        (~significant, "white", "not significant", "rest"),
-    ):
-        if chosen.any():
-            (marks[word],) = ax.plot(
-                layers[chosen], estimate[chosen], linestyle="none", marker="o", markersize=4.2,
-                markerfacecolor=face, markeredgecolor=style.INK, markeredgewidth=0.9,
-                gid=f"{quantity}-{gid}", zorder=3,
-            )  # fmt: skip
-    _fit(ax, np.concatenate([estimate, low, high]))
-    return marks
-
-
-def _draw_intervals(
-    ax: Axes, layers: NDArray[np.int64], low: Floats, high: Floats, approximate: NDArray[np.bool_]
-) -> dict[str, Artist]:
-    """Solid bars, or dotted where coverage is approximate; none where intervals are withheld."""
-    marks: dict[str, Artist] = {}
-    known = np.isfinite(low)
-    for chosen, word, gid, dashes in (
-        (~approximate, "95 % interval", "interval", "solid"),
-        (approximate, "95 % interval, approximate", "approximate", (0, (1.6, 1.0))),
-    ):
-        shown = chosen & known
-        if shown.any():
-            marks[word] = ax.vlines(
-                layers[shown], low[shown], high[shown], color=style.INK, linewidth=1.2,
-                linestyle=dashes, gid=gid,
-            )  # fmt: skip
-    if not known.all():
-        marks["interval withheld: too few documents"] = Line2D([], [], linestyle="none")
-    return marks
-
-
-def _fit(ax: Axes, values: Floats) -> None:
-    finite = np.append(values[np.isfinite(values)], 0.0)
-    low, high = float(finite.min()), float(finite.max())
-    if low == high:
-        ax.set_ylim(-1, 1)
-        ax.set_yticks([0])
-        return
-    spare = 0.1 * (high - low)
-    ax.set_ylim(low - spare, high + spare)
-    ax.yaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
-    )

@@ -43,8 +43,9 @@ def main() -> None:
             n = values.numel()
             ours, theirs, ratio = paired(lambda: arm(values, out=out), lambda: plain(x), 5)
             _, copied, to_copy = paired(lambda: arm(values, out=out), lambda: out.copy_(values), 15)
+            kind = str(values.dtype)[6:]
             print(
-                f"{shape} {str(values.dtype)[6:]:8}: {ours / n * 1e9:5.2f} | {theirs / n * 1e9:5.1f}"
+                f"{shape} {kind:8}: {ours / n * 1e9:5.2f} | {theirs / n * 1e9:5.1f}"
                 f" | {1 / ratio:5.1f} | {copied / n * 1e9:5.2f} | {to_copy:5.1f}"
             )
 

@@ -34,11 +34,11 @@ def main() -> None:
 
         def bare() -> None:
             with torch.inference_mode():
-                model(ids, attention_mask=mask, use_cache=False)  # noqa: B023
+                model(ids, attention_mask=mask, use_cache=False)
 
         def watched() -> None:
-            with distviz.watch(model) as seen:  # noqa: B023
-                bare()  # noqa: B023
+            with distviz.watch(model) as seen:
+                bare()
                 seen.run()
 
         bare()

@@ -20,7 +20,8 @@ path = Path(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
 text = Path(sys.argv[2]).read_text()
-ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0, :4096].view(2, 4, 512)
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0, :4096]
+ids = ids.view(2, 4, 512)
 with torch.inference_mode():
     for _ in range(2):
         for batch in ids:

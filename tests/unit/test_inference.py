@@ -19,8 +19,8 @@ from distviz.inference import (
     coverage,
     infer,
     infer_means,
-    verdict,
 )
+from distviz.verdicts import verdict
 
 LOG, NEAR = QUANTITIES
 
