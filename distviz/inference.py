@@ -9,7 +9,7 @@ the few), so an interval is marked by the number of documents alone. Cost: 0.05 
 40 documents, 0.3 s for 500.
 
 The interval is Student's (Welch's where unpaired) on the log scale, chosen by simulation: see
-``tests/benchmarks/coverage.py``, which prints all the tables.
+``tests/benchmarks/interval_coverage.py``, which prints all the tables.
 """
 
 from __future__ import annotations

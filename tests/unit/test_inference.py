@@ -315,7 +315,7 @@ def test_columns_and_order():
     assert found["documents"].dtype == np.int64
 
 
-# --- simulations: the full ones are in tests/benchmarks/coverage.py ---
+# --- simulations: the full ones are in tests/benchmarks/interval_coverage.py ---
 
 
 @pytest.mark.parametrize("paired", [True, False])
