@@ -79,7 +79,7 @@ class Recorder:
     class_layers: frozenset[int] | None = frozenset()
     sketches: dict[Key, dict[str, Sketch]] = field(default_factory=dict)
     _channels: dict[Key, ChannelSums] = field(default_factory=dict)
-    _open: dict[int, dict[Key, tuple[NDArray[np.int64], Moments]]] = field(default_factory=dict)
+    _open: dict[int, dict[Key, tuple[NDArray[np.integer], Moments]]] = field(default_factory=dict)
     _eps: dict[tuple[int, Key], float] = field(default_factory=dict)
     _rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -115,18 +115,7 @@ class Recorder:
     def _add_classes(self, key: Key, names: Sequence[str], seen: Observation) -> None:
         by_class = self.sketches.setdefault(key, {name: Sketch() for name in names})
         for index, name in enumerate(names):
-            part = slice(index, None, len(names))
-            total = Observation(
-                seen.grid,
-                seen.tables[part].sum(axis=0, keepdims=True, dtype=np.int64),
-                seen.zeros[part].sum(keepdims=True),
-                seen.low[part].min(keepdims=True),
-                seen.high[part].max(keepdims=True),
-                [sum(seen.moments[part], Moments())],
-                seen.is_rounded,
-                None,
-            )
-            by_class[name].absorb(total, 0)
+            by_class[name].absorb(seen, range(index, len(seen.tables), len(names)))
 
     def _add_channels(self, key: Key, seen: Observation) -> None:
         if seen.channels is None:
@@ -140,17 +129,22 @@ class Recorder:
         n_classes = len(seen.tables) // len(documents)
         for index, name in enumerate(documents.tolist()):
             part = slice(index * n_classes, (index + 1) * n_classes)
-            table = seen.tables[part].sum(axis=0, dtype=np.int64)
+            # One class: the table itself, nothing is copied.
+            table = seen.tables[part.start]
+            if n_classes > 1:
+                table = seen.tables[part].sum(axis=0, dtype=np.int64)
             moments = sum(seen.moments[part], Moments())
             if name in whole:
                 self._rows.append(self._row(name, key, table, moments))
             else:
                 kept = self._open.setdefault(name, {})
-                old_table, old_moments = kept.get(key, (0, Moments()))
-                kept[key] = (old_table + table, old_moments + moments)
+                if key in kept:
+                    old_table, old_moments = kept[key]
+                    table, moments = old_table.astype(np.int64) + table, old_moments + moments
+                kept[key] = (table, moments)
 
     def _row(
-        self, document: int, key: Key, table: NDArray[np.int64], moments: Moments
+        self, document: int, key: Key, table: NDArray[np.integer], moments: Moments
     ) -> dict[str, Any]:
         """Turn a document's table into its row; eps is that of its own phase ``before``.
 

@@ -10,6 +10,7 @@ live on different grids and refuse to merge.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,25 +94,27 @@ class Sketch:
         self._agree(grid.grid_for_dtype(str(rows.dtype)))
         if rows.numel():
             seen = kernels.observe(rows, slots, 1, channels=False)
-            self.absorb(seen, 0)
+            self.absorb(seen, [0])
         return self
 
-    def absorb(self, seen: Observation, slot: int) -> None:
-        """Add one slot of an observation made by the kernels."""
+    def absorb(self, seen: Observation, slots: Iterable[int]) -> None:
+        """Add some slots of an observation made by the kernels."""
+        from distviz import kernels
+
         self._agree(seen.grid)
-        table = seen.tables[slot]
-        top = grid.first_nonfinite(seen.grid)
-        positive, negative = table[: grid.SIGN], table[grid.SIGN :]
-        self.table[:top] += positive[:top]
-        self.table[grid.SIGN : grid.SIGN + top] += negative[:top]
-        self.inf += int(positive[top]) + int(negative[top])
-        self.nan += int(positive[top + 1 :].sum()) + int(negative[top + 1 :].sum())
-        self.zeros += int(seen.zeros[slot])
-        self.moments += seen.moments[slot]
+        for slot in slots:
+            kernels.add_table(self.table, seen.tables[slot])
+            self.zeros += int(seen.zeros[slot])
+            self.moments += seen.moments[slot]
+            if seen.low[slot] <= seen.high[slot]:
+                self.min = float(np.fmin(self.min, seen.low[slot]))
+                self.max = float(np.fmax(self.max, seen.high[slot]))
         self.is_rounded |= seen.is_rounded
-        if seen.low[slot] <= seen.high[slot]:
-            self.min = float(np.fmin(self.min, seen.low[slot]))
-            self.max = float(np.fmax(self.max, seen.high[slot]))
+        top = grid.first_nonfinite(seen.grid)
+        for half in (self.table[: grid.SIGN], self.table[grid.SIGN :]):
+            self.inf += int(half[top])
+            self.nan += int(half[top + 1 :].sum())
+            half[top:] = 0
 
     def _agree(self, other: str | None) -> None:
         if self.grid is not None and other is not None and self.grid != other:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.kernels import cpu, device, loops
-from distviz.kernels.loops import distance_of_rank, select_distance, summarise
+from distviz.kernels.loops import add_table, distance_of_rank, select_distance, summarise
 from distviz.kernels.random import row_keys, uniforms
 from distviz.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
 
@@ -26,6 +26,7 @@ __all__ = [
     "Moments",
     "Observation",
     "Tally",
+    "add_table",
     "apply",
     "count",
     "distance_of_rank",

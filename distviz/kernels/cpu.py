@@ -173,14 +173,22 @@ def observe(
     width = values.shape[1]
     name = grid.grid_for_dtype(str(values.dtype))
     items = _items(slots, width)
-    counted = _share(lambda item: _observe_item(values, item[1]), items)
     tables = np.zeros((n_slots, grid.CELLS), np.uint32)
+    first = {slot: index for index, (slot, _) in reversed(list(enumerate(items)))}
+    # Only a slot that is split among threads needs a second table.
+    work = [
+        (rows, tables[slot] if first[slot] == index else np.zeros(grid.CELLS, np.uint32))
+        for index, (slot, rows) in enumerate(items)
+    ]
+    counted = _share(lambda item: _observe_item(values, *item), work)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
     moments = [Moments() for _ in range(n_slots)]
     sums = ChannelSums.from_values(np.empty((0, width))) if channels else None
-    for (slot, _), (table, found, of_item) in zip(items, counted, strict=True):
-        tables[slot] += table
+    for index, (slot, _) in enumerate(items):
+        found, of_item = counted[index]
+        if first[slot] != index:
+            tables[slot] += work[index][1]
         zeros[slot] += found
         low[slot] = min(low[slot], of_item.low.min(initial=np.inf))
         high[slot] = max(high[slot], of_item.high.max(initial=-np.inf))
@@ -191,11 +199,10 @@ def observe(
 
 
 def _observe_item(
-    values: torch.Tensor, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.uint32], int, ChannelSums]:
-    """Count one item; falls back to masked NumPy where a value is not finite."""
+    values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32]
+) -> tuple[int, ChannelSums]:
+    """Count one item into its table; masked NumPy takes over where a value is not finite."""
     width = values.shape[1]
-    table = np.zeros(grid.CELLS, np.uint32)
     shift = values[int(rows[0])].float().numpy()
     shift = np.where(np.isfinite(shift), shift, np.float32(0))
     sums, squares = np.zeros(width), np.zeros(width)
@@ -214,12 +221,12 @@ def _observe_item(
     top = grid.first_nonfinite(grid.grid_for_dtype(str(values.dtype)))
     if table[top : grid.SIGN].any() or table[top + grid.SIGN :].any():
         picked = values[torch.from_numpy(rows)].double().numpy()
-        return table, zeros, ChannelSums.from_values(picked)
+        return zeros, ChannelSums.from_values(picked)
     number = np.full(width, rows.size, np.int64)
     mean = sums / rows.size
     m2 = np.maximum(squares - sums * mean, 0.0)
     found = ChannelSums(number, shift + mean, m2, low.astype(float), high.astype(float))
-    return table, zeros, found
+    return zeros, found
 
 
 @cache

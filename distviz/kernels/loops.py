@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
+_BLOCK = 4
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 
 
@@ -69,59 +70,88 @@ def observe_16(codes, floats, rows, shift, table, sums, squares, lows, highs):
     ``floats`` maps a code to float32, ``shift`` is subtracted before summing (float32[channels]).
     """
     width = codes.shape[1]
-    buffer = np.empty(width, np.float32)
-    for index in range(rows.size):
-        row = codes[rows[index]]
-        for column in range(width):
-            code = row[column]
-            table[code] += np.uint32(1)
-            buffer[column] = floats[code]
-        _accumulate(buffer, shift, sums, squares, lows, highs)
+    block = np.empty((_BLOCK, width), np.float32)
+    for start in range(0, rows.size, _BLOCK):
+        size = min(_BLOCK, rows.size - start)
+        for index in range(size):
+            row = codes[rows[start + index]]
+            for column in range(width):
+                code = row[column]
+                table[code] += np.uint32(1)
+                block[index, column] = floats[code]
+        _accumulate(block, size, shift, sums, squares, lows, highs)
 
 
 @njit(**_OPTIONS)
 def observe_bf16(codes, rows, shift, table, sums, squares, lows, highs):
     """Like :func:`observe_16` for bf16, whose codes are the upper half of a float32."""
     width = codes.shape[1]
-    buffer = np.empty(width, np.float32)
-    words = buffer.view(np.uint32)
-    for index in range(rows.size):
-        row = codes[rows[index]]
-        for column in range(width):
-            table[row[column]] += np.uint32(1)
-        for column in range(width):
-            words[column] = np.uint32(row[column]) << np.uint32(16)
-        _accumulate(buffer, shift, sums, squares, lows, highs)
+    block = np.empty((_BLOCK, width), np.float32)
+    words = block.view(np.uint32)
+    for start in range(0, rows.size, _BLOCK):
+        size = min(_BLOCK, rows.size - start)
+        for index in range(size):
+            row = codes[rows[start + index]]
+            for column in range(width):
+                table[row[column]] += np.uint32(1)
+            for column in range(width):
+                words[index, column] = np.uint32(row[column]) << np.uint32(16)
+        _accumulate(block, size, shift, sums, squares, lows, highs)
 
 
 @njit(**_OPTIONS)
 def observe_32(values, bits, rows, shift, table, sums, squares, lows, highs):
     """Count float32 rows rounded to bf16, accumulate channels; returns how many are exactly 0."""
     width = values.shape[1]
+    block = np.empty((_BLOCK, width), np.float32)
     codes = np.empty(width, np.uint16)
     zeros = 0
-    for index in range(rows.size):
-        row = values[rows[index]]
-        round_row(bits[rows[index]], codes)
-        for column in range(width):
-            table[codes[column]] += np.uint32(1)
-        _accumulate(row, shift, sums, squares, lows, highs)
-        found = np.uint32(0)
-        for column in range(width):
-            found += np.uint32(row[column] == np.float32(0))
-        zeros += int(found)
+    for start in range(0, rows.size, _BLOCK):
+        size = min(_BLOCK, rows.size - start)
+        for index in range(size):
+            row = values[rows[start + index]]
+            round_row(bits[rows[start + index]], codes)
+            for column in range(width):
+                table[codes[column]] += np.uint32(1)
+            found = np.uint32(0)
+            for column in range(width):
+                found += np.uint32(row[column] == np.float32(0))
+                block[index, column] = row[column]
+            zeros += int(found)
+        _accumulate(block, size, shift, sums, squares, lows, highs)
     return zeros
 
 
 @njit(inline="always", **_OPTIONS)
-def _accumulate(row, shift, sums, squares, lows, highs):
-    for column in range(row.size):
-        value = row[column]
-        centred = np.float64(value) - np.float64(shift[column])
-        sums[column] += centred
-        squares[column] += centred * centred
-        lows[column] = min(lows[column], value)
-        highs[column] = max(highs[column], value)
+def _accumulate(block, size, shift, sums, squares, lows, highs):
+    """Add ``size`` rows; four at once, since the accumulators are what the memory is busy with."""
+    first, second, third, fourth = block[0], block[1], block[2], block[3]
+    if size == _BLOCK:
+        for column in range(block.shape[1]):
+            a, b, c, d = first[column], second[column], third[column], fourth[column]
+            origin = np.float64(shift[column])
+            p, q = np.float64(a) - origin, np.float64(b) - origin
+            r, s = np.float64(c) - origin, np.float64(d) - origin
+            sums[column] += (p + q) + (r + s)
+            squares[column] += (p * p + q * q) + (r * r + s * s)
+            lows[column] = min(lows[column], min(min(a, b), min(c, d)))
+            highs[column] = max(highs[column], max(max(a, b), max(c, d)))
+        return
+    for index in range(size):
+        for column in range(block.shape[1]):
+            value = block[index, column]
+            centred = np.float64(value) - np.float64(shift[column])
+            sums[column] += centred
+            squares[column] += centred * centred
+            lows[column] = min(lows[column], value)
+            highs[column] = max(highs[column], value)
+
+
+@njit(**_OPTIONS)
+def add_table(total, table):
+    """Add a table of counts to another (int64), in place."""
+    for code in range(total.size):
+        total[code] += np.int64(table[code])
 
 
 @njit(**_OPTIONS)

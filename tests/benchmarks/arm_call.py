@@ -32,21 +32,25 @@ def plain(x: torch.Tensor, c: float = 0.13, p1: float = 99.5) -> torch.Tensor:
 
 
 def main() -> None:
-    """Print one line a shape and type."""
+    """Print one line a shape and type; each side alone, and five times in a row."""
     arm = ARM()
     torch.manual_seed(0)
-    print("shape, dtype: ARM ns/value | plain ns/value | plain/ARM | copy ns/value | ARM/copy")
+    print("ns a value; alone: right after other torch work, whose threads still spin; in a row: x5")
+    print("shape, dtype: ARM alone, in a row | plain | plain/ARM alone, in a row | copy | ARM/copy")
     for shape in SHAPES:
         x = torch.nn.functional.silu(torch.randn(*shape) - 0.5)
         for values in (x, x.bfloat16()):
             out = torch.empty_like(values)
-            n = values.numel()
-            ours, theirs, ratio = paired(lambda: arm(values, out=out), lambda: plain(x), 5)
-            _, copied, to_copy = paired(lambda: arm(values, out=out), lambda: out.copy_(values), 15)
-            kind = str(values.dtype)[6:]
+            n = values.numel() / 1e9
+            alone, theirs, ratio = paired(lambda: arm(values, out=out), lambda: plain(x), 5)
+            row, _, ratio_row = paired(lambda: arm(values, out=out), lambda: plain(x), 3, 5)
+            _, copied, to_copy = paired(
+                lambda: arm(values, out=out), lambda: out.copy_(values), 9, 5
+            )
             print(
-                f"{shape} {kind:8}: {ours / n * 1e9:5.2f} | {theirs / n * 1e9:5.1f}"
-                f" | {1 / ratio:5.1f} | {copied / n * 1e9:5.2f} | {to_copy:5.1f}"
+                f"{shape} {str(values.dtype)[6:]:8}: {alone / n:5.2f}, {row / n:5.2f} | "
+                f"{theirs / n:5.1f} | {1 / ratio:5.1f}, {1 / ratio_row:5.1f} | "
+                f"{copied / n:5.2f} | {to_copy:5.1f}"
             )
 
 

@@ -1,6 +1,6 @@
 """Coverage and size of distviz.inference, by simulation; prints the tables of COVERAGE.
 
-    python tests/benchmarks/interval_coverage.py [repetitions]      (3,000: about six minutes on one core)
+    python tests/benchmarks/interval_coverage.py [repetitions]   (3,000: six minutes)
 
 A document has 12 to 600 effectively independent values (log-normal lengths, median 60) and a scale
 of its own; its values are squared normals (gamma) or log-normal, so its variance is skewed. Paired

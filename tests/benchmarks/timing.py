@@ -11,20 +11,21 @@ from pathlib import Path
 import torch
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Time one call."""
+def seconds(call: Callable[[], object], repeats: int = 1) -> float:
+    """Time one call, or the mean of some in a row."""
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
 
 
 def paired(
-    first: Callable[[], object], second: Callable[[], object], pairs: int
+    first: Callable[[], object], second: Callable[[], object], pairs: int, repeats: int = 1
 ) -> tuple[float, float, float]:
     """Return the medians of both sides in seconds, and the median of first / second by pair."""
     first()
     second()
-    times = [(seconds(first), seconds(second)) for _ in range(pairs)]
+    times = [(seconds(first, repeats), seconds(second, repeats)) for _ in range(pairs)]
     ratios = [a / b for a, b in times]
     return (
         statistics.median(a for a, _ in times),

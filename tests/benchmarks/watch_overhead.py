@@ -26,7 +26,7 @@ def main() -> None:
         inside[0] += time.perf_counter() - start
 
     Recorder.add = timed
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.bfloat16, torch.float32):
         model, _ = model_from_arguments(dtype)
         torch.manual_seed(0)
         ids = torch.randint(1000, 40000, (8, 512))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import coverage as simulation
+from benchmarks import interval_coverage as simulation
 from scipy import stats
 
 from distviz.errors import RequestError
