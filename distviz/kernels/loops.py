@@ -134,8 +134,8 @@ def _accumulate(block, size, shift, sums, squares, lows, highs):
             r, s = np.float64(c) - origin, np.float64(d) - origin
             sums[column] += (p + q) + (r + s)
             squares[column] += (p * p + q * q) + (r * r + s * s)
-            lows[column] = min(lows[column], min(min(a, b), min(c, d)))
-            highs[column] = max(highs[column], max(max(a, b), max(c, d)))
+            lows[column] = min(lows[column], a, b, c, d)
+            highs[column] = max(highs[column], a, b, c, d)
         return
     for index in range(size):
         for column in range(block.shape[1]):
