@@ -44,7 +44,7 @@ def main() -> None:
         first, second, ratio = paired(
             lambda: subprocess.run(ours, check=True, capture_output=True),
             lambda: subprocess.run(bare, check=True, capture_output=True),
-            3,
+            2,
         )
     print(f"distviz run {first:.1f} s, bare script {second:.1f} s, ratio {ratio:.2f}")
 
