@@ -195,17 +195,20 @@ def _present(
 
 def _show(finished: Run | Comparison | FillerStudy) -> None:
     """Print the findings, each kind of result in its own way."""
-    from distviz import comparison_tables, tables
     from distviz.comparisons import Comparison
-    from distviz.fillers import FillerStudy
+    from distviz.runs import Run
 
     console = _console()
-    if isinstance(finished, Comparison):
-        console.print(comparison_tables.summary(finished, console))
-    elif isinstance(finished, FillerStudy):
-        console.print(finished.verdict)
-    else:
+    if isinstance(finished, Run):
+        from distviz import tables
+
         console.print(tables.summary(finished, console))
+    elif isinstance(finished, Comparison):
+        from distviz import comparison_tables
+
+        console.print(comparison_tables.summary(finished, console))
+    else:
+        console.print(finished.verdict)
 
 
 def _print_json(data: Any) -> None:

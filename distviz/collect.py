@@ -38,7 +38,7 @@ from distviz.recording import TOKEN_CLASSES, Recorder, Tokens
 from distviz.runs import SCHEMA_VERSION, Run
 from distviz.sites import Point, parse_layers, parse_sites
 
-__all__ = ["Stage", "measure", "open_from", "run"]
+__all__ = ["Stage", "filler_of", "measure", "open_from", "run"]
 
 Text = str | Path | dict[str, str]
 
@@ -95,7 +95,7 @@ def run(
             opened.tokenizer,
             max_length=settings.max_length,
             max_tokens=settings.max_tokens,
-            filler=_filler(settings),
+            filler=filler_of(settings),
             chat_template=settings.chat_template,
         )
     measured = measure(opened, corpus, settings, told)
@@ -121,7 +121,8 @@ def open_from(settings: RunSettings, progress: Progress) -> OpenedModel:
     )
 
 
-def _filler(settings: RunSettings) -> Filler | None:
+def filler_of(settings: RunSettings) -> Filler | None:
+    """Return the filler that the settings ask for, None where they ask for none."""
     if settings.filler is None:
         return None
     if not settings.filler:

@@ -29,13 +29,14 @@ __all__ = [
     "export",
     "export_folder",
     "figure_names",
+    "save_figure",
     "write_comparison",
     "write_run",
 ]
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 TABLE_FORMATS = ("csv", "parquet", "json")
-NO_DATES: dict[str, dict[str, None]] = {
+_NO_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -222,15 +223,16 @@ _WRITERS: dict[str, Callable[[Any, Path], None]] = {
 def _draw(figures: Drawings, place: Path, formats: Sequence[str]) -> None:
     """Draw every figure once, save it in every format."""
     for name, draw in figures.items():
-        _save(draw(), place, name, formats)
+        save_figure(draw(), place, name, formats)
 
 
-def _save(figure: Any, place: Path, name: str, formats: Sequence[str]) -> None:
+def save_figure(figure: Any, place: Path, name: str, formats: Sequence[str]) -> None:
+    """Save a figure in every format; equal figures give equal bytes."""
     from distviz.plots import style
 
     with style.styled():
         for kind in formats:
-            figure.savefig(place / f"{name}.{kind}", metadata=NO_DATES[kind])
+            figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
 
 
 def _select(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distviz.exports import save_figure
 from distviz.runs import staging
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def write_filler(
         if figures:
             (place / "figures").mkdir()
             for name, figure in _figures(study).items():
-                _save(figure, place / "figures" / name, figures)
+                save_figure(figure, place / "figures", name, figures)
     return out
 
 
@@ -50,12 +51,3 @@ def _figures(study: FillerStudy) -> dict[str, Any]:
             name = f"by_count_layer_{first:03d}_{site}"
             found[name] = plots.filler_by_count(table, attention, first, site, title)
     return found
-
-
-def _save(figure: Any, path: Path, formats: Sequence[str]) -> None:
-    from distviz.exports import NO_DATES
-    from distviz.plots import style
-
-    with style.styled():
-        for kind in formats:
-            figure.savefig(path.with_suffix(f".{kind}"), metadata=NO_DATES[kind])

@@ -21,7 +21,7 @@ import pandas as pd
 
 from distviz import inference
 from distviz.config import RunSettings
-from distviz.corpus import Corpus, Document, Filler, make_batches, read_documents, tokenize
+from distviz.corpus import Corpus, Document, make_batches, read_documents, tokenize
 from distviz.errors import RequestError
 from distviz.runs import FILLER, SCHEMA_VERSION, Run, records
 from distviz.verdicts import verdict
@@ -162,20 +162,15 @@ def read_prompts(sources: Sequence[Path]) -> list[Document]:
 def _corpus(
     opened: OpenedModel, documents: Sequence[Document], settings: RunSettings, count: int
 ) -> Corpus:
-    filler = None
-    if count:
-        filler = Filler(
-            settings.filler or DEFAULT_FILLER,
-            count,
-            settings.filler_position,
-            settings.seed,
-            settings.filler_kind,
-        )
+    from distviz import collect
+
+    string = settings.filler or DEFAULT_FILLER
+    asked = replace(settings, filler=string if count else None, filler_count=count)
     corpus = tokenize(
         documents,
         opened.tokenizer,
         max_length=settings.max_length,
-        filler=filler,
+        filler=collect.filler_of(asked),
         chat_template=settings.chat_template,
     )
     cut = next((window for window in corpus.windows if not window.is_last), None)

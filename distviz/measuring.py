@@ -30,9 +30,7 @@ def run_to_folder(
     The run, and the folder.
     """
     settings = build_settings(flags, config, model)
-    out = _output(settings, model)
-    check_output(out, force=settings.force)
-    _check_files(settings)
+    out = _checked_output(settings, _short(model or settings.model or "demo"))
     from distviz import collect, exports
 
     try:
@@ -61,10 +59,7 @@ def compare_to_folder(
     The comparison, and the folder.
     """
     settings = build_settings(flags, config)
-    name = f"{_short(a)}-vs-{_short(b)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    out = Path(settings.out) if settings.out is not None else Path("runs") / name
-    check_output(out, force=settings.force)
-    _check_files(settings)
+    out = _checked_output(settings, f"{_short(a)}-vs-{_short(b)}")
     from distviz import comparing, exports
 
     given = frozenset(name for name, value in flags.items() if value is not None)
@@ -103,10 +98,7 @@ def filler_to_folder(
     numbers = _parse_counts(counts, settings.filler_count)
     if settings.layer is not None:
         raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
-    name = f"{_short(model)}-filler-{time.strftime('%Y%m%d-%H%M%S')}"
-    out = Path(settings.out) if settings.out is not None else Path("runs") / name
-    check_output(out, force=settings.force)
-    _check_files(settings)
+    out = _checked_output(settings, f"{_short(model)}-filler")
     from distviz import collect, filler_exports, fillers
 
     documents = fillers.read_prompts([Path(name) for name in settings.text])
@@ -133,18 +125,15 @@ def _parse_counts(counts: str | None, default: int) -> list[int]:
     return numbers
 
 
-def _check_files(settings: RunSettings) -> None:
-    """Refuse missing texts before torch is imported."""
-    for name in settings.text:
-        if name != "-" and not Path(name).is_file():
-            raise RequestError(f"--text {name}: there is no such file")
-
-
-def _output(settings: RunSettings, model: str | None) -> Path:
-    if settings.out is not None:
-        return Path(settings.out)
-    name = _short(model or settings.model or "demo")
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _checked_output(settings: RunSettings, name: str) -> Path:
+    """Return the folder to write; it and the texts are checked before torch is imported."""
+    dated = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = dated if settings.out is None else Path(settings.out)
+    check_output(out, force=settings.force)
+    for text in settings.text:
+        if text != "-" and not Path(text).is_file():
+            raise RequestError(f"--text {text}: there is no such file")
+    return out
 
 
 def _short(source: str) -> str:

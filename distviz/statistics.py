@@ -64,10 +64,13 @@ def moments(sketch: Sketch) -> dict[str, float]:
     centered = values - mean
     second, third, fourth = (math.fsum(centered**power * counts) / total for power in (2, 3, 4))
     if values[0] == values[-1] or second == 0:
-        own = {"mean": sketch.mean(), "std": sketch.std() if sketch.is_rounded else 0.0}
-        return own | {"skewness": math.nan, "kurtosis": math.nan}
-    skewness, kurtosis = third / second**1.5, fourth / second**2 - 3.0
-    return dict(zip(names, (sketch.mean(), sketch.std(), skewness, kurtosis), strict=True))
+        second, skewness, kurtosis = 0.0, math.nan, math.nan
+    else:
+        skewness, kurtosis = third / second**1.5, fourth / second**2 - 3.0
+    std = math.sqrt(second)
+    if sketch.is_rounded:
+        mean, std = sketch.mean(), sketch.std()
+    return dict(zip(names, (mean, std, skewness, kurtosis), strict=True))
 
 
 def center_and_mad(sketch: Sketch) -> tuple[float, float]:

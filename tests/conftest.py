@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import Done
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distviz.runs import Run
 
 # Before a test imports a library that reads them.
@@ -148,3 +151,26 @@ def tiny_saved(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> P
 def tiny_llama(tiny_saved: Path, tmp_path: Path) -> Path:
     """A copy of the tiny Llama that a test may break."""
     return Path(shutil.copytree(tiny_saved, tmp_path / "models" / "tiny-llama"))
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Done]:
+    """Run the command in this process, in an empty folder, by its real entry point."""
+    from distviz import cli
+
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+
+    def run(*args: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["distviz", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        out, err = capsys.readouterr()
+        return Done(0 if code is None else int(code), out, err)
+
+    return run

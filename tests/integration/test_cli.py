@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from bruteforce import assert_stats, eps_of, keeping, raw
+from commands import Done
 from conftest import TEXTS, save_tiny_llama
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -29,46 +30,9 @@ from distviz import cli
 from distviz.corpus import random_corpus
 from distviz.runs import Run
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 ESCAPE = re.compile(r"\x1b\[")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9;]*)?m")
 HEAVY = ("torch", "numba", "transformers")
-
-
-class Done:
-    """What a command left: exit code, standard output, standard error."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def complaint(self) -> list[str]:
-        """The lines of the error, without what was said on the way."""
-        lines = self.err.splitlines()
-        start = [n for n, line in enumerate(lines) if line.startswith("distviz: ")]
-        return lines[start[0] :] if start else []
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Done]:
-    """Run the command in this process, in an empty folder, by its real entry point."""
-    place = tmp_path / "here"
-    place.mkdir()
-    monkeypatch.chdir(place)
-
-    def run(*args: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["distviz", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        out, err = capsys.readouterr()
-        return Done(0 if code is None else int(code), out, err)
-
-    return run
 
 
 def process(*args: str | Path, env: dict[str, str] | None = None, **options: Any) -> Done:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,13 @@ import pytest
 from synthetic_comparisons import make
 
 import distviz
-from distviz import cli
 from distviz.comparisons import Comparison
 from distviz.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from commands import Done
 
 DOCUMENTS = [
     f"If {n} of {3 * n} birds sing because it rains, then {2 * n} are silent and the {word} is dry."
@@ -29,38 +30,6 @@ DOCUMENTS = [
     )
 ]
 FIGURES = [f"layer_{layer:03d}_act.png" for layer in range(6)]
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self) -> list[str]:
-        """The lines of the error, without what was said on the way."""
-        lines = self.err.splitlines()
-        start = [n for n, line in enumerate(lines) if line.startswith("distviz: ")]
-        return lines[start[0] :] if start else []
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Done]:
-    """Run the command in this process, in an empty folder, by its real entry point."""
-    place = tmp_path / "here"
-    place.mkdir()
-    monkeypatch.chdir(place)
-
-    def run(*args: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["distviz", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +146,8 @@ def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[...,
 def _refused(done: Done, *words: str) -> None:
     assert done.code == 2
     assert done.out == ""
-    assert 1 <= len(done.complaint) <= 2
-    assert len(done.complaint) == len(done.err.splitlines()), "something ran before the refusal"
+    assert 1 <= len(done.complaint()) <= 2
+    assert len(done.complaint()) == len(done.err.splitlines()), "something ran before the refusal"
     for word in words:
         assert word in done.err
     assert not list(Path.cwd().glob("*.out*")), "nothing is written"

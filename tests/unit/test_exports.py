@@ -72,7 +72,7 @@ def test_a_failing_figure_leaves_nothing(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exports, "_save", fail)
+    monkeypatch.setattr(exports, "save_figure", fail)
     with pytest.raises(OSError, match="No space left"):
         exports.write_run(run, tmp_path / "run")
     assert not list(tmp_path.iterdir())
