@@ -311,10 +311,24 @@ class ARM:
                 if number:
                     moved |= of_pass
             words = kernels.row_keys([self.seed, layer, number, 0, document, tokens])
-            bounds = (plan.lower, plan.upper)
-            kernels.apply(source, target, rows, words, cut, bounds, adds=self.mode == "add")
+            self._write(source, target, rows, words, cut, plan)
             source = target
         return plans
+
+    def _write(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.uint32],
+        cut: Cut,
+        plan: Plan,
+    ) -> None:
+        """Write what becomes of the rows of one sequence in one pass."""
+        from distviz import kernels
+
+        bounds = (plan.lower, plan.upper)
+        kernels.apply(source, target, rows, keys, cut, bounds, adds=self.mode == "add")
 
 
 def _copy_rows(source: torch.Tensor, target: torch.Tensor, rows: NDArray[np.int64]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import pandas as pd
 import torch
 
 from distviz import kernels
-from distviz.arm import Plan
+from distviz.arm import ARM, Plan
 from distviz.config import LayerSettings, RunSettings
 from distviz.corpus import (
     Batch,
@@ -28,7 +27,7 @@ from distviz.corpus import (
     read_documents,
     tokenize,
 )
-from distviz.effect import Effect, HeadInput
+from distviz.effect import Baseline, Effect, HeadInput
 from distviz.errors import RequestError
 from distviz.hooks import Redistribution, Tracker, observing
 from distviz.mlp import count_layers, find_points
@@ -257,7 +256,7 @@ def _measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Pro
         told.advance(int(batch.valid.sum()))
     if head is not None:
         with torch.inference_mode():
-            stage.effect.add(head, before, after, batch.ids, batch.counted)
+            stage.effect.compare(Baseline(head, before, batch.ids, batch.counted), after)
 
 
 def _tokens(batch: Batch) -> Tokens:
@@ -366,10 +365,10 @@ def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float
     arm = None
     if stage.moved:
         arm = {
-            "redistribution": "arm",
+            "redistribution": settings.redistribution,
             "layers": sorted({point.layer for point in stage.moved}),
             "ripple": settings.ripple,
-            **dataclasses.asdict(settings.arm()),
+            **{name: getattr(settings.arm(), name) for name in ARM.__dataclass_fields__},
         }
     counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
     details = {name: value for name, value in opened.details.items() if name != "warnings"}

@@ -35,7 +35,7 @@ _OF_THE_TEXT = ("max_length", "max_tokens", "batch_size", "skip_special", "chat_
 _OF_THE_FILLER = ("filler", "filler_count", "filler_position", "filler_kind", "seed")
 _OF_ARM = (
     *("arm_layers", "c", "p1", "p_min", "p_max", "fraction", "arm_mode", "percentile_of"),
-    *("passes", "ripple"),
+    *("passes", "ripple", "redistribution"),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from distviz.arm import ARM
 from distviz.errors import RequestError, nearest
 from distviz.presets import find_preset
+from distviz.redistributions import make
 
 __all__ = ["DTYPES", "LayerSettings", "RunSettings", "build_settings", "read_toml"]
 
@@ -80,6 +81,7 @@ class RunSettings:
     layers: str = "all"
     sites: str = "act"
     arm_layers: str = "0"
+    redistribution: str = "arm"
     c: float = 0.13
     p1: float = 99.5
     p_min: float = 0.02
@@ -131,7 +133,7 @@ class RunSettings:
 
     def arm(self) -> ARM:
         """Return the redistribution that these settings ask for."""
-        return ARM(
+        parameters = ARM(
             c=self.c,
             p1=self.p1,
             p_min=self.p_min,
@@ -142,6 +144,7 @@ class RunSettings:
             passes=self.passes,
             seed=self.seed,
         )
+        return make(self.redistribution, parameters)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""

@@ -7,7 +7,7 @@ numbers a token), and the head is run again on slices of it for both sides at on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["Effect", "HeadInput"]
+__all__ = ["Baseline", "Effect", "HeadInput"]
 
 _SLICE_VALUES = 1 << 23
 
@@ -120,6 +120,87 @@ def _finishers(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
 
 
 @dataclass
+class Slice:
+    """Some positions of a batch without the change.
+
+    Attributes
+    ----------
+    rows
+        Two int64 arrays: the sequence, and the token in it.
+    targets
+        int64 (positions,): the token that follows.
+    log_probabilities
+        float32 (positions, vocabulary).
+    top
+        int64 (positions,): the most likely token.
+    """
+
+    rows: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+    log_probabilities: torch.Tensor
+    top: torch.Tensor
+
+
+class Baseline:
+    """The next-token predictions of a batch without the change, slice by slice.
+
+    Parameters
+    ----------
+    head
+        Computes logits.
+    before
+        What entered the head, (batch, tokens, width).
+    ids, counted
+        The tokens; a position counts where its next token, in the same window, is counted.
+    keep_bytes
+        Slices are kept up to so many bytes, for further comparisons; the rest is computed anew.
+    """
+
+    def __init__(
+        self,
+        head: HeadInput,
+        before: torch.Tensor,
+        ids: NDArray[np.int64],
+        counted: NDArray[np.bool_],
+        keep_bytes: int = 0,
+    ) -> None:
+        self.head = head
+        self._before = before
+        self._places = np.argwhere(counted[:, 1:])
+        self._targets = ids[self._places[:, 0], self._places[:, 1] + 1]
+        self._kept: dict[int, Slice] = {}
+        self._room = keep_bytes
+
+    @property
+    def positions(self) -> int:
+        """Positions that count."""
+        return len(self._places)
+
+    def slices(self) -> Iterator[Slice]:
+        """Go through the positions; the logits of one slice are held at a time, and those kept."""
+        size = self.head.slice_size()
+        for start in range(0, self.positions, size):
+            if start not in self._kept:
+                found = self._slice(start, start + size)
+                self._room -= found.log_probabilities.nbytes
+                if self._room < 0:
+                    yield found
+                    continue
+                self._kept[start] = found
+            yield self._kept[start]
+
+    def _slice(self, start: int, stop: int) -> Slice:
+        device = self._before.device
+        rows = tuple(
+            torch.from_numpy(np.ascontiguousarray(column)).to(device)
+            for column in self._places[start:stop].T
+        )
+        targets = torch.from_numpy(self._targets[start:stop]).to(device)
+        logits = self.head.logits(self._before[rows])
+        return Slice(rows, targets, functional.log_softmax(logits, dim=1), logits.argmax(1))
+
+
+@dataclass
 class Effect:
     """Sums over positions whose next token counts; two of them need not be kept apart."""
 
@@ -129,47 +210,20 @@ class Effect:
     _kl: list[float] = field(default_factory=list)
     _same: int = 0
 
-    def add(
-        self,
-        head: HeadInput,
-        before: torch.Tensor,
-        after: torch.Tensor | None,
-        ids: NDArray[np.int64],
-        counted: NDArray[np.bool_],
-    ) -> None:
-        """Add a batch: what entered the head without and with the change, (batch, tokens, width).
-
-        A position counts where its next token, in the same window, is counted.
-        """
-        places = np.argwhere(counted[:, 1:])
-        targets = torch.from_numpy(ids[places[:, 0], places[:, 1] + 1]).to(before.device)
-        rows = (torch.from_numpy(places[:, 0]), torch.from_numpy(places[:, 1]))
-        size = head.slice_size()
-        for start in range(0, len(places), size):
-            part = tuple(row[start : start + size].to(before.device) for row in rows)
-            other = None if after is None else after[part]
-            self._add_slice(head, before[part], other, targets[start : start + size])
-        self.positions += len(places)
-
-    def _add_slice(
-        self,
-        head: HeadInput,
-        before: torch.Tensor,
-        after: torch.Tensor | None,
-        targets: torch.Tensor,
-    ) -> None:
-        first = head.logits(before)
-        top = first.argmax(1)
-        first = functional.log_softmax(first, dim=1)
-        rows = torch.arange(len(targets), device=targets.device)
-        self._loss_before.append(-float(first[rows, targets].sum(dtype=torch.float64)))
-        if after is None:
-            return
-        second = head.logits(after)
-        self._same += int((second.argmax(1) == top).sum())
-        second = functional.log_softmax(second, dim=1)
-        self._loss_after.append(-float(second[rows, targets].sum(dtype=torch.float64)))
-        self._kl.append(_sum_kl(first, second))
+    def compare(self, baseline: Baseline, after: torch.Tensor | None) -> None:
+        """Add a batch: ``after`` entered the head with the change, (batch, tokens, width)."""
+        for part in baseline.slices():
+            first, places = part.log_probabilities, torch.arange(len(part.targets))
+            own = (places.to(first.device), part.targets)
+            self._loss_before.append(-float(first[own].sum(dtype=torch.float64)))
+            if after is None:
+                continue
+            second = baseline.head.logits(after[part.rows])
+            self._same += int((second.argmax(1) == part.top).sum())
+            second = functional.log_softmax(second, dim=1)
+            self._loss_after.append(-float(second[own].sum(dtype=torch.float64)))
+            self._kl.append(_sum_kl(first, second))
+        self.positions += baseline.positions
 
     def result(self, *, is_paired: bool) -> dict[str, float | int | None] | None:
         """Return the ``effect`` of ``run.json``; None where nothing could be measured."""

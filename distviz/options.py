@@ -55,6 +55,14 @@ Sites = Annotated[
 ArmLayers = Annotated[
     str | None, _text("--arm-layers", "Layers with ARM: 0 (default), none, all, 0,2.")
 ]
+Redistribution = Annotated[
+    str | None,
+    _text(
+        "--redistribution",
+        "arm (default), threshold, scale, scale:FACTOR, noise, or module:callable.",
+        "NAME",
+    ),
+]
 C = Annotated[float | None, _text("--c", "Width of the near-zero band (0.13).")]
 P1 = Annotated[float | None, _text("--p1", "Percentile that bounds new values (99.5).")]
 PMin = Annotated[float | None, _text("--p-min", "Least share that moves (0.02).")]

@@ -20,6 +20,7 @@ from distviz.terminal import is_unicode, plain_table, write
 from distviz.wording import (
     arm_layers,
     arm_settings,
+    change_name,
     dtype_name,
     layer_name,
     model_name,
@@ -99,7 +100,7 @@ def _moved(run: Run) -> str:
     behind = [key for key in run.keys if key.phase == "leaving"]
     values = sum(run.merged[key._replace(phase="after")].count for key in behind)
     words = [
-        f"ARM in layer{'s' * (len(layers) > 1)} {shown}",
+        f"{change_name(run)} in layer{'s' * (len(layers) > 1)} {shown}",
         arm_settings(run),
         f"moved {moved:,} values ({percent(moved / max(values, 1))})",
     ]
@@ -141,7 +142,7 @@ def stats_table(run: Run, console: Console | None = None) -> Table:
     for key in places:
         has_arm = key._replace(phase="") in marked
         name = "" if key.stack == "decoder" else f"{key.stack} "
-        names = [f"{name}{key.layer}{' ARM' * has_arm}"]
+        names = [f"{name}{key.layer}" + f" {change_name(run)}" * has_arm]
         names += [key.site] * has_sites + [key.module] * has_modules
         cells = _cells(run, key, is_paired=is_paired, is_wide=is_wide)
         row = [write(cell, console) for cell in (*names, *cells)]

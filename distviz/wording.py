@@ -13,6 +13,7 @@ __all__ = [
     "alignment",
     "arm_layers",
     "arm_settings",
+    "change_name",
     "dtype_name",
     "layer_name",
     "model_name",
@@ -45,7 +46,10 @@ def side_names(comparison: Comparison) -> tuple[str, str]:
     sides = (comparison.a, comparison.b)
     first, second = (model_name(run) for run in sides)
     marks = [
-        tuple(f"{'with' if phase == 'after' else 'without'} ARM" for phase in _phases(comparison)),
+        tuple(
+            f"{'with' if phase == 'after' else 'without'} {_change(comparison)}"
+            for phase in _phases(comparison)
+        ),
         tuple(dtype_name(run) for run in sides) if first == second else ("", ""),
     ]
     told = [(a, b) for a, b in marks if a != b]
@@ -54,6 +58,13 @@ def side_names(comparison: Comparison) -> tuple[str, str]:
     names = zip((first, second), zip(*told, strict=True) if told else ((), ()), strict=True)
     a, b = (" ".join(filter(None, (name, *notes))) for name, notes in names)
     return a, b
+
+
+def _change(comparison: Comparison) -> str:
+    """Name what acts on the sides asked for ``after``."""
+    sides = zip((comparison.a, comparison.b), _phases(comparison), strict=True)
+    names = dict.fromkeys(change_name(run) for run, phase in sides if phase == "after")
+    return " or ".join(names) or "ARM"
 
 
 def _phases(comparison: Comparison) -> tuple[str, str]:
@@ -118,6 +129,12 @@ def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:
 def arm_layers(run: Run) -> list[int]:
     """Return the layers whose values ARM moved."""
     return sorted({key.layer for key in run.keys if key.phase == "landing"})
+
+
+def change_name(run: Run) -> str:
+    """Return ``ARM``, or the name of the redistribution that stood in its place."""
+    name = str((run.manifest.get("arm") or {}).get("redistribution") or "arm")
+    return "ARM" if name == "arm" else name
 
 
 def arm_settings(run: Run) -> str:

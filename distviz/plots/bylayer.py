@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distviz import statistics
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.wording import arm_layers, arm_settings, model_name
+from distviz.wording import arm_layers, arm_settings, change_name, model_name
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -146,7 +146,7 @@ def overview(run: Run, site: str = "act") -> Figure:
         axes[-1].set_xlabel("layer")
         _title(figure, run, site, marked)
         axes[0].legend(
-            *_legend(axes[0]),
+            *_legend(axes[0], change_name(run)),
             loc="lower right",
             ncols=3,
             bbox_to_anchor=(1.0, 1.0),
@@ -167,7 +167,7 @@ def _title(figure: Figure, run: Run, site: str, marked: list[int]) -> None:
         weight="bold",
     )
     settings = arm_settings(run) if marked else ""
-    caption = f"ARM: {settings}" if settings else "ARM off" if not marked else ""
+    caption = f"{change_name(run)}: {settings}" if settings else "ARM off" if not marked else ""
     figure.text(0.02, 1 - 0.44 / height, caption, fontsize=8, color=style.MUTED)
 
 
@@ -229,12 +229,12 @@ def _limit(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
 
 
-def _legend(ax: Axes) -> tuple[list[Artist], list[str]]:
+def _legend(ax: Axes, change: str) -> tuple[list[Artist], list[str]]:
     """One entry a phase, and one for the mark of ARM's layers."""
     found: dict[str, Artist] = {}
     for handle in ax.get_lines():
         found.setdefault(str(handle.get_label()), handle)
     for patch in ax.patches:
         if patch.get_gid() == "arm":
-            found.setdefault("layer with ARM", patch)
+            found.setdefault(f"layer with {change}", patch)
     return list(found.values()), list(found)

@@ -14,7 +14,14 @@ from distviz.comparisons import Comparison
 from distviz.errors import RequestError
 from distviz.plots import style
 from distviz.plots.compared import write_sides
-from distviz.wording import arm_settings, layer_name, model_name, percent, side_names
+from distviz.wording import (
+    arm_settings,
+    change_name,
+    layer_name,
+    model_name,
+    percent,
+    side_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,7 +188,8 @@ def token_classes(measured: Run | Comparison, site: str = "act") -> Figure:
 def _write_run(figure: Figure, run: Run, site: str) -> None:
     width, height = figure.get_size_inches()
     settings = arm_settings(run)
-    words = f"|x| < ε of before{f' · ARM: {settings}' if settings else ' · ARM off'}"
+    acting = f"{change_name(run)}: {settings}" if settings else "ARM off"
+    words = f"|x| < ε of before · {acting}"
     for y, text, look in (
         (0.26, model_name(run), {"fontsize": 10, "weight": "bold"}),
         (0.46, f"near-zero share by token class · {site}", {"fontsize": 8.5}),

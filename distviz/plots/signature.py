@@ -18,6 +18,7 @@ from distviz.sites import SITES
 from distviz.wording import (
     arm_layers,
     arm_settings,
+    change_name,
     layer_name,
     model_name,
     number,
@@ -112,10 +113,11 @@ def _subtitle(run: Run, data: PairedBins) -> str:
     if data.key.module:
         parts.append(data.key.module)
     if data.moved is not None:
-        parts.append(f"ARM: {arm_settings(run)}".removesuffix(": "))
+        parts.append(f"{change_name(run)}: {arm_settings(run)}".removesuffix(": "))
     elif len(data.panels) > 1:
         layers = ", ".join(map(str, arm_layers(run)[:4])) + ", …" * (len(arm_layers(run)) > 4)
-        parts.append(f"ARM in layer {layers}" if layers else "with ARM")
+        name = change_name(run)
+        parts.append(f"{name} in layer {layers}" if layers else f"with {name}")
     return " · ".join(parts)
 
 

@@ -552,3 +552,25 @@ def test_an_empty_list_of_texts_is_not_the_embedded_text() -> None:
 def test_what_cannot_be_done_is_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(RequestError, match=match):
         distviz.run(**({"text": TEXTS[:1], "device": "cpu"} | options))
+
+
+def test_another_redistribution_in_place_of_arm(tmp_path: Path, call: Any) -> None:
+    (tmp_path / "here" / "halving.py").write_text("def half(x):\n    return x * 0.5\n")
+    (tmp_path / "here" / "text.txt").write_text(TEXTS[0])
+    options = ("--text", "text.txt", "--no-figures", "--layers", "0", "--sites", "act")
+    for name, number in (("threshold", 0), ("halving:half", 1)):
+        done = call("run", *options, "--redistribution", name, "--out", f"run{number}")
+        assert done.code == 0, done.err
+        assert f"0 {name}" in done.out
+        run = distviz.Run.load(f"run{number}")
+        assert run.manifest["arm"]["redistribution"] == name
+        before, after = (run.sketch(0, phase=phase) for phase in ("before", "after"))
+        if name == "threshold":
+            moved = run.sketch(0, phase="leaving").count
+            assert run.sketch(0, phase="landing").zeros == moved > 0
+            assert after.zeros == moved + before.zeros
+        else:
+            assert after.max == before.max / 2
+            assert run.plans.empty
+    shown = call("show", "run0")
+    assert "threshold in layer 0" in shown.out
