@@ -20,11 +20,11 @@ from distviz.errors import MeasurementError, RequestError
 from distviz.mlp import count_layers, find_mlps, find_points
 from distviz.recording import Recorder, Tokens
 from distviz.sites import Point, parse_layers
+from distviz.taps import Receive, tap
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
 __all__ = ["Redistribution", "Tracker", "attach", "choose_layers", "observing", "redistribute"]
 
@@ -140,27 +140,11 @@ def attach(
 
     with ExitStack() as stack:
         _track(model, tracker, stack)
-        for point in points:
-            _register(model.get_submodule(point.module), point, observe, stack)
+        tap(model, points, observe, stack)
         yield
     silent = [point for point in points if point not in fired]
     if tracker.calls > before and silent:
         raise _never_fired([f"{point.module} (site {point.site})" for point in silent])
-
-
-def _register(
-    module: nn.Module, point: Point, observe: Callable[[Point, Any], None], stack: ExitStack
-) -> None:
-    handle: RemovableHandle
-    if point.takes == "output":
-        handle = module.register_forward_hook(lambda _m, _a, output: observe(point, output))
-    else:
-
-        def observe_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            observe(point, args[0] if args else next(iter(kwargs.values())))
-
-        handle = module.register_forward_pre_hook(observe_input, with_kwargs=True)
-    stack.callback(handle.remove)
 
 
 def _track(model: nn.Module, tracker: Tracker, stack: ExitStack) -> None:
@@ -202,11 +186,8 @@ class Redistribution:
         before = self.tracker.calls
         with ExitStack() as stack:
             _track(model, self.tracker, stack)
-            for point in self.points:
-                module = model.get_submodule(point.module)
-                # First in line, so that whoever watches this module sees what ARM made.
-                handle = module.register_forward_hook(self._hook(point, fired), prepend=self.writes)
-                stack.callback(handle.remove)
+            # First in line, so that whoever watches this place sees what ARM made.
+            tap(model, self.points, self._receiver(fired), stack, first=self.writes)
             if self.writes:
                 base = getattr(model, "base_model", model)
                 _active[base] = _active.get(base, 0) + 1
@@ -216,8 +197,8 @@ class Redistribution:
         if self.tracker.calls > before and silent:
             raise _never_fired(silent)
 
-    def _hook(self, point: Point, fired: set[Point]) -> Callable[..., torch.Tensor | None]:
-        def hook(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+    def _receiver(self, fired: set[Point]) -> Receive:
+        def receive(point: Point, output: torch.Tensor) -> torch.Tensor | None:
             fired.add(point)
             rows = output.reshape(-1, output.shape[-1])
             tokens = self.tracker.current(point, rows.shape[0])
@@ -225,7 +206,7 @@ class Redistribution:
                 return None
             return self._apply(point, output, tokens)
 
-        return hook
+        return receive
 
     def _apply(self, point: Point, output: torch.Tensor, tokens: Tokens) -> torch.Tensor | None:
         import torch

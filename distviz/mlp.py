@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from distviz.errors import RequestError
-from distviz.projections import (
-    Shape,
-    is_mlp_activation,
-    layer_sites,
-    mlp_shape,
-    mlp_sites,
-    parent,
+from distviz.activations import (
+    Activation,
+    Place,
+    find_activations,
+    module_lists,
+    place_of,
+    shared_modules,
 )
+from distviz.errors import RequestError
+from distviz.projections import layer_sites
 from distviz.sites import MODULE_PREFIX, SITES, Point
 
 if TYPE_CHECKING:
@@ -66,41 +67,47 @@ def find_mlps(model: nn.Module) -> list[Mlp]:
     """Find every MLP inside an indexed layer; ordered by stack, layer and path.
 
     Activations of heads, poolers, routers, norms, convolutions and attention are left out, as is
-    an activation without a known down projection in a layer that has one with it.
+    an activation without a known down projection in a layer that has one with it. Where a module
+    is shared by several layers, each has its own points; a layer that a model calls several times
+    has one.
 
     Raises
     ------
     RequestError
-        If the model has no MLP activation that is a module.
+        If the model has no MLP activation.
 
     """
-    modules = dict(model.named_modules())
-    lists = _module_lists(modules)
-    by_layer: dict[tuple[str, int], list[tuple[str, Shape, bool]]] = {}
-    for path, module in modules.items():
-        place = _place(path, lists)
-        if place is None or not is_mlp_activation(path, module, place, modules):
-            continue
-        shape, fused = mlp_shape(path, modules)
-        by_layer.setdefault(place, []).append((path, shape, fused))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    lists = module_lists(modules)
+    by_layer: dict[Place, list[Activation]] = {}
+    for place, found in find_activations(modules, lists):
+        by_layer.setdefault(place, []).append(found)
     if not by_layer:
         raise RequestError(
             f"no MLP activation found in {type(model).__name__}",
-            "it has none as a module inside its layers; observe others with --sites module:PATTERN",
+            "none of its layers applies one; observe modules with --sites module:PATTERN",
         )
     stacks = _stack_names(model, modules, list(dict.fromkeys(place[0] for place in by_layer)))
+    shared = shared_modules(modules, by_layer)
     mlps: list[Mlp] = []
-    for (list_path, layer), found in by_layer.items():
-        complete = [entry for entry in found if entry[1].down is not None]
-        holders = {parent(path) for path, _, _ in found}
-        shared = layer_sites(f"{list_path}.{layer}", modules, holders)
-        for path, shape, fused in complete or found:
-            sites = [*mlp_sites(path, shape, fused), *shared]
-            points = tuple(Point(layer, stacks[list_path], *site) for site in sites)
-            name = type(modules[path]).__name__.removesuffix("Activation")
-            routed = fused or "experts" in path.split(".")
-            holder = parent(path)
-            mlps.append(Mlp(layer, stacks[list_path], holder, name, shape.gated, points, routed))
+    for (list_path, layer), all_found in by_layer.items():
+        layer_path = f"{list_path}.{layer}"
+        holders = {found.holder for found in all_found}
+        around = layer_sites(layer_path, modules, holders)
+        chosen = [found for found in all_found if found.is_complete] or all_found
+        for found in chosen:
+            points = tuple(
+                Point(
+                    layer,
+                    stacks[list_path],
+                    *site,
+                    within=layer_path if id(modules[site.module]) in shared else "",
+                )
+                for site in (*found.sites, *around)
+            )
+            routed = found.fused or "experts" in found.holder.split(".")
+            stack, holder = stacks[list_path], found.holder
+            mlps.append(Mlp(layer, stack, holder, found.name, found.gated, points, routed))
     return sorted(mlps, key=lambda mlp: (mlp.stack, mlp.layer, mlp.path))
 
 
@@ -193,10 +200,10 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
     from torch import nn
 
     modules = dict(model.named_modules())
-    lists = _module_lists(modules)
+    lists = module_lists(modules)
     stacks = {}
     for mlp in mlps:
-        if place := _place(f"{mlp.path}.", lists):
+        if place := place_of(f"{mlp.path}.", lists):
             stacks[place[0]] = mlp.stack
     pattern = site.removeprefix(MODULE_PREFIX)
     points = []
@@ -204,30 +211,14 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
         never_called = isinstance(module, nn.ModuleList | nn.ModuleDict)
         if not path or never_called or not fnmatchcase(path, pattern):
             continue
-        place = _place(f"{path}.", lists)
+        place = place_of(f"{path}.", lists)
         layer = place[1] if place else -1
         stack = stacks.get(place[0], place[0]) if place else "model"
         points.append(Point(layer, stack, site, path, "output"))
     return points
 
 
-# Where a module stands ----------------------------------------------------------------------
-
-
-def _module_lists(modules: Mapping[str, nn.Module]) -> set[str]:
-    from torch import nn
-
-    return {path for path, module in modules.items() if isinstance(module, nn.ModuleList)}
-
-
-def _place(path: str, lists: Collection[str]) -> tuple[str, int] | None:
-    """Return the outermost module list above `path` and the index in it; the element is not it."""
-    parts = path.split(".")
-    for end in range(1, len(parts) - 1):
-        prefix = ".".join(parts[:end])
-        if prefix in lists:
-            return prefix, int(parts[end])
-    return None
+# Names of stacks ---------------------------------------------------------------------------
 
 
 def _stack_names(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "Functional",
     "Shape",
     "SitePlace",
+    "functional_sites",
     "is_mlp_activation",
+    "is_outside_mlps",
+    "is_stack_of_experts",
     "layer_sites",
     "linear_widths",
     "mlp_shape",
@@ -28,8 +32,17 @@ __all__ = [
 ]
 
 Part = tuple[int, int]
-SitePlace = tuple[str, str, str, Part | None]
-"""Site, module path, ``"input"`` or ``"output"``, part of the last dimension."""
+
+
+class SitePlace(NamedTuple):
+    """One site of a layer, as a :class:`~distviz.sites.Point` says it."""
+
+    site: str
+    module: str
+    takes: str
+    part: Part | None = None
+    chain: tuple[str, ...] = ()
+
 
 _ACTIVATION_NAMES = frozenset(
     (
@@ -43,7 +56,7 @@ _ACTIVATION_NAMES = frozenset(
     )
 )
 _NOT_MLP = re.compile(
-    r"norm|router|adapter|conv|att(n|ention)|pooler|head|mamba|mlstm|temporal_block|predict|^gate$",
+    r"norm|router|adapter|conv|att(n|ention)|pooler|head|mamba|mlstm|temporal_block|predict|hyper|^gate$",
     re.IGNORECASE,
 )
 _DOWN = (
@@ -80,6 +93,19 @@ _PLAIN_QKV = {
 }
 
 
+_FUNCTIONAL_NAMES = {
+    ("silu",): "SiLU",
+    ("gelu",): "GELU",
+    ("erf",): "GELU",
+    ("tanh",): "Tanh",
+    ("tanh", "shift", "mul"): "GELUTanh",
+    ("relu",): "ReLU",
+    ("relu", "square"): "ReLUSquared",
+    ("sigmoid",): "Sigmoid",
+    ("sigmoid", "mul"): "Swish",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The projections around one activation; paths, or ``None`` where there is none."""
@@ -97,6 +123,39 @@ def parent(path: str) -> str:
 
 def _join(*parts: str) -> str:
     return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Functional:
+    """An activation applied as a function, by its chains (:mod:`distviz.chains`).
+
+    Attributes
+    ----------
+    act
+        Chain whose result leaves the activation.
+    product
+        Chain whose result enters the down projection.
+    down
+        Name of the child that is the down projection; None in fused experts, where it is a
+        parameter.
+    is_last
+        Whether the module returns what the down projection gives.
+    """
+
+    act: tuple[str, ...]
+    product: tuple[str, ...]
+    down: str | None
+    is_last: bool
+
+    @property
+    def gated(self) -> bool:
+        """Whether the activation is multiplied before it goes down."""
+        return "mul" in self.product[len(self.act) :]
+
+    @property
+    def name(self) -> str:
+        """The activation as its module class would be called."""
+        return _FUNCTIONAL_NAMES.get(self.act) or _FUNCTIONAL_NAMES.get(self.act[:1], self.act[0])
 
 
 # The MLP ------------------------------------------------------------------------------------
@@ -120,17 +179,22 @@ def is_mlp_activation(
     path: str, module: nn.Module, place: tuple[str, int], modules: Mapping[str, nn.Module]
 ) -> bool:
     """Return whether the module at `path` is the activation of an MLP of the layer at `place`."""
-    from torch import nn
-
     holder, _, name = path.rpartition(".")
     by_name = name in _ACTIVATION_NAMES and next(module.children(), None) is None
     if type(module) not in _activation_classes() and not by_name:
         return False
+    return not is_outside_mlps(holder, place, modules)
+
+
+def is_outside_mlps(holder: str, place: tuple[str, int], modules: Mapping[str, nn.Module]) -> bool:
+    """Return whether `holder` is part of something else: attention, router, norm, convolution."""
+    from torch import nn
+
     inside = holder.removeprefix(f"{place[0]}.{place[1]}").split(".")
     if any(_NOT_MLP.search(part) for part in inside):
-        return False
+        return True
     convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
-    return not any(isinstance(child, convolutions) for child in modules[holder].children())
+    return any(isinstance(child, convolutions) for child in modules[holder].children())
 
 
 def linear_widths(module: nn.Module) -> tuple[int, int] | None:
@@ -147,7 +211,7 @@ def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]
     holder_path, _, name = path.rpartition(".")
     holder = modules[holder_path]
     own = {**dict(holder.named_parameters(recurse=False)), **dict(holder.named_children())}
-    stacked = [key for key, value in own.items() if _is_stack_of_experts(value)]
+    stacked = [key for key, value in own.items() if is_stack_of_experts(value)]
     if stacked:
         gated = any(re.search(r"gate|input_linear", key) for key in stacked)
         return Shape(holder_path, gated=gated), True
@@ -167,9 +231,10 @@ def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]
     return Shape(down, gated=False), False
 
 
-def _is_stack_of_experts(value: object) -> bool:
+def is_stack_of_experts(value: object) -> bool:
     """Return whether a parameter, or a module's weight, has an axis for experts."""
-    return getattr(getattr(value, "weight", value), "ndim", 0) == _EXPERT_NDIM
+    shape = getattr(getattr(value, "weight", value), "shape", ())
+    return len(shape) == _EXPERT_NDIM and 1 not in shape
 
 
 def _down(
@@ -188,17 +253,39 @@ def _down(
 
 
 def mlp_sites(path: str, shape: Shape, fused: bool) -> Iterator[SitePlace]:
-    """Yield the sites around the activation at `path`."""
-    yield "gate", path, "input", None
-    yield "act", path, "output", None
+    """Yield the sites around the activation module at `path`."""
+    holder, _, name = path.rpartition(".")
+    yield SitePlace("gate", path, "input")
+    yield SitePlace("act", path, "output")
     if shape.up:
-        yield "up", shape.up, "output", shape.up_part
+        yield SitePlace("up", shape.up, "output", shape.up_part)
+    if fused and shape.gated:
+        # The down projections of fused experts are parameters, not modules: what enters them is
+        # the product of the activation, and what leaves them is seen as their weighted sum.
+        yield SitePlace("product", holder, "output", chain=(f"{name}()", "mul"))
+    elif fused:
+        yield SitePlace("product", path, "output")
+    elif shape.down:
+        yield SitePlace("product", shape.down, "input")
     if shape.down:
-        # The down projections of fused experts are parameters, not modules: nothing to hook
-        # before their weighted sum, which is the output of the module that holds them.
-        if not fused:
-            yield "product", shape.down, "input", None
-        yield "down", shape.down, "output", None
+        yield SitePlace("down", shape.down, "output")
+
+
+def functional_sites(
+    holder: str, found: Functional, modules: Mapping[str, nn.Module]
+) -> Iterator[SitePlace]:
+    """Yield the sites of an MLP that applies its activation as a function."""
+    yield SitePlace("gate", holder, "input", chain=found.act)
+    yield SitePlace("act", holder, "output", chain=found.act)
+    children = dict(modules[holder].named_children())
+    up = next((key for key in _UP if key in children), None)
+    if up and found.gated:
+        yield SitePlace("up", _join(holder, up), "output")
+    if found.down is None:
+        yield SitePlace("product", holder, "output", chain=found.product)
+    else:
+        yield SitePlace("product", _join(holder, found.down), "input")
+    yield SitePlace("down", _join(holder, found.down or "") if found.is_last else holder, "output")
 
 
 # The attention and the residual stream ------------------------------------------------------
@@ -215,7 +302,7 @@ def layer_sites(
             sites += _attention_sites(_join(layer_path, relative), module, modules)
     # A list of bare MLPs (XLM's `ffns`) has no layer whose output is the residual stream.
     if sites or layer_path not in holders:
-        sites.append(("residual", layer_path, "output", None))
+        sites.append(SitePlace("residual", layer_path, "output"))
     return sites
 
 
@@ -236,12 +323,12 @@ def _attention_sites(
             widths = linear_widths(children[key])
             # Qwen3-Next and Qwen3.5 interleave an output gate with the query, head by head.
             if not (site == "q" and widths and out_widths and widths[1] == 2 * out_widths[0]):
-                yield site, _join(path, key), "output", None
+                yield SitePlace(site, _join(path, key), "output")
     for key, classes in _PLAIN_QKV.items():
         fused = linear_widths(children[key]) if key in children else None
         if fused and out_widths and type(attention).__name__.startswith(classes):
             q, kv = out_widths[0], (fused[1] - out_widths[0]) // 2
             for site, start, stop in (("q", 0, q), ("k", q, q + kv), ("v", q + kv, q + 2 * kv)):
-                yield site, _join(path, key), "output", (start, stop)
+                yield SitePlace(site, _join(path, key), "output", (start, stop))
     if out:
-        yield "attention", out, "input", None
+        yield SitePlace("attention", out, "input")

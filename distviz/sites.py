@@ -71,6 +71,13 @@ class Point:
         ``"input"`` (its first positional argument) or ``"output"``.
     part
         ``(start, stop)`` on the last dimension where a fused projection is split, else ``None``.
+    chain
+        Steps of torch functions inside the module's forward, see :mod:`distviz.chains`: what
+        enters the first of them (``takes`` is ``"input"``) or leaves the last. Empty: the module's
+        own input or output.
+    within
+        Path of the layer during whose call alone the place counts, where several layers share one
+        module; else empty.
     """
 
     layer: int
@@ -79,6 +86,8 @@ class Point:
     module: str
     takes: str
     part: tuple[int, int] | None = None
+    chain: tuple[str, ...] = ()
+    within: str = ""
 
 
 def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int]:

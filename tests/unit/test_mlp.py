@@ -253,8 +253,8 @@ def test_fused_experts_are_marked_and_their_sum_is_down() -> None:
     act, down, block = (seen[point] for point in points)
     assert act.shape[-1] == INNER
     assert torch.equal(down.reshape(block.shape), block)
-    with pytest.raises(RequestError, match=r"site 'product' .*does not exist in MixtralForCausal"):
-        find_points(mlps, model, ["product"])
+    with pytest.raises(RequestError, match=r"site 'up' .*does not exist in MixtralForCausal"):
+        find_points(mlps, model, ["up"])
 
 
 def test_shared_experts_stand_apart_from_routed_ones() -> None:

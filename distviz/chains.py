@@ -1,0 +1,147 @@
+"""Follow an activation that is no module: calls of torch functions inside one module's forward.
+
+A *chain* names the steps from an activation function to what is looked for: ``("silu",)`` is the
+result of ``F.silu``, ``("silu", "mul")`` the first product that it enters, ``("sigmoid", "mul")``
+the ``g * sigmoid(a * g)`` of gpt-oss, ``("relu", "square")`` RWKV's, ``("act_fn()", "mul")`` the
+product that the output of the child module ``act_fn`` enters.
+
+Cost: a Python call for each torch function inside that forward (some microseconds), nothing
+elsewhere. Tensors are known by weak references, so none lives longer. Importing this module imports
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Self
+from weakref import ref
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Chain", "Follower"]
+
+Chain = tuple[str, ...]
+Receive = Callable[[Chain, Any, torch.Tensor], torch.Tensor | None]
+
+_ACTIVATIONS = frozenset(
+    (
+        *("silu", "gelu", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "softplus"),
+        *("sigmoid", "logsigmoid", "hardsigmoid", "hardswish", "hardtanh", "tanh", "erf"),
+    )
+)
+# Softcaps are made of these: beside another activation they are not the one that is looked for.
+_WEAK = frozenset(("tanh", "erf"))
+_SAME = frozenset(
+    ("dropout", "to", "type", "type_as", "float", "half", "bfloat16", "contiguous", "reshape")
+)
+_PRODUCTS = frozenset(("mul", "multiply", "imul", "rmul"))
+_SUMS = frozenset(("add", "radd", "iadd", "sub", "rsub"))
+_POWERS = frozenset(("square", "pow"))
+
+
+class Follower(TorchFunctionMode):
+    """Follows chains while it is entered.
+
+    Parameters
+    ----------
+    receive
+        Told ``(chain, what entered its first step, result)`` of every step of a wanted chain; what
+        it returns takes the place of the result, None leaves it.
+    wanted
+        Chains to follow; None follows all.
+    on_linear
+        Told ``(chain, weight, output)`` where a result enters a linear map.
+    """
+
+    def __init__(
+        self,
+        receive: Receive,
+        wanted: Collection[Chain] | None = None,
+        on_linear: Callable[[Chain, torch.Tensor, torch.Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._receive = receive
+        self._wanted = wanted
+        self._on_linear = on_linear
+        self._known: dict[int, tuple[Any, Chain, Any]] = {}
+        self._unscaled: dict[int, tuple[Any, Any]] = {}
+
+    def __enter__(self) -> Self:
+        self._known.clear()
+        self._unscaled.clear()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function and look at what it made of what."""
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, torch.Tensor):
+            return result
+        step = _step(func, args)
+        if step in _ACTIVATIONS:
+            entered = args[0] if args else (kwargs or {}).get("input")
+            return self.note(result, (step,), self._raw(entered))
+        before = self._before(args)
+        if before is None:
+            if step == "scale":
+                self._remember_scale(result, args)
+        elif step in _SAME:
+            self._remember(result, *before)
+        elif step:
+            return self.note(result, (*before[0], step), before[1])
+        elif self._on_linear is not None and func is torch.nn.functional.linear:
+            self._on_linear(before[0], args[1], result)
+        return result
+
+    def note(self, result: torch.Tensor, chain: Chain, entered: Any) -> torch.Tensor:
+        """Take `result` for the end of `chain`; return what stands in its place."""
+        if self._wanted is not None and not any(w[: len(chain)] == chain for w in self._wanted):
+            return result
+        with torch._C.DisableTorchFunction():  # noqa: SLF001  (also for the modes around this one)
+            changed = self._receive(chain, entered, result)
+        kept = result if changed is None else changed
+        self._remember(kept, chain, entered)
+        return kept
+
+    def _before(self, args: tuple[Any, ...]) -> tuple[Chain, Any] | None:
+        """Return the chain of an operand, that of a whole activation before that of a softcap."""
+        found = [known for value in args[:2] if (known := self._look_up(value)) is not None]
+        return min(found, key=lambda known: known[0][0] in _WEAK, default=None)
+
+    def _look_up(self, value: Any) -> tuple[Chain, Any] | None:
+        known = self._known.get(id(value))
+        if known is None or known[0]() is not value:
+            return None
+        return known[1], known[2]() if isinstance(known[2], ref) else known[2]
+
+    def _remember(self, value: torch.Tensor, chain: Chain, entered: Any) -> None:
+        weak = ref(entered) if isinstance(entered, torch.Tensor) else entered
+        self._known[id(value)] = (ref(value), chain, weak)
+
+    def _remember_scale(self, result: torch.Tensor, args: tuple[Any, ...]) -> None:
+        scaled = next((x for x in args if isinstance(x, torch.Tensor) and x.ndim), None)
+        if scaled is not None:
+            self._unscaled[id(result)] = (ref(result), ref(scaled))
+
+    def _raw(self, value: Any) -> Any:
+        """Undo a scale: what enters ``sigmoid(1.702 * g)`` as an activation is g."""
+        known = self._unscaled.get(id(value))
+        raw = known[1]() if known is not None and known[0]() is value else None
+        return value if raw is None else raw
+
+
+def _step(function: Any, args: tuple[Any, ...]) -> str:
+    name = getattr(function, "__name__", "").strip("_")
+    if name in _ACTIVATIONS or name in _SAME:
+        return name
+    tensors = [value for value in args[:2] if isinstance(value, torch.Tensor) and value.ndim]
+    if name in _POWERS or (name in _PRODUCTS and len(tensors) == 2 and tensors[0] is tensors[1]):
+        return "square"
+    if name in _PRODUCTS:
+        return "mul" if len(tensors) == 2 else "scale"
+    if name in ("div", "truediv"):
+        return "scale"
+    return "shift" if name in _SUMS and len(tensors) == 1 else ""
