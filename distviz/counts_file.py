@@ -112,5 +112,5 @@ def _restore(entry: dict[str, Any], values: Any, counts: Any) -> Sketch:
     sketch.nan, sketch.inf, sketch.zeros = entry["nan"], entry["inf"], entry["zeros"]
     sketch.min = math.nan if entry["min"] is None else entry["min"]
     sketch.max = math.nan if entry["max"] is None else entry["max"]
-    sketch.is_rounded, sketch.moments = entry["is_rounded"], Moments(*entry["moments"])
+    sketch.is_rounded, sketch.moments = entry["is_rounded"], Moments.of(*entry["moments"])
     return sketch

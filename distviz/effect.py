@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from distviz.errors import MeasurementError
+from distviz.moments import ExactSum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Baseline", "Effect", "HeadInput"]
 
 _SLICE_VALUES = 1 << 23
+_SUMS = ("loss_before", "loss_after", "kl")
 
 
 @dataclass
@@ -202,27 +204,46 @@ class Baseline:
 
 @dataclass
 class Effect:
-    """Sums over positions whose next token counts; two of them need not be kept apart."""
+    """Sums over positions whose next token counts, without rounding; two of them add."""
 
     positions: int = 0
-    _loss_before: list[float] = field(default_factory=list)
-    _loss_after: list[float] = field(default_factory=list)
-    _kl: list[float] = field(default_factory=list)
-    _same: int = 0
+    same: int = 0
+    loss_before: ExactSum = field(default_factory=ExactSum)
+    loss_after: ExactSum = field(default_factory=ExactSum)
+    kl: ExactSum = field(default_factory=ExactSum)
+
+    def __add__(self, other: Effect) -> Effect:
+        return Effect(
+            self.positions + other.positions,
+            self.same + other.same,
+            self.loss_before + other.loss_before,
+            self.loss_after + other.loss_after,
+            self.kl + other.kl,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Effect:
+        """Return what `state` was taken of."""
+        sums: dict[str, Any] = {name: ExactSum(**state[name]) for name in _SUMS}
+        return cls(state["positions"], state["same"], **sums)
 
     def compare(self, baseline: Baseline, after: torch.Tensor | None) -> None:
         """Add a batch: ``after`` entered the head with the change, (batch, tokens, width)."""
         for part in baseline.slices():
             first, places = part.log_probabilities, torch.arange(len(part.targets))
             own = (places.to(first.device), part.targets)
-            self._loss_before.append(-float(first[own].sum(dtype=torch.float64)))
+            self.loss_before = self.loss_before.plus(-_sum(first[own]))
             if after is None:
                 continue
             second = baseline.head.logits(after[part.rows])
-            self._same += int((second.argmax(1) == part.top).sum())
+            self.same += int((second.argmax(1) == part.top).sum())
             second = functional.log_softmax(second, dim=1)
-            self._loss_after.append(-float(second[own].sum(dtype=torch.float64)))
-            self._kl.append(_sum_kl(first, second))
+            self.loss_after = self.loss_after.plus(-_sum(second[own]))
+            self.kl = self.kl.plus(_sum_kl(first, second))
         self.positions += baseline.positions
 
     def result(self, *, is_paired: bool) -> dict[str, float | int | None] | None:
@@ -230,10 +251,10 @@ class Effect:
         if not self.positions:
             return None
         shares: dict[str, float | None] = {
-            "loss_before": math.fsum(self._loss_before) / self.positions,
-            "loss_after": math.fsum(self._loss_after) / self.positions if is_paired else None,
-            "kl": math.fsum(self._kl) / self.positions if is_paired else None,
-            "top1_agreement": self._same / self.positions if is_paired else None,
+            "loss_before": float(self.loss_before) / self.positions,
+            "loss_after": float(self.loss_after) / self.positions if is_paired else None,
+            "kl": float(self.kl) / self.positions if is_paired else None,
+            "top1_agreement": self.same / self.positions if is_paired else None,
         }
         finite = {
             name: value if value is None or math.isfinite(value) else None
@@ -242,6 +263,10 @@ class Effect:
         return finite | {"positions": self.positions}
 
 
+def _sum(values: torch.Tensor) -> float:
+    return float(values.sum(dtype=torch.float64))
+
+
 def _sum_kl(first: torch.Tensor, second: torch.Tensor) -> float:
     """Sum of KL(first || second) over rows of log-probabilities."""
-    return float(((first - second) * first.exp()).sum(dim=1).sum(dtype=torch.float64))
+    return _sum(((first - second) * first.exp()).sum(dim=1))

@@ -6,8 +6,7 @@ document that is not finished yet.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz import grid, kernels
+from distviz import kernels
+from distviz.documents import Documents
 from distviz.kernels import ChannelSums, Observation
 from distviz.moments import Moments
-from distviz.sites import PHASES, Key, Point
+from distviz.packing import pack_sketches, unpack_sketches
+from distviz.sites import Key, Point, key_order
 from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
 
@@ -29,7 +30,6 @@ __all__ = ["TOKEN_CLASSES", "Recorder", "Tokens"]
 
 TOKEN_CLASSES = ("digits", "operators", "conjunctions", "other")
 _PARTIAL_PHASES = ("leaving", "landing")
-_DOCUMENT_COLUMNS = ["count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Tokens:
 
 @dataclass
 class Recorder:
-    """Accumulates observations.
+    """Accumulates observations; two recorders of the same kind add.
 
     Parameters
     ----------
@@ -78,10 +78,11 @@ class Recorder:
     c: float = DEFAULT_C
     class_layers: frozenset[int] | None = frozenset()
     sketches: dict[Key, dict[str, Sketch]] = field(default_factory=dict)
+    documents: Documents = field(init=False)
     _channels: dict[Key, ChannelSums] = field(default_factory=dict)
-    _open: dict[int, dict[Key, tuple[NDArray[np.integer], Moments]]] = field(default_factory=dict)
-    _eps: dict[tuple[int, Key], float] = field(default_factory=dict)
-    _rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.documents = Documents(self.c)
 
     def add(
         self,
@@ -127,6 +128,7 @@ class Recorder:
         self, key: Key, seen: Observation, documents: NDArray[np.int64], whole: frozenset[int]
     ) -> None:
         n_classes = len(seen.tables) // len(documents)
+        kind = (seen.grid, seen.is_rounded)
         for index, name in enumerate(documents.tolist()):
             part = slice(index * n_classes, (index + 1) * n_classes)
             # One class: the table itself, nothing is copied.
@@ -134,68 +136,55 @@ class Recorder:
             if n_classes > 1:
                 table = seen.tables[part].sum(axis=0, dtype=np.int64)
             moments = sum(seen.moments[part], Moments())
-            if name in whole:
-                self._rows.append(self._row(name, key, table, moments))
-            else:
-                kept = self._open.setdefault(name, {})
-                if key in kept:
-                    old_table, old_moments = kept[key]
-                    table, moments = old_table.astype(np.int64) + table, old_moments + moments
-                kept[key] = (table, moments)
+            self.documents.add(key, name, table, moments, kind, is_whole=name in whole)
 
-    def _row(
-        self, document: int, key: Key, table: NDArray[np.integer], moments: Moments
-    ) -> dict[str, Any]:
-        """Turn a document's table into its row; eps is that of its own phase ``before``.
+    def __add__(self, other: Recorder) -> Recorder:
+        """Return what both have seen; neither side may be used afterwards.
 
-        Where that was not seen first, eps and near_zero are NaN.
+        The order of adding shows in the last bits of the channels alone.
         """
-        place = (document, key._replace(phase=""))
-        is_before = key.phase == "before"
-        given = -1.0 if is_before else self._eps.get(place, math.nan)
-        sketch = next(iter(self.sketches[key].values()))
-        magnitudes = grid.magnitudes(sketch.grid or "bf16")
-        found = kernels.summarise(table, magnitudes, self.c, given)
-        row = dict(zip(_DOCUMENT_COLUMNS, found, strict=True))
-        if is_before:
-            self._eps[place] = row["eps"]
-        elif math.isnan(given):
-            row["near_zero"] = math.nan
-        if sketch.is_rounded and moments.count:
-            row |= {"mean": moments.mean, "std": math.sqrt(moments.m2 / moments.count)}
-        where = {"document": document, "layer": key.layer, "site": key.site, "phase": key.phase}
-        return where | row | {"module": key.module, "stack": key.stack}
+        total = Recorder(self.c, self.class_layers, dict(self.sketches))
+        for key, by_class in other.sketches.items():
+            known = total.sketches.get(key)
+            total.sketches[key] = by_class
+            if known is not None:
+                total.sketches[key] = {name: known[name] + by_class[name] for name in known}
+        total.documents = self.documents + other.documents
+        total._channels = dict(self._channels)
+        for key, sums in other._channels.items():
+            total._channels[key] = total._channels[key] + sums if key in total._channels else sums
+        return total
 
-    def close_documents(self, documents: Iterable[int] | None = None) -> None:
-        """Write the rows of documents that are finished; None means all that are open."""
-        for document in sorted(self._open if documents is None else documents):
-            self._rows += self._open_rows(document)
-            self._open.pop(document, None)
+    def state(self) -> dict[str, Any]:
+        """Return everything as a tree for `packing.encode`."""
+        names = [[list(key), list(by_class)] for key, by_class in self.sketches.items()]
+        sketches = [sketch for by_class in self.sketches.values() for sketch in by_class.values()]
+        return {
+            "c": self.c,
+            "class_layers": None if self.class_layers is None else sorted(self.class_layers),
+            "names": names,
+            "sketches": pack_sketches(sketches),
+            "channels": [[list(key), vars(sums)] for key, sums in self._channels.items()],
+            "documents": self.documents.state(),
+        }
 
-    def _open_rows(self, document: int) -> list[dict[str, Any]]:
-        kept = self._open.get(document, {})
-        order = sorted(kept, key=lambda key: key.phase != "before")
-        return [self._row(document, key, *kept[key]) for key in order]
-
-    def open_documents(self) -> list[int]:
-        """Return the documents that are not finished."""
-        return list(self._open)
-
-    def documents(self) -> pd.DataFrame:
-        """Return one row a document, layer, site and phase, sorted."""
-        unfinished = [row for document in self._open for row in self._open_rows(document)]
-        if not self._rows and not unfinished:
-            return pd.DataFrame()
-        frame = pd.DataFrame([*self._rows, *unfinished])
-        phase = frame["phase"].map({name: rank for rank, name in enumerate(PHASES)})
-        order = ["document", "stack", "layer", "site", "module", "_phase"]
-        frame = frame.assign(_phase=phase).sort_values(order, ignore_index=True, kind="stable")
-        return frame.drop(columns="_phase")
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Recorder:
+        """Return what `state` was taken of."""
+        apart = state["class_layers"]
+        found = cls(state["c"], None if apart is None else frozenset(apart))
+        sketches = iter(unpack_sketches(state["sketches"]))
+        for key, names in state["names"]:
+            found.sketches[Key(*key)] = {name: next(sketches) for name in names}
+        found._channels = {Key(*key): ChannelSums(**sums) for key, sums in state["channels"]}
+        found.documents = Documents.from_state(state["documents"])
+        return found
 
     def channels(self) -> pd.DataFrame:
         """Return one row a layer, site, phase and channel."""
         frames = []
-        for key, sums in self._channels.items():
+        for key in sorted(self._channels, key=key_order):
+            sums = self._channels[key]
             empty = sums.count == 0
             low = np.where(empty, np.nan, sums.low)
             high = np.where(empty, np.nan, sums.high)

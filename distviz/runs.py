@@ -21,7 +21,7 @@ import pandas as pd
 
 from distviz import counts_file, statistics
 from distviz.errors import RequestError
-from distviz.sites import PHASES, SITES, Key
+from distviz.sites import PHASES, Key, key_order
 from distviz.sketch import Sketch
 
 __all__ = [
@@ -73,7 +73,7 @@ class Run:
     @property
     def keys(self) -> list[Key]:
         """Every observed distribution, by layer, site (in the order of the layer) and phase."""
-        return sorted(self.sketches, key=_order)
+        return sorted(self.sketches, key=key_order)
 
     @property
     def c(self) -> float:
@@ -211,7 +211,8 @@ class Run:
             tables[name].to_csv(folder / f"{name}.csv", index=False)
         for name in ("documents", "channels"):
             tables[name].to_parquet(folder / f"{name}.parquet", index=False)
-        counts_file.write(folder / "counts.parquet", self.sketches, SCHEMA_VERSION)
+        sketches = {key: self.sketches[key] for key in self.keys}
+        counts_file.write(folder / "counts.parquet", sketches, SCHEMA_VERSION)
         if self.texts is not None:
             lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self.texts)
             (folder / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -271,13 +272,6 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
         for name, values in frame.to_dict(orient="list").items()
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _order(key: Key) -> tuple[Any, ...]:
-    sites, phases = list(SITES), list(PHASES)
-    site = sites.index(key.site) if key.site in SITES else len(sites)
-    phase = phases.index(key.phase) if key.phase in PHASES else len(phases)
-    return (key.stack, key.layer, site, key.site, key.module, phase)
 
 
 def _named(key: Key) -> dict[str, Any]:

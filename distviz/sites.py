@@ -14,6 +14,7 @@ __all__ = [
     "SITES",
     "Key",
     "Point",
+    "key_order",
     "parse_layers",
     "parse_sites",
 ]
@@ -51,6 +52,14 @@ class Key(NamedTuple):
     site: str
     phase: str
     module: str
+
+
+def key_order(key: Key) -> tuple[int | str, ...]:
+    """Sort keys by stack, layer, site (in the order of the layer), module and phase."""
+    sites, phases = list(SITES), list(PHASES)
+    site = sites.index(key.site) if key.site in SITES else len(sites)
+    phase = phases.index(key.phase) if key.phase in PHASES else len(phases)
+    return (key.stack, key.layer, site, key.site, key.module, phase)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,14 +107,18 @@ class Sketch:
             self.zeros += int(seen.zeros[slot])
             self.moments += seen.moments[slot]
             if seen.low[slot] <= seen.high[slot]:
-                self.min = float(np.fmin(self.min, seen.low[slot]))
-                self.max = float(np.fmax(self.max, seen.high[slot]))
+                self._stretch(seen.low[slot], seen.high[slot])
         self.is_rounded |= seen.is_rounded
         top = grid.first_nonfinite(seen.grid)
         for half in (self.table[: grid.SIGN], self.table[grid.SIGN :]):
             self.inf += int(half[top])
             self.nan += int(half[top + 1 :].sum())
             half[top:] = 0
+
+    def _stretch(self, low: float, high: float) -> None:
+        # Adding 0.0 makes one zero of two, which no order of merging could tell apart otherwise.
+        self.min = float(np.fmin(self.min, low)) + 0.0
+        self.max = float(np.fmax(self.max, high)) + 0.0
 
     def _agree(self, other: str | None) -> None:
         if self.grid is not None and other is not None and self.grid != other:
@@ -134,14 +138,14 @@ class Sketch:
         total.nan = self.nan + other.nan
         total.inf = self.inf + other.inf
         total.zeros = self.zeros + other.zeros
-        total.min = float(np.fmin(self.min, other.min))
-        total.max = float(np.fmax(self.max, other.max))
+        total.min, total.max = self.min, self.max
+        total._stretch(other.min, other.max)
         total.moments = self.moments + other.moments
         total.is_rounded = self.is_rounded or other.is_rounded
         return total
 
     def __eq__(self, other: object) -> bool:
-        """Whether all counters and extremes agree (moments depend on the order of adding)."""
+        """Whether all counters and extremes agree (moments depend on how the data were cut)."""
         if not isinstance(other, Sketch):
             return NotImplemented
         mine, theirs = self._scalars(), other._scalars()

@@ -46,12 +46,16 @@ class Seen:
             if tokens.past == 0:
                 self._offset = self._begun.get(phase, 0)
                 self._begun[phase] = self._offset + len(tokens.documents)
-                self.recorder.close_documents(self._older())
+                self.recorder.documents.close(self._older())
         documents = tokens.documents + self._offset
         self.recorder.add(point, phase, values, replace(tokens, documents=documents))
 
     def _older(self) -> list[int]:
-        return [document for document in self.recorder.open_documents() if document < self._offset]
+        return [
+            document
+            for document in self.recorder.documents.open_documents()
+            if document < self._offset
+        ]
 
     def run(self) -> Run:
         """Return everything seen so far as a `Run`."""
@@ -72,7 +76,7 @@ class Seen:
                 key: {name: sketch + Sketch() for name, sketch in by_class.items()}
                 for key, by_class in self.recorder.sketches.items()
             },
-            documents=self.recorder.documents(),
+            documents=self.recorder.documents.frame(),
             channels=self.recorder.channels(),
         )
 

@@ -178,7 +178,7 @@ def _moments(wide: torch.Tensor, of_row: torch.Tensor, n_slots: int) -> list[Mom
     deviations = torch.where(finite, wide - means[of_row][:, None], 0.0)
     squares.index_add_(0, of_row, (deviations**2).sum(1))
     found = zip(counts.tolist(), means.tolist(), squares.tolist(), strict=True)
-    return [Moments(int(count), mean, m2) for count, mean, m2 in found]
+    return [Moments.of(int(count), mean, m2) for count, mean, m2 in found]
 
 
 def _extremes(

@@ -70,7 +70,7 @@ class ChannelSums:
             return Moments()
         mean = float((self.mean * self.count).sum()) / total
         spread = self.m2 + self.count * (self.mean - mean) ** 2
-        return Moments(total, mean, float(spread[self.count > 0].sum()))
+        return Moments.of(total, mean, float(spread[self.count > 0].sum()))
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         """Merge by the pairwise update of Chan, Golub & LeVeque (1979)."""

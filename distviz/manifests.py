@@ -1,0 +1,109 @@
+"""What a measurement becomes: a `Run`, and the manifest that says how it was made."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from distviz.arm import ARM
+from distviz.config import RunSettings
+from distviz.corpus import Batch, Corpus
+from distviz.passes import Stage
+from distviz.recording import TOKEN_CLASSES
+from distviz.runs import SCHEMA_VERSION, Run
+
+__all__ = ["assemble", "versions"]
+
+
+def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
+    """Make the run of a measurement that is finished; ``seconds`` is what it took."""
+    settings, opened, portion = stage.settings, stage.opened, stage.portion
+    keep = settings.keep_text and bool(corpus.documents)
+    result = Run(
+        manifest=_manifest(stage, corpus, batches, seconds),
+        sketches=portion.recorder.sketches,
+        documents=portion.recorder.documents.frame(),
+        channels=portion.recorder.channels(),
+        plans=portion.plan_table(),
+        texts=[document.as_dict() for document in corpus.documents] if keep else None,
+    )
+    result.manifest["warnings"] = [
+        *opened.details.get("warnings", []),
+        *_warnings(result, corpus, settings),
+    ]
+    return result
+
+
+def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> dict[str, Any]:
+    settings, opened = stage.settings, stage.opened
+    arm = None
+    if stage.moved:
+        arm = {
+            "redistribution": settings.redistribution,
+            "layers": sorted({point.layer for point in stage.moved}),
+            "ripple": settings.ripple,
+            **{name: getattr(settings.arm(), name) for name in ARM.__dataclass_fields__},
+        }
+    counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
+    details = {name: value for name, value in opened.details.items() if name != "warnings"}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "run",
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "settings": settings.as_dict(),
+        "model": {"name": opened.name, **details},
+        "arm": arm,
+        "text": {
+            "sha256": corpus.sha256,
+            "documents": len({window.document for window in corpus.windows}),
+            "windows": len(corpus.windows),
+            "tokens": corpus.tokens,
+            "counted": int(counted.size),
+            "truncated": corpus.truncated,
+        },
+        "token_classes": {
+            name: int((counted == index).sum()) for index, name in enumerate(TOKEN_CLASSES)
+        },
+        "effect": stage.portion.effect.result(is_paired=stage.is_paired),
+        "versions": versions(),
+        "device": str(opened.details.get("device")),
+        "dtype": str(opened.details.get("dtype")),
+        "threads": torch.get_num_threads(),
+        "seconds": {"measure": round(seconds, 3)},
+        "warnings": [],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("distviz", "torch", "transformers", "numba", "numpy", "pandas", "pyarrow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
+    """What a user must not miss."""
+    found = []
+    broken = {key: s for key, s in result.merged.items() if s.nan or s.inf}
+    if broken:
+        nan, inf = (sum(getattr(s, name) for s in broken.values()) for name in ("nan", "inf"))
+        places = sorted({key.layer for key in broken})
+        found.append(
+            f"{nan} NaN and {inf} infinite values, first in layer {places[0]} "
+            f"({len(places)} layers); they are in no statistic"
+        )
+    if settings.max_tokens is not None and corpus.truncated:
+        found.append(f"--max-tokens {settings.max_tokens} left part of the text out")
+    effect = result.manifest["effect"]
+    if effect is not None and effect["loss_before"] is None:
+        found.append("the next-token loss is not finite")
+    return found

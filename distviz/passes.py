@@ -1,0 +1,187 @@
+"""One measurement set up, and one batch sent through it: without ARM, with ARM, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distviz.arm import Plan
+from distviz.config import RunSettings
+from distviz.corpus import Batch
+from distviz.effect import Baseline, HeadInput
+from distviz.errors import RequestError
+from distviz.hooks import Redistribution, Tracker, observing
+from distviz.mlp import count_layers, find_points
+from distviz.models import OpenedModel
+from distviz.portions import Portion
+from distviz.progress import Progress
+from distviz.recording import Recorder, Tokens
+from distviz.sites import Point, parse_layers, parse_sites
+
+__all__ = ["Stage", "listening", "measure_batch"]
+
+
+@dataclass
+class Stage:
+    """Everything that one measurement needs, chosen and checked.
+
+    Attributes
+    ----------
+    watched
+        Points observed, in both passes.
+    moved
+        ``act`` points behind which ARM stands.
+    portion
+        What was measured so far.
+    tracker
+        Knows the tokens of the call that is under way.
+    """
+
+    opened: OpenedModel
+    settings: RunSettings
+    watched: list[Point]
+    moved: list[Point]
+    portion: Portion
+    tracker: Tracker = field(default_factory=Tracker)
+
+    @classmethod
+    def prepare(cls, opened: OpenedModel, settings: RunSettings) -> Stage:
+        """Check layers, sites and ARM layers against the model."""
+        n_layers = max(count_layers(opened.mlps).values())
+        layers = parse_layers(settings.layers, n_layers, "--layers")
+        arm_layers = parse_layers(settings.arm_layers, n_layers, "--arm-layers")
+        if not layers:
+            raise RequestError("--layers none leaves nothing to observe")
+        sites = parse_sites(settings.sites)
+        if any(mlp.routed and mlp.layer in {*layers, *arm_layers} for mlp in opened.mlps):
+            raise RequestError(
+                f"{opened.name} has routed experts in these layers, they cannot be measured yet",
+                "choose dense layers with --layers and --arm-layers",
+            )
+        watched = find_points(opened.mlps, opened.model, sites, layers)
+        moved = find_points(opened.mlps, opened.model, ["act"], arm_layers) if arm_layers else []
+        apart = None if settings.classes == "all" else frozenset(arm_layers)
+        c = settings.c if moved else Recorder.c
+        return cls(opened, settings, watched, moved, Portion(Recorder(c, apart)))
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether a second pass, with ARM written into the model, is made."""
+        return bool(self.moved) and self.settings.ripple
+
+
+@contextmanager
+def listening(stage: Stage) -> Iterator[HeadInput | None]:
+    """Listen to the language head while the context lasts; None where the effect is not wanted."""
+    wanted = stage.opened.has_head and (stage.settings.ripple or not stage.moved)
+    head = HeadInput.of(stage.opened.model) if wanted else None
+    try:
+        yield head
+    finally:
+        if head is not None:
+            head.close()
+
+
+def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Progress) -> None:
+    """Send a batch through the model, and again with ARM where the stage is paired."""
+    model, tracker, recorder = stage.opened.model, stage.tracker, stage.portion.recorder
+    tracker.given = _tokens(batch)
+    inputs = _inputs(batch, model)
+    watching = observing(model, stage.watched, recorder, tracker)
+    beside = nullcontext() if stage.is_paired else _redistribution(stage, batch).active(model)
+    with torch.inference_mode(), watching, beside:
+        before = head.run(**inputs) if head else model(**inputs)
+    told.advance(int(batch.valid.sum()))
+    after = None
+    if stage.is_paired:
+        watching = observing(model, stage.watched, recorder, tracker)
+        with torch.inference_mode(), watching, _redistribution(stage, batch).active(model):
+            after = head.run(**inputs) if head else model(**inputs)
+        told.advance(int(batch.valid.sum()))
+    if head is not None:
+        with torch.inference_mode():
+            stage.portion.effect.compare(Baseline(head, before, batch.ids, batch.counted), after)
+
+
+def _tokens(batch: Batch) -> Tokens:
+    return Tokens(
+        batch.valid,
+        batch.counted,
+        batch.documents,
+        batch.index,
+        batch.classes,
+        batch.whole,
+    )
+
+
+def _inputs(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(batch.valid).long().to(device)}
+    if batch.hidden is None:
+        inputs["input_ids"] = torch.from_numpy(batch.ids).to(device)
+    else:
+        dtype = next(model.parameters()).dtype
+        inputs["inputs_embeds"] = torch.from_numpy(batch.hidden).to(device, dtype)
+    if getattr(model.config, "use_cache", None) is not None:
+        inputs["use_cache"] = False
+    return inputs
+
+
+def _redistribution(stage: Stage, batch: Batch) -> Redistribution:
+    """ARM for one batch; its report goes to the recorder and to the table of plans."""
+    recorder = stage.portion.recorder
+    observed = {point for point in stage.watched if point.site == "act"}
+    first = {
+        stack: min(point.layer for point in stage.moved if point.stack == stack)
+        for stack in {point.stack for point in stage.moved}
+    }
+
+    def report(
+        point: Point,
+        old: torch.Tensor,
+        new: torch.Tensor,
+        moved: torch.Tensor,
+        plans: list[list[Plan | None]],
+    ) -> None:
+        stage.portion.plans.extend(_plan_rows(point, batch, plans))
+        if point not in observed or stage.tracker.tokens is None:
+            return
+        tokens = stage.tracker.tokens
+        old, new, moved = (part.reshape(-1, part.shape[-1]) for part in (old, new, moved))
+        if stage.is_paired and point.layer > first[point.stack]:
+            recorder.add(point, "arriving", old, tokens)
+        if not stage.is_paired:
+            recorder.add(point, "after", new, tokens)
+        recorder.add(point, "leaving", old, tokens, moved)
+        recorder.add(point, "landing", new, tokens, moved)
+
+    writes = stage.is_paired
+    arm = stage.settings.arm()
+    return Redistribution(arm, stage.moved, stage.tracker, report=report, writes=writes)
+
+
+def _plan_rows(point: Point, batch: Batch, plans: list[list[Plan | None]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": point.layer,
+            "document": int(batch.documents[row]),
+            "window": int(batch.windows[row]),
+            "n": plan.n,
+            "eps": plan.eps,
+            "near": plan.near,
+            "fraction": plan.fraction,
+            "k": plan.k,
+            "upper": plan.upper,
+            "lower": plan.lower,
+            "pass": number,
+            "module": point.module,
+            "stack": point.stack,
+        }
+        for row, of_row in enumerate(plans)
+        for number, plan in enumerate(of_row)
+        if plan is not None
+    ]

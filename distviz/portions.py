@@ -1,0 +1,107 @@
+"""What some batches of a text gave: the piece that is saved, sent to another process, and added.
+
+Whatever the batches are shared into and in whatever order the portions are added, sketches,
+document rows, plans and effect come out the same to the bit; channels differ in their last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from distviz.corpus import Batch
+from distviz.effect import Effect
+from distviz.recording import Recorder
+
+__all__ = ["Portion", "batches_of_documents"]
+
+_PLAN_ORDER = ["stack", "layer", "module", "document", "window", "pass"]
+
+
+def batches_of_documents(batches: Sequence[Batch]) -> dict[int, frozenset[int]]:
+    """Return, for every document, the numbers of the batches that hold a window of it."""
+    found: dict[int, set[int]] = {}
+    for number, batch in enumerate(batches):
+        for document in batch.documents.tolist():
+            found.setdefault(document, set()).add(number)
+    return {document: frozenset(numbers) for document, numbers in found.items()}
+
+
+@dataclass
+class Portion:
+    """What was measured of a set of batches; portions of different batches add.
+
+    Attributes
+    ----------
+    recorder, effect, plans
+        What was counted, what ARM did to the output, one dict a row of ``plans.csv``.
+    batches
+        Numbers of the batches that are finished.
+    """
+
+    recorder: Recorder
+    effect: Effect = field(default_factory=Effect)
+    plans: list[dict[str, Any]] = field(default_factory=list)
+    batches: set[int] = field(default_factory=set)
+
+    def finish(self, number: int, batch: Batch, spans: Mapping[int, frozenset[int]]) -> None:
+        """Note that a batch is finished, and close the documents of which nothing will follow.
+
+        ``spans`` is what `batches_of_documents` returns. A document that another portion holds a
+        part of stays open until the portions are added.
+        """
+        self.batches.add(number)
+        here = [d for d in dict.fromkeys(batch.documents.tolist()) if spans[d] <= self.batches]
+        self.recorder.documents.close(here)
+        self.recorder.documents.forget(here)
+
+    def plan_table(self) -> pd.DataFrame:
+        """Return ``plans.csv``, in one order whatever the order of measuring."""
+        plans = pd.DataFrame(self.plans)
+        return plans.sort_values(_PLAN_ORDER, ignore_index=True) if len(plans) else plans
+
+    def __add__(self, other: Portion) -> Portion:
+        """Return both together; neither side may be used afterwards."""
+        if shared := self.batches & other.batches:
+            raise ValueError(f"batch {min(shared)} would be counted twice")
+        return Portion(
+            self.recorder + other.recorder,
+            self.effect + other.effect,
+            self.plans + other.plans,
+            self.batches | other.batches,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as a tree for `packing.encode`."""
+        columns = pd.DataFrame(self.plans).to_dict("list")
+        return {
+            "recorder": self.recorder.state(),
+            "effect": self.effect.state(),
+            "plans": {str(name): _column(values) for name, values in columns.items()},
+            "batches": sorted(self.batches),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Portion:
+        """Return what `state` was taken of."""
+        columns = {
+            name: values.tolist() if isinstance(values, np.ndarray) else values
+            for name, values in state["plans"].items()
+        }
+        rows = zip(*columns.values(), strict=True)
+        return cls(
+            Recorder.from_state(state["recorder"]),
+            Effect.from_state(state["effect"]),
+            [dict(zip(columns, row, strict=True)) for row in rows],
+            set(state["batches"]),
+        )
+
+
+def _column(values: list[Any]) -> Any:
+    """An array where all are numbers of one kind, which JSON would only make longer."""
+    kinds = {type(value) for value in values}
+    return np.array(values) if kinds in ({int}, {float}) else values
