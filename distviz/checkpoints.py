@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import mmap
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
+from distviz.gguf_files import gguf_end
+from distviz.hub import download
+from distviz.shards import StoredTensor, damaged, read_json, read_tensors, shard_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,9 +30,7 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model", "tekken.json", "vocab.bpe", "spm.model",
 )  # fmt: skip
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SAFETENSORS_MAX_HEADER = 100_000_000
 _LENGTH_BYTES = 8
-_GGUF_MAGIC = int.from_bytes(b"GGUF", "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class Checkpoint:
         Commit of a hub model.
     pickled
         Whether the weights are pickle files.
+    tensors
+        What the headers of safetensors files say; empty for other files.
 
     """
 
@@ -67,6 +68,12 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     pickled: bool = False
+    tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the configuration says that the weights are stored in a quantized form."""
+        return bool(self.config.get("quantization_config"))
 
 
 def locate(
@@ -113,7 +120,7 @@ def locate(
             f"MODEL '{source}' does not exist",
             "give a folder with config.json, a .gguf file, or a hub id such as org/name",
         )
-    folder = _download(source, revision, allow_pickle=allow_pickle, with_weights=with_weights)
+    folder = download(source, revision, allow_pickle=allow_pickle, with_weights=with_weights)
     name = source.rpartition("/")[2]
     return _folder_checkpoint(
         folder, source, name, folder.name, allow_pickle=allow_pickle, with_weights=with_weights
@@ -180,32 +187,22 @@ def _folder_checkpoint(
             if ggufs
             else "give a folder that save_pretrained wrote, a .gguf file, or a hub id",
         )
-    config = _read_json(config_path)
-    weights: tuple[Path, ...] = ()
-    pickled = False
-    if with_weights:
-        weights, pickled = _weights(folder, source, allow_pickle)
-    return Checkpoint(folder, source, name, weights, None, config, revision, pickled)
+    config = read_json(config_path)
+    found = Checkpoint(folder, source, name, config=config, revision=revision)
+    return _with_weights(found, allow_pickle) if with_weights else found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"{path} is damaged: not a JSON object")
-    return content
+def _with_weights(found: Checkpoint, allow_pickle: bool) -> Checkpoint:
+    """Add the weights files, in the order of preference of transformers."""
+    tensors = read_tensors(found.folder)
+    if tensors is None:
+        return replace(found, weights=_pickles(found, allow_pickle), pickled=True)
+    files = tuple(sorted({tensor.file for tensor in tensors.values()}))
+    return replace(found, weights=files, tensors=tensors)
 
 
-def _weights(folder: Path, source: str, allow_pickle: bool) -> tuple[tuple[Path, ...], bool]:
-    """Return the weights files in the order of preference of transformers, and if pickled."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file() or index.is_file():
-        shards = (single,) if single.is_file() else _shards(index)
-        for shard in shards:
-            _check_safetensors(shard)
-        return shards, False
+def _pickles(found: Checkpoint, allow_pickle: bool) -> tuple[Path, ...]:
+    folder, source = found.folder, found.source
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if not pickles:
         raise RequestError(
@@ -219,50 +216,13 @@ def _weights(folder: Path, source: str, allow_pickle: bool) -> tuple[tuple[Path,
         )
     single, index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
     if single.is_file():
-        return (single,), True
+        return (single,)
     if index.is_file():
-        return _shards(index), True
+        return shard_paths(index)
     raise RequestError(
         f"'{source}' has weights under names that transformers does not read: {pickles[0]}",
         "expected model.safetensors or pytorch_model.bin",
     )
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    mapping = _read_json(index).get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise RequestError(f"{index} is damaged: it has no weight_map")
-    names = sorted({str(name) for name in mapping.values()})
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise RequestError(
-            f"{len(missing)} of {len(names)} weights files are missing, the first: {missing[0]}",
-            f"{index.name} lists them; complete the download of {index.parent}",
-        )
-    return tuple(index.parent / name for name in names)
-
-
-def _check_safetensors(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(_LENGTH_BYTES)
-        length = struct.unpack("<Q", start)[0] if len(start) == _LENGTH_BYTES else 0
-        if not 0 < length <= min(_SAFETENSORS_MAX_HEADER, max(0, size - _LENGTH_BYTES)):
-            raise _damaged(path, f"its header does not fit into its {size:,} bytes")
-        header = file.read(length)
-    try:
-        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise _damaged(path, "its header is not the JSON of a safetensors file") from error
-    expected = _LENGTH_BYTES + length + end
-    if size != expected:
-        state = "truncated" if size < expected else "longer than its header says"
-        raise _damaged(path, f"{state}: {size:,} bytes where {expected:,} are expected")
-
-
-def _damaged(path: Path, why: str) -> RequestError:
-    return RequestError(f"{path} is damaged: {why}", "download or copy the file again")
 
 
 # GGUF ---------------------------------------------------------------------------------------
@@ -281,119 +241,10 @@ def _gguf_checkpoint(path: Path, source: str, with_weights: bool) -> Checkpoint:
             f"'{source}' needs the package gguf, which is not installed", "pip install gguf"
         )
     try:
-        end = _gguf_end(path)
+        end = gguf_end(path)
     except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
-        raise _damaged(path, "its header cannot be read as GGUF") from error
+        raise damaged(path, "its header cannot be read as GGUF") from error
     size = path.stat().st_size
     if with_weights and size < end:
-        raise _damaged(path, f"truncated: {size:,} bytes where {end:,} are expected")
+        raise damaged(path, f"truncated: {size:,} bytes where {end:,} are expected")
     return Checkpoint(path.parent, source, path.stem, (path,), gguf=path.name)
-
-
-_GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_GGUF_STRING, _GGUF_ARRAY = 8, 9
-
-
-class _GgufHeader:
-    """A cursor over a GGUF header that skips what it does not need; 40 times a full reader."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at = data, 0
-
-    def number(self, kind: str) -> int:
-        value = struct.unpack_from(f"<{kind}", self.data, self.at)[0]
-        self.at += struct.calcsize(kind)
-        return int(value)
-
-    def text(self) -> str:
-        length = self.number("Q")
-        if self.at + length > len(self.data):
-            raise IndexError(length)
-        start, self.at = self.at, self.at + length
-        return self.data[start : self.at].decode()
-
-    def skip(self, kind: int) -> None:
-        if kind == _GGUF_STRING:
-            length = self.number("Q")
-            self.at += length
-        elif kind == _GGUF_ARRAY:
-            inner, count = self.number("I"), self.number("Q")
-            if inner in _GGUF_SCALARS:
-                self.at += _GGUF_SCALARS[inner] * count
-            else:
-                for _ in range(count):
-                    self.skip(inner)
-        else:
-            self.at += _GGUF_SCALARS[kind]
-
-
-def _gguf_end(path: Path) -> int:
-    """Return where the last tensor of a GGUF ends, in bytes from the start of the file."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        header = _GgufHeader(data)
-        magic, version = header.number("I"), header.number("I")
-        if magic != _GGUF_MAGIC or version not in (2, 3):
-            raise ValueError(magic, version)
-        n_tensors, n_fields = header.number("Q"), header.number("Q")
-        alignment = 32
-        for _ in range(n_fields):
-            key, kind = header.text(), header.number("I")
-            if key == "general.alignment":
-                alignment = header.number("I")
-            else:
-                header.skip(kind)
-        end = 0
-        for _ in range(n_tensors):
-            header.text()
-            n_values = 1
-            for _ in range(header.number("I")):
-                n_values *= header.number("Q")
-            block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(header.number("I"))]
-            end = max(end, header.number("Q") + n_values // block * n_bytes)
-        return -(-header.at // alignment) * alignment + end
-
-
-# The hub ------------------------------------------------------------------------------------
-
-
-def _download(source: str, revision: str | None, *, allow_pickle: bool, with_weights: bool) -> Path:
-    """Fetch what is needed of a hub model into the local cache, and return its folder."""
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.txt", "*.model", "*.py", "*.jinja"]
-    if with_weights:
-        wanted.append("*.safetensors")
-    try:
-        folder = Path(_fetch(snapshot_download, source, revision, wanted))
-        if with_weights and allow_pickle and not any(folder.glob("*.safetensors")):
-            folder = Path(_fetch(snapshot_download, source, revision, ["pytorch_model*"]))
-    except Exception as error:  # the hub client's errors come from several packages
-        raise _unreachable(source, revision, error) from error
-    return folder
-
-
-def _fetch(download: Any, source: str, revision: str | None, wanted: list[str]) -> str:
-    # Weights in subfolders and other spellings of the same weights are never read.
-    other = ["*/*", "consolidated*", "*.fp16.*", "*.fp32.*"]
-    return str(download(source, revision=revision, allow_patterns=wanted, ignore_patterns=other))
-
-
-def _unreachable(source: str, revision: str | None, error: Exception) -> RequestError:
-    kind = type(error).__name__
-    at = f" at revision '{revision}'" if revision else ""
-    if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"):
-        return RequestError(
-            f"MODEL '{source}'{at} is neither a folder here nor a model on the hub",
-            "check the spelling; a private model needs `hf auth login`",
-        )
-    if kind == "GatedRepoError":
-        return RequestError(
-            f"MODEL '{source}' is gated on the hub", "accept its terms there, then `hf auth login`"
-        )
-    return RequestError(
-        f"MODEL '{source}'{at} is no folder here, not in the local cache, "
-        f"and the hub cannot be reached ({kind})",
-        "give a local folder or a .gguf file, or go online",
-    )

@@ -13,6 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distviz.contradictions import judge
 from distviz.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "read_config",
     "read_model",
     "read_tokenizer",
+    "rehearse",
 ]
 
 DTYPES = {
@@ -210,8 +212,39 @@ def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
         raise _unreadable(checkpoint, "tokenizer", error) from error
 
 
+def rehearse(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    *,
+    all_layers: bool = True,
+) -> nn.Module:
+    """Build the model on the meta device and judge the files against it; no weights are read.
+
+    The same call that loads a safetensors checkpoint matches its headers with the model, with all
+    that transformers knows of renamed and merged tensors. Of other files only the model is built.
+
+    Raises
+    ------
+    RequestError
+        If the model cannot be built, or the weights contradict its configuration.
+
+    """
+    if not checkpoint.tensors or checkpoint.is_quantized:
+        return build_empty(auto, config, options)
+    model, info = _load(auto, checkpoint, copy.deepcopy(config), options, {"": "meta"})
+    judge(model, info, checkpoint, all_layers=all_layers)
+    return model
+
+
 def read_model(
-    auto: Any, checkpoint: Checkpoint, config: PretrainedConfig, options: LoadOptions
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    *,
+    all_layers: bool = True,
 ) -> tuple[nn.Module, list[str]]:
     """Read the weights; return the model and what has to be said about them.
 
@@ -222,12 +255,23 @@ def read_model(
         transformers would fill those with random numbers, and a measurement would not show it.
 
     """
-    import torch
-
-    dtype: Any = options.dtype or (torch.float32 if checkpoint.gguf else "auto")
     placement = options.device_map
     if placement is None and options.device.type != "cpu":
         placement = {"": str(options.device)}
+    model, info = _load(auto, checkpoint, config, options, placement)
+    return model, judge(model, info, checkpoint, all_layers=all_layers)
+
+
+def _load(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    placement: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    import torch
+
+    dtype: Any = options.dtype or (torch.float32 if checkpoint.gguf else "auto")
     try:
         model, info = auto.from_pretrained(
             checkpoint.folder,
@@ -236,6 +280,7 @@ def read_model(
             device_map=placement,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the sizes are judged here, by name
             **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
             **_gguf_option(checkpoint),
             **options.for_transformers(),
@@ -247,22 +292,7 @@ def read_model(
         ) from error
     except Exception as error:
         raise _unreadable(checkpoint, "model", error) from error
-    notes = _judge_missing(sorted(info["missing_keys"]), checkpoint)
-    return model.eval().requires_grad_(requires_grad=False), notes
-
-
-def _judge_missing(missing: list[str], checkpoint: Checkpoint) -> list[str]:
-    """Refuse a model with random weights; a pooler's are only noted, nothing measured uses them."""
-    harmless = [key for key in missing if "pooler" in key.split(".")]
-    harmful = [key for key in missing if key not in harmless]
-    if harmful:
-        more = f" and {len(harmful) - 1} more" if len(harmful) > 1 else ""
-        raise RequestError(
-            f"weights missing: '{checkpoint.source}' has no {harmful[0]}{more}",
-            "the file does not belong to its config.json, or is incomplete",
-        )
-    note = f"weights missing, random instead (not measured): {', '.join(harmless)}"
-    return [note] if harmless else []
+    return model.eval().requires_grad_(requires_grad=False), info
 
 
 def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
@@ -270,8 +300,11 @@ def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestE
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A heading says nothing without the line below it.
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 @contextlib.contextmanager

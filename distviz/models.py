@@ -27,6 +27,7 @@ from distviz.loading import (
     read_config,
     read_model,
     read_tokenizer,
+    rehearse,
 )
 from distviz.mlp import Mlp, count_layers, find_mlps
 from distviz.projections import linear_widths
@@ -140,7 +141,7 @@ def open_model(
     with quiet():
         config = read_config(checkpoint, options)
         auto, has_head = choose_class(config, checkpoint)
-        find_mlps(build_empty(auto, config, options))
+        find_mlps(rehearse(auto, checkpoint, config, options))
         tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
         model, notes = read_model(auto, checkpoint, config, options)
     mlps = find_mlps(model)
@@ -218,8 +219,8 @@ def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptio
         kept = _taken_layers(layer, config)
         whole = copy.deepcopy(config)
         cut_layer_fields(config, range(max(kept) + 1))
-        find_mlps(build_empty(headless(), config, options))
-        model, notes = read_model(headless(), checkpoint, config, options)
+        find_mlps(rehearse(headless(), checkpoint, config, options, all_layers=False))
+        model, notes = read_model(headless(), checkpoint, config, options, all_layers=False)
     _keep_layers(model, kept)
     cut_layer_fields(whole, kept)
     mlps = find_mlps(model)
