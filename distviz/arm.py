@@ -7,6 +7,7 @@ and the behaviour of the authors' released code (which fixes mode ``replace`` an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from distviz.kernels import Cut
 
-__all__ = ["ARM", "MODES", "PERCENTILES_OF", "Plan"]
+__all__ = ["ARM", "MODES", "PERCENTILES_OF", "Plan", "SequenceRows"]
 
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
@@ -62,6 +63,27 @@ class Plan:
     magnitude: float
     ties: int
     ties_in_all: int
+
+
+@dataclass(frozen=True)
+class SequenceRows:
+    """The rows of one sequence, in the order in which ties are broken, and their keys.
+
+    Attributes
+    ----------
+    rows
+        int64 (n,): rows of the tensor.
+    document
+        Key of the random numbers.
+    tokens, slots
+        Further keys, one a row: the token, and the expert's rank among those of its token (0
+        where there are no experts).
+    """
+
+    rows: NDArray[np.int64]
+    document: int
+    tokens: NDArray[np.int64]
+    slots: NDArray[np.int64] | int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,8 +274,6 @@ class ARM:
         moved
             uint8, shape of ``x``: 1 where a value was selected in any pass; None if not asked for.
         """
-        import torch
-
         values = x.detach().contiguous()
         batch = values if values.dim() == 3 else values.view(1, *values.shape)
         valid = _valid_tokens(batch, mask)
@@ -262,22 +282,49 @@ class ARM:
         tokens = _on_host(tokens, "tokens", valid.shape, np.int64)
         owners = np.arange(len(valid)) if documents is None else documents
         owners = _on_host(owners, "documents", valid.shape[:1], np.int64)
-        flat = batch.view(batch.shape[0] * batch.shape[1], batch.shape[2])
-        target = _target(flat, x, out)
-        if target.data_ptr() != flat.data_ptr() and not valid.all():
-            padding = torch.from_numpy(np.flatnonzero(~valid)).to(flat.device)
-            target[padding] = flat[padding]
-        moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
-        plans = [
-            self._redistribute(
-                flat,
-                target,
+        sequences = [
+            SequenceRows(
                 index * valid.shape[1] + np.flatnonzero(valid[index]),
-                [layer, int(owners[index]), tokens[index][valid[index]]],
-                moved,
+                int(owners[index]),
+                tokens[index][valid[index]],
             )
             for index in range(len(valid))
         ]
+        return self.trace_rows(x, sequences, out, layer=layer, find_moved=find_moved)
+
+    def trace_rows(
+        self,
+        x: torch.Tensor,
+        sequences: Iterable[SequenceRows],
+        out: torch.Tensor | None = None,
+        *,
+        layer: int = 0,
+        find_moved: bool = True,
+    ) -> tuple[torch.Tensor, list[list[Plan | None]], torch.Tensor | None]:
+        """Redistribute sequences whose rows lie anywhere in ``x``; result as of `trace`.
+
+        Parameters
+        ----------
+        x
+            (..., channels); its rows are counted over all leading dimensions.
+        sequences
+            The rows of each; a row in none of them is passed through.
+        out, layer, find_moved
+            As for `trace`.
+        """
+        import torch
+
+        values = x.detach().contiguous()
+        flat = values.view(math.prod(values.shape[:-1]), values.shape[-1])
+        target = _target(flat, x, out)
+        parts = list(sequences)
+        if target.data_ptr() != flat.data_ptr():
+            left_out = np.ones(flat.shape[0], bool)
+            for part in parts:
+                left_out[part.rows] = False
+            _copy_rows(flat, target, np.flatnonzero(left_out))
+        moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
+        plans = [self._redistribute(flat, target, part, layer, moved) for part in parts]
         result = target.view(x.shape)
         if out is not None:
             if result.data_ptr() != out.data_ptr():
@@ -289,14 +336,15 @@ class ARM:
         self,
         source: torch.Tensor,
         target: torch.Tensor,
-        rows: NDArray[np.int64],
-        keys: list[Any],
+        sequence: SequenceRows,
+        layer: int,
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
         """Run every pass on one sequence; the first reads ``source``, all write ``target``."""
         from distviz import kernels
 
-        layer, document, tokens = keys
+        rows = sequence.rows
+        owner = [sequence.slots, sequence.document, sequence.tokens]
         plans: list[Plan | None] = []
         for number in range(self.passes):
             plan = self._plan(source, rows) if rows.size else None
@@ -310,7 +358,7 @@ class ARM:
                 kernels.find_moved(source, rows, cut, of_pass)
                 if number:
                     moved |= of_pass
-            words = kernels.row_keys([self.seed, layer, number, 0, document, tokens])
+            words = kernels.row_keys([self.seed, layer, number, *owner])
             self._write(source, target, rows, words, cut, plan)
             source = target
         return plans

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ from distviz.arm import ARM, Plan
 from distviz.errors import MeasurementError, RequestError
 from distviz.mlp import count_layers, find_mlps, find_points
 from distviz.recording import Recorder, Tokens
+from distviz.routing import Routing, follow, rows_at_once
 from distviz.sites import Point, parse_layers
 from distviz.taps import Receive, tap
 
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Redistribution", "Tracker", "attach", "choose_layers", "observing", "redistribute"]
+__all__ = [
+    "Redistribution",
+    "Tracker",
+    "attach",
+    "choose_layers",
+    "experts_of",
+    "observing",
+    "redistribute",
+]
 
 _STEPS = ("both", "prefill", "decode")
 _active: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -134,17 +143,45 @@ def attach(
         tensor = tensor.detach()
         if point.part is not None:
             tensor = tensor[..., point.part[0] : point.part[1]]
-        rows = tensor.reshape(-1, tensor.shape[-1])
         fired.add(point)
-        receive(point, rows.contiguous(), tracker.current(point, rows.shape[0]))
+        routing = routings[point.experts] if point.experts is not None else None
+        if routing is not None and routing.is_rehearsing:
+            return
+        seen = _attribute(point, tensor.reshape(-1, tensor.shape[-1]), tracker, routing)
+        if seen is not None:
+            receive(point, seen[0].contiguous(), seen[1])
 
     with ExitStack() as stack:
         _track(model, tracker, stack)
+        routings = stack.enter_context(follow(model, experts_of(points)))
         tap(model, points, observe, stack)
         yield
-    silent = [point for point in points if point not in fired]
+    silent = [point for point in points if point not in fired and not _is_idle(point, routings)]
     if tracker.calls > before and silent:
         raise _never_fired([f"{point.module} (site {point.site})" for point in silent])
+
+
+def experts_of(points: Sequence[Point]) -> list[str]:
+    """Return the paths of the experts whose rows pass some points."""
+    return [point.experts for point in points if point.experts is not None]
+
+
+def _is_idle(point: Point, routings: dict[str, Routing]) -> bool:
+    """Whether no token came to the experts that a point belongs to."""
+    return point.experts is not None and routings[point.experts].is_idle
+
+
+def _attribute(
+    point: Point, rows: torch.Tensor, tracker: Tracker, routing: Routing | None
+) -> tuple[torch.Tensor, Tokens] | None:
+    """Return rows with the tokens they belong to; None while more rows of experts are to come."""
+    if routing is None:
+        return rows, tracker.current(point, rows.shape[0])
+    whole = routing.take(point, rows)
+    if whole is None:
+        return None
+    tokens = tracker.current(point, whole[1].n_tokens)
+    return whole[0], replace(tokens, routed=whole[1])
 
 
 def _track(model: nn.Module, tracker: Tracker, stack: ExitStack) -> None:
@@ -166,6 +203,12 @@ def _never_fired(names: list[str]) -> MeasurementError:
     )
 
 
+Report = Callable[
+    [Point, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Plan | None]], Tokens], None
+]
+"""Told of one point: rows before, rows after, which moved, a list of plans a row of the batch."""
+
+
 @dataclass
 class Redistribution:
     """ARM on some points of a model; what it did is handed to ``report`` if there is one."""
@@ -174,10 +217,9 @@ class Redistribution:
     points: Sequence[Point]
     tracker: Tracker
     on: str = "both"
-    report: Callable[[Point, torch.Tensor, torch.Tensor, Any, list[list[Plan | None]]], None] | (
-        None
-    ) = None
+    report: Report | None = None
     writes: bool = True
+    _pending: dict[Point, list[_Change]] = field(default_factory=dict)
 
     @contextmanager
     def active(self, model: nn.Module) -> Iterator[Redistribution]:
@@ -186,50 +228,104 @@ class Redistribution:
         before = self.tracker.calls
         with ExitStack() as stack:
             _track(model, self.tracker, stack)
+            stack.enter_context(rows_at_once(model, experts_of(self.points)))
+            routings = stack.enter_context(follow(model, experts_of(self.points)))
             # First in line, so that whoever watches this place sees what ARM made.
-            tap(model, self.points, self._receiver(fired), stack, first=self.writes)
+            tap(model, self.points, self._receiver(fired, routings), stack, first=self.writes)
+            for path, routing in routings.items():
+                self._rehearse_first(model.get_submodule(path), routing, stack)
             if self.writes:
                 base = getattr(model, "base_model", model)
                 _active[base] = _active.get(base, 0) + 1
                 stack.callback(_deactivate, base)
             yield self
-        silent = [point.module for point in self.points if point not in fired]
+        silent = [
+            point.module
+            for point in self.points
+            if point not in fired and not _is_idle(point, routings)
+        ]
         if self.tracker.calls > before and silent:
             raise _never_fired(silent)
 
-    def _receiver(self, fired: set[Point]) -> Receive:
+    def _rehearse_first(self, module: nn.Module, routing: Routing, stack: ExitStack) -> None:
+        """Where experts come one by one, let them run ahead: ARM needs the values of all."""
+        import torch
+
+        def rehearse(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            comes_in_pieces = routing.layout is not None and len(routing.layout.sizes) > 1
+            if self.writes and comes_in_pieces and self._is_wanted():
+                with routing.rehearsal(), torch.no_grad():
+                    module.forward(*args, **kwargs)
+
+        handle = module.register_forward_pre_hook(rehearse, with_kwargs=True)
+        stack.callback(handle.remove)
+
+    def _is_wanted(self) -> bool:
+        past = 0 if self.tracker.tokens is None else self.tracker.tokens.past
+        return self.on == "both" or (self.on == "decode") == (past > 0)
+
+    def _receiver(self, fired: set[Point], routings: dict[str, Routing]) -> Receive:
         def receive(point: Point, output: torch.Tensor) -> torch.Tensor | None:
             fired.add(point)
+            routing = routings[point.experts] if point.experts is not None else None
+            rehearses = routing is not None and routing.is_rehearsing
+            if self._pending.get(point) and not rehearses:
+                return self._written(output, self._pending[point].pop(0))
             rows = output.reshape(-1, output.shape[-1])
-            tokens = self.tracker.current(point, rows.shape[0])
-            if self.on != "both" and (self.on == "decode") != (tokens.past > 0):
+            seen = _attribute(point, rows, self.tracker, routing)
+            if seen is None or not self._is_wanted():
                 return None
-            return self._apply(point, output, tokens)
+            change = self._change(point, *seen, keeps_moved=rehearses or output.requires_grad)
+            if not self.writes:
+                return None
+            if routing is not None and rehearses:
+                self._pending[point] = change.split(routing)
+                return None
+            return self._written(output, change)
 
         return receive
 
-    def _apply(self, point: Point, output: torch.Tensor, tokens: Tokens) -> torch.Tensor | None:
+    def _change(
+        self, point: Point, rows: torch.Tensor, tokens: Tokens, *, keeps_moved: bool
+    ) -> _Change:
+        new, plans, moved = self.arm.trace_rows(
+            rows,
+            tokens.sequences(),
+            layer=point.layer,
+            find_moved=keeps_moved or self.report is not None,
+        )
+        if self.report is not None and moved is not None:
+            self.report(point, rows.detach(), new, moved, plans, tokens)
+        return _Change(new, moved)
+
+    def _written(self, output: torch.Tensor, change: _Change) -> torch.Tensor:
         import torch
 
-        batch = output.reshape(*tokens.valid.shape, output.shape[-1])
-        needs_moved = self.report is not None or output.requires_grad
-        new, plans, moved = self.arm.trace(
-            batch,
-            tokens.valid,
-            layer=point.layer,
-            documents=tokens.documents,
-            tokens=tokens.index,
-            find_moved=needs_moved,
-        )
-        if self.report is not None:
-            self.report(point, batch.detach(), new, moved, plans)
-        if not self.writes:
-            return None
-        if output.requires_grad and moved is not None:
+        new = change.new
+        if output.requires_grad and change.moved is not None:
             # A moved value is a constant to autograd (in mode "add": its old value plus one).
-            shift = batch - batch.detach() if self.arm.mode == "add" else torch.zeros_like(batch)
-            new = torch.where(moved.bool(), new + shift, batch)
+            old = output.reshape(new.shape)
+            shift = old - old.detach() if self.arm.mode == "add" else torch.zeros_like(old)
+            new = torch.where(change.moved.bool(), new + shift, old)
         return new.reshape(output.shape)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Rows as ARM makes them, and which of their values it moved."""
+
+    new: torch.Tensor
+    moved: torch.Tensor | None
+
+    def split(self, routing: Routing) -> list[_Change]:
+        """Cut into the pieces in which the experts ask for them."""
+        sizes = routing.layout.sizes if routing.layout is not None else ()
+        ends = np.cumsum(sizes).tolist()
+        spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return [
+            _Change(self.new[span], None if self.moved is None else self.moved[span])
+            for span in spans
+        ]
 
 
 def _deactivate(model: nn.Module) -> None:
@@ -290,8 +386,6 @@ def redistribute(
     mlps = find_mlps(model)
     chosen = choose_layers(layers, count_layers(mlps))
     points = find_points(mlps, model, ["act"], chosen) if chosen else []
-    if any(mlp.routed and mlp.layer in chosen for mlp in mlps):
-        raise RequestError("ARM cannot work on routed experts yet; choose dense layers")
     work = Redistribution(arm or ARM(), points, Tracker(), on)
     with work.active(model):
         yield work

@@ -11,6 +11,7 @@ from distviz.errors import RequestError
 from distviz.mlp import Mlp, count_layers, find_mlps
 from distviz.projections import linear_widths
 from distviz.sites import Point
+from distviz.taps import modules_at
 
 __all__ = ["Inspection", "inspect"]
 
@@ -125,7 +126,7 @@ def _widths(model: Any, mlps: list[Mlp]) -> dict[Point, int]:
     found: dict[Point, int] = {}
     for mlp in mlps:
         for point in mlp.points:
-            widths = linear_widths(model.get_submodule(point.module))
+            widths = linear_widths(modules_at(model, point)[0])
             if point.part is not None:
                 found[point] = point.part[1] - point.part[0]
             elif widths is not None:

@@ -6,7 +6,7 @@ of something else: attention, router, norm, convolution, head. See :mod:`distviz
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from distviz.activations import (
     shared_modules,
 )
 from distviz.errors import RequestError
-from distviz.projections import layer_sites
+from distviz.projections import SitePlace, layer_sites
 from distviz.sites import MODULE_PREFIX, SITES, Point
 
 if TYPE_CHECKING:
@@ -91,24 +91,45 @@ def find_mlps(model: nn.Module) -> list[Mlp]:
     shared = shared_modules(modules, by_layer)
     mlps: list[Mlp] = []
     for (list_path, layer), all_found in by_layer.items():
-        layer_path = f"{list_path}.{layer}"
         holders = {found.holder for found in all_found}
-        around = layer_sites(layer_path, modules, holders)
-        chosen = [found for found in all_found if found.is_complete] or all_found
-        for found in chosen:
-            points = tuple(
-                Point(
-                    layer,
-                    stacks[list_path],
-                    *site,
-                    within=layer_path if id(modules[site.module]) in shared else "",
-                )
-                for site in (*found.sites, *around)
-            )
-            routed = found.fused or "experts" in found.holder.split(".")
-            stack, holder = stacks[list_path], found.holder
-            mlps.append(Mlp(layer, stack, holder, found.name, found.gated, points, routed))
+        around = layer_sites(f"{list_path}.{layer}", modules, holders)
+        chosen = [found for found in all_found if found.is_complete or _experts_above(found)]
+
+        def within(module: str, layer_path: str = f"{list_path}.{layer}") -> str:
+            return layer_path if id(modules[module]) in shared else ""
+
+        for found in chosen or all_found:
+            mlp = _build(found, (layer, stacks[list_path]), around, modules, within)
+            if "*" not in mlp.path or all(mlp.path != other.path for other in mlps):
+                mlps.append(mlp)
     return sorted(mlps, key=lambda mlp: (mlp.stack, mlp.layer, mlp.path))
+
+
+def _build(
+    found: Activation,
+    place: tuple[int, str],
+    around: Sequence[SitePlace],
+    modules: Mapping[str, nn.Module],
+    within: Callable[[str], str],
+) -> Mlp:
+    """Put one MLP together; one that stands for every expert of its layer has a ``*`` in its path.
+
+    What the experts as a whole give back (site ``down``) is one row a token again.
+    """
+    layer, stack = place
+    experts = _experts_above(found)
+    sites = list(found.sites)
+    if experts is not None and not found.is_complete:
+        sites.append(SitePlace("down", experts, "output"))
+    points = []
+    for site in sites:
+        is_sum = site.module == experts and not site.chain
+        where = site._replace(module=_of_every_expert(site.module, experts, modules))
+        routed = None if is_sum else experts
+        points.append(Point(layer, stack, *where, within=within(site.module), experts=routed))
+    points += [Point(layer, stack, *site, within=within(site.module)) for site in around]
+    holder = _of_every_expert(found.holder, experts, modules)
+    return Mlp(layer, stack, holder, found.name, found.gated, tuple(points), experts is not None)
 
 
 def count_layers(mlps: Sequence[Mlp]) -> dict[str, int]:
@@ -216,6 +237,29 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
         stack = stacks.get(place[0], place[0]) if place else "model"
         points.append(Point(layer, stack, site, path, "output"))
     return points
+
+
+# Routed experts ----------------------------------------------------------------------------
+
+
+def _experts_above(found: Activation) -> str | None:
+    """Return the path of the module that is told which token goes to which expert."""
+    parts = found.holder.split(".")
+    if "experts" in parts:
+        return ".".join(parts[: len(parts) - parts[::-1].index("experts")])
+    return found.holder if found.fused else None
+
+
+def _of_every_expert(path: str, experts: str | None, modules: Mapping[str, nn.Module]) -> str:
+    """Replace the expert in a path by ``*`` where each is a module of its own."""
+    from torch import nn
+
+    if experts is None or not path.startswith(f"{experts}."):
+        return path
+    if not isinstance(modules[experts], nn.ModuleList | nn.ModuleDict):
+        return path
+    _, _, behind = path.removeprefix(f"{experts}.").partition(".")
+    return f"{experts}.*.{behind}" if behind else f"{experts}.*"
 
 
 # Names of stacks ---------------------------------------------------------------------------

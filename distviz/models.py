@@ -31,6 +31,7 @@ from distviz.loading import (
 )
 from distviz.mlp import Mlp, count_layers, find_mlps
 from distviz.projections import linear_widths
+from distviz.taps import modules_at
 
 if TYPE_CHECKING:
     from torch import nn
@@ -298,7 +299,7 @@ def _intermediate_size(model: nn.Module, mlps: list[Mlp], text: PretrainedConfig
     """Return the width of the activation, from the down projection rather than a field's name."""
     for mlp in mlps:
         for point in mlp.points:
-            widths = linear_widths(model.get_submodule(point.module))
+            widths = linear_widths(modules_at(model, point)[0])
             if point.site == "product" and widths:
                 return widths[0]
     for name in ("moe_intermediate_size", "intermediate_size"):

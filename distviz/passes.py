@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,13 @@ from distviz.config import RunSettings
 from distviz.corpus import Batch
 from distviz.effect import Baseline, HeadInput
 from distviz.errors import RequestError
-from distviz.hooks import Redistribution, Tracker, observing
+from distviz.hooks import Redistribution, Tracker, experts_of, observing
 from distviz.mlp import count_layers, find_points
 from distviz.models import OpenedModel
 from distviz.portions import Portion
 from distviz.progress import Progress
 from distviz.recording import Recorder, Tokens
+from distviz.routing import rows_at_once
 from distviz.sites import Point, parse_layers, parse_sites
 
 __all__ = ["Stage", "listening", "measure_batch"]
@@ -57,11 +58,6 @@ class Stage:
         if not layers:
             raise RequestError("--layers none leaves nothing to observe")
         sites = parse_sites(settings.sites)
-        if any(mlp.routed and mlp.layer in {*layers, *arm_layers} for mlp in opened.mlps):
-            raise RequestError(
-                f"{opened.name} has routed experts in these layers, they cannot be measured yet",
-                "choose dense layers with --layers and --arm-layers",
-            )
         watched = find_points(opened.mlps, opened.model, sites, layers)
         moved = find_points(opened.mlps, opened.model, ["act"], arm_layers) if arm_layers else []
         apart = None if settings.classes == "all" else frozenset(arm_layers)
@@ -92,7 +88,10 @@ def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Prog
     tracker.given = _tokens(batch)
     inputs = _inputs(batch, model)
     watching = observing(model, stage.watched, recorder, tracker)
-    beside = nullcontext() if stage.is_paired else _redistribution(stage, batch).active(model)
+    # Both passes on the same code, so that ARM alone tells them apart.
+    beside: AbstractContextManager[Any] = rows_at_once(model, experts_of(stage.moved))
+    if not stage.is_paired:
+        beside = _redistribution(stage, batch).active(model)
     with torch.inference_mode(), watching, beside:
         before = head.run(**inputs) if head else model(**inputs)
     told.advance(int(batch.valid.sum()))
@@ -146,12 +145,11 @@ def _redistribution(stage: Stage, batch: Batch) -> Redistribution:
         new: torch.Tensor,
         moved: torch.Tensor,
         plans: list[list[Plan | None]],
+        tokens: Tokens,
     ) -> None:
         stage.portion.plans.extend(_plan_rows(point, batch, plans))
-        if point not in observed or stage.tracker.tokens is None:
+        if point not in observed:
             return
-        tokens = stage.tracker.tokens
-        old, new, moved = (part.reshape(-1, part.shape[-1]) for part in (old, new, moved))
         if stage.is_paired and point.layer > first[point.stack]:
             recorder.add(point, "arriving", old, tokens)
         if not stage.is_paired:

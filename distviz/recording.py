@@ -15,10 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz import kernels
+from distviz.arm import SequenceRows
 from distviz.documents import Documents
 from distviz.kernels import ChannelSums, Observation
 from distviz.moments import Moments
 from distviz.packing import pack_sketches, unpack_sketches
+from distviz.routing import Routed
 from distviz.sites import Key, Point, key_order
 from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
@@ -52,6 +54,8 @@ class Tokens:
         Documents that begin and end in this call: their rows need no table kept.
     past
         Tokens in the cache before this call.
+    routed
+        Where the rows are those of routed experts: whose each row is. None: a row a token.
     """
 
     valid: NDArray[np.bool_]
@@ -61,6 +65,26 @@ class Tokens:
     classes: NDArray[np.int64]
     whole: frozenset[int] = frozenset()
     past: int = 0
+    routed: Routed | None = None
+
+    def sequences(self) -> list[SequenceRows]:
+        """Return the sets of ARM: the rows of each row of the batch, padding left out.
+
+        Rows of experts stand in the order of (token, slot), however they came.
+        """
+        length = self.valid.shape[1]
+        tokens, slots = np.flatnonzero(self.valid), np.zeros(1, np.int64)
+        rows = tokens
+        if self.routed is not None:
+            takes_part = self.routed.spread(self.valid.ravel().astype(np.int64)) > 0
+            rows = np.lexsort((self.routed.slots, self.routed.tokens))
+            rows = rows[takes_part[rows]]
+            tokens, slots = self.routed.tokens[rows], self.routed.slots[rows]
+        slots = np.broadcast_to(slots, tokens.shape)
+        ends = np.searchsorted(tokens, np.arange(1, len(self.documents)) * length)
+        keys = (rows, self.index.ravel()[tokens], slots)
+        parts = zip(self.documents.tolist(), *(np.split(key, ends) for key in keys), strict=True)
+        return [SequenceRows(part, document, index, slot) for document, part, index, slot in parts]
 
 
 @dataclass
@@ -92,13 +116,15 @@ class Recorder:
         tokens: Tokens,
         moved: torch.Tensor | None = None,
     ) -> None:
-        """Count (batch * tokens, channels) of one point; ``moved`` keeps what is marked alone."""
+        """Count (rows, channels) of one point; ``moved`` keeps what is marked alone."""
         key = Key(point.layer, point.stack, point.site, phase, point.module)
         names = self._class_names(point.layer)
         documents, rows = np.unique(tokens.documents, return_inverse=True)
         classes = tokens.classes if len(names) > 1 else np.zeros_like(tokens.classes)
         slots = rows[:, None] * len(names) + classes
         slots = np.where(tokens.counted, slots, -1).ravel()
+        if tokens.routed is not None:
+            slots = tokens.routed.spread(slots)
         if moved is not None:
             values, slots = _only_moved(values, moved, slots)
         with_channels = phase not in _PARTIAL_PHASES

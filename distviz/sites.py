@@ -87,6 +87,9 @@ class Point:
     within
         Path of the layer during whose call alone the place counts, where several layers share one
         module; else empty.
+    experts
+        Path of the module that holds the routed experts whose rows pass here, ``None`` where
+        rows are tokens in order. With it, a ``*`` in `module` stands for every expert.
     """
 
     layer: int
@@ -97,6 +100,7 @@ class Point:
     part: tuple[int, int] | None = None
     chain: tuple[str, ...] = ()
     within: str = ""
+    experts: str | None = None
 
 
 def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int]:

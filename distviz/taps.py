@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from distviz.sites import Point
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from distviz.chains import Follower
 
-__all__ = ["Receive", "tap"]
+__all__ = ["Receive", "modules_at", "tap"]
 
 Receive = Callable[[Point, Any], "torch.Tensor | None"]
 
@@ -54,9 +55,18 @@ def tap(
             inside.setdefault((point.module, point.within), []).append(point)
         else:
             scope = scopes.get(point.within)
-            _tap_module(model.get_submodule(point.module), point, receive, scope, stack, first)
-    for (path, within), group in inside.items():
-        _tap_functions(model.get_submodule(path), group, receive, scopes.get(within), stack, first)
+            for module in modules_at(model, point):
+                _tap_module(module, point, receive, scope, stack, first)
+    for (_, within), group in inside.items():
+        for module in modules_at(model, group[0]):
+            _tap_functions(module, group, receive, scopes.get(within), stack, first)
+
+
+def modules_at(model: nn.Module, point: Point) -> list[nn.Module]:
+    """Return the module of a point; where each expert is one of its own, those of all experts."""
+    if "*" not in point.module:
+        return [model.get_submodule(point.module)]
+    return [module for path, module in model.named_modules() if fnmatchcase(path, point.module)]
 
 
 @dataclass
