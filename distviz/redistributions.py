@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.arm import ARM, Plan
+from distviz.arm import ARM, Plan, SequenceRows
 from distviz.errors import MeasurementError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -92,23 +92,23 @@ class Noise(ARM):
         self,
         source: torch.Tensor,
         target: torch.Tensor,
-        rows: NDArray[np.int64],
-        keys: list[Any],
+        sequence: SequenceRows,
+        layer: int,
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
         import torch
 
         from distviz import kernels
 
-        layer, document, tokens = keys
-        index = torch.from_numpy(rows).to(source.device)
+        index = torch.from_numpy(sequence.rows).to(source.device)
         origin = source[index].clone()
         changed = source.clone()
         own = torch.zeros_like(source, dtype=torch.uint8)
-        plans = super()._redistribute(source, changed, rows, keys, own)
+        plans = super()._redistribute(source, changed, sequence, layer, own)
         taken = own[index].bool()
         shifts = (changed[index].float() - origin.float())[taken]
-        words = kernels.row_keys([self.seed, layer, _OWN_PASS, 0, document, tokens])
+        owner = [sequence.slots, sequence.document, sequence.tokens]
+        words = kernels.row_keys([self.seed, layer, _OWN_PASS, *owner])
         places = _draw(words, origin, int(taken.sum()))
         flat = origin.flatten()
         flat[places] = (flat[places].float() + shifts).to(flat.dtype)
@@ -151,7 +151,8 @@ class Custom(ARM):
     Parameters
     ----------
     function
-        Takes (tokens, channels) without padding, returns the same shape and type; may not change
+        Takes (tokens, channels) without padding (behind routed experts a row for each token and
+        expert, by token and rank of the expert), returns the same shape and type; may not change
         its argument.
     name
         As it was given: ``module:callable``.
@@ -169,13 +170,13 @@ class Custom(ARM):
         self,
         source: torch.Tensor,
         target: torch.Tensor,
-        rows: NDArray[np.int64],
-        keys: list[Any],  # noqa: ARG002  (a function of its own draws its own numbers)
+        sequence: SequenceRows,
+        layer: int,  # noqa: ARG002  (a function of its own draws its own numbers)
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
         import torch
 
-        index = torch.from_numpy(rows).to(source.device)
+        index = torch.from_numpy(sequence.rows).to(source.device)
         own = source[index]
         try:
             made = self.function(own.clone())
