@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from distviz.corpus import (
 from distviz.errors import RequestError
 from distviz.manifests import assemble
 from distviz.models import OpenedModel, open_model
-from distviz.passes import Stage, listening, measure_batch
+from distviz.passes import Stage, listening, measure_batch, needed_points
 from distviz.portions import batches_of_documents
 from distviz.progress import Progress
 from distviz.runs import Run
@@ -76,7 +77,7 @@ def run(
     if text is not None and not sources:
         raise RequestError("the text is empty, there is nothing to measure")
     documents = read_documents(sources) if settings.layer is None else []
-    opened = open_from(settings, told)
+    opened = open_from(settings, told, may_open_part=True)
     loaded = time.perf_counter() - started
     if settings.layer is not None:
         corpus = _random_corpus(settings.layer, settings.seed, opened)
@@ -94,8 +95,13 @@ def run(
     return measured
 
 
-def open_from(settings: RunSettings, progress: Progress) -> OpenedModel:
-    """Open the model that the settings name, on as many threads as they say."""
+def open_from(
+    settings: RunSettings, progress: Progress, *, may_open_part: bool = False
+) -> OpenedModel:
+    """Open the model that the settings name, on as many threads as they say.
+
+    With ``may_open_part`` only the layers that `measure` needs for these settings are read.
+    """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     progress.stage("loading the model")
@@ -109,6 +115,7 @@ def open_from(settings: RunSettings, progress: Progress) -> OpenedModel:
         attn_implementation=settings.attn_implementation,
         device_map=settings.device_map,
         layer=settings.layer,
+        choose=partial(needed_points, settings) if may_open_part else None,
     )
 
 

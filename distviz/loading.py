@@ -52,6 +52,11 @@ DTYPES = {
 """The allowed spellings of a dtype beside ``auto``, and the torch name of each."""
 
 
+_STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {
+    f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)
+}
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How to load, already checked."""
@@ -219,11 +224,17 @@ def rehearse(
     options: LoadOptions,
     *,
     all_layers: bool = True,
-) -> nn.Module:
+) -> tuple[nn.Module, list[str]]:
     """Build the model on the meta device and judge the files against it; no weights are read.
 
     The same call that loads a safetensors checkpoint matches its headers with the model, with all
     that transformers knows of renamed and merged tensors. Of other files only the model is built.
+
+    Returns
+    -------
+    tuple
+        The model, its parameters of the dtypes they would be loaded in where the files are
+        safetensors, and what has to be said about the weights.
 
     Raises
     ------
@@ -231,11 +242,38 @@ def rehearse(
         If the model cannot be built, or the weights contradict its configuration.
 
     """
+    empty = build_empty(auto, config, options)
     if not checkpoint.tensors or checkpoint.is_quantized:
-        return build_empty(auto, config, options)
-    model, info = _load(auto, checkpoint, copy.deepcopy(config), options, {"": "meta"})
-    judge(model, info, checkpoint, all_layers=all_layers)
-    return model
+        return empty, []
+    kind: Any = type(empty)
+    try:
+        # Tensors without values stand for the files: even to move one to the meta device,
+        # transformers would read it.
+        model, info = kind.from_pretrained(
+            None,
+            config=copy.deepcopy(config),
+            state_dict=_shapes(checkpoint),
+            dtype=options.dtype or "auto",
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options.for_transformers(),
+        )
+    except Exception as error:
+        raise _unreadable(checkpoint, "model", error) from error
+    notes = judge(model, info, checkpoint, all_layers=all_layers)
+    return model.eval().requires_grad_(requires_grad=False), notes
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {
+        name: torch.empty(
+            tensor.shape, dtype=getattr(torch, _STORED.get(tensor.dtype, "float32")), device="meta"
+        )
+        for name, tensor in checkpoint.tensors.items()
+    }
 
 
 def read_model(

@@ -51,6 +51,8 @@ def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float
         }
     counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
     details = {name: value for name, value in opened.details.items() if name != "warnings"}
+    if opened.on_disk is not None:
+        details["loaded"] = opened.on_disk.summary()
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "run",

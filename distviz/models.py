@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,16 @@ from distviz.loading import (
     rehearse,
 )
 from distviz.mlp import Mlp, count_layers, find_mlps
+from distviz.offloading import (
+    LayersOnDisk,
+    SharedWeightsError,
+    can_stay_on_disk,
+    layer_of,
+    layer_paths,
+    open_on_disk,
+)
 from distviz.projections import linear_widths
+from distviz.sites import Point
 from distviz.taps import modules_at
 
 if TYPE_CHECKING:
@@ -39,7 +48,11 @@ if TYPE_CHECKING:
 
     from distviz.config import LayerSettings
 
-__all__ = ["DTYPES", "OpenedModel", "describe", "open_model"]
+__all__ = ["DTYPES", "Choose", "OpenedModel", "describe", "open_model"]
+
+Choose = Callable[["nn.Module", list[Mlp]], Sequence[Point] | None]
+"""Told a model without weights and its MLPs: the points that are all that is needed of it, or None
+where the whole forward pass is needed."""
 
 
 @dataclass
@@ -64,6 +77,8 @@ class OpenedModel:
         Whether the model ends in a causal language head, so that there are logits.
     layer_settings
         What the layers were built from, or ``None``.
+    on_disk
+        The layers that stay in the checkpoint's files, or ``None`` where all was loaded.
 
     """
 
@@ -74,6 +89,7 @@ class OpenedModel:
     mlps: list[Mlp]
     has_head: bool
     layer_settings: LayerSettings | None = None
+    on_disk: LayersOnDisk | None = None
 
 
 def open_model(
@@ -88,6 +104,7 @@ def open_model(
     device_map: str | Mapping[str, Any] | None = None,
     layer: LayerSettings | None = None,
     needs_tokenizer: bool = True,
+    choose: Choose | None = None,
 ) -> OpenedModel:
     """Open a checkpoint, or build layers, and find its MLPs.
 
@@ -114,6 +131,9 @@ def open_model(
         Build these layers instead of opening `source`.
     needs_tokenizer
         Without need the tokenizer is not read. Built layers never have one.
+    choose
+        Asked which points are needed, before weights are read: if it names some, only the
+        embedding and the layers up to them are read, where the checkpoint allows it.
 
     Raises
     ------
@@ -142,12 +162,47 @@ def open_model(
     with quiet():
         config = read_config(checkpoint, options)
         auto, has_head = choose_class(config, checkpoint)
-        find_mlps(rehearse(auto, checkpoint, config, options))
+        empty, notes = rehearse(auto, checkpoint, config, options)
+        mlps = find_mlps(empty)
+        points = choose(empty, mlps) if choose is not None else None
         tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
-        model, notes = read_model(auto, checkpoint, config, options)
+        on_disk = None
+        if points and can_stay_on_disk(checkpoint, options):
+            on_disk = _open_part(auto, checkpoint, config, options, empty, points)
+        if on_disk is not None:
+            model = on_disk.model
+        else:
+            model, notes = read_model(auto, checkpoint, config, options)
     mlps = find_mlps(model)
     details = _details(model, config, mlps, checkpoint, notes)
-    return OpenedModel(model, tokenizer, checkpoint.name, details, mlps, has_head)
+    name = checkpoint.name
+    return OpenedModel(model, tokenizer, name, details, mlps, has_head, on_disk=on_disk)
+
+
+def _open_part(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    empty: nn.Module,
+    points: Sequence[Point],
+) -> LayersOnDisk | None:
+    """Open the embedding and the layers up to some points.
+
+    Paths, and so all that is recorded of them, are those of the whole model. None where a point is
+    in no layer, or layers share weights.
+    """
+    layers = layer_paths(empty, [mlp.path for mlp in find_mlps(empty)])
+    holders = [layer_of(point.within or point.module, layers) for point in points]
+    wanted = frozenset(path for path in holders if path is not None)
+    if None in holders:
+        return None
+    try:
+        on_disk = open_on_disk(auto, checkpoint, config, options, empty, layers, with_head=False)
+    except SharedWeightsError:
+        return None
+    on_disk.load_until(wanted)
+    return on_disk
 
 
 def describe(
@@ -220,7 +275,7 @@ def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptio
         kept = _taken_layers(layer, config)
         whole = copy.deepcopy(config)
         cut_layer_fields(config, range(max(kept) + 1))
-        find_mlps(rehearse(headless(), checkpoint, config, options, all_layers=False))
+        find_mlps(rehearse(headless(), checkpoint, config, options, all_layers=False)[0])
         model, notes = read_model(headless(), checkpoint, config, options, all_layers=False)
     _keep_layers(model, kept)
     cut_layer_fields(whole, kept)

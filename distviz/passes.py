@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from distviz.corpus import Batch
 from distviz.effect import Baseline, HeadInput
 from distviz.errors import RequestError
 from distviz.hooks import Redistribution, Tracker, experts_of, observing
-from distviz.mlp import count_layers, find_points
+from distviz.mlp import Mlp, count_layers, find_points
 from distviz.models import OpenedModel
 from distviz.portions import Portion
 from distviz.progress import Progress
@@ -23,7 +23,38 @@ from distviz.recording import Recorder, Tokens
 from distviz.routing import rows_at_once
 from distviz.sites import Point, parse_layers, parse_sites
 
-__all__ = ["Stage", "listening", "measure_batch"]
+__all__ = ["Stage", "choose_points", "listening", "measure_batch", "needed_points"]
+
+
+def choose_points(
+    settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
+) -> tuple[list[Point], list[Point]]:
+    """Return the points to observe, and the ``act`` points behind which ARM stands.
+
+    Raises
+    ------
+    RequestError
+        If layers or sites do not exist in this model.
+    """
+    n_layers = max(count_layers(mlps).values())
+    layers = parse_layers(settings.layers, n_layers, "--layers")
+    arm_layers = parse_layers(settings.arm_layers, n_layers, "--arm-layers")
+    if not layers:
+        raise RequestError("--layers none leaves nothing to observe")
+    sites = parse_sites(settings.sites)
+    watched = find_points(mlps, model, sites, layers)
+    moved = find_points(mlps, model, ["act"], arm_layers) if arm_layers else []
+    return watched, moved
+
+
+def needed_points(
+    settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
+) -> list[Point] | None:
+    """Return the points that are all a measurement needs; None where it needs the output too."""
+    if settings.ripple:
+        return None
+    watched, moved = choose_points(settings, model, mlps)
+    return watched + moved
 
 
 @dataclass
@@ -40,6 +71,8 @@ class Stage:
         What was measured so far.
     tracker
         Knows the tokens of the call that is under way.
+    call
+        The forward call; see `listening`.
     """
 
     opened: OpenedModel
@@ -48,18 +81,16 @@ class Stage:
     moved: list[Point]
     portion: Portion
     tracker: Tracker = field(default_factory=Tracker)
+    call: Callable[..., Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.call = self.opened.model
 
     @classmethod
     def prepare(cls, opened: OpenedModel, settings: RunSettings) -> Stage:
         """Check layers, sites and ARM layers against the model."""
-        n_layers = max(count_layers(opened.mlps).values())
-        layers = parse_layers(settings.layers, n_layers, "--layers")
-        arm_layers = parse_layers(settings.arm_layers, n_layers, "--arm-layers")
-        if not layers:
-            raise RequestError("--layers none leaves nothing to observe")
-        sites = parse_sites(settings.sites)
-        watched = find_points(opened.mlps, opened.model, sites, layers)
-        moved = find_points(opened.mlps, opened.model, ["act"], arm_layers) if arm_layers else []
+        watched, moved = choose_points(settings, opened.model, opened.mlps)
+        arm_layers = {point.layer for point in moved}
         apart = None if settings.classes == "all" else frozenset(arm_layers)
         c = settings.c if moved else Recorder.c
         return cls(opened, settings, watched, moved, Portion(Recorder(c, apart)))
@@ -72,14 +103,23 @@ class Stage:
 
 @contextmanager
 def listening(stage: Stage) -> Iterator[HeadInput | None]:
-    """Listen to the language head while the context lasts; None where the effect is not wanted."""
-    wanted = stage.opened.has_head and (stage.settings.ripple or not stage.moved)
-    head = HeadInput.of(stage.opened.model) if wanted else None
-    try:
-        yield head
-    finally:
-        if head is not None:
+    """Listen to the language head while the context lasts; None where the effect is not wanted.
+
+    Then no logits are computed either, nor layers that nobody asked for.
+    """
+    opened: Any = stage.opened
+    if opened.has_head and stage.settings.ripple and (head := HeadInput.of(opened.model)):
+        stage.call = head.run
+        try:
+            yield head
+        finally:
             head.close()
+    elif opened.on_disk is not None:
+        with opened.on_disk.only_wanted() as stage.call:
+            yield None
+    else:
+        stage.call = opened.model.base_model
+        yield None
 
 
 def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Progress) -> None:
@@ -93,13 +133,13 @@ def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Prog
     if not stage.is_paired:
         beside = _redistribution(stage, batch).active(model)
     with torch.inference_mode(), watching, beside:
-        before = head.run(**inputs) if head else model(**inputs)
+        before = stage.call(**inputs)
     told.advance(int(batch.valid.sum()))
     after = None
     if stage.is_paired:
         watching = observing(model, stage.watched, recorder, tracker)
         with torch.inference_mode(), watching, _redistribution(stage, batch).active(model):
-            after = head.run(**inputs) if head else model(**inputs)
+            after = stage.call(**inputs)
         told.advance(int(batch.valid.sum()))
     if head is not None:
         with torch.inference_mode():
