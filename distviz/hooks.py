@@ -22,6 +22,7 @@ from distviz.recording import Recorder, Tokens
 from distviz.routing import Routing, follow, rows_at_once
 from distviz.sites import Point, parse_layers
 from distviz.taps import Receive, tap
+from distviz.wrappers import bare, uncompiled
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,8 @@ def _read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         valid = np.ones((batch, length), bool)
         index = np.broadcast_to(np.arange(past, past + length), valid.shape)
     else:
-        whole = _plain_mask(mask, batch)
+        # The mask may be as wide as a static cache, of which the end is not filled yet.
+        whole = _plain_mask(mask, batch)[:, : past + length]
         valid = whole[:, -length:]
         index = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, -length:]
     zeros = np.zeros(valid.shape, np.int64)
@@ -109,14 +111,13 @@ def _read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Return (batch, all tokens) bool from a 2-D mask, or from what a 4-D one lets be attended."""
-    array = mask.detach().cpu()
-    if array.dim() == 4:
+    if mask.dim() == 4:
         # A key that no query may attend to is padding; an additive mask is 0 where allowed.
-        allowed = array if array.dtype.is_floating_point is False else array == 0
-        array = allowed.bool().any(dim=1).any(dim=1)
-    elif array.dim() != 2:
-        raise MeasurementError(f"attention_mask has {array.dim()} dimensions, expected 2 or 4")
-    return np.broadcast_to(array.numpy() != 0, (batch, array.shape[-1]))
+        allowed = mask == 0 if mask.dtype.is_floating_point else mask
+        mask = allowed.bool().any(dim=1).any(dim=1)
+    elif mask.dim() != 2:
+        raise MeasurementError(f"attention_mask has {mask.dim()} dimensions, expected 2 or 4")
+    return np.broadcast_to(mask.detach().cpu().numpy() != 0, (batch, mask.shape[-1]))
 
 
 @contextmanager
@@ -361,7 +362,8 @@ def redistribute(
     """Put ARM behind the activation function of some layers while the context lasts.
 
     Works on any transformers model, inside ``generate`` and whatever calls the model; the model's
-    code and weights are not touched.
+    code and weights are not touched. A model inside PEFT or data parallelism is found, and compiled
+    code runs uncompiled meanwhile, with a warning.
 
     Parameters
     ----------
@@ -383,11 +385,12 @@ def redistribute(
     """
     if on not in _STEPS:
         raise RequestError(f"on is '{on}'", f"allowed: {', '.join(_STEPS)}")
+    given, model = model, bare(model)
     mlps = find_mlps(model)
     chosen = choose_layers(layers, count_layers(mlps))
     points = find_points(mlps, model, ["act"], chosen) if chosen else []
     work = Redistribution(arm or ARM(), points, Tracker(), on)
-    with work.active(model):
+    with uncompiled(given), work.active(model):
         yield work
 
 

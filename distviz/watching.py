@@ -15,6 +15,7 @@ from distviz.runs import SCHEMA_VERSION, Run
 from distviz.sites import Point, parse_sites
 from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
+from distviz.wrappers import bare, uncompiled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ class Seen:
     recorder: Recorder
     model: nn.Module
     tracker: Tracker = field(default_factory=Tracker)
+    warnings: list[str] = field(default_factory=list)
     _call: int = 0
     _begun: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
@@ -70,7 +72,7 @@ class Seen:
                 "arm": None,
                 "text": {"documents": max(self._begun.values(), default=0), "tokens": None},
                 "effect": None,
-                "warnings": [],
+                "warnings": list(self.warnings),
             },
             sketches={
                 key: {name: sketch + Sketch() for name, sketch in by_class.items()}
@@ -105,7 +107,9 @@ def watch(
     Parameters
     ----------
     model
-        Any transformers model with MLPs; call it, or let ``generate`` call it.
+        Any transformers model with MLPs; call it, or let ``generate`` call it. Modules are named as
+        in the model inside the wrappers of PEFT, torch.compile and data parallelism. Compiled code
+        runs uncompiled meanwhile, with a warning.
     layers
         0-based indices, or text such as ``"0,3-5"``.
     sites
@@ -120,10 +124,11 @@ def watch(
     MeasurementError
         On leaving, if the model was called and a chosen place never fired.
     """
+    given, model = model, bare(model)
     mlps = find_mlps(model)
     chosen = choose_layers(layers, count_layers(mlps))
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
     points = find_points(mlps, model, names, chosen)
     seen = Seen(Recorder(c), model)
-    with attach(model, points, seen.receive, seen.tracker):
+    with uncompiled(given) as seen.warnings, attach(model, points, seen.receive, seen.tracker):
         yield seen

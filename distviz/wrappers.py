@@ -1,0 +1,73 @@
+"""What may stand around a transformers model or inside it and keep hooks from being seen.
+
+torch.compile traces a model once and skips every hook that is put on later, without a word. PEFT
+and data parallelism wrap the model in another module, under whose name nobody knows its layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["bare", "find_compiled", "uncompiled"]
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the model inside the wrappers of torch.compile, PEFT and data parallelism.
+
+    Its module paths are those of the model as it was before, adapted layers included.
+    """
+    from torch import nn
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    while True:
+        inner: Any = model._modules.get("_orig_mod")  # noqa: SLF001
+        if inner is None and isinstance(model, DataParallel | DistributedDataParallel):
+            inner = model.module
+        if inner is None and hasattr(model, "get_base_model"):
+            inner = model.get_base_model()  # type: ignore[operator]
+        if not isinstance(inner, nn.Module) or inner is model:
+            return model
+        model = inner
+
+
+def find_compiled(model: nn.Module) -> list[str]:
+    """Return the paths of what torch.compile has taken over; ``""`` is the model itself."""
+    found = []
+    for path, module in model.named_modules():
+        is_whole = "_orig_mod" in module._modules  # noqa: SLF001
+        is_in_place = getattr(module, "_compiled_call_impl", None) is not None
+        is_method = hasattr(module.forward, "_torchdynamo_orig_callable")
+        if is_whole or is_in_place or is_method:
+            found.append(path)
+    return found
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[list[str]]:
+    """Let compiled code run as it was written while the context lasts, and say so.
+
+    That holds for what ``generate`` would compile by itself, too. Afterwards the compiled code is
+    used again, nothing is compiled anew.
+
+    Yields
+    ------
+    What has to be said of the measurement: one line where something is compiled, else nothing.
+    """
+    import torch
+
+    notes = []
+    if parts := find_compiled(model):
+        named = [path or type(bare(model)).__name__ for path in parts]
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        notes = [
+            f"{named[0]}{more} is compiled and runs uncompiled here: compiled code skips hooks"
+        ]
+        warnings.warn(f"distviz: {notes[0]}", UserWarning, stacklevel=4)
+    with torch.compiler.set_stance("force_eager"):
+        yield notes
