@@ -1,0 +1,189 @@
+"""Number formats that a tensor can be stored in, and what rounding to one costs.
+
+Integers after Nagel et al. (2021), "A White Paper on Neural Network Quantization"
+(arXiv 2106.08295), section 2.2: x is kept as ``clamp(round(x / scale) + zero_point)``. The
+symmetric form leaves out the lowest integer, so that the scale of a range c is
+c / (2^(bits-1) - 1), as in SmoothQuant (arXiv 2211.10438), equation 1. fp8 after Micikevicius et
+al. (2022), "FP8 Formats for Deep Learning" (arXiv 2209.05433), saturating; e4m3 is the variant
+without infinities (``float8_e4m3fn``). Everything is per tensor, rounds to nearest, ties to even,
+and keeps the scale in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FORMATS", "LOSSLESS_DB", "Losses", "NumberFormat", "Quantizer", "losses"]
+
+LOSSLESS_DB = 300.0
+"""Above, what is lost is float64's own rounding, and the ratio is reported as infinite."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """The numbers that a format has, at scale 1.
+
+    Attributes
+    ----------
+    name
+        As on the command line.
+    levels
+        float64, ascending from 0: the magnitudes of a symmetric format; the integers
+        0 ... 2^bits - 1 of an asymmetric one, which its zero point shares out between both signs.
+    fraction_bits, least_exponent
+        Of a floating-point format: stored bits of the significand, and the exponent of its
+        smallest normal number; None for integers.
+    is_asymmetric
+        Whether it has a zero point.
+    """
+
+    name: str
+    levels: Floats
+    fraction_bits: int | None = None
+    least_exponent: int = 0
+    is_asymmetric: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its numbers are finer near zero, so that it can do without a scale."""
+        return self.fraction_bits is not None
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A format with its scale: what becomes of each value.
+
+    A scale of 0 is that of a range that holds zero alone: every value becomes 0.
+    """
+
+    format: NumberFormat
+    scale: float
+    zero_point: int = 0
+
+    @property
+    def lowest(self) -> float:
+        """The smallest number that can be kept."""
+        steps = self.zero_point if self.format.is_asymmetric else float(self.format.levels[-1])
+        return -steps * self.scale + 0.0
+
+    @property
+    def highest(self) -> float:
+        """The largest number that can be kept."""
+        return (float(self.format.levels[-1]) - self.zero_point) * self.scale
+
+    def keep(self, values: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Quantize and restore.
+
+        Returns
+        -------
+        What is read back, float64; and whether a value is clipped, that is, whether rounding alone
+        would have left the format.
+        """
+        if self.scale == 0:
+            return np.zeros(values.shape), values != 0
+        nearest = self._round(values / self.scale)
+        top = self.format.levels[-1]
+        bottom = 0.0 if self.format.is_asymmetric else -top
+        shifted = nearest + self.zero_point
+        kept = np.clip(shifted, bottom, top)
+        return (kept - self.zero_point) * self.scale, kept != shifted
+
+    def _round(self, scaled: Floats) -> Floats:
+        """Round to the nearest number of the format were it without end, ties to even."""
+        if self.format.fraction_bits is None:
+            return np.rint(scaled)
+        exponents = np.frexp(scaled)[1] - 1
+        usable = np.maximum(exponents, self.format.least_exponent)
+        step = np.ldexp(1.0, usable - self.format.fraction_bits)
+        rounded: Floats = np.rint(scaled / step) * step
+        return rounded
+
+
+def _symmetric(bits: int) -> NumberFormat:
+    return NumberFormat(f"int{bits}", np.arange(2.0 ** (bits - 1)))
+
+
+def _asymmetric(bits: int) -> NumberFormat:
+    return NumberFormat(f"int{bits}-asym", np.arange(2.0**bits), is_asymmetric=True)
+
+
+def _float(name: str, fraction_bits: int, least_exponent: int, largest: float) -> NumberFormat:
+    """Return a floating-point format by its largest finite number."""
+    significands = np.arange(2.0**fraction_bits)
+    exponents = np.arange(least_exponent, math.frexp(largest)[1])
+    normal = np.ldexp(2.0**fraction_bits + significands, exponents[:, None] - fraction_bits)
+    levels = np.concatenate(
+        [np.ldexp(significands, least_exponent - fraction_bits), normal.ravel()]
+    )
+    return NumberFormat(name, levels[levels <= largest], fraction_bits, least_exponent)
+
+
+FORMATS: dict[str, NumberFormat] = {
+    made.name: made
+    for made in (
+        _symmetric(8),
+        _asymmetric(8),
+        _symmetric(4),
+        _asymmetric(4),
+        _float("fp8-e4m3", 3, -6, 448.0),
+        _float("fp8-e5m2", 2, -14, 57344.0),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What quantizing a tensor costs.
+
+    Attributes
+    ----------
+    mse
+        Mean of (x - restored)^2.
+    sqnr_db
+        10 log10(sum of x^2 / sum of (x - restored)^2); inf where nothing is lost, NaN where every
+        value is zero.
+    clipped
+        Share of values outside the format's numbers, see `Quantizer.keep`.
+    zeros, zeroed
+        Share of values that are zero afterwards, and of those that were not before.
+    """
+
+    mse: float
+    sqnr_db: float
+    clipped: float
+    zeros: float
+    zeroed: float
+
+
+def losses(values: Floats, counts: NDArray[np.int64], quantizer: Quantizer) -> Losses:
+    """Measure a quantizer on values (float64) that occurred ``counts`` times; all NaN if none did.
+
+    Magnitudes serve as well as values where the format is symmetric.
+    """
+    total = int(counts.sum())
+    if not total:
+        return Losses(*[math.nan] * 5)
+    restored, is_clipped = quantizer.keep(values)
+    noise = float(np.sum(counts * (values - restored) ** 2))
+    is_zero = restored == 0
+    return Losses(
+        mse=noise / total,
+        sqnr_db=_decibels(float(np.sum(counts * values**2)), noise),
+        clipped=int(counts[is_clipped].sum()) / total,
+        zeros=int(counts[is_zero].sum()) / total,
+        zeroed=int(counts[is_zero & (values != 0)].sum()) / total,
+    )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if signal == 0:
+        return math.nan
+    if noise <= signal * 10 ** (-LOSSLESS_DB / 10):
+        return math.inf
+    return 10 * math.log10(signal / noise)

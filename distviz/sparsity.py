@@ -1,0 +1,77 @@
+"""Zeroing the smallest magnitudes: which threshold makes how many zeros, and what is kept.
+
+Every value with abs(x) <= threshold becomes zero, as in TEAL (arXiv 2408.14690), so equal
+magnitudes go together and values that are zero already count as zeros. Exact on the values of a
+sketch, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Pruned", "prune", "threshold_for"]
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a threshold does.
+
+    Attributes
+    ----------
+    threshold
+        The largest magnitude that becomes zero.
+    zeros, zeroed
+        Share of values that are zero afterwards, and of those that were not before.
+    l1_kept, l2_kept
+        Share of sum(abs(x)) and of sum(x^2) that is left; NaN where every value is zero.
+    """
+
+    threshold: float
+    zeros: float
+    zeroed: float
+    l1_kept: float
+    l2_kept: float
+
+
+def threshold_for(magnitudes: Floats, counts: Counts, share: Fraction) -> float:
+    """Return the smallest magnitude t such that at least ``share`` of the values are <= t.
+
+    ``magnitudes`` ascends and occurred ``counts`` times; ``share`` is above 0 and at most 1. NaN
+    where nothing was counted.
+    """
+    running = np.cumsum(counts)
+    if not running.size:
+        return math.nan
+    needed = math.ceil(share * int(running[-1]))
+    return float(magnitudes[np.searchsorted(running, needed, side="left")])
+
+
+def prune(magnitudes: Floats, counts: Counts, threshold: float) -> Pruned:
+    """Measure a threshold; arguments as of `threshold_for`."""
+    total = int(counts.sum())
+    if not total:
+        return Pruned(threshold, *[math.nan] * 4)
+    first = int(np.searchsorted(magnitudes, threshold, side="right"))
+    gone = int(counts[:first].sum())
+    were_zero = int(counts[:1].sum()) if magnitudes[0] == 0 else 0
+    mass = counts * magnitudes
+    return Pruned(
+        threshold,
+        zeros=max(gone, were_zero) / total,
+        zeroed=max(gone - were_zero, 0) / total,
+        l1_kept=_kept(mass, first),
+        l2_kept=_kept(mass * magnitudes, first),
+    )
+
+
+def _kept(parts: Floats, first: int) -> float:
+    whole = float(parts.sum())
+    return float(parts[first:].sum()) / whole if whole else math.nan
