@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distviz.comparisons import Comparison
     from distviz.fillers import FillerStudy
     from distviz.runs import Run
+    from distviz.sweep_results import Sweep
 
 __all__ = ["app", "main"]
 
@@ -152,6 +153,7 @@ _NO_SETTINGS = frozenset(
     (
         *("model", "config", "quiet", "as_json", "debug", "no_figures"),
         *("a", "b", "phase_a", "phase_b", "counts"),
+        *("seeds", "budget_kl", "by_layer"),
     )
 )
 
@@ -181,7 +183,7 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def _present(
-    finished: Run | Comparison | FillerStudy, folder: Path, *, quiet: bool, as_json: bool
+    finished: Run | Comparison | FillerStudy | Sweep, folder: Path, *, quiet: bool, as_json: bool
 ) -> None:
     for warning in finished.manifest.get("warnings", []):
         print(f"distviz: warning: {warning}", file=sys.stderr)
@@ -194,10 +196,11 @@ def _present(
         _console().print(f"\n{folder}", soft_wrap=True)
 
 
-def _show(finished: Run | Comparison | FillerStudy) -> None:
+def _show(finished: Run | Comparison | FillerStudy | Sweep) -> None:
     """Print the findings, each kind of result in its own way."""
     from distviz.comparisons import Comparison
     from distviz.runs import Run
+    from distviz.sweep_results import Sweep
 
     console = _console()
     if isinstance(finished, Run):
@@ -208,6 +211,10 @@ def _show(finished: Run | Comparison | FillerStudy) -> None:
         from distviz import comparison_tables
 
         console.print(comparison_tables.summary(finished, console))
+    elif isinstance(finished, Sweep):
+        from distviz import sweep_tables
+
+        console.print(sweep_tables.summary(finished, console))
     else:
         console.print(finished.verdict)
 
@@ -318,6 +325,63 @@ def filler(
         model, counts, flags, config, _reporter(quiet or as_json)
     )
     _present(study, folder, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+@_edge
+def sweep(
+    model: options.Model = None,
+    c: options.CList = None,
+    p1: options.P1List = None,
+    fraction: options.FractionList = None,
+    arm_mode: options.ModeList = None,
+    redistribution: options.RedistributionList = None,
+    arm_layers: options.LayerAlternatives = None,
+    by_layer: options.ByLayer = False,
+    seeds: options.Seeds = 1,
+    budget_kl: options.BudgetKl = 0.05,
+    p_min: options.PMin = None,
+    p_max: options.PMax = None,
+    percentile_of: options.PercentileOf = None,
+    passes: options.Passes = None,
+    config: options.Config = None,
+    text: options.Text = None,
+    chat_template: options.ChatTemplate = None,
+    max_length: options.MaxLength = None,
+    max_tokens: options.MaxTokens = None,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    attn_implementation: options.AttnImplementation = None,
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    skip_special: options.SkipSpecial = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
+    allow_pickle: options.AllowPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Try a grid of settings: what each does to distribution, loss and output, and which to take.
+
+    Without any list, c 0.05, 0.13, 0.32, 1 times p1 75, 90, 99.5 in layer 0.
+    """
+    flags = _flags(locals())
+    from distviz import measuring
+
+    asked = measuring.SweepRequest(
+        {name: flags.pop(name) for name in measuring.GRID}, seeds, budget_kl, by_layer
+    )
+    swept, folder = measuring.sweep_to_folder(
+        model, asked, flags, config, _reporter(quiet or as_json)
+    )
+    _present(swept, folder, quiet=quiet, as_json=as_json)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from distviz.config import LayerSettings, RunSettings
 from distviz.corpus import (
     Batch,
     Corpus,
+    Document,
     Filler,
     make_batches,
     random_corpus,
@@ -30,7 +31,7 @@ from distviz.portions import batches_of_documents
 from distviz.progress import Progress
 from distviz.runs import Run
 
-__all__ = ["filler_of", "measure", "open_from", "run"]
+__all__ = ["corpus_of", "filler_of", "measure", "open_from", "run"]
 
 Text = str | Path | dict[str, str]
 
@@ -79,20 +80,24 @@ def run(
     documents = read_documents(sources) if settings.layer is None else []
     opened = open_from(settings, told, may_open_part=True)
     loaded = time.perf_counter() - started
-    if settings.layer is not None:
-        corpus = _random_corpus(settings.layer, settings.seed, opened)
-    else:
-        corpus = tokenize(
-            documents,
-            opened.tokenizer,
-            max_length=settings.max_length,
-            max_tokens=settings.max_tokens,
-            filler=filler_of(settings),
-            chat_template=settings.chat_template,
-        )
+    corpus = corpus_of(documents, opened, settings)
     measured = measure(opened, corpus, settings, told)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
     return measured
+
+
+def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunSettings) -> Corpus:
+    """Tokenize documents as the settings say; random input where layers were built."""
+    if settings.layer is not None:
+        return _random_corpus(settings.layer, settings.seed, opened)
+    return tokenize(
+        documents,
+        opened.tokenizer,
+        max_length=settings.max_length,
+        max_tokens=settings.max_tokens,
+        filler=filler_of(settings),
+        chat_template=settings.chat_template,
+    )
 
 
 def open_from(

@@ -19,6 +19,7 @@ from distviz.drawings import Drawings, drawings, figure_names
 from distviz.errors import RequestError, nearest
 from distviz.runs import Run, records, staging
 from distviz.sites import parse_layers, parse_sites
+from distviz.sweep_results import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,23 @@ def write_comparison(
         if figures:
             (place / "figures").mkdir()
             _draw(drawings(comparison), place / "figures", figures)
+    return Path(out)
+
+
+def write_sweep(
+    sweep: Sweep, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
+) -> Path:
+    """Write a sweep's folder with its figures: complete, or not at all."""
+    _check_formats("figures", figures, FIGURE_FORMATS)
+    with staging(Path(out), force=force) as place:
+        sweep.write(place)
+        if figures:
+            (place / "figures").mkdir()
+            from distviz.plots import swept
+
+            name = str(sweep.manifest["model"]["name"])
+            draw = swept.sweep_by_layer if sweep.is_by_layer else swept.sweep_overview
+            save_figure(draw(sweep, name), place / "figures", "sweep", figures)
     return Path(out)
 
 

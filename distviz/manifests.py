@@ -13,11 +13,12 @@ import torch
 from distviz.arm import ARM
 from distviz.config import RunSettings
 from distviz.corpus import Batch, Corpus
+from distviz.models import OpenedModel
 from distviz.passes import Stage
 from distviz.recording import TOKEN_CLASSES
 from distviz.runs import SCHEMA_VERSION, Run
 
-__all__ = ["assemble", "versions"]
+__all__ = ["assemble", "describe", "versions"]
 
 
 def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
@@ -49,17 +50,27 @@ def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float
             "ripple": settings.ripple,
             **{name: getattr(settings.arm(), name) for name in ARM.__dataclass_fields__},
         }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "run",
+        "settings": settings.as_dict(),
+        "arm": arm,
+        "effect": stage.portion.effect.result(is_paired=stage.is_paired),
+        **describe(opened, corpus, batches),
+        "seconds": {"measure": round(seconds, 3)},
+        "warnings": [],
+    }
+
+
+def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[str, Any]:
+    """Return what any manifest says of the model, the text and the place of a measurement."""
     counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
     details = {name: value for name, value in opened.details.items() if name != "warnings"}
     if opened.on_disk is not None:
         details["loaded"] = opened.on_disk.summary()
     return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "run",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "settings": settings.as_dict(),
         "model": {"name": opened.name, **details},
-        "arm": arm,
         "text": {
             "sha256": corpus.sha256,
             "documents": len({window.document for window in corpus.windows}),
@@ -71,13 +82,10 @@ def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float
         "token_classes": {
             name: int((counted == index).sum()) for index, name in enumerate(TOKEN_CLASSES)
         },
-        "effect": stage.portion.effect.result(is_paired=stage.is_paired),
         "versions": versions(),
         "device": str(opened.details.get("device")),
         "dtype": str(opened.details.get("dtype")),
         "threads": torch.get_num_threads(),
-        "seconds": {"measure": round(seconds, 3)},
-        "warnings": [],
     }
 
 

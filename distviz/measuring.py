@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distviz.alternatives import Grid
 from distviz.config import RunSettings, build_settings
 from distviz.errors import RequestError
 from distviz.runs import check_output
@@ -16,8 +18,20 @@ if TYPE_CHECKING:
     from distviz.fillers import FillerStudy
     from distviz.progress import Progress
     from distviz.runs import Run
+    from distviz.sweep_results import Sweep
 
-__all__ = ["compare_to_folder", "filler_to_folder", "run_to_folder"]
+__all__ = [
+    "GRID",
+    "SweepRequest",
+    "compare_to_folder",
+    "filler_to_folder",
+    "run_to_folder",
+    "sweep_to_folder",
+]
+
+GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
+"""What a sweep takes lists of."""
+_USUAL = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}
 
 
 def run_to_folder(
@@ -109,6 +123,87 @@ def filler_to_folder(
         progress.stop()
     filler_exports.write_filler(study, out, figures=tuple(settings.figures), force=settings.force)
     return study, out
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What is asked of a sweep beside the settings of a run.
+
+    Attributes
+    ----------
+    lists
+        The values of `GRID` as they were typed, None where nothing was.
+    seeds
+        How many.
+    budget_kl
+        The largest KL divergence of a recommended setting, nats.
+    by_layer
+        Whether each setting is tried in each layer alone.
+    """
+
+    lists: dict[str, Any]
+    seeds: int = 1
+    budget_kl: float = 0.05
+    by_layer: bool = False
+
+    def grid(self) -> Grid:
+        """Return the lists; those that are usual where none was given."""
+        given = {name: value for name, value in self.lists.items() if value is not None}
+        layers = given.pop("arm_layers", None)
+        if not self.by_layer and not {"c", "p1", "fraction"} & set(given):
+            given |= _USUAL
+        return Grid(**given, arm_layers=";".join(layers) if layers else None)
+
+
+def sweep_to_folder(
+    model: str | None,
+    asked: SweepRequest,
+    flags: dict[str, Any],
+    config: Path | None,
+    progress: Progress,
+) -> tuple[Sweep, Path]:
+    """Try the settings as the flags say, and write the folder.
+
+    Returns
+    -------
+    The sweep, and the folder.
+    """
+    from distviz.alternatives import by_layer, check, combine
+
+    settings = build_settings(flags, config, model)
+    if settings.layer is not None:
+        raise RequestError("distviz sweep needs a checkpoint, not layers built from a TOML")
+    if asked.seeds < 1:
+        raise RequestError(f"--seeds is {asked.seeds}, it must be at least 1")
+    if not asked.budget_kl > 0:
+        raise RequestError(f"--budget-kl is {asked.budget_kl}, it must be above 0")
+    grid = asked.grid()
+    check(grid, settings)
+    out = _checked_output(settings, f"{_short(model or settings.model or 'demo')}-sweep")
+    from distviz import collect, exports, sweeps
+    from distviz.corpus import read_documents
+
+    try:
+        documents = read_documents([Path(name) for name in settings.text])
+        opened = collect.open_from(settings, progress)
+        corpus = collect.corpus_of(documents, opened, settings)
+        chosen = combine(grid, settings, sweeps.layer_count(opened))
+        if asked.by_layer:
+            chosen = by_layer(chosen, sweeps.activation_layers(opened, grid.arm_layers))
+        swept = sweeps.sweep_model(
+            opened,
+            corpus,
+            settings,
+            chosen,
+            range(settings.seed, settings.seed + asked.seeds),
+            asked.budget_kl,
+            progress,
+            is_by_layer=asked.by_layer,
+        )
+    finally:
+        progress.stop()
+    exports.write_sweep(swept, out, figures=tuple(settings.figures), force=settings.force)
+    return swept, out
 
 
 def _parse_counts(counts: str | None, default: int) -> list[int]:

@@ -26,7 +26,7 @@ from distviz.sites import MODULE_PREFIX, SITES, Point
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Mlp", "count_layers", "find_mlps", "find_points"]
+__all__ = ["Mlp", "count_layers", "find_mlps", "find_points", "main_stack"]
 
 _WRAPPERS = frozenset(("model", "transformer", "module", "base_model", "_orig_mod"))
 
@@ -138,6 +138,12 @@ def count_layers(mlps: Sequence[Mlp]) -> dict[str, int]:
         stack: 1 + max(mlp.layer for mlp in mlps if mlp.stack == stack)
         for stack in dict.fromkeys(mlp.stack for mlp in mlps)
     }
+
+
+def main_stack(mlps: Sequence[Mlp]) -> str:
+    """Return the stack that a redistribution stands in: the decoder where there is one."""
+    stacks = dict.fromkeys(mlp.stack for mlp in mlps)
+    return "decoder" if "decoder" in stacks else next(iter(stacks))
 
 
 def find_points(

@@ -143,6 +143,33 @@ TrustRemoteCode = Annotated[
     ),
 ]
 
+CList = Annotated[str | None, _text("--c", "Widths to try: 0.05,0.13,0.32,1.", "LIST")]
+P1List = Annotated[str | None, _text("--p1", "Percentiles to try: 75,90,99.5.", "LIST")]
+FractionList = Annotated[
+    str | None, _text("--fraction", "Shares that move, in place of c or beside it.", "LIST")
+]
+ModeList = Annotated[str | None, _text("--arm-mode", "replace, add, or both.", "LIST")]
+RedistributionList = Annotated[
+    str | None, _text("--redistribution", "arm,noise,threshold ... to set side by side.", "LIST")
+]
+LayerAlternatives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arm-layers",
+        metavar="LAYERS",
+        help="Alternatives, quoted and apart by ; as in '0;1;0,1;all', or repeated.",
+        show_default=False,
+    ),
+]
+ByLayer = Annotated[
+    bool, typer.Option("--by-layer", help="Each setting in each layer alone, one at a time.")
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="N", help="Random seeds to measure each setting with.")
+]
+BudgetKl = Annotated[
+    float, typer.Option("--budget-kl", help="Largest KL, nats, of a recommended setting.")
+]
 SideA = Annotated[str, typer.Argument(metavar="A", help="A run folder, or a model to measure.")]
 SideB = Annotated[str, typer.Argument(metavar="B", help="The same; the table reads B against A.")]
 PhaseA = Annotated[str, typer.Option("--phase-a", help="before, or after (with ARM).")]

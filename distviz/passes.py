@@ -23,7 +23,15 @@ from distviz.recording import Recorder, Tokens
 from distviz.routing import rows_at_once
 from distviz.sites import Point, parse_layers, parse_sites
 
-__all__ = ["Stage", "choose_points", "listening", "measure_batch", "needed_points"]
+__all__ = [
+    "Stage",
+    "choose_points",
+    "inputs_of",
+    "listening",
+    "measure_batch",
+    "needed_points",
+    "tokens_of",
+]
 
 
 def choose_points(
@@ -125,8 +133,8 @@ def listening(stage: Stage) -> Iterator[HeadInput | None]:
 def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Progress) -> None:
     """Send a batch through the model, and again with ARM where the stage is paired."""
     model, tracker, recorder = stage.opened.model, stage.tracker, stage.portion.recorder
-    tracker.given = _tokens(batch)
-    inputs = _inputs(batch, model)
+    tracker.given = tokens_of(batch)
+    inputs = inputs_of(batch, model)
     watching = observing(model, stage.watched, recorder, tracker)
     # Both passes on the same code, so that ARM alone tells them apart.
     beside: AbstractContextManager[Any] = rows_at_once(model, experts_of(stage.moved))
@@ -146,7 +154,8 @@ def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Prog
             stage.portion.effect.compare(Baseline(head, before, batch.ids, batch.counted), after)
 
 
-def _tokens(batch: Batch) -> Tokens:
+def tokens_of(batch: Batch) -> Tokens:
+    """Return what the hooks have to know of a batch."""
     return Tokens(
         batch.valid,
         batch.counted,
@@ -157,7 +166,8 @@ def _tokens(batch: Batch) -> Tokens:
     )
 
 
-def _inputs(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
+def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
+    """Return the arguments that a model is called with, on its device."""
     device = next(model.parameters()).device
     inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(batch.valid).long().to(device)}
     if batch.hidden is None:

@@ -29,6 +29,7 @@ __all__ = [
     "FILLER",
     "RUN",
     "SCHEMA_VERSION",
+    "SWEEP",
     "Run",
     "check_output",
     "read_manifest",
@@ -42,7 +43,8 @@ SCHEMA_VERSION = 1
 RUN = "run.json"
 COMPARISON = "comparison.json"
 FILLER = "filler.json"
-KINDS = (RUN, COMPARISON, FILLER)
+SWEEP = "sweep.json"
+KINDS = (RUN, COMPARISON, FILLER, SWEEP)
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arriving")
 

@@ -1,0 +1,300 @@
+"""The study behind `distviz sweep`: what each setting does to distributions and to the output.
+
+The model is loaded once. For every batch one pass is made as the model is, then one a setting and
+seed; it starts at the first layer that the setting changes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distviz import kernels, statistics
+from distviz.alternatives import Setting
+from distviz.config import RunSettings
+from distviz.corpus import Batch, Corpus, make_batches
+from distviz.effect import Baseline, Effect, HeadInput
+from distviz.hooks import Redistribution, Tracker, attach, experts_of
+from distviz.manifests import describe
+from distviz.mlp import count_layers, find_points, main_stack
+from distviz.models import OpenedModel
+from distviz.passes import inputs_of, tokens_of
+from distviz.progress import Progress
+from distviz.recording import Tokens
+from distviz.routing import rows_at_once
+from distviz.runs import SCHEMA_VERSION
+from distviz.sites import Point, parse_layers
+from distviz.sketch import Sketch
+from distviz.skipping import Shortcut, find_layers
+from distviz.sweep_results import Sweep, join_seeds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["activation_layers", "layer_count", "sweep_model"]
+
+_BASELINE_BYTES = 1 << 30
+"""Log-probabilities of a batch that are kept for its settings; the rest is computed again."""
+
+
+@dataclass
+class Trial:
+    """One setting with one seed, and what was seen of it so far.
+
+    Attributes
+    ----------
+    moved
+        ``act`` points where the redistribution stands.
+    after
+        By point, the distribution there and at the last layer.
+    changed
+        Values that were selected, of those that count.
+    """
+
+    setting: Setting
+    settings: RunSettings
+    moved: list[Point]
+    after: dict[Point, Sketch] = field(default_factory=dict)
+    effect: Effect = field(default_factory=Effect)
+    changed: int = 0
+
+
+def sweep_model(
+    opened: OpenedModel,
+    corpus: Corpus,
+    settings: RunSettings,
+    grid: Sequence[Setting],
+    seeds: Sequence[int],
+    budget_kl: float,
+    progress: Progress,
+    *,
+    is_by_layer: bool = False,
+) -> Sweep:
+    """Measure every setting of a grid on an open model.
+
+    Parameters
+    ----------
+    opened
+        The model.
+    corpus
+        What it reads.
+    settings
+        What does not vary.
+    grid
+        The settings to try.
+    seeds
+        Seeds of the redistribution; each setting is measured with each.
+    budget_kl
+        The largest KL divergence of a recommended setting, nats.
+    progress
+        Told how far it is.
+    is_by_layer
+        Whether the grid goes through the layers one at a time.
+
+    Raises
+    ------
+    RequestError
+        If a layer of the grid has no activation.
+    MeasurementError
+        If a place never fires.
+    """
+    started = time.perf_counter()
+    work = _Work.prepare(opened, grid, seeds)
+    batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
+    progress.stage(f"measuring {len(grid)} settings on {corpus.tokens:,} tokens")
+    progress.start((1 + len(work.trials)) * corpus.tokens)
+    with ExitStack() as stack:
+        if work.head is not None:
+            stack.callback(work.head.close)
+        # All passes on the same code, so that the settings alone tell them apart.
+        stack.enter_context(rows_at_once(opened.model, experts_of(work.places)))
+        for batch in batches:
+            work.measure(batch, progress)
+    table = pd.DataFrame([work.row(trial) for trial in work.trials])
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "sweep",
+        "settings": settings.as_dict(),
+        "budget_kl": budget_kl,
+        "by_layer": is_by_layer,
+        "seeds": list(seeds),
+        **describe(opened, corpus, batches),
+        "seconds": {"measure": round(time.perf_counter() - started, 3)},
+    }
+    return Sweep(manifest, join_seeds(table), table)
+
+
+def layer_count(opened: OpenedModel) -> int:
+    """Return how many layers ``--arm-layers`` counts."""
+    return max(count_layers(opened.mlps).values())
+
+
+def activation_layers(opened: OpenedModel, wanted: str | None) -> list[int]:
+    """Return the layers that have an activation, of those wanted (None: all)."""
+    stack = main_stack(opened.mlps)
+    offered = [point for mlp in opened.mlps for point in mlp.points if point.site == "act"]
+    known = {point.layer for point in offered if point.stack == stack}
+    if wanted is None:
+        return sorted(known)
+    parts = [parse_layers(part, layer_count(opened), "--arm-layers") for part in wanted.split(";")]
+    return sorted(known & set().union(*parts))
+
+
+@dataclass
+class _Work:
+    """Everything that the passes of a sweep share."""
+
+    opened: OpenedModel
+    trials: list[Trial]
+    last: list[Point]
+    head: HeadInput | None
+    shortcut: Shortcut
+    before: dict[Point, Sketch] = field(default_factory=dict)
+    tracker: Tracker = field(default_factory=Tracker)
+    is_exact: bool | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        opened: OpenedModel,
+        grid: Sequence[Setting],
+        seeds: Sequence[int],
+    ) -> _Work:
+        """Find the points of every setting, once for all."""
+        offered = [point for mlp in opened.mlps for point in mlp.points if point.site == "act"]
+        stack = main_stack(opened.mlps)
+        final = max(point.layer for point in offered if point.stack == stack)
+        last = find_points(opened.mlps, opened.model, ["act"], {stack: [final]})
+        trials = [
+            Trial(
+                setting,
+                replace(setting.settings, seed=seed),
+                find_points(opened.mlps, opened.model, ["act"], setting.layers),
+            )
+            for setting in grid
+            for seed in seeds
+        ]
+        head = HeadInput.of(opened.model) if opened.has_head else None
+        layers = Shortcut(find_layers(opened.model, opened.mlps, stack))
+        return cls(opened, trials, last, head, layers)
+
+    @property
+    def places(self) -> list[Point]:
+        """Every point that some trial changes, and the last layer's."""
+        moved = [point for trial in self.trials for point in trial.moved]
+        return list(dict.fromkeys([*moved, *self.last]))
+
+    def measure(self, batch: Batch, progress: Progress) -> None:
+        """Make all passes of one batch."""
+        starts = {min(trial.setting.layers) - 1 for trial in self.trials} - {-1}
+        self.tracker.given = tokens_of(batch)
+        inputs = inputs_of(batch, self.opened.model)
+        with torch.inference_mode():
+            kept = starts if self.is_exact is not False else set()
+            with self.shortcut.keeping(kept), self._seeing(self.places, self.before):
+                hidden = self._pass(inputs)
+            if self.is_exact is None and starts:
+                with self.shortcut.behind(max(starts)):
+                    self.is_exact = self._agrees(inputs, hidden)
+            progress.advance(int(batch.valid.sum()))
+            baseline = None
+            if self.head is not None:
+                baseline = Baseline(self.head, hidden, batch.ids, batch.counted, _BASELINE_BYTES)
+            for trial in self.trials:
+                changed = self._changed(trial, inputs)
+                if baseline is not None:
+                    trial.effect.compare(baseline, changed)
+                progress.advance(int(batch.valid.sum()))
+
+    def _pass(self, inputs: dict[str, Any]) -> Any:
+        return self.head.run(**inputs) if self.head else self.opened.model(**inputs)
+
+    def _agrees(self, inputs: dict[str, Any], expected: Any) -> bool:
+        """Whether a pass that starts behind the highest kept layer ends as the whole one did."""
+        if self.head is None:
+            return False
+        try:
+            return bool(torch.equal(self._pass(inputs), expected))
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+            return False
+
+    def _changed(self, trial: Trial, inputs: dict[str, Any]) -> Any:
+        """Make one trial's pass; return what entered the head."""
+        start = min(trial.setting.layers) - 1 if self.is_exact else -1
+
+        def report(
+            _point: Point,
+            _old: torch.Tensor,
+            _new: torch.Tensor,
+            moved: torch.Tensor,
+            _plans: Any,
+            tokens: Tokens,
+        ) -> None:
+            rows = torch.from_numpy(np.flatnonzero(tokens.counted)).to(moved.device)
+            trial.changed += int(moved.reshape(-1, moved.shape[-1])[rows].sum())
+
+        points = list(dict.fromkeys([*trial.moved, *self.last]))
+        work = Redistribution(trial.settings.arm(), trial.moved, self.tracker, report=report)
+        with (
+            self.shortcut.behind(start),
+            self._seeing(points, trial.after),
+            work.active(self.opened.model),
+        ):
+            return self._pass(inputs)
+
+    def _seeing(self, points: Sequence[Point], sketches: dict[Point, Sketch]) -> Any:
+        """Count what leaves the points into sketches."""
+
+        def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+            slots: NDArray[np.int64] = np.where(tokens.counted.ravel(), 0, -1)
+            seen = kernels.observe(values, slots, 1, channels=False)
+            sketches.setdefault(point, Sketch()).absorb(seen, [0])
+
+        return attach(self.opened.model, points, receive, self.tracker)
+
+    def row(self, trial: Trial) -> dict[str, Any]:
+        """Return a row of ``sweep_seeds.csv``."""
+        own, last = self._change(trial, trial.moved), self._change(trial, self.last)
+        values = sum(trial.after[point].count for point in trial.moved)
+        effect = trial.effect.result(is_paired=True) or {}
+        return {
+            **trial.setting.named(),
+            "seed": trial.settings.seed,
+            "fraction_moved": trial.changed / values if values else math.nan,
+            "near_zero_removed": own["near_zero_before"] - own["near_zero_after"],
+            **own,
+            **{f"last_{name}": value for name, value in last.items()},
+            **{name: effect.get(name) for name in _EFFECT},
+        }
+
+    def _change(self, trial: Trial, points: Sequence[Point]) -> dict[str, float]:
+        """Compare distributions before and after at some points; means over them."""
+        rows = []
+        for point in points:
+            before, after = self.before[point], trial.after[point]
+            band = statistics.near_zero_eps(before, trial.settings.c)
+            spread = before.std()
+            rows.append(
+                {
+                    "near_zero_before": statistics.near_zero(before, band),
+                    "near_zero_after": statistics.near_zero(after, band),
+                    "std_ratio": after.std() / spread if spread else math.nan,
+                    "gini_before": statistics.gini(before),
+                    "gini_after": statistics.gini(after),
+                    "wasserstein_normalized": statistics.wasserstein(before, after) / spread
+                    if spread
+                    else math.nan,
+                }
+            )
+        return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+_EFFECT = ("loss_before", "loss_after", "kl", "top1_agreement")

@@ -1,0 +1,203 @@
+"""`distviz sweep` as a whole: equal to runs, setting by setting; what it recommends; bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TEXTS, save_tiny_llama
+from transformers import AutoModelForCausalLM
+
+import distviz
+from distviz import statistics
+from distviz.sweep_results import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from commands import Done
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": words}) + "\n" for words in TEXTS))
+    return path
+
+
+def _by_run(row: pd.Series[Any], text: Path, model: Any = None, **options: Any) -> dict[str, float]:
+    """The columns of a row, from a run with that setting."""
+    fraction = None if math.isnan(row["fraction"]) else row["fraction"]
+    run = distviz.run(
+        model, text=[text], arm_layers=str(row["layers"]), c=row["c"], p1=row["p1"],
+        fraction=fraction, arm_mode=row["mode"], redistribution=row["redistribution"],
+        seed=int(row["seed"]), max_length=32, device="cpu", **options,
+    )  # fmt: skip
+    moved = [key for key in run.keys if key.phase == "landing"]
+    rows = []
+    for key in moved:
+        before, after = (run.merged[key._replace(phase=phase)] for phase in ("before", "after"))
+        eps = run.bands[key]
+        rows.append(
+            [statistics.near_zero(before, eps), statistics.near_zero(after, eps),
+             after.std() / before.std(), statistics.gini(after),
+             statistics.wasserstein(before, after) / before.std(), after.count]
+        )  # fmt: skip
+    last = max(key.layer for key in run.keys)
+    ends = [run.sketch(last, phase=phase) for phase in ("before", "after")]
+    near, left, ratio, gini, distance, _ = np.mean(rows, axis=0)
+    effect = run.manifest["effect"]
+    values = sum(row[-1] for row in rows)
+    return {
+        "near_zero_before": near, "near_zero_after": left, "std_ratio": ratio, "gini_after": gini,
+        "wasserstein_normalized": distance, "near_zero_removed": near - left,
+        "fraction_moved": sum(run.merged[key].count for key in moved) / values,
+        "last_wasserstein_normalized": statistics.wasserstein(*ends) / ends[0].std(),
+        "loss_before": effect["loss_before"], "loss_after": effect["loss_after"],
+        "kl": effect["kl"], "top1_agreement": effect["top1_agreement"],
+    }  # fmt: skip
+
+
+def test_every_row_equals_a_run(call: Callable[..., Done], text: Path) -> None:
+    done = call(
+        "sweep", "--text", text, "--max-length", 32, "--c", "0.13,1", "--fraction", "0.3",
+        "--p1", "90", "--arm-layers", "0;2,4", "--redistribution", "arm,noise", "--seeds", 2,
+        "--out", "swept", "--device", "cpu", "--no-figures",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    table = pd.read_csv("swept/sweep_seeds.csv", dtype={"layers": str})
+    assert len(table) == 2 * 3 * 2 * 2
+    for index in (0, 3, 5, 10, 13, 19, 23):
+        row = table.iloc[index]
+        for name, expected in _by_run(row, text).items():
+            assert row[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), (index, name)
+
+
+def test_layer_after_layer_starts_behind_what_was_kept(
+    call: Callable[..., Done], text: Path, tmp_path: Path, demo_folder: Path
+) -> None:
+    model = save_tiny_llama(tmp_path / "deep", demo_folder, num_hidden_layers=4)
+    done = call(
+        "sweep", model, "--by-layer", "--c", "0.5", "--text", text, "--max-length", 32,
+        "--out", "swept", "--figures", "svg",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    table = pd.read_csv("swept/sweep_seeds.csv", dtype={"layers": str})
+    assert table["layers"].tolist() == ["0", "1", "2", "3"]
+    for _, row in table.iterrows():
+        for name, expected in _by_run(row, text, model).items():
+            assert row[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
+    assert "<svg" in (tmp_path / "here" / "swept" / "figures" / "sweep.svg").read_text()[:500]
+
+
+def test_layers_below_the_change_are_not_computed_again(
+    text: Path, tmp_path: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    from distviz import collect, measuring
+    from distviz.progress import Progress
+
+    calls: dict[int, int] = {}
+    plain = LlamaMLP.forward
+
+    def counting(self: Any, x: torch.Tensor) -> torch.Tensor:
+        calls[id(self)] = calls.get(id(self), 0) + 1
+        return plain(self, x)
+
+    model = save_tiny_llama(tmp_path / "deep", demo_folder, num_hidden_layers=4)
+    opened = []
+    open_from = collect.open_from
+    monkeypatch.setattr(
+        collect, "open_from", lambda *args: opened.append(open_from(*args)) or opened[-1]
+    )
+    monkeypatch.setattr(LlamaMLP, "forward", counting)
+    flags = {"text": [str(text)], "max_length": 32, "batch_size": 64, "out": str(tmp_path / "out")}
+    lists = dict.fromkeys(measuring.GRID) | {"arm_layers": ["3"], "c": "0.1,0.2,0.3,0.4,0.5"}
+    asked = measuring.SweepRequest(lists)
+    measuring.sweep_to_folder(str(model), asked, flags | {"figures": []}, None, Progress())
+    layers = opened[0].model.model.layers
+    # One plain pass; behind layer 2 then, once to see that it is the same, and five settings.
+    assert [calls[id(layer.mlp)] for layer in layers] == [1, 1, 1, 7]
+    assert all("forward" not in layer.__dict__ for layer in layers)
+
+
+def test_ruinous_and_harmless(call: Callable[..., Done], text: Path) -> None:
+    options = ("--text", text, "--max-length", 32, "--no-figures")
+    ruin = call(
+        "sweep", *options, "--c", "1,2", "--p1", "100", "--arm-layers", "0", "--out", "ruin"
+    )
+    assert ruin.code == 0, ruin.err
+    assert "no recommendation: no setting fits the budget of 0.05 nats" in " ".join(
+        ruin.out.split()
+    )
+    mild = call("sweep", *options, "--c", "0.05,0.13", "--p1", "80", "--out", "mild", "--json")
+    said = json.loads(mild.out)
+    assert said["recommended"]["c"] == 0.13
+    assert said["command"] == "distviz run --arm-layers 0 --c 0.13 --p1 80"
+    assert max(row["kl"] for row in said["settings"]) < 0.05
+    again = call(*said["command"].split()[1:], "--text", text, "--max-length", 32, "--json",
+                 "--no-figures")  # fmt: skip
+    assert json.loads(again.out)["effect"]["kl"] == pytest.approx(said["recommended"]["kl"])
+
+
+def test_same_seed_same_numbers(call: Callable[..., Done], text: Path) -> None:
+    for name in ("one", "two"):
+        done = call("sweep", "--text", text, "--c", "0.5", "--seed", 7, "--out", name, "--quiet")
+        assert (done.code, done.out.strip()) == (0, name)
+    one, two = (Sweep.load(_path(name)).seeds for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
+    assert one["seed"].tolist() == [7]
+
+
+def _path(name: str) -> Path:
+    from pathlib import Path
+
+    return Path(name)
+
+
+def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved: Path) -> None:
+    before = AutoModelForCausalLM.from_pretrained(tiny_saved).state_dict()
+    from distviz import collect, sweeps
+    from distviz.alternatives import Grid, combine
+    from distviz.config import RunSettings
+    from distviz.corpus import read_documents
+    from distviz.progress import Progress
+
+    settings = RunSettings(model=str(tiny_saved), max_length=32)
+    opened = collect.open_from(settings, Progress())
+    corpus = collect.corpus_of(read_documents([text]), opened, settings)
+    grid = combine(Grid(c="0.1", arm_layers="1"), settings, 2)
+    sweeps.sweep_model(opened, corpus, settings, grid, [0], 0.05, Progress())
+    for name, value in opened.model.state_dict().items():
+        assert torch.equal(value, before[name])
+    for module in opened.model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--c", "a,b"], "--c 'a,b' is not a list of numbers"),
+        (["--arm-layers", "0;77"], "layer 77 does not exist"),
+        (["--seeds", "0"], "--seeds is 0, it must be at least 1"),
+        (["--budget-kl", "-1"], "--budget-kl is -1.0, it must be above 0"),
+        (["sample.toml"], "needs a checkpoint, not layers built from a TOML"),
+    ],
+)
+def test_bad_input(
+    call: Callable[..., Done], args: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "here" / "sample.toml").write_text("[layer]\nlayers = 1\n")
+    done = call("sweep", *args, "--out", "nothing")
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.complaint()) <= 2
+    assert not (tmp_path / "here" / "nothing").exists()
