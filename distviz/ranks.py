@@ -2,7 +2,8 @@
 
 Three ways to the same answers: sorting (few values, or float64), a table of codes (16-bit types,
 exact by itself), and a table of upper halves refined by the values of the few cells that decide
-(float32). None sorts the sequence; the refinement reads it once more, and only rarely twice.
+(float32). Neither table sorts the sequence; the refinement reads it once more, and only rarely
+twice. What lies on a device is sorted or counted there.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> Ranks:
     """Prepare the order statistics of the given rows of (rows, channels)."""
     if rows.size * values.shape[1] <= _FEW or values.dtype == torch.float64:
         index = torch.from_numpy(rows).to(values.device)
-        return _Sorted(values[index].flatten().cpu().double().numpy())
+        picked = values[index].flatten()
+        if kernels.sorts_there(values):
+            return _SortedThere(picked.double())
+        return _Sorted(picked.cpu().double().numpy())
     if values.dtype == torch.float32:
         return _Refined(values, rows)
     name = grid.grid_for_dtype(str(values.dtype))
@@ -85,6 +89,33 @@ class _Sorted:
     def count_equal(self, magnitude: float) -> int:
         above = int(np.searchsorted(self._magnitudes, magnitude, side="right"))
         return above - self.count_below(magnitude)
+
+
+class _SortedThere:
+    """By sorting on the device that holds the values; only what is asked for leaves it."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values[torch.isfinite(values)].sort().values
+        self._magnitudes = self._values.abs().sort().values
+        self.n = self._values.numel()
+
+    def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
+        del c, shares, ranks
+
+    def value(self, rank: int) -> float:
+        return float(self._values[rank])
+
+    def magnitude(self, rank: int) -> float:
+        return float(self._magnitudes[rank])
+
+    def distance(self, rank: int, center: float) -> float:
+        return float((self._magnitudes - center).abs().kthvalue(rank + 1).values)
+
+    def count_below(self, limit: float) -> int:
+        return int((self._magnitudes < limit).sum())
+
+    def count_equal(self, magnitude: float) -> int:
+        return int((self._magnitudes == magnitude).sum())
 
 
 class _Counted:

@@ -38,6 +38,7 @@ __all__ = [
     "observe",
     "row_keys",
     "select_distance",
+    "sorts_there",
     "summarise",
     "uniforms",
 ]
@@ -61,6 +62,12 @@ def is_compiled() -> bool:
     """Whether the compiled loops are cached on disk, so that a first call is quick."""
     folder = getattr(getattr(loops.count_16, "_cache", None), "cache_path", None)
     return folder is not None and any(Path(folder).glob("loops.observe*.nbi"))
+
+
+def sorts_there(values: torch.Tensor) -> bool:
+    """Whether a few values are sorted where they are; else they are handed to NumPy."""
+    is_elsewhere = values.device.type != "cpu" or _forced
+    return is_elsewhere and device.has_float64(values.device.type)
 
 
 def _path(values: torch.Tensor) -> Any:
