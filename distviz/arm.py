@@ -157,6 +157,11 @@ class ARM:
             if not isinstance(number, int) or not -(2**63) <= number < 2**63:
                 raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
 
+    def described(self) -> str:
+        """Return the parameters that matter, in words: ``c = 0.13, p1 = 99.5``."""
+        first = f"c = {self.c:g}" if self.fraction is None else f"fraction = {self.fraction:g}"
+        return f"{first}, p1 = {self.p1:g}"
+
     def plan(self, x: torch.Tensor, mask: Any = None) -> Plan | None:
         """Plan one sequence: any shape, mask of its leading dimensions (True = takes part).
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from distviz import kernels
-from distviz.config import LayerSettings, RunSettings
+from distviz.config import LayerSettings, RunSettings, build_settings
 from distviz.corpus import (
     Batch,
     Corpus,
@@ -28,10 +28,14 @@ from distviz.manifests import assemble
 from distviz.models import OpenedModel, open_model
 from distviz.passes import Stage, listening, measure_batch, needed_points
 from distviz.portions import batches_of_documents
+from distviz.presets import propose, published_for
 from distviz.progress import Progress
 from distviz.runs import Run
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "run"]
+
+_FIRST_LOOK = 16
+"""Windows that a proposal of settings rests on."""
 
 Text = str | Path | dict[str, str]
 
@@ -67,7 +71,7 @@ def run(
     """
     if settings is None:
         try:
-            settings = RunSettings(model=model, **options)
+            settings = build_settings(options, None, model)
         except TypeError as error:
             raise RequestError(str(error).replace("RunSettings.__init__()", "run()")) from None
     elif model is not None:
@@ -81,9 +85,44 @@ def run(
     opened = open_from(settings, told, may_open_part=True)
     loaded = time.perf_counter() - started
     corpus = corpus_of(documents, opened, settings)
+    settings, preset = with_preset(opened, corpus, settings, told)
     measured = measure(opened, corpus, settings, told)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
+    if preset is not None and measured.manifest["arm"] is not None:
+        measured.manifest["arm"] |= {"preset": preset}
     return measured
+
+
+def with_preset(
+    opened: OpenedModel, corpus: Corpus, settings: RunSettings, progress: Progress
+) -> tuple[RunSettings, dict[str, str] | None]:
+    """Say which preset holds; where ``auto`` found none published, propose one from a first look.
+
+    Returns
+    -------
+    The settings, and what ``run.json`` says of the preset (None without one).
+    """
+    if settings.preset is None or settings.arm_layers == "none":
+        return settings, None
+    if settings.preset.lower() != "auto":
+        return settings, {"name": settings.preset, "evidence": "published"}
+    published = published_for(settings.model)
+    if published is not None:
+        progress.stage(f"preset auto: {published} ({settings.arm().described()})")
+        return settings, {"name": published, "evidence": "published, chosen by the model's name"}
+    few = replace(corpus, windows=corpus.windows[:_FIRST_LOOK])
+    asked = replace(
+        settings, layers=settings.arm_layers, arm_layers="none", sites="act", ripple=False
+    )
+    looked = measure(opened, few, asked)
+    found = propose(looked.merged[looked.keys[0]])
+    chosen = settings.with_proposal(found.settings)
+    where = f"layer {looked.keys[0].layer}"
+    progress.stage(
+        f"preset auto: none published for {opened.name}; proposed {chosen.arm().described()}, "
+        f"since in {where}: {found.evidence}"
+    )
+    return chosen, {"name": "proposed", "evidence": f"{where}: {found.evidence}"}
 
 
 def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunSettings) -> Corpus:

@@ -74,7 +74,10 @@ class LayerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Everything ``distviz run`` can be told; README explains each under its flag's name."""
+    """Everything ``distviz run`` can be told; README explains each under its flag's name.
+
+    ``explicit`` names what was said by a flag or a file rather than by default or preset.
+    """
 
     model: str | None = None
     text: list[str] = field(default_factory=list)
@@ -116,6 +119,7 @@ class RunSettings:
     force: bool = False
     figures: list[str] = field(default_factory=lambda: ["png"])
     layer: LayerSettings | None = None
+    explicit: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("max_length", 2), ("batch_size", 1), ("filler_count", 0)):
@@ -148,7 +152,16 @@ class RunSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        del plain["explicit"]
+        return plain
+
+    def with_proposal(self, proposed: dict[str, Any]) -> RunSettings:
+        """Return the settings with what `presets.propose` says, where nothing was said."""
+        own = {name: value for name, value in proposed.items() if name not in self.explicit}
+        if "c" in self.explicit and "fraction" not in self.explicit:
+            own.pop("fraction", None)
+        return dataclasses.replace(self, **own)
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -212,15 +225,15 @@ def build_settings(
     if model is not None and not model.endswith(".toml"):
         given["model"] = model
         merged.pop(_LAYER_TABLE, None)
+    explicit = frozenset(merged | given)
     name = given.get("preset", merged.get("preset"))
     if name is not None:
         # A preset stands between defaults and everything said explicitly.
-        preset = find_preset(name, given.get("model", merged.get("model")))
-        explicit = merged | given
+        preset = find_preset(name, given.get("model", merged.get("model"))) or {}
         if "c" in explicit and "fraction" not in explicit:
             preset.pop("fraction", None)  # a given share would leave c without effect
         merged = preset | merged
-    return RunSettings(**(merged | given))
+    return RunSettings(**(merged | given), explicit=explicit)
 
 
 def _config_files(config: Path | None, model: str | None) -> list[Path]:
@@ -231,6 +244,7 @@ def _config_files(config: Path | None, model: str | None) -> list[Path]:
 def _check_table(data: dict[str, Any], kind: type, where: str, prefix: str = "") -> dict[str, Any]:
     """Check keys and types against a dataclass; lists of one kind may be given as one value."""
     hints = typing.get_type_hints(kind)
+    hints.pop("explicit", None)
     checked: dict[str, Any] = {}
     for written, value in data.items():
         key = written.replace("-", "_")

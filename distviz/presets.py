@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
 
-__all__ = ["PRESETS", "find_preset"]
+if TYPE_CHECKING:
+    from distviz.sketch import Sketch
+
+__all__ = ["PRESETS", "Proposal", "find_preset", "propose", "published_for"]
 
 _BENCHMARKS = ("gpqa", "math-500", "aime24", "aime25", "humaneval", "livecodebench")
 _TABLE = {
@@ -48,27 +52,74 @@ PRESETS = _presets()
 """Preset name -> the ARM settings it stands for, by the names of `RunSettings`."""
 
 
-def find_preset(name: str, model: str | None) -> dict[str, Any]:
+def published_for(model: str | None) -> str | None:
+    """Return the preset whose name is part of the model's, None where none is."""
+    spelled = (model or "").lower()
+    return next((preset for preset in _TABLE if preset in spelled), None)
+
+
+def find_preset(name: str, model: str | None) -> dict[str, Any] | None:
     """Return the settings of a preset; ``auto`` chooses by the name of the model.
+
+    None where ``auto`` finds no published one: then it takes a look at the model, see `propose`.
 
     Raises
     ------
     RequestError
-        If there is no such preset, or none for this model.
+        If there is no such preset.
     """
     wanted = name.lower()
     if wanted == "auto":
-        spelled = (model or "demo").lower()
-        for preset in _TABLE:
-            if preset in spelled:
-                return dict(PRESETS[preset])
-        raise RequestError(
-            f"no published setting for '{model or 'demo'}'",
-            f"published for: {', '.join(_TABLE)}; or give --c/--fraction and --p1 yourself",
-        )
+        found = published_for(model)
+        return None if found is None else dict(PRESETS[found])
     if wanted not in PRESETS:
         raise RequestError(
             f"unknown preset '{name}'{nearest(wanted, PRESETS)}",
             f"allowed: auto, {', '.join(_TABLE)}, each also as NAME:BENCHMARK",
         )
     return dict(PRESETS[wanted])
+
+
+_NEAR = 0.1
+_BY_FAR, _NEARLY_ALL = 0.5, 0.9
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Settings for a model without published ones.
+
+    Attributes
+    ----------
+    settings
+        By the names of `RunSettings`.
+    evidence
+        What was measured, and what the rule makes of it.
+    """
+
+    settings: dict[str, Any]
+    evidence: str
+
+
+def propose(before: Sketch) -> Proposal:
+    """Propose settings by the paper's rule of thumb (arXiv 2510.01032, section 6 and appendix H).
+
+    The rule speaks of how far near-zero values outnumber the others. Here a value counts as near
+    zero for this purpose where its magnitude is below a tenth of the standard deviation: more than
+    half of all, they outnumber the others by far (a small c, 0.1); more than nine tenths, they are
+    nearly everything (a fraction, 0.25, given directly); else a larger c, 0.32. The bounds at a
+    half and nine tenths are distviz's reading of the words; p1 are those published beside such c.
+
+    Parameters
+    ----------
+    before
+        The activation where ARM will stand, without it.
+    """
+    values, counts = before.magnitude_pairs()
+    share = float(counts[values < _NEAR * before.std()].sum()) / max(before.count, 1)
+    seen = f"{share:.0%} of the values lie within a tenth of the standard deviation around zero"
+    if share > _NEARLY_ALL:
+        found = {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"}
+        return Proposal(found, f"{seen}: nearly everything, so a fraction is given directly")
+    if share > _BY_FAR:
+        return Proposal({"c": 0.1, "p1": 99.5}, f"{seen}: more than all others, so c is small")
+    return Proposal({"c": 0.32, "p1": 90.0}, f"{seen}: fewer than the others, so c is larger")

@@ -262,7 +262,6 @@ def refuse(call: Any, args: list[Any], match: str, *, code: int = 2) -> None:
         (["--arm-mode", "swap"], "'swap'"),
         (["--passes", "0"], "passes is 0"),
         (["--preset", "gpt-9"], "unknown preset 'gpt-9'"),
-        (["--preset", "auto"], "no published setting"),
         (["--dtype", "int8"], "'int8'"),
         (["--device", "abacus"], "'abacus'"),
         (["--figures", "jpg"], "'jpg'"),

@@ -574,3 +574,20 @@ def test_another_redistribution_in_place_of_arm(tmp_path: Path, call: Any) -> No
             assert run.plans.empty
     shown = call("show", "run0")
     assert "threshold in layer 0" in shown.out
+
+
+def test_a_preset_is_proposed_where_none_is_published(call: Any, tmp_path: Path) -> None:
+    (tmp_path / "here" / "text.txt").write_text(TEXTS[0])
+    options = ("run", "--text", "text.txt", "--no-figures", "--preset", "auto", "--arm-layers", "2")
+    done = call(*options, "--out", "run")
+    assert done.code == 0, done.err
+    run = distviz.Run.load("run")
+    values = run.sketch(2).magnitude_pairs()
+    share = values[1][values[0] < 0.1 * run.sketch(2).std()].sum() / values[1].sum()
+    assert share < 0.5
+    assert (run.manifest["arm"]["c"], run.manifest["arm"]["p1"]) == (0.32, 90.0)
+    evidence = run.manifest["arm"]["preset"]["evidence"]
+    assert evidence.startswith(f"layer 2: {share:.0%} of the values")
+    assert f"proposed c = 0.32, p1 = 90, since in {evidence[:8]}" in " ".join(done.err.split())
+    named = distviz.run(text=TEXTS[:1], preset="llama-3.1-8b-instruct")
+    assert (named.manifest["arm"]["c"], named.manifest["arm"]["p_min"]) == (0.32, 0.2)

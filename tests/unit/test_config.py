@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distviz.arm import ARM
 from distviz.config import LayerSettings, RunSettings, build_settings
 from distviz.errors import RequestError
-from distviz.presets import PRESETS, find_preset
+from distviz.presets import PRESETS, find_preset, propose
+from distviz.sketch import Sketch
 
 
 def toml(folder: Path, text: str, name: str = "c.toml") -> Path:
@@ -288,10 +290,8 @@ def test_auto_goes_by_the_name_of_the_model(model: str, preset: str) -> None:
 
 
 def test_unknown_presets() -> None:
-    with pytest.raises(RequestError, match=r"no published setting for 'org/some'"):
-        find_preset("auto", "org/some")
-    with pytest.raises(RequestError, match=r"no published setting for 'demo'"):
-        find_preset("auto", None)
+    assert find_preset("auto", "org/some") is None
+    assert find_preset("auto", None) is None
     with pytest.raises(RequestError, match=r"'gemma-3-4b' \(did you mean 'gemma-3-4b-it'\?\)"):
         find_preset("gemma-3-4b", None)
     with pytest.raises(RequestError, match=r"unknown preset 'qwen2\.5-32b-instruct:math-500'"):
@@ -302,3 +302,31 @@ def test_unknown_presets() -> None:
 def test_a_preset_is_a_copy() -> None:
     find_preset("gemma-3-4b-it", None)["p1"] = 0
     assert find_preset("gemma-3-4b-it", None) == published()["gemma-3-4b-it"]
+
+
+@pytest.mark.parametrize(
+    ("near", "others", "expected"),
+    [
+        (95, 5, {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"}),
+        (60, 40, {"c": 0.1, "p1": 99.5}),
+        (40, 60, {"c": 0.32, "p1": 90.0}),
+    ],
+)
+def test_the_rule_of_thumb(near: int, others: int, expected: dict[str, Any]) -> None:
+    values = np.array([1e-3] * near + [1.0, -1.0] * (others // 2) + [1.0] * (others % 2))
+    found = propose(Sketch().add(values))
+    assert found.settings == expected
+    assert found.evidence.startswith(f"{near}% of the values")
+    assert propose(Sketch().add(values * 100)).settings == expected
+
+
+def test_a_proposal_fills_what_nothing_was_said_of(tmp_path: Path) -> None:
+    proposed = {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"}
+    said = build_settings({"preset": "auto", "p1": 99.5}, toml(tmp_path, "seed = 3\n"))
+    found = said.with_proposal(proposed)
+    assert (found.fraction, found.p1, found.percentile_of) == (0.25, 99.5, "magnitude")
+    with_c = build_settings({"preset": "auto", "c": 0.13}).with_proposal(proposed)
+    assert (with_c.c, with_c.fraction, with_c.p1) == (0.13, None, 85.0)
+    assert "explicit" not in found.as_dict()
+    with pytest.raises(RequestError, match="unknown key 'explicit'"):
+        build_settings({}, toml(tmp_path, 'explicit = ["c"]\n'))
