@@ -174,9 +174,12 @@ def plain_arm(
     seed: int = 0,
     passes: int = 1,
     mode: str = "replace",
+    slots: Sequence[int] | None = None,
     **chosen: Any,
 ) -> tuple[torch.Tensor, NDArray[np.bool_], list[Any]]:
-    """One sequence (tokens, channels); ``keys`` are (document, token) of each token.
+    """One sequence (rows, channels); ``keys`` are (document, token) of each row.
+
+    ``slots`` are the ranks of the experts that made the rows, 0 where there are none.
 
     Returns the new tensor, which values moved in any pass, and the plan of each pass.
     """
@@ -186,8 +189,9 @@ def plain_arm(
         plans.append(plan)
         if plan is None:
             continue
+        owners = zip(slots or [0] * len(keys), keys, strict=True)
         u = np.stack(
-            [uniforms([seed, layer, number, 0, *key], x.shape[1]) for key in keys]
+            [uniforms([seed, layer, number, slot, *key], x.shape[1]) for slot, key in owners]
         ).reshape(-1)
         taken = reference_selection(result, plan.k)
         flat = result.reshape(-1).clone()
