@@ -49,6 +49,19 @@ def _clamped(experts: Any, expert: int, x: torch.Tensor) -> torch.Tensor:
     return _first_half(experts, expert, x).clamp(max=experts.limit)
 
 
+def _clamped_swiglu(experts: Any, expert: int, x: torch.Tensor) -> torch.Tensor:
+    return _first_half(experts, expert, x).clamp(max=experts.swiglu_limit)
+
+
+def _interleaved(experts: Any, expert: int, x: torch.Tensor) -> torch.Tensor:
+    both = experts.gate_up_proj[expert].T @ x + experts.gate_up_proj_bias[expert]
+    return both[::2].clamp(max=experts.limit)
+
+
+def _swish(gate: torch.Tensor) -> torch.Tensor:
+    return gate * torch.sigmoid(1.702 * gate)
+
+
 def _ungated(experts: Any, expert: int, x: torch.Tensor) -> torch.Tensor:
     return experts.up_proj[expert] @ x
 
@@ -78,10 +91,14 @@ class Family:
     layer: int = 1
     switchable: bool = True
     sizes: bool = True
+    function: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """The activation, where it is no module."""
 
     @property
     def act(self) -> str:
-        """Path of the activation; ``*`` stands for each expert."""
+        """Path of the module at which it is observed; ``*`` stands for each expert."""
+        if self.function is not None:
+            return self.experts
         return f"{self.experts.rpartition('.')[0]}.{self.activation}"
 
 
@@ -98,6 +115,22 @@ FAMILIES: dict[str, Family] = {
         | {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1}, _MLP
     ),
     "deepseek_v4": Family(_FOUR_LOCAL | _NARROW, _MLP, gate=_clamped),
+    "gpt_oss": Family(_FOUR_LOCAL, _MLP, gate=_interleaved, function=_swish),
+    "hy_v4": Family(
+        _LATENT | _FOUR_ROUTED | _NARROW, _MLP, gate=_clamped_swiglu,
+        function=torch.nn.functional.silu,
+    ),
+    "lfm2_moe": Family(
+        _FOUR | _NARROW
+        | {"num_dense_layers": 1, "layer_types": ["full_attention", "full_attention"]},
+        "model.layers.1.feed_forward.experts", function=torch.nn.functional.silu,
+    ),
+    "gemma4_text": Family(
+        _NARROW
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "global_head_dim": 8,
+           "layer_types": ["full_attention", "full_attention"]},
+        "model.layers.1.experts",
+    ),
     "olmoe": Family(_FOUR, _MLP),
     "phimoe": Family(_FOUR_LOCAL, _MLP),
     "glm4_moe": Family(_FOUR_ROUTED | _NARROW | {"first_k_dense_replace": 1}, _MLP),
@@ -168,7 +201,10 @@ def call(name: str, model: Any, ids: torch.Tensor, mask: torch.Tensor | None = N
         return model(input_ids=ids, attention_mask=mask, **both)
 
 
-def activation_of(name: str, model: Any) -> nn.Module:
-    """Return a copy of the activation function that nobody watches."""
+def activation_of(name: str, model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the activation function, or a copy of its module that nobody watches."""
+    if (function := FAMILIES[name].function) is not None:
+        return function
     path = FAMILIES[name].act.replace("*", "expert_0")
-    return copy.deepcopy(model.get_submodule(path))
+    found: nn.Module = copy.deepcopy(model.get_submodule(path))
+    return found
