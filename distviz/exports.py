@@ -286,7 +286,7 @@ def _select(
 
 
 _COMPARED = ("table", "inference", "channels", "classes")
-_MEASURED = ("documents", "channels", "plans")
+_MEASURED = ("documents", "channels", "plans", "experts")
 
 
 def _cut(measured: Any, names: Sequence[str], places: set[tuple[int, str]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from distviz.arm import ARM
@@ -20,18 +21,22 @@ from distviz.runs import SCHEMA_VERSION, Run
 
 __all__ = ["assemble", "describe", "versions"]
 
+_SHOWN = 3
+
 
 def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
     """Make the run of a measurement that is finished; ``seconds`` is what it took."""
     settings, opened, portion = stage.settings, stage.opened, stage.portion
     keep = settings.keep_text and bool(corpus.documents)
-    result = Run(
-        manifest=_manifest(stage, corpus, batches, seconds),
-        sketches=portion.recorder.sketches,
-        documents=portion.recorder.documents.frame(),
-        channels=portion.recorder.channels(),
-        plans=portion.plan_table(),
-        texts=[document.as_dict() for document in corpus.documents] if keep else None,
+    result = portion.recorder.with_experts(
+        Run(
+            manifest=_manifest(stage, corpus, batches, seconds),
+            sketches=portion.recorder.sketches,
+            documents=portion.recorder.documents.frame(),
+            channels=portion.recorder.channels(),
+            plans=portion.plan_table(),
+            texts=[document.as_dict() for document in corpus.documents] if keep else None,
+        )
     )
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
@@ -111,9 +116,27 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
             f"{nan} NaN and {inf} infinite values, first in layer {places[0]} "
             f"({len(places)} layers); they are in no statistic"
         )
+    found += _unvisited(result.experts)
     if settings.max_tokens is not None and corpus.truncated:
         found.append(f"--max-tokens {settings.max_tokens} left part of the text out")
     effect = result.manifest["effect"]
     if effect is not None and effect["loss_before"] is None:
         found.append("the next-token loss is not finite")
     return found
+
+
+def _unvisited(experts: pd.DataFrame) -> list[str]:
+    """Say which experts no token came to in the model as it is."""
+    if experts.empty:
+        return []
+    # Every site of a layer has the same tokens.
+    one = experts[(experts["phase"] == "before") & (experts["site"] == experts["site"].iloc[0])]
+    idle = one[one["tokens"] == 0]
+    if idle.empty:
+        return []
+    places = [
+        f"layer {layer}: {', '.join(map(str, rows['expert']))}"
+        for (_, layer, _), rows in idle.groupby(["stack", "layer", "module"])
+    ]
+    shown = "; ".join(places[:_SHOWN]) + ("; ..." if len(places) > _SHOWN else "")
+    return [f"{len(idle)} of {len(one)} experts were visited by no token ({shown})"]

@@ -7,7 +7,7 @@ document that is not finished yet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from distviz import kernels
 from distviz.arm import SequenceRows
 from distviz.documents import Documents
+from distviz.experts import ExpertTable
 from distviz.kernels import ChannelSums, Observation
 from distviz.moments import Moments
 from distviz.packing import pack_sketches, unpack_sketches
 from distviz.routing import Routed
+from distviz.runs import Run
 from distviz.sites import Key, Point, key_order
 from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
@@ -103,6 +105,7 @@ class Recorder:
     class_layers: frozenset[int] | None = frozenset()
     sketches: dict[Key, dict[str, Sketch]] = field(default_factory=dict)
     documents: Documents = field(init=False)
+    experts: dict[Key, ExpertTable] = field(default_factory=dict)
     _channels: dict[Key, ChannelSums] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,6 +137,11 @@ class Recorder:
         if with_channels:
             self._add_channels(key, seen)
             self._add_documents(key, seen, documents, tokens.whole)
+            if tokens.routed is not None:
+                if key not in self.experts:
+                    self.experts[key] = ExpertTable.empty(tokens.routed.n_experts)
+                owners = np.where(slots < 0, -1, tokens.routed.experts)
+                self.experts[key].add(values, owners)
 
     def _class_names(self, layer: int) -> tuple[str, ...]:
         is_apart = self.class_layers is None or layer in self.class_layers
@@ -176,6 +184,9 @@ class Recorder:
             if known is not None:
                 total.sketches[key] = {name: known[name] + by_class[name] for name in known}
         total.documents = self.documents + other.documents
+        total.experts = dict(self.experts)
+        for key, table in other.experts.items():
+            total.experts[key] = total.experts[key] + table if key in total.experts else table
         total._channels = dict(self._channels)
         for key, sums in other._channels.items():
             total._channels[key] = total._channels[key] + sums if key in total._channels else sums
@@ -191,6 +202,7 @@ class Recorder:
             "names": names,
             "sketches": pack_sketches(sketches),
             "channels": [[list(key), vars(sums)] for key, sums in self._channels.items()],
+            "experts": [[list(key), table.state()] for key, table in self.experts.items()],
             "documents": self.documents.state(),
         }
 
@@ -203,6 +215,9 @@ class Recorder:
         for key, names in state["names"]:
             found.sketches[Key(*key)] = {name: next(sketches) for name in names}
         found._channels = {Key(*key): ChannelSums(**sums) for key, sums in state["channels"]}
+        found.experts = {
+            Key(*key): ExpertTable.from_state(table) for key, table in state["experts"]
+        }
         found.documents = Documents.from_state(state["documents"])
         return found
 
@@ -226,6 +241,18 @@ class Recorder:
                 )
             )
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def with_experts(self, run: Run) -> Run:
+        """Return the run with its table of experts, which needs the run's own near-zero bands."""
+        rows = [
+            {"layer": key.layer, "site": key.site, "phase": key.phase}
+            | row
+            | {"module": key.module, "stack": key.stack}
+            for key in run.keys
+            if key in self.experts
+            for row in self.experts[key].rows(run.bands[key], run.merged[key])
+        ]
+        return replace(run, experts=pd.DataFrame(rows)) if rows else run
 
 
 def _only_moved(

@@ -59,8 +59,9 @@ class Run:
         Content of ``run.json``.
     sketches
         For every key, a sketch by token class (``"all"`` where classes were not kept apart).
-    documents, channels, plans
-        The tables of the same names; see README, "The run folder".
+    documents, channels, plans, experts
+        The tables of the same names; see README, "The run folder". The last is empty where no
+        experts were observed.
     texts
         The documents measured, one dict a line of ``documents.jsonl``; None if not kept.
     """
@@ -71,6 +72,7 @@ class Run:
     channels: pd.DataFrame = field(default_factory=pd.DataFrame)
     plans: pd.DataFrame = field(default_factory=pd.DataFrame)
     texts: list[dict[str, Any]] | None = None
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def keys(self) -> list[Key]:
@@ -197,7 +199,7 @@ class Run:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
-        return {
+        found = {
             "stats": self.stats(),
             "histograms": self.histograms(),
             "plans": self.plans,
@@ -205,14 +207,16 @@ class Run:
             "documents": self.documents,
             "channels": self.channels,
         }
+        return found | ({"experts": self.experts} if len(self.experts) else {})
 
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
         tables = self.tables()
-        for name in ("stats", "histograms", "plans", "classes"):
-            tables[name].to_csv(folder / f"{name}.csv", index=False)
-        for name in ("documents", "channels"):
-            tables[name].to_parquet(folder / f"{name}.parquet", index=False)
+        for name, table in tables.items():
+            if name in ("documents", "channels"):
+                table.to_parquet(folder / f"{name}.parquet", index=False)
+            else:
+                table.to_csv(folder / f"{name}.csv", index=False)
         sketches = {key: self.sketches[key] for key in self.keys}
         counts_file.write(folder / "counts.parquet", sketches, SCHEMA_VERSION)
         if self.texts is not None:
@@ -254,6 +258,9 @@ class Run:
             documents = pd.read_parquet(path / name)
             name = "channels.parquet"
             channels = pd.read_parquet(path / name)
+            name = "experts.csv"
+            there = (path / name).exists()
+            experts = pd.read_csv(path / name) if there else pd.DataFrame()
             name = "documents.jsonl"
             if (path / name).exists():
                 # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
@@ -264,7 +271,7 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RequestError(f"{path / name} is damaged: {reason}") from error
-        return cls(manifest, sketches, documents, channels, plans, texts)
+        return cls(manifest, sketches, documents, channels, plans, texts, experts)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

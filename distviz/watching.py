@@ -62,7 +62,7 @@ class Seen:
     def run(self) -> Run:
         """Return everything seen so far as a `Run`."""
         model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
-        return Run(
+        seen = Run(
             manifest={
                 "schema_version": SCHEMA_VERSION,
                 "kind": "run",
@@ -81,6 +81,7 @@ class Seen:
             documents=self.recorder.documents.frame(),
             channels=self.recorder.channels(),
         )
+        return self.recorder.with_experts(seen)
 
     def stats(self) -> pd.DataFrame:
         """Return one row a layer, site and phase: the columns of ``stats.csv``."""

@@ -136,9 +136,14 @@ def save_tiny_llama(folder: Path, demo: Path, **fields: Any) -> Path:
     config = LlamaConfig(**(sizes | fields), bos_token_id=0, eos_token_id=1, pad_token_id=2)
     torch.manual_seed(5)
     LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(demo, folder)
+    return folder
+
+
+def save_tokenizer(demo: Path, folder: Path) -> None:
+    """Put the demo's tokenizer (2,048 words) into a checkpoint's folder."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="session")

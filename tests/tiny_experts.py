@@ -178,12 +178,14 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def tiny_experts(name: str, implementation: str = "grouped_mm", seed: int = 0) -> Any:
+def tiny_experts(name: str, implementation: str = "grouped_mm", **fields: Any) -> Any:
     """Build the model in float32, on one implementation of its experts."""
     family = FAMILIES[name]
-    config = AutoConfig.for_model(name, **((_SIZES if family.sizes else {}) | family.fields))
+    config = AutoConfig.for_model(
+        name, **((_SIZES if family.sizes else {}) | family.fields | fields)
+    )
     auto = AutoModel if name == "switch_transformers" else AutoModelForCausalLM
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = auto.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
