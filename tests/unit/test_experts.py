@@ -294,7 +294,7 @@ def test_an_expert_that_no_token_visits_is_reported(
     gate = model.get_submodule("model.layers.1.mlp.gate")
     with torch.no_grad():  # the first channel is high everywhere, and keeps tokens off expert 2
         model.get_submodule("model.embed_tokens").weight[:, 0] = 9.0
-        gate.weight.mul_(10)
+        model.get_submodule("model.embed_tokens").weight[:, 1:].mul_(20)
         gate.weight[:, 0] = torch.tensor([0.0, 0.0, -900.0, 0.0])
     model.save_pretrained(tmp_path / "idle")
     save_tokenizer(demo_folder, tmp_path / "idle")
