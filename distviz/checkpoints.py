@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 import struct
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distviz.adapters import Adapter, find_adapter, is_adapter
 from distviz.errors import RequestError
 from distviz.gguf_files import gguf_end
 from distviz.hub import download
@@ -57,6 +59,9 @@ class Checkpoint:
         Whether the weights are pickle files.
     tensors
         What the headers of safetensors files say; empty for other files.
+    adapter
+        The adapter that belongs on this model, if an adapter was asked for; then `folder`,
+        `weights` and `config` are those of its base.
 
     """
 
@@ -69,11 +74,31 @@ class Checkpoint:
     revision: str | None = None
     pickled: bool = False
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
+    adapter: Adapter | None = None
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer is read: beside an adapter, if it brings its own."""
+        own = None if self.adapter is None else self.adapter.folder
+        return own if own is not None and _has_tokenizer(own) else self.folder
+
+    @property
+    def identity(self) -> str:
+        """The configuration, and that of the adapter, as text for a fingerprint."""
+        told = [self.config] + ([] if self.adapter is None else [self.adapter.config])
+        return "".join(json.dumps(config, sort_keys=True) for config in told)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file with weights, the adapter's last."""
+        own = None if self.adapter is None else self.adapter.weights
+        return self.weights if own is None else (*self.weights, own)
 
     @property
     def is_quantized(self) -> bool:
         """Whether the configuration says that the weights are stored in a quantized form."""
-        return bool(self.config.get("quantization_config"))
+        parts = (self.config, self.config.get("text_config") or {})
+        return any(part.get("quantization_config") for part in parts)
 
 
 def locate(
@@ -129,9 +154,11 @@ def locate(
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
     """Return whether the checkpoint brings a tokenizer (a GGUF always does)."""
-    return checkpoint.gguf is not None or any(
-        (checkpoint.folder / name).is_file() for name in _TOKENIZER_FILES
-    )
+    return checkpoint.gguf is not None or _has_tokenizer(checkpoint.tokenizer_folder)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def fingerprint(config: str, weights: Iterable[Path] = ()) -> str:
@@ -178,6 +205,10 @@ def _folder_checkpoint(
     allow_pickle: bool,
     with_weights: bool,
 ) -> Checkpoint:
+    if is_adapter(folder):
+        return _adapter_checkpoint(
+            folder, source, name, allow_pickle=allow_pickle, with_weights=with_weights
+        )
     config_path = folder / "config.json"
     if not config_path.is_file():
         ggufs = sorted(file.name for file in folder.glob("*.gguf"))
@@ -190,6 +221,25 @@ def _folder_checkpoint(
     config = read_json(config_path)
     found = Checkpoint(folder, source, name, config=config, revision=revision)
     return _with_weights(found, allow_pickle) if with_weights else found
+
+
+def _adapter_checkpoint(
+    folder: Path, source: str, name: str, *, allow_pickle: bool, with_weights: bool
+) -> Checkpoint:
+    """Return the base model of an adapter, with the adapter to be put on it."""
+    adapter = find_adapter(folder, source, allow_pickle=allow_pickle, with_weights=with_weights)
+    correct = "correct base_model_name_or_path in its adapter_config.json, or put the model there"
+    if is_adapter(Path(adapter.base)):
+        raise RequestError(
+            f"the base of the adapter '{source}' is itself an adapter: {adapter.base}", correct
+        )
+    try:
+        base = locate(adapter.base, allow_pickle=allow_pickle, with_weights=with_weights)
+    except RequestError as error:
+        raise RequestError(
+            f"the base of the adapter '{source}' cannot be opened: {error.message}", correct
+        ) from error
+    return replace(base, source=source, name=name, adapter=adapter)
 
 
 def _with_weights(found: Checkpoint, allow_pickle: bool) -> Checkpoint:

@@ -111,7 +111,7 @@ def _known(side: Run | str | Path) -> Run | None:
         raise RequestError(
             f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
         )
-    if path.is_dir() and not (path / "config.json").exists() and not any(path.glob("*.gguf")):
+    if path.is_dir() and not any((*path.glob("*config.json"), *path.glob("*.gguf"))):
         raise RequestError(
             f"{path} is neither a run nor a checkpoint",
             f"it has no {RUN} and no config.json; give a run folder or a model",

@@ -13,8 +13,10 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distviz.adapters import inject
 from distviz.contradictions import judge
 from distviz.errors import RequestError, nearest
+from distviz.quantization import check_quantization, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +68,13 @@ class LoadOptions:
     device_map: Any
     attn_implementation: str | None
     trust_remote_code: bool
+
+    @property
+    def placement(self) -> Any:
+        """The ``device_map`` of transformers: as given, else the one device; None is the CPU."""
+        if self.device_map is None and self.device.type != "cpu":
+            return {"": str(self.device)}
+        return self.device_map
 
     def for_transformers(self) -> dict[str, Any]:
         """Return the keyword arguments that every auto class takes."""
@@ -208,7 +217,7 @@ def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            checkpoint.folder,
+            checkpoint.tokenizer_folder,
             trust_remote_code=options.trust_remote_code,
             local_files_only=True,
             **_gguf_option(checkpoint),
@@ -239,9 +248,11 @@ def rehearse(
     Raises
     ------
     RequestError
-        If the model cannot be built, or the weights contradict its configuration.
+        If the model cannot be built, the weights contradict its configuration, or what a
+        quantized one needs is not installed.
 
     """
+    check_quantization(config, checkpoint.source, options.placement)
     empty = build_empty(auto, config, options)
     if not checkpoint.tensors or checkpoint.is_quantized:
         return empty, []
@@ -293,11 +304,13 @@ def read_model(
         transformers would fill those with random numbers, and a measurement would not show it.
 
     """
-    placement = options.device_map
-    if placement is None and options.device.type != "cpu":
-        placement = {"": str(options.device)}
-    model, info = _load(auto, checkpoint, config, options, placement)
-    return model, judge(model, info, checkpoint, all_layers=all_layers)
+    model, info = _load(auto, checkpoint, config, options)
+    notes = judge(model, info, checkpoint, all_layers=all_layers)
+    if checkpoint.is_quantized:
+        notes += settle(model, options.dtype)
+    if checkpoint.adapter is not None:
+        inject(model, checkpoint.adapter, checkpoint.source)
+    return model, notes
 
 
 def _load(
@@ -305,7 +318,6 @@ def _load(
     checkpoint: Checkpoint,
     config: PretrainedConfig,
     options: LoadOptions,
-    placement: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
     import torch
 
@@ -315,7 +327,7 @@ def _load(
             checkpoint.folder,
             config=config,
             dtype=dtype,
-            device_map=placement,
+            device_map=options.placement,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the sizes are judged here, by name

@@ -39,6 +39,7 @@ from distviz.offloading import (
     open_on_disk,
 )
 from distviz.projections import linear_widths
+from distviz.quantization import method_of, quantization_of
 from distviz.sites import Point
 from distviz.taps import modules_at
 
@@ -69,8 +70,8 @@ class OpenedModel:
         Short name for titles and folder names: ``"SmolLM2-135M-Instruct.Q4_1"``, ``"demo"``.
     details
         What ``run.json`` records: ``source, architecture, model_type, activation, layers,
-        hidden_size, intermediate_size, parameters, dtype, device, fingerprint, revision,
-        warnings``.
+        hidden_size, intermediate_size, parameters, dtype, device, quantization, adapter,
+        fingerprint, revision, warnings``.
     mlps
         As :func:`distviz.mlp.find_mlps` returns them.
     has_head
@@ -175,6 +176,8 @@ def open_model(
             model, notes = read_model(auto, checkpoint, config, options)
     mlps = find_mlps(model)
     details = _details(model, config, mlps, checkpoint, notes)
+    if checkpoint.is_quantized:  # packed values are not parameters
+        details["parameters"] = sum(parameter.numel() for parameter in empty.parameters())
     name = checkpoint.name
     return OpenedModel(model, tokenizer, name, details, mlps, has_head, on_disk=on_disk)
 
@@ -332,7 +335,8 @@ def _details(
     device_map = getattr(model, "hf_device_map", None)
     spread = device_map and len(set(map(str, device_map.values()))) > 1
     counts = count_layers(mlps)
-    identity = json.dumps(checkpoint.config, sort_keys=True) if checkpoint else ""
+    quantized = quantization_of(config)
+    adapter = checkpoint.adapter if checkpoint else None
     return {
         "source": checkpoint.source if checkpoint else f"built: {config.model_type}",
         "architecture": type(model).__name__,
@@ -344,7 +348,9 @@ def _details(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": "several (device map)" if spread else str(model.device),
-        "fingerprint": fingerprint(identity, checkpoint.weights) if checkpoint else None,
+        "quantization": method_of(quantized) if quantized else None,
+        "adapter": {"kind": adapter.kind, "base": adapter.base} if adapter else None,
+        "fingerprint": fingerprint(checkpoint.identity, checkpoint.files) if checkpoint else None,
         "revision": checkpoint.revision if checkpoint else None,
         "warnings": notes,
     }

@@ -48,7 +48,8 @@ class _EnoughError(Exception):
 
 def can_stay_on_disk(checkpoint: Checkpoint, options: LoadOptions) -> bool:
     """Whether layers of a checkpoint can be read one by one: plain safetensors, one device."""
-    return bool(checkpoint.tensors) and not checkpoint.is_quantized and options.device_map is None
+    is_plain = not checkpoint.is_quantized and checkpoint.adapter is None
+    return bool(checkpoint.tensors) and is_plain and options.device_map is None
 
 
 def layer_of(module: str, layers: Collection[str]) -> str | None:

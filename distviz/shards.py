@@ -17,7 +17,16 @@ from typing import Any
 
 from distviz.errors import RequestError
 
-__all__ = ["INDEX", "SINGLE", "StoredTensor", "damaged", "read_json", "read_tensors", "shard_paths"]
+__all__ = [
+    "INDEX",
+    "SINGLE",
+    "StoredTensor",
+    "damaged",
+    "read_header",
+    "read_json",
+    "read_tensors",
+    "shard_paths",
+]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,12 +74,12 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor] | None:
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file():
-        return _read_header(single)
+        return read_header(single)
     if not index.is_file():
         return None
     found: dict[str, StoredTensor] = {}
     for path in shard_paths(index):
-        for name, tensor in _read_header(path).items():
+        for name, tensor in read_header(path).items():
             if name in found:
                 raise RequestError(
                     f"tensor {name} is in two files, {found[name].file.name} and {path.name}",
@@ -118,7 +127,8 @@ def _check_index(index: Path, found: Mapping[str, StoredTensor]) -> None:
         )
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of one file; RequestError if it is not as its header says."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(_LENGTH_BYTES)
