@@ -234,7 +234,7 @@ class Redistribution:
             # First in line, so that whoever watches this place sees what ARM made.
             tap(model, self.points, self._receiver(fired, routings), stack, first=self.writes)
             for path, routing in routings.items():
-                self._rehearse_first(model.get_submodule(path), routing, stack)
+                self._rehearse_first(path, routing, stack)
             if self.writes:
                 base = getattr(model, "base_model", model)
                 _active[base] = _active.get(base, 0) + 1
@@ -248,17 +248,18 @@ class Redistribution:
         if self.tracker.calls > before and silent:
             raise _never_fired(silent)
 
-    def _rehearse_first(self, module: nn.Module, routing: Routing, stack: ExitStack) -> None:
+    def _rehearse_first(self, path: str, routing: Routing, stack: ExitStack) -> None:
         """Where experts come one by one, let them run ahead: ARM needs the values of all."""
-        import torch
+        here = [point for point in self.points if point.experts == path]
 
         def rehearse(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            for point in here:
+                self._pending.pop(point, None)
             comes_in_pieces = routing.layout is not None and len(routing.layout.sizes) > 1
             if self.writes and comes_in_pieces and self._is_wanted():
-                with routing.rehearsal(), torch.no_grad():
-                    module.forward(*args, **kwargs)
+                routing.rehearse(args, kwargs)
 
-        handle = module.register_forward_pre_hook(rehearse, with_kwargs=True)
+        handle = routing.module.register_forward_pre_hook(rehearse, with_kwargs=True)
         stack.callback(handle.remove)
 
     def _is_wanted(self) -> bool:
@@ -269,7 +270,9 @@ class Redistribution:
         def receive(point: Point, output: torch.Tensor) -> torch.Tensor | None:
             fired.add(point)
             routing = routings[point.experts] if point.experts is not None else None
-            rehearses = routing is not None and routing.is_rehearsing
+            rehearses = routing is not None and routing.is_leading
+            if routing is not None and routing.is_rehearsing and not rehearses:
+                return None
             if self._pending.get(point) and not rehearses:
                 return self._written(output, self._pending[point].pop(0))
             rows = output.reshape(-1, output.shape[-1])

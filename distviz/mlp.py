@@ -20,7 +20,8 @@ from distviz.activations import (
     shared_modules,
 )
 from distviz.errors import RequestError
-from distviz.projections import SitePlace, layer_sites
+from distviz.projections import SitePlace, layer_sites, parent
+from distviz.routing import has_forward
 from distviz.sites import MODULE_PREFIX, SITES, Point
 
 if TYPE_CHECKING:
@@ -117,18 +118,21 @@ def _build(
     What the experts as a whole give back (site ``down``) is one row a token again.
     """
     layer, stack = place
-    experts = _experts_above(found)
+    container = _experts_above(found)
+    experts = container
+    if container is not None and not has_forward(modules[container]):
+        experts = parent(container)  # a mere list is never called, the layer around it is
     sites = list(found.sites)
     if experts is not None and not found.is_complete:
         sites.append(SitePlace("down", experts, "output"))
     points = []
     for site in sites:
         is_sum = site.module == experts and not site.chain
-        where = site._replace(module=_of_every_expert(site.module, experts, modules))
+        where = site._replace(module=_of_every_expert(site.module, container, modules))
         routed = None if is_sum else experts
         points.append(Point(layer, stack, *where, within=within(site.module), experts=routed))
     points += [Point(layer, stack, *site, within=within(site.module)) for site in around]
-    holder = _of_every_expert(found.holder, experts, modules)
+    holder = _of_every_expert(found.holder, container, modules)
     return Mlp(layer, stack, holder, found.name, found.gated, tuple(points), experts is not None)
 
 

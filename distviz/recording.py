@@ -19,9 +19,9 @@ from distviz.arm import SequenceRows
 from distviz.documents import Documents
 from distviz.experts import ExpertTable
 from distviz.kernels import ChannelSums, Observation
+from distviz.layouts import Routed
 from distviz.moments import Moments
 from distviz.packing import pack_sketches, unpack_sketches
-from distviz.routing import Routed
 from distviz.runs import Run
 from distviz.sites import Key, Point, key_order
 from distviz.sketch import Sketch

@@ -1,22 +1,8 @@
-"""Which token, expert and slot each row of a mixture-of-experts layer belongs to.
+"""Follow the modules of routed experts through their calls: whose is each row that passes?
 
-The module that holds the experts is followed: what it is called with (hidden states, the experts
-chosen for each token, weights) and the implementation it runs on decide in which order the rows of
-its activation come. How the activation is captured does not matter here: rows go in, tokens,
-experts and slots come out. After transformers 5.23, ``integrations/moe.py`` and the models.
-
-==============  ==============================================================================
-implementation  rows
-==============  ==============================================================================
-batched_mm      once, ordered by (token, slot)
-grouped_mm      once, ordered by expert as ``torch.sort`` orders them
-eager           once for each expert that is hit, ascending; inside, by (slot, token)
-Llama 4         once, every expert sees every token; those it was not chosen for are zeros
-JetMoe          once, as its router sorted them
-==============  ==============================================================================
-
-An index that names no expert (a slot masked by expert parallelism, a token over the capacity)
-belongs to no token: where its row is computed nevertheless, it is left out.
+What a module of experts is called with (hidden states, the experts chosen for each token, weights)
+and the implementation it runs on decide in which order its rows come, see :mod:`distviz.layouts`.
+How the activation is captured does not matter here: rows go in, tokens, experts and slots come out.
 """
 
 from __future__ import annotations
@@ -24,59 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
+from distviz import layouts
 from distviz.errors import MeasurementError, RequestError
+from distviz.layouts import Layout, Routed
 from distviz.sites import Point
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Layout", "Routed", "Routing", "follow", "rows_at_once"]
+__all__ = ["Routing", "follow", "has_forward", "rows_at_once"]
 
 _AT_ONCE = ("grouped_mm", "batched_mm")
 _NAMES_OF_COUNT = ("num_routed_experts", "num_experts", "n_shared_experts")
-_rehearsing: WeakSet[nn.Module] = WeakSet()
-
-
-@dataclass(frozen=True)
-class Routed:
-    """Whose each row is.
-
-    Attributes
-    ----------
-    tokens
-        int64 (rows,): index among all tokens of the call, batch-major; -1 where no token's.
-    experts
-        int64 (rows,): index of the expert; undefined where the token is -1.
-    slots
-        int64 (rows,): the expert's rank among those of its token, 0 the first choice.
-    n_tokens, n_experts
-        Tokens of the call, experts of the layer.
-    """
-
-    tokens: NDArray[np.int64]
-    experts: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    n_tokens: int
-    n_experts: int
-
-    def spread(self, per_token: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give every row what its token has; -1 where it has none."""
-        return np.where(self.tokens < 0, -1, per_token[self.tokens])
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The rows of one call of the experts, and how many come at a time, in order."""
-
-    routed: Routed
-    sizes: tuple[int, ...]
+_rehearsing: WeakKeyDictionary[nn.Module, Routing] = WeakKeyDictionary()
 
 
 @dataclass
@@ -106,22 +57,24 @@ class Routing:
     def hear_router(self, router: Any, _args: Any, output: Any) -> None:
         """Forward hook of a router, for experts that are not told what it chose."""
         if isinstance(output, tuple) and len(output) == 5 and isinstance(output[3], list):
-            self._start(_by_sorted_index(output[0], output[3], router.top_k))
+            self._start(layouts.by_sorted_index(output[0], output[3], router.top_k))
         else:
             self._routing = router, output
 
     def start(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the experts: read who goes where."""
         given = [*args, *kwargs.values()]
-        index = next((value for value in given[1:] if _is_index(value)), None)
+        index = next((value for value in given[1:] if layouts.is_index(value)), None)
         if index is not None:
-            layout = _from_index(index, _count_experts(self.module), _implementation(self.module))
+            layout = layouts.from_index(
+                index, _count_experts(self.module), _implementation(self.module)
+            )
             self._start(layout)
         elif self._routing is not None:
             router, (_, logits) = self._routing
-            self._start(_chosen_of_every_expert(logits, router.top_k))
+            self._start(layouts.chosen_of_every_expert(logits, router.top_k))
         else:
-            self._start(_every_expert(given[0], _count_experts(self.module)))
+            self._start(layouts.every_expert(given[0], _count_experts(self.module)))
 
     def _start(self, layout: Layout) -> None:
         self.layout = layout
@@ -170,14 +123,68 @@ class Routing:
         """Whether the experts run ahead of their call, so that nothing counts."""
         return self.module in _rehearsing
 
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
+    @property
+    def is_leading(self) -> bool:
+        """Whether they do so for the sake of whoever follows them by this object."""
+        return _rehearsing.get(self.module) is self
+
+    def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Let the experts run without being counted by anyone."""
-        _rehearsing.add(self.module)
+        import torch
+
+        _rehearsing[self.module] = self
         try:
-            yield
+            with torch.no_grad():
+                self.module.forward(*args, **kwargs)
         finally:
-            _rehearsing.discard(self.module)
+            del _rehearsing[self.module]
+
+
+class _Matched(Routing):
+    """Follows a layer whose experts are plain modules in a list: nobody says who goes where.
+
+    The layer runs ahead once, uncounted, to see which rows each expert is given; they are known by
+    their content. That takes the layer's time once more.
+    """
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        super().__init__(module, path)
+        self._is_learning = False
+        self._given: list[tuple[int, torch.Tensor]] = []
+        self._choice: torch.Tensor | None = None
+
+    @property
+    def is_leading(self) -> bool:
+        return super().is_leading and not self._is_learning
+
+    def hear_expert(self, number: int, args: tuple[Any, ...]) -> None:
+        """Forward pre-hook of one expert."""
+        if self._is_learning:
+            self._given.append((number, args[0].reshape(-1, args[0].shape[-1])))
+
+    def hear_router(self, _router: Any, _args: Any, output: Any) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        flat = [part.reshape(-1, part.shape[-1]) for part in parts if hasattr(part, "reshape")]
+        listed = next((part for part in flat if layouts.is_index(part)), None)
+        self._choice = listed if listed is not None else next(iter(flat), None)
+
+    def start(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._given, self._choice, self._is_learning = [], None, True
+        try:
+            self.rehearse(args, kwargs)
+        finally:
+            self._is_learning = False
+        hidden = args[0] if args else next(iter(kwargs.values()))
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        n_experts = len(self.module.get_submodule("experts"))  # type: ignore[arg-type]
+        layout = layouts.by_content(hidden, self._given, self._choice, n_experts)
+        self._given = []
+        if layout is None:
+            raise MeasurementError(
+                f"what enters the experts of {self.path} are not the hidden states of its tokens",
+                "its rows cannot be attributed; leave this layer out",
+            )
+        self._start(layout)
 
 
 def _not_attributed(point: Point, why: str) -> MeasurementError:
@@ -198,7 +205,7 @@ def follow(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Routing
         for path in dict.fromkeys(paths):
             module = model.get_submodule(path)
             stack.enter_context(_replacing(module, *_AT_ONCE, "eager"))
-            routing = found[path] = Routing(module, path)
+            routing = found[path] = _routing(module, path, stack)
             handle = module.register_forward_pre_hook(routing.start, with_kwargs=True)
             stack.callback(handle.remove)
             stack.callback(module.register_forward_hook(routing.finish).remove)
@@ -217,11 +224,36 @@ def rows_at_once(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
         yield
 
 
+def _routing(module: nn.Module, path: str, stack: ExitStack) -> Routing:
+    """Choose how the experts of a module are followed."""
+    inside: Any = getattr(module, "experts", None)
+    if inside is None or has_forward(inside):
+        return Routing(module, path)
+    matched = _Matched(module, path)
+    for number, expert in enumerate(inside.children()):
+        hear = partial(_hear_expert, matched, number)
+        stack.callback(expert.register_forward_pre_hook(hear).remove)
+    return matched
+
+
+def _hear_expert(matched: _Matched, number: int, _expert: Any, args: tuple[Any, ...]) -> None:
+    matched.hear_expert(number, args)
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Return whether a module is called, and not just a container of others."""
+    from torch import nn
+
+    return type(module).forward is not nn.Module.forward
+
+
 def _router(model: nn.Module, path: str) -> nn.Module | None:
-    """The router inside the module (JetMoe) or beside it (Llama 4), if there is one."""
+    """The router inside the module (JetMoe, lists) or beside it (Llama 4), if there is one."""
+    own = model.get_submodule(path)
     above = model.get_submodule(path.rpartition(".")[0])
-    own = getattr(model.get_submodule(path), "router", None)
-    return own if own is not None else getattr(above, "router", None)
+    places = ((own, "router"), (own, "gate"), (above, "router"))
+    found = (getattr(module, name, None) for module, name in places)
+    return next((router for router in found if router is not None), None)
 
 
 # Implementations ----------------------------------------------------------------------------
@@ -270,65 +302,3 @@ def _count_experts(module: nn.Module) -> int:
             if isinstance(number, int):
                 return number
     return len(list(module.children()))
-
-
-# Layouts ------------------------------------------------------------------------------------
-
-
-def _is_index(value: Any) -> bool:
-    import torch
-
-    is_whole = isinstance(value, torch.Tensor) and not value.is_floating_point()
-    return is_whole and value.dim() in (2, 3) and value.dtype != torch.bool
-
-
-def _from_index(index: torch.Tensor, n_experts: int, name: str) -> Layout:
-    """Lay out (tokens, slots) of expert indices, or (tokens, slots, experts) of zeros and ones."""
-    import torch
-
-    if index.dim() == 3:
-        index = torch.where(index.any(dim=-1), index.argmax(dim=-1), -1)
-    n_tokens, k = index.shape
-    flat = index.detach().reshape(-1)
-    order = np.arange(n_tokens * k)
-    if name == "grouped_mm":
-        order = torch.sort(flat)[1].cpu().numpy()  # as transformers calls it: not stable
-    experts = flat.cpu().numpy().astype(np.int64)
-    is_real = (experts >= 0) & (experts < n_experts)
-    if name == "eager":
-        tokens, slots = np.divmod(order, k)
-        order = np.lexsort((tokens, slots, experts))
-        order = order[is_real[order]]
-    sizes = (order.size,)
-    if name == "eager":
-        sizes = tuple(np.unique(experts[order], return_counts=True)[1].tolist())
-    tokens, slots = np.divmod(order, k)
-    tokens = np.where(is_real[order], tokens, -1)
-    return Layout(Routed(tokens, experts[order], slots, n_tokens, n_experts), sizes)
-
-
-def _by_sorted_index(index: torch.Tensor, sizes: list[int], k: int) -> Layout:
-    """JetMoe: flat (token, slot) indices sorted by expert, and how many each expert has."""
-    order = index.detach().cpu().numpy().astype(np.int64)
-    experts = np.repeat(np.arange(len(sizes)), sizes)
-    tokens, slots = np.divmod(order, k)
-    return Layout(Routed(tokens, experts, slots, order.size // k, len(sizes)), (order.size,))
-
-
-def _chosen_of_every_expert(logits: torch.Tensor, k: int) -> Layout:
-    """Llama 4: rows are (expert, token); chosen are the k largest logits of a token."""
-    n_tokens, n_experts = logits.shape
-    index = logits.detach().topk(k, dim=1)[1].cpu().numpy()
-    slots = np.full((n_tokens, n_experts), -1, np.int64)
-    np.put_along_axis(slots, index, np.arange(k)[None], axis=1)
-    experts, tokens = (part.ravel() for part in np.indices((n_experts, n_tokens)))
-    ranks = slots.T.ravel()
-    tokens = np.where(ranks < 0, -1, tokens)
-    return Layout(Routed(tokens, experts, ranks, n_tokens, n_experts), (tokens.size,))
-
-
-def _every_expert(hidden: torch.Tensor, n_experts: int) -> Layout:
-    """Every expert works on every token (Inkling's shared experts): rows are (expert, token)."""
-    n_tokens = hidden.numel() // hidden.shape[-1]
-    experts, tokens = (part.ravel() for part in np.indices((n_experts, n_tokens)))
-    return Layout(Routed(tokens, experts, experts, n_tokens, n_experts), (tokens.size,))

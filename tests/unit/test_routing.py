@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from bruteforce import hook_count
+from bruteforce import hook_count, plain_arm
 from tiny_experts import FAMILIES, IMPLEMENTATIONS, activation_of, call, tiny_experts
+from torch import nn
 
 import distviz
 from distviz import hooks
+from distviz.arm import ARM
 from distviz.errors import MeasurementError
 from distviz.mlp import find_mlps, find_points
 
@@ -238,3 +240,190 @@ def test_a_slot_that_names_no_expert_belongs_to_no_token() -> None:
         valid = batch()[1].reshape(-1)
         expected = sum(int(valid[token]) for token, _ in told.chosen) * 24
         assert int(watched.stats()["count"].iloc[0]) == expected
+
+
+# Experts in a plain list, as in code that comes with a checkpoint ------------------------------
+
+
+class _Expert(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(16, 12), nn.Linear(16, 12)
+        self.down_proj = nn.Linear(12, 16)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class _Gate(nn.Module):
+    """Tells the chosen experts and their weights, as DeepSeek's own code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4, 16))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = (x.reshape(-1, 16) @ self.weight.T).softmax(dim=-1)
+        weights, index = scores.topk(2, dim=-1)
+        return index, weights
+
+
+class _Block(nn.Module):
+    """Sorts tokens by expert (DeepSeek), or asks every expert in turn (the first Mixtral)."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.style = style
+        self.gate = _Gate() if style == "sorted" else nn.Linear(16, 4, bias=False)
+        self.experts = nn.ModuleList([_Expert() for _ in range(4)])
+        self.shared_experts = _Expert()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        flat = hidden.reshape(-1, 16)
+        if self.style == "sorted":
+            index, weights = self.gate(hidden)
+        else:
+            weights, index = self.gate(flat).softmax(dim=-1).topk(2, dim=-1)
+        total = torch.zeros_like(flat)
+        order = index.reshape(-1).argsort(stable=True)
+        for number, expert in enumerate(self.experts):
+            mine = order[index.reshape(-1)[order] == number]
+            if self.style == "sorted" and not mine.numel():
+                continue
+            given = flat[mine // 2] if self.style == "sorted" else flat[None, mine // 2][0]
+            total.index_add_(0, mine // 2, expert(given) * weights.reshape(-1)[mine, None])
+        return total.view(hidden.shape) + self.shared_experts(hidden)
+
+
+class _Layer(nn.Module):
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.mix = nn.GRU(16, 16, batch_first=True)
+        self.mlp = _Block(style)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = hidden + self.mix(hidden)[0]
+        return hidden + self.mlp(hidden)
+
+
+class _Foreign(nn.Module):
+    """A model from elsewhere, two layers."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(64, 16)
+        self.layers = nn.ModuleList([_Layer(style), _Layer(style)])
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: Any = None) -> torch.Tensor:
+        hidden = self.embed(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+def foreign(style: str) -> _Foreign:
+    torch.manual_seed(1)
+    model = _Foreign(style).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0, 0.4)
+    return model
+
+
+@pytest.mark.parametrize("style", ["sorted", "every"])
+def test_experts_in_a_list_are_known_by_what_they_are_given(style: str) -> None:
+    """Two documents begin alike: their first tokens are the same to the last bit."""
+    model = foreign(style)
+    ids, mask = batch()
+    ids[1, 0] = ids[0, 0]
+    (mlp,) = [m for m in find_mlps(model) if m.routed and m.layer == 1]
+    assert mlp.path == "layers.1.mlp.experts.*"
+    points = [p for p in mlp.points if p.experts is not None]
+    assert {p.experts for p in points} == {"layers.1.mlp"}
+    assert {(p.site, p.module.rpartition(".")[2]) for p in points} == {
+        ("gate", "act_fn"), ("act", "act_fn"), ("up", "up_proj"), ("product", "down_proj"),
+        ("down", "down_proj"),
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    block = model.layers[1].mlp
+    given: list[torch.Tensor] = []
+    block.register_forward_pre_hook(lambda _m, args: given.append(args[0].reshape(-1, 16)))
+
+    def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+        assert point.site not in found
+        found[point.site] = (values.clone(), tokens.routed)
+
+    with torch.no_grad(), hooks.attach(model, points, receive, hooks.Tracker()):
+        model(ids, mask)
+    weight = block.gate.weight
+    chosen = (given[0] @ weight.T).topk(2, dim=-1).indices.tolist()
+    expected = {(t, s): e for t, pair in enumerate(chosen) for s, e in enumerate(pair)}
+    for site, (values, routed) in found.items():
+        whose = zip(routed.tokens.tolist(), routed.slots.tolist(), strict=True)
+        assert dict(zip(whose, routed.experts.tolist(), strict=True)) == expected
+        with torch.no_grad():
+            for row, (token, expert) in enumerate(
+                zip(routed.tokens.tolist(), routed.experts.tolist(), strict=True)
+            ):
+                own, x = block.experts[expert], given[0][token]
+                act = torch.nn.functional.silu(own.gate_proj(x))
+                by_hand = {
+                    "gate": own.gate_proj(x), "act": act, "up": own.up_proj(x),
+                    "product": act * own.up_proj(x), "down": own(x),
+                }  # fmt: skip
+                torch.testing.assert_close(values[row], by_hand[site], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("style", ["sorted", "every"])
+def test_arm_behind_experts_in_a_list(style: str) -> None:
+    model = foreign(style)
+    ids, mask = batch()
+    points = [p for p in find_points(find_mlps(model), model, ["act"], [1]) if p.experts]
+    arm = ARM(seed=4)
+    plain: dict[tuple[int, int], torch.Tensor] = {}
+    changed: dict[tuple[int, int], torch.Tensor] = {}
+
+    def into(rows: dict[tuple[int, int], torch.Tensor]) -> Any:
+        def receive(_point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+            routed = tokens.routed
+            assert routed is not None
+            whose = zip(routed.tokens.tolist(), routed.slots.tolist(), strict=True)
+            rows.update(zip(whose, values.clone(), strict=True))
+
+        return receive
+
+    with torch.no_grad(), hooks.attach(model, points, into(plain), hooks.Tracker()):
+        untouched = model(ids, mask)
+    work = hooks.Redistribution(arm, points, hooks.Tracker())
+    with (
+        torch.no_grad(),
+        work.active(model),
+        hooks.attach(model, points, into(changed), hooks.Tracker()),
+    ):
+        found = model(ids, mask)
+    for row in range(3):
+        owners = sorted(o for o in plain if o[0] // 7 == row and mask.reshape(-1)[o[0]])
+        expected, _, _ = plain_arm(
+            torch.stack([plain[o] for o in owners]),
+            [(row, token % 7) for token, _ in owners],
+            slots=[slot for _, slot in owners],
+            layer=1,
+            seed=4,
+        )
+        for owner, by_hand in zip(owners, expected, strict=True):
+            assert torch.equal(changed[owner], by_hand)
+    assert not torch.equal(found[0], untouched[0])
+    with torch.no_grad():
+        assert torch.equal(model(ids, mask), untouched)
+
+
+def test_experts_that_are_given_something_else_are_an_error() -> None:
+    model = foreign("sorted")
+    for expert in model.layers[0].mlp.experts:
+        expert.register_forward_pre_hook(lambda _m, args: args[0] * 2, prepend=True)
+    with (
+        torch.no_grad(),
+        pytest.raises(MeasurementError, match=r"the experts of layers\.0\.mlp are not"),
+        distviz.watch(model, layers=[0]),
+    ):
+        model(*batch())
