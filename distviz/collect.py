@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,12 +26,15 @@ from distviz.corpus import (
 )
 from distviz.errors import RequestError
 from distviz.manifests import assemble
+from distviz.memory import free_bytes
 from distviz.models import OpenedModel, open_model
 from distviz.passes import Stage, listening, measure_batch, needed_points
 from distviz.portions import batches_of_documents
 from distviz.presets import propose, published_for
 from distviz.progress import Progress
 from distviz.runs import Run
+from distviz.streamed_passes import stream_batches
+from distviz.waiting import WaitingRoom
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "run"]
 
@@ -82,7 +86,7 @@ def run(
     if text is not None and not sources:
         raise RequestError("the text is empty, there is nothing to measure")
     documents = read_documents(sources) if settings.layer is None else []
-    opened = open_from(settings, told, may_open_part=True)
+    opened = open_from(settings, told, is_for_measure=True)
     loaded = time.perf_counter() - started
     corpus = corpus_of(documents, opened, settings)
     settings, preset = with_preset(opened, corpus, settings, told)
@@ -140,16 +144,19 @@ def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunS
 
 
 def open_from(
-    settings: RunSettings, progress: Progress, *, may_open_part: bool = False
+    settings: RunSettings, progress: Progress, *, is_for_measure: bool = False
 ) -> OpenedModel:
     """Open the model that the settings name, on as many threads as they say.
 
-    With ``may_open_part`` only the layers that `measure` needs for these settings are read.
+    With ``is_for_measure`` it is for `measure` with these settings alone: layers that are not
+    needed are not read, and those of a model that does not fit into memory are streamed.
     """
+    if settings.stream and not is_for_measure:
+        raise RequestError("--stream is for measuring alone, this command needs the whole model")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     progress.stage("loading the model")
-    return open_model(
+    opened = open_model(
         settings.model,
         dtype=settings.dtype,
         device=settings.device,
@@ -159,8 +166,12 @@ def open_from(
         attn_implementation=settings.attn_implementation,
         device_map=settings.device_map,
         layer=settings.layer,
-        choose=partial(needed_points, settings) if may_open_part else None,
+        choose=partial(needed_points, settings) if is_for_measure else None,
+        stream=settings.stream if is_for_measure else False,
     )
+    if opened.on_disk is not None and opened.on_disk.streams:
+        progress.stage(f"{opened.on_disk.why}streaming, layers are read one by one")
+    return opened
 
 
 def filler_of(settings: RunSettings) -> Filler | None:
@@ -228,8 +239,20 @@ def measure(
 def _sweep(
     stage: Stage, batches: Mapping[int, Batch], spans: Mapping[int, frozenset[int]], told: Progress
 ) -> None:
-    """Send batches, by number, through the model one after the other."""
+    """Send batches, by number, through the model: one after the other, or all layer by layer."""
+    on_disk = stage.opened.on_disk
+    if on_disk is not None and on_disk.streams:
+        with closing(WaitingRoom(_waiting_bytes(stage))) as room:
+            stream_batches(stage, on_disk, batches, spans, told, room)
+        return
     with listening(stage) as head:
         for number, batch in batches.items():
             measure_batch(stage, batch, head, told)
             stage.portion.finish(number, batch, spans)
+
+
+def _waiting_bytes(stage: Stage) -> int:
+    """Return how much of the hidden states may wait in memory: as asked, or a quarter of it."""
+    asked = stage.settings.stream_memory
+    device = next(stage.opened.model.parameters()).device
+    return free_bytes(device) // 4 if asked is None else asked * 1_000_000

@@ -106,6 +106,8 @@ class RunSettings:
     dtype: str = "auto"
     device: str = "auto"
     device_map: str | None = None
+    stream: bool | None = None
+    stream_memory: int | None = None
     revision: str | None = None
     threads: int | None = None
     attn_implementation: str | None = None
@@ -124,9 +126,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         for name, least in (("max_length", 2), ("batch_size", 1), ("filler_count", 0)):
             _at_least(name, getattr(self, name), least)
-        for name in ("max_tokens", "threads"):
+        for name, least in (("max_tokens", 1), ("threads", 1), ("stream_memory", 0)):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
+                _at_least(name, getattr(self, name), least)
         _one_of("dtype", self.dtype, tuple(DTYPES))
         _one_of("filler_position", self.filler_position, FILLER_POSITIONS)
         _one_of("filler_kind", self.filler_kind, FILLER_KINDS)

@@ -35,13 +35,14 @@ class HeadInput:
 
     While it listens, the head computes the last position alone. From that one position it learns
     what the model does to logits behind the head (soft capping, scaling), and refuses to guess.
+    Several calls may be under way, if no two of them are between the head and their end.
     """
 
     model: Any
     head: nn.Module
     _hidden: torch.Tensor | None = None
     _finish: Callable[[torch.Tensor], torch.Tensor] | None = None
-    _listening: bool = False
+    _calls: int = 0
 
     def __post_init__(self) -> None:
         self._handle = self.head.register_forward_pre_hook(self._keep)
@@ -57,7 +58,7 @@ class HeadInput:
         self._handle.remove()
 
     def _keep(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
-        if not self._listening:
+        if not self._calls:
             return None
         self._hidden = args[0]
         return (args[0][:, -1:], *args[1:])
@@ -70,21 +71,22 @@ class HeadInput:
         MeasurementError
             If the head was not reached, or logits are changed behind it in an unknown way.
         """
-        self._hidden, self._listening = None, True
+        self._calls += 1
         try:
             output = self.model(**inputs)
         finally:
-            self._listening = False
-        if self._hidden is None:
+            self._calls -= 1
+        hidden, self._hidden = self._hidden, None
+        if hidden is None:
             raise MeasurementError("the language head was never reached in the forward pass")
         if self._finish is None:
-            self._finish = self._learn(self._hidden[:, -1:], output.logits)
-        return self._hidden
+            self._finish = self._learn(hidden[:, -1:], output.logits)
+        return hidden
 
     def _learn(
         self, hidden: torch.Tensor, logits: torch.Tensor
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        raw = self.head(hidden)
+        raw = self._head(hidden)
         for finish in _finishers(self.model.config):
             if torch.equal(finish(raw).float().nan_to_num(), logits.float().nan_to_num()):
                 return finish
@@ -97,7 +99,16 @@ class HeadInput:
         """Return float32 logits of (positions, width), as the model would give them."""
         if self._finish is None:
             raise MeasurementError("no forward pass was made yet")
-        return self._finish(self.head(hidden)).float()
+        return self._finish(self._head(hidden)).float()
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Run the head on all that is given, while calls may be under way."""
+        calls, self._calls = self._calls, 0
+        try:
+            raw: torch.Tensor = self.head(hidden)
+        finally:
+            self._calls = calls
+        return raw
 
     def slice_size(self) -> int:
         """Positions at a time that keep the logits of one side near 32 MB."""

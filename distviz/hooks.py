@@ -32,6 +32,7 @@ __all__ = [
     "Redistribution",
     "Tracker",
     "attach",
+    "check_fired",
     "choose_layers",
     "experts_of",
     "observing",
@@ -126,17 +127,20 @@ def attach(
     points: Sequence[Point],
     receive: Callable[[Point, torch.Tensor, Tokens], None],
     tracker: Tracker,
+    parts: set[Point] | None = None,
 ) -> Iterator[None]:
     """Call ``receive(point, (rows, channels), tokens)`` for every point of every forward call.
 
-    Every hook is removed on leaving, in every case.
+    Every hook is removed on leaving, in every case. With ``parts`` a piece of one forward call is
+    hooked: the tracker is told its tokens, points that fire are added to the set, and it is for
+    the caller to call `check_fired` when the forward call is complete.
 
     Raises
     ------
     MeasurementError
         On leaving, if the model was called and a point never fired.
     """
-    fired: set[Point] = set()
+    fired: set[Point] = set() if parts is None else parts
     before = tracker.calls
 
     def observe(point: Point, value: Any) -> None:
@@ -153,13 +157,26 @@ def attach(
             receive(point, seen[0].contiguous(), seen[1])
 
     with ExitStack() as stack:
-        _track(model, tracker, stack)
+        if parts is None:
+            _track(model, tracker, stack)
         routings = stack.enter_context(follow(model, experts_of(points)))
         tap(model, points, observe, stack)
         yield
-    silent = [point for point in points if point not in fired and not _is_idle(point, routings)]
-    if tracker.calls > before and silent:
-        raise _never_fired([f"{point.module} (site {point.site})" for point in silent])
+    fired.update(point for point in points if _is_idle(point, routings))
+    if parts is None and tracker.calls > before:
+        check_fired(points, fired)
+
+
+def check_fired(points: Sequence[Point], fired: Collection[Point]) -> None:
+    """Raise MeasurementError if a point never fired."""
+    silent = [f"{point.module} (site {point.site})" for point in points if point not in fired]
+    if silent:
+        shown = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if silent[3:] else "")
+        raise MeasurementError(
+            f"never reached in the forward pass: {shown}",
+            "a fused kernel or another code path skips it; try attn_implementation='eager', or "
+            "leave it out",
+        )
 
 
 def experts_of(points: Sequence[Point]) -> list[str]:
@@ -195,15 +212,6 @@ def _track(model: nn.Module, tracker: Tracker, stack: ExitStack) -> None:
         stack.callback(handle.remove)
 
 
-def _never_fired(names: list[str]) -> MeasurementError:
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return MeasurementError(
-        f"never reached in the forward pass: {shown}",
-        "a fused kernel or another code path skips it; try attn_implementation='eager', or leave "
-        "it out",
-    )
-
-
 Report = Callable[
     [Point, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Plan | None]], Tokens], None
 ]
@@ -223,12 +231,16 @@ class Redistribution:
     _pending: dict[Point, list[_Change]] = field(default_factory=dict)
 
     @contextmanager
-    def active(self, model: nn.Module) -> Iterator[Redistribution]:
-        """Put ARM behind the points; hooks come off on leaving, in every case."""
-        fired: set[Point] = set()
+    def active(self, model: nn.Module, parts: set[Point] | None = None) -> Iterator[Redistribution]:
+        """Put ARM behind the points; hooks come off on leaving, in every case.
+
+        With ``parts`` a piece of one forward call is hooked, see `attach`.
+        """
+        fired: set[Point] = set() if parts is None else parts
         before = self.tracker.calls
         with ExitStack() as stack:
-            _track(model, self.tracker, stack)
+            if parts is None:
+                _track(model, self.tracker, stack)
             stack.enter_context(rows_at_once(model, experts_of(self.points)))
             routings = stack.enter_context(follow(model, experts_of(self.points)))
             # First in line, so that whoever watches this place sees what ARM made.
@@ -240,13 +252,9 @@ class Redistribution:
                 _active[base] = _active.get(base, 0) + 1
                 stack.callback(_deactivate, base)
             yield self
-        silent = [
-            point.module
-            for point in self.points
-            if point not in fired and not _is_idle(point, routings)
-        ]
-        if self.tracker.calls > before and silent:
-            raise _never_fired(silent)
+        fired.update(point for point in self.points if _is_idle(point, routings))
+        if parts is None and self.tracker.calls > before:
+            check_fired(self.points, fired)
 
     def _rehearse_first(self, path: str, routing: Routing, stack: ExitStack) -> None:
         """Where experts come one by one, let them run ahead: ARM needs the values of all."""
@@ -399,12 +407,16 @@ def redistribute(
 
 @contextmanager
 def observing(
-    model: nn.Module, points: Sequence[Point], recorder: Recorder, tracker: Tracker
+    model: nn.Module,
+    points: Sequence[Point],
+    recorder: Recorder,
+    tracker: Tracker,
+    parts: set[Point] | None = None,
 ) -> Iterator[None]:
-    """Record the points; the phase is ``after`` while ARM writes into the model."""
+    """Record the points; the phase is ``after`` while ARM writes into the model; see `attach`."""
 
     def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
         recorder.add(point, phase_of(model), values, tokens)
 
-    with attach(model, points, receive, tracker):
+    with attach(model, points, receive, tracker, parts):
         yield

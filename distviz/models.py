@@ -29,14 +29,16 @@ from distviz.loading import (
     read_tokenizer,
     rehearse,
 )
+from distviz.memory import free_bytes
 from distviz.mlp import Mlp, count_layers, find_mlps
 from distviz.offloading import (
     LayersOnDisk,
     SharedWeightsError,
-    can_stay_on_disk,
+    bytes_in_memory,
     layer_of,
     layer_paths,
     open_on_disk,
+    why_not_on_disk,
 )
 from distviz.projections import linear_widths
 from distviz.quantization import method_of, quantization_of
@@ -106,6 +108,7 @@ def open_model(
     layer: LayerSettings | None = None,
     needs_tokenizer: bool = True,
     choose: Choose | None = None,
+    stream: bool | None = False,
 ) -> OpenedModel:
     """Open a checkpoint, or build layers, and find its MLPs.
 
@@ -135,6 +138,9 @@ def open_model(
     choose
         Asked which points are needed, before weights are read: if it names some, only the
         embedding and the layers up to them are read, where the checkpoint allows it.
+    stream
+        Whether layers are left on disk, to be read one by one; None leaves them there if they do
+        not fit into free memory.
 
     Raises
     ------
@@ -166,10 +172,11 @@ def open_model(
         empty, notes = rehearse(auto, checkpoint, config, options)
         mlps = find_mlps(empty)
         points = choose(empty, mlps) if choose is not None else None
+        disk_plan = _plan_disk(checkpoint, options, empty, points, stream)
         tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
         on_disk = None
-        if points and can_stay_on_disk(checkpoint, options):
-            on_disk = _open_part(auto, checkpoint, config, options, empty, points)
+        if disk_plan is not None:
+            on_disk = _open_on_disk(auto, checkpoint, config, options, empty, disk_plan)
         if on_disk is not None:
             model = on_disk.model
         else:
@@ -182,29 +189,70 @@ def open_model(
     return OpenedModel(model, tokenizer, name, details, mlps, has_head, on_disk=on_disk)
 
 
-def _open_part(
+@dataclass(frozen=True, slots=True)
+class _DiskPlan:
+    """Which layers stay on disk: all but those ``wanted``, or all of them until their turn."""
+
+    layers: list[str]
+    wanted: frozenset[str]
+    streams: bool
+    is_asked_for: bool
+    why: str = ""
+
+
+def _plan_disk(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    empty: nn.Module,
+    points: Sequence[Point] | None,
+    stream: bool | None,
+) -> _DiskPlan | None:
+    """Decide whether layers stay on disk; None where the whole model is loaded."""
+    if why := why_not_on_disk(checkpoint, options):
+        if stream:
+            raise RequestError(
+                f"'{checkpoint.source}' cannot be streamed: {why}",
+                "leave --stream out, or convert it with save_pretrained",
+            )
+        return None
+    layers = layer_paths(empty, [mlp.path for mlp in find_mlps(empty)])
+    holders = [layer_of(point.within or point.module, layers) for point in points or ()]
+    wanted = frozenset(path for path in holders if path) if all(holders) else frozenset()
+    why = ""
+    if stream is None:
+        needed, free = bytes_in_memory(empty, layers, wanted), free_bytes(options.device)
+        stream = needed > free
+        why = f"the model takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: " * stream
+    if not stream and not wanted:
+        return None
+    return _DiskPlan(layers, wanted, streams=stream, is_asked_for=not why, why=why)
+
+
+def _open_on_disk(
     auto: Any,
     checkpoint: Checkpoint,
     config: PretrainedConfig,
     options: LoadOptions,
     empty: nn.Module,
-    points: Sequence[Point],
+    plan: _DiskPlan,
 ) -> LayersOnDisk | None:
-    """Open the embedding and the layers up to some points.
+    """Open what is no layer, and the layers wanted unless they are streamed.
 
-    Paths, and so all that is recorded of them, are those of the whole model. None where a point is
-    in no layer, or layers share weights.
+    Paths, and so all that is recorded of them, are those of the whole model. None where layers
+    share weights and nobody insists.
     """
-    layers = layer_paths(empty, [mlp.path for mlp in find_mlps(empty)])
-    holders = [layer_of(point.within or point.module, layers) for point in points]
-    wanted = frozenset(path for path in holders if path is not None)
-    if None in holders:
-        return None
+    with_head = not plan.wanted
     try:
-        on_disk = open_on_disk(auto, checkpoint, config, options, empty, layers, with_head=False)
+        on_disk = open_on_disk(
+            auto, checkpoint, config, options, empty, plan.layers, with_head=with_head
+        )
     except SharedWeightsError:
+        if plan.streams and plan.is_asked_for:
+            raise
         return None
-    on_disk.load_until(wanted)
+    on_disk.wanted, on_disk.streams, on_disk.why = plan.wanted, plan.streams, plan.why
+    if not plan.streams:
+        on_disk.load_wanted()
     return on_disk
 
 

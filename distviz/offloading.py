@@ -8,7 +8,8 @@ bit. Before it is read, and after it is let go, its parameters have shapes and n
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from distviz.checkpoints import Checkpoint
 
 __all__ = [
+    "EnoughError",
     "LayersOnDisk",
     "SharedWeightsError",
-    "can_stay_on_disk",
+    "bytes_in_memory",
     "layer_of",
     "layer_paths",
     "open_on_disk",
+    "reached",
     "refuse_shared",
+    "why_not_on_disk",
 ]
 
 _REST, _HEAD = "", "head"
@@ -42,14 +46,32 @@ class SharedWeightsError(RequestError):
     """Layers share their weights, so that they cannot be read one by one."""
 
 
-class _EnoughError(Exception):
+class EnoughError(Exception):
     """Every layer that was wanted has run; the rest of the forward pass is not needed."""
 
 
-def can_stay_on_disk(checkpoint: Checkpoint, options: LoadOptions) -> bool:
-    """Whether layers of a checkpoint can be read one by one: plain safetensors, one device."""
-    is_plain = not checkpoint.is_quantized and checkpoint.adapter is None
-    return bool(checkpoint.tensors) and is_plain and options.device_map is None
+def why_not_on_disk(checkpoint: Checkpoint, options: LoadOptions) -> str:
+    """Return why layers of a checkpoint cannot be read one by one; empty if they can."""
+    if options.device_map is not None:
+        return "--device-map places the whole model"
+    if checkpoint.is_quantized:
+        return "its weights are quantized, which their library reads whole"
+    if checkpoint.adapter is not None:
+        return "its adapter is joined to the whole model"
+    if not checkpoint.tensors:
+        return "only safetensors files can be read in parts"
+    return ""
+
+
+def bytes_in_memory(model: nn.Module, layers: Sequence[str], wanted: Collection[str]) -> int:
+    """Return what a model takes, or its part up to the layers `wanted`; empty means all.
+
+    ``model`` may be without values; its dtypes count.
+    """
+    part = set(reached(layers, wanted)) if wanted else set(layers)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    owners = ((value, layer_of(name, layers)) for name, value in tensors)
+    return sum(value.nbytes for value, owner in owners if owner is None or owner in part)
 
 
 def layer_of(module: str, layers: Collection[str]) -> str | None:
@@ -75,6 +97,16 @@ def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
     return [f"{prefix}.{index}" for prefix, length in lists.items() for index in range(length)]
 
 
+def reached(layers: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """Return the layers of each stack up to the last that is wanted there."""
+    found: list[str] = []
+    for stack in dict.fromkeys(path.rpartition(".")[0] for path in layers):
+        own = [path for path in layers if path.rpartition(".")[0] == stack]
+        last = max((number for number, path in enumerate(own) if path in wanted), default=-1)
+        found += own[: last + 1]
+    return found
+
+
 @dataclass
 class LayersOnDisk:
     """Brings layers in and lets them go.
@@ -89,14 +121,21 @@ class LayersOnDisk:
         For each layer, and under ``""`` for what is no layer: names of tensors by file.
     wanted
         The layers that alone are needed; empty where all are.
+    streams
+        Whether layers are to be read one by one and let go, rather than kept.
+    why
+        Why they are streamed, if that was not asked for.
     """
 
     model: Any
     layers: list[str]
     stored: dict[str, dict[Path, list[str]]]
+    _spans: dict[str, tuple[int, int]]
     _load_config: Any
     loaded: set[str] = field(default_factory=set)
     wanted: frozenset[str] = frozenset()
+    streams: bool = False
+    why: str = ""
 
     def load(self, path: str) -> None:
         """Read a layer; does nothing if it is there.
@@ -119,23 +158,19 @@ class LayersOnDisk:
             raise MeasurementError(f"the checkpoint has no {path}.{missing[0]}")
         self.loaded.add(path)
 
-    def load_until(self, wanted: frozenset[str]) -> None:
-        """Read the layers of each stack up to the last that is wanted there, and remember which.
+    def load_wanted(self) -> None:
+        """Read the layers of each stack up to the last that is wanted there.
 
         Raises
         ------
         RequestError
             If their weights cannot be read.
         """
-        self.wanted = wanted
-        for number, path in enumerate(self.layers):
-            stack = path.rpartition(".")[0]
-            later = self.layers[number:]
-            if any(other in wanted and other.rpartition(".")[0] == stack for other in later):
-                try:
-                    self.load(path)
-                except MeasurementError as error:
-                    raise RequestError(error.message, error.hint) from error
+        for path in reached(self.layers, self.wanted):
+            try:
+                self.load(path)
+            except MeasurementError as error:
+                raise RequestError(error.message, error.hint) from error
 
     def load_rest(self) -> None:
         """Read what is no layer. A missing weight (a pooler's, nothing measured) becomes zero."""
@@ -150,6 +185,17 @@ class LayersOnDisk:
         for name in [name for name, _ in layer.named_parameters()]:
             set_module_tensor_to_device(layer, name, "meta")
         self.loaded.discard(path)
+
+    def read_ahead(self, path: str) -> None:
+        """Ask the system to read the layer after this one while this one is worked on."""
+        following = self.layers.index(path) + 1
+        if following == len(self.layers) or not hasattr(os, "posix_fadvise"):
+            return
+        for file, names in self.stored[self.layers[following]].items():
+            with file.open("rb") as opened:
+                for name in names:
+                    place = self._spans[name]
+                    os.posix_fadvise(opened.fileno(), *place, os.POSIX_FADV_WILLNEED)
 
     def _read(self, path: str) -> set[str]:
         import torch
@@ -178,14 +224,14 @@ class LayersOnDisk:
 
         def enter(path: str) -> None:
             if not left:
-                raise _EnoughError
+                raise EnoughError
             self.load(path)
 
         def call(**inputs: Any) -> None:
             left.update(self.wanted)
             try:
                 self.model.base_model(**inputs)
-            except _EnoughError:
+            except EnoughError:
                 return
 
         with ExitStack() as stack:
@@ -198,7 +244,9 @@ class LayersOnDisk:
             yield call
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``run.json`` says of a model that was read in part."""
+        """Return what ``run.json`` says of a model that was read in part or streamed."""
+        if self.streams:
+            return {"streamed": True, "layers": reached(self.layers, self.wanted) or self.layers}
         resident = [value for value in self.model.parameters() if not value.is_meta]
         return {
             "layers": [path for path in self.layers if path in self.loaded],
@@ -248,7 +296,8 @@ def open_on_disk(
         device_map={"": str(options.device)}, dtype=dtype, weight_mapping=mapping
     )
     stored = _places(model, checkpoint, owners, mapping)
-    on_disk = LayersOnDisk(model, layers, stored, load_config)
+    spans = {name: (tensor.start, tensor.bytes) for name, tensor in checkpoint.tensors.items()}
+    on_disk = LayersOnDisk(model, layers, stored, spans, load_config)
     try:
         on_disk.load_rest()
     except Exception as error:

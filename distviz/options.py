@@ -105,6 +105,19 @@ BatchSize = Annotated[int | None, _text("--batch-size", "Windows a batch (4).")]
 Dtype = Annotated[str | None, _text("--dtype", "auto, fp32, bf16, fp16.")]
 Device = Annotated[str | None, _text("--device", "auto, cpu, cuda, cuda:1 ...")]
 DeviceMap = Annotated[str | None, _text("--device-map", "auto: spread a large model over devices.")]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        show_default=False,
+        help="Read layers one by one, all batches through each (default: if the model does not "
+        "fit into free memory).",
+    ),
+]
+StreamMemory = Annotated[
+    int | None,
+    _text("--stream-memory", "MB of hidden states kept in memory, the rest in a file (a quarter)."),
+]
 AttnImplementation = Annotated[str | None, _text("--attn-implementation", "eager, sdpa ...")]
 Threads = Annotated[int | None, _text("--threads", "CPU threads.")]
 Revision = Annotated[str | None, _text("--revision", "Revision of a hub model.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "listening",
     "measure_batch",
     "needed_points",
+    "redistribution",
     "tokens_of",
 ]
 
@@ -122,7 +123,7 @@ def listening(stage: Stage) -> Iterator[HeadInput | None]:
             yield head
         finally:
             head.close()
-    elif opened.on_disk is not None:
+    elif opened.on_disk is not None and not opened.on_disk.streams:
         with opened.on_disk.only_wanted() as stage.call:
             yield None
     else:
@@ -139,14 +140,14 @@ def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Prog
     # Both passes on the same code, so that ARM alone tells them apart.
     beside: AbstractContextManager[Any] = rows_at_once(model, experts_of(stage.moved))
     if not stage.is_paired:
-        beside = _redistribution(stage, batch).active(model)
+        beside = redistribution(stage, batch).active(model)
     with torch.inference_mode(), watching, beside:
         before = stage.call(**inputs)
     told.advance(int(batch.valid.sum()))
     after = None
     if stage.is_paired:
         watching = observing(model, stage.watched, recorder, tracker)
-        with torch.inference_mode(), watching, _redistribution(stage, batch).active(model):
+        with torch.inference_mode(), watching, redistribution(stage, batch).active(model):
             after = stage.call(**inputs)
         told.advance(int(batch.valid.sum()))
     if head is not None:
@@ -180,8 +181,13 @@ def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
     return inputs
 
 
-def _redistribution(stage: Stage, batch: Batch) -> Redistribution:
-    """ARM for one batch; its report goes to the recorder and to the table of plans."""
+def redistribution(
+    stage: Stage, batch: Batch, points: Sequence[Point] | None = None
+) -> Redistribution:
+    """Return ARM for one batch; its report goes to the recorder and to the table of plans.
+
+    ``points`` are those of the part of the model at hand; None takes all.
+    """
     recorder = stage.portion.recorder
     observed = {point for point in stage.watched if point.site == "act"}
     first = {
@@ -209,7 +215,8 @@ def _redistribution(stage: Stage, batch: Batch) -> Redistribution:
 
     writes = stage.is_paired
     arm = stage.settings.arm()
-    return Redistribution(arm, stage.moved, stage.tracker, report=report, writes=writes)
+    places = stage.moved if points is None else points
+    return Redistribution(arm, places, stage.tracker, report=report, writes=writes)
 
 
 def _plan_rows(point: Point, batch: Batch, plans: list[list[Plan | None]]) -> list[dict[str, Any]]:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Routing", "follow", "has_forward", "rows_at_once"]
+__all__ = ["Routing", "follow", "has_forward", "rows_at_once", "rows_shown"]
 
 _AT_ONCE = ("grouped_mm", "batched_mm")
+_OPEN = (*_AT_ONCE, "eager")
 _NAMES_OF_COUNT = ("num_routed_experts", "num_experts", "n_shared_experts")
 _rehearsing: WeakKeyDictionary[nn.Module, Routing] = WeakKeyDictionary()
 
@@ -204,7 +205,7 @@ def follow(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Routing
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
             module = model.get_submodule(path)
-            stack.enter_context(_replacing(module, *_AT_ONCE, "eager"))
+            stack.enter_context(_replacing(module, *_OPEN))
             routing = found[path] = _routing(module, path, stack)
             handle = module.register_forward_pre_hook(routing.start, with_kwargs=True)
             stack.callback(handle.remove)
@@ -221,6 +222,15 @@ def rows_at_once(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
             stack.enter_context(_replacing(model.get_submodule(path), *_AT_ONCE))
+        yield
+
+
+@contextmanager
+def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
+    """Let the experts at some paths run on the implementation that `follow` lets them run on."""
+    with ExitStack() as stack:
+        for path in dict.fromkeys(paths):
+            stack.enter_context(_replacing(model.get_submodule(path), *_OPEN))
         yield
 
 

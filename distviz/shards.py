@@ -55,12 +55,15 @@ class StoredTensor:
         As stored.
     bytes
         Its length in the file.
+    start
+        Where it begins, from the start of the file.
     """
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+    start: int = 0
 
 
 def read_tensors(folder: Path) -> dict[str, StoredTensor] | None:
@@ -141,7 +144,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         spans = {name: tuple(map(int, entry["data_offsets"])) for name, entry in entries.items()}
         end = max((stop for _, stop in spans.values()), default=0)
         found = {
-            name: StoredTensor(path, str(entry["dtype"]), tuple(map(int, entry["shape"])), b - a)
+            name: StoredTensor(
+                path,
+                str(entry["dtype"]),
+                tuple(map(int, entry["shape"])),
+                b - a,
+                _LENGTH_BYTES + length + a,
+            )
             for (name, entry), (a, b) in zip(entries.items(), spans.values(), strict=True)
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
