@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from distviz.fillers import FillerStudy
     from distviz.runs import Run
     from distviz.sweep_results import Sweep
+    from distviz.whatifs import WhatIf
+
+    Finished = Run | Comparison | FillerStudy | Sweep | WhatIf
 
 __all__ = ["app", "main"]
 
@@ -163,13 +166,17 @@ _NO_SETTINGS = frozenset(
 def _flags(given: dict[str, Any]) -> dict[str, Any]:
     """Turn a command's arguments into settings; None where nothing was said."""
     flags = {name: value for name, value in given.items() if name not in _NO_SETTINGS}
-    figures = flags["figures"]
     flags["force"] = flags["force"] or None
     flags["out"] = None if flags["out"] is None else str(flags["out"])
-    flags["figures"] = None if figures is None else [name.strip() for name in figures.split(",")]
-    if given["no_figures"] or figures == "none":
-        flags["figures"] = []
+    flags["figures"] = _formats(given["figures"], given["no_figures"])
     return flags
+
+
+def _formats(figures: str | None, no_figures: bool) -> list[str] | None:
+    """Return the formats of figures; None where nothing was said."""
+    if no_figures or figures == "none":
+        return []
+    return None if figures is None else [name.strip() for name in figures.split(",")]
 
 
 def _reporter(is_silent: bool) -> Any:
@@ -184,9 +191,7 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def _present(
-    finished: Run | Comparison | FillerStudy | Sweep, folder: Path, *, quiet: bool, as_json: bool
-) -> None:
+def _present(finished: Finished, folder: Path, *, quiet: bool, as_json: bool) -> None:
     for warning in finished.manifest.get("warnings", []):
         print(f"distviz: warning: {warning}", file=sys.stderr)
     if as_json:
@@ -198,11 +203,12 @@ def _present(
         _console().print(f"\n{folder}", soft_wrap=True)
 
 
-def _show(finished: Run | Comparison | FillerStudy | Sweep) -> None:
+def _show(finished: Finished) -> None:
     """Print the findings, each kind of result in its own way."""
     from distviz.comparisons import Comparison
     from distviz.runs import Run
     from distviz.sweep_results import Sweep
+    from distviz.whatifs import WhatIf
 
     console = _console()
     if isinstance(finished, Run):
@@ -213,6 +219,10 @@ def _show(finished: Run | Comparison | FillerStudy | Sweep) -> None:
         from distviz import comparison_tables
 
         console.print(comparison_tables.summary(finished, console))
+    elif isinstance(finished, WhatIf):
+        from distviz import whatif_tables
+
+        console.print(whatif_tables.summary(finished, console))
     elif isinstance(finished, Sweep):
         from distviz import sweep_tables
 
@@ -386,6 +396,41 @@ def sweep(
         model, asked, flags, config, _reporter(quiet or as_json)
     )
     _present(swept, folder, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+@_edge
+def whatif(
+    run: options.MeasuredRun,
+    sparsity: options.Sparsity = None,
+    thresholds: options.Thresholds = None,
+    formats: options.Formats = None,
+    ranges: options.Ranges = None,
+    percentile: options.Percentile = None,
+    phases: options.Phases = None,
+    layers: options.Layers = None,
+    sites: options.Sites = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,  # noqa: ARG001
+) -> None:
+    """Ask a saved run what zeros and fewer bits would cost, with no model and no second run.
+
+    Exact from the counts; writes whatif.csv and figures to RUN-whatif, or --out.
+    """
+    asked = {"sparsity": sparsity, "thresholds": thresholds, "formats": formats, "ranges": ranges}
+    asked |= {"phases": phases, "layers": layers, "sites": sites}
+    drawn = _formats("png" if figures is None else figures, no_figures) or []
+    from distviz import measuring
+
+    answers, folder = measuring.whatif_to_folder(
+        run, asked | {"percentile": percentile}, drawn, out, force=force
+    )
+    _present(answers, folder, quiet=quiet, as_json=as_json)
 
 
 @app.command()

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from distviz.runs import Run
+    from distviz.whatifs import WhatIf
 
-__all__ = ["Drawings", "drawings", "figure_names"]
+__all__ = ["Drawings", "drawings", "figure_names", "whatif_drawings"]
 
 Drawings = dict[str, "Callable[[], Figure]"]
 """By file name without its ending; drawn when called, so that one figure is kept at a time."""
@@ -71,6 +72,19 @@ def _of_comparison(
         figures[f"overview{end}"] = partial(plots.comparison_overview, comparison, site)
         if len(comparison.classes) and site in set(comparison.classes["site"]):
             figures[f"token_classes{end}"] = partial(plots.token_classes, comparison, site)
+    return figures
+
+
+def whatif_drawings(asked: WhatIf) -> Drawings:
+    """Return the figures of the answers about a run: formats and zeros, for each site."""
+    from distviz import plots
+
+    figures: Drawings = {}
+    for end, site in _by_site(asked.sites):
+        if asked.kinds(site):
+            figures[f"formats{end}"] = partial(plots.format_losses, asked, site)
+        if asked.levels(site):
+            figures[f"zeros{end}"] = partial(plots.zeros_kept, asked, site)
     return figures
 
 

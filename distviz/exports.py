@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from distviz import comparisons
 from distviz.comparisons import Comparison
-from distviz.drawings import Drawings, drawings, figure_names
+from distviz.drawings import Drawings, drawings, figure_names, whatif_drawings
 from distviz.errors import RequestError, nearest
 from distviz.runs import Run, records, staging
 from distviz.sites import parse_layers, parse_sites
 from distviz.sweep_results import Sweep
+from distviz.whatifs import WhatIf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ __all__ = [
     "save_figure",
     "write_comparison",
     "write_run",
+    "write_whatif",
 ]
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -108,6 +110,19 @@ def write_sweep(
             name = str(sweep.manifest["model"]["name"])
             draw = swept.sweep_by_layer if sweep.is_by_layer else swept.sweep_overview
             save_figure(draw(sweep, name), place / "figures", "sweep", figures)
+    return Path(out)
+
+
+def write_whatif(
+    asked: WhatIf, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
+) -> Path:
+    """Write a whatif folder with its figures: complete, or not at all."""
+    _check_formats("figures", figures, FIGURE_FORMATS)
+    with staging(Path(out), force=force) as place:
+        asked.write(place)
+        if figures:
+            (place / "figures").mkdir()
+            _draw(whatif_drawings(asked), place / "figures", figures)
     return Path(out)
 
 

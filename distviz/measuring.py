@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.runs import Run
     from distviz.sweep_results import Sweep
+    from distviz.whatifs import WhatIf
 
 __all__ = [
     "GRID",
@@ -27,6 +29,7 @@ __all__ = [
     "filler_to_folder",
     "run_to_folder",
     "sweep_to_folder",
+    "whatif_to_folder",
 ]
 
 GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
@@ -204,6 +207,38 @@ def sweep_to_folder(
         progress.stop()
     exports.write_sweep(swept, out, figures=tuple(settings.figures), force=settings.force)
     return swept, out
+
+
+def whatif_to_folder(
+    run: Path, flags: dict[str, Any], figures: Sequence[str], out: Path | None, *, force: bool
+) -> tuple[WhatIf, Path]:
+    """Answer what the flags ask about a saved run, and write the folder; no model, no torch.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    flags
+        Arguments of `questions.parse_questions`.
+    figures
+        Formats; none draws nothing.
+    out
+        The folder; None is ``<run>-whatif`` beside the run.
+    force
+        Whether a result that is there already is replaced.
+
+    Returns
+    -------
+    The answers, and the folder.
+    """
+    from distviz import exports, questions
+
+    asked = questions.parse_questions(**flags)
+    folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
+    check_output(folder, force=force)
+    answers = questions.answer(questions.read_run(run), asked, run.resolve().name)
+    exports.write_whatif(answers, folder, figures=figures, force=force)
+    return answers, folder
 
 
 def _parse_counts(counts: str | None, default: int) -> list[int]:

@@ -24,6 +24,9 @@ Model = Annotated[
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A folder that distviz run or compare wrote.")
 ]
+MeasuredRun = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A folder that distviz run wrote.")
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False),
@@ -200,6 +203,29 @@ ExportTables = Annotated[
 Log = Annotated[
     bool | None,
     typer.Option("--log/--linear", help="Count axis (chosen by itself).", show_default=False),
+]
+Sparsity = Annotated[
+    str | None,
+    _text("--sparsity", "Percent of zeros to find thresholds for: 10,50,90, or none (10 ... 90)."),
+]
+Thresholds = Annotated[
+    str | None, _text("--thresholds", "Magnitudes up to which values become zero: 0.01,0.1.")
+]
+Formats = Annotated[
+    str | None,
+    _text(
+        "--formats", "int8, int8-asym, int4, int4-asym, fp8-e4m3, fp8-e5m2 (default all), or none."
+    ),
+]
+Ranges = Annotated[
+    str | None,
+    _text("--ranges", "max, percentile, mse (least error), none (fp8 as it is); default all."),
+]
+Percentile = Annotated[
+    float | None, _text("--percentile", "Percent of the values inside --ranges percentile (99.9).")
+]
+Phases = Annotated[
+    str | None, _text("--phases", "before,after (default), arriving, leaving, landing.")
 ]
 Counts = Annotated[
     str | None,

@@ -43,8 +43,9 @@ SCHEMA_VERSION = 1
 RUN = "run.json"
 COMPARISON = "comparison.json"
 FILLER = "filler.json"
+WHATIF = "whatif.json"
 SWEEP = "sweep.json"
-KINDS = (RUN, COMPARISON, FILLER, SWEEP)
+KINDS = (RUN, COMPARISON, FILLER, SWEEP, WHATIF)
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arriving")
 
@@ -106,6 +107,13 @@ class Run:
                 source = self.merged[before if before in self.merged else key]
                 own[before] = statistics.near_zero_eps(source, self.c)
         return {key: own[key._replace(phase="before")] for key in self.keys}
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers may be asked for: those of the model, or up to the last observed."""
+        number = (self.manifest.get("model") or {}).get("layers")
+        seen = max((key.layer for key in self.keys), default=-1) + 1
+        return max(seen, number if isinstance(number, int) else 0)
 
     def find(self, layer: int, site: str = "act", phase: str = "before") -> Key:
         """Return the first key of a layer, site and phase.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
@@ -14,25 +15,35 @@ __all__ = [
     "arm_layers",
     "arm_settings",
     "change_name",
+    "decibels",
     "dtype_name",
     "layer_name",
     "model_name",
     "number",
     "percent",
+    "place_name",
     "side_names",
 ]
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
-def model_name(run: Run) -> str:
+class Described(Protocol):
+    """What a manifest describes: a run, or what was found out about one."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Model, dtype and settings of ARM, among others."""
+
+
+def model_name(run: Described) -> str:
     """Return the model's name, the last part of a path or hub id."""
     model = run.manifest.get("model") or {}
     name = str(model.get("name") or model.get("path") or model.get("architecture") or "model")
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name
 
 
-def dtype_name(run: Run) -> str:
+def dtype_name(run: Described) -> str:
     """Return ``bf16``, ``fp16``, ``fp32`` or what else the run says; empty where it says none."""
     dtype = str(run.manifest.get("dtype") or "").removeprefix("torch.")
     return _DTYPES.get(dtype, dtype)
@@ -131,13 +142,13 @@ def arm_layers(run: Run) -> list[int]:
     return sorted({key.layer for key in run.keys if key.phase == "landing"})
 
 
-def change_name(run: Run) -> str:
+def change_name(run: Described) -> str:
     """Return ``ARM``, or the name of the redistribution that stood in its place."""
     name = str((run.manifest.get("arm") or {}).get("redistribution") or "arm")
     return "ARM" if name == "arm" else name
 
 
-def arm_settings(run: Run) -> str:
+def arm_settings(run: Described) -> str:
     """Return the settings of ARM that matter to the reader, or an empty string."""
     arm: dict[str, Any] = run.manifest.get("arm") or {}
     fraction = arm.get("fraction")
@@ -179,5 +190,18 @@ def percent(share: float) -> str:
         return "< 0.01 %"
     if 0.9999 < share < 1:
         return "> 99.99 %"
-    places = 2 if share < 0.0995 else 1
+    places = 1 if 0.0995 <= share < 0.9985 or share >= 1 else 2
     return f"{100 * share:.{places}f} %"
+
+
+def decibels(ratio: float) -> str:
+    """Write a ratio in dB with one place; nothing lost is infinite."""
+    if math.isnan(ratio):
+        return "–"
+    return f"{ratio:.1f}".replace("-", "−") if math.isfinite(ratio) else "inf"
+
+
+def place_name(row: Mapping[str, Any]) -> str:
+    """Name the layer of a row of a table: its number, with the stack unless that is the decoder."""
+    stack = "" if row["stack"] == "decoder" else f"{row['stack']} "
+    return f"{stack}{row['layer']}" if row["layer"] >= 0 else "outside"

@@ -11,7 +11,9 @@ from distviz.plots.compared import compared
 from distviz.plots.compared_bins import ComparedBins, compared_bins
 from distviz.plots.depth import comparison_overview
 from distviz.plots.filled import filler_by_count, filler_by_layer
+from distviz.plots.format_losses import format_losses
 from distviz.plots.signature import draw_paired, paired
+from distviz.plots.zeros import zeros_kept
 
 __all__ = [
     "ComparedBins",
@@ -23,8 +25,10 @@ __all__ = [
     "draw_paired",
     "filler_by_count",
     "filler_by_layer",
+    "format_losses",
     "overview",
     "paired",
     "paired_bins",
     "token_classes",
+    "zeros_kept",
 ]

@@ -633,7 +633,7 @@ def imported(*args: str | Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["inspect"], ["export"], ["show"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["inspect"], ["export"], ["show"], ["whatif"]])
 def test_help_imports_no_torch(command: list[str]) -> None:
     assert imported(*command, "--help") == set()
 

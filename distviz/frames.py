@@ -1,0 +1,83 @@
+"""Tables of a result as DataFrames: read again from CSV, and cut to some layers and sites."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from distviz.errors import RequestError
+
+__all__ = ["choose_places", "read_csv", "rows_at"]
+
+_TEXTS = ("site", "module", "module_a", "module_b", "stack", "reason")
+
+
+def read_csv(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table as it was written; empty texts are empty, not missing.
+
+    Raises
+    ------
+    RequestError
+        If the file is missing, damaged, or lacks one of the ``columns``; it is named.
+    """
+    try:
+        table = pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing, the folder is not complete") from None
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RequestError(f"{path} is damaged: {reason}") from error
+    texts = [name for name in _TEXTS if name in table]
+    table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
+    missing = set(columns) - set(table)
+    if missing:
+        raise RequestError(f"{path} is damaged: it has no column {min(missing)}")
+    return table
+
+
+def choose_places(
+    known: Iterable[tuple[int, str]],
+    layers: Iterable[int] | None,
+    sites: Iterable[str] | None,
+    name: str,
+) -> set[tuple[int, str]]:
+    """Return the (layer, site) pairs that are asked for; None takes all.
+
+    Raises
+    ------
+    RequestError
+        If none is there; the message lists what ``name`` (the run, the comparison) holds.
+    """
+    there = list(dict.fromkeys(known))
+    if not there:
+        raise RequestError(f"the {name} holds no distributions")
+    wanted = None if layers is None else set(layers)
+    named = None if sites is None else set(sites)
+    kept = {
+        (layer, site)
+        for layer, site in there
+        if (wanted is None or layer in wanted) and (named is None or site in named)
+    }
+    if not kept:
+        raise RequestError(
+            f"the {name} holds none of these layers and sites",
+            f"it has layers {', '.join(map(str, sorted({layer for layer, _ in there})))}; "
+            f"sites {', '.join(dict.fromkeys(site for _, site in there))}",
+        )
+    return kept
+
+
+def rows_at(table: pd.DataFrame, places: set[tuple[int, str]]) -> pd.DataFrame:
+    """Return the rows at some (layer, site) pairs, by layer alone where a table names no site."""
+    column = next((name for name in ("layer", "layer_a") if name in table), None)
+    if column is None:
+        return table
+    if "site" in table:
+        keep = [pair in places for pair in zip(table[column], table["site"], strict=True)]
+    else:
+        keep = table[column].isin({layer for layer, _ in places}).tolist()
+    return table[keep].reset_index(drop=True)
