@@ -159,6 +159,8 @@ _NO_SETTINGS = frozenset(
         *("model", "config", "quiet", "as_json", "debug", "no_figures"),
         *("a", "b", "phase_a", "phase_b", "counts"),
         *("seeds", "budget_kl", "by_layer"),
+        *("prompt", "system", "on", "max_new_tokens", "num_samples"),
+        *("sample", "temperature", "top_p"),
     )
 )
 
@@ -166,6 +168,8 @@ _NO_SETTINGS = frozenset(
 def _flags(given: dict[str, Any]) -> dict[str, Any]:
     """Turn a command's arguments into settings; None where nothing was said."""
     flags = {name: value for name, value in given.items() if name not in _NO_SETTINGS}
+    if "out" not in flags:  # a command that writes nothing
+        return flags
     flags["force"] = flags["force"] or None
     flags["out"] = None if flags["out"] is None else str(flags["out"])
     flags["figures"] = _formats(given["figures"], given["no_figures"])
@@ -431,6 +435,77 @@ def whatif(
         run, asked | {"percentile": percentile}, drawn, out, force=force
     )
     _present(answers, folder, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+@_edge
+def generate(
+    prompt: options.Prompt,
+    model: options.Model = None,
+    system: options.System = "",
+    arm_layers: options.ArmLayers = None,
+    redistribution: options.Redistribution = None,
+    c: options.C = None,
+    p1: options.P1 = None,
+    p_min: options.PMin = None,
+    p_max: options.PMax = None,
+    fraction: options.Fraction = None,
+    arm_mode: options.ArmMode = None,
+    percentile_of: options.PercentileOf = None,
+    passes: options.Passes = None,
+    preset: options.Preset = None,
+    on: options.Steps = "both",
+    max_new_tokens: options.MaxNewTokens = 64,
+    num_samples: options.NumSamples = 1,
+    sample: options.Sample = False,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    chat_template: options.ChatTemplate = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    attn_implementation: options.AttnImplementation = None,
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    allow_pickle: options.AllowPickle = None,
+    trust_remote_code: options.TrustRemoteCode = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Let a model go on from a prompt with ARM off and on, side by side.
+
+    Both sides draw with the same seed. --quiet prints the continuation with ARM alone.
+    """
+    flags = _flags(locals())
+    from distviz import measuring
+
+    found = measuring.continuations(
+        model,
+        prompt,
+        flags,
+        config,
+        _reporter(quiet or as_json),
+        system=system,
+        decoding={
+            "max_new_tokens": max_new_tokens,
+            "samples": num_samples,
+            "temperature": 1.0 if sample and temperature is None else temperature,
+            "top_p": top_p,
+            "on": on,
+        },
+    )
+    if as_json:
+        _print_json(found.summary())
+    elif quiet:
+        print("\n\n".join(found.after))
+    else:
+        from distviz import continuation_tables
+
+        console = _console()
+        console.print(continuation_tables.summary(found, console))
 
 
 @app.command()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "STEPS",
     "Redistribution",
     "Tracker",
     "attach",
@@ -39,7 +40,8 @@ __all__ = [
     "redistribute",
 ]
 
-_STEPS = ("both", "prefill", "decode")
+STEPS = ("both", "prefill", "decode")
+"""When a redistribution acts: without a cache behind the tokens, with one, or always."""
 _active: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
@@ -394,8 +396,8 @@ def redistribute(
     MeasurementError
         On leaving, if the model was called and never reached one of the activations.
     """
-    if on not in _STEPS:
-        raise RequestError(f"on is '{on}'", f"allowed: {', '.join(_STEPS)}")
+    if on not in STEPS:
+        raise RequestError(f"on is '{on}'", f"allowed: {', '.join(STEPS)}")
     given, model = model, bare(model)
     mlps = find_mlps(model)
     chosen = choose_layers(layers, count_layers(mlps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from distviz.alternatives import Grid
 from distviz.config import RunSettings, build_settings
 from distviz.errors import RequestError
+from distviz.presets import published_for
 from distviz.runs import check_output
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
     from distviz.fillers import FillerStudy
+    from distviz.generation import Continuations
     from distviz.progress import Progress
     from distviz.runs import Run
     from distviz.sweep_results import Sweep
@@ -26,6 +29,7 @@ __all__ = [
     "GRID",
     "SweepRequest",
     "compare_to_folder",
+    "continuations",
     "filler_to_folder",
     "run_to_folder",
     "sweep_to_folder",
@@ -239,6 +243,44 @@ def whatif_to_folder(
     answers = questions.answer(questions.read_run(run), asked, run.resolve().name)
     exports.write_whatif(answers, folder, figures=figures, force=force)
     return answers, folder
+
+
+def continuations(
+    model: str | None,
+    prompt: str,
+    flags: dict[str, Any],
+    config: Path | None,
+    progress: Progress,
+    *,
+    system: str = "",
+    decoding: dict[str, Any],
+) -> Continuations:
+    """Write on from a prompt with ARM off and on, as the flags say; nothing is saved.
+
+    ``decoding`` holds the fields of `distviz.generation.Decoding`; the prompt ``-`` is read from
+    standard input.
+    """
+    settings = build_settings(flags, config, model)
+    if settings.layer is not None:
+        raise RequestError("distviz generate needs a checkpoint, not layers built from a TOML")
+    if settings.arm_layers == "none":
+        raise RequestError("--arm-layers none leaves nothing to set side by side")
+    if (settings.preset or "").lower() == "auto" and published_for(settings.model) is None:
+        raise RequestError(
+            f"--preset auto: none is published for '{settings.model or 'demo'}'",
+            "distviz run --preset auto proposes one, distviz sweep finds one",
+        )
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not (text + system).strip():
+        raise RequestError("--prompt is empty, there is nothing to go on from")
+    from distviz import collect, generation
+
+    chosen = generation.Decoding(**decoding)
+    try:
+        opened = collect.open_from(settings, progress)
+        return generation.generate(opened, text, settings, chosen, progress, system=system)
+    finally:
+        progress.stop()
 
 
 def _parse_counts(counts: str | None, default: int) -> list[int]:

@@ -186,6 +186,16 @@ Seeds = Annotated[
 BudgetKl = Annotated[
     float, typer.Option("--budget-kl", help="Largest KL, nats, of a recommended setting.")
 ]
+Prompt = Annotated[
+    str, typer.Option("--prompt", metavar="TEXT", help="What to go on from; - standard input.")
+]
+System = Annotated[str, typer.Option("--system", metavar="TEXT", help="System prompt before it.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to write, at most.")]
+NumSamples = Annotated[int, typer.Option("--num-samples", help="Continuations of each side.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens; else the most likely one.")]
+Temperature = Annotated[float | None, _text("--temperature", "Of drawing (1); implies --sample.")]
+TopP = Annotated[float | None, _text("--top-p", "Of drawing (1); implies --sample.")]
+Steps = Annotated[str, typer.Option("--on", help="Where ARM acts: prefill, decode or both.")]
 SideA = Annotated[str, typer.Argument(metavar="A", help="A run folder, or a model to measure.")]
 SideB = Annotated[str, typer.Argument(metavar="B", help="The same; the table reads B against A.")]
 PhaseA = Annotated[str, typer.Option("--phase-a", help="before, or after (with ARM).")]
