@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from distviz.checkpoints import Checkpoint, fingerprint, has_tokenizer, locate
+from distviz.checkpoints import Checkpoint, fingerprint, locate
 from distviz.errors import RequestError
 from distviz.layers import build_layers, cut_layer_fields, layer_config
 from distviz.loading import (
@@ -26,23 +26,13 @@ from distviz.loading import (
     quiet,
     read_config,
     read_model,
-    read_tokenizer,
     rehearse,
 )
-from distviz.memory import free_bytes
 from distviz.mlp import Mlp, count_layers, find_mlps
-from distviz.offloading import (
-    LayersOnDisk,
-    SharedWeightsError,
-    bytes_in_memory,
-    layer_of,
-    layer_paths,
-    open_on_disk,
-    why_not_on_disk,
-)
+from distviz.offloading import LayersOnDisk, SharedWeightsError, open_on_disk
+from distviz.preparing import Choose, DiskPlan, Prepared, prepare_checkpoint
 from distviz.projections import linear_widths
 from distviz.quantization import method_of, quantization_of
-from distviz.sites import Point
 from distviz.taps import modules_at
 
 if TYPE_CHECKING:
@@ -51,11 +41,7 @@ if TYPE_CHECKING:
 
     from distviz.config import LayerSettings
 
-__all__ = ["DTYPES", "Choose", "OpenedModel", "describe", "open_model"]
-
-Choose = Callable[["nn.Module", list[Mlp]], Sequence[Point] | None]
-"""Told a model without weights and its MLPs: the points that are all that is needed of it, or None
-where the whole forward pass is needed."""
+__all__ = ["DTYPES", "OpenedModel", "describe", "model_details", "open_model"]
 
 
 @dataclass
@@ -161,91 +147,32 @@ def open_model(
     checkpoint = locate(wanted, revision=revision, allow_pickle=allow_pickle)
     if layer is not None:
         return _open_taken(layer, checkpoint, options)
-    if needs_tokenizer and not has_tokenizer(checkpoint):
-        raise RequestError(
-            f"'{checkpoint.source}' has no tokenizer",
-            "copy the tokenizer's files (tokenizer.json) of the original model beside config.json",
-        )
+    found = prepare_checkpoint(
+        checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
+    )
     with quiet():
-        config = read_config(checkpoint, options)
-        auto, has_head = choose_class(config, checkpoint)
-        empty, notes = rehearse(auto, checkpoint, config, options)
-        mlps = find_mlps(empty)
-        points = choose(empty, mlps) if choose is not None else None
-        disk_plan = _plan_disk(checkpoint, options, empty, points, stream)
-        tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
-        on_disk = None
-        if disk_plan is not None:
-            on_disk = _open_on_disk(auto, checkpoint, config, options, empty, disk_plan)
+        on_disk = None if found.disk is None else _open_on_disk(found, found.disk)
         if on_disk is not None:
-            model = on_disk.model
+            model, notes = on_disk.model, found.notes
         else:
-            model, notes = read_model(auto, checkpoint, config, options)
+            model, notes = read_model(found.auto, checkpoint, found.config, options)
     mlps = find_mlps(model)
-    details = _details(model, config, mlps, checkpoint, notes)
+    details = model_details(model, found.config, mlps, checkpoint, notes)
     if checkpoint.is_quantized:  # packed values are not parameters
-        details["parameters"] = sum(parameter.numel() for parameter in empty.parameters())
+        details["parameters"] = sum(parameter.numel() for parameter in found.empty.parameters())
     name = checkpoint.name
-    return OpenedModel(model, tokenizer, name, details, mlps, has_head, on_disk=on_disk)
+    return OpenedModel(model, found.tokenizer, name, details, mlps, found.has_head, on_disk=on_disk)
 
 
-@dataclass(frozen=True, slots=True)
-class _DiskPlan:
-    """Which layers stay on disk: all but those ``wanted``, or all of them until their turn."""
-
-    layers: list[str]
-    wanted: frozenset[str]
-    streams: bool
-    is_asked_for: bool
-    why: str = ""
-
-
-def _plan_disk(
-    checkpoint: Checkpoint,
-    options: LoadOptions,
-    empty: nn.Module,
-    points: Sequence[Point] | None,
-    stream: bool | None,
-) -> _DiskPlan | None:
-    """Decide whether layers stay on disk; None where the whole model is loaded."""
-    if why := why_not_on_disk(checkpoint, options):
-        if stream:
-            raise RequestError(
-                f"'{checkpoint.source}' cannot be streamed: {why}",
-                "leave --stream out, or convert it with save_pretrained",
-            )
-        return None
-    layers = layer_paths(empty, [mlp.path for mlp in find_mlps(empty)])
-    holders = [layer_of(point.within or point.module, layers) for point in points or ()]
-    wanted = frozenset(path for path in holders if path) if all(holders) else frozenset()
-    why = ""
-    if stream is None:
-        needed, free = bytes_in_memory(empty, layers, wanted), free_bytes(options.device)
-        stream = needed > free
-        why = f"the model takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: " * stream
-    if not stream and not wanted:
-        return None
-    return _DiskPlan(layers, wanted, streams=stream, is_asked_for=not why, why=why)
-
-
-def _open_on_disk(
-    auto: Any,
-    checkpoint: Checkpoint,
-    config: PretrainedConfig,
-    options: LoadOptions,
-    empty: nn.Module,
-    plan: _DiskPlan,
-) -> LayersOnDisk | None:
+def _open_on_disk(found: Prepared, plan: DiskPlan) -> LayersOnDisk | None:
     """Open what is no layer, and the layers wanted unless they are streamed.
 
     Paths, and so all that is recorded of them, are those of the whole model. None where layers
     share weights and nobody insists.
     """
-    with_head = not plan.wanted
+    opening = (found.auto, found.checkpoint, found.config, found.options, found.empty, plan.layers)
     try:
-        on_disk = open_on_disk(
-            auto, checkpoint, config, options, empty, plan.layers, with_head=with_head
-        )
+        on_disk = open_on_disk(*opening, with_head=not plan.wanted)
     except SharedWeightsError:
         if plan.streams and plan.is_asked_for:
             raise
@@ -284,7 +211,7 @@ def describe(
         with quiet(), torch.device("meta"):
             config = layer_config(layer)
             model = build_layers(layer, config)
-        return model, _details(model, config, find_mlps(model), None, [])
+        return model, model_details(model, config, find_mlps(model), None, [])
     wanted = source if layer is None else layer.weights
     checkpoint = locate(wanted, revision=revision, with_weights=False)
     with quiet():
@@ -294,7 +221,7 @@ def describe(
             auto = headless()
             cut_layer_fields(config, _taken_layers(layer, config))
         model = build_empty(auto, config, options)
-    details = _details(model, config, find_mlps(model), checkpoint, [])
+    details = model_details(model, config, find_mlps(model), checkpoint, [])
     return model, details | {"fingerprint": None}
 
 
@@ -313,7 +240,7 @@ def _open_built(layer: LayerSettings, options: LoadOptions) -> OpenedModel:
         model = model.to(options.dtype)
     model = move(model, options)
     mlps = find_mlps(model)
-    details = _details(model, config, mlps, None, [])
+    details = model_details(model, config, mlps, None, [])
     details["fingerprint"] = fingerprint(json.dumps(asdict(layer), sort_keys=True, default=str))
     name = f"{layer.architecture}-{layer.layers}x{layer.hidden_size}"
     return OpenedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
@@ -331,7 +258,7 @@ def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptio
     _keep_layers(model, kept)
     cut_layer_fields(whole, kept)
     mlps = find_mlps(model)
-    details = _details(model, whole, mlps, checkpoint, notes)
+    details = model_details(model, whole, mlps, checkpoint, notes)
     name = f"{checkpoint.name}-layer{'+'.join(map(str, kept))}"
     return OpenedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
 
@@ -372,13 +299,14 @@ def _keep_layers(model: Any, kept: list[int]) -> None:
 # What run.json records ----------------------------------------------------------------------
 
 
-def _details(
+def model_details(
     model: Any,
     config: PretrainedConfig,
     mlps: list[Mlp],
     checkpoint: Checkpoint | None,
     notes: list[str],
 ) -> dict[str, Any]:
+    """Return what ``run.json`` says of a model, its weights loaded or not."""
     text = config.get_text_config()
     device_map = getattr(model, "hf_device_map", None)
     spread = device_map and len(set(map(str, device_map.values()))) > 1
