@@ -6,7 +6,7 @@ Where the console's encoding is not a Unicode one, every character is ASCII.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,28 +136,49 @@ def stats_table(run: Run, console: Console | None = None) -> Table:
         table.add_column("site", no_wrap=True)
     if has_modules:
         table.add_column("module", overflow="ellipsis", no_wrap=True)
-    for heading in _headings(is_paired=is_paired, is_wide=is_wide):
+    labels = _module_labels(places)
+    has_ends = is_wide or not has_modules
+    for heading in _headings(is_paired=is_paired, is_wide=is_wide, has_ends=has_ends):
         table.add_column(heading, justify="right", no_wrap=True)
     marked = {key._replace(phase="") for key in run.keys if key.phase == "landing"}
     for key in places:
         has_arm = key._replace(phase="") in marked
         name = "" if key.stack == "decoder" else f"{key.stack} "
         names = [f"{name}{key.layer}" + f" {change_name(run)}" * has_arm]
-        names += [key.site] * has_sites + [key.module] * has_modules
-        cells = _cells(run, key, is_paired=is_paired, is_wide=is_wide)
+        names += [key.site] * has_sites + [labels[key]] * has_modules
+        cells = _cells(run, key, is_paired=is_paired, is_wide=is_wide, has_ends=has_ends)
         row = [write(cell, console) for cell in (*names, *cells)]
         table.add_row(*row, style="bold" if has_arm else "")
     return table
 
 
-def _headings(*, is_paired: bool, is_wide: bool) -> Iterator[str]:
+def _module_labels(places: Iterable[Key]) -> dict[Key, str]:
+    """Tell the modules of a layer's site apart by as few parts of their paths as it takes."""
+    labels: dict[Key, str] = {}
+    groups: dict[tuple[str, int, str], list[Key]] = {}
+    for key in places:
+        groups.setdefault((key.stack, key.layer, key.site), []).append(key)
+    for keys in groups.values():
+        paths = [key.module.split(".") for key in keys]
+        same = next(
+            (i for i, parts in enumerate(zip(*paths, strict=False)) if len({*parts}) > 1), 0
+        )
+        for length in range(len(keys) > 1, max(map(len, paths)) + 1):
+            found = [".".join(path[same : same + length]) for path in paths]
+            if len({*found}) == len(keys):
+                break
+        labels |= dict(zip(keys, found, strict=True))
+    return labels
+
+
+def _headings(*, is_paired: bool, is_wide: bool, has_ends: bool) -> Iterator[str]:
     if is_wide:
         yield "values"
     for name in ("near-0", "std", "Gini"):
         yield f"{name}\nbefore"
         if is_paired:
             yield "\nafter"
-    for name in ("min", "max"):
+    for name in ("min", "max") if has_ends else ():
         if is_wide or not is_paired:
             yield f"{name}\nbefore"
         if is_paired:
@@ -166,7 +187,7 @@ def _headings(*, is_paired: bool, is_wide: bool) -> Iterator[str]:
         yield "W1\n/ std"
 
 
-def _cells(run: Run, key: Key, *, is_paired: bool, is_wide: bool) -> Iterator[str]:
+def _cells(run: Run, key: Key, *, is_paired: bool, is_wide: bool, has_ends: bool) -> Iterator[str]:
     """Yield the cells of one place, in the order of `_headings`."""
     before = run.merged.get(key._replace(phase="before"))
     after = run.merged.get(key._replace(phase="after"))
@@ -182,7 +203,7 @@ def _cells(run: Run, key: Key, *, is_paired: bool, is_wide: bool) -> Iterator[st
     )
     for measure in measures:
         yield from ("–" if sketch is None else measure(sketch) for sketch in sketches)
-    for name in ("min", "max"):
+    for name in ("min", "max") if has_ends else ():
         shown = sketches if is_wide else sketches[-1:]
         yield from ("–" if one is None else number(getattr(one, name)) for one in shown)
     if is_paired:

@@ -221,8 +221,25 @@ def test_sites_and_modules_get_columns_where_they_differ() -> None:
         }
     )
     shown = _shown(lambda console: tables.stats_table(run, console))
-    assert " 0      act      model.layers.0.mlp.act_fn" in shown
-    assert " 0      product  experts.1" in shown
+    rows = [line.split()[:3] for line in shown.splitlines()[-4:] if line.strip()]
+    assert [row[:2] for row in rows] == [["0", "act"], ["0", "product"], ["0", "product"]]
+    assert [row[2] for row in rows[1:]] == ["0", "1"]  # what tells experts.0 from experts.1
+    assert "min" not in shown  # no room
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["mlp.experts.act_fn", "mlp.shared_expert.act_fn"], ["experts", "shared_expert"]),
+        (["mlp.act", "mlps.0.act", "mlps.1.act"], ["mlp.act", "mlps.0", "mlps.1"]),
+    ],
+)
+def test_modules_are_told_apart_by_little(paths: list[str], labels: list[str]) -> None:
+    values = np.linspace(-1, 1, 9, dtype=np.float32)
+    keys = [place(1, "before", module=f"model.layers.1.{path}") for path in paths]
+    run = run_of(dict.fromkeys(keys, values))
+    shown = _shown(lambda console: tables.stats_table(run, console))
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith(" 1 ")] == labels
 
 
 @pytest.mark.parametrize(
