@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from distviz import routing
 from distviz.arm import ARM
 from distviz.config import RunSettings
 from distviz.corpus import Batch, Corpus
+from distviz.hooks import experts_of
 from distviz.models import OpenedModel
 from distviz.passes import Stage
 from distviz.recording import TOKEN_CLASSES
@@ -40,6 +42,7 @@ def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float)
     )
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
+        *_replaced(stage),
         *_warnings(result, corpus, settings),
     ]
     return result
@@ -123,6 +126,16 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
     if effect is not None and effect["loss_before"] is None:
         found.append("the next-token loss is not finite")
     return found
+
+
+def _replaced(stage: Stage) -> list[str]:
+    """Say where experts ran on another implementation than the model's own."""
+    why = "ARM needs all their values at once", "it hides their activation"
+    points = experts_of(stage.moved), experts_of(stage.watched)
+    for paths, at_once, reason in zip(points, (True, False), why, strict=True):
+        for name in routing.replaced(stage.opened.model, paths, at_once=at_once):
+            return [f"the experts ran on grouped_mm instead of {name}: {reason}"]
+    return []
 
 
 def _unvisited(experts: pd.DataFrame) -> list[str]:

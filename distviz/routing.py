@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Routing", "follow", "has_forward", "rows_at_once", "rows_shown"]
+__all__ = ["Routing", "follow", "has_forward", "replaced", "rows_at_once", "rows_shown"]
 
 _AT_ONCE = ("grouped_mm", "batched_mm")
 _OPEN = (*_AT_ONCE, "eager")
@@ -232,6 +232,14 @@ def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
         for path in dict.fromkeys(paths):
             stack.enter_context(_replacing(model.get_submodule(path), *_OPEN))
         yield
+
+
+def replaced(model: nn.Module, paths: Iterable[str], *, at_once: bool) -> list[str]:
+    """Return the implementations that `rows_at_once`, or else `follow`, does not leave in place."""
+    allowed = _AT_ONCE if at_once else _OPEN
+    modules = (model.get_submodule(path) for path in dict.fromkeys(paths))
+    names = (_implementation(module) for module in modules if hasattr(module, "is_concatenated"))
+    return list(dict.fromkeys(name for name in names if name not in allowed))
 
 
 def _routing(module: nn.Module, path: str, stack: ExitStack) -> Routing:
