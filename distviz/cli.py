@@ -135,6 +135,8 @@ def run(
     seed: options.Seed = None,
     out: options.Out = None,
     force: options.Force = False,
+    resume: options.Resume = None,
+    save_every: options.SaveEvery = None,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
     allow_pickle: options.AllowPickle = None,

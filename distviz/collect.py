@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -25,14 +25,15 @@ from distviz.corpus import (
     tokenize,
 )
 from distviz.errors import RequestError
-from distviz.manifests import assemble
+from distviz.manifests import assemble, request
 from distviz.memory import free_bytes
 from distviz.models import OpenedModel, open_model
 from distviz.passes import Stage, listening, measure_batch, needed_points
-from distviz.portions import batches_of_documents
+from distviz.portions import Portion, batches_of_documents
 from distviz.presets import propose, published_for
 from distviz.progress import Progress
 from distviz.runs import Run
+from distviz.states import StateFolder
 from distviz.streamed_passes import stream_batches
 from distviz.waiting import WaitingRoom
 
@@ -50,6 +51,7 @@ def run(
     text: Sequence[Text] | None = None,
     settings: RunSettings | None = None,
     progress: Progress | None = None,
+    states: StateFolder | None = None,
     **options: Any,
 ) -> Run:
     """Measure one model: without ARM, with ARM, paired.
@@ -65,6 +67,8 @@ def run(
         Everything at once; or single ``options`` by the names of `RunSettings`.
     progress
         Told how far it is.
+    states
+        Where to keep what is finished, and to go on from.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def run(
     loaded = time.perf_counter() - started
     corpus = corpus_of(documents, opened, settings)
     settings, preset = with_preset(opened, corpus, settings, told)
-    measured = measure(opened, corpus, settings, told)
+    measured = measure(opened, corpus, settings, told, states=states)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
     if preset is not None and measured.manifest["arm"] is not None:
         measured.manifest["arm"] |= {"preset": preset}
@@ -209,15 +213,17 @@ def measure(
     progress: Progress | None = None,
     *,
     own_only: bool = False,
+    states: StateFolder | None = None,
 ) -> Run:
     """Send a corpus through an open model and return what was seen.
 
-    ``own_only`` leaves the tokens of a filler out of everything that is counted.
+    ``own_only`` leaves the tokens of a filler out of everything that is counted; ``states`` keeps
+    what is finished, to go on from.
 
     Raises
     ------
     RequestError
-        If layers or sites do not exist in this model.
+        If layers or sites do not exist in this model, or a state belongs to another request.
     MeasurementError
         If a place never fires.
     """
@@ -226,29 +232,47 @@ def measure(
     batches = make_batches(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )
+    done: set[int] = set()
+    if states is not None:
+        kept, done = states.begin(request(stage, corpus, batches, own_only=own_only), told)
+        for tree in kept:
+            stage.portion += Portion.from_state(tree)
     if not kernels.is_compiled():
         told.stage("compiling the counting loops (once, some ten seconds)")
     told.stage("measuring")
-    told.start((1 + stage.is_paired) * corpus.tokens)
+    passes, sizes = 1 + stage.is_paired, [batch.tokens for batch in batches]
+    told.start(passes * sum(sizes))
+    finished = sum(sizes[number] for number in done)
+    told.advance(passes * finished)
     started = time.perf_counter()
-    _sweep(stage, dict(enumerate(batches)), batches_of_documents(batches), told)
+    for number in _sweep(stage, batches, [n for n in range(len(batches)) if n not in done], told):
+        finished += sizes[number]
+        if states is not None:
+            content, numbers = stage.portion.state, sorted(stage.portion.batches)
+            states.save_if_due(content, numbers, finished / sum(sizes), told)
     stage.portion.recorder.documents.close()
     return assemble(stage, corpus, batches, time.perf_counter() - started)
 
 
 def _sweep(
-    stage: Stage, batches: Mapping[int, Batch], spans: Mapping[int, frozenset[int]], told: Progress
-) -> None:
-    """Send batches, by number, through the model: one after the other, or all layer by layer."""
-    on_disk = stage.opened.on_disk
+    stage: Stage, batches: Sequence[Batch], numbers: Sequence[int], told: Progress
+) -> Iterator[int]:
+    """Send some batches through the model: one after the other, or all layer by layer.
+
+    Yields the number of each when it is finished.
+    """
+    spans, on_disk = batches_of_documents(batches), stage.opened.on_disk
     if on_disk is not None and on_disk.streams:
+        chosen = {number: batches[number] for number in numbers}
         with closing(WaitingRoom(_waiting_bytes(stage))) as room:
-            stream_batches(stage, on_disk, batches, spans, told, room)
+            stream_batches(stage, on_disk, chosen, spans, told, room)
+        yield from numbers
         return
     with listening(stage) as head:
-        for number, batch in batches.items():
-            measure_batch(stage, batch, head, told)
-            stage.portion.finish(number, batch, spans)
+        for number in numbers:
+            measure_batch(stage, batches[number], head, told)
+            stage.portion.finish(number, batches[number], spans)
+            yield number
 
 
 def _waiting_bytes(stage: Stage) -> int:

@@ -119,6 +119,8 @@ class RunSettings:
     seed: int = 0
     out: str | None = None
     force: bool = False
+    resume: bool = False
+    save_every: float = 10.0
     figures: list[str] = field(default_factory=lambda: ["png"])
     layer: LayerSettings | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
@@ -129,6 +131,12 @@ class RunSettings:
         for name, least in (("max_tokens", 1), ("threads", 1), ("stream_memory", 0)):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), least)
+        if not 0 <= self.save_every < math.inf:
+            raise RequestError(f"--save-every is {self.save_every}, it must be at least 0")
+        if self.resume and self.out is None:
+            raise RequestError(
+                "--resume needs --out", "give the folder that the interrupted run was to write"
+            )
         _one_of("dtype", self.dtype, tuple(DTYPES))
         _one_of("filler_position", self.filler_position, FILLER_POSITIONS)
         _one_of("filler_kind", self.filler_kind, FILLER_KINDS)

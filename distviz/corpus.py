@@ -157,6 +157,11 @@ class Batch:
     whole: frozenset[int]
     finished: frozenset[int]
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, padding left out."""
+        return int(self.valid.sum())
+
 
 def read_documents(sources: Sequence[str | Path | dict[str, str]]) -> list[Document]:
     """Read documents.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DistvizError", "MeasurementError", "RequestError", "nearest"]
+__all__ = ["DistvizError", "InterruptedRunError", "MeasurementError", "RequestError", "nearest"]
 
 
 class DistvizError(Exception):
@@ -40,6 +40,12 @@ class MeasurementError(DistvizError):
     """The measurement failed while it was running (exit 1)."""
 
     exit_code = 1
+
+
+class InterruptedRunError(DistvizError):
+    """The user stopped a measurement of which a part is kept (exit 130)."""
+
+    exit_code = 130
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -21,7 +21,16 @@ from distviz.passes import Stage
 from distviz.recording import TOKEN_CLASSES
 from distviz.runs import SCHEMA_VERSION, Run
 
-__all__ = ["assemble", "describe", "versions"]
+__all__ = ["assemble", "describe", "request", "versions"]
+
+_NO_MATTER = frozenset(
+    (
+        *("model", "text", "dtype", "device", "device_map", "threads", "revision", "keep_text"),
+        *("allow_pickle", "trust_remote_code", "out", "force", "figures", "resume", "save_every"),
+        *("stream", "stream_memory", "preset"),
+    )
+)
+"""Settings that do not decide what is counted, or do so through what `request` records of them."""
 
 _SHOWN = 3
 
@@ -94,6 +103,26 @@ def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[
         "device": str(opened.details.get("device")),
         "dtype": str(opened.details.get("dtype")),
         "threads": torch.get_num_threads(),
+    }
+
+
+def request(
+    stage: Stage, corpus: Corpus, batches: list[Batch], *, own_only: bool
+) -> dict[str, str]:
+    """Return what must agree where a measurement is shared or goes on, by the name users know."""
+    given = stage.settings.as_dict()
+    details = stage.opened.details
+    names = ("fingerprint", "architecture", "dtype")
+    return {
+        **{f"model {name}": str(details.get(name)) for name in names},
+        "device": str(details.get("device")).partition(":")[0],
+        "text": corpus.sha256,
+        "tokens": str(corpus.tokens),
+        "batches": str(len(batches)),
+        "own tokens only": str(own_only),
+        **{f"--{n.replace('_', '-')}": str(v) for n, v in given.items() if n not in _NO_MATTER},
+        "threads": str(torch.get_num_threads()),
+        **versions(),
     }
 
 

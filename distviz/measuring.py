@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.alternatives import Grid
 from distviz.config import RunSettings, build_settings
-from distviz.errors import RequestError
+from distviz.errors import InterruptedRunError, RequestError
 from distviz.presets import published_for
-from distviz.runs import check_output
+from distviz.runs import RUN, Run, check_output, read_manifest
+from distviz.states import StateFolder
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
     from distviz.fillers import FillerStudy
     from distviz.generation import Continuations
     from distviz.progress import Progress
-    from distviz.runs import Run
     from distviz.sweep_results import Sweep
     from distviz.whatifs import WhatIf
 
@@ -51,17 +53,75 @@ def run_to_folder(
     The run, and the folder.
     """
     settings = build_settings(flags, config, model)
+    if _is_finished(settings):
+        progress.note(f"{settings.out} is complete, nothing is left to measure")
+        return Run.load(str(settings.out)), Path(str(settings.out))
     out = _checked_output(settings, _short(model or settings.model or "demo"))
+    states = _state_folder(out, settings)
     from distviz import collect, exports
 
+    with _telling_how_to_go_on(states, out, progress):
+        measured = collect.run(settings=settings, progress=progress, states=states)
+        progress.stop()
+        if settings.figures:
+            progress.stage("drawing figures")
+        exports.write_run(measured, out, figures=tuple(settings.figures), force=settings.force)
+    states.remove()
+    return measured, out
+
+
+def _is_finished(settings: RunSettings) -> bool:
+    """Whether ``--resume`` finds the result of the same command complete."""
+    if not settings.resume or settings.force or not (Path(str(settings.out)) / RUN).exists():
+        return False
+    known = dict(read_manifest(Path(str(settings.out))).get("settings") or {})
+    return all(
+        known.get(name) == value
+        for name, value in settings.as_dict().items()
+        if name not in ("out", "force", "resume", "save_every")
+    )
+
+
+def _state_folder(out: Path, settings: RunSettings) -> StateFolder:
+    """Return where the state of a run is kept, refusing to drop one unasked."""
+    states = StateFolder(out.with_name(f"{out.name}.partial"), settings.save_every, settings.resume)
+    if states.exists() and not settings.resume:
+        if not settings.force:
+            raise RequestError(
+                f"{states.folder} holds a part of this measurement",
+                "add --resume to go on, --force to start afresh, or give another --out",
+            )
+        states.remove()
+    return states
+
+
+@contextmanager
+def _telling_how_to_go_on(states: StateFolder, out: Path, progress: Progress) -> Iterator[None]:
+    """Say what is kept of a measurement that does not come to its end."""
     try:
-        measured = collect.run(settings=settings, progress=progress)
+        yield
+    except KeyboardInterrupt:
+        progress.stop()
+        if not states.share:
+            raise
+        raise InterruptedRunError(
+            f"interrupted after {states.share:.0%}, which is kept in {states.folder}",
+            f"go on with: {_command_to_go_on(out)}",
+        ) from None
+    except Exception:
+        progress.stop()
+        if states.share:
+            progress.note(f"{states.share:.0%} is kept, go on with: {_command_to_go_on(out)}")
+        raise
     finally:
         progress.stop()
-    if settings.figures:
-        progress.stage("drawing figures")
-    exports.write_run(measured, out, figures=tuple(settings.figures), force=settings.force)
-    return measured, out
+
+
+def _command_to_go_on(out: Path) -> str:
+    words = ["distviz", *sys.argv[1:]]
+    if not any(re.match(r"(--out|-o)(=|$)", word) for word in words):
+        words += ["--out", str(out)]
+    return shlex.join(words + ["--resume"] * ("--resume" not in words))
 
 
 def compare_to_folder(

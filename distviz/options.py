@@ -141,6 +141,18 @@ KeepText = Annotated[
         help="Keep the documents in the folder (default).",
     ),
 ]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume",
+        help="Go on with the interrupted run of the same command; needs --out.",
+        show_default=False,
+    ),
+]
+SaveEvery = Annotated[
+    float | None,
+    _text("--save-every", "Least seconds between two states kept for --resume (10)."),
+]
 Seed = Annotated[int | None, _text("--seed", "Seed of ARM and of random input (0).")]
 Figures = Annotated[
     str | None, _text("--figures", "Formats: png (default), svg, pdf; comma-separated.")

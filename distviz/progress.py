@@ -18,6 +18,9 @@ class Progress:
     def stage(self, text: str) -> None:
         """Say what is being done."""
 
+    def note(self, text: str) -> None:
+        """Say what a user must not miss; the bar goes on."""
+
     def start(self, tokens: int) -> None:
         """Say how many tokens will pass through the model, all passes together."""
 
@@ -42,6 +45,10 @@ class TerminalProgress(Progress):
         self.stop()
         if not self._is_silent:
             self._console.print(text, style="dim", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Say it above the bar, also where progress is silent."""
+        self._console.print(f"distviz: {text}", soft_wrap=True)
 
     def start(self, tokens: int) -> None:
         """Open the bar."""

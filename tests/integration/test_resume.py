@@ -1,0 +1,214 @@
+"""A measurement that is cut short goes on, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import TEXTS
+
+from distviz import collect
+from distviz.config import RunSettings
+from distviz.progress import Progress
+from distviz.states import StateFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from commands import Done
+
+    from distviz.runs import Run
+
+SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "1", "--max-tokens", "5000"]
+FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")
+
+
+class Stops(Progress):
+    """Raises at the n-th step."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        self.begun = 0
+
+    def start(self, tokens: int) -> None:
+        self.begun = -1
+
+    def advance(self, tokens: int) -> None:
+        if self.begun == -1:  # what was done before
+            self.begun = tokens
+            return
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def _settings(**more: Any) -> RunSettings:
+    settings = {"arm_layers": "0,2", "max_length": 32, "batch_size": 2, "sites": "act,down"}
+    return RunSettings(device="cpu", **settings | more)
+
+
+def _measure(folder: Path, steps: int, *, resumes: bool, **more: Any) -> tuple[Run, int]:
+    told = Stops(steps)
+    states = StateFolder(folder, 0.0, resumes=resumes)
+    run = collect.run(text=TEXTS, settings=_settings(**more), progress=told, states=states)
+    return run, told.begun
+
+
+def _bytes(run: Run, folder: Path) -> dict[str, bytes]:
+    run.save(folder)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize(
+    ("steps", "more"),
+    [(3, {}), (1, {"ripple": False}), (1, {"arm_layers": "none", "classes": "all"})],
+)
+def test_stopped_again_and_again(tmp_path: Path, steps: int, more: dict[str, Any]) -> None:
+    """A step is a pass: it is stopped between the passes of a batch and between batches."""
+    whole, _ = _measure(tmp_path / "none", 10**6, resumes=False, **more)
+    begun, states = [], tmp_path / "states"
+    for _ in range(50):
+        try:
+            run, first = _measure(states, steps, resumes=True, **more)
+            break
+        except KeyboardInterrupt:
+            begun.append((states / "rank-0.state").stat().st_size)
+    assert len(begun) >= 2
+    assert first > 0
+    assert _bytes(run, tmp_path / "resumed") == _bytes(whole, tmp_path / "whole")
+    effects = [one.manifest["effect"] for one in (run, whole)]
+    assert effects[0] == effects[1]
+
+
+# Whole processes, killed ---------------------------------------------------------------------
+
+
+def _start(out: Path, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "distviz", "run", *SMALL, *args, "--out", str(out)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@contextlib.contextmanager
+def _running(out: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    process = _start(out, *args)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait_for_a_state(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until a new state was written."""
+    state = folder / "rank-0.state"
+
+    def stamp() -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return state.stat().st_mtime_ns
+        return 0
+
+    before, end = stamp(), time.monotonic() + 120
+    while stamp() == before:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _killed_and_resumed(out: Path, kills: int, *args: str) -> None:
+    luck = random.Random(kills)
+    for number in range(kills):
+        with _running(out, *args, "--save-every", "0", *["--resume"][: number > 0]) as process:
+            _wait_for_a_state(process, out.with_name(f"{out.name}.partial"))
+            time.sleep(luck.random() * 0.2)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, process.communicate()[1]
+        assert not out.exists()
+    with _running(out, *args, "--save-every", "0", "--resume") as process:
+        output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert output.strip() == str(out)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_any_moment(tmp_path: Path, call: Callable[..., Done], kills: int) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert call("run", *SMALL, "--out", whole).code == 0
+    _killed_and_resumed(out, kills)
+    for name in FILES:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.slow
+def test_a_real_model_killed(tmp_path: Path, smollm2: Path, call: Callable[..., Done]) -> None:
+    args = [str(smollm2), "--max-length", "128", "--max-tokens", "600"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert call("run", *SMALL, *args, "--out", whole).code == 0
+    _killed_and_resumed(out, 3, *args)
+    for name in FILES:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_interrupted_from_the_keyboard(tmp_path: Path, call: Callable[..., Done]) -> None:
+    out = tmp_path / "out"
+    with _running(out, "--save-every", "0") as process:
+        _wait_for_a_state(process, tmp_path / "out.partial")
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    said, hint = error.splitlines()[-2:]
+    assert said.startswith("distviz: interrupted after ")
+    assert said.endswith(f" %, which is kept in {tmp_path / 'out.partial'}".replace(" %", "%"))
+    given = " ".join(["run", *SMALL, "--save-every", "0", "--out", str(out)])
+    assert hint == f"  go on with: distviz {given} --resume"
+    assert not out.exists()
+
+    refused = call("run", *SMALL, "--out", out)
+    assert refused.code == 2
+    assert refused.complaint() == [
+        f"distviz: {tmp_path / 'out.partial'} holds a part of this measurement",
+        "  add --resume to go on, --force to start afresh, or give another --out",
+    ]
+    other = call("run", *SMALL, "--out", out, "--resume", "--c", "0.2")
+    assert other.code == 2
+    assert "another measurement: --c 0.13, now 0.2" in other.complaint()[0]
+
+    done = call("run", *SMALL, "--out", out, "--resume")
+    assert (done.code, done.out.strip()) == (0, str(out))
+    assert not (tmp_path / "out.partial").exists()
+    again = call("run", *SMALL, "--out", out, "--resume")
+    assert (again.code, again.out.strip()) == (0, str(out))
+    assert f"distviz: {out} is complete, nothing is left to measure" in again.err
+    other = call("run", *SMALL, "--out", out, "--resume", "--c", "0.2")
+    assert (other.code, other.complaint()[0]) == (2, f"distviz: {out} exists")
+
+
+def test_damage_is_said_and_measured_again(tmp_path: Path) -> None:
+    whole, _ = _measure(tmp_path / "none", 10**6, resumes=False)
+    with pytest.raises(KeyboardInterrupt):
+        _measure(tmp_path / "states", 4, resumes=False)
+    state = tmp_path / "states" / "rank-0.state"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    run, begun = _measure(tmp_path / "states", 10**6, resumes=True)
+    assert begun == 0
+    assert _bytes(run, tmp_path / "resumed") == _bytes(whole, tmp_path / "whole")
+
+
+def test_resume_needs_out(call: Callable[..., Done]) -> None:
+    done = call("run", "--resume")
+    assert done.code == 2
+    assert done.complaint() == [
+        "distviz: --resume needs --out",
+        "  give the folder that the interrupted run was to write",
+    ]
