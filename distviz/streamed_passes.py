@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +14,16 @@ import torch
 from distviz.corpus import Batch
 from distviz.effect import Baseline, HeadInput
 from distviz.hooks import check_fired, experts_of, observing
-from distviz.offloading import LayersOnDisk, layer_of
+from distviz.keeping import OutputsKeeper
+from distviz.offloading import LayersOnDisk, layer_of, reached
 from distviz.passes import Stage, inputs_of, listening, redistribution, tokens_of
 from distviz.progress import Progress
 from distviz.routing import rows_at_once, rows_shown
 from distviz.sites import Point
-from distviz.streaming import Call, stream
+from distviz.streaming import Call, Halfway, stream
 from distviz.waiting import WaitingRoom
 
-__all__ = ["stream_batches"]
+__all__ = ["CallStates", "Keeping", "stream_batches"]
 
 
 def stream_batches(
@@ -31,10 +33,12 @@ def stream_batches(
     spans: Mapping[int, frozenset[int]],
     told: Progress,
     room: WaitingRoom,
+    keeping: Keeping | None = None,
 ) -> None:
     """Send batches, by number, through the model together: without ARM and with it.
 
-    ``spans`` is what `portions.batches_of_documents` returns.
+    ``spans`` is what `portions.batches_of_documents` returns; ``keeping`` says where to keep what
+    is done after a layer, and what to go on from.
     """
     watched, moved = _by_layer(stage.watched, on_disk), _by_layer(stage.moved, on_disk)
     model = stage.opened.model
@@ -49,7 +53,67 @@ def stream_batches(
             _Pair(stage, number, batch, watched, moved, spans, head, told, on_disk.layers, passed)
             for number, batch in batches.items()
         ]
-        stream(on_disk, [call for pair in pairs for call in pair.calls()], room)
+        for pair in pairs:
+            pair.restore(keeping.states if keeping else {})
+        calls = [call for pair in pairs for call in pair.calls()]
+        keeper = keeping.keeper(on_disk, pairs) if keeping and calls else None
+        stream(on_disk, calls, room, keeper)
+
+
+@dataclass
+class Keeping:
+    """Where a streamed measurement is kept, and what was kept of an earlier one.
+
+    Attributes
+    ----------
+    folder, name
+        Where files go, and how their names begin.
+    is_due
+        Asked at each layer whether a state is wanted.
+    save
+        Writes what it is given as the state; OSError if it cannot.
+    note
+        Told why nothing more is kept, if it comes to that.
+    states
+        States that were saved, by the numbers of the batches they hold calls of.
+    """
+
+    folder: Path
+    name: str
+    is_due: Callable[[], bool]
+    save: Callable[[dict[str, Any]], None]
+    note: Callable[[str], None]
+    states: dict[int, CallStates] = field(default_factory=dict)
+
+    def keeper(self, on_disk: LayersOnDisk, pairs: Sequence[_Pair]) -> OutputsKeeper:
+        """Return what keeps the calls of some batches."""
+        layers = reached(on_disk.layers, on_disk.wanted) or on_disk.layers
+        names = [name for pair in pairs for name in pair.names()]
+
+        def save(state: dict[str, Any]) -> None:
+            fired = {pair.number: pair.fired_outside() for pair in pairs}
+            self.save(state | {"fired": {str(number): kept for number, kept in fired.items()}})
+
+        return OutputsKeeper(self.folder, self.name, layers, names, self.is_due, save, self.note)
+
+
+@dataclass(frozen=True)
+class CallStates:
+    """What was kept of the calls of one batch.
+
+    Attributes
+    ----------
+    halfway
+        Where each call goes on, by its name.
+    fired
+        For each call: which of the places outside all layers were seen already, by number.
+    layers
+        Layers that all calls have gone through.
+    """
+
+    halfway: Mapping[str, Halfway]
+    fired: Mapping[str, Sequence[int]]
+    layers: Sequence[str]
 
 
 def _by_layer(points: Sequence[Point], on_disk: LayersOnDisk) -> dict[str, list[Point]]:
@@ -79,15 +143,52 @@ class _Pair:
     _steps: int = 0
     _seen: dict[bool, set[Point]] = field(default_factory=lambda: {False: set(), True: set()})
     _changed: set[Point] = field(default_factory=set)
+    _halfway: Mapping[str, Halfway] = field(default_factory=dict)
+    _before_now: dict[bool, frozenset[Point]] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Return the names of the calls, in the order of `calls`."""
+        return [f"{self.number}-{phase}" for phase in ("before", "after")[: 1 + self.is_paired]]
+
+    @property
+    def is_paired(self) -> bool:
+        return self.stage.is_paired
+
+    def restore(self, states: Mapping[int, CallStates]) -> None:
+        """Go on where the calls of this batch were interrupted, if they were."""
+        state = states.get(self.number)
+        if state is None:
+            return
+        self._halfway = state.halfway
+        for layer in state.layers:
+            self._changed.update(self.moved.get(layer, ()))
+            self._seen[False].update(self.watched.get(layer, ()))
+            self._seen[True].update(self.watched.get(layer, ()))
+            for _ in self.names():
+                self._tell()
+        outside = self.watched.get("", [])
+        for is_after, name in enumerate(self.names()):
+            seen = frozenset(outside[place] for place in state.fired[name])
+            self._before_now[bool(is_after)] = seen
+            self._seen[bool(is_after)] |= seen
+
+    def fired_outside(self) -> dict[str, list[int]]:
+        """Return, for each call, which places outside all layers were seen, by number."""
+        outside = self.watched.get("", [])
+        return {
+            name: [place for place, point in enumerate(outside) if point in self._seen[is_after]]
+            for name, is_after in zip(self.names(), (False, True), strict=False)
+        }
 
     def calls(self) -> Iterator[Call]:
         """Give the forward calls: the second, with ARM, follows the first through each layer."""
-        for is_after in (False, True)[: 1 + self.stage.is_paired]:
+        for is_after, name in zip((False, True), self.names(), strict=False):
             yield Call(
                 self._forward,
                 partial(self._hooked, is_after),
                 partial(self._passed, is_after),
                 partial(self._finish, is_after),
+                self._halfway.get(name),
             )
 
     def _forward(self) -> Any:
@@ -101,7 +202,8 @@ class _Pair:
         model, tracker, recorder = stage.opened.model, stage.tracker, stage.portion.recorder
         tracker.tokens = tokens_of(self.batch)
         names = dict.fromkeys((layer, ""))
-        points = [point for name in names for point in self.watched.get(name, ())]
+        known = self._before_now.get(is_after, frozenset())
+        points = [p for name in names for p in self.watched.get(name, ()) if p not in known]
         with ExitStack() as stack:
             seen = self._seen[is_after]
             stack.enter_context(observing(model, points, recorder, tracker, seen))

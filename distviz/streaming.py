@@ -9,12 +9,14 @@ it would have computed alone, and weights are read once however many calls there
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from distviz.errors import MeasurementError
+from distviz.layer_outputs import digest_of
 from distviz.offloading import EnoughError, LayersOnDisk
 
 if TYPE_CHECKING:
@@ -23,7 +25,40 @@ if TYPE_CHECKING:
 
     from distviz.waiting import WaitingRoom
 
-__all__ = ["Call", "stream"]
+__all__ = ["Call", "Halfway", "Keeper", "stream"]
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """Where an interrupted call goes on.
+
+    Attributes
+    ----------
+    outputs
+        For each layer that it went through before: gives what stands for the layer's output. For
+        the last of a stack that is what it returned; the others may give the same.
+    arrival
+        Digest of what the next layer was given then.
+    """
+
+    outputs: Mapping[str, Callable[[], Any]]
+    arrival: str
+
+
+class Keeper(Protocol):
+    """Keeps what calls need to go on from after a layer."""
+
+    def begin(self, layer: str) -> bool:
+        """Whether the outputs of this layer are to be kept; asked before calls go through."""
+
+    def keep(self, number: int, output: Any) -> None:
+        """Take the output of a call, by its number."""
+
+    def arrive(self, number: int, digest: str) -> None:
+        """Take the digest of what the next layer is given."""
+
+    def end(self, layer: str) -> None:
+        """Every call has gone through the layer."""
 
 
 @dataclass
@@ -41,15 +76,20 @@ class Call:
         Told the path of a layer when the call has gone through it.
     finish
         Told what `forward` returned; None where it was ended because no further layer is wanted.
+    halfway
+        Where it goes on if it was interrupted.
     """
 
     forward: Callable[[], Any]
     hooked: Callable[[str], AbstractContextManager[Any]]
     passed: Callable[[str], None]
     finish: Callable[[Any], None]
+    halfway: Halfway | None = None
 
 
-def stream(on_disk: LayersOnDisk, calls: Sequence[Call], room: WaitingRoom) -> None:
+def stream(
+    on_disk: LayersOnDisk, calls: Sequence[Call], room: WaitingRoom, keeper: Keeper | None = None
+) -> None:
     """Send calls through a model whose layers are on disk, layer by layer.
 
     Peak memory: what is no layer, one layer while it is read, and what waits. Hidden states and
@@ -59,9 +99,11 @@ def stream(on_disk: LayersOnDisk, calls: Sequence[Call], room: WaitingRoom) -> N
     Raises
     ------
     MeasurementError
-        If a layer cannot be read, or the disk is full.
+        If a layer cannot be read, the disk is full, or a call cannot go on where it was
+        interrupted, because the model carries more from layer to layer than layers return.
     """
-    sweep = _Sweep(on_disk, room, [_Running(call) for call in calls])
+    running = [_Running(number, call) for number, call in enumerate(calls)]
+    sweep = _Sweep(on_disk, room, running, keeper)
     with ExitStack() as stack:
         stack.callback(sweep.abandon)
         stack.enter_context(sweep.stopping())
@@ -80,8 +122,13 @@ class _Running:
         Layers that are wanted of it and were not reached yet.
     n_passed
         Layers it has gone through.
+    is_on_its_way
+        Whether it has gone through a layer, or would have but for what it goes on from.
+    is_kept
+        Whether its last output was kept, and not yet what came of it.
     """
 
+    number: int
     call: Call
     at: str = ""
     left: set[str] = field(default_factory=set)
@@ -89,6 +136,8 @@ class _Running:
     is_finished: bool = False
     result: Any = None
     thread: greenlet | None = None
+    is_on_its_way: bool = False
+    is_kept: bool = False
 
 
 @dataclass
@@ -96,6 +145,8 @@ class _Sweep:
     on_disk: LayersOnDisk
     room: WaitingRoom
     running: list[_Running]
+    keeper: Keeper | None
+    _keeps: bool = False
     _current: _Running | None = None
     _of_model: frozenset[int] = frozenset()
 
@@ -123,10 +174,14 @@ class _Sweep:
                 continue
             self.on_disk.load(layer)
             self.on_disk.read_ahead(layer)
+            self._keeps = self.keeper is not None and self.keeper.begin(layer)
             for running in waiting:
                 if running.at in ("", layer):
                     self._run(running, layer)
+            self._keeps = False
             self.on_disk.drop(layer)
+            if self.keeper is not None:
+                self.keeper.end(layer)
 
     def _run(self, running: _Running, layer: str) -> None:
         """Let a call go through a layer, to the entry of the next or to its end."""
@@ -162,6 +217,12 @@ class _Sweep:
         running = self._current
         if running is None or running.thread is None:
             return call_impl(*args, **kwargs)
+        halfway = running.call.halfway
+        if halfway is not None and path in halfway.outputs and not running.is_on_its_way:
+            running.left.discard(path)
+            running.n_passed += 1
+            return halfway.outputs[path]()
+        self._arrive(running, path, (args, kwargs))
         if path not in self.on_disk.loaded:
             if self.on_disk.wanted and not running.left:
                 raise EnoughError
@@ -173,7 +234,24 @@ class _Sweep:
         output = call_impl(*args, **kwargs)
         running.left.discard(path)
         running.n_passed += 1
+        if self._keeps and self.keeper is not None:
+            self.keeper.keep(running.number, output)
+            running.is_kept = True
         return output
+
+    def _arrive(self, running: _Running, path: str, given: tuple[Any, ...]) -> None:
+        """Note what a layer is given, or check it where a call goes on."""
+        halfway = running.call.halfway
+        if halfway is not None and not running.is_on_its_way:
+            if digest_of(given) != halfway.arrival:
+                raise MeasurementError(
+                    f"{path} is not given what it was given before the interruption: this model "
+                    "carries more from layer to layer than its layers return",
+                    "it cannot be resumed while it is streamed; measure it again without --resume",
+                )
+        elif running.is_kept and self.keeper is not None:
+            self.keeper.arrive(running.number, digest_of(given))
+        running.is_on_its_way, running.is_kept = True, False
 
     def _private(
         self, running: _Running, args: tuple[Any, ...], kwargs: dict[str, Any]

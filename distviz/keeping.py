@@ -1,0 +1,156 @@
+"""Keep a streamed measurement after a layer, and go on from there.
+
+What a layer returned to every call lies in a file beside the state; the state tells which file, and
+is written when the file is whole. A file goes when no state tells of it any longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distviz.layer_outputs import OutputsFile, OutputsWriter
+from distviz.streaming import Halfway
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OutputsKeeper", "halfway_of"]
+
+_SUFFIX = ".outputs"
+
+
+@dataclass
+class OutputsKeeper:
+    """A `streaming.Keeper` that writes states.
+
+    Parameters
+    ----------
+    folder, name
+        Where the files go, and how their names begin.
+    layers
+        Paths of all layers that calls go through, in order.
+    calls
+        A name for every call, by number.
+    is_due
+        Asked at each layer whether a state is wanted.
+    save
+        Writes what it is given as the state, all of it or nothing; OSError if it cannot.
+    note
+        Told why nothing more is kept, if it comes to that.
+    """
+
+    folder: Path
+    name: str
+    layers: Sequence[str]
+    calls: Sequence[str]
+    is_due: Callable[[], bool]
+    save: Callable[[dict[str, Any]], None]
+    note: Callable[[str], None]
+    is_broken: bool = False
+    _writer: OutputsWriter | None = None
+    _told: dict[str, Any] = field(default_factory=dict)
+    _arrivals: dict[str, str] = field(default_factory=dict)
+    _stacks: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, layer: str) -> bool:
+        """Open a file if a state is due, or a stack ends whose output the next one may want."""
+        place = self.layers.index(layer)
+        if self.is_broken or place + 1 == len(self.layers):
+            return False
+        ends = _stack(self.layers[place + 1]) != _stack(layer)
+        if not ends and not self.is_due():
+            return False
+        self._told, self._arrivals = {}, {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._writer = OutputsWriter(self.folder / f"{self.name}-{place}{_SUFFIX}")
+        except OSError as error:
+            self._give_up(str(error.strerror))
+        return self._writer is not None
+
+    def keep(self, number: int, output: Any) -> None:
+        """Write the output of a call."""
+        if self._writer is None:
+            return
+        try:
+            self._told[self.calls[number]] = self._writer.add(output)
+        except OSError as error:
+            self._give_up(str(error.strerror))
+        except TypeError as error:
+            self._give_up(str(error))
+
+    def arrive(self, number: int, digest: str) -> None:
+        """Remember the digest of what the next layer is given."""
+        self._arrivals[self.calls[number]] = digest
+
+    def end(self, layer: str) -> None:
+        """Write the state if every call has gone through."""
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        if len(self._arrivals) < len(self.calls):
+            writer.abandon()
+            return
+        try:
+            told = {"file": writer.path.name, "digest": writer.finish(), "calls": self._told}
+            self._stacks[_stack(layer)] = told
+            done = list(self.layers[: self.layers.index(layer) + 1])
+            self.save({"layers": done, "stacks": self._stacks, "arrivals": self._arrivals})
+        except OSError as error:
+            self._give_up(str(error.strerror))
+            return
+        self._clear()
+
+    def _clear(self) -> None:
+        used = {told["file"] for told in self._stacks.values()}
+        for path in self.folder.glob(f"{self.name}-*{_SUFFIX}"):
+            if path.name not in used:
+                path.unlink(missing_ok=True)
+
+    def _give_up(self, why: str) -> None:
+        self.is_broken = True
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        self.note(f"{self.folder} cannot keep what layers return ({why}): no state to resume")
+
+
+def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> dict[str, Halfway]:
+    """Return where each call goes on, by its name.
+
+    Parameters
+    ----------
+    state
+        What `OutputsKeeper` gave to be saved.
+    folder
+        Where the files are.
+    device
+        Where the model is.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or damaged; the message names it.
+    """
+    files: dict[str, OutputsFile] = {}
+    for told in state["stacks"].values():
+        try:
+            files[told["file"]] = OutputsFile(folder / told["file"], told["digest"])
+        except ValueError as error:
+            raise ValueError(f"{told['file']}: {error}") from error
+    found = {}
+    for name, arrival in state["arrivals"].items():
+        outputs = {}
+        for layer in state["layers"]:
+            told = state["stacks"][_stack(layer)]
+            outputs[layer] = partial(files[told["file"]].read, told["calls"][name], device)
+        found[name] = Halfway(outputs, arrival)
+    return found
+
+
+def _stack(layer: str) -> str:
+    return layer.rpartition(".")[0]
