@@ -38,7 +38,7 @@ class OutputsKeeper:
     is_due
         Asked at each layer whether a state is wanted.
     save
-        Writes what it is given as the state, all of it or nothing; OSError if it cannot.
+        Writes what it is given as the state, all of it or nothing; False if it could not.
     note
         Told why nothing more is kept, if it comes to that.
     """
@@ -48,7 +48,7 @@ class OutputsKeeper:
     layers: Sequence[str]
     calls: Sequence[str]
     is_due: Callable[[], bool]
-    save: Callable[[dict[str, Any]], None]
+    save: Callable[[dict[str, Any]], bool]
     note: Callable[[str], None]
     is_broken: bool = False
     _writer: OutputsWriter | None = None
@@ -98,12 +98,21 @@ class OutputsKeeper:
         try:
             told = {"file": writer.path.name, "digest": writer.finish(), "calls": self._told}
             self._stacks[_stack(layer)] = told
-            done = list(self.layers[: self.layers.index(layer) + 1])
-            self.save({"layers": done, "stacks": self._stacks, "arrivals": self._arrivals})
         except OSError as error:
+            writer.abandon()
             self._give_up(str(error.strerror))
             return
-        self._clear()
+        done = list(self.layers[: self.layers.index(layer) + 1])
+        if self.save({"layers": done, "stacks": self._stacks, "arrivals": self._arrivals}):
+            self._clear()
+        else:
+            self.is_broken = True
+
+    def abandon(self) -> None:
+        """Leave no file that is not whole."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
 
     def _clear(self) -> None:
         used = {told["file"] for told in self._stacks.values()}
@@ -113,9 +122,7 @@ class OutputsKeeper:
 
     def _give_up(self, why: str) -> None:
         self.is_broken = True
-        if self._writer is not None:
-            self._writer.abandon()
-            self._writer = None
+        self.abandon()
         self.note(f"{self.folder} cannot keep what layers return ({why}): no state to resume")
 
 

@@ -71,7 +71,7 @@ class Keeping:
     is_due
         Asked at each layer whether a state is wanted.
     save
-        Writes what it is given as the state; OSError if it cannot.
+        Writes what it is given as the state; False if it could not.
     note
         Told why nothing more is kept, if it comes to that.
     states
@@ -81,7 +81,7 @@ class Keeping:
     folder: Path
     name: str
     is_due: Callable[[], bool]
-    save: Callable[[dict[str, Any]], None]
+    save: Callable[[dict[str, Any]], bool]
     note: Callable[[str], None]
     states: dict[int, CallStates] = field(default_factory=dict)
 
@@ -90,9 +90,9 @@ class Keeping:
         layers = reached(on_disk.layers, on_disk.wanted) or on_disk.layers
         names = [name for pair in pairs for name in pair.names()]
 
-        def save(state: dict[str, Any]) -> None:
-            fired = {pair.number: pair.fired_outside() for pair in pairs}
-            self.save(state | {"fired": {str(number): kept for number, kept in fired.items()}})
+        def save(state: dict[str, Any]) -> bool:
+            fired = {str(pair.number): pair.fired_outside() for pair in pairs}
+            return self.save(state | {"fired": fired})
 
         return OutputsKeeper(self.folder, self.name, layers, names, self.is_due, save, self.note)
 

@@ -60,6 +60,9 @@ class Keeper(Protocol):
     def end(self, layer: str) -> None:
         """Every call has gone through the layer."""
 
+    def abandon(self) -> None:
+        """Leave nothing that is not whole; the calls have come to an end, or to an error."""
+
 
 @dataclass
 class Call:
@@ -106,6 +109,8 @@ def stream(
     sweep = _Sweep(on_disk, room, running, keeper)
     with ExitStack() as stack:
         stack.callback(sweep.abandon)
+        if keeper is not None:
+            stack.callback(keeper.abandon)
         stack.enter_context(sweep.stopping())
         sweep.go()
 
