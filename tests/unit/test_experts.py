@@ -16,6 +16,7 @@ from tiny_experts import FAMILIES, call, tiny_experts
 import distviz
 from distviz import kernels, packing
 from distviz.experts import ExpertTable, coarse_cells
+from distviz.recording import Recorder
 from distviz.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -332,3 +333,23 @@ def test_watch_has_the_table_too() -> None:
         assert row["mean"] == pytest.approx(own.mean(), rel=1e-6)
         share = (np.abs(on_grid(own.ravel())) < eps).mean()
         assert row["near_zero_low"] <= share <= row["near_zero_high"]
+
+
+def test_recorders_add_and_come_back_with_their_experts() -> None:
+    """Two processes with a call each, and one that is saved on the way, end as one with both."""
+    model = tiny_experts("mixtral")
+    halves = torch.randint(3, 64, (2, 3, 9), generator=torch.Generator().manual_seed(5))
+    recorders = []
+    for calls in ([0], [1], [0, 1]):
+        with distviz.watch(model) as seen:
+            for number in calls:
+                call("mixtral", model, halves[number])
+        recorders.append(seen.recorder)
+    one, two, whole = (
+        Recorder.from_state(packing.decode(packing.encode(recorder.state())))
+        for recorder in recorders
+    )
+    total = two + one
+    assert total.experts.keys() == whole.experts.keys() != set()
+    for key, table in whole.experts.items():
+        assert packing.encode(total.experts[key].state()) == packing.encode(table.state())
