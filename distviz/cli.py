@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +18,7 @@ from distviz.errors import DistvizError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distviz.comparisons import Comparison
-    from distviz.fillers import FillerStudy
-    from distviz.runs import Run
-    from distviz.sweep_results import Sweep
-    from distviz.whatifs import WhatIf
-
-    Finished = Run | Comparison | FillerStudy | Sweep | WhatIf
+    from distviz.folders import Result
 
 __all__ = ["app", "main"]
 
@@ -197,7 +192,7 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def _present(finished: Finished, folder: Path, *, quiet: bool, as_json: bool) -> None:
+def _present(finished: Result, folder: Path, *, quiet: bool, as_json: bool) -> None:
     for warning in finished.manifest.get("warnings", []):
         print(f"distviz: warning: {warning}", file=sys.stderr)
     if as_json:
@@ -205,36 +200,20 @@ def _present(finished: Finished, folder: Path, *, quiet: bool, as_json: bool) ->
     elif quiet:
         print(folder)
     else:
-        _show(finished)
-        _console().print(f"\n{folder}", soft_wrap=True)
+        console = _console()
+        findings = import_module(f"distviz.{_FINDINGS[finished.manifest['kind']]}")
+        console.print(findings.summary(finished, console))
+        console.print(f"\n{folder}", soft_wrap=True)
 
 
-def _show(finished: Finished) -> None:
-    """Print the findings, each kind of result in its own way."""
-    from distviz.comparisons import Comparison
-    from distviz.runs import Run
-    from distviz.sweep_results import Sweep
-    from distviz.whatifs import WhatIf
-
-    console = _console()
-    if isinstance(finished, Run):
-        from distviz import tables
-
-        console.print(tables.summary(finished, console))
-    elif isinstance(finished, Comparison):
-        from distviz import comparison_tables
-
-        console.print(comparison_tables.summary(finished, console))
-    elif isinstance(finished, WhatIf):
-        from distviz import whatif_tables
-
-        console.print(whatif_tables.summary(finished, console))
-    elif isinstance(finished, Sweep):
-        from distviz import sweep_tables
-
-        console.print(sweep_tables.summary(finished, console))
-    else:
-        console.print(finished.verdict)
+_FINDINGS = {
+    "run": "tables",
+    "comparison": "comparison_tables",
+    "filler": "filler_tables",
+    "sweep": "sweep_tables",
+    "whatif": "whatif_tables",
+}
+"""Which room tells the findings of a kind of result on the terminal."""
 
 
 def _print_json(data: Any) -> None:
@@ -567,10 +546,10 @@ def show(
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show the findings of a run or comparison on the terminal, from the folder alone."""
-    from distviz import comparisons
+    """Show the findings of a run, comparison or filler study again, from the folder alone."""
+    from distviz import folders
 
-    _present(comparisons.load(run), run, quiet=False, as_json=as_json)
+    _present(folders.load(run), run, quiet=False, as_json=as_json)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from distviz.comparisons import (
 from distviz.config import RunSettings
 from distviz.differences import channel_changes, class_shares, distances
 from distviz.errors import RequestError
-from distviz.runs import COMPARISON, RUN, Run
+from distviz.runs import COMPARISON, FILLER, RUN, Run
 from distviz.sites import Key, parse_layers, parse_sites
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ def _known(side: Run | str | Path) -> Run | None:
     if (path / COMPARISON).exists():
         raise RequestError(
             f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
+        )
+    if (path / FILLER).exists():
+        raise RequestError(
+            f"{path} is a filler study, not a run",
+            f"give one of its runs, such as {path / 'count_000'}",
         )
     if path.is_dir() and not any((*path.glob("*config.json"), *path.glob("*.gguf"))):
         raise RequestError(

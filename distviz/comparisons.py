@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from distviz.errors import RequestError
+from distviz.frames import choose_places, read_csv, rows_at
 from distviz.runs import COMPARISON, RUN, SCHEMA_VERSION, Run, read_manifest, records, staging
 from distviz.sites import Key
 from distviz.sketch import Sketch
@@ -25,14 +26,13 @@ __all__ = [
     "Pair",
     "compare_manifest",
     "depth",
-    "load",
     "pair_keys",
 ]
 
 _TABLES = ("compare", "inference", "channels", "classes")
 _DISTANCES = {"layer_a", "layer_b", "site", "ks", "wasserstein_normalized", "js_divergence"}
 _TESTS = {"layer_a", "quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
-_TEXTS = ("site", "module", "module_a", "module_b", "stack", "reason")
+_NEEDED = {"compare": _DISTANCES, "inference": _TESTS}
 _RUN_FILES = (
     RUN,
     *(f"{name}.csv" for name in ("stats", "histograms", "plans", "classes")),
@@ -85,6 +85,26 @@ class Comparison:
             "classes": self.classes,
         }
 
+    @property
+    def n_layers(self) -> int:
+        """How many layers may be asked for: those of A."""
+        return self.a.n_layers
+
+    def select(
+        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
+    ) -> Comparison:
+        """Return the part at some layers (of A) and sites; None takes all, see `Run.select`."""
+        known = ((pair.a.layer, pair.a.site) for pair in self.pairs)
+        places = choose_places(known, layers, sites, "comparison")
+        return replace(
+            self,
+            pairs=[pair for pair in self.pairs if (pair.a.layer, pair.a.site) in places],
+            table=rows_at(self.table, places),
+            inference=rows_at(self.inference, places),
+            channels=rows_at(self.channels, places),
+            classes=rows_at(self.classes, places),
+        )
+
     def sketches(self, pair: Pair) -> tuple[Sketch, Sketch]:
         """Return both distributions of a pair."""
         return self.a.merged[pair.a], self.b.merged[pair.b]
@@ -126,7 +146,7 @@ class Comparison:
         path = Path(folder)
         manifest = read_manifest(path, COMPARISON, "comparison")
         a, b = Run.load(path / "a"), Run.load(path / "b")
-        tables = {name: _read_table(path / f"{name}.csv") for name in _TABLES}
+        tables = {name: read_csv(path / f"{name}.csv", _NEEDED.get(name, ())) for name in _TABLES}
         try:
             phases = (manifest["phase_a"], manifest["phase_b"])
             pairs = pair_keys(a, b, *phases, manifest["sites"], manifest.get("layers"))
@@ -139,25 +159,6 @@ class Comparison:
             )
         table, inference, channels, classes = tables.values()
         return cls(manifest, a, b, pairs, table, inference, channels, classes)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read a table as it was written; empty texts are empty, not missing."""
-    try:
-        table = pd.read_csv(path)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except FileNotFoundError:
-        raise RequestError(f"{path} is missing, the comparison is not complete") from None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RequestError(f"{path} is damaged: {reason}") from error
-    texts = [name for name in _TEXTS if name in table]
-    table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
-    missing = {"compare": _DISTANCES, "inference": _TESTS}.get(path.stem, set()) - set(table)
-    if missing:
-        raise RequestError(f"{path} is damaged: it has no column {min(missing)}")
-    return table
 
 
 def _copy(run: Run, source: Path, target: Path) -> bool:
@@ -245,10 +246,3 @@ def compare_manifest(a: Run, b: Run, **more: Any) -> dict[str, Any]:
         "text_b": b.manifest.get("text"),
         **more,
     }
-
-
-def load(folder: str | Path) -> Run | Comparison:
-    """Read a folder that distviz wrote, whichever kind it is."""
-    if (Path(folder) / COMPARISON).exists():
-        return Comparison.load(folder)
-    return Run.load(folder)

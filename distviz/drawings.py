@@ -1,4 +1,4 @@
-"""Which figures belong to a run or a comparison: file names, and how each is drawn."""
+"""Which figures belong to a result: file names, and how each is drawn."""
 
 from __future__ import annotations
 
@@ -8,46 +8,56 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from distviz.comparisons import Comparison
+from distviz.filler_studies import FillerStudy
+from distviz.runs import Run
 from distviz.sites import Key
+from distviz.sweep_results import Sweep
+from distviz.whatifs import WhatIf
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distviz.runs import Run
-    from distviz.whatifs import WhatIf
+    from distviz.folders import Result
 
-__all__ = ["Drawings", "drawings", "figure_names", "whatif_drawings"]
+__all__ = ["Drawings", "drawings", "figure_names"]
 
 Drawings = dict[str, "Callable[[], Figure]"]
 """By file name without its ending; drawn when called, so that one figure is kept at a time."""
 
 
-def drawings(
-    measured: Run | Comparison, log: bool | None = None, names: dict[Key, str] | None = None
-) -> Drawings:
-    """Return every figure of a run or a comparison.
+def drawings(result: Result, log: bool | None = None, whole: Result | None = None) -> Drawings:
+    """Return every figure of a result.
 
     Parameters
     ----------
-    measured
+    result
         What is drawn.
     log
         Scale of the counts; None decides figure by figure.
-    names
-        File names of the places, as of `figure_names`; None takes all.
+    whole
+        What ``result`` is a part of: figures bear the same names as there.
     """
     scale = "auto" if log is None else log
-    if isinstance(measured, Comparison):
-        return _of_comparison(measured, scale, names)
-    return _of_run(measured, scale, names)
+    if isinstance(result, FillerStudy):
+        return _of_filler(result)
+    if isinstance(result, WhatIf):
+        return _of_whatif(result)
+    if isinstance(result, Sweep):
+        return _of_sweep(result)
+    names = figure_names(result if whole is None else whole)
+    if isinstance(result, Comparison):
+        return _of_comparison(result, scale, names)
+    if isinstance(result, Run):
+        return _of_run(result, scale, names)
+    raise TypeError(f"{type(result).__name__} has no figures")
 
 
-def _of_run(run: Run, log: bool | str, names: dict[Key, str] | None) -> Drawings:
+def _of_run(run: Run, log: bool | str, names: dict[Key, str]) -> Drawings:
     from distviz import plots
 
     figures: Drawings = {
-        name: partial(plots.paired, run, key.layer, key.site, module=key.module, log=log)
-        for key, name in (figure_names(run) if names is None else names).items()
+        names[key]: partial(plots.paired, run, key.layer, key.site, module=key.module, log=log)
+        for key in run.places()
     }
     sites = _by_site(key.site for key in run.places())
     figures |= {f"overview{end}": partial(plots.overview, run, site) for end, site in sites}
@@ -58,12 +68,9 @@ def _of_run(run: Run, log: bool | str, names: dict[Key, str] | None) -> Drawings
     return figures
 
 
-def _of_comparison(
-    comparison: Comparison, log: bool | str, names: dict[Key, str] | None
-) -> Drawings:
+def _of_comparison(comparison: Comparison, log: bool | str, names: dict[Key, str]) -> Drawings:
     from distviz import plots
 
-    names = figure_names(comparison) if names is None else names
     figures: Drawings = {
         names[pair.a]: partial(plots.compared, comparison, pair, log=log)
         for pair in comparison.pairs
@@ -75,8 +82,7 @@ def _of_comparison(
     return figures
 
 
-def whatif_drawings(asked: WhatIf) -> Drawings:
-    """Return the figures of the answers about a run: formats and zeros, for each site."""
+def _of_whatif(asked: WhatIf) -> Drawings:
     from distviz import plots
 
     figures: Drawings = {}
@@ -88,17 +94,43 @@ def whatif_drawings(asked: WhatIf) -> Drawings:
     return figures
 
 
-def figure_names(measured: Run | Comparison) -> dict[Key, str]:
+def _of_sweep(sweep: Sweep) -> Drawings:
+    from distviz import plots
+
+    draw = plots.sweep_by_layer if sweep.is_by_layer else plots.sweep_overview
+    return {"sweep": partial(draw, sweep, str(sweep.manifest["model"]["name"]))}
+
+
+def _of_filler(study: FillerStudy) -> Drawings:
+    from distviz import plots
+
+    counts, last = study.counts, study.counts[-1]
+    figures: Drawings = {}
+    for site in dict.fromkeys(study.table["site"]):
+        end = _safe(site)
+        for count in counts:
+            figures[f"filler_{count:03d}_{end}"] = partial(
+                plots.filler_by_layer, study, count, site
+            )
+        if len(counts) > 1:
+            layer = study.most_changed(last, site)[0]
+            figures[f"by_count_layer_{layer:03d}_{end}"] = partial(
+                plots.filler_by_count, study, layer, site
+            )
+    return figures
+
+
+def figure_names(measured: Result) -> dict[Key, str]:
     """Return the file name of each place's figure, without its ending.
 
     ``layer_000_act``; with the stack before it unless that is the decoder, and with the module's
     path behind it where a layer has several modules at a site. Those of a comparison are named
-    after the layers of A.
+    after the layers of A. Figures of a filler study are not of one place each.
     """
     if isinstance(measured, Comparison):
         places = [pair.a for pair in measured.pairs]
     else:
-        places = list(measured.places())
+        places = list(measured.places()) if isinstance(measured, Run) else []
     plain = {key: _plain_name(key) for key in places}
     known = list(plain.values())
     return {

@@ -1,4 +1,4 @@
-"""Files from a run or comparison: the folder with its figures, and exports in other formats.
+"""Files from a result: its folder with figures, and exports in other formats.
 
 Equal runs give equal bytes: no date, no random identifier goes into a file. Nothing here needs
 torch.
@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz import comparisons
-from distviz.comparisons import Comparison
-from distviz.drawings import Drawings, drawings, figure_names, whatif_drawings
+from distviz.drawings import Drawings, drawings, figure_names
 from distviz.errors import RequestError, nearest
-from distviz.runs import Run, records, staging
+from distviz.folders import Result, load
+from distviz.runs import records, staging
 from distviz.sites import parse_layers, parse_sites
-from distviz.sweep_results import Sweep
-from distviz.whatifs import WhatIf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,9 +28,7 @@ __all__ = [
     "export_folder",
     "figure_names",
     "save_figure",
-    "write_comparison",
-    "write_run",
-    "write_whatif",
+    "write_folder",
 ]
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -46,21 +40,21 @@ _NO_DATES: dict[str, dict[str, None]] = {
 }
 
 
-def write_run(
-    run: Run, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
+def write_folder(
+    result: Result, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
 ) -> Path:
-    """Write a run folder with its figures: complete, or not at all.
+    """Write the folder of a result with its figures: complete, or not at all.
 
     Parameters
     ----------
-    run
-        What was measured.
+    result
+        A run, a comparison, a filler study.
     out
         The folder.
     figures
         Formats, of `FIGURE_FORMATS`; none leaves the figures out.
     force
-        Whether a run that is there already is replaced.
+        Whether a result that is there already is replaced.
 
     Returns
     -------
@@ -73,56 +67,10 @@ def write_run(
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
     with staging(Path(out), force=force) as place:
-        run.write(place)
+        result.write(place)
         if figures:
             (place / "figures").mkdir()
-            _draw(drawings(run), place / "figures", figures)
-    return Path(out)
-
-
-def write_comparison(
-    comparison: Comparison, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
-) -> Path:
-    """Write a comparison folder with its figures: complete, or not at all.
-
-    Arguments, result and errors as of `write_run`.
-    """
-    _check_formats("figures", figures, FIGURE_FORMATS)
-    with staging(Path(out), force=force) as place:
-        comparison.write(place)
-        if figures:
-            (place / "figures").mkdir()
-            _draw(drawings(comparison), place / "figures", figures)
-    return Path(out)
-
-
-def write_sweep(
-    sweep: Sweep, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
-) -> Path:
-    """Write a sweep's folder with its figures: complete, or not at all."""
-    _check_formats("figures", figures, FIGURE_FORMATS)
-    with staging(Path(out), force=force) as place:
-        sweep.write(place)
-        if figures:
-            (place / "figures").mkdir()
-            from distviz.plots import swept
-
-            name = str(sweep.manifest["model"]["name"])
-            draw = swept.sweep_by_layer if sweep.is_by_layer else swept.sweep_overview
-            save_figure(draw(sweep, name), place / "figures", "sweep", figures)
-    return Path(out)
-
-
-def write_whatif(
-    asked: WhatIf, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
-) -> Path:
-    """Write a whatif folder with its figures: complete, or not at all."""
-    _check_formats("figures", figures, FIGURE_FORMATS)
-    with staging(Path(out), force=force) as place:
-        asked.write(place)
-        if figures:
-            (place / "figures").mkdir()
-            _draw(whatif_drawings(asked), place / "figures", figures)
+            _draw(drawings(result), place / "figures", figures)
     return Path(out)
 
 
@@ -142,7 +90,7 @@ def export_folder(
     Parameters
     ----------
     folder
-        A run or comparison folder.
+        A folder that distviz wrote, of any kind.
     out
         Where to write; None is ``<folder>-export`` beside it.
     figures, tables
@@ -161,19 +109,18 @@ def export_folder(
     Raises
     ------
     RequestError
-        If the folder is neither, or an option does not fit it.
+        If the folder is no result, or an option does not fit it.
     """
     kinds = _parse_formats("figures", figures or "png", FIGURE_FORMATS)
     forms = _parse_formats("tables", tables or "csv", TABLE_FORMATS)
-    measured = comparisons.load(folder)
+    result = load(folder)
     path = Path(folder)
-    first = measured.a if isinstance(measured, Comparison) else measured
     return export(
-        measured,
+        result,
         path.parent / f"{path.resolve().name}-export" if out is None else Path(out),
         figures=kinds,
         tables=forms,
-        layers=None if layers is None else parse_layers(layers, _layer_count(first)),
+        layers=None if layers is None else parse_layers(layers, result.n_layers),
         sites=None if sites is None else parse_sites(sites),
         log=log,
         force=force,
@@ -181,7 +128,7 @@ def export_folder(
 
 
 def export(
-    measured: Run | Comparison,
+    result: Result,
     out: Path,
     *,
     figures: Sequence[str] = ("png",),
@@ -191,7 +138,7 @@ def export(
     log: bool | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write figures and tables of a run or comparison into one folder, which may hold other files.
+    """Write figures and tables of a result into one folder, which may hold other files.
 
     Every file is complete, or not there. Arguments as of `export_folder`, already parsed.
 
@@ -205,9 +152,8 @@ def export(
     _check_formats("tables", tables, TABLE_FORMATS)
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
-    part = _select(measured, layers, sites)
-    names = figure_names(measured)
-    drawn = drawings(part, log, {key: names[key] for key in figure_names(part)}) if figures else {}
+    part = result.select(layers, sites)
+    drawn = drawings(part, log, result) if figures else {}
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")
@@ -266,64 +212,6 @@ def save_figure(figure: Any, place: Path, name: str, formats: Sequence[str]) -> 
     with style.styled():
         for kind in formats:
             figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
-
-
-def _select(
-    measured: Run | Comparison, layers: Iterable[int] | None, sites: Iterable[str] | None
-) -> Run | Comparison:
-    """Return the part of a run or comparison; its tables are cut to the same rows."""
-    keys = measured.keys if isinstance(measured, Run) else [pair.a for pair in measured.pairs]
-    if layers is None and sites is None:
-        if not keys:
-            raise RequestError("the run holds no distributions")
-        return measured
-    wanted = None if layers is None else set(layers)
-    named = None if sites is None else set(sites)
-    kept = {
-        key
-        for key in keys
-        if (wanted is None or key.layer in wanted) and (named is None or key.site in named)
-    }
-    if not kept:
-        known = ", ".join(dict.fromkeys(key.site for key in keys))
-        raise RequestError(
-            f"the {'run' if isinstance(measured, Run) else 'comparison'} holds none of these "
-            "layers and sites",
-            f"it has layers {', '.join(map(str, sorted({key.layer for key in keys})))}; "
-            f"sites {known}",
-        )
-    places = {(key.layer, key.site) for key in kept}
-    if isinstance(measured, Comparison):
-        pairs = [pair for pair in measured.pairs if pair.a in kept]
-        return replace(measured, pairs=pairs, **_cut(measured, _COMPARED, places))
-    sketches = {key: by_class for key, by_class in measured.sketches.items() if key in kept}
-    return replace(measured, sketches=sketches, **_cut(measured, _MEASURED, places))
-
-
-_COMPARED = ("table", "inference", "channels", "classes")
-_MEASURED = ("documents", "channels", "plans", "experts")
-
-
-def _cut(measured: Any, names: Sequence[str], places: set[tuple[int, str]]) -> dict[str, Any]:
-    return {name: _rows_of(getattr(measured, name), places) for name in names}
-
-
-def _rows_of(table: pd.DataFrame, places: set[tuple[int, str]]) -> pd.DataFrame:
-    column = next((name for name in ("layer", "layer_a") if name in table), None)
-    if column is None:
-        return table
-    if "site" in table:
-        keep = [pair in places for pair in zip(table[column], table["site"], strict=True)]
-    else:
-        keep = table[column].isin({layer for layer, _ in places}).tolist()
-    return table[keep].reset_index(drop=True)
-
-
-def _layer_count(run: Run) -> int:
-    """Return how many layers may be asked for."""
-    number = (run.manifest.get("model") or {}).get("layers")
-    seen = max((key.layer for key in run.keys), default=-1) + 1
-    return max(seen, number if isinstance(number, int) else 0)
 
 
 def _parse_formats(option: str, text: str, allowed: Sequence[str]) -> list[str]:

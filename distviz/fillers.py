@@ -7,11 +7,10 @@ compared, prompt by prompt.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,8 @@ from distviz import inference
 from distviz.config import RunSettings
 from distviz.corpus import Corpus, Document, make_batches, read_documents, tokenize
 from distviz.errors import RequestError
-from distviz.runs import FILLER, SCHEMA_VERSION, Run, records
-from distviz.verdicts import verdict
+from distviz.filler_studies import FillerStudy
+from distviz.runs import SCHEMA_VERSION, Run
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from distviz.models import OpenedModel
     from distviz.progress import Progress
 
-__all__ = ["DEFAULT_FILLER", "FillerStudy", "study_filler"]
+__all__ = ["DEFAULT_FILLER", "read_prompts", "study_filler"]
 
 DEFAULT_FILLER = "/"
 _QUANTITIES = {
@@ -43,53 +42,6 @@ _QUANTITIES = {
     "log_l2_ratio": ("l2", True),
     "gini_difference": ("gini", False),
 }
-
-
-@dataclass(frozen=True)
-class FillerStudy:
-    """What filler tokens do, by how many there are.
-
-    Attributes
-    ----------
-    runs
-        Filler count -> run over the prompt's own tokens; 0 is always there.
-    table
-        ``filler.csv``: for each count, layer, site and quantity the mean change over prompts with
-        its interval and p-value, see `distviz.inference`.
-    attention
-        ``attention.csv``: the mean attention weight that the prompt's own tokens keep.
-    """
-
-    runs: dict[int, Run]
-    table: pd.DataFrame
-    attention: pd.DataFrame
-    manifest: dict[str, Any]
-
-    @property
-    def verdict(self) -> str:
-        """One plain sentence for each number of filler tokens."""
-        main = self.table[self.table["quantity"].isin(inference.QUANTITIES)]
-        lines = []
-        for count, rows in main.groupby("filler_count"):
-            said = verdict(rows.rename(columns={"layer": "layer_a"}))
-            lines.append(f"{count} filler tokens: {said}")
-        return "\n".join(lines)
-
-    def summary(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        tables = {"filler": records(self.table), "attention": records(self.attention)}
-        return self.manifest | tables | {"verdict": self.verdict}
-
-    def write(self, folder: Path) -> None:
-        """Write tables, manifest and the runs (``count_000`` ...) into an existing folder."""
-        self.table.to_csv(folder / "filler.csv", index=False)
-        self.attention.to_csv(folder / "attention.csv", index=False)
-        for count, run in self.runs.items():
-            place = folder / f"count_{count:03d}"
-            place.mkdir()
-            run.write(place)
-        text = json.dumps(self.manifest | {"verdict": self.verdict}, indent=2, ensure_ascii=False)
-        (folder / FILLER).write_text(f"{text}\n", encoding="utf-8")
 
 
 def study_filler(
@@ -132,7 +84,8 @@ def study_filler(
         rows += kept
     tables = [_changes(runs[0], runs[count], count, chosen.seed) for count in runs if count]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return FillerStudy(runs, table, pd.DataFrame(rows), _manifest(runs[0], chosen, list(runs)))
+    manifest = _manifest(runs[0], chosen, list(runs))
+    return FillerStudy(manifest, runs, table, pd.DataFrame(rows))
 
 
 def _manifest(run: Run, settings: RunSettings, counts: list[int]) -> dict[str, Any]:

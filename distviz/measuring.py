@@ -21,7 +21,7 @@ from distviz.states import StateFolder
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
-    from distviz.fillers import FillerStudy
+    from distviz.filler_studies import FillerStudy
     from distviz.generation import Continuations
     from distviz.progress import Progress
     from distviz.sweep_results import Sweep
@@ -65,7 +65,7 @@ def run_to_folder(
         progress.stop()
         if settings.figures:
             progress.stage("drawing figures")
-        exports.write_run(measured, out, figures=tuple(settings.figures), force=settings.force)
+        exports.write_folder(measured, out, figures=tuple(settings.figures), force=settings.force)
     states.remove()
     return measured, out
 
@@ -159,8 +159,7 @@ def compare_to_folder(
         progress.stop()
     if settings.figures:
         progress.stage("drawing figures")
-    formats = tuple(settings.figures)
-    exports.write_comparison(compared, out, figures=formats, force=settings.force)
+    exports.write_folder(compared, out, figures=tuple(settings.figures), force=settings.force)
     return compared, out
 
 
@@ -180,7 +179,7 @@ def filler_to_folder(
     if settings.layer is not None:
         raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
     out = _checked_output(settings, f"{_short(model)}-filler")
-    from distviz import collect, filler_exports, fillers
+    from distviz import collect, exports, fillers
 
     documents = fillers.read_prompts([Path(name) for name in settings.text])
     try:
@@ -188,7 +187,9 @@ def filler_to_folder(
         study = fillers.study_filler(opened, documents, settings, numbers, progress)
     finally:
         progress.stop()
-    filler_exports.write_filler(study, out, figures=tuple(settings.figures), force=settings.force)
+    if settings.figures:
+        progress.stage("drawing figures")
+    exports.write_folder(study, out, figures=tuple(settings.figures), force=settings.force)
     return study, out
 
 
@@ -269,7 +270,7 @@ def sweep_to_folder(
         )
     finally:
         progress.stop()
-    exports.write_sweep(swept, out, figures=tuple(settings.figures), force=settings.force)
+    exports.write_folder(swept, out, figures=tuple(settings.figures), force=settings.force)
     return swept, out
 
 
@@ -301,7 +302,7 @@ def whatif_to_folder(
     folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
     check_output(folder, force=force)
     answers = questions.answer(questions.read_run(run), asked, run.resolve().name)
-    exports.write_whatif(answers, folder, figures=figures, force=force)
+    exports.write_folder(answers, folder, figures=figures, force=force)
     return answers, folder
 
 

@@ -22,7 +22,7 @@ Model = Annotated[
     ),
 ]
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A folder that distviz run or compare wrote.")
+    Path, typer.Argument(metavar="RUN", help="A folder that distviz run, compare or filler wrote.")
 ]
 MeasuredRun = Annotated[
     Path, typer.Argument(metavar="RUN", help="A folder that distviz run wrote.")

@@ -10,9 +10,9 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pandas as pd
 
 from distviz import counts_file, statistics
 from distviz.errors import RequestError
+from distviz.frames import choose_places, rows_at
 from distviz.sites import PHASES, Key, key_order
 from distviz.sketch import Sketch
 
@@ -114,6 +115,30 @@ class Run:
         number = (self.manifest.get("model") or {}).get("layers")
         seen = max((key.layer for key in self.keys), default=-1) + 1
         return max(seen, number if isinstance(number, int) else 0)
+
+    def select(
+        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
+    ) -> Run:
+        """Return the part at some layers and sites, its tables cut to the same; None takes all.
+
+        Raises
+        ------
+        RequestError
+            If the run holds none of them.
+        """
+        places = choose_places(((key.layer, key.site) for key in self.keys), layers, sites, "run")
+        return replace(
+            self,
+            sketches={
+                key: by_class
+                for key, by_class in self.sketches.items()
+                if (key.layer, key.site) in places
+            },
+            documents=rows_at(self.documents, places),
+            channels=rows_at(self.channels, places),
+            plans=rows_at(self.plans, places),
+            experts=rows_at(self.experts, places),
+        )
 
     def find(self, layer: int, site: str = "act", phase: str = "before") -> Key:
         """Return the first key of a layer, site and phase.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError
-from distviz.runs import SCHEMA_VERSION, SWEEP, records
+from distviz.runs import SWEEP, read_manifest, records
 
 __all__ = [
     "NAMED",
@@ -117,6 +117,37 @@ class Sweep:
             words.append(f"--arm-mode {row['mode']}")
         return " ".join([*words, *self.manifest.get("flags", [])])
 
+    @property
+    def n_layers(self) -> int:
+        """How many layers may be asked for."""
+        return int(self.manifest["model"].get("layers") or 1)
+
+    def select(
+        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
+    ) -> Sweep:
+        """Return the settings that stand in some of the layers alone; None takes all.
+
+        Raises
+        ------
+        RequestError
+            If there is none, or a site other than act is asked for.
+        """
+        if sites is not None and "act" not in sites:
+            raise RequestError("a sweep is made at site act alone")
+        if layers is None:
+            return self
+        wanted = {str(layer) for layer in layers}
+        if not wanted & set(self.table["layers"]):
+            raise RequestError(
+                "the sweep holds no setting in these layers alone",
+                f"it has layers {', '.join(dict.fromkeys(self.table['layers']))}",
+            )
+        parts = (
+            table[table["layers"].isin(wanted)].reset_index(drop=True)
+            for table in (self.table, self.seeds)
+        )
+        return Sweep(self.manifest, *parts)
+
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         found = self.recommendation
@@ -142,7 +173,7 @@ class Sweep:
         (folder / SWEEP).write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Sweep:
+    def load(cls, folder: str | Path) -> Sweep:
         """Read a folder.
 
         Raises
@@ -150,15 +181,13 @@ class Sweep:
         RequestError
             If a file is missing, damaged, or of another schema version.
         """
-        manifest = _read_json(folder / SWEEP)
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            raise RequestError(
-                f"{folder / SWEEP} has schema version {manifest.get('schema_version')}",
-                f"this distviz reads version {SCHEMA_VERSION}",
-            )
+        place = Path(folder)
+        manifest = read_manifest(place, SWEEP, "sweep folder")
+        if not {"budget_kl", "by_layer", "model"} <= set(manifest):
+            raise RequestError(f"{place / SWEEP} is damaged: fields are missing")
         tables = []
         for name, needed in (("sweep", "kl_spread"), ("sweep_seeds", "seed")):
-            path = folder / f"{name}.csv"
+            path = place / f"{name}.csv"
             try:
                 table = pd.read_csv(path, dtype={"layers": str})
             except (OSError, ValueError) as error:
@@ -167,16 +196,6 @@ class Sweep:
                 raise RequestError(f"{path} is damaged: columns are missing")
             tables.append(table)
         return cls(manifest, *tables)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict) or not {"budget_kl", "by_layer", "model"} <= set(data):
-        raise RequestError(f"{path} is damaged: fields are missing")
-    return data
 
 
 def join_seeds(seeds: pd.DataFrame) -> pd.DataFrame:

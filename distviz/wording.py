@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
+    from distviz.filler_studies import FillerStudy
     from distviz.runs import Run
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "change_name",
     "decibels",
     "dtype_name",
+    "filler_name",
     "layer_name",
     "model_name",
     "number",
@@ -125,6 +127,24 @@ def _depth(run: Run) -> int:
 
 def _counted(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
+
+
+_FILLER_PLACES = {
+    "start": "at the start",
+    "between": "between system prompt and question",
+    "end": "at the end",
+    "random": "at a random place",
+}
+
+
+def filler_name(study: FillerStudy) -> str:
+    """Say what was put into the prompts, how often and where."""
+    manifest = study.manifest
+    kinds = {"random": "random tokens", "words": "a repeated word"}
+    name = kinds.get(str(manifest.get("filler_kind")), f"“{manifest.get('filler')}”")
+    counts = ", ".join(map(str, study.counts))
+    position = str(manifest.get("filler_position"))
+    return f"filler {name} × {counts} {_FILLER_PLACES.get(position, position)}"
 
 
 def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:

@@ -9,10 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from distviz.filler_studies import ALPHA
 from distviz.plots import style
+from distviz.wording import layer_name, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from distviz.filler_studies import FillerStudy
 
 __all__ = ["filler_by_count", "filler_by_layer"]
 
@@ -23,26 +27,28 @@ _TITLES = {
     "log_l2_ratio": "L2, log ratio",
     "gini_difference": "Gini coefficient of |x|, change",
 }
-_SIGNIFICANT = 0.05
 
 
-def filler_by_layer(
-    table: pd.DataFrame, attention: pd.DataFrame, count: int, site: str, title: str
-) -> Figure:
+def filler_by_layer(study: FillerStudy, count: int, site: str) -> Figure:
     """Draw every quantity by layer for one number of filler tokens, with 95 % intervals."""
-    rows = table[(table["filler_count"] == count) & (table["site"] == site)]
-    kept = attention[attention["filler_count"] == count] if len(attention) else attention
-    return _panels(rows, kept, "layer", title, f"{count} filler tokens against none · site {site}")
+    rows = study.table[(study.table["filler_count"] == count) & (study.table["site"] == site)]
+    kept = study.attention
+    kept = kept[kept["filler_count"] == count] if len(kept) else kept
+    caption = f"{count} filler tokens against none · site {site}"
+    return _panels(rows, kept, "layer", _title(study), caption)
 
 
-def filler_by_count(
-    table: pd.DataFrame, attention: pd.DataFrame, layer: int, site: str, title: str
-) -> Figure:
+def filler_by_count(study: FillerStudy, layer: int, site: str) -> Figure:
     """Draw every quantity of one layer by the number of filler tokens, with 95 % intervals."""
-    rows = table[(table["layer"] == layer) & (table["site"] == site)]
-    kept = attention[attention["layer"] == layer] if len(attention) else attention
-    caption = f"layer {layer}{' (first)' if layer == 0 else ''} by number of filler tokens · {site}"
-    return _panels(rows, kept, "filler_count", title, caption)
+    rows = study.table[(study.table["layer"] == layer) & (study.table["site"] == site)]
+    kept = study.attention
+    kept = kept[kept["layer"] == layer] if len(kept) else kept
+    caption = f"{layer_name(study.runs[0], layer)} by number of filler tokens · site {site}"
+    return _panels(rows, kept, "filler_count", _title(study), caption)
+
+
+def _title(study: FillerStudy) -> str:
+    return f"{model_name(study.runs[0])} · filler “{study.manifest['filler']}”"
 
 
 def _panels(rows: pd.DataFrame, kept: pd.DataFrame, axis: str, title: str, caption: str) -> Figure:
@@ -93,7 +99,7 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, axis: str) -> None:
     ax.axhline(0, color=style.MUTED, linewidth=0.7)
     ax.vlines(places, ends[:, 0], ends[:, 1], color=style.LINE["after"], linewidth=1.2, alpha=0.6)
     ax.plot(places, middle, color=style.LINE["after"], linewidth=0.8, alpha=0.5)
-    is_sure = (rows["p_adjusted"] < _SIGNIFICANT).to_numpy()
+    is_sure = (rows["p_adjusted"] < ALPHA).to_numpy()
     for chosen, face in ((is_sure, style.LINE["after"]), (~is_sure, "white")):
         ax.plot(
             places[chosen],

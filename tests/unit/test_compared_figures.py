@@ -397,7 +397,7 @@ def test_equal_sides_have_no_channels_to_show(same: Comparison) -> None:
 
 
 def test_a_comparison_folder_holds_its_figures(comparison: Comparison, tmp_path: Path) -> None:
-    out = exports.write_comparison(comparison, tmp_path / "out")
+    out = exports.write_folder(comparison, tmp_path / "out")
     assert sorted(path.name for path in (out / "figures").iterdir()) == [
         "layer_000_act.png",
         "layer_001_act.png",
@@ -406,13 +406,13 @@ def test_a_comparison_folder_holds_its_figures(comparison: Comparison, tmp_path:
         "token_classes.png",
     ]
     with pytest.raises(RequestError, match="exists"):
-        exports.write_comparison(comparison, out, figures=())
-    exports.write_comparison(comparison, out, figures=(), force=True)
+        exports.write_folder(comparison, out, figures=())
+    exports.write_folder(comparison, out, figures=(), force=True)
     assert not (out / "figures").exists()
 
 
 def test_export_of_a_comparison_folder(comparison: Comparison, tmp_path: Path) -> None:
-    folder = exports.write_comparison(comparison, tmp_path / "in", figures=())
+    folder = exports.write_folder(comparison, tmp_path / "in", figures=())
     written = exports.export_folder(
         folder, tmp_path / "out", figures="svg", tables="csv,json", layers="1"
     )
@@ -438,7 +438,7 @@ def test_equal_comparisons_give_equal_figures(
 
 
 def test_a_run_folder_with_classes_holds_their_figure(first: Made, tmp_path: Path) -> None:
-    out = exports.write_run(first.run, tmp_path / "run")
+    out = exports.write_folder(first.run, tmp_path / "run")
     assert (out / "figures" / "token_classes.png").exists()
 
 

@@ -16,9 +16,10 @@ from synthetic_comparisons import EVERY, Made, eps_of, make
 from synthetic_runs import place, run_of
 
 from distviz import comparing
-from distviz.comparisons import Comparison, load, pair_keys
+from distviz.comparisons import Comparison, pair_keys
 from distviz.differences import channel_changes, distances
 from distviz.errors import RequestError
+from distviz.folders import load
 from distviz.runs import Run
 
 
@@ -342,7 +343,7 @@ def test_runs_from_folders_are_copied(first: Made, second: Made, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("comparison.json", None, "is not a run: it has no run.json"),
+        ("comparison.json", None, "is not a result of distviz: it has no run.json, "),
         ("comparison.json", "{", r"comparison.json is damaged"),
         ("comparison.json", '{"schema_version": 99}', "was written in schema version 99"),
         ("comparison.json", '{"schema_version": 1}', "comparison.json is damaged: it has no"),
@@ -401,7 +402,7 @@ def test_comparing_saved_runs_imports_no_torch(first: Made, second: Made, tmp_pa
     code = (
         "import sys; from distviz import comparing, exports; "
         f"found = comparing.compare({str(sides[0])!r}, {str(sides[1])!r}); "
-        f"exports.write_comparison(found, {str(tmp_path / 'out')!r}); "
+        f"exports.write_folder(found, {str(tmp_path / 'out')!r}); "
         "print([name for name in ('torch', 'numba', 'transformers', 'matplotlib.pyplot') "
         "if name in sys.modules])"
     )

@@ -31,7 +31,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exports.write_run(run, tmp_path_factory.mktemp("runs") / "mine")
+    return exports.write_folder(run, tmp_path_factory.mktemp("runs") / "mine")
 
 
 def _names(place: Path) -> list[str]:
@@ -51,18 +51,18 @@ def test_a_run_folder_holds_its_figures(folder: Path, run: Run) -> None:
 
 
 def test_no_figures(run: Run, tmp_path: Path) -> None:
-    out = exports.write_run(run, tmp_path / "run", figures=())
+    out = exports.write_folder(run, tmp_path / "run", figures=())
     assert not (out / "figures").exists()
     assert (out / "run.json").exists()
 
 
 def test_a_folder_that_is_there_is_kept_unless_forced(run: Run, tmp_path: Path) -> None:
-    out = exports.write_run(run, tmp_path / "run", figures=())
+    out = exports.write_folder(run, tmp_path / "run", figures=())
     (out / "mark").touch()
     with pytest.raises(RequestError, match="exists"):
-        exports.write_run(run, out, figures=())
+        exports.write_folder(run, out, figures=())
     assert (out / "mark").exists()
-    exports.write_run(run, out, figures=(), force=True)
+    exports.write_folder(run, out, figures=(), force=True)
     assert not (out / "mark").exists()
 
 
@@ -74,7 +74,7 @@ def test_a_failing_figure_leaves_nothing(
 
     monkeypatch.setattr(exports, "save_figure", fail)
     with pytest.raises(OSError, match="No space left"):
-        exports.write_run(run, tmp_path / "run")
+        exports.write_folder(run, tmp_path / "run")
     assert not list(tmp_path.iterdir())
     with pytest.raises(RequestError, match="No space left on device"):
         exports.export(run, tmp_path / "out")

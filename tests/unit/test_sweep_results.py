@@ -192,7 +192,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="schema version 99"):
         Sweep.load(tmp_path)
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(RequestError, match=r"sweep.json cannot be read"):
+    with pytest.raises(RequestError, match=r"sweep.json is damaged"):
         Sweep.load(tmp_path)
 
 

@@ -16,7 +16,7 @@ from synthetic_runs import place, run_of, silu_run
 
 from distviz import plots, whatif_tables
 from distviz.errors import RequestError
-from distviz.exports import write_whatif
+from distviz.exports import write_folder
 from distviz.number_formats import FORMATS
 from distviz.questions import answer, parse_questions, read_run
 from distviz.scales import RANGES
@@ -255,7 +255,7 @@ def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path
     assert found.manifest["warnings"] == [
         "2 NaN and 4 infinite values are left out (layer 4, act, before and 1 more)"
     ]
-    write_whatif(found, tmp_path / "w")
+    write_folder(found, tmp_path / "w")
     read = WhatIf.load(tmp_path / "w")
     pd.testing.assert_frame_equal(
         read.table, found.table, check_dtype=False, check_exact=False, rtol=1e-14
@@ -403,7 +403,7 @@ def test_what_was_not_asked_is_not_drawn(measured: Synthetic) -> None:
 
 
 def test_a_folder_is_written_and_read_again(asked: WhatIf, tmp_path: Path) -> None:
-    out = write_whatif(asked, tmp_path / "out", figures=("png",))
+    out = write_folder(asked, tmp_path / "out", figures=("png",))
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == [
         "figures/formats.png",
         "figures/zeros.png",
@@ -418,12 +418,12 @@ def test_a_folder_is_written_and_read_again(asked: WhatIf, tmp_path: Path) -> No
     )
     assert told(read) == told(asked)
     assert read.n_layers == 3
-    again = write_whatif(asked, tmp_path / "again")
+    again = write_folder(asked, tmp_path / "again")
     for path in out.rglob("*.*"):
         assert path.read_bytes() == (again / path.relative_to(out)).read_bytes()
     with pytest.raises(RequestError, match="exists"):
-        write_whatif(asked, out)
-    assert write_whatif(asked, out, force=True, figures=()) == out
+        write_folder(asked, out)
+    assert write_folder(asked, out, force=True, figures=()) == out
     assert not (out / "figures").exists()
     assert asked.save(tmp_path / "saved") == tmp_path / "saved"
 

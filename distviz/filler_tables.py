@@ -1,0 +1,177 @@
+"""A filler study on the terminal: the verdict, what changed by layer, and by number of fillers.
+
+Where the console's encoding is not a Unicode one, every character is ASCII.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distviz.filler_studies import ALPHA, QUANTITIES
+from distviz.runs import records
+from distviz.terminal import paragraph, plain_table, write
+from distviz.wording import dtype_name, filler_name, model_name, number, percent
+
+if TYPE_CHECKING:
+    from distviz.filler_studies import FillerStudy
+
+__all__ = ["changes_table", "summary"]
+
+_HEADINGS = (
+    "near-0 change\npoints [95 %]",
+    "variance\nratio",
+    "L1\nratio",
+    "L2\nratio",
+    "Gini\nchange",
+)
+_SHOWN = 3
+"""How many of the most changed layers are named."""
+
+
+def summary(study: FillerStudy, console: Console | None = None) -> Group:
+    """Return the findings: the verdict, a table of layers, the curve by number of fillers.
+
+    Parameters
+    ----------
+    study
+        What was measured.
+    console
+        Where it will be printed: its width and encoding decide what is shown; None means a
+        standard terminal of 80 columns.
+    """
+    last = study.counts[-1]
+    parts: list[RenderableType] = [
+        paragraph(_measured(study), console, style="bold"),
+        paragraph(filler_name(study), console),
+        Text(),
+        *(paragraph(line, console) for line in study.verdict.split("\n")),
+        Text(),
+        paragraph(f"{last} filler tokens against none, the prompts' own tokens:", console),
+        changes_table(study, console, count=last),
+        paragraph(_legend(study, last), console),
+        *(paragraph(line, console) for line in _most_changed(study, last)),
+    ]
+    if len(study.counts) > 1:
+        layer = study.most_changed(last)[0]
+        title = f"By number of filler tokens, layer {layer}:"
+        parts += [Text(), paragraph(title, console), changes_table(study, console, layer=layer)]
+    return Group(*parts)
+
+
+def _measured(study: FillerStudy) -> str:
+    run = study.runs[0]
+    model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
+    words = [model_name(run)]
+    if model.get("activation"):
+        words.append(str(model["activation"]))
+    if isinstance(model.get("layers"), int):
+        words.append(f"{model['layers']} layer{'s' * (model['layers'] != 1)}")
+    words.append(f"{text.get('counted', 0):,} own tokens in {text.get('documents', 0):,} prompts")
+    return " · ".join(filter(None, [*words, dtype_name(run)]))
+
+
+def changes_table(
+    study: FillerStudy,
+    console: Console | None = None,
+    *,
+    count: int | None = None,
+    layer: int | None = None,
+) -> Table:
+    """Return a row a layer (of one ``count``) or a row a count (of one ``layer``); 80 columns."""
+    rows = study.table
+    chosen = rows["filler_count"] == count if layer is None else rows["layer"] == layer
+    rows = rows[chosen]
+    table = plain_table(console)
+    table.add_column("layer" if layer is None else "tokens", no_wrap=True)
+    extra = [name for name in ("stack", "site") if len(set(rows[name])) > 1]
+    if rows.duplicated(["filler_count", "layer", "stack", "site", "quantity"]).any():
+        extra.append("module")
+    for name in extra:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for heading in (*_HEADINGS, "attention\nkept"):
+        table.add_column(write(heading, console), justify="right", no_wrap=True)
+    first = "layer" if layer is None else "filler_count"
+    for _, place in rows.groupby(["filler_count", "layer", "stack", "site", "module"], sort=False):
+        by_name = {str(row["quantity"]): row for row in records(place)}
+        head = by_name[QUANTITIES[0]]
+        cells = [*_change_cells(by_name), _kept(study, head)]
+        names = [str(head[name]) for name in (first, *extra)]
+        marked = any(_is_sure(row) for row in by_name.values())
+        shown = [write(cell, console) for cell in (*names, *cells)]
+        table.add_row(*shown, style="bold" if marked else "")
+    return table
+
+
+def _change_cells(by_name: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name in QUANTITIES:
+        row = by_name[name]
+        mark = "*" if _is_sure(row) else " "
+        value = math.nan if row["estimate"] is None else row["estimate"]
+        if name == "near_zero_difference":
+            yield f"{_points(value)}{_interval(row)}{mark}"
+        elif name == "gini_difference":
+            yield f"{value:+z.4f}{mark}" if math.isfinite(value) else "–"
+        else:
+            yield f"{_ratio(value)}{mark}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+z.2f}" if math.isfinite(share) else "–"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["ci_low"] is None:
+        return ""
+    low, high = (f"{100 * row[name]:z.2f}" for name in ("ci_low", "ci_high"))
+    return f" [{low}, {high}]"
+
+
+def _ratio(logarithm: float) -> str:
+    ratio = math.exp(logarithm) if math.isfinite(logarithm) else math.nan
+    return f"{ratio:.3f}" if 0.01 <= ratio < 100 else number(ratio)
+
+
+def _is_sure(row: dict[str, Any]) -> bool:
+    return row["p_adjusted"] is not None and bool(row["p_adjusted"] < ALPHA)
+
+
+def _kept(study: FillerStudy, row: dict[str, Any]) -> str:
+    if not len(study.attention):
+        return "–"
+    same = study.attention[["filler_count", "layer"]] == [row["filler_count"], row["layer"]]
+    found = study.attention.loc[same.all(axis=1), "attention_kept"]
+    return percent(float(found.iloc[0])).replace(" %", "%") if len(found) else "–"
+
+
+def _legend(study: FillerStudy, count: int) -> str:
+    rows = study.table[study.table["filler_count"] == count]
+    words = [f"* and bold: adjusted p < {ALPHA:g}", "near-0 by each prompt's own ε"]
+    if rows["ci_low"].isna().all():
+        words.append("intervals withheld")
+    elif rows["approximate"].any():
+        words.append("some intervals approximate")
+    return " · ".join(words)
+
+
+def _most_changed(study: FillerStudy, count: int) -> Iterator[str]:
+    """Name the layers that changed most in near zero and in variance."""
+    for quantity, name in (
+        ("near_zero_difference", "near zero"),
+        ("log_variance_ratio", "variance"),
+    ):
+        layers = study.most_changed(count, quantity=quantity)[:_SHOWN]
+        rows: pd.DataFrame = study.changes(count, quantity)
+        said = []
+        for layer in layers:
+            value = float(rows.loc[rows["layer"] == layer, "estimate"].iloc[0])
+            is_share = quantity == "near_zero_difference"
+            said.append(f"layer {layer} {_points(value) if is_share else '×' + _ratio(value)}")
+        if said:
+            yield f"Most changed in {name}: {', '.join(said)}"
