@@ -134,6 +134,7 @@ def run(
     save_every: options.SaveEvery = None,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     quiet: options.Quiet = False,
@@ -148,12 +149,12 @@ def run(
     from distviz import measuring
 
     finished, folder = measuring.run_to_folder(flags, config, model, _reporter(quiet or as_json))
-    _present(finished, folder, quiet=quiet, as_json=as_json)
+    _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
 
 
 _NO_SETTINGS = frozenset(
     (
-        *("model", "config", "quiet", "as_json", "debug", "no_figures"),
+        *("model", "config", "quiet", "as_json", "debug", "no_figures", "report"),
         *("a", "b", "phase_a", "phase_b", "counts"),
         *("seeds", "budget_kl", "by_layer"),
         *("prompt", "system", "on", "max_new_tokens", "num_samples"),
@@ -192,7 +193,13 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def _present(finished: Result, folder: Path, *, quiet: bool, as_json: bool) -> None:
+def _present(
+    finished: Result, folder: Path, *, quiet: bool, as_json: bool, report: bool = False
+) -> None:
+    if report:
+        from distviz import reports
+
+        reports.report_folders([folder])
     for warning in finished.manifest.get("warnings", []):
         print(f"distviz: warning: {warning}", file=sys.stderr)
     if as_json:
@@ -259,6 +266,7 @@ def compare(
     force: options.Force = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     quiet: options.Quiet = False,
@@ -276,7 +284,7 @@ def compare(
     finished, folder = measuring.compare_to_folder(
         a, b, phase_a, phase_b, flags, config, _reporter(quiet or as_json)
     )
-    _present(finished, folder, quiet=quiet, as_json=as_json)
+    _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
 
 
 @app.command()
@@ -307,6 +315,7 @@ def filler(
     force: options.Force = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     quiet: options.Quiet = False,
@@ -323,7 +332,7 @@ def filler(
     study, folder = measuring.filler_to_folder(
         model, counts, flags, config, _reporter(quiet or as_json)
     )
-    _present(study, folder, quiet=quiet, as_json=as_json)
+    _present(study, folder, quiet=quiet, as_json=as_json, report=report)
 
 
 @app.command()
@@ -361,6 +370,7 @@ def sweep(
     force: options.Force = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
     quiet: options.Quiet = False,
@@ -380,7 +390,7 @@ def sweep(
     swept, folder = measuring.sweep_to_folder(
         model, asked, flags, config, _reporter(quiet or as_json)
     )
-    _present(swept, folder, quiet=quiet, as_json=as_json)
+    _present(swept, folder, quiet=quiet, as_json=as_json, report=report)
 
 
 @app.command()
@@ -537,6 +547,29 @@ def export(
         _print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})
     else:
         print("\n".join(map(str, written[:1] if quiet else written)))
+
+
+@app.command()
+@_edge
+def report(
+    folders: options.Folders,
+    out: options.OutFile = None,
+    force: options.ForceFile = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 -- the path is all there is to say
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,  # noqa: ARG001
+) -> None:
+    """Write one self-contained HTML file: figures with a layer slider, curves, tables.
+
+    It opens from disk and asks nothing of the network. Several folders follow one another.
+    """
+    from distviz import reports
+
+    written = reports.report_folders(folders, out, force=force)
+    if as_json:
+        _print_json({"file": str(written), "bytes": written.stat().st_size})
+    else:
+        _console().print(str(written), soft_wrap=True, markup=False)
 
 
 @app.command()

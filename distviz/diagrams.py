@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.inspection import Inspection
+from distviz.layer_drawing import layer_lines
 from distviz.mlp import Mlp
 from distviz.sites import SITES
 
@@ -24,44 +25,12 @@ def layer_diagram(mlp: Mlp, *, has_rope: bool, ascii_only: bool = False) -> Text
     drawn as a plain line. Norms are drawn where most architectures have them.
     """
     offered = {point.site for point in mlp.points}
-    lines = [" hidden", *_attention_lines(offered, has_rope), *_mlp_lines(mlp, offered), "   │"]
-    lines.append("   " + _slot("residual", offered).strip("─"))
+    lines = layer_lines(offered, mlp.activation, gated=mlp.gated, has_rope=has_rope)
     drawing = "\n".join(lines)
     text = Text(drawing.translate(_ASCII) if ascii_only else drawing, no_wrap=True)
     text.highlight_regex(r"\[(" + "|".join(SITES) + r")\]", "bold cyan")
     text.highlight_regex(r"\bARM\b", "bold yellow")
     return text
-
-
-def _slot(site: str, offered: set[str]) -> str:
-    return f"─[{site}]─" if site in offered else "─" * (len(site) + 4)
-
-
-def _attention_lines(offered: set[str], has_rope: bool) -> list[str]:
-    turns = {"q": " RoPE ", "k": " RoPE ", "v": "──────"} if has_rope else dict.fromkeys("qkv", "─")
-    heads = [f" {site.upper()} {_slot(site, offered)}{turns[site]}─" for site in "qkv"]
-    behind = f" attention {_slot('attention', offered)} output "
-    middle = f"   │        ├─{heads[1]}┼─{behind}─┐"
-    end = len(middle) - 1
-    return [
-        f"   ├─ norm ─┬─{heads[0]}┐".ljust(end),
-        middle,
-        f"   │        └─{heads[2]}┘".ljust(end) + "│",
-        "  (+)".ljust(end, "─") + "┘",
-    ]
-
-
-def _mlp_lines(mlp: Mlp, offered: set[str]) -> list[str]:
-    name = "gate" if mlp.gated else "up"
-    first = f" {name} {_slot('gate', offered)} {mlp.activation} {_slot('act', offered)} ARM "
-    behind = f"{_slot('product', offered)} down {_slot('down', offered)}"
-    if not mlp.gated:
-        middle = [f"   ├─ norm ───{first}{behind}┐"]
-    else:
-        up = f" up {_slot('up', offered)}".ljust(len(first), "─")
-        middle = [f"   ├─ norm ─┬─{first}─┐", f"   │        └─{up}(×){behind}┐"]
-    end = len(middle[-1]) - 1
-    return [*middle, "  (+)".ljust(end, "─") + "┘"]
 
 
 def inspection(found: Inspection, console: Console) -> Group:

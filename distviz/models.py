@@ -318,6 +318,7 @@ def model_details(
         "architecture": type(model).__name__,
         "model_type": config.model_type,
         "activation": ", ".join(dict.fromkeys(mlp.activation for mlp in mlps)),
+        "gated": any(mlp.gated for mlp in mlps),
         "layers": getattr(text, "num_hidden_layers", None) or max(counts.values()),
         "hidden_size": getattr(text, "hidden_size", None),
         "intermediate_size": _intermediate_size(model, mlps, text),

@@ -27,6 +27,21 @@ RunFolder = Annotated[
 MeasuredRun = Annotated[
     Path, typer.Argument(metavar="RUN", help="A folder that distviz run wrote.")
 ]
+Folders = Annotated[
+    list[Path], typer.Argument(metavar="FOLDER...", help="Folders that distviz wrote, of any kind.")
+]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="File to write (report.html in the first folder).",
+        show_default=False,
+    ),
+]
+ForceFile = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+Report = Annotated[bool, typer.Option("--report", help="Write report.html into the folder, too.")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False),

@@ -633,7 +633,9 @@ def imported(*args: str | Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["inspect"], ["export"], ["show"], ["whatif"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["inspect"], ["export"], ["show"], ["whatif"], ["report"]]
+)
 def test_help_imports_no_torch(command: list[str]) -> None:
     assert imported(*command, "--help") == set()
 
@@ -660,6 +662,7 @@ def test_showing_commands_import_no_torch(folder: Path, tmp_path: Path) -> None:
     assert imported("show", folder) == set()
     assert imported("show", folder, "--json") == set()
     assert imported("export", folder, "-o", tmp_path / "e", "--layers", "0") == set()
+    assert imported("report", folder, "-o", tmp_path / "r.html") == set()
 
 
 def test_a_real_process(tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""The report in a real browser: no error, no request, and everything that moves does."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_runs import silu_run
+
+from distviz.reports import write_page
+from distviz.reports.page import Page
+from distviz.reports.run_sections import run_part
+from distviz.runs import Run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from playwright.sync_api import Page as Tab
+
+pytestmark = pytest.mark.browser
+EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+IMAGE = "<img src=x onerror=alert(1)>"
+
+
+def _chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return os.environ.get("DISTVIZ_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = _chromium()
+    if found is None:
+        pytest.skip("no Chromium here: install Debian's chromium, or set DISTVIZ_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=options)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    made = silu_run().run
+    manifest = made.manifest | {
+        "model": made.manifest["model"] | {"name": IMAGE, "source": EVIL},
+        "warnings": [EVIL],
+        "settings": {"model": EVIL},
+    }
+    sketches = {key._replace(module=f"{key.layer} {EVIL}"): s for key, s in made.sketches.items()}
+    return Run(manifest, sketches)
+
+
+@pytest.fixture(scope="module")
+def file(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = Page(IMAGE, [run_part(run)])
+    return write_page(page, tmp_path_factory.mktemp("browser") / "report.html")
+
+
+class Opened:
+    """A tab, what it logged, asked for, and popped up."""
+
+    def __init__(self, browser: Browser, file: Path, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.tab: Tab = self.context.new_page()
+        self.logged: list[str] = []
+        self.asked: list[str] = []
+        self.tab.on("console", lambda message: self.logged.append(message.text))
+        self.tab.on("pageerror", lambda error: self.logged.append(str(error)))
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.on("dialog", lambda dialog: (self.logged.append("dialog"), dialog.dismiss()))
+        self.tab.goto(file.as_uri())
+        self.tab.wait_for_selector("html[data-ready=yes]")
+
+
+@pytest.fixture
+def opened(browser: Browser, file: Path) -> Iterator[Opened]:
+    made = Opened(browser, file, viewport={"width": 1280, "height": 900})
+    yield made
+    assert made.logged == []
+    assert made.asked == [file.as_uri()]
+    made.context.close()
+
+
+def drawing(tab: Tab) -> str:
+    return "".join(tab.locator(".browser svg").evaluate_all("all => all.map(one => one.outerHTML)"))
+
+
+def settle(tab: Tab, before: str) -> str:
+    tab.wait_for_function(
+        "old => [...document.querySelectorAll('.browser svg')].map(s => s.outerHTML).join('') "
+        "!== old",
+        arg=before,
+    )
+    tab.wait_for_timeout(150)
+    return drawing(tab)
+
+
+def test_opens_quietly_and_draws_everything(opened: Opened) -> None:
+    tab = opened.tab
+    tab.locator("details.fold").evaluate_all("all => all.forEach(one => { one.open = true })")
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.plot')].every(one => one.querySelector('svg'))"
+    )
+    assert tab.locator(".plot svg").count() > 20
+    small = tab.locator(".plot svg").evaluate_all(
+        "all => all.filter(one => one.getBoundingClientRect().width < 150).length"
+    )
+    assert small == 0
+
+
+def test_foreign_text_is_text(opened: Opened) -> None:
+    tab = opened.tab
+    assert tab.locator("img").count() == 0
+    assert IMAGE in tab.locator("h1").inner_text()
+    assert tab.locator("script:not([type])").count() == 2
+    assert EVIL in tab.locator("p.warning").inner_text()
+    tab.locator(".browser .plot").first.hover(position={"x": 600, "y": 100})
+    assert EVIL in tab.locator(".browser .note").inner_text()
+
+
+def test_slider_buttons_and_arrow_keys_change_the_picture(opened: Opened) -> None:
+    tab = opened.tab
+    where = tab.locator(".where")
+    assert where.inner_text() == "layer 0 (first)"
+    first = drawing(tab)
+    tab.locator(".layer").focus()
+    tab.keyboard.press("ArrowRight")
+    second = settle(tab, first)
+    assert where.inner_text() == "layer 1"
+    tab.locator(".forth").click()
+    third = settle(tab, second)
+    assert where.inner_text() == "layer 2 (last)"
+    tab.keyboard.press("ArrowRight")  # there is no further layer
+    assert where.inner_text() == "layer 2 (last)"
+    tab.evaluate("document.activeElement.blur()")
+    tab.keyboard.press("ArrowLeft")
+    settle(tab, third)
+    assert where.inner_text() == "layer 1"
+    tab.locator(".browser").focus()
+    tab.keyboard.press("ArrowLeft")
+    assert where.inner_text() == "layer 0 (first)"
+    assert tab.locator(".numbers tbody tr").count() == 6
+
+
+def stats_table(tab: Tab) -> Any:
+    return tab.locator(".tabled[data-name=stats]")
+
+
+def column(tab: Tab, name: str) -> list[float]:
+    table = stats_table(tab)
+    heads = [text.split()[0] for text in table.locator("thead th").all_inner_texts()]
+    cells = table.locator(f"tbody tr:not([hidden]) td:nth-child({heads.index(name) + 1})")
+    return cells.evaluate_all("all => all.map(one => Number(one.dataset.v ?? one.textContent))")
+
+
+def test_sorting_sorts(opened: Opened, run: Run) -> None:
+    expected = run.stats()["std"].to_numpy()
+    head = stats_table(opened.tab).locator("thead th", has_text="std")
+    np.testing.assert_array_equal(column(opened.tab, "std"), expected)
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    np.testing.assert_array_equal(column(opened.tab, "std"), np.sort(expected))
+    head.locator("button").focus()
+    opened.tab.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    np.testing.assert_array_equal(column(opened.tab, "std"), np.sort(expected)[::-1])
+
+
+def test_filter_filters_and_copies_copy(opened: Opened, run: Run) -> None:
+    tab, table = opened.tab, stats_table(opened.tab)
+    table.locator(".filter").fill("after act")
+    wanted = run.stats().query("phase == 'after'").reset_index(drop=True)
+    assert len(column(tab, "std")) == len(wanted) == 3
+    assert table.locator(".count").inner_text() == "3 of 8 rows"
+    table.get_by_text("Copy as CSV").click()
+    copied = tab.evaluate("navigator.clipboard.readText()")
+    frame = pd.read_csv(io.StringIO(copied))
+    shared = [name for name in frame if name in wanted]
+    assert {"layer", "std", "near_zero", "module", "p99_9"} <= set(shared)
+    pd.testing.assert_frame_equal(frame[shared], wanted[shared], check_dtype=False, rtol=0, atol=0)
+    table.get_by_text("Copy as Markdown").click()
+    lines = tab.evaluate("navigator.clipboard.readText()").splitlines()
+    assert len(lines) == 2 + 3
+    assert lines[0].startswith("| layer | site | phase |")
+    assert "\\<img" in lines[2]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_hovering_names_both_phases(opened: Opened, run: Run) -> None:
+    tab = opened.tab
+    plot = tab.locator(".chart .plot").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tip = tab.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    said = tip.inner_text()
+    stats = run.stats().set_index(["layer", "phase"])["near_zero"]
+    for phase in ("before", "after"):
+        assert f"{100 * stats[1, phase]:.2f}%" in said
+
+
+def test_schemes(browser: Browser, file: Path) -> None:
+    grounds = {}
+    for scheme in ("light", "dark"):
+        opened = Opened(browser, file, color_scheme=scheme)
+        ground = "getComputedStyle(document.body).backgroundColor"
+        label = "getComputedStyle(document.querySelector('.chart svg text')).fill"
+        grounds[scheme] = opened.tab.evaluate(f"[{ground}, {label}]")
+        opened.tab.locator("#scheme").click()
+        opened.tab.wait_for_timeout(700)
+        grounds[f"{scheme} toggled"] = opened.tab.evaluate(f"[{ground}, {label}]")
+        assert opened.logged == []
+        opened.context.close()
+    assert grounds["light"] == grounds["dark toggled"]
+    assert grounds["dark"] == grounds["light toggled"]
+    assert grounds["light"][0] != grounds["dark"][0]
+    assert grounds["light"][1] != grounds["dark"][1]
+
+
+@pytest.mark.parametrize("width", [390, 1920])
+def test_no_sideways_scrolling(browser: Browser, file: Path, width: int) -> None:
+    opened = Opened(browser, file, viewport={"width": width, "height": 844})
+    assert opened.tab.evaluate("document.documentElement.scrollWidth") <= width
+    wide = opened.tab.locator(".plot svg").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().right)"
+    )
+    assert max(wide) <= width
+    opened.context.close()
+
+
+def test_without_script_the_numbers_are_there(browser: Browser, file: Path, run: Run) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(file.as_uri())
+    assert "need JavaScript" in tab.locator("noscript").inner_text()
+    assert tab.locator(".tabled[data-name=stats] tbody tr").count() == len(run.stats())
+    context.close()

@@ -1,0 +1,274 @@
+"""The report as a file: valid HTML, everything escaped, nothing from outside, the numbers right."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import html5lib
+import numpy as np
+import pandas as pd
+import pytest
+from html5lib.html5parser import ParseError
+from synthetic_comparisons import make
+from synthetic_runs import Synthetic, run_of, silu_run, with_tables
+
+from distviz.comparing import compare
+from distviz.errors import RequestError
+from distviz.reports import page_of, report_folders
+from distviz.reports.cells import data_table
+from distviz.reports.page import Page, Part
+from distviz.reports.rendering import render
+from distviz.reports.run_sections import run_part
+from distviz.runs import Run
+
+EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+IMAGE = "<img src=x onerror=alert(1)>"
+NAMESPACE = "{http://www.w3.org/1999/xhtml}"
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Synthetic:
+    return silu_run()
+
+
+@pytest.fixture(scope="module")
+def folder(synthetic: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_tables(synthetic.run).save(tmp_path_factory.mktemp("reports") / "run")
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return render(page_of([folder]))
+
+
+def elements(text: str, name: str) -> list[Any]:
+    return list(html5lib.parse(text).iter(f"{NAMESPACE}{name}"))
+
+
+def texts_of(element: Any) -> str:
+    return "".join(element.itertext())
+
+
+def data_of(text: str, identity: str) -> Any:
+    (found,) = [one for one in elements(text, "script") if one.get("id") == identity]
+    return json.loads(found.text)
+
+
+def browsers(text: str) -> list[Any]:
+    named = [one for one in elements(text, "figure") if one.get("class") == "browser"]
+    return [data_of(text, one.get("data-source")) for one in named]
+
+
+def strict(text: str) -> None:
+    """Parse as the standard says; the first error fails."""
+    try:
+        html5lib.HTMLParser(strict=True).parse(text)
+    except ParseError as error:
+        pytest.fail(f"not valid: {error}")
+
+
+def test_is_valid_html(html: str) -> None:
+    strict(html)
+    identities = [one.get("id") for one in html5lib.parse(html).iter() if one.get("id")]
+    assert len(identities) == len(set(identities))
+    for label in elements(html, "label"):
+        assert label.get("for") in identities
+    for link in elements(html, "a"):
+        assert link.get("href").startswith("#")
+        assert link.get("href")[1:] in identities
+
+
+def test_nothing_comes_from_outside(html: str) -> None:
+    for element in html5lib.parse(html).iter():
+        for name in ("src", "srcset", "action", "formaction", "background", "data"):
+            assert element.get(name) is None
+        assert not [name for name in element.attrib if str(name).startswith("on")]
+    assert not elements(html, "link")
+    assert "@import" not in "".join(texts_of(one) for one in elements(html, "style"))
+
+
+def test_policy_names_the_scripts_of_the_page_and_no_other(html: str) -> None:
+    (policy,) = [m.get("content") for m in elements(html, "meta") if m.get("http-equiv")]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    run = [one for one in elements(html, "script") if one.get("type") != "application/json"]
+    digests = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(one.text.encode()).digest()).decode()}'"
+        for one in run
+    ]
+    assert rules["script-src"].split() == digests
+    assert "unsafe-eval" not in policy
+
+
+def test_texts_are_escaped_wherever_they_come_from(synthetic: Synthetic) -> None:
+    run = synthetic.run
+    manifest = run.manifest | {
+        "model": {"name": IMAGE, "activation": EVIL, "layers": 3, "source": EVIL},
+        "warnings": [EVIL],
+        "settings": {"model": EVIL, "text": [EVIL], "layers": EVIL},
+        "versions": {EVIL: EVIL},
+    }
+    sketches = {key._replace(module=f"{key.layer}.{EVIL}"): s for key, s in run.sketches.items()}
+    row = {"layer": 0, "stack": EVIL, "site": EVIL, "phase": "before", "module": EVIL}
+    channels = pd.DataFrame([row | {"channel": 0, "absmax": 1.0, "mean": 0.1, "std": 0.1}])
+    plans = pd.DataFrame([{"layer": 0, "document": EVIL, "window": 0, "k": 5, "n": 10}])
+    made = Run(manifest, sketches, channels=channels, plans=plans)
+    text = render(Page(EVIL, [run_part(made, EVIL, EVIL)]))
+    strict(text)
+    assert not elements(text, "img")
+    plain = [one for one in elements(text, "script") if one.get("type") != "application/json"]
+    assert len(plain) == 2
+    assert not [one for one in plain if "alert" in one.text]
+    assert f"{IMAGE} · {EVIL}" in [texts_of(one) for one in elements(text, "h1")]
+    assert EVIL in [texts_of(one) for one in elements(text, "dd")]
+    for one in elements(text, "script"):
+        if one.get("type") == "application/json":
+            json.loads(one.text)
+            assert "<" not in one.text
+
+
+def test_bins_of_the_figure_hold_the_values(html: str, synthetic: Synthetic) -> None:
+    (data,) = browsers(html)
+    (frames,) = data["groups"].values()
+    assert [frame["label"] for frame in frames] == ["layer 0 (first)", "layer 1", "layer 2 (last)"]
+    for layer, frame in enumerate(frames):
+        assert [panel["title"] for panel in frame["panels"]] == ["before", "after"]
+        for panel in frame["panels"]:
+            counts = panel["columns"]["n"]
+            edges = frame["left"] + frame["step"] * np.arange(len(counts) + 1)
+            raw = synthetic.raw[layer, panel["title"]]
+            # A value on an edge may belong to either bin.
+            for edge, running in zip(edges, np.cumsum([0, *counts]), strict=True):
+                least = (raw < edge).sum() - (raw <= edges[0]).sum()
+                most = (raw <= edge).sum() - (raw < edges[0]).sum()
+                assert least <= running <= most
+    moved = [sum(panel["columns"]["m"]) for panel in frames[0]["panels"]]
+    assert 0 < moved[0] <= synthetic.raw[0, "leaving"].size
+    assert not any(sum(panel["columns"]["m"]) for panel in frames[1]["panels"])
+
+
+def test_every_statistic_has_a_curve_and_a_cell(html: str, synthetic: Synthetic) -> None:
+    stats = synthetic.run.stats()
+    tables = elements(html, "table")
+    (table,) = [one for one in tables if texts_of(one).strip().startswith("stats")]
+    head = [texts_of(one) for one in table.iter(f"{NAMESPACE}th")]
+    rows = [list(one.iter(f"{NAMESPACE}td")) for one in table.iter(f"{NAMESPACE}tr")][1:]
+    assert len(rows) == len(stats)
+    for cells, (_, expected) in zip(rows, stats.iterrows(), strict=True):
+        for name, cell in zip(head, cells, strict=True):
+            said = cell.get("data-v") or texts_of(cell)
+            if isinstance(expected[name], str):
+                assert said == expected[name]
+            elif said:
+                assert float(said.replace(",", "")) == float(expected[name])
+            else:
+                assert np.isnan(expected[name])
+    titles = {texts_of(one).strip() for one in elements(html, "figcaption")}
+    numbers = stats.select_dtypes("number").dropna(axis=1, how="all").columns
+    named = {
+        "near_zero": "near-zero share",
+        "std": "standard deviation",
+        "gini": "Gini coefficient of |x|",
+    }
+    assert {named.get(name, name) for name in set(numbers) - {"layer", "eps"}} <= titles
+
+
+def test_several_folders_follow_one_another(folder: Path, tmp_path: Path) -> None:
+    a, b = make(0).run, make(1, scale=1.4).run
+    compared = compare(a, b).save(tmp_path / "compared")
+    text = render(page_of([folder, compared, folder]))
+    strict(text)
+    assert len(elements(text, "article")) == 3
+    assert len(browsers(text)) == 3
+    contents = [texts_of(one) for one in elements(text, "a")]
+    assert "synthetic · run" in contents
+
+
+def test_a_comparison(tmp_path: Path) -> None:
+    a, b = make(0), make(1, scale=1.4)
+    compared = compare(a.run, b.run)
+    text = render(page_of([compared.save(tmp_path / "c")]))
+    strict(text)
+    (data,) = browsers(text)
+    (frames,) = data["groups"].values()
+    columns = frames[0]["panels"][0]["columns"]
+    assert sum(columns["a"]) == pytest.approx(1, abs=0.02)
+    assert columns["a"] != columns["b"]
+    (verdict,) = [texts_of(p) for p in elements(text, "p") if p.get("class") == "verdict"]
+    assert verdict.lower() == str(compared.manifest["verdict"]).lower()
+
+
+def test_equal_folders_give_equal_bytes(folder: Path) -> None:
+    assert render(page_of([folder])) == render(page_of([folder]))
+
+
+def test_where_it_is_written(folder: Path, tmp_path: Path) -> None:
+    copy = Run.load(folder).save(tmp_path / "copy")
+    assert report_folders([copy]) == copy / "report.html"
+    assert report_folders([copy]) == copy / "report.html"
+    out = tmp_path / "new" / "one.html"
+    assert report_folders([copy], out) == out
+    with pytest.raises(RequestError, match=re.escape(f"{out} exists")):
+        report_folders([copy], out)
+    report_folders([copy], out, force=True)
+    assert [path.name for path in out.parent.iterdir()] == ["one.html"]
+    with pytest.raises(RequestError, match="is a folder"):
+        report_folders([copy], copy)
+    with pytest.raises(RequestError, match="is not"):
+        report_folders([tmp_path])
+
+
+def test_a_run_without_change_or_tables() -> None:
+    generator = np.random.default_rng(3)
+    base = silu_run().run
+    before = {
+        key: generator.normal(size=100).astype("float32")
+        for key in base.keys
+        if key.phase == "before"
+    }
+    text = render(Page("x", [run_part(run_of(before, dtype="float32"))]))
+    strict(text)
+    assert "was observed as it is" in text
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, np.inf], [0.0], [1.5]])
+def test_degenerate_values(values: list[float]) -> None:
+    key = next(iter(silu_run().run.keys))
+    made = run_of({key: np.array(values, dtype="float32")}, dtype="float32")
+    strict(render(Page("x", [run_part(made)])))
+
+
+def test_cells() -> None:
+    frame = pd.DataFrame(
+        {
+            "n": [1234567, 2],
+            "near_zero": [0.0694, np.nan],
+            "x": [-0.000012345678, 3.0],
+            "blank": ["", ""],
+        }
+    )
+    table = data_table("t", frame)
+    assert table.columns == [("n", True), ("near_zero", True), ("x", True)]
+    said = [[(cell.text, cell.value) for cell in row] for row in table.rows]
+    assert said == [
+        [("1,234,567", "1234567"), ("6.94 %", "0.0694"), ("−1.235e−5", "-1.2345678e-05")],
+        [("2", "2"), ("–", ""), ("3", "3.0")],
+    ]
+
+
+def test_the_charts_are_the_ones_that_were_bundled() -> None:
+    from importlib import resources
+
+    script = resources.files("distviz.reports") / "vendor" / "vega.js"
+    digest = hashlib.sha256(script.read_bytes()).hexdigest()
+    assert digest == "468c95c12b753393d1f795fbe0f0efed33d4b310ef8cd3716f1e9015e9134691"
+
+
+def test_a_title_is_said_once() -> None:
+    page = Page("t", [Part("t", "s", "v", [])])
+    assert "<title>t · distviz</title>" in render(page)
