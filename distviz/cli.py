@@ -366,6 +366,8 @@ def sweep(
     revision: options.Revision = None,
     skip_special: options.SkipSpecial = None,
     seed: options.Seed = None,
+    resume: options.Resume = None,
+    save_every: options.SaveEvery = None,
     out: options.Out = None,
     force: options.Force = False,
     figures: options.Figures = None,

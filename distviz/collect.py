@@ -234,7 +234,9 @@ def measure(
     )
     done: set[int] = set()
     if states is not None:
-        kept, done = states.begin(request(stage, corpus, batches, own_only=own_only), told)
+        kept, done = states.begin(
+            request(opened, settings, corpus, batches, own_only=own_only), told
+        )
         for tree in kept:
             stage.portion += Portion.from_state(tree)
     if not kernels.is_compiled():

@@ -107,11 +107,16 @@ def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[
 
 
 def request(
-    stage: Stage, corpus: Corpus, batches: list[Batch], *, own_only: bool
+    opened: OpenedModel,
+    settings: RunSettings,
+    corpus: Corpus,
+    batches: list[Batch],
+    *,
+    own_only: bool = False,
 ) -> dict[str, str]:
     """Return what must agree where a measurement is shared or goes on, by the name users know."""
-    given = stage.settings.as_dict()
-    details = stage.opened.details
+    given = settings.as_dict()
+    details = opened.details
     names = ("fingerprint", "architecture", "dtype")
     return {
         **{f"model {name}": str(details.get(name)) for name in names},

@@ -16,15 +16,15 @@ from distviz.alternatives import Grid
 from distviz.config import RunSettings, build_settings
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.presets import published_for
-from distviz.runs import RUN, Run, check_output, read_manifest
+from distviz.runs import RUN, SWEEP, Run, check_output, read_manifest
 from distviz.states import StateFolder
+from distviz.sweep_results import Sweep
 
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
     from distviz.filler_studies import FillerStudy
     from distviz.generation import Continuations
     from distviz.progress import Progress
-    from distviz.sweep_results import Sweep
     from distviz.whatifs import WhatIf
 
 __all__ = [
@@ -70,11 +70,11 @@ def run_to_folder(
     return measured, out
 
 
-def _is_finished(settings: RunSettings) -> bool:
+def _is_finished(settings: RunSettings, name: str = RUN) -> bool:
     """Whether ``--resume`` finds the result of the same command complete."""
-    if not settings.resume or settings.force or not (Path(str(settings.out)) / RUN).exists():
+    if not settings.resume or settings.force or not (Path(str(settings.out)) / name).exists():
         return False
-    known = dict(read_manifest(Path(str(settings.out))).get("settings") or {})
+    known = dict(read_manifest(Path(str(settings.out)), name).get("settings") or {})
     return all(
         known.get(name) == value
         for name, value in settings.as_dict().items()
@@ -214,6 +214,13 @@ class SweepRequest:
     budget_kl: float = 0.05
     by_layer: bool = False
 
+    def is_of(self, folder: Path) -> bool:
+        """Whether a finished sweep answered the same request."""
+        known = read_manifest(folder, SWEEP, "sweep folder")
+        own = {"grid": self.lists, "budget_kl": self.budget_kl, "by_layer": self.by_layer}
+        same_seeds = len(known.get("seeds") or []) == self.seeds
+        return same_seeds and all(known.get(name) == value for name, value in own.items())
+
     def grid(self) -> Grid:
         """Return the lists; those that are usual where none was given."""
         given = {name: value for name, value in self.lists.items() if value is not None}
@@ -247,11 +254,15 @@ def sweep_to_folder(
         raise RequestError(f"--budget-kl is {asked.budget_kl}, it must be above 0")
     grid = asked.grid()
     check(grid, settings)
+    if _is_finished(settings, SWEEP) and asked.is_of(Path(str(settings.out))):
+        progress.note(f"{settings.out} is complete, nothing is left to measure")
+        return Sweep.load(str(settings.out)), Path(str(settings.out))
     out = _checked_output(settings, f"{_short(model or settings.model or 'demo')}-sweep")
+    states = _state_folder(out, settings)
     from distviz import collect, exports, sweeps
     from distviz.corpus import read_documents
 
-    try:
+    with _telling_how_to_go_on(states, out, progress):
         documents = read_documents([Path(name) for name in settings.text])
         opened = collect.open_from(settings, progress)
         corpus = collect.corpus_of(documents, opened, settings)
@@ -267,10 +278,11 @@ def sweep_to_folder(
             asked.budget_kl,
             progress,
             is_by_layer=asked.by_layer,
+            states=states,
         )
-    finally:
-        progress.stop()
-    exports.write_folder(swept, out, figures=tuple(settings.figures), force=settings.force)
+        swept.manifest["grid"] = asked.lists
+        exports.write_folder(swept, out, figures=tuple(settings.figures), force=settings.force)
+    states.remove()
     return swept, out
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +24,10 @@ from distviz.config import RunSettings
 from distviz.corpus import Batch, Corpus, make_batches
 from distviz.effect import Baseline, Effect, HeadInput
 from distviz.hooks import Redistribution, Tracker, attach, experts_of
-from distviz.manifests import describe
+from distviz.manifests import describe, request
 from distviz.mlp import count_layers, find_points, main_stack
 from distviz.models import OpenedModel
+from distviz.packing import pack_sketches, unpack_sketches
 from distviz.passes import inputs_of, tokens_of
 from distviz.progress import Progress
 from distviz.recording import Tokens
@@ -34,6 +36,7 @@ from distviz.runs import SCHEMA_VERSION
 from distviz.sites import Point, parse_layers
 from distviz.sketch import Sketch
 from distviz.skipping import Shortcut, find_layers
+from distviz.states import StateFolder
 from distviz.sweep_results import Sweep, join_seeds
 
 if TYPE_CHECKING:
@@ -77,6 +80,7 @@ def sweep_model(
     progress: Progress,
     *,
     is_by_layer: bool = False,
+    states: StateFolder | None = None,
 ) -> Sweep:
     """Measure every setting of a grid on an open model.
 
@@ -98,6 +102,8 @@ def sweep_model(
         Told how far it is.
     is_by_layer
         Whether the grid goes through the layers one at a time.
+    states
+        Where to keep what is finished, and to go on from.
 
     Raises
     ------
@@ -109,6 +115,7 @@ def sweep_model(
     started = time.perf_counter()
     work = _Work.prepare(opened, grid, seeds)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
+    done = _go_on(work, opened, settings, corpus, batches, states, progress)
     progress.stage(f"measuring {len(grid)} settings on {corpus.tokens:,} tokens")
     progress.start((1 + len(work.trials)) * corpus.tokens)
     with ExitStack() as stack:
@@ -116,8 +123,12 @@ def sweep_model(
             stack.callback(work.head.close)
         # All passes on the same code, so that the settings alone tell them apart.
         stack.enter_context(rows_at_once(opened.model, experts_of(work.places)))
-        for batch in batches:
-            work.measure(batch, progress)
+        for number, batch in enumerate(batches):
+            units = Units(number * (1 + len(work.trials)), done, batch.tokens, progress)
+            if states is not None:
+                share = len(batches) * (1 + len(work.trials))
+                units.kept = partial(_keep, states, work, done, share, progress)
+            work.measure(batch, units)
     table = pd.DataFrame([work.row(trial) for trial in work.trials])
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -146,6 +157,75 @@ def activation_layers(opened: OpenedModel, wanted: str | None) -> list[int]:
         return sorted(known)
     parts = [parse_layers(part, layer_count(opened), "--arm-layers") for part in wanted.split(";")]
     return sorted(known & set().union(*parts))
+
+
+def _go_on(
+    work: _Work,
+    opened: OpenedModel,
+    settings: RunSettings,
+    corpus: Corpus,
+    batches: list[Batch],
+    states: StateFolder | None,
+    progress: Progress,
+) -> set[int]:
+    """Take over what an interrupted sweep kept; return the numbers of its finished passes."""
+    if states is None:
+        return set()
+    asked = request(opened, settings, corpus, batches)
+    asked["settings"] = str([t.setting.named() | {"seed": t.settings.seed} for t in work.trials])
+    found, done = states.begin(asked, progress)
+    for state in found:
+        work.go_on_from(state)
+    return done
+
+
+def _keep(
+    states: StateFolder, work: _Work, done: set[int], passes: int, progress: Progress
+) -> None:
+    states.save_if_due(work.state, sorted(done), len(done) / passes, progress)
+
+
+@dataclass
+class Units:
+    """The passes of one batch: which are made. The first is that of the model as it is.
+
+    Parameters
+    ----------
+    first
+        Number of the batch's first pass, counted over all batches.
+    done
+        Numbers of all passes that are made.
+    tokens
+        Of the batch.
+    progress
+        Told of every pass that is over.
+    kept
+        Called when one more is made.
+    """
+
+    first: int
+    done: set[int]
+    tokens: int
+    progress: Progress
+    kept: Callable[[], None] = lambda: None
+
+    def is_open(self, number: int) -> bool:
+        """Whether a pass is still to be made."""
+        return self.first + number not in self.done
+
+    def is_over(self, trials: int) -> bool:
+        """Whether all passes are made; then their tokens are told at once."""
+        over = not any(self.is_open(number) for number in range(1 + trials))
+        if over:
+            self.progress.advance((1 + trials) * self.tokens)
+        return over
+
+    def close(self, number: int) -> None:
+        """Note that a pass is made (that of the model as it is may be made again)."""
+        self.progress.advance(self.tokens)
+        if self.is_open(number):
+            self.done.add(self.first + number)
+            self.kept()
 
 
 @dataclass
@@ -192,27 +272,56 @@ class _Work:
         moved = [point for trial in self.trials for point in trial.moved]
         return list(dict.fromkeys([*moved, *self.last]))
 
-    def measure(self, batch: Batch, progress: Progress) -> None:
-        """Make all passes of one batch."""
+    def measure(self, batch: Batch, open_units: Units) -> None:
+        """Make the passes of one batch that are not made yet."""
+        if open_units.is_over(len(self.trials)):
+            return
         starts = {min(trial.setting.layers) - 1 for trial in self.trials} - {-1}
         self.tracker.given = tokens_of(batch)
         inputs = inputs_of(batch, self.opened.model)
         with torch.inference_mode():
             kept = starts if self.is_exact is not False else set()
-            with self.shortcut.keeping(kept), self._seeing(self.places, self.before):
+            seen = self.before if open_units.is_open(0) else {}
+            with self.shortcut.keeping(kept), self._seeing(self.places, seen):
                 hidden = self._pass(inputs)
             if self.is_exact is None and starts:
                 with self.shortcut.behind(max(starts)):
                     self.is_exact = self._agrees(inputs, hidden)
-            progress.advance(int(batch.valid.sum()))
+            open_units.close(0)
             baseline = None
             if self.head is not None:
                 baseline = Baseline(self.head, hidden, batch.ids, batch.counted, _BASELINE_BYTES)
-            for trial in self.trials:
+            for number, trial in enumerate(self.trials, start=1):
+                if not open_units.is_open(number):
+                    continue
                 changed = self._changed(trial, inputs)
                 if baseline is not None:
                     trial.effect.compare(baseline, changed)
-                progress.advance(int(batch.valid.sum()))
+                open_units.close(number)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data, to go on from."""
+        sketches = [
+            *(self.before.get(point, Sketch()) for point in self.places),
+            *(trial.after.get(p, Sketch()) for trial in self.trials for p in self._points(trial)),
+        ]
+        return {
+            "sketches": pack_sketches(sketches),
+            "effects": [trial.effect.state() for trial in self.trials],
+            "changed": [trial.changed for trial in self.trials],
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        sketches = iter(unpack_sketches(state["sketches"]))
+        self.before = {point: next(sketches) for point in self.places}
+        rows = zip(self.trials, state["effects"], state["changed"], strict=True)
+        for trial, effect, changed in rows:
+            trial.after = {point: next(sketches) for point in self._points(trial)}
+            trial.effect, trial.changed = Effect.from_state(effect), changed
+
+    def _points(self, trial: Trial) -> list[Point]:
+        return list(dict.fromkeys([*trial.moved, *self.last]))
 
     def _pass(self, inputs: dict[str, Any]) -> Any:
         return self.head.run(**inputs) if self.head else self.opened.model(**inputs)
@@ -241,7 +350,7 @@ class _Work:
             rows = torch.from_numpy(np.flatnonzero(tokens.counted)).to(moved.device)
             trial.changed += int(moved.reshape(-1, moved.shape[-1])[rows].sum())
 
-        points = list(dict.fromkeys([*trial.moved, *self.last]))
+        points = self._points(trial)
         work = Redistribution(trial.settings.arm(), trial.moved, self.tracker, report=report)
         with (
             self.shortcut.behind(start),

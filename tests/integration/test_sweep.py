@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import distviz
 from distviz import statistics
+from distviz.states import read_state
 from distviz.sweep_results import Sweep
 
 if TYPE_CHECKING:
@@ -201,3 +205,38 @@ def test_bad_input(
     assert message in done.err
     assert len(done.complaint()) <= 2
     assert not (tmp_path / "here" / "nothing").exists()
+
+
+def test_a_killed_sweep_goes_on_to_the_same_numbers(
+    call: Callable[..., Done], text: Path, tmp_path: Path
+) -> None:
+    options = [
+        "sweep", "--text", text, "--max-length", 32, "--batch-size", 1, "--c", "0.1,0.5,1",
+        "--arm-layers", "0;3", "--no-figures", "--threads", 1,
+    ]  # fmt: skip
+    assert call(*options, "--out", "whole").code == 0
+    command = [sys.executable, "-m", "distviz", *map(str, options), "--save-every", "0"]
+    state = tmp_path / "here" / "cut.partial" / "rank-0.state"
+    sizes = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*command, "--out", "cut", "--resume"], stderr=subprocess.DEVNULL, cwd=tmp_path / "here"
+        )
+        seen = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > seen):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        tree, _ = read_state(state)
+        sizes.append(len(tree["batches"]))
+    assert sizes[0] < sizes[1] < 7 * 8
+    done = call(*options, "--out", "cut", "--resume", "--save-every", 0)
+    assert done.code == 0, done.err
+    for name in ("sweep.csv", "sweep_seeds.csv"):
+        whole, cut = (tmp_path / "here" / folder / name for folder in ("whole", "cut"))
+        assert whole.read_bytes() == cut.read_bytes()
+    assert not state.parent.exists()
+    again = call(*options, "--out", "cut", "--resume")
+    assert "is complete" in again.err
+    other = call(*options, "--p1", "50", "--out", "cut", "--resume")
+    assert (other.code, "exists" in other.err) == (2, True)
