@@ -11,6 +11,7 @@ from distviz.reports.page import Spec
 __all__ = ["COMPARED", "PAIRED", "by_depth", "dots", "heatmap", "intervals", "trade_off"]
 
 _LOG_SPAN = 30.0
+_LEGEND = {"title": None, "orient": "top", "offset": 2, "columns": 3}
 _STEP = {"type": "area", "interpolate": "step-after", "line": False, "clip": True}
 _X = {
     "field": "l",
@@ -139,7 +140,14 @@ def by_depth(
     Pointing anywhere names the nearest layer with all its values. The scale is logarithmic where
     positive values differ by more than a factor of thirty.
     """
-    values = [row[name] for row in rows for name in series if row.get(name) is not None]
+    # Plain names for the columns: a dot or a bracket in a name would be read as a path.
+    columns = {name: f"v{index}" for index, name in enumerate(series)}
+    rows = [
+        {"place": row["place"], "kind": row.get("kind", "")}
+        | {column: row.get(name) for name, column in columns.items()}
+        for row in rows
+    ]
+    values = [row[c] for row in rows for c in columns.values() if row[c] is not None]
     form = ".2%" if share else ".4~g"
     is_log = _wants_log(values)
     colors = {
@@ -148,7 +156,7 @@ def by_depth(
             "domain": [w for w, _ in series.values()],
             "range": [c for _, c in series.values()],
         },
-        "legend": {"title": None, "orient": "top", "offset": 2} if len(series) > 1 else None,
+        "legend": _LEGEND if len(series) > 1 else None,
     }
     x = {
         "field": "place",
@@ -165,14 +173,17 @@ def by_depth(
     }
     said = [{"field": "place", "title": axis}, {"field": "kind", "title": "module"}]
     said = said[: 1 + (len({row.get("kind") for row in rows}) > 1)]
-    said += [{"field": name, "title": word, "format": form} for name, (word, _) in series.items()]
+    said += [
+        {"field": columns[name], "title": word, "format": form}
+        for name, (word, _) in series.items()
+    ]
     lines = [
         {
-            "transform": [{"filter": f"isValid(datum['{name}'])"}],
+            "transform": [{"filter": f"isValid(datum.{columns[name]})"}],
             "mark": _LOOKS[min(index, len(_LOOKS) - 1)],
             "encoding": {
                 "x": x,
-                "y": y | {"field": name},
+                "y": y | {"field": columns[name]},
                 "color": colors | {"datum": word},
                 "detail": {"field": "kind"},
             },

@@ -10,11 +10,14 @@ from pathlib import Path
 from distviz import folders
 from distviz.comparisons import Comparison
 from distviz.errors import RequestError
+from distviz.filler_studies import FillerStudy
 from distviz.reports.comparison_sections import comparison_part
+from distviz.reports.filler_sections import filler_part
 from distviz.reports.page import Page, Part
 from distviz.reports.rendering import render
 from distviz.reports.run_sections import run_part
 from distviz.reports.sweep_sections import sweep_part
+from distviz.reports.whatif_sections import whatif_part
 from distviz.runs import Run
 from distviz.sweep_results import Sweep
 
@@ -67,8 +70,9 @@ def _part(folder: Path, is_one_of_several: bool) -> Part:
         return comparison_part(measured, name, str(folder))
     if isinstance(measured, Run):
         return run_part(measured, name, _texts(folder))
-    kind = measured.manifest.get("kind")
-    raise RequestError(f"{folder} holds a {kind}, of which there is no report")
+    if isinstance(measured, FillerStudy):
+        return filler_part(measured, name)
+    return whatif_part(measured, name)
 
 
 def _texts(folder: Path) -> str | None:

@@ -19,12 +19,19 @@ from synthetic_runs import Synthetic, run_of, silu_run, with_tables
 
 from distviz.comparing import compare
 from distviz.errors import RequestError
+from distviz.filler_studies import QUANTITIES, FillerStudy
 from distviz.reports import page_of, report_folders
 from distviz.reports.cells import data_table
+from distviz.reports.filler_sections import filler_part
 from distviz.reports.page import Page, Part
 from distviz.reports.rendering import render
 from distviz.reports.run_sections import run_part
+from distviz.reports.sweep_sections import sweep_part
+from distviz.reports.whatif_sections import whatif_part
 from distviz.runs import Run
+from distviz.sweep_results import NAMED, Sweep
+from distviz.sweep_results import QUANTITIES as QUANTITIES_OF_SWEEPS
+from distviz.whatifs import COLUMNS, WhatIf
 
 EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"
@@ -201,6 +208,108 @@ def test_a_comparison(tmp_path: Path) -> None:
     assert columns["a"] != columns["b"]
     (verdict,) = [texts_of(p) for p in elements(text, "p") if p.get("class") == "verdict"]
     assert verdict.lower() == str(compared.manifest["verdict"]).lower()
+
+
+PLACE = {"layer": 0, "site": "act", "phase": "before", "module": EVIL, "stack": "decoder"}
+
+
+def curves(text: str) -> dict[str, Any]:
+    """The charts by title; charts of one title, the last."""
+    shown = [one for one in elements(text, "figure") if one.get("class") == "chart"]
+    found = [data_of(text, one.get("data-source")) for one in shown]
+    return {one["title"]: one["spec"] for one in found}
+
+
+def test_a_filler_study(tmp_path: Path) -> None:
+    runs = {count: make(count).run for count in (0, 5, 10)}
+    tested = {"ci_low": -0.3, "ci_high": -0.1, "p_value": 0.01, "p_adjusted": 0.02}
+    tested |= {"effect_size": -1.0, "documents": 10, "paired": True, "documents_a": 10}
+    tested |= {"documents_b": 10, "zero_variance": 0, "approximate": False, "reason": ""}
+    rows = [
+        {"filler_count": count, **PLACE, "layer": layer, "quantity": quantity}
+        | {"estimate": -0.01 * count - 0.1 * layer}
+        | tested
+        for count in (5, 10)
+        for layer in range(3)
+        for quantity in QUANTITIES
+    ]
+    kept = [
+        {"filler_count": count, "layer": layer, "attention_kept": 1 / (1 + count), "prompts": 10}
+        | {"module": "m"}
+        for count in runs
+        for layer in range(3)
+    ]
+    manifest = {"schema_version": 1, "kind": "filler", "filler": EVIL, "counts": [0, 5, 10]}
+    manifest |= {"filler_kind": "repeat", "filler_position": "between", "warnings": []}
+    manifest |= {"model": {"name": "synthetic", "layers": 3}, "text": {"documents": 10}}
+    study = FillerStudy(manifest, runs, pd.DataFrame(rows), pd.DataFrame(kept))
+    text = render(Page("f", [filler_part(study)]))
+    strict(text)
+    assert not elements(text, "img")
+    headings = [texts_of(one) for one in elements(text, "h2")]
+    assert "10 filler tokens against none, by layer" in headings
+    assert "By number of filler tokens, layer 2, which changes most" in headings
+    values = curves(text)["variance, log ratio"]["data"]["values"]
+    assert [(row["place"], row["sure"]) for row in values] == [(5, True), (10, True)]
+    assert [row["estimate"] for row in values] == pytest.approx([-0.25, -0.3])
+
+
+def test_what_if_answers() -> None:
+    base = dict.fromkeys(COLUMNS, np.nan) | PLACE | {"format": "", "range": ""}
+    rows = [
+        base | {"layer": layer, "question": "format", "format": f"int{bits}.x", "range": "max"}
+        | {"sqnr_db": 6.0 * bits + layer}
+        for layer in range(2)
+        for bits in range(2, 10)
+    ]  # fmt: skip
+    rows += [
+        base | {"layer": layer, "question": "sparsity", "level": 0.5, "l2_kept": 0.9 - 0.1 * layer}
+        for layer in range(2)
+    ]
+    manifest = {"schema_version": 1, "kind": "whatif", "model": {"name": EVIL}}
+    text = render(Page("w", [whatif_part(WhatIf(manifest, pd.DataFrame(rows)))]))
+    strict(text)
+    shown = curves(text)
+    noise = "signal over quantization noise, dB, before"
+    assert set(shown) == {
+        f"{noise} (1 of 2)",
+        f"{noise} (2 of 2)",
+        "share of the energy kept, before",
+    }
+    drawn = shown[f"{noise} (2 of 2)"]["data"]["values"]
+    assert [(row["place"], row["v0"], row["v1"]) for row in drawn] == [(0, 48, 54), (1, 49, 55)]
+
+
+def test_a_sweep() -> None:
+    base = dict.fromkeys([*NAMED, "seeds", *QUANTITIES_OF_SWEEPS], np.nan)
+    base |= {"redistribution": "arm", "layers": "0", "mode": "replace", "seeds": 1}
+    rows = [
+        base | {"c": c, "p1": p1, "kl": c * p1 / 1000, "near_zero_removed": c / 4}
+        | {"loss_before": 2.0, "loss_after": 2.0 + c / 10, "fraction_moved": c / 3}
+        | {"near_zero_before": 0.3, "near_zero_after": 0.3 - c / 4}
+        for c in (0.1, 0.2, 0.4)
+        for p1 in (75.0, 99.5)
+    ]  # fmt: skip
+    manifest = {"schema_version": 1, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
+    swept = Sweep(
+        manifest | {"model": {"name": EVIL, "source": EVIL}}, pd.DataFrame(rows), pd.DataFrame(rows)
+    )
+    text = render(Page("s", [sweep_part(swept)]))
+    strict(text)
+    assert not elements(text, "img")
+    shown = curves(text)
+    heat = shown["near-zero share removed"]["data"]["values"]
+    assert [row["value"] for row in heat] == [row["near_zero_removed"] for row in rows]
+    assert [row["chosen"] for row in heat] == [False, False, True, False, False, False]
+    (trade,) = [spec for title, spec in shown.items() if "against KL" in title]
+    front = [row["front"] for row in trade["data"]["values"]]
+    assert front == [True, False, True, False, True, False]
+    layers = [row | {"layers": str(n), "p1": 75.0, "c": 0.1} for n, row in enumerate(rows[:3])]
+    by_layer = Sweep(
+        swept.manifest | {"by_layer": True}, pd.DataFrame(layers), pd.DataFrame(layers)
+    )
+    spec = curves(render(Page("s", [sweep_part(by_layer)])))["KL divergence, nats"]
+    assert [row["v0"] for row in spec["data"]["values"]] == [row["kl"] for row in layers]
 
 
 def test_equal_folders_give_equal_bytes(folder: Path) -> None:
