@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +16,7 @@ from distviz import options
 from distviz.errors import DistvizError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from distviz.folders import Result
 
@@ -194,7 +194,13 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def _present(
-    finished: Result, folder: Path, *, quiet: bool, as_json: bool, report: bool = False
+    finished: Result,
+    folder: Path,
+    *,
+    quiet: bool,
+    as_json: bool,
+    report: bool = False,
+    closer: Callable[[Console], RenderableType] | None = None,
 ) -> None:
     if report:
         from distviz import reports
@@ -210,6 +216,8 @@ def _present(
         console = _console()
         findings = import_module(f"distviz.{_FINDINGS[finished.manifest['kind']]}")
         console.print(findings.summary(finished, console))
+        if closer is not None:
+            console.print(closer(console))
         console.print(f"\n{folder}", soft_wrap=True)
 
 
@@ -578,13 +586,21 @@ def report(
 @_edge
 def show(
     run: options.RunFolder,
+    layers: options.ShownLayers = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show the findings of a run, comparison or filler study again, from the folder alone."""
-    from distviz import folders
+    """Show the findings of any folder again; of a run, curves by depth and layers closely, too."""
+    from distviz import closeups, folders
+    from distviz.runs import Run
+    from distviz.sites import parse_layers
 
-    _present(folders.load(run), run, quiet=False, as_json=as_json)
+    whole = folders.load(run)
+    part = None if layers is None else whole.select(parse_layers(layers, whole.n_layers))
+    closer = None
+    if isinstance(whole, Run):
+        closer = partial(closeups.closeup, whole, cast("Run | None", part))
+    _present(part or whole, run, quiet=False, as_json=as_json, closer=closer)
 
 
 def main() -> None:

@@ -66,6 +66,9 @@ Text = Annotated[
     ),
 ]
 Layers = Annotated[str | None, _text("--layers", "Observed: all, or 0,3,8-11.")]
+ShownLayers = Annotated[
+    str | None, _text("--layers", "Only these, and how their values are distributed: 0,3,8-11.")
+]
 Sites = Annotated[
     str | None,
     _text("--sites", "act, gate, up, product, down, q, k, v, attention, residual, module:*."),

@@ -554,6 +554,14 @@ def test_show(call: Any, folder: Path) -> None:
         assert re.search(rf"^\s*{layer}\b", done.out, re.MULTILINE)
     assert "█" in done.out
     assert not ESCAPE.search(done.out)
+    close = call("show", folder, "--layers", "1,3").out
+    assert "act by layer, 0 to 5" in close
+    assert "layer 1 · act" in close
+    assert "layer 3 · act" in close
+    assert "layer 2 · act" not in close
+    rows = json.loads(call("show", folder, "--layers", "1,3", "--json").out)["stats"]
+    assert {row["layer"] for row in rows} == {1, 3}
+    refuse(call, ["show", folder, "--layers", "9"], "9")
     refuse(call, ["show", "nowhere"], "nowhere")
     Path("empty").mkdir()
     refuse(call, ["show", "empty"], "empty")
