@@ -315,6 +315,7 @@ def filler(
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     attn_implementation: options.AttnImplementation = None,
+    attention_layers: options.AttentionLayers = None,
     threads: options.Threads = None,
     revision: options.Revision = None,
     skip_special: options.SkipSpecial = None,

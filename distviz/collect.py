@@ -214,11 +214,12 @@ def measure(
     *,
     own_only: bool = False,
     states: StateFolder | None = None,
+    stage: Stage | None = None,
 ) -> Run:
     """Send a corpus through an open model and return what was seen.
 
     ``own_only`` leaves the tokens of a filler out of everything that is counted; ``states`` keeps
-    what is finished, to go on from.
+    what is finished, to go on from; ``stage`` is given where a study keeps more than a run does.
 
     Raises
     ------
@@ -228,7 +229,7 @@ def measure(
         If a place never fires.
     """
     told = progress or Progress()
-    stage = Stage.prepare(opened, settings)
+    stage = stage or Stage.prepare(opened, settings)
     batches = make_batches(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )

@@ -111,6 +111,7 @@ class RunSettings:
     revision: str | None = None
     threads: int | None = None
     attn_implementation: str | None = None
+    attention_layers: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
     skip_special: bool = False

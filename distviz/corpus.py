@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distviz.errors import RequestError
 
 __all__ = [
+    "PARTS",
     "Batch",
     "Corpus",
     "Document",
@@ -36,6 +37,9 @@ _CONJUNCTIONS = re.compile(
     r"|hence|therefore|however|when|whenever|until|before|after|once|than|whether|as|that)$"
 )
 _CLASS_OTHER = 3
+PARTS = ("start", "system", "question", "text", "filler")
+"""What a token belongs to; ``start`` is what the tokenizer or the chat template puts first."""
+_TEXT, _FILLER = PARTS.index("text"), PARTS.index("filler")
 _COMMON_WORDS = ("apple", "house", "river", "green", "table", "paper", "music", "water", "stone")
 
 
@@ -98,15 +102,20 @@ class Filler:
 class Window:
     """A piece of one document, the "sequence" of ARM.
 
-    ``own`` is false where a token belongs to a filler; None means all are the document's own.
+    ``parts`` (int8, index into `PARTS`) says what each token belongs to.
     """
 
     document: int
     window: int
     ids: NDArray[np.int64]
     is_last: bool
-    own: NDArray[np.bool_] | None = None
+    parts: NDArray[np.int8]
     hidden: NDArray[np.float32] | None = None
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """False where a token belongs to a filler."""
+        return np.not_equal(self.parts, _FILLER)
 
 
 @dataclass(frozen=True)
@@ -278,19 +287,17 @@ def tokenize(
     left = sys.maxsize if max_tokens is None else max_tokens
     truncated = False
     for number, document in enumerate(documents):
-        parts = _parts(document, tokenizer, filler, chat_template, number)
-        ids = np.array([token for part, _ in parts for token in part], dtype=np.int64)
-        own = np.array([is_own for part, is_own in parts for _ in part], dtype=bool)
+        ids, parts = _ids(document, tokenizer, filler, chat_template, number)
         starts = range(0, len(ids), room)
         joined = [np.concatenate([prefix, ids[start : start + room]]) for start in starts]
         kept = _take(joined, left)
         truncated |= sum(map(len, kept)) < sum(map(len, joined))
         left -= sum(map(len, kept))
         for index, piece in enumerate(kept):
-            inside = own[index * room : index * room + len(piece) - len(prefix)]
-            mine = np.concatenate([np.ones(len(piece) - len(inside), bool), inside])
+            inside = parts[index * room : index * room + len(piece) - len(prefix)]
+            whole = np.concatenate([np.zeros(len(piece) - len(inside), np.int8), inside])
             is_last = index == len(kept) - 1
-            windows.append(Window(number, index, piece, is_last=is_last, own=mine))
+            windows.append(Window(number, index, piece, is_last, whole))
         if left <= 0:
             truncated |= number < len(documents) - 1
             break
@@ -329,47 +336,49 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _parts(
+def _ids(
     document: Document, tokenizer: Any, filler: Filler | None, chat_template: bool, number: int
-) -> list[tuple[list[int], bool]]:
-    """Token ids of a document in pieces, each with whether it is the document's own."""
-    if document.is_prompt and chat_template:
-        before, behind = _chat(document, tokenizer, filler)
-        first, second = _encode(tokenizer, before), _encode(tokenizer, behind)
-    elif document.is_prompt:
-        first, second = _encode(tokenizer, document.system), _encode(tokenizer, document.question)
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Token ids of a document, and of each the part that it belongs to.
+
+    The parts are tokenized apart, wherever the filler goes: own tokens do not depend on it.
+    """
+    if document.is_prompt:
+        texts = {"system": document.system, "question": document.question}
+        if chat_template:
+            texts = _chat(document, tokenizer)
     else:
-        first, second = [], _encode(tokenizer, document.text)
+        texts = {"text": document.text}
+    pieces = {part: _encode(tokenizer, text) for part, text in texts.items()}
+    ids = np.array([token for piece in pieces.values() for token in piece], np.int64)
+    sizes = {part: len(piece) for part, piece in pieces.items()}
+    parts = np.repeat([PARTS.index(part) for part in sizes], list(sizes.values())).astype(np.int8)
     if filler is None:
-        return [(first, True), (second, True)]
-    run = (filler.tokens(tokenizer, number), False)
+        return ids, parts
+    start = sizes.get("start", 0)
+    place = {"start": start, "between": start + sizes.get("system", 0), "end": len(ids)}
+    at = place.get(filler.position, -1)
     if filler.position == "random":
-        joined = first + second
-        place = int(np.random.default_rng([filler.seed, number]).integers(len(joined) + 1))
-        return [(joined[:place], True), run, (joined[place:], True)]
-    if filler.position == "end":
-        return [(first, True), (second, True), run]
-    if filler.position == "start" and not chat_template:
-        return [run, (first, True), (second, True)]
-    return [(first, True), run, (second, True)]
+        at = int(np.random.default_rng([filler.seed, number]).integers(len(ids) + 1))
+    run = filler.tokens(tokenizer, number)
+    return np.insert(ids, at, run), np.insert(parts, [at] * len(run), _FILLER)
 
 
-_MARK = "\ue000distviz\ue000"
+_MARKS = ("\ue000distviz\ue000", "\ue001distviz\ue001")
 
 
-def _chat(document: Document, tokenizer: Any, filler: Filler | None) -> tuple[str, str]:
-    """Render the chat template and split it where a filler goes."""
+def _chat(document: Document, tokenizer: Any) -> dict[str, str]:
+    """Render the chat template and split it before the system prompt and before the question."""
     if not getattr(tokenizer, "chat_template", None):
         raise RequestError("--chat-template: this tokenizer has no chat template", "leave it out")
-    at_start = filler is not None and filler.position == "start" and document.system
-    system = (_MARK if at_start else "") + document.system
-    question = ("" if at_start else _MARK) + document.question
-    messages = [{"role": "user", "content": question}]
+    before_system, before_question = _MARKS
+    messages = [{"role": "user", "content": before_question + document.question}]
     if document.system:
-        messages.insert(0, {"role": "system", "content": system})
+        messages.insert(0, {"role": "system", "content": before_system + document.system})
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, _, behind = text.partition(_MARK)
-    return before, behind
+    head, _, question = text.partition(before_question)
+    start, _, system = head.partition(before_system)
+    return {"start": start, "system": system, "question": question}
 
 
 def classify_tokens(tokens: Iterable[str]) -> list[int]:
@@ -415,7 +424,8 @@ def random_corpus(
         hidden = None
         if width is not None:
             hidden = (rng.standard_normal((tokens, width)) * scale).astype(np.float32)
-        windows.append(Window(number, 0, ids, is_last=True, hidden=hidden))
+        parts = np.full(tokens, _TEXT, np.int8)
+        windows.append(Window(number, 0, ids, is_last=True, parts=parts, hidden=hidden))
     note = json.dumps([documents, tokens, seed, vocabulary, width, scale]).encode()
     classes = np.full(vocabulary, _CLASS_OTHER, np.int64)
     return Corpus(windows, [], classes, frozenset(), hashlib.sha256(note).hexdigest())
@@ -449,8 +459,7 @@ def _batch(corpus: Corpus, group: list[Window], skip_special: bool, own_only: bo
     counted = valid.copy()
     if own_only:
         for row, window in enumerate(group):
-            if window.own is not None:
-                counted[row, : window.ids.size] &= window.own
+            counted[row, : window.ids.size] &= window.own
     if skip_special and hidden is None:
         counted &= ~np.isin(ids, list(corpus.special))
     windows = np.array([window.window for window in group])

@@ -110,6 +110,10 @@ class Documents:
                 self._rows.setdefault(key, []).append(row)
             self._open.pop(document, None)
 
+    def band(self, document: int, key: Key) -> float:
+        """Return eps of a document whose phase ``before`` was seen whole, until it is forgotten."""
+        return self._eps.get((document, key._replace(phase="")), math.nan)
+
     def forget(self, documents: Iterable[int]) -> None:
         """Drop the eps of documents of which no phase will follow."""
         gone = set(documents)

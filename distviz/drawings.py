@@ -109,9 +109,9 @@ def _of_filler(study: FillerStudy) -> Drawings:
     for site in dict.fromkeys(study.table["site"]):
         end = _safe(site)
         for count in counts:
-            figures[f"filler_{count:03d}_{end}"] = partial(
-                plots.filler_by_layer, study, count, site
-            )
+            what = (study, count, site)
+            figures[f"filler_{count:03d}_{end}"] = partial(plots.filler_by_layer, *what)
+            figures[f"positions_{count:03d}_{end}"] = partial(plots.filler_positions, *what)
         if len(counts) > 1:
             layer = study.most_changed(last, site)[0]
             figures[f"by_count_layer_{layer:03d}_{end}"] = partial(

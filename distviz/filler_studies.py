@@ -16,7 +16,7 @@ import pandas as pd
 
 from distviz import inference
 from distviz.errors import RequestError
-from distviz.frames import choose_places, read_csv, rows_at
+from distviz.frames import choose_places, read_csv, read_parquet, rows_at
 from distviz.runs import FILLER, Run, read_manifest, records, staging
 from distviz.verdicts import verdict
 
@@ -36,7 +36,9 @@ QUANTITIES = (
 
 _PLACE = {"filler_count", "layer", "site", "module", "stack"}
 _CHANGES = _PLACE | {"quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
+_ALONG = _CHANGES | {"distance_low", "distance_high", "tokens"}
 _KEPT = {"filler_count", "layer", "attention_kept", "module"}
+_TOKENS = _PLACE | {"document", "position", "distance", "token", *QUANTITIES}
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,18 @@ class FillerStudy:
         its interval and p-value, see `distviz.inference`.
     attention
         ``attention.csv``: the mean attention weight that the prompt's own tokens keep.
+    positions
+        ``positions.csv``: as ``table``, by distance to the filler.
+    tokens
+        ``tokens.parquet``: what changed in every single own token.
     """
 
     manifest: dict[str, Any]
     runs: dict[int, Run]
     table: pd.DataFrame
     attention: pd.DataFrame
+    positions: pd.DataFrame
+    tokens: pd.DataFrame
 
     @property
     def counts(self) -> list[int]:
@@ -107,22 +115,34 @@ class FillerStudy:
         known = zip(self.table["layer"], self.table["site"], strict=True)
         places = choose_places(known, layers, sites, "filler study")
         return replace(
-            self, table=rows_at(self.table, places), attention=rows_at(self.attention, places)
+            self,
+            table=rows_at(self.table, places),
+            attention=rows_at(self.attention, places),
+            positions=rows_at(self.positions, places),
+            tokens=rows_at(self.tokens, places),
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
-        return {"filler": self.table, "attention": self.attention}
+        return {
+            "filler": self.table,
+            "attention": self.attention,
+            "positions": self.positions,
+            "tokens": self.tokens,
+        }
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        tables = {name: records(table) for name, table in self.tables().items()}
+        """Return what ``--json`` prints: the manifest and the tables that stay small."""
+        tables = {"filler": records(self.table), "attention": records(self.attention)}
         return self.manifest | {"verdict": self.verdict} | tables
 
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
         for name, table in self.tables().items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            if name == "tokens":
+                table.to_parquet(folder / "tokens.parquet", index=False, compression="zstd")
+            else:
+                table.to_csv(folder / f"{name}.csv", index=False)
         for count, run in self.runs.items():
             place = folder / _run_folder(count)
             place.mkdir()
@@ -151,18 +171,20 @@ class FillerStudy:
         counts = manifest.get("counts")
         if not isinstance(counts, list) or 0 not in counts or set(map(type, counts)) != {int}:
             raise RequestError(f"{path / FILLER} is damaged: its counts are {counts!r}")
-        table = read_csv(path / "filler.csv", _CHANGES)
-        if not len(table) or sorted(set(table["filler_count"])) != sorted(set(counts) - {0}):
-            raise RequestError(
-                f"{path / 'filler.csv'} is damaged: it does not hold the counts of {FILLER}, "
-                f"{', '.join(map(str, counts))}"
-            )
-        attention = read_csv(path / "attention.csv")
-        if len(attention) and not set(attention) >= _KEPT:
-            missing = min(_KEPT - set(attention))
-            raise RequestError(f"{path / 'attention.csv'} is damaged: it has no column {missing}")
+        tables = {
+            name: read_csv(path / f"{name}.csv", columns)
+            for name, columns in (("filler", _CHANGES), ("positions", _ALONG))
+        }
+        for name, table in tables.items():
+            if not len(table) or sorted(set(table["filler_count"])) != sorted({*counts} - {0}):
+                raise RequestError(
+                    f"{path / name}.csv is damaged: it does not hold the counts of {FILLER}, "
+                    f"{', '.join(map(str, counts))}"
+                )
+        attention = read_csv(path / "attention.csv", _KEPT)
+        tokens = read_parquet(path / "tokens.parquet", _TOKENS)
         runs = {count: Run.load(path / _run_folder(count)) for count in counts}
-        return cls(manifest, runs, table, attention)
+        return cls(manifest, runs, tables["filler"], attention, tables["positions"], tokens)
 
 
 def _run_folder(count: int) -> str:

@@ -6,7 +6,7 @@ Where the console's encoding is not a Unicode one, every character is ASCII.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,12 +17,12 @@ from rich.text import Text
 from distviz.filler_studies import ALPHA, QUANTITIES
 from distviz.runs import records
 from distviz.terminal import paragraph, plain_table, write
-from distviz.wording import dtype_name, filler_name, model_name, number, percent
+from distviz.wording import distance_name, dtype_name, filler_name, model_name, number, percent
 
 if TYPE_CHECKING:
     from distviz.filler_studies import FillerStudy
 
-__all__ = ["changes_table", "summary"]
+__all__ = ["changes_table", "positions_table", "summary"]
 
 _HEADINGS = (
     "near-0 change\npoints [95 %]",
@@ -31,6 +31,7 @@ _HEADINGS = (
     "L2\nratio",
     "Gini\nchange",
 )
+_PLACES = ("filler_count", "layer", "distance_low", "distance_high", "stack", "site", "module")
 _SHOWN = 3
 """How many of the most changed layers are named."""
 
@@ -58,10 +59,12 @@ def summary(study: FillerStudy, console: Console | None = None) -> Group:
         paragraph(_legend(study, last), console),
         *(paragraph(line, console) for line in _most_changed(study, last)),
     ]
+    layer = study.most_changed(last)[0]
     if len(study.counts) > 1:
-        layer = study.most_changed(last)[0]
         title = f"By number of filler tokens, layer {layer}:"
         parts += [Text(), paragraph(title, console), changes_table(study, console, layer=layer)]
+    title = f"By distance from {last} filler tokens, layer {layer}:"
+    parts += [Text(), paragraph(title, console), positions_table(study, last, layer, console)]
     return Group(*parts)
 
 
@@ -85,27 +88,46 @@ def changes_table(
     layer: int | None = None,
 ) -> Table:
     """Return a row a layer (of one ``count``) or a row a count (of one ``layer``); 80 columns."""
-    rows = study.table
-    chosen = rows["filler_count"] == count if layer is None else rows["layer"] == layer
-    rows = rows[chosen]
+    table = study.table
+    rows = table[table["filler_count"] == count if layer is None else table["layer"] == layer]
+    by, heading = ("layer", "layer") if layer is None else ("filler_count", "tokens")
+    return _by_place(rows, heading, lambda row: str(row[by]), console, study.attention)
+
+
+def positions_table(
+    study: FillerStudy, count: int, layer: int, console: Console | None = None
+) -> Table:
+    """Return a row a bin of distances to the filler, before and behind it; 80 columns."""
+    rows = study.positions
+    rows = rows[(rows["filler_count"] == count) & (rows["layer"] == layer)]
+    return _by_place(rows, "own tokens\naway", distance_name, console)
+
+
+def _by_place(
+    rows: pd.DataFrame,
+    heading: str,
+    name: Callable[[dict[str, Any]], str],
+    console: Console | None,
+    attention: pd.DataFrame | None = None,
+) -> Table:
+    """Return a table of changes: for each place, the rows of its quantities are joined."""
+    places = [column for column in _PLACES if column in rows]
     table = plain_table(console)
-    table.add_column("layer" if layer is None else "tokens", no_wrap=True)
-    extra = [name for name in ("stack", "site") if len(set(rows[name])) > 1]
-    if rows.duplicated(["filler_count", "layer", "stack", "site", "quantity"]).any():
+    table.add_column(write(heading, console), no_wrap=True)
+    extra = [column for column in ("stack", "site") if len(set(rows[column])) > 1]
+    if rows.duplicated([*(set(places) - {"module"}), "quantity"]).any():
         extra.append("module")
-    for name in extra:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for heading in (*_HEADINGS, "attention\nkept"):
-        table.add_column(write(heading, console), justify="right", no_wrap=True)
-    first = "layer" if layer is None else "filler_count"
-    for _, place in rows.groupby(["filler_count", "layer", "stack", "site", "module"], sort=False):
-        by_name = {str(row["quantity"]): row for row in records(place)}
+    for column in extra:
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for column in (*_HEADINGS, *(["attention\nkept"] if attention is not None else [])):
+        table.add_column(write(column, console), justify="right", no_wrap=True)
+    for _, of_place in rows.groupby(places, sort=False):
+        by_name = {str(row["quantity"]): row for row in records(of_place)}
         head = by_name[QUANTITIES[0]]
-        cells = [*_change_cells(by_name), _kept(study, head)]
-        names = [str(head[name]) for name in (first, *extra)]
-        marked = any(_is_sure(row) for row in by_name.values())
-        shown = [write(cell, console) for cell in (*names, *cells)]
-        table.add_row(*shown, style="bold" if marked else "")
+        cells = [name(head), *(str(head[column]) for column in extra), *_change_cells(by_name)]
+        cells += [_kept(attention, head)] if attention is not None else []
+        marked = any(map(_is_sure, by_name.values()))
+        table.add_row(*(write(cell, console) for cell in cells), style="bold" if marked else "")
     return table
 
 
@@ -142,11 +164,9 @@ def _is_sure(row: dict[str, Any]) -> bool:
     return row["p_adjusted"] is not None and bool(row["p_adjusted"] < ALPHA)
 
 
-def _kept(study: FillerStudy, row: dict[str, Any]) -> str:
-    if not len(study.attention):
-        return "–"
-    same = study.attention[["filler_count", "layer"]] == [row["filler_count"], row["layer"]]
-    found = study.attention.loc[same.all(axis=1), "attention_kept"]
+def _kept(attention: pd.DataFrame, row: dict[str, Any]) -> str:
+    same = attention[["filler_count", "layer"]] == [row["filler_count"], row["layer"]]
+    found = attention.loc[same.all(axis=1), "attention_kept"]
     return percent(float(found.iloc[0])).replace(" %", "%") if len(found) else "–"
 
 

@@ -2,15 +2,13 @@
 
 Source of the question: arXiv 2510.01032, sections 3.1 and 3.2: filler tokens between system prompt
 and question are said to spread the activations of the first layer. Only the prompt's own tokens are
-compared, prompt by prompt.
+compared, prompt by prompt and position by position.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +18,18 @@ import pandas as pd
 
 from distviz import inference
 from distviz.config import RunSettings
-from distviz.corpus import Corpus, Document, make_batches, read_documents, tokenize
+from distviz.corpus import Corpus, Document, read_documents, tokenize
 from distviz.errors import RequestError
 from distviz.filler_studies import FillerStudy
 from distviz.runs import SCHEMA_VERSION, Run
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from distviz.models import OpenedModel
+    from distviz.positions import PositionRecorder
     from distviz.progress import Progress
+    from distviz.sites import Key
 
 __all__ = ["DEFAULT_FILLER", "read_prompts", "study_filler"]
 
@@ -42,6 +41,7 @@ _QUANTITIES = {
     "log_l2_ratio": ("l2", True),
     "gini_difference": ("gini", False),
 }
+_KEPT_COLUMNS = ("filler_count", "layer", "attention_kept", "prompts", "module")
 
 
 def study_filler(
@@ -56,50 +56,101 @@ def study_filler(
     Parameters
     ----------
     opened
-        The model; eager attention is needed for ``attention``.
+        The model.
     documents
         Prompts (or texts) that fit, filler included, into ``settings.max_length``.
     settings
-        ``filler``, ``filler_kind``, ``filler_position``, ``seed``, ``layers``, ``sites`` and what a
-        run needs; ARM is off.
+        ``filler``, ``filler_kind``, ``filler_position``, ``seed``, ``layers``, ``sites``,
+        ``attention_layers`` and what a run needs; ARM is off.
     counts
-        Numbers of repetitions; 0 is always measured.
+        Numbers of repetitions, one above 0 at least; 0 is always measured.
 
     Raises
     ------
     RequestError
-        If a prompt does not fit into a window.
+        If a prompt does not fit into a window, or a layer does not exist.
+    MeasurementError
+        If ``attention_layers`` names layers whose attention tells no weights.
     """
-    from distviz import collect
+    from distviz import filler_positions
+    from distviz.attention import attention_modules
 
     chosen = replace(settings, arm_layers="none", classes="all")
-    runs: dict[int, Run] = {}
-    rows = []
-    for count in sorted({0, *counts}):
-        corpus = _corpus(opened, documents, chosen, count)
-        progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
-        with _attention(opened, chosen, corpus, count) as kept:
-            runs[count] = collect.measure(opened, corpus, chosen, progress, own_only=True)
-        progress.stop()
-        rows += kept
-    tables = [_changes(runs[0], runs[count], count, chosen.seed) for count in runs if count]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    manifest = _manifest(runs[0], chosen, list(runs))
-    return FillerStudy(manifest, runs, table, pd.DataFrame(rows))
+    telling = chosen.layers if chosen.attention_layers is None else chosen.attention_layers
+    modules = attention_modules(opened.mlps, telling, "--attention-layers")
+    without = _measure(opened, documents, chosen, 0, modules, None, progress)
+    runs, kept, changes, tokens = {0: without.run}, [*without.kept], [], []
+    for count in sorted({*counts} - {0}):
+        seen = _measure(opened, documents, chosen, count, modules, without.recorder.bands, progress)
+        names = filler_positions.token_names(
+            seen.corpus, opened.tokenizer, skip_special=chosen.skip_special
+        )
+        rows = (without.recorder.rows, seen.recorder.rows)
+        tokens.append(filler_positions.token_changes(names, *rows, count))
+        changes.append(_changes(without.run, seen.run, count, chosen.seed))
+        runs[count] = seen.run
+        kept += seen.kept
+    of_tokens = pd.concat(tokens, ignore_index=True)
+    return FillerStudy(
+        _manifest(without, chosen, list(runs)),
+        runs,
+        pd.concat(changes, ignore_index=True),
+        pd.DataFrame(kept, columns=list(_KEPT_COLUMNS)),
+        filler_positions.by_distance(of_tokens, chosen.seed),
+        of_tokens,
+    )
 
 
-def _manifest(run: Run, settings: RunSettings, counts: list[int]) -> dict[str, Any]:
-    names = ("filler", "filler_kind", "filler_position", "seed", "chat_template")
-    own = {name: getattr(settings, name) for name in names}
+@dataclass(frozen=True)
+class _Measured:
+    """The prompts with one number of filler tokens."""
+
+    corpus: Corpus
+    run: Run
+    recorder: PositionRecorder
+    kept: list[dict[str, Any]]
+    warning: str | None
+
+
+def _measure(
+    opened: OpenedModel,
+    documents: Sequence[Document],
+    settings: RunSettings,
+    count: int,
+    attention: Mapping[int, str],
+    bands: Mapping[tuple[int, Key], float] | None,
+    progress: Progress,
+) -> _Measured:
+    from distviz import collect
+    from distviz.attention import AttentionKept
+    from distviz.passes import Stage
+    from distviz.positions import PositionRecorder
+
+    corpus = _corpus(opened, documents, settings, count)
+    progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
+    stage = Stage.prepare(opened, settings)
+    plain = stage.portion.recorder
+    stage.portion.recorder = recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
+    kept = AttentionKept(attention, {window.document: window.own for window in corpus.windows})
+    with kept.watching(opened.model, stage.tracker):
+        run = collect.measure(opened, corpus, settings, progress, own_only=True, stage=stage)
+    progress.stop()
+    warning = kept.check(required=settings.attention_layers is not None)
+    return _Measured(corpus, run, recorder, kept.rows(count), warning)
+
+
+def _manifest(without: _Measured, settings: RunSettings, counts: list[int]) -> dict[str, Any]:
+    names = ("filler_kind", "filler_position", "seed", "chat_template", "attention_layers")
+    stated = without.run.manifest
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "filler",
-        **own,
         "filler": settings.filler or DEFAULT_FILLER,
+        **{name: getattr(settings, name) for name in names},
         "counts": counts,
-        "model": run.manifest["model"],
-        "text": run.manifest["text"],
-        "warnings": run.manifest["warnings"],
+        "model": stated["model"],
+        "text": stated["text"],
+        "warnings": [*stated["warnings"], *filter(None, [without.warning])],
     }
 
 
@@ -165,71 +216,3 @@ def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFr
 
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.where(values > 0, values, np.nan))
-
-
-@contextmanager
-def _attention(
-    opened: OpenedModel, settings: RunSettings, corpus: Corpus, count: int
-) -> Iterator[list[dict[str, Any]]]:
-    """Collect, while a corpus is measured, what share of attention own tokens keep.
-
-    Of the weights that a token of the prompt, standing behind the filler, gives to all keys, the
-    share on the prompt's own tokens; the mean over heads, tokens and prompts (1 without filler).
-    """
-    batches = make_batches(corpus, settings.batch_size, own_only=True)
-    sums: dict[tuple[int, str], list[float]] = {}
-    rows: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        for layer, path in _attention_modules(opened, settings):
-            seen = iter(batches)
-
-            def keep(
-                _module: Any,
-                _args: Any,
-                output: Any,
-                key: tuple[int, str] = (layer, path),
-                seen: Any = seen,
-            ) -> None:
-                weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-                batch = next(seen)
-                if weights is not None:
-                    sums.setdefault(key, []).extend(_kept(weights, batch.counted, batch.valid))
-
-            handle = opened.model.get_submodule(path).register_forward_hook(keep)
-            stack.callback(handle.remove)
-        yield rows
-    for (layer, path), shares in sums.items():
-        rows.append(
-            {
-                "filler_count": count,
-                "layer": layer,
-                "attention_kept": math.fsum(shares) / len(shares),
-            }
-            | {"prompts": len(shares), "module": path}
-        )
-
-
-def _kept(weights: torch.Tensor, own: NDArray[np.bool_], valid: NDArray[np.bool_]) -> list[float]:
-    """Mean share on own keys for each row of a batch; weights (batch, heads, queries, keys)."""
-    shares = []
-    mean_heads = weights.detach().float().mean(dim=1).cpu().double().numpy()
-    for row, of_row in enumerate(mean_heads):
-        fillers = np.flatnonzero(valid[row] & ~own[row])
-        behind = own[row] & (np.arange(own.shape[1]) > (fillers[0] if fillers.size else -1))
-        if behind.any():
-            shares.append(float(of_row[behind][:, own[row]].sum(axis=1).mean()))
-    return shares
-
-
-def _attention_modules(opened: OpenedModel, settings: RunSettings) -> list[tuple[int, str]]:
-    """Return (layer, path) of the attention of every observed layer."""
-    from distviz.mlp import count_layers
-    from distviz.sites import parse_layers
-
-    layers = parse_layers(settings.layers, max(count_layers(opened.mlps).values()), "--layers")
-    found: dict[int, str] = {}
-    for mlp in opened.mlps:
-        for point in mlp.points:
-            if point.site in ("q", "attention") and point.layer in layers:
-                found.setdefault(point.layer, point.module.rpartition(".")[0])
-    return sorted(found.items())

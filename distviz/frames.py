@@ -26,13 +26,30 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
         table = pd.read_csv(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    except FileNotFoundError:
-        raise RequestError(f"{path} is missing, the folder is not complete") from None
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RequestError(f"{path} is damaged: {reason}") from error
+        raise _unreadable(path, error) from error
     texts = [name for name in _TEXTS if name in table]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
+    return _checked(table, path, columns)
+
+
+def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """Read a Parquet table; errors as of `read_csv`."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return _checked(table, path, columns)
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    if isinstance(error, FileNotFoundError):
+        return RequestError(f"{path} is missing, the folder is not complete")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return RequestError(f"{path} is damaged: {reason}")
+
+
+def _checked(table: pd.DataFrame, path: Path, columns: Collection[str]) -> pd.DataFrame:
     missing = set(columns) - set(table)
     if missing:
         raise RequestError(f"{path} is damaged: it has no column {min(missing)}")
@@ -76,8 +93,8 @@ def rows_at(table: pd.DataFrame, places: set[tuple[int, str]]) -> pd.DataFrame:
     column = next((name for name in ("layer", "layer_a") if name in table), None)
     if column is None:
         return table
-    if "site" in table:
-        keep = [pair in places for pair in zip(table[column], table["site"], strict=True)]
+    if "site" not in table:
+        keep = table[column].isin({layer for layer, _ in places}).to_numpy()
     else:
-        keep = table[column].isin({layer for layer, _ in places}).tolist()
+        keep = pd.MultiIndex.from_frame(table[[column, "site"]]).isin(sorted(places))
     return table[keep].reset_index(drop=True)

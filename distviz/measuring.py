@@ -172,8 +172,6 @@ def filler_to_folder(
     -------
     The study, and the folder.
     """
-    if flags.get("attn_implementation") is None:
-        flags["attn_implementation"] = "eager"  # the only one that tells attention weights
     settings = build_settings(flags, config, model)
     numbers = _parse_counts(counts, settings.filler_count)
     if settings.layer is not None:

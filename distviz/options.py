@@ -140,6 +140,10 @@ StreamMemory = Annotated[
     _text("--stream-memory", "MB of hidden states kept in memory, the rest in a file (a quarter)."),
 ]
 AttnImplementation = Annotated[str | None, _text("--attn-implementation", "eager, sdpa ...")]
+AttentionLayers = Annotated[
+    str | None,
+    _text("--attention-layers", "Layers that tell attention weights: all, none, 0,3 (--layers)."),
+]
 Threads = Annotated[int | None, _text("--threads", "CPU threads.")]
 Revision = Annotated[str | None, _text("--revision", "Revision of a hub model.")]
 SkipSpecial = Annotated[

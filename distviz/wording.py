@@ -17,6 +17,7 @@ __all__ = [
     "arm_settings",
     "change_name",
     "decibels",
+    "distance_name",
     "dtype_name",
     "filler_name",
     "layer_name",
@@ -137,14 +138,20 @@ _FILLER_PLACES = {
 }
 
 
-def filler_name(study: FillerStudy) -> str:
-    """Say what was put into the prompts, how often and where."""
+def filler_name(study: FillerStudy, count: int | None = None) -> str:
+    """Say what was put into the prompts, how often (every number, or one) and where."""
     manifest = study.manifest
     kinds = {"random": "random tokens", "words": "a repeated word"}
     name = kinds.get(str(manifest.get("filler_kind")), f"“{manifest.get('filler')}”")
-    counts = ", ".join(map(str, study.counts))
+    counts = ", ".join(map(str, study.counts if count is None else [count]))
     position = str(manifest.get("filler_position"))
     return f"filler {name} × {counts} {_FILLER_PLACES.get(position, position)}"
+
+
+def distance_name(row: Mapping[Any, Any]) -> str:
+    """Name a bin of distances to the filler, such as 5 to 8, or 1; with a true minus."""
+    ends = dict.fromkeys([int(row["distance_low"]), int(row["distance_high"])])
+    return " to ".join(f"{end}".replace("-", "−") for end in ends)
 
 
 def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:

@@ -4,6 +4,7 @@ They never save, show or change what they are given, and keep no global state of
 are safe in threads and notebooks. What is drawn is computed apart, as plain data (`bins`).
 """
 
+from distviz.plots.along import filler_positions
 from distviz.plots.bins import PairedBins, Panel, paired_bins
 from distviz.plots.bylayer import overview
 from distviz.plots.classes import token_classes
@@ -26,6 +27,7 @@ __all__ = [
     "draw_paired",
     "filler_by_count",
     "filler_by_layer",
+    "filler_positions",
     "format_losses",
     "overview",
     "paired",

@@ -65,7 +65,9 @@ def _panels(rows: pd.DataFrame, kept: pd.DataFrame, axis: str, title: str, capti
             bottom=0.45 / height,
             hspace=0.42,
         )
-        axes = [figure.add_subplot(grid[row]) for row in range(n_panels)]
+        first = figure.add_subplot(grid[0])
+        axes = [first]
+        axes += [figure.add_subplot(grid[row], sharex=first) for row in range(1, n_panels)]
         for ax, (quantity, heading) in zip(axes, _TITLES.items(), strict=False):
             _draw_changes(ax, rows[rows["quantity"] == quantity], axis)
             ax.set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)

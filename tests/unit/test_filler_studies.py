@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
     from commands import Done
 
-FIGURES = ["by_count_layer_001_act", "filler_004_act", "filler_016_act"]
+TABLES = ("attention", "filler", "positions", "tokens")
+FIGURES = [
+    "by_count_layer_001_act",
+    *(f"{name}_{count:03d}_act" for name in ("filler", "positions") for count in COUNTS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,8 @@ def test_the_verdict_names_the_layer_that_changes(made: FillerStudy) -> None:
 
 def test_a_part_holds_the_layers_asked_for(made: FillerStudy) -> None:
     part = made.select([1], None)
-    assert set(part.table["layer"]) == set(part.attention["layer"]) == {1}
+    for table in part.tables().values():
+        assert set(table["layer"]) == {1}
     assert len(part.table) == len(COUNTS) * len(SIZES)
     assert made.n_layers == 3
     with pytest.raises(RequestError, match=r"filler study holds none.*\n?.*layers 0, 1, 2"):
@@ -90,8 +96,7 @@ def test_the_findings_on_the_terminal(made: FillerStudy) -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0] == "synthetic · silu · 3 layers · 230 own tokens in 12 prompts · bf16"
     assert lines[1] == "filler “/” × 4, 16 between system prompt and question"
-    rows = [line for line in lines if line.split()[:1] == ["1"] and "[" in line]
-    assert len(rows) == 1
+    rows = [next(line for line in lines if re.match(r" 1 +[-+]", line))]
     rows += [line for line in lines if re.match(r" *16 +-", line)]
     for line in rows:  # layer 1 of the largest count, and that count at the most changed layer
         cells = line.split()
@@ -101,7 +106,12 @@ def test_the_findings_on_the_terminal(made: FillerStudy) -> None:
         assert float(cells[7].removesuffix("*")) == pytest.approx(-0.01, abs=5e-4)
         assert cells[7].endswith("*")
         assert cells[8] == "5.88%"
-    assert any(line.startswith("Most changed in near zero: layer 1 -2.0") for line in lines)
+    along = lines.index("By distance from 16 filler tokens, layer 1:")
+    first = next(line.split() for line in lines[along:] if re.match(r" 1 ", line))
+    assert float(first[1]) == pytest.approx(400 * SIZES["near_zero_difference"], abs=0.2)
+    assert float(first[5].strip("*")) == pytest.approx(np.exp(4 * 0.1), rel=0.03)
+    assert any(line.startswith(" 5 to 8  ") for line in lines[along:])
+    assert any(line.startswith("Most changed in near zero: layer 1 -") for line in lines)
     assert any(line.startswith("Most changed in variance: layer 1 ×1.6") for line in lines)
 
 
@@ -111,18 +121,18 @@ def test_the_findings_in_ascii(made: FillerStudy) -> None:
 
 def test_few_prompts_withhold_the_interval(made: FillerStudy) -> None:
     table = made.table.assign(ci_low=np.nan, ci_high=np.nan, documents=5)
-    few = FillerStudy(made.manifest, made.runs, table, made.attention.iloc[:0])
+    along = made.positions.assign(ci_low=np.nan, ci_high=np.nan)
+    few = replace(made, table=table, positions=along, attention=made.attention.iloc[:0])
     lines = _printed(few)
     assert "intervals withheld" in " ".join(lines)
-    assert not any("[" in line and line.lstrip().startswith("1 ") for line in lines)
+    assert not any("[" in line and re.match(r" \d", line) for line in lines)
 
 
 def test_the_filler_in_words(made: FillerStudy) -> None:
-    other = FillerStudy(
-        made.manifest | {"filler_kind": "random", "filler_position": "start"},
-        made.runs, made.table, made.attention,
-    )  # fmt: skip
+    manifest = made.manifest | {"filler_kind": "random", "filler_position": "start"}
+    other = replace(made, manifest=manifest)
     assert wording.filler_name(other) == "filler random tokens × 4, 16 at the start"
+    assert wording.filler_name(other, 4) == "filler random tokens × 4 at the start"
 
 
 def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[..., Done]) -> None:
@@ -137,7 +147,8 @@ def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[...,
     assert done.code == 0
     place = folder.parent / "mine-export"
     assert sorted(path.name for path in place.iterdir()) == sorted(
-        ["attention.json", "filler.json", *(f"{n}.{k}" for n in FIGURES for k in ("svg", "pdf"))]
+        [f"{name}.json" for name in TABLES]
+        + [*(f"{n}.{k}" for n in FIGURES for k in ("svg", "pdf"))]
     )
     rows = json.loads((place / "filler.json").read_text())
     assert {row["layer"] for row in rows} == {0, 1}
@@ -156,6 +167,10 @@ def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[...,
         ("filler.csv", None, "filler.csv is missing"),
         ("filler.csv", "", "filler.csv is damaged"),
         ("filler.csv", "layer,site\n1,act\n", "filler.csv is damaged: it has no column"),
+        ("positions.csv", None, "positions.csv is missing"),
+        ("positions.csv", "layer\n1\n", "positions.csv is damaged: it has no column"),
+        ("tokens.parquet", None, "tokens.parquet is missing"),
+        ("tokens.parquet", "PAR1", "tokens.parquet is damaged"),
         ("attention.csv", None, "attention.csv is missing"),
         ("attention.csv", "layer\n1\n", "attention.csv is damaged: it has no column"),
         ("count_004/run.json", None, "count_004 is not a run"),
