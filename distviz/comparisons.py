@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -75,6 +75,12 @@ class Comparison:
     channels: pd.DataFrame
     classes: pd.DataFrame
     folders: tuple[Path | None, Path | None] = (None, None)
+
+    if TYPE_CHECKING:  # given by `distviz.displays`, which stands above
+
+        @property
+        def plot(self) -> Any:
+            """The figures of this comparison."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -75,6 +75,12 @@ class Run:
     plans: pd.DataFrame = field(default_factory=pd.DataFrame)
     texts: list[dict[str, Any]] | None = None
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    if TYPE_CHECKING:  # given by `distviz.displays`, which stands above
+
+        @property
+        def plot(self) -> Any:
+            """The figures of this run."""
 
     @property
     def keys(self) -> list[Key]:

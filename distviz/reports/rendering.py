@@ -11,18 +11,56 @@ from __future__ import annotations
 import base64
 import hashlib
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distviz.reports.page import Page
+from distviz.reports.page import DataTable, Page
 from distviz.reports.palette import PALETTES
 
-__all__ = ["render"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["render", "render_display"]
 
 
 def render(page: Page) -> str:
     """Return the HTML of a page; equal pages give equal bytes."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
+
+    scripts = {"charts": _read("vendor", "vega.js"), "page": _read("templates", "report.js")}
+    policy = [
+        "default-src 'none'",
+        "script-src " + " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
+        "style-src 'unsafe-inline'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            page=page,
+            policy="; ".join(policy),
+            palettes=PALETTES,
+            style=Markup(_read("templates", "report.css")),
+            scripts={name: Markup(text) for name, text in scripts.items()},
+            compact=_compact,
+        )
+    )
+
+
+def render_display(
+    title: str, subtitle: str, verdict: str, picture: str | None, table: DataTable
+) -> str:
+    """Return what a notebook shows of a result; ``picture`` is a PNG in base64."""
+    template = _environment().get_template("display.html.j2")
+    return template.render(
+        title=title, subtitle=subtitle, verdict=verdict, picture=picture, table=table
+    )
+
+
+def _environment() -> Environment:
+    """Return the templates, every text escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("distviz.reports", "templates"),
@@ -32,22 +70,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
-    scripts = {"charts": _read("vendor", "vega.js"), "page": _read("templates", "report.js")}
-    policy = [
-        "default-src 'none'",
-        "script-src " + " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values()),
-        "style-src 'unsafe-inline'",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    return environment.get_template("report.html.j2").render(
-        page=page,
-        policy="; ".join(policy),
-        palettes=PALETTES,
-        style=Markup(_read("templates", "report.css")),
-        scripts={name: Markup(text) for name, text in scripts.items()},
-        compact=_compact,
-    )
+    return environment
 
 
 def _read(folder: str, name: str) -> str:

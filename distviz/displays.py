@@ -1,0 +1,161 @@
+"""How results show themselves in notebooks, and the figures at hand on them: ``run.plot.paired()``.
+
+`attach` gives them to `Run` and `Comparison`; ``distviz/__init__.py`` calls it, so that the plain
+data need not know who shows them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from distviz.comparisons import Comparison
+    from distviz.runs import Run
+
+__all__ = ["ComparisonPlots", "RunPlots", "attach"]
+
+_RUN_COLUMNS = ["layer", "site", "phase", "near_zero", "std", "gini", "min", "max", "module"]
+_PAIR_COLUMNS = [
+    *("layer_a", "layer_b", "site", "near_zero_a", "near_zero_b", "std_ratio", "ks"),
+    *("wasserstein_normalized", "js_divergence"),
+]
+_DOTS_PER_INCH = 110
+
+
+class RunPlots:
+    """The figures of a run; each returns a `matplotlib.figure.Figure`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def paired(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
+        """Draw one layer before and after ARM; arguments as of `distviz.plots.paired`."""
+        from distviz import plots
+
+        return plots.paired(self._run, layer, site, **options)
+
+    def overview(self, site: str = "act") -> Figure:
+        """Draw the main numbers of every layer, before and after."""
+        from distviz import plots
+
+        return plots.overview(self._run, site)
+
+    def token_classes(self, site: str = "act") -> Figure:
+        """Draw the near-zero share of digits, operators, conjunctions and other tokens."""
+        from distviz import plots
+
+        return plots.token_classes(self._run, site)
+
+
+class ComparisonPlots:
+    """The figures of a comparison; each returns a `matplotlib.figure.Figure`."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def compared(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
+        """Draw a layer of A against its partner in B.
+
+        Raises
+        ------
+        RequestError
+            If it was not compared.
+        """
+        from distviz import plots
+
+        for pair in self._comparison.pairs:
+            if (pair.a.layer, pair.a.site) == (layer, site):
+                return plots.compared(self._comparison, pair, **options)
+        known = dict.fromkeys(f"{pair.a.layer} ({pair.a.site})" for pair in self._comparison.pairs)
+        raise RequestError(
+            f"layer {layer}, site {site} was not compared",
+            f"there are layers {', '.join(known)}",
+        )
+
+    def overview(self, site: str = "act") -> Figure:
+        """Draw how far the sides are apart by depth, and what is more than noise."""
+        from distviz import plots
+
+        return plots.comparison_overview(self._comparison, site)
+
+    def token_classes(self, site: str = "act") -> Figure:
+        """Draw the near-zero share of each token class on both sides."""
+        from distviz import plots
+
+        return plots.token_classes(self._comparison, site)
+
+
+def attach(kind: type[Any]) -> None:
+    """Give `Run` or `Comparison` its figures and its display in notebooks; twice does no harm."""
+    if kind.__name__ == "Run":
+        kind.plot = property(RunPlots, doc="The figures of this run.")
+        kind._repr_html_ = _run_html
+    else:
+        kind.plot = property(ComparisonPlots, doc="The figures of this comparison.")
+        kind._repr_html_ = _comparison_html
+
+
+def _run_html(run: Run) -> str:
+    """Return the verdict, the signature figure of the first changed layer, the main numbers."""
+    from distviz import plots
+    from distviz.reports.sentences import measured, run_verdict
+    from distviz.wording import model_name
+
+    leads = [key for key in run.keys if key.phase == "landing"] or run.keys
+    figure = None
+    if leads:
+        key = leads[0]
+        figure = plots.paired(run, key.layer, key.site, module=key.module)
+    stats = run.stats()
+    shown = stats[stats["phase"].isin(["before", "after"])] if len(stats) else stats
+    return _html(
+        model_name(run), measured(run.manifest), run_verdict(run), figure, shown, _RUN_COLUMNS
+    )
+
+
+def _comparison_html(comparison: Comparison) -> str:
+    """Return the verdict, the overview by depth, the distances."""
+    from distviz import plots
+    from distviz.wording import alignment, side_names
+
+    return _html(
+        " against ".join(side_names(comparison)),
+        alignment(comparison),
+        str(comparison.manifest.get("verdict") or ""),
+        plots.comparison_overview(comparison, comparison.pairs[0].a.site),
+        comparison.table,
+        _PAIR_COLUMNS,
+    )
+
+
+def _html(
+    title: str,
+    subtitle: str,
+    verdict: str,
+    figure: Figure | None,
+    table: pd.DataFrame,
+    columns: Sequence[str],
+) -> str:
+    from distviz.reports.cells import data_table
+    from distviz.reports.rendering import render_display
+
+    picture = None if figure is None else _png(figure)
+    return render_display(title, subtitle, verdict, picture, data_table("", table, columns))
+
+
+def _png(figure: Figure) -> str:
+    """Return a figure as base64."""
+    from distviz.plots import style
+
+    place = io.BytesIO()
+    with style.styled():
+        figure.savefig(place, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return base64.b64encode(place.getvalue()).decode()
