@@ -34,6 +34,8 @@
       Object.entries(spec).map(([name, one]) => [name, name === "data" ? one : fill(one, tokens)]),
     );
   };
+  /* Larger on a projector, as the page's own text is. */
+  const letters = () => (innerWidth >= 1800 ? 14 : 11);
   const look = (colors) => ({
     background: null,
     font: "system-ui, sans-serif",
@@ -41,10 +43,14 @@
     view: { stroke: null },
     axis: {
       labelColor: colors.ink, titleColor: colors.ink, tickColor: colors.muted,
-      domainColor: colors.muted, gridColor: colors.grid, labelFontSize: 11, titleFontSize: 11,
-      titleFontWeight: "normal", labelOverlap: "greedy",
+      domainColor: colors.muted, gridColor: colors.grid, labelFontSize: letters(),
+      titleFontSize: letters(), titleFontWeight: "normal", labelOverlap: "greedy",
+      labelSeparation: 8,
     },
-    legend: { labelColor: colors.ink, titleColor: colors.ink, symbolStrokeWidth: 2 },
+    legend: {
+      labelColor: colors.ink, titleColor: colors.ink, symbolStrokeWidth: 2,
+      labelFontSize: letters(),
+    },
     aria: false,
   });
   const draw = async (place, spec, tokens, title) => {
