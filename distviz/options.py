@@ -22,7 +22,7 @@ Model = Annotated[
     ),
 ]
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A folder that distviz run, compare or filler wrote.")
+    Path, typer.Argument(metavar="RUN", help="A folder that distviz wrote, of any kind.")
 ]
 MeasuredRun = Annotated[
     Path, typer.Argument(metavar="RUN", help="A folder that distviz run wrote.")

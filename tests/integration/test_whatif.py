@@ -155,3 +155,21 @@ def test_in_a_pipe_it_is_plain(mine: Path) -> None:
     assert done.out.isascii()
     assert "\x1b" not in done.out
     assert max(map(len, done.out.splitlines()[:-1])) <= 80
+
+
+def test_the_folder_is_shown_and_exported_by_itself(call: Any, mine: Path) -> None:
+    first = call("whatif", mine, "--no-figures", "-o", "asked")
+    told = json.loads(call("whatif", mine, "--no-figures", "-o", "other", "--json").out)
+    shutil.rmtree(mine)
+    shown = call("show", "asked")
+    assert (shown.code, shown.out) == (0, first.out)
+    again = json.loads(call("show", "asked", "--json").out)
+    assert again | {"folder": ""} == told | {"folder": ""}
+    options = ["--figures", "svg", "--tables", "json", "--layers", "1"]
+    done = call("export", "asked", "-o", "out", *options)
+    assert done.code == 0
+    assert {path.name for path in Path("out").iterdir()} == {
+        "formats.svg", "zeros.svg", "whatif.json",
+    }  # fmt: skip
+    rows = json.loads(Path("out/whatif.json").read_text())
+    assert rows == [row for row in told["whatif"] if row["layer"] == 1]
