@@ -25,6 +25,7 @@ from distviz.corpus import (
     tokenize,
 )
 from distviz.errors import RequestError
+from distviz.layers import HIDDEN_VOCABULARY
 from distviz.manifests import assemble, request
 from distviz.memory import free_bytes
 from distviz.models import OpenedModel, open_model
@@ -37,7 +38,7 @@ from distviz.states import StateFolder
 from distviz.streamed_passes import stream_batches
 from distviz.waiting import WaitingRoom
 
-__all__ = ["corpus_of", "filler_of", "measure", "open_from", "run"]
+__all__ = ["corpus_of", "filler_of", "measure", "open_from", "random_input", "run"]
 
 _FIRST_LOOK = 16
 """Windows that a proposal of settings rests on."""
@@ -136,7 +137,7 @@ def with_preset(
 def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunSettings) -> Corpus:
     """Tokenize documents as the settings say; random input where layers were built."""
     if settings.layer is not None:
-        return _random_corpus(settings.layer, settings.seed, opened)
+        return random_input(settings.layer, settings.seed, opened.model.config)
     return tokenize(
         documents,
         opened.tokenizer,
@@ -193,15 +194,18 @@ def filler_of(settings: RunSettings) -> Filler | None:
     )
 
 
-def _random_corpus(layer: LayerSettings, seed: int, opened: OpenedModel) -> Corpus:
-    config: Any = opened.model.config
-    width = config.hidden_size if layer.input == "hidden" else None
+def random_input(layer: LayerSettings, seed: int, config: Any) -> Corpus:
+    """Return seeded random input for built layers; of equal shapes it is equal.
+
+    ``config`` is that of the layers, which decides the width.
+    """
+    is_hidden = layer.input == "hidden"
     return random_corpus(
         layer.documents,
         layer.tokens,
         seed=seed,
-        vocabulary=config.vocab_size,
-        width=width,
+        vocabulary=HIDDEN_VOCABULARY if is_hidden else config.vocab_size,
+        width=config.hidden_size if is_hidden else None,
         scale=layer.scale,
     )
 

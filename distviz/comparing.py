@@ -19,6 +19,7 @@ from distviz.comparisons import (
     pair_keys,
 )
 from distviz.config import RunSettings
+from distviz.described import check_inputs, is_description, with_description
 from distviz.differences import channel_changes, class_shares, distances
 from distviz.errors import RequestError
 from distviz.runs import COMPARISON, FILLER, RUN, Run
@@ -56,7 +57,7 @@ def compare(
     ----------
     a, b
         A `Run`, a run folder, or a model (as for `distviz.run`). Where one side is a run, its text
-        and settings hold for the other.
+        and settings hold for the other. A TOML describes layers, which are compared with layers.
     phase_a, phase_b
         ``"before"`` or ``"after"``; a model asked for ``after`` is measured with ARM.
     sites
@@ -76,7 +77,7 @@ def compare(
     for name, phase in (("--phase-a", phase_a), ("--phase-b", phase_b)):
         if phase not in _PHASES:
             raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
-    base = settings or RunSettings()
+    base = replace(settings or RunSettings(), layer=None)
     wanted = None if sites is None else parse_sites(sites)
     if sites is not None:
         base, given = replace(base, sites=sites), given | {"sites"}
@@ -84,10 +85,11 @@ def compare(
     phases = (phase_a, phase_b)
     _check_sides((a, b), known, phases, wanted, base)
     leader = next((run for run in known if run is not None), None)
+    each = _settings_of((a, b), base, leader, given)
+    check_inputs((a, b), known, each)
     runs = [
-        run
-        or _measure(str(side), phase, _like(base, leader, given, is_first=first), leader, progress)
-        for side, run, phase, first in zip((a, b), known, phases, (True, False), strict=True)
+        run or _measure(str(side), phase, own, leader, progress)
+        for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
     ]
     layers = None
     if "layers" in given:
@@ -133,6 +135,8 @@ def _check_sides(
 ) -> None:
     """Refuse what cannot be compared before anything is measured."""
     for side, run, phase in zip(sides, known, phases, strict=True):
+        if is_description(side):
+            continue
         if run is None:
             locate(str(side), revision=settings.revision, allow_pickle=settings.allow_pickle)
         elif not any(k.phase == phase and (wanted is None or k.site in wanted) for k in run.keys):
@@ -140,6 +144,23 @@ def _check_sides(
             asked = f"phase {phase}" + ("" if wanted is None else f" at site {', '.join(wanted)}")
             name = "the run" if isinstance(side, Run) else side
             raise RequestError(f"{name} holds no {asked}", f"it has {held or 'nothing'}")
+
+
+def _settings_of(
+    sides: Sequence[Run | str | Path],
+    base: RunSettings,
+    leader: Run | None,
+    given: frozenset[str],
+) -> list[RunSettings]:
+    """Return with which settings each side is measured if it has to be."""
+    found: list[RunSettings] = []
+    for side in sides:
+        own = base
+        if is_description(side):
+            seed = found[0].seed if found else None
+            own = with_description(side, base, given, seed)
+        found.append(_like(own, leader, given, is_first=not found))
+    return found
 
 
 def _like(
@@ -166,7 +187,7 @@ def _measure(
     from distviz import collect
 
     texts: list[Any] | None = None
-    if like is not None and not settings.text:
+    if like is not None and not settings.text and settings.layer is None:
         if like.texts is None:
             raise RequestError(
                 "the run keeps no text, the other side cannot be measured on the same",
@@ -174,7 +195,8 @@ def _measure(
             )
         texts = list(like.texts)
     arm_layers = settings.arm_layers if phase == "after" else "none"
-    chosen = replace(settings, model=model, classes="all", arm_layers=arm_layers, layer=None)
+    source = model if settings.layer is None else None
+    chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
     measured = collect.run(settings=chosen, text=texts, progress=progress)
     gc.collect()
     return measured

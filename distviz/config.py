@@ -15,6 +15,7 @@ from distviz.arm import ARM
 from distviz.errors import RequestError, nearest
 from distviz.presets import find_preset
 from distviz.redistributions import make
+from distviz.sites import check_layers
 
 __all__ = ["DTYPES", "LayerSettings", "RunSettings", "build_settings", "read_toml"]
 
@@ -142,6 +143,8 @@ class RunSettings:
         _one_of("filler_position", self.filler_position, FILLER_POSITIONS)
         _one_of("filler_kind", self.filler_kind, FILLER_KINDS)
         _one_of("classes", self.classes, CLASS_CHOICES)
+        if self.attention_layers is not None:
+            check_layers(self.attention_layers, "--attention-layers")
         for figure in self.figures:
             _one_of("figures", figure, FIGURE_FORMATS)
         self.arm()

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from distviz.config import LayerSettings
 
-__all__ = ["build_layers", "cut_layer_fields", "layer_config"]
+__all__ = ["HIDDEN_VOCABULARY", "build_layers", "cut_layer_fields", "layer_config"]
 
-_HIDDEN_VOCABULARY = 256
+HIDDEN_VOCABULARY = 256
+"""Token ids of layers that are fed hidden states and read none."""
 # One quantity, the names architectures give it; the first that a configuration has is set.
 _FIELDS = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -66,7 +67,7 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
                 f"{nearest(name, known)}"
             )
     if settings.input == "hidden":
-        fields |= {"vocab_size": _HIDDEN_VOCABULARY}
+        fields |= {"vocab_size": HIDDEN_VOCABULARY}
         fields |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
     try:
         config = AutoConfig.for_model(settings.architecture, **(fields | dict(settings.config)))

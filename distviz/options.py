@@ -230,7 +230,9 @@ Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens; else the mo
 Temperature = Annotated[float | None, _text("--temperature", "Of drawing (1); implies --sample.")]
 TopP = Annotated[float | None, _text("--top-p", "Of drawing (1); implies --sample.")]
 Steps = Annotated[str, typer.Option("--on", help="Where ARM acts: prefill, decode or both.")]
-SideA = Annotated[str, typer.Argument(metavar="A", help="A run folder, or a model to measure.")]
+SideA = Annotated[
+    str, typer.Argument(metavar="A", help="A run folder, or a model or TOML of layers to measure.")
+]
 SideB = Annotated[str, typer.Argument(metavar="B", help="The same; the table reads B against A.")]
 PhaseA = Annotated[str, typer.Option("--phase-a", help="before, or after (with ARM).")]
 PhaseB = Annotated[str, typer.Option("--phase-b", help="before, or after (with ARM).")]

@@ -14,6 +14,7 @@ __all__ = [
     "SITES",
     "Key",
     "Point",
+    "check_layers",
     "key_order",
     "parse_layers",
     "parse_sites",
@@ -117,7 +118,32 @@ def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int
     if word == "none":
         return []
     chosen: set[int] = set()
-    for item in word.split(","):
+    for first, last in _spans(word, option):
+        if last >= n_layers:
+            raise RequestError(
+                f"{option} {text}: layer {last} does not exist",
+                f"this model has {n_layers} layer{'s' * (n_layers != 1)}, "
+                f"0 to {n_layers - 1} (0 is the first)",
+            )
+        chosen.update(range(first, last + 1))
+    return sorted(chosen)
+
+
+def check_layers(text: str, option: str = "--layers") -> None:
+    """Refuse what is no list of layers, of however many.
+
+    Raises
+    ------
+    RequestError
+        If the text is malformed.
+    """
+    if text.strip().lower() not in ("all", "none"):
+        _spans(text, option)
+
+
+def _spans(text: str, option: str) -> list[tuple[int, int]]:
+    found = []
+    for item in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", item)
         if not match:
             raise RequestError(
@@ -128,14 +154,8 @@ def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int
         last = int(match[2]) if match[2] else first
         if last < first:
             raise RequestError(f"{option} '{text}': the range {item.strip()} runs backwards")
-        if last >= n_layers:
-            raise RequestError(
-                f"{option} {text}: layer {last} does not exist",
-                f"this model has {n_layers} layer{'s' * (n_layers != 1)}, "
-                f"0 to {n_layers - 1} (0 is the first)",
-            )
-        chosen.update(range(first, last + 1))
-    return sorted(chosen)
+        found.append((first, last))
+    return found
 
 
 def parse_sites(text: str) -> list[str]:

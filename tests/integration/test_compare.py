@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy import stats
 from synthetic_comparisons import make
 
 import distviz
@@ -165,6 +167,107 @@ def test_bad_sides(folder: Path, call: Callable[..., Done]) -> None:
     _refused(call("compare", folder, "demo", "--sites", "gate", "--out", "x.out"), "at site gate")
     _refused(call("compare", folder, folder, "--layers", "9", "--out", "x.out"), "layer 9")
     _refused(call("compare", folder, folder, "--out", "c"), "exists")
+
+
+def _layers(name: str, *lines: str, **fields: Any) -> str:
+    """Write a TOML of a small layer; ``lines`` stand before the table."""
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "heads": 4, "kv_heads": 2}
+    table = sizes | {"documents": 9, "tokens": 16, "activation": "silu"} | fields
+    text = [*lines, "[layer]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    Path(name).write_text("\n".join(text))
+    return name
+
+
+def _captured(name: str, seed: int) -> np.ndarray:
+    """Activations of a described layer, from its own forward pass on the documented input."""
+    from distviz import collect
+    from distviz.config import build_settings
+    from distviz.progress import Progress
+
+    settings = build_settings({"device": "cpu"}, None, name)
+    opened = collect.open_from(settings, Progress())
+    kept: list[np.ndarray] = []
+    act = opened.model.layers[0].mlp.act_fn
+    handle = act.register_forward_hook(lambda _m, _a, out: kept.append(out.numpy().copy()))
+    states = []
+    for document in range(9):
+        rng = np.random.default_rng([seed, document])
+        rng.integers(256, size=16)
+        states.append(rng.standard_normal((16, 48)).astype(np.float32))
+    with torch.inference_mode():
+        for start in range(0, 9, 4):
+            opened.model(inputs_embeds=torch.from_numpy(np.stack(states[start : start + 4])))
+    handle.remove()
+    return np.concatenate([batch.reshape(-1, 96) for batch in kept])
+
+
+def test_two_descriptions_of_layers_are_fed_the_same(call: Callable[..., Done]) -> None:
+    a = _layers("silu.toml", "seed = 7")
+    b = _layers("gelu.toml", "seed = 3", activation="gelu")
+    done = call("compare", a, b, "--out", "out", "--no-figures", "--device", "cpu")
+    assert done.code == 0
+    found = Comparison.load("out")
+    assert found.manifest["paired"]
+    sides = [Run.load(f"out/{name}") for name in "ab"]
+    texts = [side.manifest["text"]["sha256"] for side in sides]
+    assert texts[0] == texts[1]
+    assert [side.manifest["model"]["activation"] for side in sides] == ["SiLU", "GELU"]
+    row = pd.read_csv("out/compare.csv").iloc[0]
+    x, y = (_captured(name, 7).ravel().astype(np.float64) for name in (a, b))
+    assert row["std_ratio"] == pytest.approx(y.std() / x.std(), rel=1e-4)
+    # Told by the counts, whose cells are those of bf16.
+    assert row["wasserstein"] == pytest.approx(stats.wasserstein_distance(x, y), rel=5e-3)
+    inference = pd.read_csv("out/inference.csv")
+    assert set(inference["documents"]) == {9}
+    assert inference["paired"].all()
+    again = call("compare", "out/a", b, "--out", "again", "--no-figures", "--device", "cpu")
+    assert again.code == 0
+    pd.testing.assert_frame_equal(pd.read_csv("again/compare.csv"), pd.read_csv("out/compare.csv"))
+
+
+def test_layers_with_weights_are_fed_like_those_without(call: Callable[..., Done]) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 384}
+    a, b = _layers("a.toml", **sizes), _layers("b.toml", weights="demo")
+    done = call("compare", a, b, "--out", "out", "--no-figures", "--sites", "gate,act")
+    assert done.code == 0
+    found = Comparison.load("out")
+    assert found.manifest["paired"]
+    assert {pair.a.site for pair in found.pairs} == {"gate", "act"}
+
+
+def test_flags_beat_a_description(call: Callable[..., Done]) -> None:
+    a = _layers("a.toml", 'sites = "gate,down"', "seed = 4", "c = 0.3")
+    flags = ("--sites", "down", "--seed", "9", "--out", "out", "--no-figures")
+    assert call("compare", a, a, *flags).code == 0
+    settings = Run.load("out/b").manifest["settings"]
+    assert [settings[name] for name in ("sites", "seed", "c")] == ["down", 9, 0.3]
+    table = pd.read_csv("out/compare.csv")
+    assert set(table["site"]) == {"down"}
+    assert (table["ks"] == 0).all()
+
+
+def test_layers_that_cannot_be_compared(folder: Path, call: Callable[..., Done]) -> None:
+    layers = _layers("layers.toml")
+    out = ("--out", "x.out")
+    for other in ("demo", folder):
+        for sides in ((layers, other), (other, layers)):
+            words = ("layers.toml is built layers", "reads text", "layers on both sides")
+            _refused(call("compare", *sides, *out), *words)
+    for name, fields in {
+        "more": {"documents": 10}, "longer": {"tokens": 17}, "loud": {"scale": 2.0},
+        "wide": {"hidden_size": 64}, "ids": {"input": "tokens"},
+    }.items():  # fmt: skip
+        other = _layers(f"{name}.toml", **fields)
+        words = ("9 × 16 hidden states of width 48 (scale 1, seed 0)", f"{name}.toml")
+        _refused(call("compare", layers, other, *out), *words, "must be fed alike")
+    Path("plain.toml").write_text("c = 0.2")
+    _refused(call("compare", layers, "plain.toml", *out), "plain.toml describes no layers")
+    _refused(call("compare", "absent.toml", layers, *out), "absent.toml is not there")
+    absent = _layers("weights.toml", weights="no/such/model")
+    _refused(call("compare", layers, absent, *out), "no/such/model")
+    assert call("run", layers, "--out", "run", "--no-figures", "--seed", "5").code == 0
+    _refused(call("compare", layers, "run", "--seed", "6", *out), "seed 6", "seed 5")
+    _refused(call("compare", "demo", "run", *out), "run is built layers")
 
 
 @pytest.mark.parametrize(
