@@ -118,7 +118,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are shown when asked for, and printed always."""
+    """Blocks that are shown when asked for; facts and tables are printed in any case."""
 
     kind: ClassVar[str] = "fold"
     title: str

@@ -240,6 +240,15 @@ def test_no_sideways_scrolling(browser: Browser, file: Path, width: int) -> None
     opened.context.close()
 
 
+def test_print_shows_facts_and_no_empty_charts(opened: Opened) -> None:
+    tab = opened.tab
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    folds = tab.locator("details.fold")
+    states = folds.evaluate_all("all => all.map(one => [one.open, !!one.querySelector('.chart')])")
+    assert any(is_open for is_open, _ in states)
+    assert all(is_open != has_charts for is_open, has_charts in states)
+
+
 def test_without_script_the_numbers_are_there(browser: Browser, file: Path, run: Run) -> None:
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()

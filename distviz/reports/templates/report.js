@@ -315,8 +315,11 @@
   });
   prefersDark.addEventListener("change", () => { label(); redraw(); });
   printing.addEventListener("change", redraw);
+  /* Charts take a moment, which printing does not grant: those that were not asked for stay away. */
   addEventListener("beforeprint", () => {
-    for (const fold of document.querySelectorAll("details.fold")) fold.open = true;
+    for (const fold of document.querySelectorAll("details.fold")) {
+      if (!fold.querySelector(".chart,.browser")) fold.open = true;
+    }
   });
   label();
   start();
