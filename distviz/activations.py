@@ -76,6 +76,8 @@ def find_activations(
             others.append((path, place))
             continue
         shape, fused = mlp_shape(path, modules)
+        if shape.down is None and not _has_matrix(modules[parent(path)]):
+            continue
         holder, name = parent(path), type(module).__name__.removesuffix("Activation")
         holders.add(holder)
         sites = tuple(mlp_sites(path, shape, fused))
@@ -85,11 +87,16 @@ def find_activations(
         is_around = any(f"{holder}.".startswith(f"{path}.") for holder in holders)
         if is_around or is_outside_mlps(path, place, modules):
             continue
-        if found := find_functional(modules[path]):
+        if found := find_functional(path, modules):
             sites = tuple(functional_sites(path, found, modules))
             fused = found.down is None
             shown = Activation(path, found.name, found.gated, fused, is_complete=True, sites=sites)
             yield place, shown
+
+
+def _has_matrix(holder: nn.Module) -> bool:
+    """Whether there is a linear map; a residual block of convolutions has none."""
+    return any(parameter.ndim == 2 for parameter in holder.parameters())
 
 
 def _in_layers(
@@ -129,6 +136,6 @@ def place_of(path: str, lists: Collection[str]) -> tuple[str, int] | None:
     parts = path.split(".")
     for end in range(1, len(parts) - 1):
         prefix = ".".join(parts[:end])
-        if prefix in lists:
+        if prefix in lists and f"{prefix}.{parts[end]}" not in lists:
             return prefix, int(parts[end])
     return None

@@ -6,8 +6,7 @@ The mask is taken from the model's own call, so both are right inside a padded b
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from distviz.recording import Recorder, Tokens
 from distviz.routing import Routing, follow, rows_at_once
 from distviz.sites import Point, parse_layers
 from distviz.taps import Receive, tap
+from distviz.tracking import Tracker, rows_of
 from distviz.wrappers import bare, uncompiled
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STEPS",
+    "Layers",
     "Redistribution",
     "Tracker",
     "attach",
     "check_fired",
-    "choose_layers",
+    "choose_points",
     "experts_of",
     "observing",
     "redistribute",
@@ -43,84 +44,6 @@ __all__ = [
 STEPS = ("both", "prefill", "decode")
 """When a redistribution acts: without a cache behind the tokens, with one, or always."""
 _active: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-
-
-@dataclass
-class Tracker:
-    """Knows the tokens of the forward call that is under way.
-
-    Parameters
-    ----------
-    given
-        Set by the measuring loop, which knows documents and classes; None reads the call.
-    """
-
-    given: Tokens | None = None
-    tokens: Tokens | None = None
-    calls: int = 0
-    _depth: int = 0
-
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the model: read mask, shape and cache from the arguments."""
-        self._depth += 1
-        if self._depth > 1:  # the base model inside the model that was called
-            return
-        self.calls += 1
-        self.tokens = self.given if self.given is not None else _read_call(module, args, kwargs)
-
-    def leave(self, *_: Any) -> None:
-        """Forward hook of the model, run also after an error."""
-        self._depth -= 1
-
-    def current(self, point: Point, rows: int) -> Tokens:
-        """Return the tokens, checked against the rows that a point saw."""
-        if self.tokens is None:
-            raise MeasurementError(
-                f"{point.module} ran outside a call of the watched model",
-                "call the model that was given to distviz, not a part of it",
-            )
-        if rows != self.tokens.valid.size:
-            raise MeasurementError(
-                f"{point.module} (site {point.site}) saw {rows} rows for "
-                f"{self.tokens.valid.size} tokens",
-                "its rows cannot be attributed to tokens; leave this site out",
-            )
-        return self.tokens
-
-
-def _read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens:
-    names = inspect.signature(module.forward).parameters
-    given = dict(zip(names, args, strict=False)) | kwargs
-    source = given.get("input_ids")
-    source = given.get("inputs_embeds") if source is None else source
-    source = given.get("pixel_values") if source is None else source
-    if source is None:
-        raise MeasurementError("the model was called without input_ids or inputs_embeds")
-    batch, length = source.shape[:2]
-    cache = given.get("past_key_values")
-    past = 0 if cache is None else int(cache.get_seq_length())
-    mask = given.get("attention_mask")
-    if mask is None:
-        valid = np.ones((batch, length), bool)
-        index = np.broadcast_to(np.arange(past, past + length), valid.shape)
-    else:
-        # The mask may be as wide as a static cache, of which the end is not filled yet.
-        whole = _plain_mask(mask, batch)[:, : past + length]
-        valid = whole[:, -length:]
-        index = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, -length:]
-    zeros = np.zeros(valid.shape, np.int64)
-    return Tokens(valid, valid, np.arange(batch), index, zeros, past=past)
-
-
-def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return (batch, all tokens) bool from a 2-D mask, or from what a 4-D one lets be attended."""
-    if mask.dim() == 4:
-        # A key that no query may attend to is padding; an additive mask is 0 where allowed.
-        allowed = mask == 0 if mask.dtype.is_floating_point else mask
-        mask = allowed.bool().any(dim=1).any(dim=1)
-    elif mask.dim() != 2:
-        raise MeasurementError(f"attention_mask has {mask.dim()} dimensions, expected 2 or 4")
-    return np.broadcast_to(mask.detach().cpu().numpy() != 0, (batch, mask.shape[-1]))
 
 
 @contextmanager
@@ -146,21 +69,22 @@ def attach(
     before = tracker.calls
 
     def observe(point: Point, value: Any) -> None:
-        tensor = value[0] if isinstance(value, tuple | list) else value
-        tensor = tensor.detach()
+        while isinstance(value, tuple | list):
+            value = value[0]
+        tensor = value.detach()
         if point.part is not None:
             tensor = tensor[..., point.part[0] : point.part[1]]
         fired.add(point)
         routing = routings[point.experts] if point.experts is not None else None
         if routing is not None and routing.is_rehearsing:
             return
-        seen = _attribute(point, tensor.reshape(-1, tensor.shape[-1]), tracker, routing)
+        seen = _attribute(point, rows_of(tensor, tracker.tokens), tracker, routing)
         if seen is not None:
             receive(point, seen[0].contiguous(), seen[1])
 
     with ExitStack() as stack:
         if parts is None:
-            _track(model, tracker, stack)
+            tracker.follow(model, stack)
         routings = stack.enter_context(follow(model, experts_of(points)))
         tap(model, points, observe, stack)
         yield
@@ -204,16 +128,6 @@ def _attribute(
     return whole[0], replace(tokens, routed=whole[1])
 
 
-def _track(model: nn.Module, tracker: Tracker, stack: ExitStack) -> None:
-    """Follow the calls of the model, or of the base model inside it where that is called alone."""
-    inner = getattr(model, "base_model", model)
-    for module in dict.fromkeys([model, inner]):
-        handle = module.register_forward_pre_hook(tracker.enter, prepend=True, with_kwargs=True)
-        stack.callback(handle.remove)
-        handle = module.register_forward_hook(tracker.leave, always_call=True)
-        stack.callback(handle.remove)
-
-
 Report = Callable[
     [Point, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Plan | None]], Tokens], None
 ]
@@ -242,7 +156,7 @@ class Redistribution:
         before = self.tracker.calls
         with ExitStack() as stack:
             if parts is None:
-                _track(model, self.tracker, stack)
+                self.tracker.follow(model, stack)
             stack.enter_context(rows_at_once(model, experts_of(self.points)))
             routings = stack.enter_context(follow(model, experts_of(self.points)))
             # First in line, so that whoever watches this place sees what ARM made.
@@ -273,8 +187,7 @@ class Redistribution:
         stack.callback(handle.remove)
 
     def _is_wanted(self) -> bool:
-        past = 0 if self.tracker.tokens is None else self.tracker.tokens.past
-        return self.on == "both" or (self.on == "decode") == (past > 0)
+        return self.on == "both" or (self.on == "decode") == (self.tracker.past > 0)
 
     def _receiver(self, fired: set[Point], routings: dict[str, Routing]) -> Receive:
         def receive(point: Point, output: torch.Tensor) -> torch.Tensor | None:
@@ -353,22 +266,46 @@ def phase_of(model: nn.Module) -> str:
     return "after" if _active.get(getattr(model, "base_model", model)) else "before"
 
 
-def choose_layers(
-    layers: str | int | Collection[int], counts: dict[str, int], option: str = "layers"
-) -> list[int]:
-    """Turn ``"all"``, ``"0,3-5"``, an index or a list of indices into checked indices."""
-    n_layers = max(counts.values())
+Layers = str | int | Collection[int] | Mapping[str, str | int | Collection[int]]
+"""``"all"``, ``"0,3-5"``, an index, a list of indices; or any of them for each stack by name."""
+
+
+def choose_points(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[Point]:
+    """Return the points of some sites in some layers of a model.
+
+    Layers given by stack reach every tower of the model; else a model that reads text is observed
+    in its language stacks alone.
+
+    Raises
+    ------
+    RequestError
+        If a stack, layer or site does not exist, or the model has no MLP.
+    """
+    if not isinstance(layers, Mapping):
+        mlps = find_mlps(model)
+        chosen = _choose(layers, max(count_layers(mlps).values()))
+        return find_points(mlps, model, sites, chosen) if chosen else []
+    mlps = find_mlps(model, towers=True)
+    counts = count_layers(mlps)
+    for stack in layers:
+        if stack not in counts:
+            raise RequestError(f"there is no stack '{stack}'", f"allowed: {', '.join(counts)}")
+    by_stack = {stack: _choose(of_it, counts[stack]) for stack, of_it in layers.items()}
+    return find_points(mlps, model, sites, by_stack) if any(by_stack.values()) else []
+
+
+def _choose(layers: str | int | Collection[int], n_layers: int) -> list[int]:
     if isinstance(layers, str):
-        return parse_layers(layers, n_layers, option)
+        return parse_layers(layers, n_layers, "layers")
     wanted = [layers] if isinstance(layers, int) else sorted(set(layers))
-    return parse_layers(",".join(map(str, wanted)) if wanted else "none", n_layers, option)
+    return parse_layers(",".join(map(str, wanted)) if wanted else "none", n_layers, "layers")
 
 
 @contextmanager
 def redistribute(
     model: nn.Module,
     arm: ARM | None = None,
-    layers: str | int | Collection[int] = 0,
+    layers: Layers = 0,
     *,
     on: str = "both",
 ) -> Iterator[Redistribution]:
@@ -385,7 +322,8 @@ def redistribute(
     arm
         The redistribution; None uses the published defaults.
     layers
-        0-based indices, or text such as ``"0,3-5"`` and ``"all"``.
+        0-based indices, or text such as ``"0,3-5"`` and ``"all"``; or a mapping from the name of
+        a stack to them (``{"vision_tower": "all"}``).
     on
         ``"prefill"``, ``"decode"`` (steps with a cache behind them) or ``"both"``.
 
@@ -399,9 +337,7 @@ def redistribute(
     if on not in STEPS:
         raise RequestError(f"on is '{on}'", f"allowed: {', '.join(STEPS)}")
     given, model = model, bare(model)
-    mlps = find_mlps(model)
-    chosen = choose_layers(layers, count_layers(mlps))
-    points = find_points(mlps, model, ["act"], chosen) if chosen else []
+    points = choose_points(model, ["act"], layers)
     work = Redistribution(arm or ARM(), points, Tracker(), on)
     with uncompiled(given), work.active(model):
         yield work

@@ -6,6 +6,8 @@ of something else: attention, router, norm, convolution, head. See :mod:`distviz
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Mlp", "count_layers", "find_mlps", "find_points", "main_stack"]
 
+_CODERS = ("encoder", "decoder", "text_encoder", "text_decoder")
+_NOT_TEXT = re.compile(r"vision|visual|image|img|audio|speech|video|pixel", re.IGNORECASE)
 _WRAPPERS = frozenset(("model", "transformer", "module", "base_model", "_orig_mod"))
 
 
@@ -64,13 +68,20 @@ class Mlp:
     routed: bool = False
 
 
-def find_mlps(model: nn.Module) -> list[Mlp]:
+def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     """Find every MLP inside an indexed layer; ordered by stack, layer and path.
 
     Activations of heads, poolers, routers, norms, convolutions and attention are left out, as is
     an activation without a known down projection in a layer that has one with it. Where a module
     is shared by several layers, each has its own points; a layer that a model calls several times
     has one.
+
+    Parameters
+    ----------
+    model
+        Any transformers model.
+    towers
+        Also the towers beside a language model (images, sound), which text alone does not reach.
 
     Raises
     ------
@@ -88,10 +99,14 @@ def find_mlps(model: nn.Module) -> list[Mlp]:
             f"no MLP activation found in {type(model).__name__}",
             "none of its layers applies one; observe modules with --sites module:PATTERN",
         )
-    stacks = _stack_names(model, modules, list(dict.fromkeys(place[0] for place in by_layer)))
+    paths = list(dict.fromkeys(place[0] for place in by_layer))
+    stacks = _stack_names(model, modules, paths)
+    kept = paths if towers else _of_text(model, paths)
     shared = shared_modules(modules, by_layer)
     mlps: list[Mlp] = []
     for (list_path, layer), all_found in by_layer.items():
+        if list_path not in kept:
+            continue
         holders = {found.holder for found in all_found}
         around = layer_sites(f"{list_path}.{layer}", modules, holders)
         chosen = [found for found in all_found if found.is_complete or _experts_above(found)]
@@ -127,7 +142,8 @@ def _build(
         sites.append(SitePlace("down", experts, "output"))
     points = []
     for site in sites:
-        is_sum = site.module == experts and not site.chain
+        is_output = site.module == experts and not site.chain
+        is_sum = is_output and (experts != container or _adds_up(modules[site.module]))
         where = site._replace(module=_of_every_expert(site.module, container, modules))
         routed = None if is_sum else experts
         points.append(Point(layer, stack, *where, within=within(site.module), experts=routed))
@@ -260,6 +276,12 @@ def _experts_above(found: Activation) -> str | None:
     return found.holder if found.fused else None
 
 
+def _adds_up(experts: nn.Module) -> bool:
+    """Whether experts give back one row a token; those that see every token give all their rows."""
+    names = inspect.signature(type(experts).forward).parameters
+    return len(names) > 2 or any(name in ("router", "gate") for name, _ in experts.named_children())
+
+
 def _of_every_expert(path: str, experts: str | None, modules: Mapping[str, nn.Module]) -> str:
     """Replace the expert in a path by ``*`` where each is a module of its own."""
     from torch import nn
@@ -278,12 +300,9 @@ def _of_every_expert(path: str, experts: str | None, modules: Mapping[str, nn.Mo
 def _stack_names(
     model: nn.Module, modules: Mapping[str, nn.Module], list_paths: Sequence[str]
 ) -> dict[str, str]:
-    wrappers = _WRAPPERS | {getattr(model, "base_model_prefix", "")}
     names: dict[str, str] = {}
     for list_path in list_paths:
-        tower = list_path.split(".")[:-1]
-        while tower and tower[0] in wrappers:
-            tower = tower[1:]
+        tower = _tower(model, list_path)
         main = not tower or tower[0] == "language_model" or len(list_paths) == 1
         if main:
             name = "decoder" if _is_causal(model, modules, list_path) else "encoder"
@@ -293,6 +312,32 @@ def _stack_names(
             name = ".".join(tower) or list_path
         names[list_path] = list_path if name in names.values() else name
     return names
+
+
+def _tower(model: nn.Module, list_path: str) -> list[str]:
+    """Return the path of a list of layers without its last name and the usual wrappers."""
+    wrappers = _WRAPPERS | {getattr(model, "base_model_prefix", "")}
+    tower = list_path.split(".")[:-1]
+    while tower and tower[0] in wrappers:
+        tower = tower[1:]
+    return tower
+
+
+def _of_text(model: nn.Module, list_paths: Sequence[str]) -> list[str]:
+    """Return the stacks of the language model, beside which there may be towers.
+
+    It is what stands in the model itself or is called so; else its encoder and decoder.
+    """
+    towers = {path: _tower(model, path) for path in list_paths}
+    reads = {
+        path: tower[0] if tower else ""
+        for path, tower in towers.items()
+        if not any(_NOT_TEXT.search(part) for part in tower)
+    }
+    for names in (("", "language_model", "text_model"), _CODERS):
+        if found := [path for path, name in reads.items() if name in names]:
+            return found
+    return list(reads) or list(list_paths)
 
 
 def _is_causal(model: nn.Module, modules: Mapping[str, nn.Module], list_path: str) -> bool:

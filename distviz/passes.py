@@ -176,6 +176,10 @@ def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
     else:
         dtype = next(model.parameters()).dtype
         inputs["inputs_embeds"] = torch.from_numpy(batch.hidden).to(device, dtype)
+    if getattr(model.config, "is_encoder_decoder", False):
+        # The decoder reads the same window.
+        inputs["decoder_attention_mask"] = inputs["attention_mask"]
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     if getattr(model.config, "use_cache", None) is not None:
         inputs["use_cache"] = False
     return inputs

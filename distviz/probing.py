@@ -11,9 +11,10 @@ import contextlib
 import copy
 import inspect
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distviz.projections import Functional, is_stack_of_experts, linear_widths
+from distviz.projections import Functional, down_beside, is_stack_of_experts, linear_widths
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,18 +28,20 @@ _COMPLETE = re.compile(r"sigmoid mul|relu square|(?:erf|tanh) shift(?: scale)* m
 _WIDTH = 16
 
 
-def find_functional(module: nn.Module) -> Functional | None:
+def find_functional(path: str, modules: Mapping[str, nn.Module]) -> Functional | None:
     """Return what a module without an activation module applies instead; None if it applies none.
 
     Fused experts (parameters with an axis for experts) are tried by their ``_apply_gate``, others
-    by their forward, where they have two linear layers at least.
+    by their forward: where they have two linear layers at least, or one and another beside them.
     """
+    module = modules[path]
     if any(is_stack_of_experts(value) for value in module.parameters(recurse=False)):
         return _of_experts(module) if hasattr(module, "_apply_gate") else None
     widths = [width for child in module.children() if (width := linear_widths(child))]
-    if len(widths) < 2:
+    beside = down_beside(path, modules) if len(widths) == 1 else None
+    if not widths or (len(widths) == 1 and beside is None) or not _takes_one(module):
         return None
-    return _of_forward(module, widths[0][0])
+    return _of_forward(path, module, widths[0][0], beside)
 
 
 def _of_experts(module: nn.Module) -> Functional | None:
@@ -55,28 +58,33 @@ def _of_experts(module: nn.Module) -> Functional | None:
             product = bare._apply_gate(torch.empty(1, 2 * _WIDTH, device="meta"))  # noqa: SLF001
     for chain, result in seen:
         if result is product:
-            return Functional(_act_of(chain), chain, None, is_last=True)
+            return Functional(_act_of(chain), chain, None)
     return None
 
 
-def _of_forward(module: nn.Module, width: int) -> Functional | None:
+def _of_forward(path: str, module: nn.Module, width: int, beside: str | None) -> Functional | None:
     import torch
 
     from distviz.chains import Follower
 
-    if not _takes_one(module):
-        return None
     ends: list[tuple[Chain, torch.Tensor, torch.Tensor]] = []
-    follower = Follower(lambda *_: None, on_linear=lambda *end: ends.append(end))
+    steps: list[tuple[Chain, torch.Tensor]] = []
+    follower = Follower(
+        lambda chain, _, result: steps.append((chain, result)),
+        on_linear=lambda *end: ends.append(end),
+    )
     output = None
     bare = _skeleton(module)
     with contextlib.suppress(Exception), torch.no_grad(), follower:
         output = bare(torch.empty(1, 2, width, device="meta"))
+    if beside is not None:
+        returned = next((chain for chain, result in steps if result is output), None)
+        return None if returned is None else Functional(_act_of(returned), returned, beside)
     for chain, weight, result in ends:
         for name, child in bare.named_children():
             if getattr(child, "weight", None) is weight:
                 is_last = output is None or output is result
-                return Functional(_act_of(chain), chain, name, is_last=is_last)
+                return Functional(_act_of(chain), chain, f"{path}.{name}", is_last)
     return None
 
 
@@ -103,7 +111,9 @@ def _skeleton(module: nn.Module) -> Any:
     own = bare.__dict__
     for name in ("_parameters", "_buffers"):
         own[name] = {key: _without_values(value) for key, value in own[name].items()}
-    own["_modules"] = {key: child and _skeleton(child) for key, child in own["_modules"].items()}
+    own["_modules"] = {
+        key: None if child is None else _skeleton(child) for key, child in own["_modules"].items()
+    }
     for name in [key for key in own if key.endswith("_hooks") or "_hooks_" in key]:
         own[name] = type(own[name])()
     for name in ("forward", "_hf_hook", "_old_forward"):

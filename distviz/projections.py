@@ -20,6 +20,7 @@ __all__ = [
     "Functional",
     "Shape",
     "SitePlace",
+    "down_beside",
     "functional_sites",
     "is_mlp_activation",
     "is_outside_mlps",
@@ -136,8 +137,7 @@ class Functional:
     product
         Chain whose result enters the down projection.
     down
-        Name of the child that is the down projection; None in fused experts, where it is a
-        parameter.
+        Path of the down projection; None in fused experts, where it is a parameter.
     is_last
         Whether the module returns what the down projection gives.
     """
@@ -145,7 +145,7 @@ class Functional:
     act: tuple[str, ...]
     product: tuple[str, ...]
     down: str | None
-    is_last: bool
+    is_last: bool = True
 
     @property
     def gated(self) -> bool:
@@ -216,6 +216,8 @@ def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]
         gated = any(re.search(r"gate|input_linear", key) for key in stacked)
         return Shape(holder_path, gated=gated), True
     linears = {key: child for key, child in holder.named_children() if linear_widths(child)}
+    if not linears and sum(getattr(value, "ndim", 0) > 1 for value in own.values()) > 2:
+        return Shape(None, gated=True), False  # two projections in, one out, all parameters
     down = _down(holder_path, name, linears, modules)
     firsts = [key for key in linears if _join(holder_path, key) != down]
     if len(firsts) > 1:
@@ -234,7 +236,7 @@ def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]
 def is_stack_of_experts(value: object) -> bool:
     """Return whether a parameter, or a module's weight, has an axis for experts."""
     shape = getattr(getattr(value, "weight", value), "shape", ())
-    return len(shape) == _EXPERT_NDIM and 1 not in shape
+    return len(shape) == _EXPERT_NDIM and tuple(shape[:2]) != (1, 1)
 
 
 def _down(
@@ -246,10 +248,16 @@ def _down(
         behind = [key for key in linears if int(key) > int(name)] if name.isdigit() else []
         return _join(holder, behind[0]) if behind else None
     within = [_join(holder, key) for key in _DOWN if key in linears]
-    # BERT's `intermediate` and `output` are two modules; CPM-Ant's `w_out` stands beside `w_in`.
-    twin = holder.rpartition(".")[2].replace("intermediate", "output")
-    beside = [_join(parent(holder), key) for key in (f"{twin}.dense", "w_out")]
-    return next((path for path in [*within, *beside] if path in modules), None)
+    return within[0] if within else down_beside(holder, modules)
+
+
+def down_beside(holder: str, modules: Mapping[str, nn.Module]) -> str | None:
+    """Return the down projection of an MLP that is two modules: BERT's, CPM-Ant's ``w_out``."""
+    own = holder.rpartition(".")[2]
+    twins = [own.replace("intermediate", "output")] if "intermediate" in own else []
+    names = (*(f"{twin}.dense" for twin in twins), "output.dense", "w_out")
+    beside = (_join(parent(holder), name) for name in names)
+    return next((path for path in beside if path in modules), None)
 
 
 def mlp_sites(path: str, shape: Shape, fused: bool) -> Iterator[SitePlace]:
@@ -259,7 +267,7 @@ def mlp_sites(path: str, shape: Shape, fused: bool) -> Iterator[SitePlace]:
     yield SitePlace("act", path, "output")
     if shape.up:
         yield SitePlace("up", shape.up, "output", shape.up_part)
-    if fused and shape.gated:
+    if shape.gated and (fused or not shape.down):
         # The down projections of fused experts are parameters, not modules: what enters them is
         # the product of the activation, and what leaves them is seen as their weighted sum.
         yield SitePlace("product", holder, "output", chain=(f"{name}()", "mul"))
@@ -284,8 +292,8 @@ def functional_sites(
     if found.down is None:
         yield SitePlace("product", holder, "output", chain=found.product)
     else:
-        yield SitePlace("product", _join(holder, found.down), "input")
-    yield SitePlace("down", _join(holder, found.down or "") if found.is_last else holder, "output")
+        yield SitePlace("product", found.down, "input")
+    yield SitePlace("down", (found.down or holder) if found.is_last else holder, "output")
 
 
 # The attention and the residual stream ------------------------------------------------------

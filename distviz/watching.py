@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distviz.hooks import Tracker, attach, choose_layers, phase_of
-from distviz.mlp import count_layers, find_mlps, find_points
+from distviz.hooks import Layers, Tracker, attach, choose_points, phase_of
 from distviz.recording import Recorder, Tokens
 from distviz.runs import SCHEMA_VERSION, Run
 from distviz.sites import Point, parse_sites
@@ -95,7 +94,7 @@ class Seen:
 @contextmanager
 def watch(
     model: nn.Module,
-    layers: str | int | Collection[int] = "all",
+    layers: Layers = "all",
     sites: str | Sequence[str] = "act",
     *,
     c: float = DEFAULT_C,
@@ -112,7 +111,9 @@ def watch(
         in the model inside the wrappers of PEFT, torch.compile and data parallelism. Compiled code
         runs uncompiled meanwhile, with a warning.
     layers
-        0-based indices, or text such as ``"0,3-5"``.
+        0-based indices, or text such as ``"0,3-5"``; or a mapping from the name of a stack to
+        them (``{"vision_tower": "all"}``): a model that reads text is observed in its language
+        stacks alone unless others are named.
     sites
         Names of `distviz.sites.SITES`, or ``module:PATTERN``.
     c
@@ -126,10 +127,8 @@ def watch(
         On leaving, if the model was called and a chosen place never fired.
     """
     given, model = model, bare(model)
-    mlps = find_mlps(model)
-    chosen = choose_layers(layers, count_layers(mlps))
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
-    points = find_points(mlps, model, names, chosen)
+    points = choose_points(model, names, layers)
     seen = Seen(Recorder(c), model)
     with uncompiled(given) as seen.warnings, attach(model, points, seen.receive, seen.tracker):
         yield seen

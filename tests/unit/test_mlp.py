@@ -279,8 +279,10 @@ def test_towers_are_named_by_their_path() -> None:
     vision = {**BERT_LIKE, "image_size": 16, "patch_size": 8}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
     with torch.device("meta"):
-        mlps = find_mlps(CLIPModel(config))
+        model = CLIPModel(config)
+    mlps = find_mlps(model, towers=True)
     assert count_layers(mlps) == {"text_model": 2, "vision_model": 2}
+    assert count_layers(find_mlps(model)) == {"text_model": 2}
 
 
 class _Block(nn.Module):
