@@ -515,12 +515,16 @@ def generate(
 def inspect(
     model: options.Model = None,
     layer: options.Layer = 0,
+    architectures: options.ListArchitectures = False,
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
     """Draw a layer with every point that can be observed; reads the config, no weights."""
+    if architectures:
+        _list_architectures(model, as_json=as_json)
+        return
     from distviz import inspection
 
     found = inspection.inspect(model, layer, revision=revision, trust_remote_code=trust_remote_code)
@@ -531,6 +535,27 @@ def inspect(
 
     console = _console()
     console.print(diagrams.inspection(found, console))
+
+
+def _list_architectures(model: str | None, *, as_json: bool) -> None:
+    from distviz.architectures import load
+    from distviz.errors import RequestError
+
+    if model is not None:
+        raise RequestError(
+            f"--architectures lists every type, it takes no MODEL ('{model}')",
+            "leave one of them out",
+        )
+    known = load()
+    if as_json:
+        _print_json(known.as_dict())
+        return
+    from distviz import architecture_tables
+
+    console = _console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(architecture_tables.architectures(known))
 
 
 @app.command()

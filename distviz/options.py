@@ -236,6 +236,12 @@ SideA = Annotated[
 SideB = Annotated[str, typer.Argument(metavar="B", help="The same; the table reads B against A.")]
 PhaseA = Annotated[str, typer.Option("--phase-a", help="before, or after (with ARM).")]
 PhaseB = Annotated[str, typer.Option("--phase-b", help="before, or after (with ARM).")]
+ListArchitectures = Annotated[
+    bool,
+    typer.Option(
+        "--architectures", help="Print the table of supported architectures; takes no MODEL."
+    ),
+]
 Layer = Annotated[int, typer.Option("--layer", help="Which layer to draw.")]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
