@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_offloading import same
+from synthetic_checkpoints import write_llama
+from test_offloading import LIBRARIES_MB, same
 from tiny_models import save_tiny
 
 import distviz
@@ -243,3 +246,21 @@ def test_a_place_that_never_fires_is_an_error(
     monkeypatch.setattr(LlamaMLP, "forward", skip)
     with pytest.raises(MeasurementError, match=r"never reached in the forward pass: model\.layers"):
         run(folders("llama"), stream=True)
+
+
+@pytest.mark.slow
+def test_the_peak_on_6_gigabytes_is_two_layers_and_what_waits(tmp_path: Path) -> None:
+    """By the operating system; embedding, head, two layers and 700 MB, hidden states in a file."""
+    folder = write_llama(tmp_path / "m", layers=25, hidden=3072, intermediate=10240, shards=12)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert size > 6e9
+    command = [sys.executable, "-m", "distviz", "run", str(folder), "--stream", "--quiet"]
+    command += ["--stream-memory", "0", "--max-tokens", "256", "--no-figures"]
+    command += ["--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    ends = 2 * 2048 * 3072 * 2
+    bound = ends + 2 * (size - ends) / 25 + 700e6 + LIBRARIES_MB * 1e6
+    assert status == 0
+    assert usage.ru_maxrss * 1024 < bound
