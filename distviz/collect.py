@@ -30,12 +30,13 @@ from distviz.manifests import assemble, request
 from distviz.memory import free_bytes
 from distviz.models import OpenedModel, open_model
 from distviz.passes import Stage, listening, measure_batch, needed_points
-from distviz.portions import Portion, batches_of_documents
+from distviz.portions import batches_of_documents
 from distviz.presets import propose, published_for
 from distviz.progress import Progress
+from distviz.resuming import check_kept, keeping_in, take_up
 from distviz.runs import Run
 from distviz.states import StateFolder
-from distviz.streamed_passes import stream_batches
+from distviz.streamed_passes import CallStates, Keeping, stream_batches
 from distviz.waiting import WaitingRoom
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "random_input", "run"]
@@ -238,12 +239,12 @@ def measure(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )
     done: set[int] = set()
+    halfway: dict[int, CallStates] = {}
     if states is not None:
-        kept, done = states.begin(
-            request(opened, settings, corpus, batches, own_only=own_only), told
-        )
-        for tree in kept:
-            stage.portion += Portion.from_state(tree)
+        wanted = request(opened, settings, corpus, batches, own_only=own_only)
+        kept, done = states.begin(wanted, told, partial(check_kept, stage, states))
+        halfway = take_up(stage, states, kept)
+        done -= set(halfway)
     if not kernels.is_compiled():
         told.stage("compiling the counting loops (once, some ten seconds)")
     told.stage("measuring")
@@ -252,7 +253,11 @@ def measure(
     finished = sum(sizes[number] for number in done)
     told.advance(passes * finished)
     started = time.perf_counter()
-    for number in _sweep(stage, batches, [n for n in range(len(batches)) if n not in done], told):
+    numbers = [number for number in range(len(batches)) if number not in done]
+    keeping = None
+    if states is not None:
+        keeping = keeping_in(states, stage, batches, numbers, halfway, told)
+    for number in _sweep(stage, batches, numbers, told, keeping):
         finished += sizes[number]
         if states is not None:
             content, numbers = stage.portion.state, sorted(stage.portion.batches)
@@ -262,7 +267,11 @@ def measure(
 
 
 def _sweep(
-    stage: Stage, batches: Sequence[Batch], numbers: Sequence[int], told: Progress
+    stage: Stage,
+    batches: Sequence[Batch],
+    numbers: Sequence[int],
+    told: Progress,
+    keeping: Keeping | None,
 ) -> Iterator[int]:
     """Send some batches through the model: one after the other, or all layer by layer.
 
@@ -272,7 +281,7 @@ def _sweep(
     if on_disk is not None and on_disk.streams:
         chosen = {number: batches[number] for number in numbers}
         with closing(WaitingRoom(_waiting_bytes(stage))) as room:
-            stream_batches(stage, on_disk, chosen, spans, told, room)
+            stream_batches(stage, on_disk, chosen, spans, told, room, keeping)
         yield from numbers
         return
     with listening(stage) as head:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from distviz.layer_outputs import OutputsFile, OutputsWriter
+from distviz.layer_outputs import OutputsWriter, check_file, read_output
 from distviz.streaming import Halfway
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OutputsKeeper", "halfway_of"]
+__all__ = ["OutputsKeeper", "check_outputs", "halfway_of"]
 
 _SUFFIX = ".outputs"
 
@@ -67,7 +68,7 @@ class OutputsKeeper:
         self._told, self._arrivals = {}, {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._writer = OutputsWriter(self.folder / f"{self.name}-{place}{_SUFFIX}")
+            self._writer = OutputsWriter(self.folder / f"{self.name}-{token_hex(4)}{_SUFFIX}")
         except OSError as error:
             self._give_up(str(error.strerror))
         return self._writer is not None
@@ -126,6 +127,15 @@ class OutputsKeeper:
         self.note(f"{self.folder} cannot keep what layers return ({why}): no state to resume")
 
 
+def check_outputs(state: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError, naming the file, if what `OutputsKeeper` wrote is missing or damaged."""
+    for told in state["stacks"].values():
+        try:
+            check_file(folder / told["file"], told["digest"])
+        except ValueError as error:
+            raise ValueError(f"{told['file']}: {error}") from error
+
+
 def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> dict[str, Halfway]:
     """Return where each call goes on, by its name.
 
@@ -137,24 +147,14 @@ def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> 
         Where the files are.
     device
         Where the model is.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or damaged; the message names it.
     """
-    files: dict[str, OutputsFile] = {}
-    for told in state["stacks"].values():
-        try:
-            files[told["file"]] = OutputsFile(folder / told["file"], told["digest"])
-        except ValueError as error:
-            raise ValueError(f"{told['file']}: {error}") from error
     found = {}
     for name, arrival in state["arrivals"].items():
         outputs = {}
         for layer in state["layers"]:
             told = state["stacks"][_stack(layer)]
-            outputs[layer] = partial(files[told["file"]].read, told["calls"][name], device)
+            path = folder / told["file"]
+            outputs[layer] = partial(read_output, path, told["calls"][name], device)
         found[name] = Halfway(outputs, arrival)
     return found
 

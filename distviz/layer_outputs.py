@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OutputsFile", "OutputsWriter", "digest_of"]
+__all__ = ["OutputsWriter", "check_file", "digest_of", "read_output"]
 
 _PIECE = 1 << 24
 
@@ -78,56 +78,49 @@ class OutputsWriter:
         self._beside.unlink(missing_ok=True)
 
 
-class OutputsFile:
-    """Reads outputs back.
-
-    Parameters
-    ----------
-    path
-        What `OutputsWriter` wrote.
-    digest
-        What `OutputsWriter.finish` returned.
+def check_file(path: Path, digest: str) -> None:
+    """Check a file against what `OutputsWriter.finish` returned.
 
     Raises
     ------
     ValueError
-        If the file is not there, or not what was written.
+        If it is not there, or not what was written.
     """
+    found = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                found.update(piece)
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from error
+    if found.hexdigest() != digest:
+        raise ValueError("its content does not agree with its checksum")
 
-    def __init__(self, path: Path, digest: str) -> None:
-        found = hashlib.blake2b(digest_size=16)
-        try:
-            with path.open("rb") as file:
-                while piece := file.read(_PIECE):
-                    found.update(piece)
-        except OSError as error:
-            raise ValueError(str(error.strerror)) from error
-        if found.hexdigest() != digest:
-            raise ValueError("its content does not agree with its checksum")
-        self.path = path
 
-    def read(self, told: Any, device: torch.device) -> Any:
-        """Return an output, new in memory, by what `OutputsWriter.add` told of it."""
-        import torch
+def read_output(path: Path, told: Any, device: torch.device) -> Any:
+    """Return an output, new in memory, by what `OutputsWriter.add` told of it."""
+    if isinstance(told, list):
+        return [read_output(path, part, device) for part in told]
+    if not isinstance(told, dict):
+        return told
+    ((kind, content),) = told.items()
+    if kind == "tuple":
+        return tuple(read_output(path, part, device) for part in content)
+    if kind == "dict":
+        return {name: read_output(path, part, device) for name, part in content}
+    return _read_tensor(path, content).to(device)
 
-        if isinstance(told, list):
-            return [self.read(part, device) for part in told]
-        if not isinstance(told, dict):
-            return told
-        ((kind, content),) = told.items()
-        if kind == "tuple":
-            return tuple(self.read(part, device) for part in content)
-        if kind == "dict":
-            return {name: self.read(part, device) for name, part in content}
-        dtype: torch.dtype = getattr(torch, content["dtype"])
-        shape, strides = content["shape"], content["strides"]
-        tensor = torch.empty_strided(shape, strides, dtype=dtype)
-        flat = torch.as_strided(tensor, (tensor.numel(),), (1,))
-        if tensor.numel():
-            size = tensor.numel() * dtype.itemsize
-            values = np.fromfile(self.path, np.uint8, size, offset=content["place"])
-            flat.view(torch.uint8).copy_(torch.from_numpy(values))
-        return tensor.to(device)
+
+def _read_tensor(path: Path, told: dict[str, Any]) -> torch.Tensor:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, told["dtype"])
+    tensor = torch.empty_strided(told["shape"], told["strides"], dtype=dtype)
+    if tensor.numel():
+        size = tensor.numel() * dtype.itemsize
+        values = torch.from_numpy(np.fromfile(path, np.uint8, size, offset=told["place"]))
+        torch.as_strided(tensor, (tensor.numel(),), (1,)).view(torch.uint8).copy_(values)
+    return tensor
 
 
 def digest_of(value: Any) -> str:

@@ -78,7 +78,7 @@ def _is_finished(settings: RunSettings, name: str = RUN) -> bool:
     return all(
         known.get(name) == value
         for name, value in settings.as_dict().items()
-        if name not in ("out", "force", "resume", "save_every")
+        if name not in ("out", "force", "resume", "save_every", "stream", "stream_memory")
     )
 
 

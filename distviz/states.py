@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,20 @@ class StateFolder:
         """Whether there is a state to go on from."""
         return any(self.folder.glob(f"rank-*{_SUFFIX}"))
 
-    def begin(self, request: dict[str, Any], told: Progress) -> tuple[list[Any], set[int]]:
+    def begin(
+        self,
+        request: dict[str, Any],
+        told: Progress,
+        check: Callable[[Any], None] = lambda _: None,
+    ) -> tuple[list[Any], set[int]]:
         """Find what there is to go on from.
 
         Parameters
         ----------
         request
             What a state must have been written for: plain data by name.
+        check
+            Told what `save` was given; raises ValueError if that is damaged nevertheless.
 
         Returns
         -------
@@ -136,7 +143,8 @@ class StateFolder:
         if not self.resumes:
             return [], set()
         mine = {
-            path.name: self._look(path) for path in sorted(self.folder.glob(f"rank-*{_SUFFIX}"))
+            path.name: self._look(path, check)
+            for path in sorted(self.folder.glob(f"rank-*{_SUFFIX}"))
         }
         facts = {name: found | {"content": None} for name, found in mine.items()}
         seen = self.world.exchange("states", facts)
@@ -149,12 +157,13 @@ class StateFolder:
         taken = [mine[e["name"]]["content"] for e in chosen if _taker(e, seen) == self.world.rank]
         return taken, done
 
-    def _look(self, path: Path) -> dict[str, Any]:
+    def _look(self, path: Path, check: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
         try:
             tree, digest = read_state(path)
+            self._refuse_other(path, tree["request"])
+            check(tree["content"])
         except ValueError as error:
             return {"name": path.name, "damage": str(error)}
-        self._refuse_other(path, tree["request"])
         return {"name": path.name, "digest": digest, "damage": None} | {
             "batches": tree["batches"],
             "content": tree["content"],
@@ -175,13 +184,24 @@ class StateFolder:
     def save_if_due(
         self, content: Any, batches: Sequence[int], share: float, told: Progress
     ) -> None:
-        """Write a state if it is time; ``content`` is called for the tree to keep.
+        """Write a state if it is time, see `save`."""
+        if self.is_due():
+            self.save(content, batches, share, told)
+
+    def is_due(self) -> bool:
+        """Whether it is time for a state."""
+        return not self._is_broken and time.monotonic() >= self._due
+
+    def save(self, content: Any, batches: Sequence[int], share: float, told: Progress) -> bool:
+        """Write a state; ``content`` is called for the tree to keep.
 
         A disk that cannot be written does not end the measurement; it is said, once.
+
+        Returns
+        -------
+        Whether it was written.
         """
         started = time.monotonic()
-        if self._is_broken or started < self._due:
-            return
         tree = {"request": self._request, "batches": batches, "content": content()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -189,16 +209,20 @@ class StateFolder:
         except OSError as error:
             self._is_broken = True
             told.note(f"{self.folder} cannot be written ({error.strerror}): no state to resume")
-            return
+            return False
         self.share = share
         now = time.monotonic()
         cost = (now - started) / _MOST_OF_THE_TIME
         self._due = now + (max(self.every, cost) if self.every else 0)
+        return True
 
     def remove(self) -> None:
         """Drop every state; what distviz did not write stays."""
-        for pattern in (f"rank-*{_SUFFIX}", f"rank-*{_SUFFIX}.tmp"):
-            for path in self.folder.glob(pattern):
+        for suffix in (_SUFFIX, ".outputs"):
+            for path in [
+                *self.folder.glob(f"rank-*{suffix}"),
+                *self.folder.glob(f"rank-*{suffix}.tmp"),
+            ]:
                 path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -53,20 +53,29 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def ratio(gguf: Path) -> None:
-    """Print streamed against plain, whole process, three pairs in turn."""
+    """Print streamed against plain in one process, in turn: opening, measuring, letting go."""
+    import distviz
+
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         convert(gguf, folder)
-        seconds: dict[str, list[float]] = {"--stream": [], "--no-stream": []}
-        measure(folder, Path(place) / "run", "--no-stream", "--max-tokens", "512")
-        for _ in range(3):
-            for option, known in seconds.items():
-                whole = measure(folder, Path(place) / option, option, "--max-tokens", "4096")
-                known.append(whole[0])
-                print(option, *(f"{number:.1f}" for number in whole), flush=True)
-        pairs = zip(seconds["--stream"], seconds["--no-stream"], strict=True)
-        print("ratios", *(f"{a / b:.2f}" for a, b in pairs))
-        a, b = (Path(place) / option / "counts.parquet" for option in seconds)
+        words = [f"The {i} quick brown foxes and {i * 7} lazy dogs." for i in range(900)]
+        seconds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for turn in range(4):
+            for stream, known in seconds.items():
+                clocks = time.perf_counter(), time.process_time()
+                options = {"max_tokens": 4096, "threads": 1, "stream": stream}
+                distviz.run(str(folder), text=[" ".join(words)], **options).save(
+                    Path(place) / str(stream), force=True
+                )
+                spent = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+                if turn:  # the first compiles
+                    known.append(spent)
+                    print(f"stream={stream}: {spent[0]:.1f} s, CPU {spent[1]:.1f} s", flush=True)
+        for number, kind in enumerate(("wall clock", "CPU time")):
+            pairs = zip(seconds[True], seconds[False], strict=True)
+            print(kind, *(f"{a[number] / b[number]:.3f}" for a, b in pairs))
+        a, b = (Path(place) / str(stream) / "counts.parquet" for stream in (True, False))
         print("same counts:", a.read_bytes() == b.read_bytes())
 
 

@@ -14,7 +14,7 @@ from test_streaming import TEXTS, folders
 from distviz.config import RunSettings
 from distviz.corpus import make_batches, read_documents, tokenize
 from distviz.errors import MeasurementError
-from distviz.keeping import halfway_of
+from distviz.keeping import check_outputs, halfway_of
 from distviz.models import open_model
 from distviz.offloading import LayersOnDisk
 from distviz.packing import decode, encode
@@ -54,6 +54,7 @@ class Work:
         tree = decode((self.place / "state").read_bytes())
         self.stage.portion += Portion.from_state(tree["portion"])
         state = tree["streamed"]
+        check_outputs(state, self.place)
         halfway = halfway_of(state, self.place, torch.device("cpu"))
         return {
             int(number): CallStates(halfway, fired, state["layers"])
@@ -107,8 +108,8 @@ def test_the_numbers_are_those_of_an_uninterrupted_run(
     first = interrupted(Work(folders(kind), tmp_path, sites=sites), layer, monkeypatch)
     assert first.saved == layer
     # One file of outputs, the one that the state tells of.
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"rank-0-{layer - 1}.outputs", "state"]
+    names = sorted(path.suffix for path in tmp_path.iterdir())
+    assert names == ["", ".outputs"]
     second = Work(folders(kind), tmp_path, sites=sites)
     read: list[str] = []
     real = LayersOnDisk._read
@@ -145,9 +146,9 @@ def test_a_damaged_file_is_named(
     folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(Work(folders("llama"), tmp_path), 2, monkeypatch)
-    path = tmp_path / "rank-0-1.outputs"
+    (path,) = tmp_path.glob("rank-0-*.outputs")
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=r"rank-0-1\.outputs: its content does not agree"):
+    with pytest.raises(ValueError, match=r"rank-0-\w+\.outputs: its content does not agree"):
         Work(folders("llama"), tmp_path).go(resumes=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distviz.layer_outputs import OutputsFile, OutputsWriter, digest_of
+from distviz.layer_outputs import OutputsWriter, check_file, digest_of, read_output
 
 CPU = torch.device("cpu")
 
@@ -40,10 +40,11 @@ def test_outputs_come_back(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
     digest = writer.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    found = OutputsFile(tmp_path / "outputs", digest)
+    path = tmp_path / "outputs"
+    check_file(path, digest)
     for output, where in zip(OUTPUTS, told, strict=True):
-        assert equal(found.read(where, CPU), output)
-    first, second = (found.read(told[0], CPU) for _ in range(2))
+        assert equal(read_output(path, where, CPU), output)
+    first, second = (read_output(path, told[0], CPU) for _ in range(2))
     assert first.data_ptr() != second.data_ptr()
 
 
@@ -51,8 +52,8 @@ def test_a_piece_of_a_larger_tensor_is_kept_alone(tmp_path: Path) -> None:
     writer = OutputsWriter(tmp_path / "outputs")
     part = torch.randn(8, 6)[2:4, ::2]
     told = writer.add(part)
-    found = OutputsFile(tmp_path / "outputs", writer.finish())
-    assert torch.equal(found.read(told, CPU), part)
+    writer.finish()
+    assert torch.equal(read_output(tmp_path / "outputs", told, CPU), part)
     assert (tmp_path / "outputs").stat().st_size == part.numel() * 4
 
 
@@ -75,7 +76,7 @@ def test_damage_is_found(damage: Any, tmp_path: Path) -> None:
     else:
         path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"does not agree with its checksum|No such file"):
-        OutputsFile(path, digest)
+        check_file(path, digest)
 
 
 def test_digests_tell_values_shapes_and_types_apart() -> None:
