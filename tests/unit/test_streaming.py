@@ -137,7 +137,7 @@ def test_a_model_too_large_is_streamed_by_itself_and_says_so(
 
     told = Told()
     folder = folders("llama")
-    monkeypatch.setattr("distviz.models.free_bytes", lambda _: 300_000)
+    monkeypatch.setattr("distviz.preparing.free_bytes", lambda _: 300_000)
     monkeypatch.setattr("distviz.collect.free_bytes", lambda _: 1 << 30)
     streamed = run(folder, progress=told)
     assert streamed.manifest["model"]["loaded"]["streamed"]
@@ -188,7 +188,7 @@ def test_layers_that_share_weights_are_refused_or_loaded_whole(
     monkeypatch.setattr(offloading, "refuse_shared", refuse)
     with pytest.raises(RequestError, match="shared"):
         run(folders("llama"), stream=True)
-    monkeypatch.setattr("distviz.models.free_bytes", lambda _: 0)
+    monkeypatch.setattr("distviz.preparing.free_bytes", lambda _: 0)
     assert "loaded" not in run(folders("llama")).manifest["model"]
 
 
