@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
 
 from distviz.errors import RequestError
 
@@ -227,10 +226,17 @@ def _by_place(x: Floats, y: Floats, seed: int, draws: int, *, paired: bool) -> p
     return pd.DataFrame({**found, "documents": documents.min(axis=0), **counts})
 
 
+def _quantile(degrees: int | Floats) -> Floats:
+    """Return how many standard errors an interval reaches to each side, after Student."""
+    from scipy import stats  # type: ignore[import-untyped]  # a second, which showing needs not wait
+
+    return np.asarray(stats.t.ppf((1 + _NOMINAL) / 2, degrees))
+
+
 def _paired(d: Floats, seed: int, draws: int) -> tuple[Floats, ...]:
     n = d.shape[1]
     mean, variance = _moments(d)
-    half = stats.t.ppf((1 + _NOMINAL) / 2, n - 1) * np.sqrt(variance / n)
+    half = _quantile(n - 1) * np.sqrt(variance / n)
     p = _flip(d, seed, draws)
     return mean, mean - half, mean + half, p, _ratio(mean, np.sqrt(variance))
 
@@ -242,7 +248,7 @@ def _unpaired(a: Floats, b: Floats, seed: int, draws: int) -> tuple[Floats, ...]
     lower = se_a**2 / (n - 1) + se_b**2 / (m - 1)
     # Welch-Satterthwaite; where neither side varies, any number of degrees will do
     degrees = np.where(lower > 0, (se_a + se_b) ** 2 / np.where(lower > 0, lower, 1.0), 1.0)
-    half = stats.t.ppf((1 + _NOMINAL) / 2, degrees) * np.sqrt(se_a + se_b)
+    half = _quantile(degrees) * np.sqrt(se_a + se_b)
     pooled = np.sqrt(((n - 1) * var_a + (m - 1) * var_b) / (n + m - 2))
     effect = _ratio(estimate, pooled) * (1 - 3 / (4 * (n + m - 2) - 1))
     p = _relabel(a, b, seed, draws)
@@ -303,6 +309,8 @@ def _relabel(a: Floats, b: Floats, seed: int, draws: int) -> Floats:
 def _permute(
     data: tuple[NDArray[Any], ...], size: Callable[..., Floats], kind: str, seed: int, draws: int
 ) -> Floats:
+    from scipy import stats
+
     found = stats.permutation_test(
         data,
         size,
@@ -322,6 +330,8 @@ def _judge(rows: pd.DataFrame, quantity: str, *, paired: bool) -> None:
     tested = rows["p_value"].notna().to_numpy()
     rows["p_adjusted"] = np.nan
     if tested.any():
+        from scipy import stats
+
         p = rows.loc[tested, "p_value"].to_numpy()
         rows.loc[tested, "p_adjusted"] = stats.false_discovery_control(p)
     few = (rows["documents"] < MIN_DOCUMENTS).to_numpy()
