@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from distviz import options
-from distviz.errors import DistvizError
+from distviz import options, processes
+from distviz.errors import DistvizError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,21 +32,24 @@ app = typer.Typer(
 )
 
 
+_SHARED = frozenset(("run", "compare"))
+"""Commands that several processes can share."""
+
+
 def _edge(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what a user can cause into one or two lines and an exit code."""
 
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
+            _join(command.__name__)
             command(*args, **kwargs)
         except DistvizError as error:
             if kwargs.get("debug"):
                 raise
-            _complain(error.message, error.hint)
-            raise typer.Exit(error.exit_code) from None
+            raise _ended(error.message, error.hint, error.exit_code) from None
         except KeyboardInterrupt:
-            _complain("interrupted, nothing was written")
-            raise typer.Exit(130) from None
+            raise _ended("interrupted, nothing was written", "", 130) from None
         except BrokenPipeError:
             # The reader of a pipe has gone (head, less); that is no error of ours.
             sys.stdout = None
@@ -54,19 +58,33 @@ def _edge(command: Callable[..., None]) -> Callable[..., None]:
             if kwargs.get("debug"):
                 raise
             reason = str(error).strip().split("\n")[0]
-            _complain(
+            raise _ended(
                 f"{type(error).__name__}: {reason}".rstrip(": "),
                 "run again with --debug to see where it happened",
-            )
-            raise typer.Exit(1) from None
+                1,
+            ) from None
 
     return guarded
 
 
-def _complain(message: str, hint: str = "") -> None:
-    print(f"distviz: {message}", file=sys.stderr)
-    if hint:
-        print(f"  {hint}", file=sys.stderr)
+def _join(command: str) -> None:
+    """Join the processes that a launcher started with this one."""
+    if processes.launched_size() == 1:
+        return
+    if command not in _SHARED:
+        if os.environ["RANK"] != "0":
+            sys.exit(2)
+        raise RequestError(
+            f"distviz {command} works in one process", "start it without torchrun or accelerate"
+        )
+    from distviz import distributed
+
+    processes.enter(distributed.join(command))
+
+
+def _ended(message: str, hint: str, code: int) -> typer.Exit:
+    processes.current().fail(message, hint, code)
+    return typer.Exit(code)
 
 
 def _version(value: bool) -> None:
@@ -184,7 +202,8 @@ def _formats(figures: str | None, no_figures: bool) -> list[str] | None:
 def _reporter(is_silent: bool) -> Any:
     from distviz.progress import TerminalProgress
 
-    return TerminalProgress(_console(stderr=True), is_silent=is_silent)
+    bar = TerminalProgress(_console(stderr=True), is_silent=is_silent)
+    return processes.current().progress(bar)
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -202,6 +221,8 @@ def _present(
     report: bool = False,
     closer: Callable[[Console], RenderableType] | None = None,
 ) -> None:
+    if not processes.current().is_first:
+        return
     if report:
         from distviz import reports
 
@@ -641,10 +662,10 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message, file=sys.stderr)
         elif message:
-            _complain(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
+            processes.say(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted, nothing was written")
+        processes.say("interrupted, nothing was written")
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -30,8 +30,9 @@ from distviz.manifests import assemble, request
 from distviz.memory import free_bytes
 from distviz.models import OpenedModel, open_model
 from distviz.passes import Stage, listening, measure_batch, needed_points
-from distviz.portions import batches_of_documents
+from distviz.portions import batches_of_documents, gather, share_out
 from distviz.presets import propose, published_for
+from distviz.processes import agree, current
 from distviz.progress import Progress
 from distviz.resuming import check_kept, keeping_in, take_up
 from distviz.runs import Run
@@ -161,11 +162,14 @@ def open_from(
         raise RequestError("--stream is for measuring alone, this command needs the whole model")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    world, threads = current(), torch.get_num_threads()
+    if world.size > 1:
+        progress.stage(f"{world.size} processes of {threads} thread{'s' * (threads > 1)} each")
     progress.stage("loading the model")
     opened = open_model(
         settings.model,
         dtype=settings.dtype,
-        device=settings.device,
+        device=_own_device(settings.device),
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         allow_pickle=settings.allow_pickle,
@@ -178,6 +182,14 @@ def open_from(
     if opened.on_disk is not None and opened.on_disk.streams:
         progress.stage(f"{opened.on_disk.why}streaming, layers are read one by one")
     return opened
+
+
+def _own_device(asked: str) -> str:
+    """Return the device of this process: where several share a machine, a GPU each."""
+    world, gpus = current(), torch.cuda.device_count()
+    if world.size > 1 and asked in ("auto", "cuda") and gpus:
+        return f"cuda:{world.local_rank % gpus}"
+    return asked
 
 
 def filler_of(settings: RunSettings) -> Filler | None:
@@ -238,32 +250,56 @@ def measure(
     batches = make_batches(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )
+    world, wanted = current(), request(opened, settings, corpus, batches, own_only=own_only)
+    agree(world, "request", wanted)
     done: set[int] = set()
     halfway: dict[int, CallStates] = {}
     if states is not None:
-        wanted = request(opened, settings, corpus, batches, own_only=own_only)
         kept, done = states.begin(wanted, told, partial(check_kept, stage, states))
         halfway = take_up(stage, states, kept)
-        done -= set(halfway)
     if not kernels.is_compiled():
         told.stage("compiling the counting loops (once, some ten seconds)")
     told.stage("measuring")
-    passes, sizes = 1 + stage.is_paired, [batch.tokens for batch in batches]
-    told.start(passes * sum(sizes))
-    finished = sum(sizes[number] for number in done)
-    told.advance(passes * finished)
+    passes = 1 + stage.is_paired
+    told.start(passes * corpus.tokens)
+    if world.is_first:
+        told.advance(passes * sum(batches[n].tokens for n in done if n not in halfway))
     started = time.perf_counter()
-    numbers = [number for number in range(len(batches)) if number not in done]
-    keeping = None
-    if states is not None:
-        keeping = keeping_in(states, stage, batches, numbers, halfway, told)
-    for number in _sweep(stage, batches, numbers, told, keeping):
-        finished += sizes[number]
-        if states is not None:
-            content, numbers = stage.portion.state, sorted(stage.portion.batches)
-            states.save_if_due(content, numbers, finished / sum(sizes), told)
+    _measure_share(stage, batches, done, halfway, states, told)
+    stage.portion = gather(world, stage.portion)
     stage.portion.recorder.documents.close()
     return assemble(stage, corpus, batches, time.perf_counter() - started)
+
+
+def _measure_share(
+    stage: Stage,
+    batches: Sequence[Batch],
+    done: Collection[int],
+    halfway: Mapping[int, CallStates],
+    states: StateFolder | None,
+    told: Progress,
+) -> None:
+    """Measure this process's share of the batches, and keep it now and then.
+
+    ``done`` are those that no process has to begin; of these, ``halfway`` are those that this one
+    has to bring to an end.
+    """
+    world = current()
+    sizes = {n: batch.valid.size for n, batch in enumerate(batches)}
+    left = {number: size for number, size in sizes.items() if number not in done}
+    mine = sorted({*share_out(left, world.size)[world.rank], *halfway})
+    keeping = None
+    if states is not None:
+        keeping = keeping_in(states, stage, batches, mine, halfway, told)
+    total, own = sum(sizes.values()), sum(sizes[number] for number in mine)
+    # Other processes are taken to be as far as this one.
+    missing = sum(left.values()) + sum(sizes[number] for number in halfway)
+    finished = float(total - missing)
+    for number in _sweep(stage, batches, mine, told, keeping):
+        finished += sizes[number] * missing / own
+        if states is not None:
+            content, numbers = stage.portion.state, sorted(stage.portion.batches)
+            states.save_if_due(content, numbers, finished / total, told)
 
 
 def _sweep(

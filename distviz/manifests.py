@@ -18,6 +18,7 @@ from distviz.corpus import Batch, Corpus
 from distviz.hooks import experts_of
 from distviz.models import OpenedModel
 from distviz.passes import Stage
+from distviz.processes import current
 from distviz.recording import TOKEN_CLASSES
 from distviz.runs import SCHEMA_VERSION, Run
 
@@ -102,6 +103,7 @@ def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[
         "versions": versions(),
         "device": str(opened.details.get("device")),
         "dtype": str(opened.details.get("dtype")),
+        "processes": current().size,
         "threads": torch.get_num_threads(),
     }
 

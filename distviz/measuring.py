@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from distviz.alternatives import Grid
 from distviz.config import RunSettings, build_settings
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.presets import published_for
+from distviz.processes import agree, current
 from distviz.runs import RUN, SWEEP, Run, check_output, read_manifest
 from distviz.states import StateFolder
 from distviz.sweep_results import Sweep
@@ -53,21 +55,43 @@ def run_to_folder(
     The run, and the folder.
     """
     settings = build_settings(flags, config, model)
-    if _is_finished(settings):
+    _agree_on(settings)
+    if current().exchange("finished", _is_finished(settings))[0]:
         progress.note(f"{settings.out} is complete, nothing is left to measure")
         return Run.load(str(settings.out)), Path(str(settings.out))
     out = _checked_output(settings, _short(model or settings.model or "demo"))
     states = _state_folder(out, settings)
+    current().hint = partial(_how_to_go_on, states, out)
     from distviz import collect, exports
 
     with _telling_how_to_go_on(states, out, progress):
         measured = collect.run(settings=settings, progress=progress, states=states)
         progress.stop()
-        if settings.figures:
-            progress.stage("drawing figures")
-        exports.write_folder(measured, out, figures=tuple(settings.figures), force=settings.force)
+        if current().is_first:
+            if settings.figures:
+                progress.stage("drawing figures")
+            exports.write_folder(
+                measured, out, figures=tuple(settings.figures), force=settings.force
+            )
+        current().finish()
     states.remove()
     return measured, out
+
+
+def _agree_on(settings: RunSettings) -> None:
+    """Refuse processes that were not started alike, before anything is read."""
+    facts = {f"--{n.replace('_', '-')}": str(v) for n, v in settings.as_dict().items()}
+    agree(current(), "settings", facts)
+    if current().size > 1 and "-" in settings.text:
+        raise RequestError(
+            "--text - cannot be read by several processes", "write the text to a file first"
+        )
+    if current().size > 1 and settings.device_map is not None:
+        raise RequestError(
+            "--device-map spreads one process's model over all devices, "
+            f"{current().size} processes would be in each other's way",
+            "start it without torchrun or accelerate",
+        )
 
 
 def _is_finished(settings: RunSettings, name: str = RUN) -> bool:
@@ -111,14 +135,22 @@ def _telling_how_to_go_on(states: StateFolder, out: Path, progress: Progress) ->
     except Exception:
         progress.stop()
         if states.share:
-            progress.note(f"{states.share:.0%} is kept, go on with: {_command_to_go_on(out)}")
+            progress.note(_how_to_go_on(states, out))
         raise
     finally:
         progress.stop()
 
 
+def _how_to_go_on(states: StateFolder, out: Path) -> str:
+    if not states.share:
+        return ""
+    return f"{states.share:.0%} is kept, go on with: {_command_to_go_on(out)}"
+
+
 def _command_to_go_on(out: Path) -> str:
     words = ["distviz", *sys.argv[1:]]
+    if current().size > 1:
+        return "the same command and --resume"
     if not any(re.match(r"(--out|-o)(=|$)", word) for word in words):
         words += ["--out", str(out)]
     return shlex.join(words + ["--resume"] * ("--resume" not in words))
@@ -140,6 +172,7 @@ def compare_to_folder(
     The comparison, and the folder.
     """
     settings = build_settings(flags, config)
+    _agree_on(settings)
     out = _checked_output(settings, f"{_short(a)}-vs-{_short(b)}")
     from distviz import comparing, exports
 
@@ -157,9 +190,11 @@ def compare_to_folder(
         )
     finally:
         progress.stop()
-    if settings.figures:
-        progress.stage("drawing figures")
-    exports.write_folder(compared, out, figures=tuple(settings.figures), force=settings.force)
+    if current().is_first:
+        if settings.figures:
+            progress.stage("drawing figures")
+        exports.write_folder(compared, out, figures=tuple(settings.figures), force=settings.force)
+    current().finish()
     return compared, out
 
 
@@ -371,8 +406,10 @@ def _parse_counts(counts: str | None, default: int) -> list[int]:
 def _checked_output(settings: RunSettings, name: str) -> Path:
     """Return the folder to write; it and the texts are checked before torch is imported."""
     dated = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    out = dated if settings.out is None else Path(settings.out)
-    check_output(out, force=settings.force)
+    asked = str(dated if settings.out is None else settings.out)
+    out = Path(current().exchange("out", asked)[0])
+    if current().is_first:
+        check_output(out, force=settings.force)
     for text in settings.text:
         if text != "-" and not Path(text).is_file():
             raise RequestError(f"--text {text}: there is no such file")

@@ -15,9 +15,11 @@ import pandas as pd
 
 from distviz.corpus import Batch
 from distviz.effect import Effect
+from distviz.packing import decode, encode
+from distviz.processes import World
 from distviz.recording import Recorder
 
-__all__ = ["Portion", "batches_of_documents"]
+__all__ = ["Portion", "batches_of_documents", "gather", "share_out"]
 
 _PLAN_ORDER = ["stack", "layer", "module", "document", "window", "pass"]
 
@@ -29,6 +31,30 @@ def batches_of_documents(batches: Sequence[Batch]) -> dict[int, frozenset[int]]:
         for document in batch.documents.tolist():
             found.setdefault(document, set()).add(number)
     return {document: frozenset(numbers) for document, numbers in found.items()}
+
+
+def share_out(costs: Mapping[int, int], n_shares: int) -> list[list[int]]:
+    """Cut batches, by number, into runs of about equal cost; some may be empty."""
+    order, total = sorted(costs), sum(costs.values())
+    shares: list[list[int]] = [[] for _ in range(n_shares)]
+    before = 0
+    for number in order:
+        # By the middle of the batch, so that the first shares are not always the larger ones.
+        middle = before + costs[number] / 2
+        shares[min(int(middle * n_shares / total), n_shares - 1)].append(number)
+        before += costs[number]
+    return shares
+
+
+def gather(world: World, portion: Portion) -> Portion:
+    """Return the portions of all processes together, in every process; added by rank."""
+    if world.size == 1:
+        return portion
+    total: Portion | None = None
+    for rank, data in enumerate(world.broadcast(encode(portion.state()))):
+        one = portion if rank == world.rank else Portion.from_state(decode(data))
+        total = one if total is None else total + one
+    return portion if total is None else total
 
 
 @dataclass

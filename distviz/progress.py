@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-__all__ = ["Progress", "TerminalProgress"]
+__all__ = ["ForwardedProgress", "Progress", "TerminalProgress"]
 
 
 class Progress:
@@ -29,6 +30,17 @@ class Progress:
 
     def stop(self) -> None:
         """Say that it is over, also after an error."""
+
+
+class ForwardedProgress(Progress):
+    """Tells another process how far this one is, and says nothing itself."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    def advance(self, tokens: int) -> None:
+        """Say that so many more have passed."""
+        self._tell(tokens)
 
 
 class TerminalProgress(Progress):
@@ -68,12 +80,13 @@ class TerminalProgress(Progress):
         self._bar.start()
 
     def advance(self, tokens: int) -> None:
-        """Move the bar on."""
-        if self._bar is None or self._task is None:
+        """Move the bar on; any thread may."""
+        bar, task = self._bar, self._task
+        if bar is None or task is None:
             return
-        self._bar.advance(self._task, tokens)
-        speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, speed=f"{speed:,.0f} tokens/s" if speed else "")
+        bar.advance(task, tokens)
+        speed = bar.tasks[0].speed
+        bar.update(task, speed=f"{speed:,.0f} tokens/s" if speed else "")
 
     def stop(self) -> None:
         """Close the bar; also after an error."""

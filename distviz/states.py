@@ -11,13 +11,14 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError
 from distviz.packing import decode, encode
-from distviz.processes import World
+from distviz.processes import World, current
 from distviz.progress import Progress
 
 __all__ = ["StateFolder", "read_state", "write_state"]
@@ -103,7 +104,7 @@ class StateFolder:
     folder: Path
     every: float
     resumes: bool
-    world: World = field(default_factory=World)
+    world: World = field(default_factory=current)
     share: float = 0.0
     _request: dict[str, Any] = field(default_factory=dict)
     _due: float = 0.0
@@ -224,7 +225,7 @@ class StateFolder:
                 *self.folder.glob(f"rank-*{suffix}.tmp"),
             ]:
                 path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # it holds something else, or another process was quicker
             self.folder.rmdir()
 
 

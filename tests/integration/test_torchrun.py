@@ -1,0 +1,278 @@
+"""Real processes, started by torchrun: the same bytes, one message, no hang."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from commands import Done
+
+SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
+EXACT = ("counts.parquet", "documents.parquet", "plans.csv", "stats.csv", "histograms.csv")
+
+
+def _torchrun(size: int, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    launcher = ["torch.distributed.run", "--nproc-per-node", str(size), "--master-port", _port()]
+    command = [sys.executable, "-m", *launcher, "-m", "distviz", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
+def _port() -> str:
+    with socket.create_server(("localhost", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _by_hand(
+    commands: Sequence[Sequence[str | Path]],
+    environments: Sequence[dict[str, str]] | None = None,
+    program: Sequence[str] = ("-m", "distviz"),
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a process a command, as a launcher would that ends nobody."""
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": _port(), "WORLD_SIZE": str(len(commands))}
+    processes = []
+    for rank, args in enumerate(commands):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} | shared
+        own |= environments[rank] if environments else {}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *program, *map(str, args)],
+                env=os.environ | own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _complaints(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    """Exit codes by rank, and what was complained of by all together."""
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    lines = [line for error in errors for line in error.splitlines()]
+    return [process.returncode for process in processes], [
+        line for line in lines if line.startswith(("distviz: ", "  "))
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    command = [sys.executable, "-m", "distviz", "run", *SMALL, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def _assert_same(out: Path, alone: Path) -> None:
+    for name in EXACT:
+        assert (out / name).read_bytes() == (alone / name).read_bytes(), name
+    effects = [json.loads((one / "run.json").read_text())["effect"] for one in (out, alone)]
+    assert effects[0] == effects[1]
+    assert not out.with_name(f"{out.name}.partial").exists()
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_same_bytes_whatever_the_number(tmp_path: Path, alone: Path, size: int) -> None:
+    done = _torchrun(size, "run", *SMALL, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out")
+    _assert_same(tmp_path / "out", alone)
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (manifest["processes"], manifest["threads"]) == (size, 1)
+    channels = [_channels(one) for one in (tmp_path / "out", alone)]
+    assert channels[0] == pytest.approx(channels[1], rel=1e-9)
+
+
+def _channels(out: Path) -> Any:
+    import pandas as pd
+
+    return pd.read_parquet(out / "channels.parquet")[["count", "mean", "std", "absmax"]].to_numpy()
+
+
+@pytest.mark.slow
+def test_more_processes_than_batches(tmp_path: Path, call: Callable[..., Done]) -> None:
+    few = [*SMALL, "--max-tokens", "300"]
+    assert call("run", *few, "--out", tmp_path / "alone").code == 0
+    done = _torchrun(3, "run", *few, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    _assert_same(tmp_path / "out", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_a_real_model_by_two(tmp_path: Path, smollm2: Path, call: Callable[..., Done]) -> None:
+    args = [*SMALL, "--max-length", "128", "--max-tokens", "1000"]
+    assert call("run", smollm2, *args, "--out", tmp_path / "alone").code == 0
+    done = _torchrun(2, "run", smollm2, *args, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    _assert_same(tmp_path / "out", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_compare_by_two(tmp_path: Path, alone: Path, demo_folder: Path) -> None:
+    small = SMALL[:-2]  # the text is that of the run
+    done = _torchrun(2, "compare", alone, demo_folder, *small, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["paired"] is True
+    sides = [(tmp_path / "out" / side / "counts.parquet").stat().st_size for side in "ab"]
+    assert min(sides) > 10_000
+
+
+# What ends them ------------------------------------------------------------------------------
+
+
+def _until_a_state(processes: list[subprocess.Popen[str]], folder: Path, size: int) -> None:
+    end = time.monotonic() + 120
+    while len(list(folder.glob("*.state"))) < size:
+        assert [process.poll() for process in processes] == [None] * size
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_all_and_any_number_goes_on(
+    tmp_path: Path, alone: Path, victim: int, call: Callable[..., Done]
+) -> None:
+    out = tmp_path / "out"
+    args = ["run", *SMALL, "--out", out, "--save-every", "0"]
+    with _by_hand([args] * 2) as processes:
+        _until_a_state(processes, tmp_path / "out.partial", 2)
+        processes[victim].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        codes, said = _complaints(processes)
+        assert time.monotonic() - killed < 10
+    assert sorted(codes) == [-signal.SIGKILL, 1]
+    assert len(said) == 2, said
+    assert said[0].startswith(f"distviz: rank {victim} of 2 ")
+    assert said[0].endswith("was lost: killed, or out of memory")
+    assert "--resume" in said[1]
+    assert not out.exists()
+    assert call("run", *SMALL, "--out", out, "--resume").code == 0
+    _assert_same(out, alone)
+
+
+@pytest.mark.slow
+def test_two_go_on_where_one_stopped(tmp_path: Path, alone: Path) -> None:
+    out = tmp_path / "out"
+    args = ["run", *SMALL, "--out", str(out), "--save-every", "0"]
+    with subprocess.Popen([sys.executable, "-m", "distviz", *args], stderr=subprocess.PIPE) as one:
+        end = time.monotonic() + 120
+        while not (tmp_path / "out.partial").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        one.kill()
+    done = _torchrun(2, *args, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "starting afresh" not in done.stderr
+    _assert_same(out, alone)
+
+
+FAILS = """
+import os, sys
+from distviz import cli, passes
+def broken(*_):
+    raise OSError(28, "No space left on device")
+if os.environ["RANK"] == "1":
+    import distviz.collect
+    distviz.collect.measure_batch = broken
+cli.main()
+"""
+
+
+def test_an_exception_in_one_is_said_once(tmp_path: Path) -> None:
+    args = ["run", *SMALL, "--out", tmp_path / "out"]
+    with _by_hand([args] * 2, program=("-c", FAILS)) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [1, 1]
+    assert len(said) == 2, said
+    assert said[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
+    assert said[0].endswith("OSError: [Errno 28] No space left on device")
+    assert said[1] == "  run again with --debug to see where it happened"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    args = ["run", *SMALL, "--out", tmp_path / "out", "--c"]
+    with _by_hand([[*args, "0.2"], [*args, "0.3"]]) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [2, 2]
+    assert said == [
+        "distviz: the processes differ: rank 1 has --c 0.3 (rank 0: 0.2)",
+        "  start all with the same command, files and versions",
+    ]
+
+
+VERSION = """
+import os
+from importlib import metadata
+from distviz import cli
+known = metadata.version
+if os.environ["RANK"] == "1":
+    metadata.version = lambda name: "2.9.0" if name == "torch" else known(name)
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_other_versions_and_other_texts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in "ab":
+        (tmp_path / name / "text.txt").write_text(f"A text of {name}.")
+    small = [arg for arg in SMALL if arg not in ("--max-tokens", "4000")]
+    args = ["run", *small, "--text", "text.txt", "--out", tmp_path / "out"]
+    start = "import os; os.chdir('ab'[int(os.environ['RANK'])]); "
+    place = f"import os; os.chdir({str(tmp_path)!r}); {start}{VERSION}"
+    with _by_hand([args] * 2, program=("-c", place)) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [2, 2]
+    assert len(said) == 2
+    assert said[0].startswith("distviz: the processes differ: rank 1 has text ")
+    assert "torch 2.9.0 (rank 0: " in said[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_one_process_has_to_do(tmp_path: Path) -> None:
+    with _by_hand([["filler", "demo"]] * 2) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [2, 2]
+    assert said == [
+        "distviz: distviz filler works in one process",
+        "  start it without torchrun or accelerate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text", "-"], "--text - cannot be read by several processes"),
+        (["--device-map", "auto"], "--device-map spreads one process's model over all devices"),
+        (["--layers", "99"], "--layers 99: layer 99 does not exist"),
+    ],
+)
+def test_requests_are_refused_once(tmp_path: Path, flags: list[str], message: str) -> None:
+    args = ["run", *SMALL, "--out", tmp_path / "out", *flags]
+    with _by_hand([args] * 2) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [2, 2]
+    assert message in said[0]  # perhaps with the rank that was the first to find out
+    assert len(said) <= 2
