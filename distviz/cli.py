@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from distviz.folders import Result
+    from distviz.planning import Plan
 
 __all__ = ["app", "main"]
 
@@ -155,6 +156,7 @@ def run(
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -164,6 +166,11 @@ def run(
     Writes a run folder: distributions, tables (CSV, Parquet) and figures.
     """
     flags = _flags(locals())
+    if dry_run:
+        from distviz import planning
+
+        _present_plan(planning.plan_run(flags, config, model), quiet=quiet, as_json=as_json)
+        return
     from distviz import measuring
 
     finished, folder = measuring.run_to_folder(flags, config, model, _reporter(quiet or as_json))
@@ -173,6 +180,7 @@ def run(
 _NO_SETTINGS = frozenset(
     (
         *("model", "config", "quiet", "as_json", "debug", "no_figures", "report"),
+        *("dry_run",),
         *("a", "b", "phase_a", "phase_b", "counts"),
         *("seeds", "budget_kl", "by_layer"),
         *("prompt", "system", "on", "max_new_tokens", "num_samples"),
@@ -242,6 +250,20 @@ def _present(
         console.print(f"\n{folder}", soft_wrap=True)
 
 
+def _present_plan(plan: Plan, *, quiet: bool, as_json: bool) -> None:
+    for note in plan.notes:
+        print(f"distviz: warning: {note}", file=sys.stderr)
+    if as_json:
+        _print_json(plan.as_dict())
+    elif quiet:
+        print(plan.out)
+    else:
+        from distviz import estimate_tables
+
+        console = _console()
+        console.print(estimate_tables.plan(plan, console))
+
+
 _FINDINGS = {
     "run": "tables",
     "comparison": "comparison_tables",
@@ -298,6 +320,7 @@ def compare(
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -308,6 +331,12 @@ def compare(
     for the other side.
     """
     flags = _flags(locals())
+    if dry_run:
+        from distviz import planning
+
+        plan = planning.plan_compare(a, b, phase_a, phase_b, flags, config)
+        _present_plan(plan, quiet=quiet, as_json=as_json)
+        return
     from distviz import measuring
 
     finished, folder = measuring.compare_to_folder(
@@ -348,6 +377,7 @@ def filler(
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -357,6 +387,12 @@ def filler(
     Only the prompts' own tokens are compared, prompt by prompt.
     """
     flags = _flags(locals())
+    if dry_run:
+        from distviz import planning
+
+        plan = planning.plan_filler(model, counts, flags, config)
+        _present_plan(plan, quiet=quiet, as_json=as_json)
+        return
     from distviz import measuring
 
     study, folder = measuring.filler_to_folder(
@@ -405,6 +441,7 @@ def sweep(
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -419,6 +456,12 @@ def sweep(
     asked = measuring.SweepRequest(
         {name: flags.pop(name) for name in measuring.GRID}, seeds, budget_kl, by_layer
     )
+    if dry_run:
+        from distviz import planning
+
+        plan = planning.plan_sweep(model, asked, flags, config)
+        _present_plan(plan, quiet=quiet, as_json=as_json)
+        return
     swept, folder = measuring.sweep_to_folder(
         model, asked, flags, config, _reporter(quiet or as_json)
     )

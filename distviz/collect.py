@@ -49,7 +49,7 @@ Text = str | Path | dict[str, str]
 
 
 def run(
-    model: str | None = None,
+    model: str | Path | None = None,
     *,
     text: Sequence[Text] | None = None,
     settings: RunSettings | None = None,
@@ -82,11 +82,11 @@ def run(
     """
     if settings is None:
         try:
-            settings = build_settings(options, None, model)
+            settings = build_settings(options, None, None if model is None else str(model))
         except TypeError as error:
             raise RequestError(str(error).replace("RunSettings.__init__()", "run()")) from None
     elif model is not None:
-        settings = replace(settings, model=model)
+        settings = replace(settings, model=str(model))
     told = progress or Progress()
     started = time.perf_counter()
     sources = [Path(name) for name in settings.text] if text is None else list(text)

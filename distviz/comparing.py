@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from distviz.sites import Key, parse_layers, parse_sites
 if TYPE_CHECKING:
     from distviz.progress import Progress
 
-__all__ = ["compare", "compare_runs"]
+__all__ = ["Side", "compare", "compare_runs", "find_sides"]
 
 _PHASES = ("before", "after")
 _LAST = ["module", "stack"]
@@ -74,32 +74,90 @@ def compare(
     RequestError
         If a side is no run and cannot be measured, or the runs have nothing in common.
     """
-    for name, phase in (("--phase-a", phase_a), ("--phase-b", phase_b)):
-        if phase not in _PHASES:
-            raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
     base = replace(settings or RunSettings(), layer=None)
-    wanted = None if sites is None else parse_sites(sites)
     if sites is not None:
         base, given = replace(base, sites=sites), given | {"sites"}
-    known = [_known(side) for side in (a, b)]
-    phases = (phase_a, phase_b)
-    _check_sides((a, b), known, phases, wanted, base)
-    leader = next((run for run in known if run is not None), None)
-    each = _settings_of((a, b), base, leader, given)
-    check_inputs((a, b), known, each)
-    runs = [
-        run or _measure(str(side), phase, own, leader, progress)
-        for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
-    ]
+    sides = find_sides(a, b, (phase_a, phase_b), base, given)
+    runs = [side.run or _measure(side, progress) for side in sides]
+    wanted = None if sites is None else parse_sites(sites)
     layers = None
     if "layers" in given:
         layers = parse_layers(base.layers, max(depth(runs[0], key.stack) for key in runs[0].keys))
     found = compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, layers, seed=base.seed)
     folders = [
         Path(side) if run is not None and not isinstance(side, Run) else None
-        for side, run in zip((a, b), known, strict=True)
+        for side, run in zip((a, b), [side.run for side in sides], strict=True)
     ]
     return replace(found, folders=(folders[0], folders[1]))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a run, or what is to be measured.
+
+    Attributes
+    ----------
+    settings
+        Of the measurement.
+    texts
+        Documents of the other side, to be measured on; None for those of the settings.
+    """
+
+    run: Run | None
+    settings: RunSettings
+    texts: list[Any] | None = None
+
+
+def find_sides(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    phases: tuple[str, str],
+    base: RunSettings,
+    given: frozenset[str],
+) -> list[Side]:
+    """Tell what is measured already and how the rest would be; arguments as of `compare`.
+
+    Raises
+    ------
+    RequestError
+        If a side is no run and cannot be measured.
+    """
+    for name, phase in zip(("--phase-a", "--phase-b"), phases, strict=True):
+        if phase not in _PHASES:
+            raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
+    wanted = parse_sites(base.sites) if "sites" in given else None
+    known = [_known(side) for side in (a, b)]
+    _check_sides((a, b), known, phases, wanted, base)
+    leader = next((run for run in known if run is not None), None)
+    each = _settings_of((a, b), base, leader, given)
+    check_inputs((a, b), known, each)
+    return [
+        Side(run, own) if run else _side(str(side), phase, own, leader)
+        for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
+    ]
+
+
+def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Side:
+    texts: list[Any] | None = None
+    if like is not None and not settings.text and settings.layer is None:
+        if like.texts is None:
+            raise RequestError(
+                "the run keeps no text, the other side cannot be measured on the same",
+                "give --text, or measure the run again without --no-keep-text",
+            )
+        texts = list(like.texts)
+    arm_layers = settings.arm_layers if phase == "after" else "none"
+    source = model if settings.layer is None else None
+    chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
+    return Side(None, chosen, texts)
+
+
+def _measure(side: Side, progress: Progress | None) -> Run:
+    from distviz import collect
+
+    measured = collect.run(settings=side.settings, text=side.texts, progress=progress)
+    gc.collect()
+    return measured
 
 
 def _known(side: Run | str | Path) -> Run | None:
@@ -179,27 +237,6 @@ def _like(
     taken = {name: own[name] for name in names if name in own and name not in given}
     layers = base.layers if is_first and "layers" in given else "all"
     return replace(base, **taken | {"layers": layers})
-
-
-def _measure(
-    model: str, phase: str, settings: RunSettings, like: Run | None, progress: Progress | None
-) -> Run:
-    from distviz import collect
-
-    texts: list[Any] | None = None
-    if like is not None and not settings.text and settings.layer is None:
-        if like.texts is None:
-            raise RequestError(
-                "the run keeps no text, the other side cannot be measured on the same",
-                "give --text, or measure the run again without --no-keep-text",
-            )
-        texts = list(like.texts)
-    arm_layers = settings.arm_layers if phase == "after" else "none"
-    source = model if settings.layer is None else None
-    chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
-    measured = collect.run(settings=chosen, text=texts, progress=progress)
-    gc.collect()
-    return measured
 
 
 def compare_runs(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.sites import Key
 
-__all__ = ["DEFAULT_FILLER", "read_prompts", "study_filler"]
+__all__ = ["DEFAULT_FILLER", "filled_corpus", "read_prompts", "study_filler"]
 
 DEFAULT_FILLER = "/"
 _QUANTITIES = {
@@ -126,7 +126,7 @@ def _measure(
     from distviz.passes import Stage
     from distviz.positions import PositionRecorder
 
-    corpus = _corpus(opened, documents, settings, count)
+    corpus = filled_corpus(opened, documents, settings, count)
     progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
     stage = Stage.prepare(opened, settings)
     plain = stage.portion.recorder
@@ -163,9 +163,10 @@ def read_prompts(sources: Sequence[Path]) -> list[Document]:
         return read_documents([path])
 
 
-def _corpus(
+def filled_corpus(
     opened: OpenedModel, documents: Sequence[Document], settings: RunSettings, count: int
 ) -> Corpus:
+    """Tokenize prompts with so many filler tokens; RequestError if one is longer than a window."""
     from distviz import collect
 
     string = settings.filler or DEFAULT_FILLER

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.alternatives import Grid
+from distviz.checks import (
+    GRID,
+    SweepRequest,
+    check_sweep,
+    checked_output,
+    parse_counts,
+    short_name,
+    state_folder,
+)
 from distviz.config import RunSettings, build_settings
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.presets import published_for
@@ -40,10 +46,6 @@ __all__ = [
     "whatif_to_folder",
 ]
 
-GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
-"""What a sweep takes lists of."""
-_USUAL = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}
-
 
 def run_to_folder(
     flags: dict[str, Any], config: Path | None, model: str | None, progress: Progress
@@ -59,7 +61,7 @@ def run_to_folder(
     if current().exchange("finished", _is_finished(settings))[0]:
         progress.note(f"{settings.out} is complete, nothing is left to measure")
         return Run.load(str(settings.out)), Path(str(settings.out))
-    out = _checked_output(settings, _short(model or settings.model or "demo"))
+    out = checked_output(settings, short_name(model or settings.model or "demo"))
     states = _state_folder(out, settings)
     current().hint = partial(_how_to_go_on, states, out)
     from distviz import collect, exports
@@ -107,14 +109,9 @@ def _is_finished(settings: RunSettings, name: str = RUN) -> bool:
 
 
 def _state_folder(out: Path, settings: RunSettings) -> StateFolder:
-    """Return where the state of a run is kept, refusing to drop one unasked."""
-    states = StateFolder(out.with_name(f"{out.name}.partial"), settings.save_every, settings.resume)
+    """Return where the state of a run is kept, empty where it starts afresh."""
+    states = state_folder(out, settings)
     if states.exists() and not settings.resume:
-        if not settings.force:
-            raise RequestError(
-                f"{states.folder} holds a part of this measurement",
-                "add --resume to go on, --force to start afresh, or give another --out",
-            )
         states.remove()
     return states
 
@@ -173,7 +170,7 @@ def compare_to_folder(
     """
     settings = build_settings(flags, config)
     _agree_on(settings)
-    out = _checked_output(settings, f"{_short(a)}-vs-{_short(b)}")
+    out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
     from distviz import comparing, exports
 
     given = frozenset(name for name, value in flags.items() if value is not None)
@@ -208,10 +205,10 @@ def filler_to_folder(
     The study, and the folder.
     """
     settings = build_settings(flags, config, model)
-    numbers = _parse_counts(counts, settings.filler_count)
+    numbers = parse_counts(counts, settings.filler_count)
     if settings.layer is not None:
         raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
-    out = _checked_output(settings, f"{_short(model)}-filler")
+    out = checked_output(settings, f"{short_name(model)}-filler")
     from distviz import collect, exports, fillers
 
     documents = fillers.read_prompts([Path(name) for name in settings.text])
@@ -224,43 +221,6 @@ def filler_to_folder(
         progress.stage("drawing figures")
     exports.write_folder(study, out, figures=tuple(settings.figures), force=settings.force)
     return study, out
-
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """What is asked of a sweep beside the settings of a run.
-
-    Attributes
-    ----------
-    lists
-        The values of `GRID` as they were typed, None where nothing was.
-    seeds
-        How many.
-    budget_kl
-        The largest KL divergence of a recommended setting, nats.
-    by_layer
-        Whether each setting is tried in each layer alone.
-    """
-
-    lists: dict[str, Any]
-    seeds: int = 1
-    budget_kl: float = 0.05
-    by_layer: bool = False
-
-    def is_of(self, folder: Path) -> bool:
-        """Whether a finished sweep answered the same request."""
-        known = read_manifest(folder, SWEEP, "sweep folder")
-        own = {"grid": self.lists, "budget_kl": self.budget_kl, "by_layer": self.by_layer}
-        same_seeds = len(known.get("seeds") or []) == self.seeds
-        return same_seeds and all(known.get(name) == value for name, value in own.items())
-
-    def grid(self) -> Grid:
-        """Return the lists; those that are usual where none was given."""
-        given = {name: value for name, value in self.lists.items() if value is not None}
-        layers = given.pop("arm_layers", None)
-        if not self.by_layer and not {"c", "p1", "fraction"} & set(given):
-            given |= _USUAL
-        return Grid(**given, arm_layers=";".join(layers) if layers else None)
 
 
 def sweep_to_folder(
@@ -276,21 +236,11 @@ def sweep_to_folder(
     -------
     The sweep, and the folder.
     """
-    from distviz.alternatives import by_layer, check, combine
-
-    settings = build_settings(flags, config, model)
-    if settings.layer is not None:
-        raise RequestError("distviz sweep needs a checkpoint, not layers built from a TOML")
-    if asked.seeds < 1:
-        raise RequestError(f"--seeds is {asked.seeds}, it must be at least 1")
-    if not asked.budget_kl > 0:
-        raise RequestError(f"--budget-kl is {asked.budget_kl}, it must be above 0")
-    grid = asked.grid()
-    check(grid, settings)
+    settings, grid = check_sweep(model, asked, flags, config), asked.grid()
     if _is_finished(settings, SWEEP) and asked.is_of(Path(str(settings.out))):
         progress.note(f"{settings.out} is complete, nothing is left to measure")
         return Sweep.load(str(settings.out)), Path(str(settings.out))
-    out = _checked_output(settings, f"{_short(model or settings.model or 'demo')}-sweep")
+    out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
     states = _state_folder(out, settings)
     from distviz import collect, exports, sweeps
     from distviz.corpus import read_documents
@@ -299,9 +249,7 @@ def sweep_to_folder(
         documents = read_documents([Path(name) for name in settings.text])
         opened = collect.open_from(settings, progress)
         corpus = collect.corpus_of(documents, opened, settings)
-        chosen = combine(grid, settings, sweeps.layer_count(opened))
-        if asked.by_layer:
-            chosen = by_layer(chosen, sweeps.activation_layers(opened, grid.arm_layers))
+        chosen = sweeps.every_setting(opened, grid, settings, is_by_layer=asked.by_layer)
         swept = sweeps.sweep_model(
             opened,
             corpus,
@@ -387,35 +335,3 @@ def continuations(
         return generation.generate(opened, text, settings, chosen, progress, system=system)
     finally:
         progress.stop()
-
-
-def _parse_counts(counts: str | None, default: int) -> list[int]:
-    """Parse ``0,10,25``."""
-    words = str(default) if counts is None else counts
-    try:
-        numbers = sorted({int(word) for word in words.split(",")})
-    except ValueError:
-        raise RequestError(
-            f"--counts '{counts}' is not a list of numbers", "such as 0,10,25,40"
-        ) from None
-    if numbers[0] < 0 or numbers == [0]:
-        raise RequestError(f"--counts {counts}: give at least one number above 0, none below")
-    return numbers
-
-
-def _checked_output(settings: RunSettings, name: str) -> Path:
-    """Return the folder to write; it and the texts are checked before torch is imported."""
-    dated = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    asked = str(dated if settings.out is None else settings.out)
-    out = Path(current().exchange("out", asked)[0])
-    if current().is_first:
-        check_output(out, force=settings.force)
-    for text in settings.text:
-        if text != "-" and not Path(text).is_file():
-            raise RequestError(f"--text {text}: there is no such file")
-    return out
-
-
-def _short(source: str) -> str:
-    """Name a model or run in a folder's name."""
-    return re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/")).name) or "model"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["free_bytes"]
+__all__ = ["free_bytes", "resident_bytes"]
 
 
 def free_bytes(device: torch.device) -> int:
@@ -22,6 +22,13 @@ def free_bytes(device: torch.device) -> int:
     free = int(psutil.virtual_memory().available)
     limit, used = (_cgroup(name) for name in ("memory.max", "memory.current"))
     return free if limit is None or used is None else min(free, max(0, limit - used))
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process takes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _cgroup(name: str) -> int | None:

@@ -48,6 +48,13 @@ Out = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output folder that exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the path of the result, no more.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be read, done and taken; measure nothing, read no weights.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

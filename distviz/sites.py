@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ __all__ = [
     "Key",
     "Point",
     "check_layers",
+    "join_layers",
     "key_order",
     "parse_layers",
     "parse_sites",
@@ -156,6 +158,18 @@ def _spans(text: str, option: str) -> list[tuple[int, int]]:
             raise RequestError(f"{option} '{text}': the range {item.strip()} runs backwards")
         found.append((first, last))
     return found
+
+
+def join_layers(layers: Iterable[int]) -> str:
+    """Write indices as `parse_layers` reads them: ``"0,3,8-11"``; ``"none"`` for none."""
+    found: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if found and found[-1][-1] == layer - 1:
+            found[-1].append(layer)
+        else:
+            found.append([layer])
+    spans = (f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in found)
+    return ",".join(spans) or "none"
 
 
 def parse_sites(text: str) -> list[str]:

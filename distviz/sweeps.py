@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from distviz import kernels, statistics
-from distviz.alternatives import Setting
+from distviz.alternatives import Grid, Setting, by_layer, combine
 from distviz.config import RunSettings
 from distviz.corpus import Batch, Corpus, make_batches
 from distviz.effect import Baseline, Effect, HeadInput
@@ -42,7 +42,7 @@ from distviz.sweep_results import Sweep, join_seeds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["activation_layers", "layer_count", "sweep_model"]
+__all__ = ["activation_layers", "every_setting", "layer_count", "sweep_model"]
 
 _BASELINE_BYTES = 1 << 30
 """Log-probabilities of a batch that are kept for its settings; the rest is computed again."""
@@ -141,6 +141,14 @@ def sweep_model(
         "seconds": {"measure": round(time.perf_counter() - started, 3)},
     }
     return Sweep(manifest, join_seeds(table), table)
+
+
+def every_setting(
+    opened: OpenedModel, grid: Grid, settings: RunSettings, *, is_by_layer: bool
+) -> list[Setting]:
+    """Return every setting that a sweep of a model tries."""
+    chosen = combine(grid, settings, layer_count(opened))
+    return by_layer(chosen, activation_layers(opened, grid.arm_layers)) if is_by_layer else chosen
 
 
 def layer_count(opened: OpenedModel) -> int:
