@@ -295,6 +295,8 @@ def _measure_share(
     # Other processes are taken to be as far as this one.
     missing = sum(left.values()) + sum(sizes[number] for number in halfway)
     finished = float(total - missing)
+    if states is not None:
+        states.share = finished / total
     for number in _sweep(stage, batches, mine, told, keeping):
         finished += sizes[number] * missing / own
         if states is not None:

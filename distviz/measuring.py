@@ -123,25 +123,29 @@ def _telling_how_to_go_on(states: StateFolder, out: Path, progress: Progress) ->
         yield
     except KeyboardInterrupt:
         progress.stop()
-        if not states.share:
+        if not states.exists():
             raise
         raise InterruptedRunError(
-            f"interrupted after {states.share:.0%}, which is kept in {states.folder}",
-            f"go on with: {_command_to_go_on(out)}",
+            f"interrupted, {_kept(states)}", f"go on with: {_command_to_go_on(out)}"
         ) from None
-    except Exception:
+    except Exception as error:
         progress.stop()
-        if states.share:
+        if states.exists() and not isinstance(error, RequestError):
             progress.note(_how_to_go_on(states, out))
         raise
     finally:
         progress.stop()
 
 
+def _kept(states: StateFolder) -> str:
+    part = f"{states.share:.0%} of the work" if states.share else "a part of the work"
+    return f"{part} is kept in {states.folder}"
+
+
 def _how_to_go_on(states: StateFolder, out: Path) -> str:
-    if not states.share:
+    if not states.exists():
         return ""
-    return f"{states.share:.0%} is kept, go on with: {_command_to_go_on(out)}"
+    return f"{_kept(states)}, go on with: {_command_to_go_on(out)}"
 
 
 def _command_to_go_on(out: Path) -> str:

@@ -98,7 +98,7 @@ class StateFolder:
     Attributes
     ----------
     share
-        Which part of the work the last state holds; 0 while none was written.
+        Which part of the work the last state holds; 0 while that is not known.
     """
 
     folder: Path
@@ -204,14 +204,14 @@ class StateFolder:
         """
         started = time.monotonic()
         tree = {"request": self._request, "batches": batches, "content": content()}
+        before, self.share = self.share, share  # whoever interrupts from here on finds it
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_state(self.folder / f"rank-{self.world.rank}{_SUFFIX}", tree)
         except OSError as error:
-            self._is_broken = True
+            self._is_broken, self.share = True, before
             told.note(f"{self.folder} cannot be written ({error.strerror}): no state to resume")
             return False
-        self.share = share
         now = time.monotonic()
         cost = (now - started) / _MOST_OF_THE_TIME
         self._due = now + (max(self.every, cost) if self.every else 0)
