@@ -61,7 +61,7 @@ def _side(comparison: Comparison, side: str, name: str) -> str:
     run = comparison.a if side == "A" else comparison.b
     model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
     words = [name]
-    if model.get("activation"):
+    if model.get("activation") and not name.endswith(f"({model['activation']})"):
         words.append(str(model["activation"]))
     if isinstance(model.get("layers"), int):
         words.append(f"{model['layers']} layer{'s' * (model['layers'] != 1)}")
@@ -83,9 +83,10 @@ def pairs_table(comparison: Comparison, console: Console | None = None) -> Table
     for name, wanted in (("stack", has_stacks), ("site", has_sites), ("module", has_modules)):
         if wanted:
             table.add_column(name, no_wrap=True, overflow="ellipsis")
-    headings = ("near-0\nA", "\nB", "std\nB / A", "KS", "W1\n/ std A", "JS\nbits")
-    for heading in (*headings, "p var.\nadjusted", "p near-0\nadjusted"):
+    headings = ("near-0\nA", "\nB", "std\nB / A", "KS", "W1 /\nstd A", "JS\nbits")
+    for heading in (*headings, "p var.\nadj.", "p near\nadj."):
         table.add_column(write(heading, console), justify="right", no_wrap=True)
+    places = 3 if has_stacks or has_sites or has_modules else 4
     found = _p_values(comparison.inference)
     for row in records(rows):
         place = str(row["layer_a"]) + ("" if is_aligned else f" / {row['layer_b']}")
@@ -93,7 +94,7 @@ def pairs_table(comparison: Comparison, console: Console | None = None) -> Table
         names += [row["module_a"]] * has_modules
         p_values = [found.get((quantity, *_place(row))) for quantity in _QUANTITIES]
         marked = any(p is not None and p < ALPHA for p in p_values)
-        cells = [*map(str, names), *_distance_cells(row), *map(_p_cell, p_values)]
+        cells = [*map(str, names), *_distance_cells(row, places), *map(_p_cell, p_values)]
         table.add_row(*(write(cell, console) for cell in cells), style="bold" if marked else "")
     return table
 
@@ -109,21 +110,21 @@ def _p_values(frame: pd.DataFrame) -> dict[tuple[Any, ...], float]:
     return {(row["quantity"], *_place(row)): row["p_adjusted"] for row in records(renamed)}
 
 
-def _distance_cells(row: dict[str, Any]) -> Iterator[str]:
+def _distance_cells(row: dict[str, Any], places: int) -> Iterator[str]:
     for side in "ab":
         yield _share(row[f"near_zero_{side}"]).replace(" %", "%")
-    yield _decimals(row["std_ratio"], 0.01)
+    ratio = row["std_ratio"]
+    yield number(ratio) if ratio and ratio < 0.01 else _decimals(ratio, places)
     for name in ("ks", "wasserstein_normalized", "js_divergence"):
-        yield _decimals(row[name])
+        yield _decimals(row[name], places)
 
 
-def _decimals(value: float | None, least: float = 1e-4) -> str:
-    """Four decimals where these say enough; what is not zero never reads so."""
+def _decimals(value: float | None, places: int) -> str:
+    """So many decimals where these say enough; what is not zero never reads so."""
     if value is None or value == 0 or value >= 10:
         return _number(value)
-    if value < least:
-        return "<.0001" if least < 1e-3 else number(value)
-    return f"{value:.4f}"
+    least = 10.0**-places
+    return f"<{least:.{places}f}".replace("0.", ".") if value < least else f"{value:.{places}f}"
 
 
 def _p_cell(p: float | None) -> str:
@@ -183,8 +184,9 @@ def class_line(comparison: Comparison) -> str:
     words = [
         f"{row['token_class']} {_share(row['near_zero_a'])} → {_share(row['near_zero_b'])}"
         for row in rows
+        if row["near_zero_a"] is not None or row["near_zero_b"] is not None
     ]
-    if not words:
+    if len(words) < 2:
         return ""
     return f"Near zero by token class, layer {rows[0]['layer_a']}: {', '.join(words)}"
 

@@ -86,7 +86,7 @@ def _phases(comparison: Comparison) -> tuple[str, str]:
 
 
 def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
-    """What may tell runs of one model apart: ARM's settings, the folder, the text."""
+    """What may tell runs of one name apart: activation, ARM's settings, folder, text."""
     sides = (comparison.a, comparison.b)
     parts = []
     for run in sides:
@@ -95,6 +95,7 @@ def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
         folder = path.rpartition("/")[0].rpartition("/")[2]
         parts.append(
             (
+                f"({model['activation']})" if model.get("activation") else "",
                 f"({arm_settings(run)})" if arm_settings(run) else "",
                 f"(in {folder})" if folder else "",
                 f"(text {str(text.get('sha256'))[:6]})" if text.get("sha256") else "",
