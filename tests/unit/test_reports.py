@@ -242,7 +242,8 @@ def test_a_filler_study(tmp_path: Path) -> None:
     manifest = {"schema_version": 1, "kind": "filler", "filler": EVIL, "counts": [0, 5, 10]}
     manifest |= {"filler_kind": "repeat", "filler_position": "between", "warnings": []}
     manifest |= {"model": {"name": "synthetic", "layers": 3}, "text": {"documents": 10}}
-    study = FillerStudy(manifest, runs, pd.DataFrame(rows), pd.DataFrame(kept))
+    tables = (pd.DataFrame(rows), pd.DataFrame(kept), pd.DataFrame(), pd.DataFrame())
+    study = FillerStudy(manifest, runs, *tables)
     text = render(Page("f", [filler_part(study)]))
     strict(text)
     assert not elements(text, "img")
