@@ -67,6 +67,8 @@ def _reason(error: Exception) -> str:
     short = lines[0] if lines else ""
     if short.endswith(":") and len(lines) > 1:
         short = f"{short} {lines[1]}"
+    # Where a package is installed is nobody's business.
+    short = re.sub(r"<module '([^']+)' from '[^']*'>?", r"\1", short)
     return f"{type(error).__name__}: {short}"[:200]
 
 
