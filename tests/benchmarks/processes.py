@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PAIRS, TOKENS = 2, 2048
+PAIRS, TOKENS = 2, 4096
 
 
 def measured(size: int, out: Path, text: Path) -> tuple[float, bytes]:
@@ -21,7 +21,9 @@ def measured(size: int, out: Path, text: Path) -> tuple[float, bytes]:
     command = [sys.executable, *start, "-m", "distviz", "run", sys.argv[1], "--text", str(text)]
     command += ["--no-figures", "--quiet", "--force", "--threads", "1", "--out", str(out)]
     command += ["--max-tokens", str(TOKENS), "--max-length", "256"]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{size} processes failed:\n{done.stderr}")
     manifest = json.loads((out / "run.json").read_text())
     assert (manifest["processes"], manifest["threads"]) == (size, 1)
     return manifest["seconds"]["measure"], (out / "counts.parquet").read_bytes()
