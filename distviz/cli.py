@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from distviz import options, processes
+from distviz import help_pages, manual, options, processes
 from distviz.errors import DistvizError, RequestError
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="distviz",
+    cls=help_pages.Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Exact activation distributions of transformer MLPs, before and after redistribution.",
 )
 
 
@@ -66,6 +66,19 @@ def _edge(command: Callable[..., None]) -> Callable[..., None]:
             ) from None
 
     return guarded
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function: its docstring and its page are its help."""
+    name = function.__name__
+    page = manual.PAGES[name]
+    registered = app.command(
+        name,
+        cls=help_pages.Command,
+        help=f"{function.__doc__}\n\n{page.description}",
+        rich_help_panel=page.group,
+    )
+    return registered(_edge(function))
 
 
 def _join(command: str) -> None:
@@ -107,8 +120,7 @@ def _root(
     """Exact activation distributions of transformer MLPs, before and after redistribution."""
 
 
-@app.command()
-@_edge
+@_command
 def run(
     model: options.Model = None,
     config: options.Config = None,
@@ -161,10 +173,7 @@ def run(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure one model: without ARM, with ARM, paired.
-
-    Writes a run folder: distributions, tables (CSV, Parquet) and figures.
-    """
+    """Measure one model: without ARM, with ARM, paired."""
     flags = _flags(locals())
     if dry_run:
         from distviz import planning
@@ -278,8 +287,7 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-@app.command()
-@_edge
+@_command
 def compare(
     a: options.SideA,
     b: options.SideB,
@@ -325,11 +333,7 @@ def compare(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Set two models or runs side by side: distances, and whether they are more than noise.
-
-    The unit of inference is the document. Where a side is a run folder, its text and settings hold
-    for the other side.
-    """
+    """Compare two models or runs: distances, and what exceeds noise."""
     flags = _flags(locals())
     if dry_run:
         from distviz import planning
@@ -345,8 +349,7 @@ def compare(
     _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
 
 
-@app.command()
-@_edge
+@_command
 def filler(
     model: options.ModelRequired,
     counts: options.Counts = None,
@@ -382,10 +385,7 @@ def filler(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure the same prompts with and without meaningless tokens.
-
-    Only the prompts' own tokens are compared, prompt by prompt.
-    """
+    """Measure the same prompts with and without meaningless tokens."""
     flags = _flags(locals())
     if dry_run:
         from distviz import planning
@@ -401,8 +401,7 @@ def filler(
     _present(study, folder, quiet=quiet, as_json=as_json, report=report)
 
 
-@app.command()
-@_edge
+@_command
 def sweep(
     model: options.Model = None,
     c: options.CList = None,
@@ -446,10 +445,7 @@ def sweep(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Try a grid of settings: what each does to distribution, loss and output, and which to take.
-
-    Without any list, c 0.05, 0.13, 0.32, 1 times p1 75, 90, 99.5 in layer 0.
-    """
+    """Try a grid of settings: what each does, and which one to take."""
     flags = _flags(locals())
     from distviz import measuring
 
@@ -468,8 +464,7 @@ def sweep(
     _present(swept, folder, quiet=quiet, as_json=as_json, report=report)
 
 
-@app.command()
-@_edge
+@_command
 def whatif(
     run: options.MeasuredRun,
     sparsity: options.Sparsity = None,
@@ -488,10 +483,7 @@ def whatif(
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Ask a saved run what zeros and fewer bits would cost, with no model and no second run.
-
-    Exact from the counts; writes whatif.csv and figures to RUN-whatif, or --out.
-    """
+    """Ask a saved run what zeros and fewer bits would cost."""
     asked = {"sparsity": sparsity, "thresholds": thresholds, "formats": formats, "ranges": ranges}
     asked |= {"phases": phases, "layers": layers, "sites": sites}
     drawn = _formats("png" if figures is None else figures, no_figures) or []
@@ -503,8 +495,7 @@ def whatif(
     _present(answers, folder, quiet=quiet, as_json=as_json)
 
 
-@app.command()
-@_edge
+@_command
 def generate(
     prompt: options.Prompt,
     model: options.Model = None,
@@ -541,10 +532,7 @@ def generate(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Let a model go on from a prompt with ARM off and on, side by side.
-
-    Both sides draw with the same seed. --quiet prints the continuation with ARM alone.
-    """
+    """Let a model go on from a prompt with ARM off and on."""
     flags = _flags(locals())
     from distviz import measuring
 
@@ -574,8 +562,7 @@ def generate(
         console.print(continuation_tables.summary(found, console))
 
 
-@app.command()
-@_edge
+@_command
 def inspect(
     model: options.Model = None,
     layer: options.Layer = 0,
@@ -585,7 +572,7 @@ def inspect(
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Draw a layer with every point that can be observed; reads the config, no weights."""
+    """Draw a layer with every point that can be observed."""
     if architectures:
         _list_architectures(model, as_json=as_json)
         return
@@ -622,8 +609,7 @@ def _list_architectures(model: str | None, *, as_json: bool) -> None:
     console.print(architecture_tables.architectures(known))
 
 
-@app.command()
-@_edge
+@_command
 def export(
     run: options.RunFolder,
     out: options.Out = None,
@@ -637,7 +623,7 @@ def export(
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Write figures and tables again, in other formats, from the folder alone."""
+    """Write figures and tables again, in other formats."""
     from distviz import exports
 
     written = exports.export_folder(
@@ -649,8 +635,7 @@ def export(
         print("\n".join(map(str, written[:1] if quiet else written)))
 
 
-@app.command()
-@_edge
+@_command
 def report(
     folders: options.Folders,
     out: options.OutFile = None,
@@ -659,10 +644,7 @@ def report(
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Write one self-contained HTML file: figures with a layer slider, curves, tables.
-
-    It opens from disk and asks nothing of the network. Several folders follow one another.
-    """
+    """Write one HTML file to read and share: figures, curves, tables."""
     from distviz import reports
 
     written = reports.report_folders(folders, out, force=force)
@@ -672,15 +654,14 @@ def report(
         _console().print(str(written), soft_wrap=True, markup=False)
 
 
-@app.command()
-@_edge
+@_command
 def show(
     run: options.RunFolder,
     layers: options.ShownLayers = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show the findings of any folder again; of a run, curves by depth and layers closely, too."""
+    """Show the findings of a folder again, on the terminal."""
     from distviz import closeups, folders
     from distviz.runs import Run
     from distviz.sites import parse_layers

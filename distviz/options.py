@@ -1,4 +1,4 @@
-"""The options of the command line, each written once."""
+"""The options of the command line, each written once: name, placeholder, help, and its group."""
 
 from __future__ import annotations
 
@@ -7,287 +7,459 @@ from typing import Annotated, Any
 
 import typer
 
+from distviz import completions
 
-def _text(name: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(name, help=text, metavar=metavar, show_default=False)
+GROUPS = (
+    "Text and places",
+    "Redistribution",
+    "Meaningless tokens (filler)",
+    "Settings to try",
+    "Text to write",
+    "Questions",
+    "Model and machine",
+    "Result",
+    "This command",
+)
+"""The headings of a command's options in its help, in this order."""
+
+(
+    _MEASURED,
+    _ARM,
+    _FILLER,
+    _GRID,
+    _WRITING,
+    _QUESTIONS,
+    _MACHINE,
+    _RESULT,
+    _COMMAND,
+) = GROUPS
+
+_LISTS = ("--sites", "--figures", "--formats", "--phases", "--ranges", "--tables")
+"""Options of which several words can be given, comma-separated."""
 
 
+def _value(
+    name: str,
+    metavar: str,
+    text: str,
+    group: str,
+    *,
+    short: str = "",
+    shows_default: bool = False,
+) -> Any:
+    return typer.Option(
+        *filter(None, (name, short)),
+        metavar=metavar,
+        help=text,
+        rich_help_panel=group,
+        show_default=shows_default,
+        autocompletion=_completer(name, metavar),
+    )
+
+
+def _completer(name: str, metavar: str) -> completions.Completer | None:
+    if name == "--preset":
+        return completions.presets
+    words = completions.VALUES.get(name)
+    if words is None:
+        return None
+    several = name in _LISTS or metavar == "LIST"
+    return completions.listed(*words) if several else completions.one_of(*words)
+
+
+def _switch(names: str, text: str, group: str) -> Any:
+    return typer.Option(names, help=text, rich_help_panel=group, show_default=False)
+
+
+def _result(metavar: str, text: str) -> Any:
+    return typer.Argument(metavar=metavar, help=text, autocompletion=completions.results)
+
+
+# Arguments ----------------------------------------------------------------------------------
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="A Hugging Face folder or hub id, a .gguf file, or a TOML that describes layers to "
         "build. Nothing: the embedded demo model.",
         show_default=False,
     ),
 ]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A folder that distviz wrote, of any kind.")
-]
-MeasuredRun = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A folder that distviz run wrote.")
-]
-Folders = Annotated[
-    list[Path], typer.Argument(metavar="FOLDER...", help="Folders that distviz wrote, of any kind.")
-]
-OutFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="FILE",
-        help="File to write (report.html in the first folder).",
-        show_default=False,
-    ),
-]
-ForceFile = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
-Report = Annotated[bool, typer.Option("--report", help="Write report.html into the folder, too.")]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output folder that exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print the path of the result, no more.")]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Say what would be read, done and taken; measure nothing, read no weights.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML with any of these options.")
-]
-Text = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text",
-        metavar="FILE",
-        help="Text to measure, repeatable: .txt is one document, .jsonl one a line, - standard "
-        "input. Default: embedded documents.",
-        show_default=False,
-    ),
-]
-Layers = Annotated[str | None, _text("--layers", "Observed: all, or 0,3,8-11.")]
-ShownLayers = Annotated[
-    str | None, _text("--layers", "Only these, and how their values are distributed: 0,3,8-11.")
-]
-Sites = Annotated[
-    str | None,
-    _text("--sites", "act, gate, up, product, down, q, k, v, attention, residual, module:*."),
-]
-ArmLayers = Annotated[
-    str | None, _text("--arm-layers", "Layers with ARM: 0 (default), none, all, 0,2.")
-]
-Redistribution = Annotated[
-    str | None,
-    _text(
-        "--redistribution",
-        "arm (default), threshold, scale, scale:FACTOR, noise, or module:callable.",
-        "NAME",
-    ),
-]
-C = Annotated[float | None, _text("--c", "Width of the near-zero band (0.13).")]
-P1 = Annotated[float | None, _text("--p1", "Percentile that bounds new values (99.5).")]
-PMin = Annotated[float | None, _text("--p-min", "Least share that moves (0.02).")]
-PMax = Annotated[float | None, _text("--p-max", "Largest share that moves (0.25).")]
-Fraction = Annotated[float | None, _text("--fraction", "The share that moves, given directly.")]
-ArmMode = Annotated[str | None, _text("--arm-mode", "replace (default) or add.")]
-PercentileOf = Annotated[str | None, _text("--percentile-of", "value (default) or magnitude.")]
-Passes = Annotated[int | None, _text("--passes", "Repetitions of ARM (1).")]
-Preset = Annotated[
-    str | None, _text("--preset", "Published settings: NAME, NAME:BENCHMARK or auto.")
-]
-Ripple = Annotated[
-    bool | None,
-    typer.Option(
-        "--ripple/--no-ripple",
-        help="Send changed values through the later layers (default), or only compute them.",
-        show_default=False,
-    ),
-]
-Filler = Annotated[str | None, _text("--filler", "Meaningless string put in.", "STRING")]
-FillerCount = Annotated[int | None, _text("--filler-count", "Repetitions of the filler (55).")]
-FillerKind = Annotated[
-    str | None,
-    _text("--filler-kind", "repeat (default), random tokens, or words (a repeated word)."),
-]
-FillerPosition = Annotated[
-    str | None, _text("--filler-position", "start, between (default), end, random.")
-]
-ChatTemplate = Annotated[
-    bool | None,
-    typer.Option(
-        "--chat-template/--no-chat-template",
-        show_default=False,
-        help="Wrap prompts in the tokenizer's template (default: no).",
-    ),
-]
-MaxLength = Annotated[int | None, _text("--max-length", "Tokens a window (512).")]
-MaxTokens = Annotated[int | None, _text("--max-tokens", "Stop after so many tokens.")]
-BatchSize = Annotated[int | None, _text("--batch-size", "Windows a batch (4).")]
-Dtype = Annotated[str | None, _text("--dtype", "auto, fp32, bf16, fp16.")]
-Device = Annotated[str | None, _text("--device", "auto, cpu, cuda, cuda:1 ...")]
-DeviceMap = Annotated[str | None, _text("--device-map", "auto: spread a large model over devices.")]
-Stream = Annotated[
-    bool | None,
-    typer.Option(
-        "--stream/--no-stream",
-        show_default=False,
-        help="Read layers one by one, all batches through each (default: if the model does not "
-        "fit into free memory).",
-    ),
-]
-StreamMemory = Annotated[
-    int | None,
-    _text("--stream-memory", "MB of hidden states kept in memory, the rest in a file (a quarter)."),
-]
-AttnImplementation = Annotated[str | None, _text("--attn-implementation", "eager, sdpa ...")]
-AttentionLayers = Annotated[
-    str | None,
-    _text("--attention-layers", "Layers that tell attention weights: all, none, 0,3 (--layers)."),
-]
-Threads = Annotated[int | None, _text("--threads", "CPU threads.")]
-Revision = Annotated[str | None, _text("--revision", "Revision of a hub model.")]
-SkipSpecial = Annotated[
-    bool | None,
-    typer.Option(
-        "--skip-special", help="Leave special tokens out of the statistics.", show_default=False
-    ),
-]
-Classes = Annotated[
-    str | None, _text("--classes", "Token classes apart on ARM layers (arm) or all.")
-]
-KeepText = Annotated[
-    bool | None,
-    typer.Option(
-        "--keep-text/--no-keep-text",
-        show_default=False,
-        help="Keep the documents in the folder (default).",
-    ),
-]
-Resume = Annotated[
-    bool | None,
-    typer.Option(
-        "--resume",
-        help="Go on with the interrupted run of the same command; needs --out.",
-        show_default=False,
-    ),
-]
-SaveEvery = Annotated[
-    float | None,
-    _text("--save-every", "Least seconds between two states kept for --resume (10)."),
-]
-Seed = Annotated[int | None, _text("--seed", "Seed of ARM and of random input (0).")]
-Figures = Annotated[
-    str | None, _text("--figures", "Formats: png (default), svg, pdf; comma-separated.")
-]
-NoFigures = Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")]
-AllowPickle = Annotated[
-    bool | None,
-    typer.Option(
-        "--allow-pickle", help="Load pickle weights, which can run code.", show_default=False
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool | None,
-    typer.Option(
-        "--trust-remote-code", help="Run the checkpoint's own Python code.", show_default=False
-    ),
-]
-
-CList = Annotated[str | None, _text("--c", "Widths to try: 0.05,0.13,0.32,1.", "LIST")]
-P1List = Annotated[str | None, _text("--p1", "Percentiles to try: 75,90,99.5.", "LIST")]
-FractionList = Annotated[
-    str | None, _text("--fraction", "Shares that move, in place of c or beside it.", "LIST")
-]
-ModeList = Annotated[str | None, _text("--arm-mode", "replace, add, or both.", "LIST")]
-RedistributionList = Annotated[
-    str | None, _text("--redistribution", "arm,noise,threshold ... to set side by side.", "LIST")
-]
-LayerAlternatives = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--arm-layers",
-        metavar="LAYERS",
-        help="Alternatives, quoted and apart by ; as in '0;1;0,1;all', or repeated.",
-        show_default=False,
-    ),
-]
-ByLayer = Annotated[
-    bool, typer.Option("--by-layer", help="Each setting in each layer alone, one at a time.")
-]
-Seeds = Annotated[
-    int, typer.Option("--seeds", metavar="N", help="Random seeds to measure each setting with.")
-]
-BudgetKl = Annotated[
-    float, typer.Option("--budget-kl", help="Largest KL, nats, of a recommended setting.")
-]
-Prompt = Annotated[
-    str, typer.Option("--prompt", metavar="TEXT", help="What to go on from; - standard input.")
-]
-System = Annotated[str, typer.Option("--system", metavar="TEXT", help="System prompt before it.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to write, at most.")]
-NumSamples = Annotated[int, typer.Option("--num-samples", help="Continuations of each side.")]
-Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens; else the most likely one.")]
-Temperature = Annotated[float | None, _text("--temperature", "Of drawing (1); implies --sample.")]
-TopP = Annotated[float | None, _text("--top-p", "Of drawing (1); implies --sample.")]
-Steps = Annotated[str, typer.Option("--on", help="Where ARM acts: prefill, decode or both.")]
+RunFolder = Annotated[Path, _result("RUN", "A folder that distviz wrote, of any kind.")]
+MeasuredRun = Annotated[Path, _result("RUN", "A folder that distviz run wrote.")]
+Folders = Annotated[list[Path], _result("FOLDER...", "Folders that distviz wrote, of any kind.")]
 SideA = Annotated[
     str, typer.Argument(metavar="A", help="A run folder, or a model or TOML of layers to measure.")
 ]
 SideB = Annotated[str, typer.Argument(metavar="B", help="The same; the table reads B against A.")]
-PhaseA = Annotated[str, typer.Option("--phase-a", help="before, or after (with ARM).")]
-PhaseB = Annotated[str, typer.Option("--phase-b", help="before, or after (with ARM).")]
-ListArchitectures = Annotated[
-    bool,
-    typer.Option(
-        "--architectures", help="Print the table of supported architectures; takes no MODEL."
+ModelRequired = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id or .gguf.")]
+
+# Text and places ----------------------------------------------------------------------------
+Text = Annotated[
+    list[str] | None,
+    _value(
+        "--text",
+        "FILE",
+        "Text to measure, repeatable: .txt is one document, .jsonl one a "
+        "line, - standard input. Default: embedded documents.",
+        _MEASURED,
     ),
 ]
-Layer = Annotated[int, typer.Option("--layer", help="Which layer to draw.")]
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+Layers = Annotated[
+    str | None, _value("--layers", "LAYERS", "Observed: all, or 0,3,8-11.", _MEASURED)
 ]
-ExportFigures = Annotated[
-    str | None, _text("--figures", "Formats: png, svg, pdf; comma-separated, or none.")
+ShownLayers = Annotated[
+    str | None,
+    _value(
+        "--layers",
+        "LAYERS",
+        "Only these, and how their values are distributed: 0,3,8-11.",
+        _MEASURED,
+    ),
 ]
-ExportTables = Annotated[
-    str | None, _text("--tables", "Formats: csv, parquet, json; comma-separated, or none.")
+Sites = Annotated[
+    str | None,
+    _value(
+        "--sites",
+        "SITES",
+        "act, gate, up, product, down, q, k, v, attention, residual, module:*.",
+        _MEASURED,
+    ),
 ]
-Log = Annotated[
+ChatTemplate = Annotated[
     bool | None,
-    typer.Option("--log/--linear", help="Count axis (chosen by itself).", show_default=False),
+    _switch(
+        "--chat-template/--no-chat-template",
+        "Wrap prompts in the tokenizer's template (default: no).",
+        _MEASURED,
+    ),
 ]
+MaxLength = Annotated[
+    int | None, _value("--max-length", "TOKENS", "Tokens a window (512).", _MEASURED)
+]
+MaxTokens = Annotated[
+    int | None, _value("--max-tokens", "TOKENS", "Stop after so many tokens.", _MEASURED)
+]
+BatchSize = Annotated[int | None, _value("--batch-size", "N", "Windows a batch (4).", _MEASURED)]
+AttentionLayers = Annotated[
+    str | None,
+    _value(
+        "--attention-layers",
+        "LAYERS",
+        "Layers that tell attention weights: all, none, 0,3 (--layers).",
+        _MEASURED,
+    ),
+]
+SkipSpecial = Annotated[
+    bool | None, _switch("--skip-special", "Leave special tokens out of the statistics.", _MEASURED)
+]
+Classes = Annotated[
+    str | None,
+    _value("--classes", "WHERE", "Token classes apart on ARM layers (arm) or all.", _MEASURED),
+]
+PhaseA = Annotated[
+    str, _value("--phase-a", "PHASE", "before, or after (with ARM).", _MEASURED, shows_default=True)
+]
+PhaseB = Annotated[
+    str, _value("--phase-b", "PHASE", "before, or after (with ARM).", _MEASURED, shows_default=True)
+]
+ListArchitectures = Annotated[
+    bool,
+    _switch(
+        "--architectures", "Print the table of supported architectures; takes no MODEL.", _MEASURED
+    ),
+]
+Layer = Annotated[
+    int, _value("--layer", "LAYER", "Which layer to draw.", _MEASURED, shows_default=True)
+]
+Phases = Annotated[
+    str | None,
+    _value("--phases", "LIST", "before,after (default), arriving, leaving, landing.", _MEASURED),
+]
+
+# Redistribution -----------------------------------------------------------------------------
+ArmLayers = Annotated[
+    str | None,
+    _value("--arm-layers", "LAYERS", "Layers with ARM: 0 (default), none, all, 0,2.", _ARM),
+]
+Redistribution = Annotated[
+    str | None,
+    _value(
+        "--redistribution",
+        "NAME",
+        "arm (default), threshold, scale, scale:FACTOR, noise, or module:callable.",
+        _ARM,
+    ),
+]
+C = Annotated[float | None, _value("--c", "NUMBER", "Width of the near-zero band (0.13).", _ARM)]
+P1 = Annotated[
+    float | None, _value("--p1", "PERCENT", "Percentile that bounds new values (99.5).", _ARM)
+]
+PMin = Annotated[float | None, _value("--p-min", "SHARE", "Least share that moves (0.02).", _ARM)]
+PMax = Annotated[float | None, _value("--p-max", "SHARE", "Largest share that moves (0.25).", _ARM)]
+Fraction = Annotated[
+    float | None, _value("--fraction", "SHARE", "The share that moves, given directly.", _ARM)
+]
+ArmMode = Annotated[str | None, _value("--arm-mode", "MODE", "replace (default) or add.", _ARM)]
+PercentileOf = Annotated[
+    str | None, _value("--percentile-of", "WHAT", "value (default) or magnitude.", _ARM)
+]
+Passes = Annotated[int | None, _value("--passes", "N", "Repetitions of ARM (1).", _ARM)]
+Preset = Annotated[
+    str | None,
+    _value("--preset", "NAME", "Published settings: NAME, NAME:BENCHMARK or auto.", _ARM),
+]
+Ripple = Annotated[
+    bool | None,
+    _switch(
+        "--ripple/--no-ripple",
+        "Send changed values through the later layers (default), or only compute them.",
+        _ARM,
+    ),
+]
+Seed = Annotated[int | None, _value("--seed", "N", "Seed of ARM and of random input (0).", _ARM)]
+
+# Meaningless tokens -------------------------------------------------------------------------
+Filler = Annotated[str | None, _value("--filler", "STRING", "Meaningless string put in.", _FILLER)]
+FillerCount = Annotated[
+    int | None, _value("--filler-count", "N", "Repetitions of the filler (55).", _FILLER)
+]
+FillerKind = Annotated[
+    str | None,
+    _value(
+        "--filler-kind",
+        "KIND",
+        "repeat (default), random tokens, or words (a repeated word).",
+        _FILLER,
+    ),
+]
+FillerPosition = Annotated[
+    str | None,
+    _value("--filler-position", "PLACE", "start, between (default), end, random.", _FILLER),
+]
+Counts = Annotated[
+    str | None,
+    _value(
+        "--counts",
+        "LIST",
+        "Numbers of filler tokens to measure, such as 0,10,25,40,55,70 (0,55).",
+        _FILLER,
+    ),
+]
+
+# Settings to try ----------------------------------------------------------------------------
+CList = Annotated[str | None, _value("--c", "LIST", "Widths to try: 0.05,0.13,0.32,1.", _GRID)]
+P1List = Annotated[str | None, _value("--p1", "LIST", "Percentiles to try: 75,90,99.5.", _GRID)]
+FractionList = Annotated[
+    str | None, _value("--fraction", "LIST", "Shares that move, in place of c or beside it.", _GRID)
+]
+ModeList = Annotated[str | None, _value("--arm-mode", "LIST", "replace, add, or both.", _GRID)]
+RedistributionList = Annotated[
+    str | None,
+    _value("--redistribution", "LIST", "arm,noise,threshold ... to set side by side.", _GRID),
+]
+LayerAlternatives = Annotated[
+    list[str] | None,
+    _value(
+        "--arm-layers",
+        "LAYERS",
+        "Alternatives, quoted and apart by ; as in '0;1;0,1;all', or repeated.",
+        _GRID,
+    ),
+]
+ByLayer = Annotated[
+    bool, _switch("--by-layer", "Each setting in each layer alone, one at a time.", _GRID)
+]
+Seeds = Annotated[
+    int,
+    _value("--seeds", "N", "Random seeds to measure each setting with.", _GRID, shows_default=True),
+]
+BudgetKl = Annotated[
+    float,
+    _value(
+        "--budget-kl",
+        "NATS",
+        "Largest KL, nats, of a recommended setting.",
+        _GRID,
+        shows_default=True,
+    ),
+]
+
+# Text to write ------------------------------------------------------------------------------
+Prompt = Annotated[
+    str,
+    _value(
+        "--prompt", "TEXT", "What to go on from; - standard input.", _WRITING, shows_default=True
+    ),
+]
+System = Annotated[
+    str, _value("--system", "TEXT", "System prompt before it.", _WRITING, shows_default=True)
+]
+MaxNewTokens = Annotated[
+    int,
+    _value("--max-new-tokens", "TOKENS", "Tokens to write, at most.", _WRITING, shows_default=True),
+]
+NumSamples = Annotated[
+    int, _value("--num-samples", "N", "Continuations of each side.", _WRITING, shows_default=True)
+]
+Sample = Annotated[bool, _switch("--sample", "Draw tokens; else the most likely one.", _WRITING)]
+Temperature = Annotated[
+    float | None, _value("--temperature", "NUMBER", "Of drawing (1); implies --sample.", _WRITING)
+]
+TopP = Annotated[
+    float | None, _value("--top-p", "SHARE", "Of drawing (1); implies --sample.", _WRITING)
+]
+Steps = Annotated[
+    str,
+    _value(
+        "--on", "WHERE", "Where ARM acts: prefill, decode or both.", _WRITING, shows_default=True
+    ),
+]
+
+# Questions ----------------------------------------------------------------------------------
 Sparsity = Annotated[
     str | None,
-    _text("--sparsity", "Percent of zeros to find thresholds for: 10,50,90, or none (10 ... 90)."),
+    _value(
+        "--sparsity",
+        "LIST",
+        "Percent of zeros to find thresholds for: 10,50,90, or none (10 ... 90).",
+        _QUESTIONS,
+    ),
 ]
 Thresholds = Annotated[
-    str | None, _text("--thresholds", "Magnitudes up to which values become zero: 0.01,0.1.")
+    str | None,
+    _value(
+        "--thresholds", "LIST", "Magnitudes up to which values become zero: 0.01,0.1.", _QUESTIONS
+    ),
 ]
 Formats = Annotated[
     str | None,
-    _text(
-        "--formats", "int8, int8-asym, int4, int4-asym, fp8-e4m3, fp8-e5m2 (default all), or none."
+    _value(
+        "--formats",
+        "LIST",
+        "int8, int8-asym, int4, int4-asym, fp8-e4m3, fp8-e5m2 (default all), or none.",
+        _QUESTIONS,
     ),
 ]
 Ranges = Annotated[
     str | None,
-    _text("--ranges", "max, percentile, mse (least error), none (fp8 as it is); default all."),
+    _value(
+        "--ranges",
+        "LIST",
+        "max, percentile, mse (least error), none (fp8 as it is); default all.",
+        _QUESTIONS,
+    ),
 ]
 Percentile = Annotated[
-    float | None, _text("--percentile", "Percent of the values inside --ranges percentile (99.9).")
+    float | None,
+    _value(
+        "--percentile",
+        "PERCENT",
+        "Percent of the values inside --ranges percentile (99.9).",
+        _QUESTIONS,
+    ),
 ]
-Phases = Annotated[
-    str | None, _text("--phases", "before,after (default), arriving, leaving, landing.")
+
+# Model and machine --------------------------------------------------------------------------
+Dtype = Annotated[str | None, _value("--dtype", "TYPE", "auto, fp32, bf16, fp16.", _MACHINE)]
+Device = Annotated[
+    str | None, _value("--device", "DEVICE", "auto, cpu, cuda, cuda:1 ...", _MACHINE)
 ]
-Counts = Annotated[
+DeviceMap = Annotated[
+    str | None, _value("--device-map", "MAP", "auto: spread a large model over devices.", _MACHINE)
+]
+Stream = Annotated[
+    bool | None,
+    _switch(
+        "--stream/--no-stream",
+        "Read layers one by one, all batches through each (default: if the "
+        "model does not fit into free memory).",
+        _MACHINE,
+    ),
+]
+StreamMemory = Annotated[
+    int | None,
+    _value(
+        "--stream-memory",
+        "MB",
+        "MB of hidden states kept in memory, the rest in a file (a quarter).",
+        _MACHINE,
+    ),
+]
+AttnImplementation = Annotated[
+    str | None, _value("--attn-implementation", "NAME", "eager, sdpa ...", _MACHINE)
+]
+Threads = Annotated[int | None, _value("--threads", "N", "CPU threads.", _MACHINE)]
+Revision = Annotated[str | None, _value("--revision", "NAME", "Revision of a hub model.", _MACHINE)]
+AllowPickle = Annotated[
+    bool | None, _switch("--allow-pickle", "Load pickle weights, which can run code.", _MACHINE)
+]
+TrustRemoteCode = Annotated[
+    bool | None, _switch("--trust-remote-code", "Run the checkpoint's own Python code.", _MACHINE)
+]
+RemoteCode = Annotated[
+    bool, _switch("--trust-remote-code", "Run the checkpoint's own Python code.", _MACHINE)
+]
+
+# Result -------------------------------------------------------------------------------------
+OutFile = Annotated[
+    Path | None,
+    _value(
+        "--out", "FILE", "File to write (report.html in the first folder).", _RESULT, short="-o"
+    ),
+]
+ForceFile = Annotated[bool, _switch("--force", "Replace a file that exists.", _RESULT)]
+Report = Annotated[bool, _switch("--report", "Write report.html into the folder, too.", _RESULT)]
+Out = Annotated[Path | None, _value("--out", "DIR", "Folder to write.", _RESULT, short="-o")]
+Force = Annotated[bool, _switch("--force", "Replace an output folder that exists.", _RESULT)]
+KeepText = Annotated[
+    bool | None,
+    _switch("--keep-text/--no-keep-text", "Keep the documents in the folder (default).", _RESULT),
+]
+Resume = Annotated[
+    bool | None,
+    _switch(
+        "--resume", "Go on with the interrupted run of the same command; needs --out.", _RESULT
+    ),
+]
+SaveEvery = Annotated[
+    float | None,
+    _value(
+        "--save-every",
+        "SECONDS",
+        "Least seconds between two states kept for --resume (10).",
+        _RESULT,
+    ),
+]
+Figures = Annotated[
     str | None,
-    _text("--counts", "Numbers of filler tokens to measure, such as 0,10,25,40,55,70 (0,55)."),
+    _value("--figures", "FORMATS", "Formats: png (default), svg, pdf; comma-separated.", _RESULT),
 ]
-ModelRequired = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id or .gguf.")]
+NoFigures = Annotated[bool, _switch("--no-figures", "Draw nothing.", _RESULT)]
+ExportFigures = Annotated[
+    str | None,
+    _value("--figures", "FORMATS", "Formats: png, svg, pdf; comma-separated, or none.", _RESULT),
+]
+ExportTables = Annotated[
+    str | None,
+    _value(
+        "--tables", "FORMATS", "Formats: csv, parquet, json; comma-separated, or none.", _RESULT
+    ),
+]
+Log = Annotated[bool | None, _switch("--log/--linear", "Count axis (chosen by itself).", _RESULT)]
+
+# This command -------------------------------------------------------------------------------
+Quiet = Annotated[bool, _switch("--quiet", "Print the path of the result, no more.", _COMMAND)]
+DryRun = Annotated[
+    bool,
+    _switch(
+        "--dry-run",
+        "Say what would be read, done and taken; measure nothing, read no weights.",
+        _COMMAND,
+    ),
+]
+AsJson = Annotated[bool, _switch("--json", "Print one JSON object, nothing else.", _COMMAND)]
+Debug = Annotated[bool, _switch("--debug", "Show the traceback of an error.", _COMMAND)]
+Config = Annotated[
+    Path | None, _value("--config", "FILE", "TOML with any of these options.", _COMMAND)
+]

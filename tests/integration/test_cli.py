@@ -828,5 +828,5 @@ def test_no_command_shows_the_help() -> None:
     done = process()
     said = done.out + done.err
     assert said.lower().startswith("usage: ")
-    assert "Commands:" in said
+    assert "Commands that measure:" in said
     assert "see distviz --help" not in said
