@@ -14,16 +14,7 @@ import torch
 
 from distviz import kernels
 from distviz.config import LayerSettings, RunSettings, build_settings
-from distviz.corpus import (
-    Batch,
-    Corpus,
-    Document,
-    Filler,
-    make_batches,
-    random_corpus,
-    read_documents,
-    tokenize,
-)
+from distviz.corpus import Batch, Corpus, make_batches, random_corpus, tokenize
 from distviz.errors import RequestError
 from distviz.layers import HIDDEN_VOCABULARY
 from distviz.manifests import assemble, request
@@ -34,10 +25,12 @@ from distviz.portions import batches_of_documents, gather, share_out
 from distviz.presets import propose, published_for
 from distviz.processes import agree, current
 from distviz.progress import Progress
+from distviz.prompts import Filler
 from distviz.resuming import check_kept, keeping_in, take_up
 from distviz.runs import Run
 from distviz.states import StateFolder
 from distviz.streamed_passes import CallStates, Keeping, stream_batches
+from distviz.texts import Document, read_documents
 from distviz.waiting import WaitingRoom
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "random_input", "run"]

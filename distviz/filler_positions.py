@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz import inference
-from distviz.corpus import PARTS
 from distviz.filler_studies import QUANTITIES
 from distviz.positions import STATISTICS
+from distviz.prompts import PARTS
 
 if TYPE_CHECKING:
     from distviz.corpus import Corpus

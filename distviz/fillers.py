@@ -18,10 +18,11 @@ import pandas as pd
 
 from distviz import inference
 from distviz.config import RunSettings
-from distviz.corpus import Corpus, Document, read_documents, tokenize
+from distviz.corpus import Corpus, tokenize
 from distviz.errors import RequestError
 from distviz.filler_studies import FillerStudy
 from distviz.runs import SCHEMA_VERSION, Run
+from distviz.texts import Document, read_documents
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -247,7 +247,7 @@ def sweep_to_folder(
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
     states = _state_folder(out, settings)
     from distviz import collect, exports, sweeps
-    from distviz.corpus import read_documents
+    from distviz.texts import read_documents
 
     with _telling_how_to_go_on(states, out, progress):
         documents = read_documents([Path(name) for name in settings.text])

@@ -126,9 +126,9 @@ def plan_run(flags: dict[str, Any], config: Path | None, model: str | None) -> P
 
 def _measure_once(settings: RunSettings, texts: list[Any] | None) -> tuple[Measurement, int]:
     from distviz.collect import corpus_of
-    from distviz.corpus import read_documents
     from distviz.estimates import estimate
     from distviz.openings import open_empty
+    from distviz.texts import read_documents
     from distviz.walks import Task
 
     sources = [Path(name) for name in settings.text] if texts is None else texts
@@ -200,11 +200,11 @@ def plan_sweep(
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
     state_folder(out, settings)
     from distviz.collect import corpus_of
-    from distviz.corpus import read_documents
     from distviz.estimates import estimate
     from distviz.openings import open_empty
     from distviz.sites import join_layers
     from distviz.sweeps import every_setting, layer_count
+    from distviz.texts import read_documents
     from distviz.walks import Task
 
     documents = read_documents([Path(name) for name in settings.text])

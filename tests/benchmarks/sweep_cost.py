@@ -13,9 +13,10 @@ from timing import paired
 from distviz import collect, sweeps
 from distviz.alternatives import Grid, combine
 from distviz.config import RunSettings
-from distviz.corpus import make_batches, read_documents
+from distviz.corpus import make_batches
 from distviz.passes import inputs_of
 from distviz.progress import Progress
+from distviz.texts import read_documents
 
 TOKENS = 2048
 GRID = Grid(c="0.05,0.13,0.32,1", p1="75,90,99.5")

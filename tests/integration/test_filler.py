@@ -18,10 +18,12 @@ from bruteforce import eps_of, gini_of
 
 from distviz import collect, fillers
 from distviz.config import RunSettings
-from distviz.corpus import Document, Filler, read_documents, tokenize
+from distviz.corpus import tokenize
 from distviz.errors import MeasurementError, RequestError
 from distviz.filler_studies import FillerStudy
 from distviz.progress import Progress
+from distviz.prompts import Filler
+from distviz.texts import Document, read_documents
 
 PROMPTS = [
     Document(str(number), system="You add numbers.", question=f"What is {number} + {number + 3}?")

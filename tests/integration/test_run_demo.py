@@ -499,8 +499,9 @@ def test_the_folder_is_enough_to_repeat_the_run(tmp_path: Path, demo_run: Run) -
 def test_a_run_leaves_no_hook_and_no_thread_setting_behind() -> None:
     from distviz.collect import measure as measure_open
     from distviz.config import RunSettings
-    from distviz.corpus import read_documents, tokenize
+    from distviz.corpus import tokenize
     from distviz.models import open_model
+    from distviz.texts import read_documents
 
     opened = open_model(None, device="cpu")
     corpus = tokenize(read_documents(TEXTS[:2]), opened.tokenizer, max_length=16)

@@ -171,8 +171,8 @@ def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved:
     from distviz import collect, sweeps
     from distviz.alternatives import Grid, combine
     from distviz.config import RunSettings
-    from distviz.corpus import read_documents
     from distviz.progress import Progress
+    from distviz.texts import read_documents
 
     settings = RunSettings(model=str(tiny_saved), max_length=32)
     opened = collect.open_from(settings, Progress())

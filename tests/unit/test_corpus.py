@@ -14,16 +14,11 @@ from bruteforce import CLASSES, token_class
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from distviz.corpus import (
-    Document,
-    Filler,
-    classify_tokens,
-    make_batches,
-    random_corpus,
-    read_documents,
-    tokenize,
-)
+from distviz.corpus import make_batches, random_corpus, tokenize
 from distviz.errors import RequestError
+from distviz.prompts import Filler
+from distviz.texts import Document, read_documents
+from distviz.token_classes import classify_tokens
 
 WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {
     w: i + 4 for i, w in enumerate("abcdefgh/?")

@@ -211,8 +211,9 @@ def test_runs_do_not_depend_on_the_implementation(
 ) -> None:
     from distviz.collect import measure
     from distviz.config import RunSettings
-    from distviz.corpus import read_documents, tokenize
+    from distviz.corpus import tokenize
     from distviz.models import open_model
+    from distviz.texts import read_documents
 
     settings = RunSettings(
         model=str(folder), arm_layers="0,1", max_length=24, batch_size=2, device="cpu",

@@ -12,7 +12,7 @@ import torch
 from test_streaming import TEXTS, folders
 
 from distviz.config import RunSettings
-from distviz.corpus import make_batches, read_documents, tokenize
+from distviz.corpus import make_batches, tokenize
 from distviz.errors import MeasurementError
 from distviz.keeping import check_outputs, halfway_of
 from distviz.models import open_model
@@ -22,6 +22,7 @@ from distviz.passes import Stage
 from distviz.portions import Portion, batches_of_documents
 from distviz.progress import Progress
 from distviz.streamed_passes import CallStates, Keeping, stream_batches
+from distviz.texts import read_documents
 from distviz.waiting import WaitingRoom
 
 __all__ = ["folders"]

@@ -20,10 +20,11 @@ from tiny_models import save_tiny
 import distviz
 from distviz.collect import measure
 from distviz.config import RunSettings
-from distviz.corpus import read_documents, tokenize
+from distviz.corpus import tokenize
 from distviz.errors import RequestError
 from distviz.models import open_model
 from distviz.offloading import SharedWeightsError, layer_of, layer_paths, refuse_shared
+from distviz.texts import read_documents
 
 LIBRARIES_MB = 450
 TEXTS = ["Anna had 12 apples and 3 pears, so she gave 12 - 3 = 9 of them away.", "9 * 3 = 27"]

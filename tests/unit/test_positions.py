@@ -12,12 +12,13 @@ import torch
 from bruteforce import gini_of
 
 from distviz import filler_positions, positions
-from distviz.corpus import Corpus, Document, Window
+from distviz.corpus import Corpus, Window
 from distviz.filler_studies import QUANTITIES
 from distviz.layouts import Routed
 from distviz.positions import STATISTICS, PositionRecorder, token_statistics
 from distviz.recording import Tokens
 from distviz.sites import Key, Point
+from distviz.texts import Document
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
