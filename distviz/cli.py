@@ -260,6 +260,9 @@ def _present(
 
 
 def _present_plan(plan: Plan, *, quiet: bool, as_json: bool) -> None:
+    processes.current().finish()
+    if not processes.current().is_first:
+        return
     for note in plan.notes:
         print(f"distviz: warning: {note}", file=sys.stderr)
     if as_json:

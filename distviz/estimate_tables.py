@@ -69,6 +69,8 @@ def _measurement(one: Measurement) -> Iterator[tuple[str, str]]:
     numbers = ", ".join(f"{text[name]:,} {name}" for name in ("documents", "windows", "tokens"))
     yield "text", f"{numbers} in {text['batches']:,} batches{cut}"
     how = ", layer by layer" if places["streamed"] else ""
+    if one.processes > 1:
+        yield "shared", f"among {one.processes} processes, each on its own run of the batches"
     yield "passes", f"{one.passes:,.3g}{how}; {one.operations / 1e12:,.3g} TFLOP"
     times = (f"{_PARTS[name]} {duration(s)}" for name, s in one.seconds.items() if s >= 0.05)
     yield "time", ", ".join(times)
@@ -88,9 +90,10 @@ def _files(one: Measurement) -> str:
 def _totals(found: Plan) -> Iterator[tuple[str, str]]:
     low, high = found.seconds
     yield "in all", f"about {duration(low)} to {duration(high)} on this machine, as busy as it is"
-    free = f"({size(found.free_bytes)} are free)"
+    several = f" in each of {found.processes} processes" if found.processes > 1 else ""
+    free = f"{several} ({size(found.free_bytes)} are free)"
     libraries = size(found.library_bytes)
-    yield "", f"{size(found.memory_bytes)} of memory beside {libraries} of libraries {free}"
+    yield "", f"{size(found.memory_bytes)} of memory beside {libraries} of libraries{free}"
     yield "", f"{size(found.disk_bytes)} in {found.out}"
 
 

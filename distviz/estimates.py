@@ -7,6 +7,7 @@ and the machine is timed for about a second on products of such shapes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from distviz.config import RunSettings
 from distviz.corpus import Batch
 from distviz.memory import resident_bytes
 from distviz.openings import Opening
+from distviz.portions import share_out
+from distviz.processes import current
 from distviz.sites import join_layers
 from distviz.walks import Task, Walk
 
@@ -44,6 +47,9 @@ class Measurement:
         ``documents``, ``windows``, ``tokens``, ``batches``, ``positions`` (padding included).
     passes
         Through the model, all texts together.
+    processes
+        How many share the batches; the seconds are those of the one that takes longest, the memory
+        is that of each.
     seconds
         By part: ``start, load, forward, counting, redistribution, effect, figures``.
     memory_bytes
@@ -66,6 +72,7 @@ class Measurement:
     places: dict[str, Any]
     text: dict[str, Any]
     passes: float
+    processes: int
     seconds: dict[str, float]
     memory_bytes: dict[str, int]
     library_bytes: int
@@ -84,6 +91,7 @@ class Measurement:
             **self.places,
             "text": self.text,
             "passes": self.passes,
+            "processes": self.processes,
             "operations": self.operations,
             "seconds": {"low": low, "high": high, "parts": self.seconds},
             "memory_bytes": self.memory_bytes | {"total": sum(self.memory_bytes.values())},
@@ -112,6 +120,7 @@ def estimate(opening: Opening, settings: RunSettings, tasks: Sequence[Task]) -> 
         places=_places(walk),
         text=walk.text(),
         passes=sum(task.passes for task in tasks),
+        processes=current().size,
         seconds=_Clock.of(walk, start).seconds(),
         memory_bytes=walk.memory(),
         library_bytes=libraries,
@@ -164,10 +173,20 @@ class _Clock:
         parts = {"start": self.start.seconds + busy * _FIRST_SECONDS, "load": self._load()}
         parts |= dict.fromkeys(("forward", "counting", "redistribution", "effect"), 0.0)
         for task, batches in zip(self.walk.tasks, self.walk.batches, strict=True):
-            for batch in batches:
-                for part, seconds in self._batch(task, batch).items():
-                    parts[part] += seconds
+            for part, seconds in self._longest_share(task, batches).items():
+                parts[part] += seconds
         return parts | {"figures": busy * self.walk.figures() * _FIGURE_SECONDS}
+
+    def _longest_share(self, task: Task, batches: Sequence[Batch]) -> Counter[str]:
+        """Seconds by part of the process that measures longest."""
+        sizes = {number: batch.valid.size for number, batch in enumerate(batches)}
+        found = []
+        for share in share_out(sizes, current().size):
+            parts: Counter[str] = Counter()
+            for number in share:
+                parts.update(self._batch(task, batches[number]))
+            found.append(parts)
+        return max(found, key=lambda parts: parts.total())
 
     def _batch(self, task: Task, batch: Batch) -> dict[str, float]:
         walk, speeds = self.walk, self.speeds

@@ -74,6 +74,11 @@ class Plan:
         return max((one.library_bytes for one in self.measurements.values()), default=0)
 
     @property
+    def processes(self) -> int:
+        """How many share the work."""
+        return max((one.processes for one in self.measurements.values()), default=1)
+
+    @property
     def disk_bytes(self) -> int:
         """Of everything written."""
         return sum(one.disk_bytes for one in self.measurements.values())
@@ -97,6 +102,7 @@ class Plan:
             "command": self.command,
             "folder": str(self.out),
             "seconds": dict(zip(("low", "high"), self.seconds, strict=True)),
+            "processes": self.processes,
             "memory_bytes": self.memory_bytes,
             "library_bytes": self.library_bytes,
             "free_bytes": self.free_bytes,

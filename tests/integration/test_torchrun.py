@@ -108,6 +108,14 @@ def _channels(out: Path) -> Any:
     return pd.read_parquet(out / "channels.parquet")[["count", "mean", "std", "absmax"]].to_numpy()
 
 
+def test_a_dry_run_is_told_once(tmp_path: Path) -> None:
+    done = _torchrun(2, "run", *SMALL, "--dry-run", "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["processes"] == 2
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_more_processes_than_batches(tmp_path: Path, call: Callable[..., Done]) -> None:
     few = [*SMALL, "--max-tokens", "300"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -23,14 +24,14 @@ from transformers import (
     MixtralConfig,
 )
 
-from distviz import estimate_tables
-from distviz.calibration import measure_speeds
+from distviz import estimate_tables, estimates, processes
+from distviz.calibration import Speeds, measure_speeds
 from distviz.config import build_settings
 from distviz.costs import rough_cost, trace
 from distviz.errors import RequestError
 from distviz.mlp import find_mlps, find_points
 from distviz.openings import open_empty
-from distviz.planning import plan_compare, plan_filler, plan_run
+from distviz.planning import Plan, plan_compare, plan_filler, plan_run
 from distviz.shards import read_tensors
 from distviz.sites import join_layers, parse_layers
 
@@ -254,6 +255,39 @@ def test_a_side_that_is_measured_already(call: Any, tiny_llama: Path, text_file:
     assert plan["ready"] == ["mine"]
     assert [one["side"] for one in plan["measurements"]] == ["B"]
     assert "mine is measured already" in call("compare", "mine", "demo", "--dry-run").out
+
+
+SPEEDS = Speeds({(1, 1): 1e9}, 1e9, 1e9, 0.0, 1e-9, 1e-9)
+
+
+def test_processes_share_the_passes(
+    tiny_llama: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "measure_speeds", lambda *_: SPEEDS)
+    options = {"text": [str(text_file)] * 3, "out": "x", "batch_size": 1, "ripple": False}
+    found = {}
+    for size in (1, 2, 3):
+        monkeypatch.setattr(processes, "_world", processes.World(rank=0, size=size))
+        found[size] = plan_run(options | {"max_length": 16}, None, str(tiny_llama))
+    (whole,) = found[1].measurements.values()
+    assert [plan.processes for plan in found.values()] == [1, 2, 3]
+    batches = whole.text["batches"]
+    assert batches >= 6
+    for size, plan in found.items():
+        (one,) = plan.measurements.values()
+        assert one.text == whole.text
+        # No share is longer than the mean by more than a batch; the last of a text is shorter.
+        most = (math.floor(batches / size) + 1) / batches
+        ratio = one.seconds["forward"] / whole.seconds["forward"]
+        assert 0.9 / size <= ratio <= 1.1 * most
+        assert f"each of {size} processes" in table(plan) or size == 1
+
+
+def table(plan: Plan) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    console.print(estimate_tables.plan(plan, console))
+    return out.getvalue()
 
 
 # What it looks like -------------------------------------------------------------------------
