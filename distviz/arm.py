@@ -250,7 +250,8 @@ class ARM:
 
         Returns
         -------
-        ``out``. Padding, NaN and infinite values are passed through.
+        Tensor
+            ``out``. Padding, NaN and infinite values are passed through.
         """
         result, _, _ = self.trace(
             x, mask, out, layer=layer, documents=documents, tokens=tokens, find_moved=False

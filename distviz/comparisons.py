@@ -93,7 +93,7 @@ class Comparison:
 
     @property
     def n_layers(self) -> int:
-        """How many layers may be asked for: those of A."""
+        """The number of layers that may be asked for, which is that of A."""
         return self.a.n_layers
 
     def select(

@@ -75,7 +75,7 @@ class LayerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Everything ``distviz run`` can be told; README explains each under its flag's name.
+    """Everything ``distviz run`` can be told; the command reference explains each by its flag.
 
     ``explicit`` names what was said by a flag or a file rather than by default or preset.
     """

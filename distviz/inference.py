@@ -38,6 +38,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 QUANTITIES = ("log_variance_ratio", "near_zero_difference")
+"""What is inferred of B against A, the log of var B / var A and the difference of the shares."""
 MIN_DOCUMENTS = 8
 """Below this many documents (of the smaller side where unpaired) intervals are withheld."""
 
@@ -47,9 +48,9 @@ COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
     ("near_zero_difference", True): {8: 0.935, 12: 0.933, 20: 0.941, 40: 0.938, 100: 0.944},
     ("near_zero_difference", False): {8: 0.943, 12: 0.944, 20: 0.945, 40: 0.938, 100: 0.946},
 }
-"""By quantity and paired: coverage of the 95 % interval at each number of documents, the lowest of
-six simulated kinds of data, 3,000 repetitions each (standard error 0.004). The lowest is an effect
-that a tenth of the documents carry; leaving that kind out, no number is below 0.935."""
+"""By quantity and pairing, the coverage of the 95 % interval at each number of documents, the
+lowest of six simulated kinds of data, 3,000 repetitions each (standard error 0.004). The lowest is
+an effect that a tenth of the documents carry; leaving that kind out, no number is below 0.935."""
 
 _NOMINAL, _APPROXIMATE_BELOW = 0.95, 0.93
 _ROUNDING = 1e-12
@@ -126,8 +127,8 @@ def infer(
     DataFrame
         Two rows a place, one for each of :data:`QUANTITIES`: estimate (log ratio of variances, or
         difference of shares), ci_low, ci_high (95 %), p_value, p_adjusted (Benjamini-Hochberg
-        [1]_ over the places within a quantity), effect_size (Cohen's d_z where paired, Hedges' g
-        [2]_ where not; infinite where documents differ all by the same), documents (pairs, or the
+        over the places within a quantity), effect_size (Cohen's d_z where paired, Hedges' g
+        where not; infinite where documents differ all by the same), documents (pairs, or the
         smaller side), paired; then documents_a, documents_b, zero_variance (documents left out of
         the log ratio because a side is constant), approximate (published coverage below 93 %) and
         reason (why an interval is withheld or approximate, or documents were left out).
@@ -136,13 +137,13 @@ def infer(
     -----
     Paired tests flip the signs of the documents' differences (the mean and its studentized form
     order these alike); unpaired ones relabel documents and compare Welch's t, which keeps its
-    size, for many documents, where the sides differ in spread alone [3]_. Two-sided by the
-    absolute value.
+    size, for many documents, where the sides differ in spread alone. Two-sided by the absolute
+    value. Sources:
 
-    .. [1] Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57, 289-300.
-    .. [2] Hedges (1981), J. Educ. Stat. 6, 107-128.
-    .. [3] Janssen (1997), Stat. Probab. Lett. 36, 9-21; Chung and Romano (2013), Ann. Stat. 41,
-       484-507.
+    - Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57, 289-300: the correction.
+    - Hedges (1981), J. Educ. Stat. 6, 107-128: the effect size g.
+    - Janssen (1997), Stat. Probab. Lett. 36, 9-21; Chung and Romano (2013), Ann. Stat. 41,
+      484-507: relabelling and Welch's t.
     """
     names = pd.DataFrame({"place": range(len(a.std))}) if places is None else places
     if len(names) != len(a.std):

@@ -1,11 +1,12 @@
 """The scale, and the zero point, of least squared error for a number format: the true minimum.
 
-For a fixed assignment k of values x to levels, the noise |x - s k|^2 is a parabola in the scale s
-with its bottom at s* = <x, k> / <k, k>; so at any other scale the noise is at most
-min + (s - s*)^2 |k|^2 <= min + (s / s* - 1)^2 |x|^2. This makes a branch and bound: a cell of
+For a fixed assignment k of values x to levels, the noise ``|x - s k|^2`` is a parabola in the
+scale s with its bottom at ``s* = <x, k> / <k, k>``; so at any other scale the noise is at most
+``min + (s - s*)^2 |k|^2 <= min + (s / s* - 1)^2 |x|^2``. This makes a branch and bound: a cell of
 scales whose middle shows more than the least noise known plus that slack cannot hold the minimum,
 the others are cut finer. What is left is swept. At each scale where a value changes its level,
-<x, k> and <k, k> change by a known step, and the least noise is |x|^2 - max <x, k>^2 / <k, k>.
+``<x, k>`` and ``<k, k>`` change by a known step, and the least noise is
+``|x|^2 - max <x, k>^2 / <k, k>``.
 
 Guarantee: no scale and no zero point has less noise, but for 1e-12 of sum(x^2), the rounding of
 float64. Scales above twice that of the full range are not tried: half such a scale has all its

@@ -62,7 +62,7 @@ class Run:
     sketches
         For every key, a sketch by token class (``"all"`` where classes were not kept apart).
     documents, channels, plans, experts
-        The tables of the same names; see README, "The run folder". The last is empty where no
+        The tables of the same names; see docs/files.md. The last is empty where no
         experts were observed.
     texts
         The documents measured, one dict a line of ``documents.jsonl``; None if not kept.
@@ -117,7 +117,7 @@ class Run:
 
     @property
     def n_layers(self) -> int:
-        """How many layers may be asked for: those of the model, or up to the last observed."""
+        """The number of layers that may be asked for, the model's or up to the last observed."""
         number = (self.manifest.get("model") or {}).get("layers")
         seen = max((key.layer for key in self.keys), default=-1) + 1
         return max(seen, number if isinstance(number, int) else 0)

@@ -34,6 +34,7 @@ SITES: dict[str, str] = {
     "attention": "what enters the output projection of the attention",
     "residual": "the output of the decoder layer",
 }
+"""Name of a place in a layer, in the order of the layer -> what it is."""
 
 PHASES: dict[str, str] = {
     "before": "the activation in the model as it is",
@@ -42,6 +43,7 @@ PHASES: dict[str, str] = {
     "leaving": "on an ARM layer: the moved values, before",
     "landing": "on an ARM layer: the moved values, after",
 }
+"""Name of a phase -> what it is."""
 
 MODULE_PREFIX = "module:"
 """A site that starts so is a pattern on module paths: it observes the output of any module."""

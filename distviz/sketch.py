@@ -81,7 +81,8 @@ class Sketch:
 
         Returns
         -------
-        The sketch itself.
+        Sketch
+            The sketch itself.
 
         Raises
         ------

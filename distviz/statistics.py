@@ -1,7 +1,7 @@
 """Named statistics of a sketch, and distances between two; pure arithmetic, no I/O.
 
 Everything is computed in float64 from the (value, count) pairs, so on bf16 and fp16 data it equals
-the same formula on the full data. Definitions: README, "What the columns mean".
+the same formula on the full data. Definitions: docs/maths.md.
 """
 
 from __future__ import annotations

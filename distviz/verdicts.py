@@ -57,8 +57,8 @@ def _findings(frame: pd.DataFrame, alpha: float) -> str:
     if changed == layers:
         return text
     if max(changed) < max(layers):
-        return f"{text}; no layer past {max(changed)} is shown to"
-    return f"{text}; the other layers are not shown to"
+        return f"{text}; no layer past {max(changed)} is shown to differ"
+    return f"{text}; the other layers are not shown to differ"
 
 
 def _nothing(frame: pd.DataFrame, name: str, alpha: float) -> str:

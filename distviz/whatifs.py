@@ -42,7 +42,7 @@ COLUMNS = (
     "module",
     "stack",
 )
-"""Of ``whatif.csv``; README, "What would become of it", explains each."""
+"""Of ``whatif.csv``; docs/files.md explains each."""
 
 _TEXTS = ("question", "format", "range")
 _PLACE = ["stack", "layer"]

@@ -4,10 +4,15 @@
 2^-24. It is computed in two stages.
 
 *Row key* (64 bits, once a token). With ``mix`` the finaliser of SplitMix64
-(x ^= x >> 30; x *= 0xBF58476D1CE4E5B9; x ^= x >> 27; x *= 0x94D049BB133111EB; x ^= x >> 31; Steele,
-Lea & Flood 2014), all modulo 2^64: start with h = 0x9E3779B97F4A7C15 and, for each of seed, layer,
-pass, slot, document, token in that order, h = mix((h + 0x9E3779B97F4A7C15) ^ key), the key taken
-modulo 2^64. first = h modulo 2^32, second = h >> 32.
+(Steele, Lea & Flood 2014), all modulo 2^64::
+
+    x ^= x >> 30; x *= 0xBF58476D1CE4E5B9
+    x ^= x >> 27; x *= 0x94D049BB133111EB
+    x ^= x >> 31
+
+start with h = 0x9E3779B97F4A7C15 and, for each of seed, layer, pass, slot, document, token in that
+order, h = mix((h + 0x9E3779B97F4A7C15) ^ key), the key taken modulo 2^64. Then first = h modulo
+2^32, second = h >> 32.
 
 *Channel* (32 bits, modulo 2^32; shifts and multipliers after C. Wellons' and TheIronBorn's search
 for low-bias integer hashes)::
@@ -56,7 +61,8 @@ def row_keys(keys: Sequence[Any]) -> NDArray[np.uint32]:
 
     Returns
     -------
-    uint32 array of shape (rows, 2): ``first`` and ``second`` of the module's docstring.
+    NDArray
+        uint32 of shape (rows, 2): ``first`` and ``second`` of the module's docstring.
     """
     state: NDArray[np.uint64] = np.full(1, _GOLDEN, np.uint64)
     for key in keys:

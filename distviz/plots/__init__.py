@@ -1,7 +1,7 @@
 """Figures: functions take a `Run` or a `Comparison`, return a `matplotlib.figure.Figure`.
 
 They never save, show or change what they are given, and keep no global state of pyplot, so they
-are safe in threads and notebooks. What is drawn is computed apart, as plain data (`bins`).
+are safe in threads and notebooks. What is drawn is computed apart, as plain data (``bins``).
 """
 
 from distviz.plots.along import filler_positions

@@ -361,7 +361,7 @@ def test_verdict_names_layers_amounts_and_unit():
         rows.append((layer, NEAR, -0.021, -0.024, -0.018, 0.001 if layer == 0 else 0.6))
     assert verdict(_frame(rows)) == (
         "layers 0–3 differ; the largest: variance +8 % [6, 11] at layer 0, near-zero −2.1 points "
-        "[−2.4, −1.8] at layer 0 only; no layer past 3 is shown to\n"
+        "[−2.4, −1.8] at layer 0 only; no layer past 3 is shown to differ\n"
         "The unit is the document (36 pairs of documents); Benjamini-Hochberg at 5 %; "
         "95 % intervals."
     )
@@ -373,7 +373,7 @@ def test_verdict_of_one_layer_gaps_and_all():
     gaps = [_ratio_row(k, 250, 300, 350, 0.01 if k in {0, 1, 5} else 0.2) for k in range(6)]
     assert verdict(_frame(gaps)).startswith(
         "layers 0–1, 5 differ; the largest: variance ×4.0 [3.5, 4.5] at layer 0; "
-        "the other layers are not shown to\n"
+        "the other layers are not shown to differ\n"
     )
     every = verdict(_frame([_ratio_row(0, -4, -3, -2, 0.01)]))
     assert every.startswith("layer 0 differs: variance −3 % [−4, −2]\n")
