@@ -28,6 +28,8 @@ _LOGIT_COPIES = 7
 """Of a slice of logits, for each side, on the way to its loss."""
 _BUFFER_BYTES = 60_000_000
 """What the libraries of matrix products keep for themselves."""
+_CHANNEL_BYTES = (24, 39)
+"""A row of channels.parquet, compressed: of values of 16 bits, of more."""
 _FIGURE_BYTES = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
 
 
@@ -199,7 +201,8 @@ class Walk:
             keys = len(self.watched) * phases + 2 * len(self.moved)
             documents = len({window.document for window in task.corpus.windows})
             text = sum(len(str(document)) for document in task.corpus.documents)
-            total += self._tables(task) * 8_500 + documents * keys * 65 + channels * phases * 24
+            total += self._tables(task) * 8_500 + documents * keys * 65
+            total += channels * phases * _CHANNEL_BYTES[self.opening.dtype.itemsize > 2]
             total += keys * 19_000 + text * self.settings.keep_text + 10_000
             total += len(task.corpus.windows) * len(self.moved) * 140
         kinds = self.settings.figures
