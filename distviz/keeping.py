@@ -1,7 +1,8 @@
 """Keep a streamed measurement after a layer, and go on from there.
 
-What a layer returned to every call lies in a file beside the state; the state tells which file, and
-is written when the file is whole. A file goes when no state tells of it any longer.
+What a layer returned to every call lies in a file beside the state; the state tells for each call
+and stack of layers which file, and is written when the file is whole. A file goes when no state
+tells of it any longer.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class OutputsKeeper:
         Writes what it is given as the state, all of it or nothing; False if it could not.
     note
         Told why nothing more is kept, if it comes to that.
+    stacks
+        What was kept of stacks that calls had gone through before they were interrupted.
     """
 
     folder: Path
@@ -51,19 +54,26 @@ class OutputsKeeper:
     is_due: Callable[[], bool]
     save: Callable[[dict[str, Any]], bool]
     note: Callable[[str], None]
+    stacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_broken: bool = False
+    _place: int = -1
     _writer: OutputsWriter | None = None
     _told: dict[str, Any] = field(default_factory=dict)
     _arrivals: dict[str, str] = field(default_factory=dict)
-    _stacks: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, layer: str) -> bool:
         """Open a file if a state is due, or a stack ends whose output the next one may want."""
-        place = self.layers.index(layer)
-        if self.is_broken or place + 1 == len(self.layers):
+        if self.is_broken:
+            return False
+        before, place = self._place, _index(self.layers, layer)
+        self._place = place
+        if place + 1 == len(self.layers):
             return False
         ends = _stack(self.layers[place + 1]) != _stack(layer)
         if not ends and not self.is_due():
+            return False
+        if place <= before:
+            self._give_up(f"{layer} runs out of turn")
             return False
         self._told, self._arrivals = {}, {}
         try:
@@ -93,18 +103,21 @@ class OutputsKeeper:
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        if len(self._arrivals) < len(self.calls):
+        done = list(self.layers[: self._place + 1])
+        stacks = {_stack(one) for one in done} - {_stack(layer)}
+        whole = all(len(self.stacks.get(one, ())) == len(self.calls) for one in stacks)
+        if not whole or len(self._arrivals) < len(self.calls):  # some began elsewhere
             writer.abandon()
             return
         try:
-            told = {"file": writer.path.name, "digest": writer.finish(), "calls": self._told}
-            self._stacks[_stack(layer)] = told
+            file = {"file": writer.path.name, "digest": writer.finish()}
         except OSError as error:
             writer.abandon()
             self._give_up(str(error.strerror))
             return
-        done = list(self.layers[: self.layers.index(layer) + 1])
-        if self.save({"layers": done, "stacks": self._stacks, "arrivals": self._arrivals}):
+        outputs = {name: file | {"output": output} for name, output in self._told.items()}
+        self.stacks[_stack(layer)] = outputs
+        if self.save({"layers": done, "stacks": self.stacks, "arrivals": self._arrivals}):
             self._clear()
         else:
             self.is_broken = True
@@ -116,7 +129,7 @@ class OutputsKeeper:
             self._writer = None
 
     def _clear(self) -> None:
-        used = {told["file"] for told in self._stacks.values()}
+        used = {told["file"] for calls in self.stacks.values() for told in calls.values()}
         for path in self.folder.glob(f"{self.name}-*{_SUFFIX}"):
             if path.name not in used:
                 path.unlink(missing_ok=True)
@@ -129,11 +142,12 @@ class OutputsKeeper:
 
 def check_outputs(state: Mapping[str, Any], folder: Path) -> None:
     """Raise ValueError, naming the file, if what `OutputsKeeper` wrote is missing or damaged."""
-    for told in state["stacks"].values():
+    kept = [told for calls in state["stacks"].values() for told in calls.values()]
+    for file, digest in dict.fromkeys((told["file"], told["digest"]) for told in kept):
         try:
-            check_file(folder / told["file"], told["digest"])
+            check_file(folder / file, digest)
         except ValueError as error:
-            raise ValueError(f"{told['file']}: {error}") from error
+            raise ValueError(f"{file}: {error}") from error
 
 
 def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> dict[str, Halfway]:
@@ -152,11 +166,15 @@ def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> 
     for name, arrival in state["arrivals"].items():
         outputs = {}
         for layer in state["layers"]:
-            told = state["stacks"][_stack(layer)]
+            told = state["stacks"][_stack(layer)][name]
             path = folder / told["file"]
-            outputs[layer] = partial(read_output, path, told["calls"][name], device)
+            outputs[layer] = partial(read_output, path, told["output"], device)
         found[name] = Halfway(outputs, arrival)
     return found
+
+
+def _index(layers: Sequence[str], layer: str) -> int:
+    return layers.index(layer) if layer in layers else -1
 
 
 def _stack(layer: str) -> str:

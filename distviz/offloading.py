@@ -82,7 +82,10 @@ def layer_of(module: str, layers: Collection[str]) -> str | None:
 
 
 def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
-    """Return the paths of all layers in the outermost module lists that hold these modules."""
+    """Return the paths of all layers in the outermost module lists that hold these modules.
+
+    Lists come in the order of the model's own modules: an encoder before its decoder.
+    """
     from torch import nn
 
     lists: dict[str, int] = {}
@@ -94,7 +97,8 @@ def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
             if isinstance(found, nn.ModuleList):
                 lists[prefix] = len(found)
                 break
-    return [f"{prefix}.{index}" for prefix, length in lists.items() for index in range(length)]
+    order = [path for path, _ in model.named_modules() if path in lists]
+    return [f"{prefix}.{index}" for prefix in order for index in range(lists[prefix])]
 
 
 def reached(layers: Sequence[str], wanted: Collection[str]) -> list[str]:

@@ -15,7 +15,7 @@ from distviz.corpus import Batch
 from distviz.effect import Baseline, HeadInput
 from distviz.hooks import check_fired, experts_of, observing
 from distviz.keeping import OutputsKeeper
-from distviz.offloading import LayersOnDisk, layer_of, reached
+from distviz.offloading import LayersOnDisk, layer_of
 from distviz.passes import Stage, inputs_of, listening, redistribution, tokens_of
 from distviz.progress import Progress
 from distviz.routing import rows_at_once, rows_shown
@@ -87,14 +87,20 @@ class Keeping:
 
     def keeper(self, on_disk: LayersOnDisk, pairs: Sequence[_Pair]) -> OutputsKeeper:
         """Return what keeps the calls of some batches."""
-        layers = reached(on_disk.layers, on_disk.wanted) or on_disk.layers
+        ends = [place for place, path in enumerate(on_disk.layers) if path in on_disk.wanted]
+        layers = on_disk.layers[: 1 + max(ends)] if ends else on_disk.layers
         names = [name for pair in pairs for name in pair.names()]
+        stacks: dict[str, dict[str, Any]] = {}
+        for state in self.states.values():
+            for stack, calls in state.stacks.items():
+                stacks.setdefault(stack, {}).update(calls)
 
         def save(state: dict[str, Any]) -> bool:
             fired = {str(pair.number): pair.fired_outside() for pair in pairs}
             return self.save(state | {"fired": fired})
 
-        return OutputsKeeper(self.folder, self.name, layers, names, self.is_due, save, self.note)
+        asked = (self.is_due, save, self.note)
+        return OutputsKeeper(self.folder, self.name, layers, names, *asked, stacks)
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,14 @@ class CallStates:
         For each call: which of the places outside all layers were seen already, by number.
     layers
         Layers that all calls have gone through.
+    stacks
+        What was kept of them, as `keeping.OutputsKeeper` has it.
     """
 
     halfway: Mapping[str, Halfway]
     fired: Mapping[str, Sequence[int]]
     layers: Sequence[str]
+    stacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _by_layer(points: Sequence[Point], on_disk: LayersOnDisk) -> dict[str, list[Point]]:

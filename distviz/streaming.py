@@ -171,17 +171,23 @@ class _Sweep:
             yield
 
     def go(self) -> None:
-        """Run all calls to their end."""
+        """Run all calls to their end; those that go on further behind wait for the others."""
+        for running in self.running:
+            if running.call.halfway is not None:
+                self._run(running, "")
+        first = ""
         while waiting := [running for running in self.running if not running.is_finished]:
-            layer = waiting[0].at
-            if not layer:  # it finds out which layer is the first
-                self._run(waiting[0], layer)
+            fresh = [running for running in waiting if not running.at]
+            if fresh and not first:  # it finds out which layer is the first
+                self._run(fresh[0], "")
+                first = fresh[0].at
                 continue
+            layer = min((each.at for each in waiting if each.at), key=self.on_disk.layers.index)
             self.on_disk.load(layer)
             self.on_disk.read_ahead(layer)
             self._keeps = self.keeper is not None and self.keeper.begin(layer)
             for running in waiting:
-                if running.at in ("", layer):
+                if (running.at or first) == layer:
                     self._run(running, layer)
             self._keeps = False
             self.on_disk.drop(layer)

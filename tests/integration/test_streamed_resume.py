@@ -107,7 +107,7 @@ def test_killed(tmp_path: Path) -> None:
     state = tmp_path / "run.partial" / "rank-0.state"
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not state.exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < end

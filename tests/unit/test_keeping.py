@@ -21,6 +21,8 @@ from distviz.packing import decode, encode
 from distviz.passes import Stage
 from distviz.portions import Portion, batches_of_documents
 from distviz.progress import Progress
+from distviz.recording import Recorder
+from distviz.sites import key_order
 from distviz.streamed_passes import CallStates, Keeping, stream_batches
 from distviz.texts import read_documents
 from distviz.waiting import WaitingRoom
@@ -42,6 +44,7 @@ class Work:
         opened = open_model(str(folder), device="cpu", stream=True)
         corpus = tokenize(read_documents(TEXTS), opened.tokenizer, max_length=16)
         self.batches = make_batches(corpus, 2, skip_special=False, own_only=False)
+        self.numbers = list(range(len(self.batches)))
         self.stage = Stage.prepare(opened, self.settings)
 
     def save(self, state: dict[str, Any]) -> bool:
@@ -58,14 +61,15 @@ class Work:
         check_outputs(state, self.place)
         halfway = halfway_of(state, self.place, torch.device("cpu"))
         return {
-            int(number): CallStates(halfway, fired, state["layers"])
+            int(number): CallStates(halfway, fired, state["layers"], state["stacks"])
             for number, fired in state["fired"].items()
         }
 
     def go(self, *, is_due: Any = lambda: True, resumes: bool = False) -> Portion:
         states = self.resume() if resumes else {}
         keeping = Keeping(self.place, "rank-0", is_due, self.save, self.notes.append, states)
-        batches, spans = dict(enumerate(self.batches)), batches_of_documents(self.batches)
+        batches = {number: self.batches[number] for number in self.numbers}
+        spans = batches_of_documents(self.batches)
         on_disk = self.stage.opened.on_disk
         assert on_disk is not None
         with closing(WaitingRoom(0)) as room:
@@ -73,24 +77,37 @@ class Work:
         return self.stage.portion
 
 
-def interrupted(work: Work, layer: int, monkeypatch: pytest.MonkeyPatch) -> Work:
+def interrupted(
+    work: Work, layer: int | str, monkeypatch: pytest.MonkeyPatch, *, resumes: bool = False
+) -> Work:
     """End the work as a kill would, before a layer is read."""
     real = LayersOnDisk.load
 
     def load(self: LayersOnDisk, path: str) -> None:
-        if path.endswith(f".{layer}"):
+        if f".{path}".endswith(f".{layer}"):
             raise Interrupted
         real(self, path)
 
     with monkeypatch.context() as patch:
         patch.setattr(LayersOnDisk, "load", load)
         with pytest.raises(Interrupted):
-            work.go()
+            work.go(resumes=resumes)
     return work
 
 
+def in_order(portion: Portion) -> Portion:
+    """Batches that began elsewhere come to a place first, which shows in the order alone."""
+    recorder = portion.recorder
+    for kept in (recorder.sketches, recorder._channels, recorder.documents._rows):
+        for key in sorted(kept, key=key_order):
+            kept[key] = kept.pop(key)
+    return portion
+
+
 def equal(a: Portion, b: Portion) -> None:
-    assert encode(a.state()) == encode(b.state())
+    facts = [in_order(one).recorder.state() | {"documents": None} for one in (a, b)]
+    assert encode(facts[0]) == encode(facts[1])
+    assert a.batches == b.batches
     assert a.effect.result(is_paired=True) == b.effect.result(is_paired=True)
     assert a.recorder.documents.frame().equals(b.recorder.documents.frame())
     assert a.plan_table().equals(b.plan_table())
@@ -120,6 +137,68 @@ def test_the_numbers_are_those_of_an_uninterrupted_run(
     equal(second.go(resumes=True), whole)
     assert [int(path.rpartition(".")[2]) for path in read] == list(range(layer, 4))
     assert second.notes == []
+
+
+def _reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+    real = LayersOnDisk._read
+    monkeypatch.setattr(
+        LayersOnDisk, "_read", lambda self, path: (read.append(path), real(self, path))[1]
+    )
+    return read
+
+
+def test_an_encoder_and_its_decoder_interrupted_in_turn(
+    folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> Work:
+        return Work(folders("t5"), tmp_path, sites="act,residual,module:*final_layer_norm")
+
+    whole = work().go(is_due=lambda: False)
+    resumes = False
+    for layer in ("encoder.block.1", "decoder.block.0", "decoder.block.1", "decoder.block.2"):
+        interrupted(work(), layer, monkeypatch, resumes=resumes)
+        resumes = True
+    # What the encoder returned is still there, beside what the decoder's second layer did.
+    assert len(list(tmp_path.glob("*.outputs"))) == 2
+    last, read = work(), _reading(monkeypatch)
+    equal(last.go(resumes=True), whole)
+    assert read == ["decoder.block.2"]
+    assert last.notes == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_one_goes_on_from_several_that_were_differently_far(
+    kind: str, folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One behind, one ahead, one that was never begun; each layer is read once."""
+    places = [tmp_path / name for name in ("behind", "ahead", "here")]
+    stops = ["encoder.block.1", "decoder.block.1"] if kind == "t5" else ["layers.1", "layers.2"]
+    shares = [[1], [2, 3]]
+    for place, numbers, stop in zip(places, shares, stops, strict=False):
+        place.mkdir()
+        other = Work(folders(kind), place)
+        assert len(other.batches) > 4
+        other.numbers = numbers
+        interrupted(other, stop, monkeypatch)
+    places[2].mkdir()
+    work = Work(folders(kind), places[2])
+    whole = Work(folders(kind), tmp_path).go(is_due=lambda: False)
+    portions, states = Portion(Recorder(work.stage.portion.recorder.c, frozenset([0, 2]))), {}
+    for place in places[:2]:
+        one = Work(folders(kind), place)
+        states |= one.resume()
+        portions += one.stage.portion
+        for path in place.glob("*.outputs"):
+            (places[2] / path.name).write_bytes(path.read_bytes())
+    work.stage.portion = portions
+    monkeypatch.setattr(work, "resume", lambda: states)
+    read = _reading(monkeypatch)
+    equal(work.go(resumes=True), whole)
+    assert sorted(read) == sorted(work.stage.opened.on_disk.layers)
+    if work.saved:  # what was saved on the way is as good to go on from
+        again = Work(folders(kind), places[2])
+        equal(again.go(resumes=True), whole)
 
 
 def test_what_is_carried_beside_the_output_is_noticed(

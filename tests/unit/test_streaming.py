@@ -52,12 +52,12 @@ def equal(plain: Any, streamed: Any) -> None:
 
 @pytest.mark.parametrize("memory", [None, 0])
 @pytest.mark.parametrize(
-    "kind", ["llama", "qwen3", "gemma3_text", "gpt2", "phi", "mixtral", "minicpm3", "bert"]
+    "kind", ["llama", "qwen3", "gemma3_text", "gpt2", "phi", "mixtral", "minicpm3", "bert", "t5"]
 )
 def test_streamed_numbers_are_those_of_a_plain_run(
     kind: str, memory: int | None, folders: Any
 ) -> None:
-    sites = "act,residual" if kind == "mixtral" else "gate,act,down,residual"
+    sites = "act,residual" if kind in ("mixtral", "t5") else "gate,act,down,residual"
     plain = run(folders(kind), sites=sites, stream=False)
     equal(plain, run(folders(kind), sites=sites, stream=True, stream_memory=memory))
 
@@ -104,6 +104,21 @@ def test_every_layer_is_read_once_however_many_batches(
     for layer in layers:
         expected += [("read", layer), ("drop", layer)]
     assert log == expected
+
+
+def test_an_encoder_is_streamed_before_its_decoder(
+    folders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = LayersOnDisk._read
+    monkeypatch.setattr(
+        LayersOnDisk, "_read", lambda self, path: (read.append(path), real(self, path))[1]
+    )
+    options = {"layers": "1", "arm_layers": "none", "ripple": False}
+    equal(run(folders("t5"), stream=False, **options), run(folders("t5"), stream=True, **options))
+    # The decoder needs the whole encoder.
+    expected = [f"encoder.block.{index}" for index in range(3)]
+    assert read[-5:] == [*expected, "decoder.block.0", "decoder.block.1"]
 
 
 def test_only_the_layers_that_are_wanted_are_read(
