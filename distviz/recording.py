@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from distviz import kernels
 from distviz.arm import SequenceRows
 from distviz.documents import Documents
 from distviz.experts import ExpertTable
-from distviz.kernels import ChannelSums, Observation
+from distviz.kernels import Observation
 from distviz.layouts import Routed
 from distviz.moments import Moments
 from distviz.packing import pack_sketches, unpack_sketches
@@ -26,6 +26,7 @@ from distviz.runs import Run
 from distviz.sites import Key, Point, key_order
 from distviz.sketch import Sketch
 from distviz.statistics import DEFAULT_C
+from distviz.totals import ChannelTotals
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ class Recorder:
     sketches: dict[Key, dict[str, Sketch]] = field(default_factory=dict)
     documents: Documents = field(init=False)
     experts: dict[Key, ExpertTable] = field(default_factory=dict)
-    _channels: dict[Key, ChannelSums] = field(default_factory=dict)
+    _channels: dict[Key, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.documents = Documents(self.c)
@@ -155,8 +156,9 @@ class Recorder:
     def _add_channels(self, key: Key, seen: Observation) -> None:
         if seen.channels is None:
             return
-        known = self._channels.get(key)
-        self._channels[key] = seen.channels if known is None else known + seen.channels
+        if key not in self._channels:
+            self._channels[key] = ChannelTotals.empty(seen.channels.count.size)
+        self._channels[key].add(seen.channels)
 
     def _add_documents(
         self, key: Key, seen: Observation, documents: NDArray[np.int64], whole: frozenset[int]
@@ -172,12 +174,9 @@ class Recorder:
             moments = sum(seen.moments[part], Moments())
             self.documents.add(key, name, table, moments, kind, is_whole=name in whole)
 
-    def __add__(self, other: Recorder) -> Recorder:
-        """Return what both have seen; neither side may be used afterwards.
-
-        The order of adding shows in the last bits of the channels alone.
-        """
-        total = Recorder(self.c, self.class_layers, dict(self.sketches))
+    def __add__(self, other: Self) -> Self:
+        """Return what both have seen; neither side may be used afterwards."""
+        total = replace(self, sketches=dict(self.sketches))
         for key, by_class in other.sketches.items():
             known = total.sketches.get(key)
             total.sketches[key] = by_class
@@ -201,20 +200,22 @@ class Recorder:
             "class_layers": None if self.class_layers is None else sorted(self.class_layers),
             "names": names,
             "sketches": pack_sketches(sketches),
-            "channels": [[list(key), vars(sums)] for key, sums in self._channels.items()],
+            "channels": [[list(key), totals.state()] for key, totals in self._channels.items()],
             "experts": [[list(key), table.state()] for key, table in self.experts.items()],
             "documents": self.documents.state(),
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Recorder:
+    def from_state(cls, state: dict[str, Any]) -> Self:
         """Return what `state` was taken of."""
         apart = state["class_layers"]
         found = cls(state["c"], None if apart is None else frozenset(apart))
         sketches = iter(unpack_sketches(state["sketches"]))
         for key, names in state["names"]:
             found.sketches[Key(*key)] = {name: next(sketches) for name in names}
-        found._channels = {Key(*key): ChannelSums(**sums) for key, sums in state["channels"]}
+        found._channels = {
+            Key(*key): ChannelTotals.from_state(totals) for key, totals in state["channels"]
+        }
         found.experts = {
             Key(*key): ExpertTable.from_state(table) for key, table in state["experts"]
         }
@@ -229,12 +230,13 @@ class Recorder:
             empty = sums.count == 0
             low = np.where(empty, np.nan, sums.low)
             high = np.where(empty, np.nan, sums.high)
-            std = np.sqrt(sums.m2 / np.maximum(sums.count, 1))
+            mean, m2 = sums.moments()
+            std = np.sqrt(m2 / np.maximum(sums.count, 1))
             frames.append(
                 pd.DataFrame(
                     {"layer": key.layer, "site": key.site, "phase": key.phase}
                     | {"channel": np.arange(sums.count.size), "count": sums.count}
-                    | {"mean": np.where(empty, np.nan, sums.mean)}
+                    | {"mean": np.where(empty, np.nan, mean)}
                     | {"std": np.where(empty, np.nan, std), "min": low, "max": high}
                     | {"absmax": np.maximum(np.abs(low), np.abs(high))}
                     | {"module": key.module, "stack": key.stack}

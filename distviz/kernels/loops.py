@@ -148,6 +148,49 @@ def _accumulate(block, size, shift, sums, squares, lows, highs):
 
 
 @njit(**_OPTIONS)
+def exact_span(terms):
+    """Return the exponent of the lowest bit of finite float64 (terms, channels), and of the
+    bit above the highest; (0, 0) where all are 0.
+    """
+    low, high = 1 << 20, -(1 << 20)
+    for index in range(terms.shape[0]):
+        for column in range(terms.shape[1]):
+            value = terms[index, column]
+            if value != 0.0:
+                mantissa, exponent = math.frexp(abs(value))
+                bits = np.int64(mantissa * 2.0**53)
+                end = math.frexp(np.float64(bits & -bits))[1] - 1
+                low, high = min(low, exponent - 53 + end), max(high, exponent)
+    return (low, high) if low < high else (0, 0)
+
+
+@njit(**_OPTIONS)
+def exact_add(terms, lowest, rows):
+    """Add float64 (terms, channels) to whole numbers in base 2^32, int64 (digits, channels).
+
+    The first row counts 2^(32 lowest); rows must span what `exact_span` returns.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    for index in range(terms.shape[0]):
+        for column in range(terms.shape[1]):
+            value = terms[index, column]
+            if value == 0.0:
+                continue
+            sign = np.int64(1) if value > 0.0 else np.int64(-1)
+            mantissa, exponent = math.frexp(abs(value))
+            bits, place = np.uint64(mantissa * 2.0**53), exponent - 53 - 32 * lowest
+            if place < 0:  # there are but zeros below
+                bits, place = bits >> np.uint64(-place), 0
+            row, shift = place >> 5, np.uint64(place & 31)
+            above = bits >> (np.uint64(32) - shift)
+            rows[row, column] += sign * np.int64((bits << shift) & mask)
+            if above != np.uint64(0):
+                rows[row + 1, column] += sign * np.int64(above & mask)
+            if above > mask:
+                rows[row + 2, column] += sign * np.int64(above >> np.uint64(32))
+
+
+@njit(**_OPTIONS)
 def add_table(total, table):
     """Add a table of counts to another (int64), in place."""
     for code in range(total.size):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from commands import Done
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
-EXACT = ("counts.parquet", "documents.parquet", "plans.csv", "stats.csv", "histograms.csv")
+EXACT = (
+    *("counts.parquet", "documents.parquet", "channels.parquet"),
+    *("plans.csv", "stats.csv", "histograms.csv", "classes.csv"),
+)
 
 
 def _torchrun(size: int, *args: str | Path) -> subprocess.CompletedProcess[str]:
     launcher = ["torch.distributed.run", "--nproc-per-node", str(size), "--master-port", _port()]
     command = [sys.executable, "-m", *launcher, "-m", "distviz", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def _port() -> str:
@@ -66,7 +69,7 @@ def _by_hand(
 
 def _complaints(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
     """Exit codes by rank, and what was complained of by all together."""
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     lines = [line for error in errors for line in error.splitlines()]
     return [process.returncode for process in processes], [
         line for line in lines if line.startswith(("distviz: ", "  "))
@@ -98,14 +101,6 @@ def test_the_same_bytes_whatever_the_number(tmp_path: Path, alone: Path, size: i
     _assert_same(tmp_path / "out", alone)
     manifest = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (manifest["processes"], manifest["threads"]) == (size, 1)
-    channels = [_channels(one) for one in (tmp_path / "out", alone)]
-    assert channels[0] == pytest.approx(channels[1], rel=1e-9)
-
-
-def _channels(out: Path) -> Any:
-    import pandas as pd
-
-    return pd.read_parquet(out / "channels.parquet")[["count", "mean", "std", "absmax"]].to_numpy()
 
 
 def test_a_dry_run_is_told_once(tmp_path: Path) -> None:
@@ -150,7 +145,7 @@ def test_compare_by_two(tmp_path: Path, alone: Path, demo_folder: Path) -> None:
 
 
 def _until_a_state(processes: list[subprocess.Popen[str]], folder: Path, size: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(list(folder.glob("*.state"))) < size:
         assert [process.poll() for process in processes] == [None] * size
         assert time.monotonic() < end
@@ -168,7 +163,7 @@ def test_a_killed_process_ends_all_and_any_number_goes_on(
         processes[victim].send_signal(signal.SIGKILL)
         killed = time.monotonic()
         codes, said = _complaints(processes)
-        assert time.monotonic() - killed < 10
+        assert time.monotonic() - killed < 30
     assert sorted(codes) == [-signal.SIGKILL, 1]
     assert len(said) == 2, said
     assert said[0].startswith(f"distviz: rank {victim} of 2 ")
@@ -184,7 +179,7 @@ def test_two_go_on_where_one_stopped(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "out"
     args = ["run", *SMALL, "--out", str(out), "--save-every", "0"]
     with subprocess.Popen([sys.executable, "-m", "distviz", *args], stderr=subprocess.PIPE) as one:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not (tmp_path / "out.partial").exists() and time.monotonic() < end:
             time.sleep(0.01)
         one.kill()
@@ -192,6 +187,61 @@ def test_two_go_on_where_one_stopped(tmp_path: Path, alone: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "starting afresh" not in done.stderr
     _assert_same(out, alone)
+
+
+STREAMED = ["--stream", "--layers", "0,2"]
+
+
+def _log_reads(place: Path) -> str:
+    """A program that notes every part of the checkpoint that a process reads."""
+    return f"""
+import os
+from pathlib import Path
+from distviz import cli, offloading
+read = offloading.LayersOnDisk._read
+def noted(self, path):
+    with Path({str(place)!r}, "rank-" + os.environ["RANK"]).open("a") as file:
+        file.write(path + chr(10))
+    return read(self, path)
+offloading.LayersOnDisk._read = noted
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def streamed_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of one process that streams nothing."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    command = [sys.executable, "-m", "distviz", "run", *SMALL, *STREAMED[1:], "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def test_each_process_streams_its_batches(tmp_path: Path, streamed_alone: Path) -> None:
+    args = ["run", *SMALL, *STREAMED, "--out", tmp_path / "out"]
+    with _by_hand([args] * 2, program=("-c", _log_reads(tmp_path))) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    _assert_same(tmp_path / "out", streamed_alone)
+    layers = [f"model.layers.{index}" for index in range(6)]
+    for rank in (0, 1):
+        assert (tmp_path / f"rank-{rank}").read_text().split("\n") == ["", *layers, ""]
+
+
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_streamed_run_of_two_goes_on(tmp_path: Path, streamed_alone: Path, size: int) -> None:
+    out = tmp_path / "out"
+    args = ["run", *SMALL, *STREAMED, "--out", out, "--save-every", "0"]
+    with _by_hand([args] * 2) as processes:
+        _until_a_state(processes, tmp_path / "out.partial", 2)
+        processes[1].send_signal(signal.SIGKILL)
+        _complaints(processes)
+    assert list((tmp_path / "out.partial").glob("*.outputs"))
+    with _by_hand([[*args, "--resume"]] * size) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    assert "starting afresh" not in errors[0]
+    _assert_same(out, streamed_alone)
 
 
 FAILS = """
