@@ -88,7 +88,8 @@ class HeadInput:
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         raw = self._head(hidden)
         for finish in _finishers(self.model.config):
-            if torch.equal(finish(raw).float().nan_to_num(), logits.float().nan_to_num()):
+            here = finish(raw).float().to(logits.device)  # of a model that is spread over several
+            if torch.equal(here.nan_to_num(), logits.float().nan_to_num()):
                 return finish
         raise MeasurementError(
             f"{type(self.model).__name__} changes its logits behind the head in a way not known",
@@ -208,8 +209,8 @@ class Baseline:
             torch.from_numpy(np.ascontiguousarray(column)).to(device)
             for column in self._places[start:stop].T
         )
-        targets = torch.from_numpy(self._targets[start:stop]).to(device)
         logits = self.head.logits(self._before[rows])
+        targets = torch.from_numpy(self._targets[start:stop]).to(logits.device)
         return Slice(rows, targets, functional.log_softmax(logits, dim=1), logits.argmax(1))
 
 

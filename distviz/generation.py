@@ -14,6 +14,7 @@ from distviz.config import RunSettings
 from distviz.errors import MeasurementError, RequestError
 from distviz.hooks import STEPS, redistribute
 from distviz.runs import SCHEMA_VERSION
+from distviz.wrappers import entry_device
 
 if TYPE_CHECKING:
     from distviz.models import OpenedModel
@@ -213,7 +214,7 @@ def _write(opened: OpenedModel, ids: list[int], decoding: Decoding, seed: int) -
     """Return the tokens written, one list a sample, up to and without the end of the text."""
     model: Any = opened.model
     tokenizer: Any = opened.tokenizer
-    given = torch.tensor([ids], device=next(model.parameters()).device)
+    given = torch.tensor([ids], device=entry_device(model))
     ends = _end_tokens(model, tokenizer)
     padding = tokenizer.pad_token_id
     devices = [given.device] if given.device.type == "cuda" else []

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "headless",
     "move",
     "parse_device",
+    "parse_device_map",
     "parse_dtype",
     "quiet",
     "read_config",
@@ -54,6 +56,7 @@ DTYPES = {
 """The allowed spellings of a dtype beside ``auto``, and the torch name of each."""
 
 
+_STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 _STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {
     f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)
 }
@@ -122,6 +125,21 @@ def parse_device(name: str) -> torch.device:
     if device.type == "meta":
         raise _no_device(name)
     return device
+
+
+def parse_device_map(given: str | Mapping[str, Any] | None) -> Any:
+    """Return a ``device_map`` of transformers; RequestError if it is no strategy and no device."""
+    if given is None or isinstance(given, Mapping):
+        return None if given is None else dict(given)
+    if given in _STRATEGIES:
+        return given
+    try:
+        return {"": str(parse_device(given))}
+    except RequestError as error:
+        raise RequestError(
+            f"--device-map is '{given}'{nearest(given, _STRATEGIES)}",
+            f"allowed: {', '.join(_STRATEGIES)}, or a device; {error.hint}",
+        ) from error
 
 
 def _no_device(name: str) -> RequestError:

@@ -22,6 +22,7 @@ from distviz.loading import (
     headless,
     move,
     parse_device,
+    parse_device_map,
     parse_dtype,
     quiet,
     read_config,
@@ -34,6 +35,7 @@ from distviz.preparing import Choose, DiskPlan, Prepared, prepare_checkpoint
 from distviz.projections import linear_widths
 from distviz.quantization import method_of, quantization_of
 from distviz.taps import modules_at
+from distviz.wrappers import entry_device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +139,7 @@ def open_model(
     options = LoadOptions(
         dtype=parse_dtype(dtype),
         device=parse_device(device),
-        device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+        device_map=parse_device_map(device_map),
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
@@ -310,6 +312,7 @@ def model_details(
     text = config.get_text_config()
     device_map = getattr(model, "hf_device_map", None)
     spread = device_map and len(set(map(str, device_map.values()))) > 1
+    device = entry_device(model) if device_map else model.device
     counts = count_layers(mlps)
     quantized = quantization_of(config)
     adapter = checkpoint.adapter if checkpoint else None
@@ -324,7 +327,7 @@ def model_details(
         "intermediate_size": _intermediate_size(model, mlps, text),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": "several (device map)" if spread else str(model.device),
+        "device": "several (device map)" if spread else str(device),
         "quantization": method_of(quantized) if quantized else None,
         "adapter": {"kind": adapter.kind, "base": adapter.base} if adapter else None,
         "fingerprint": fingerprint(checkpoint.identity, checkpoint.files) if checkpoint else None,

@@ -10,7 +10,7 @@ import torch
 
 from distviz.checkpoints import locate
 from distviz.config import RunSettings
-from distviz.loading import LoadOptions, parse_device, parse_dtype
+from distviz.loading import LoadOptions, parse_device, parse_device_map, parse_dtype
 from distviz.mlp import find_mlps
 from distviz.models import OpenedModel, describe, model_details
 from distviz.offloading import bytes_in_memory, reached
@@ -100,7 +100,7 @@ def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> Opening
     options = LoadOptions(
         parse_dtype(settings.dtype),
         device,
-        settings.device_map,
+        parse_device_map(settings.device_map),
         settings.attn_implementation,
         settings.trust_remote_code,
     )

@@ -22,6 +22,7 @@ from distviz.progress import Progress
 from distviz.recording import Recorder, Tokens
 from distviz.routing import rows_at_once
 from distviz.sites import Point, parse_layers, parse_sites
+from distviz.wrappers import entry_device
 
 __all__ = [
     "Stage",
@@ -169,7 +170,7 @@ def tokens_of(batch: Batch) -> Tokens:
 
 def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
     """Return the arguments that a model is called with, on its device."""
-    device = next(model.parameters()).device
+    device = entry_device(model)
     inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(batch.valid).long().to(device)}
     if batch.hidden is None:
         inputs["input_ids"] = torch.from_numpy(batch.ids).to(device)

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-__all__ = ["bare", "find_compiled", "uncompiled"]
+__all__ = ["bare", "entry_device", "find_compiled", "uncompiled"]
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -34,6 +35,18 @@ def bare(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module) or inner is model:
             return model
         model = inner
+
+
+def entry_device(model: nn.Module) -> torch.device:
+    """Return a device from which a model takes its inputs, wherever its weights wait.
+
+    Where accelerate has spread it, weights that come when they are wanted are on the meta device;
+    its hooks bring inputs to where they belong.
+    """
+    import torch
+
+    places = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    return next(places, torch.device("cpu"))
 
 
 def find_compiled(model: nn.Module) -> list[str]:
