@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distviz.hooks import Tracker
     from distviz.mlp import Mlp
+    from distviz.passes import Stage
 
 __all__ = ["AttentionKept", "attention_modules"]
 
@@ -60,24 +60,28 @@ class AttentionKept:
 
     Attributes
     ----------
+    stage
+        Where it is collected: in its portion, a number for each prompt that has own tokens behind
+        its filler, NaN where the attention told no weights.
     modules
         Layer -> path of its attention.
     own
         Document -> bool (tokens,): false where a token belongs to the filler.
-    shares
-        Layer -> the mean of each prompt that has own tokens behind its filler.
-    blind
-        Layers whose attention told no weights.
     """
 
+    stage: Stage
     modules: Mapping[int, str]
     own: Mapping[int, NDArray[np.bool_]]
-    shares: dict[int, list[float]] = field(default_factory=dict)
-    blind: set[int] = field(default_factory=set)
+
+    @property
+    def shares(self) -> dict[int, list[float]]:
+        """What was collected so far, by layer."""
+        return self.stage.portion.attention
 
     @contextmanager
-    def watching(self, model: nn.Module, tracker: Tracker) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Hook the modules; which documents a call holds is known to the tracker."""
+        model, tracker = self.stage.opened.model, self.stage.tracker
         with ExitStack() as stack:
             stack.enter_context(_eager_at(model, list(self.modules.values())))
             for layer, path in self.modules.items():
@@ -85,7 +89,7 @@ class AttentionKept:
                 def keep(_module: Any, _args: Any, output: Any, layer: int = layer) -> None:
                     weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
                     if tracker.tokens is None or weights is None:
-                        self.blind.add(layer)
+                        self.shares.setdefault(layer, []).append(math.nan)
                     else:
                         self._add(layer, weights, tracker.tokens.documents)
 
@@ -111,6 +115,7 @@ class AttentionKept:
             | {"attention_kept": math.fsum(shares) / len(shares), "prompts": len(shares)}
             | {"module": self.modules[layer]}
             for layer, shares in sorted(self.shares.items())
+            if not any(map(math.isnan, shares))
         ]
 
     def check(self, *, required: bool) -> str | None:
@@ -121,11 +126,10 @@ class AttentionKept:
         MeasurementError
             If they were ``required``.
         """
-        if not self.blind:
+        blind = [layer for layer, told in self.shares.items() if any(map(math.isnan, told))]
+        if not blind:
             return None
-        message = (
-            f"the attention of layers {', '.join(map(str, sorted(self.blind)))} tells no weights"
-        )
+        message = f"the attention of layers {', '.join(map(str, sorted(blind)))} tells no weights"
         hint = "try --attn-implementation eager, or --attention-layers none"
         if required:
             raise MeasurementError(message, hint)

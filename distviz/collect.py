@@ -32,6 +32,7 @@ from distviz.states import StateFolder
 from distviz.streamed_passes import CallStates, Keeping, stream_batches
 from distviz.texts import Document, read_documents
 from distviz.waiting import WaitingRoom
+from distviz.wrappers import entry_device
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "random_input", "run"]
 
@@ -294,7 +295,8 @@ def _measure_share(
         finished += sizes[number] * missing / own
         if states is not None:
             content, numbers = stage.portion.state, sorted(stage.portion.batches)
-            states.save_if_due(content, numbers, finished / total, told)
+            share, is_last = finished / total, number == mine[-1]
+            states.save_if_due(content, numbers, share, told, is_last=is_last)
 
 
 def _sweep(
@@ -325,5 +327,5 @@ def _sweep(
 def _waiting_bytes(stage: Stage) -> int:
     """Return how much of the hidden states may wait in memory: as asked, or a quarter of it."""
     asked = stage.settings.stream_memory
-    device = next(stage.opened.model.parameters()).device
+    device = entry_device(stage.opened.model)
     return free_bytes(device) // 4 if asked is None else asked * 1_000_000

@@ -27,8 +27,9 @@ from distviz.sites import Key, parse_layers, parse_sites
 
 if TYPE_CHECKING:
     from distviz.progress import Progress
+    from distviz.states import StateFolder
 
-__all__ = ["Side", "compare", "compare_runs", "find_sides"]
+__all__ = ["Side", "compare", "compare_runs", "find_sides", "finished_comparison"]
 
 _PHASES = ("before", "after")
 _LAST = ["module", "stack"]
@@ -50,6 +51,7 @@ def compare(
     settings: RunSettings | None = None,
     given: frozenset[str] = frozenset(),
     progress: Progress | None = None,
+    states: StateFolder | None = None,
 ) -> Comparison:
     """Compare two runs; a side that is a model is measured first, one model in memory at a time.
 
@@ -68,27 +70,72 @@ def compare(
         Names of settings that were said explicitly: a run's own do not replace them.
     progress
         Told how far it is.
+    states
+        Where to keep what is finished of each side, and to go on from.
 
     Raises
     ------
     RequestError
         If a side is no run and cannot be measured, or the runs have nothing in common.
     """
-    base = replace(settings or RunSettings(), layer=None)
-    if sites is not None:
-        base, given = replace(base, sites=sites), given | {"sites"}
+    base, given = _with_sites(settings or RunSettings(), sites, given)
     sides = find_sides(a, b, (phase_a, phase_b), base, given)
-    runs = [side.run or _measure(side, progress) for side in sides]
-    wanted = None if sites is None else parse_sites(sites)
-    layers = None
-    if "layers" in given:
-        layers = parse_layers(base.layers, max(depth(runs[0], key.stack) for key in runs[0].keys))
+    runs = [
+        side.run or _measure(side, progress, states and states.part(name))
+        for name, side in zip("ab", sides, strict=True)
+    ]
+    wanted, layers = _wanted(runs[0], base, given)
     found = compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, layers, seed=base.seed)
     folders = [
         Path(side) if run is not None and not isinstance(side, Run) else None
         for side, run in zip((a, b), [side.run for side in sides], strict=True)
     ]
     return replace(found, folders=(folders[0], folders[1]))
+
+
+def finished_comparison(
+    folder: Path,
+    a: str,
+    b: str,
+    *,
+    phase_a: str,
+    phase_b: str,
+    sites: str | None,
+    settings: RunSettings,
+    given: frozenset[str],
+) -> Comparison | None:
+    """Return the comparison in a folder if it answers the same request, else None."""
+    found = Comparison.load(folder)
+    phases = (phase_a, phase_b)
+    base, given = _with_sites(settings, sites, given)
+    for side, run in zip(find_sides(a, b, phases, base, given), (found.a, found.b), strict=True):
+        known = run.manifest
+        if side.run is not None and side.run.manifest != known:
+            return None
+        if side.run is None and not side.settings.asks_the_same(known.get("settings") or {}):
+            return None
+    same = {"phase_a": phase_a, "phase_b": phase_b, "seed": settings.seed}
+    if any(found.manifest.get(name) != value for name, value in same.items()):
+        return None
+    pairs = pair_keys(found.a, found.b, *phases, *_wanted(found.a, base, given))
+    return found if pairs == found.pairs else None
+
+
+def _with_sites(
+    settings: RunSettings, sites: str | None, given: frozenset[str]
+) -> tuple[RunSettings, frozenset[str]]:
+    base = replace(settings, layer=None)
+    return (base, given) if sites is None else (replace(base, sites=sites), given | {"sites"})
+
+
+def _wanted(
+    run: Run, base: RunSettings, given: frozenset[str]
+) -> tuple[list[str] | None, list[int] | None]:
+    """Return which sites and layers of A are compared; None means all."""
+    sites = parse_sites(base.sites) if "sites" in given else None
+    if "layers" not in given:
+        return sites, None
+    return sites, parse_layers(base.layers, max(depth(run, key.stack) for key in run.keys))
 
 
 @dataclass(frozen=True)
@@ -152,10 +199,12 @@ def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Si
     return Side(None, chosen, texts)
 
 
-def _measure(side: Side, progress: Progress | None) -> Run:
+def _measure(side: Side, progress: Progress | None, states: StateFolder | None) -> Run:
     from distviz import collect
 
-    measured = collect.run(settings=side.settings, text=side.texts, progress=progress)
+    measured = collect.run(
+        settings=side.settings, text=side.texts, progress=progress, states=states
+    )
     gc.collect()
     return measured
 

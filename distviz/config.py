@@ -7,6 +7,7 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ FILLER_POSITIONS = ("start", "between", "end", "random")
 FILLER_KINDS = ("repeat", "random", "words")
 CLASS_CHOICES = ("arm", "all")
 _LAYER_TABLE = "layer"
+_AWAY = frozenset(("out", "force", "resume", "save_every", "stream", "stream_memory"))
+"""Settings that leave a result as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,11 @@ class RunSettings:
             raise RequestError(
                 "--resume needs --out", "give the folder that the interrupted run was to write"
             )
+        if self.device_map is not None and self.layer is not None:
+            raise RequestError(
+                "--device-map places whole checkpoints, not layers built from a TOML",
+                "leave it out",
+            )
         _one_of("dtype", self.dtype, tuple(DTYPES))
         _one_of("filler_position", self.filler_position, FILLER_POSITIONS)
         _one_of("filler_kind", self.filler_kind, FILLER_KINDS)
@@ -169,6 +177,12 @@ class RunSettings:
         plain = dataclasses.asdict(self)
         del plain["explicit"]
         return plain
+
+    def asks_the_same(self, known: Mapping[str, Any]) -> bool:
+        """Whether recorded settings, see `as_dict`, ask for the same result."""
+        return all(
+            known.get(name) == value for name, value in self.as_dict().items() if name not in _AWAY
+        )
 
     def with_proposal(self, proposed: dict[str, Any]) -> RunSettings:
         """Return the settings with what `presets.propose` says, where nothing was said."""

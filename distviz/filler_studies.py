@@ -20,7 +20,7 @@ from distviz.frames import choose_places, read_csv, read_parquet, rows_at
 from distviz.runs import FILLER, Run, read_manifest, records, staging
 from distviz.verdicts import verdict
 
-__all__ = ["ALPHA", "QUANTITIES", "FillerStudy"]
+__all__ = ["ALPHA", "QUANTITIES", "FillerStudy", "run_folder"]
 
 ALPHA = 0.05
 """A change is more than noise where the adjusted p is below."""
@@ -144,7 +144,7 @@ class FillerStudy:
             else:
                 table.to_csv(folder / f"{name}.csv", index=False)
         for count, run in self.runs.items():
-            place = folder / _run_folder(count)
+            place = folder / run_folder(count)
             place.mkdir()
             run.write(place)
         text = json.dumps(self.manifest | {"verdict": self.verdict}, indent=2, ensure_ascii=False)
@@ -183,9 +183,10 @@ class FillerStudy:
                 )
         attention = read_csv(path / "attention.csv", _KEPT)
         tokens = read_parquet(path / "tokens.parquet", _TOKENS)
-        runs = {count: Run.load(path / _run_folder(count)) for count in counts}
+        runs = {count: Run.load(path / run_folder(count)) for count in counts}
         return cls(manifest, runs, tables["filler"], attention, tables["positions"], tokens)
 
 
-def _run_folder(count: int) -> str:
+def run_folder(count: int) -> str:
+    """Return the name of the run with so many filler tokens."""
     return f"count_{count:03d}"

@@ -20,7 +20,7 @@ from distviz import inference
 from distviz.config import RunSettings
 from distviz.corpus import Corpus, tokenize
 from distviz.errors import RequestError
-from distviz.filler_studies import FillerStudy
+from distviz.filler_studies import FillerStudy, run_folder
 from distviz.runs import SCHEMA_VERSION, Run
 from distviz.texts import Document, read_documents
 
@@ -31,8 +31,15 @@ if TYPE_CHECKING:
     from distviz.positions import PositionRecorder
     from distviz.progress import Progress
     from distviz.sites import Key
+    from distviz.states import StateFolder
 
-__all__ = ["DEFAULT_FILLER", "filled_corpus", "read_prompts", "study_filler"]
+__all__ = [
+    "DEFAULT_FILLER",
+    "filled_corpus",
+    "finished_study",
+    "read_prompts",
+    "study_filler",
+]
 
 DEFAULT_FILLER = "/"
 _QUANTITIES = {
@@ -51,6 +58,7 @@ def study_filler(
     settings: RunSettings,
     counts: Sequence[int],
     progress: Progress,
+    states: StateFolder | None = None,
 ) -> FillerStudy:
     """Measure prompts without filler and with each number of filler tokens; model stays loaded.
 
@@ -65,6 +73,10 @@ def study_filler(
         ``attention_layers`` and what a run needs; ARM is off.
     counts
         Numbers of repetitions, one above 0 at least; 0 is always measured.
+    progress
+        Told how far it is.
+    states
+        Where to keep what is finished of each count, and to go on from.
 
     Raises
     ------
@@ -76,13 +88,14 @@ def study_filler(
     from distviz import filler_positions
     from distviz.attention import attention_modules
 
-    chosen = replace(settings, arm_layers="none", classes="all")
+    chosen = _chosen(settings)
     telling = chosen.layers if chosen.attention_layers is None else chosen.attention_layers
     modules = attention_modules(opened.mlps, telling, "--attention-layers")
-    without = _measure(opened, documents, chosen, 0, modules, None, progress)
+    without = _measure(opened, documents, chosen, 0, modules, None, progress, states)
     runs, kept, changes, tokens = {0: without.run}, [*without.kept], [], []
     for count in sorted({*counts} - {0}):
-        seen = _measure(opened, documents, chosen, count, modules, without.recorder.bands, progress)
+        bands = without.recorder.bands
+        seen = _measure(opened, documents, chosen, count, modules, bands, progress, states)
         names = filler_positions.token_names(
             seen.corpus, opened.tokenizer, skip_special=chosen.skip_special
         )
@@ -100,6 +113,20 @@ def study_filler(
         filler_positions.by_distance(of_tokens, chosen.seed),
         of_tokens,
     )
+
+
+def finished_study(
+    folder: Path, settings: RunSettings, counts: Sequence[int]
+) -> FillerStudy | None:
+    """Return the study in a folder if it answers the same request, else None."""
+    found = FillerStudy.load(folder)
+    known = found.runs[0].manifest.get("settings") or {}
+    same_counts = sorted(found.runs) == sorted({0, *counts})
+    return found if same_counts and _chosen(settings).asks_the_same(known) else None
+
+
+def _chosen(settings: RunSettings) -> RunSettings:
+    return replace(settings, arm_layers="none", classes="all")
 
 
 @dataclass(frozen=True)
@@ -121,6 +148,7 @@ def _measure(
     attention: Mapping[int, str],
     bands: Mapping[tuple[int, Key], float] | None,
     progress: Progress,
+    states: StateFolder | None,
 ) -> _Measured:
     from distviz import collect
     from distviz.attention import AttentionKept
@@ -131,11 +159,16 @@ def _measure(
     progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
     stage = Stage.prepare(opened, settings)
     plain = stage.portion.recorder
-    stage.portion.recorder = recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
-    kept = AttentionKept(attention, {window.document: window.own for window in corpus.windows})
-    with kept.watching(opened.model, stage.tracker):
-        run = collect.measure(opened, corpus, settings, progress, own_only=True, stage=stage)
+    stage.portion.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
+    own = {window.document: window.own for window in corpus.windows}
+    kept = AttentionKept(stage, attention, own)
+    part = None if states is None else states.part(run_folder(count))
+    with kept.watching():
+        run = collect.measure(
+            opened, corpus, settings, progress, own_only=True, states=part, stage=stage
+        )
     progress.stop()
+    recorder: Any = stage.portion.recorder  # not the one of above where it went on from a state
     warning = kept.check(required=settings.attention_layers is not None)
     return _Measured(corpus, run, recorder, kept.rows(count), warning)
 

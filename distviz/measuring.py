@@ -24,7 +24,7 @@ from distviz.config import RunSettings, build_settings
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.presets import published_for
 from distviz.processes import agree, current
-from distviz.runs import RUN, SWEEP, Run, check_output, read_manifest
+from distviz.runs import COMPARISON, FILLER, RUN, SWEEP, Run, check_output, read_manifest
 from distviz.states import StateFolder
 from distviz.sweep_results import Sweep
 
@@ -59,8 +59,8 @@ def run_to_folder(
     settings = build_settings(flags, config, model)
     _agree_on(settings)
     if current().exchange("finished", _is_finished(settings))[0]:
-        progress.note(f"{settings.out} is complete, nothing is left to measure")
-        return Run.load(str(settings.out)), Path(str(settings.out))
+        folder = _note_finished(settings, progress)
+        return Run.load(folder), folder
     out = checked_output(settings, short_name(model or settings.model or "demo"))
     states = _state_folder(out, settings)
     current().hint = partial(_how_to_go_on, states, out)
@@ -98,14 +98,20 @@ def _agree_on(settings: RunSettings) -> None:
 
 def _is_finished(settings: RunSettings, name: str = RUN) -> bool:
     """Whether ``--resume`` finds the result of the same command complete."""
-    if not settings.resume or settings.force or not (Path(str(settings.out)) / name).exists():
+    if not _may_be_finished(settings, name):
         return False
     known = dict(read_manifest(Path(str(settings.out)), name).get("settings") or {})
-    return all(
-        known.get(name) == value
-        for name, value in settings.as_dict().items()
-        if name not in ("out", "force", "resume", "save_every", "stream", "stream_memory")
-    )
+    return settings.asks_the_same(known)
+
+
+def _may_be_finished(settings: RunSettings, name: str) -> bool:
+    is_there = (Path(str(settings.out)) / name).exists()
+    return settings.resume and not settings.force and is_there
+
+
+def _note_finished(settings: RunSettings, progress: Progress) -> Path:
+    progress.note(f"{settings.out} is complete, nothing is left to measure")
+    return Path(str(settings.out))
 
 
 def _state_folder(out: Path, settings: RunSettings) -> StateFolder:
@@ -114,6 +120,11 @@ def _state_folder(out: Path, settings: RunSettings) -> StateFolder:
     if states.exists() and not settings.resume:
         states.remove()
     return states
+
+
+def _note_nothing_kept(states: StateFolder, progress: Progress) -> None:
+    if states.resumes and not states.exists() and current().is_first:
+        progress.note(f"nothing to resume in {states.folder}, starting afresh")
 
 
 @contextmanager
@@ -174,28 +185,30 @@ def compare_to_folder(
     """
     settings = build_settings(flags, config)
     _agree_on(settings)
-    out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
     from distviz import comparing, exports
 
-    given = frozenset(name for name, value in flags.items() if value is not None)
-    try:
-        compared = comparing.compare(
-            a,
-            b,
-            phase_a=phase_a,
-            phase_b=phase_b,
-            sites=flags.get("sites"),
-            settings=settings,
-            given=given,
-            progress=progress,
-        )
-    finally:
+    asked: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
+    asked["given"] = frozenset(name for name, value in flags.items() if value is not None)
+    asked["sites"] = flags.get("sites")
+    if current().exchange("finished", _may_be_finished(settings, COMPARISON))[0]:
+        finished = comparing.finished_comparison(Path(str(settings.out)), a, b, **asked)
+        if finished is not None:
+            return finished, _note_finished(settings, progress)
+    out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
+    states = _state_folder(out, settings)
+    current().hint = partial(_how_to_go_on, states, out)
+    with _telling_how_to_go_on(states, out, progress):
+        _note_nothing_kept(states, progress)
+        compared = comparing.compare(a, b, **asked, progress=progress, states=states)
         progress.stop()
-    if current().is_first:
-        if settings.figures:
-            progress.stage("drawing figures")
-        exports.write_folder(compared, out, figures=tuple(settings.figures), force=settings.force)
-    current().finish()
+        if current().is_first:
+            if settings.figures:
+                progress.stage("drawing figures")
+            exports.write_folder(
+                compared, out, figures=tuple(settings.figures), force=settings.force
+            )
+        current().finish()
+    states.remove()
     return compared, out
 
 
@@ -212,18 +225,25 @@ def filler_to_folder(
     numbers = parse_counts(counts, settings.filler_count)
     if settings.layer is not None:
         raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
-    out = checked_output(settings, f"{short_name(model)}-filler")
-    from distviz import collect, exports, fillers
+    from distviz import fillers
 
-    documents = fillers.read_prompts([Path(name) for name in settings.text])
-    try:
+    if _may_be_finished(settings, FILLER):
+        finished = fillers.finished_study(Path(str(settings.out)), settings, numbers)
+        if finished is not None:
+            return finished, _note_finished(settings, progress)
+    out = checked_output(settings, f"{short_name(model)}-filler")
+    states = _state_folder(out, settings)
+    from distviz import collect, exports
+
+    with _telling_how_to_go_on(states, out, progress):
+        _note_nothing_kept(states, progress)
+        documents = fillers.read_prompts([Path(name) for name in settings.text])
         opened = collect.open_from(settings, progress)
-        study = fillers.study_filler(opened, documents, settings, numbers, progress)
-    finally:
-        progress.stop()
-    if settings.figures:
-        progress.stage("drawing figures")
-    exports.write_folder(study, out, figures=tuple(settings.figures), force=settings.force)
+        study = fillers.study_filler(opened, documents, settings, numbers, progress, states)
+        if settings.figures:
+            progress.stage("drawing figures")
+        exports.write_folder(study, out, figures=tuple(settings.figures), force=settings.force)
+    states.remove()
     return study, out
 
 
@@ -242,8 +262,8 @@ def sweep_to_folder(
     """
     settings, grid = check_sweep(model, asked, flags, config), asked.grid()
     if _is_finished(settings, SWEEP) and asked.is_of(Path(str(settings.out))):
-        progress.note(f"{settings.out} is complete, nothing is left to measure")
-        return Sweep.load(str(settings.out)), Path(str(settings.out))
+        folder = _note_finished(settings, progress)
+        return Sweep.load(folder), folder
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
     states = _state_folder(out, settings)
     from distviz import collect, exports, sweeps

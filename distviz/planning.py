@@ -163,6 +163,7 @@ def plan_compare(
     """Say what `measuring.compare_to_folder` would do; raises as `plan_run`."""
     settings = replace(build_settings(flags, config), layer=None)
     out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
+    state_folder(out, settings)
     from distviz.comparing import find_sides
 
     given = frozenset(name for name, value in flags.items() if value is not None)
@@ -183,6 +184,7 @@ def plan_filler(model: str, counts: str | None, flags: dict[str, Any], config: P
     if settings.layer is not None:
         raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
     out = checked_output(settings, f"{short_name(model)}-filler")
+    state_folder(out, settings)
     from distviz.estimates import estimate
     from distviz.fillers import filled_corpus, read_prompts
     from distviz.openings import open_empty

@@ -1,7 +1,7 @@
 """What some batches of a text gave: the piece that is saved, sent to another process, and added.
 
-Whatever the batches are shared into and in whatever order the portions are added, sketches,
-document rows, plans and effect come out the same to the bit; channels differ in their last bits.
+Whatever the batches are shared into and in whatever order the portions are added, everything comes
+out the same to the bit.
 """
 
 from __future__ import annotations
@@ -67,12 +67,15 @@ class Portion:
         What was counted, what ARM did to the output, one dict a row of ``plans.csv``.
     batches
         Numbers of the batches that are finished.
+    attention
+        Layer -> share of its attention that each prompt kept, see `distviz.attention`.
     """
 
     recorder: Recorder
     effect: Effect = field(default_factory=Effect)
     plans: list[dict[str, Any]] = field(default_factory=list)
     batches: set[int] = field(default_factory=set)
+    attention: dict[int, list[float]] = field(default_factory=dict)
 
     def finish(self, number: int, batch: Batch, spans: Mapping[int, frozenset[int]]) -> None:
         """Note that a batch is finished, and close the documents of which nothing will follow.
@@ -94,11 +97,13 @@ class Portion:
         """Return both together; neither side may be used afterwards."""
         if shared := self.batches & other.batches:
             raise ValueError(f"batch {min(shared)} would be counted twice")
+        layers = {**self.attention, **other.attention}
         return Portion(
             self.recorder + other.recorder,
             self.effect + other.effect,
             self.plans + other.plans,
             self.batches | other.batches,
+            {one: self.attention.get(one, []) + other.attention.get(one, []) for one in layers},
         )
 
     def state(self) -> dict[str, Any]:
@@ -109,21 +114,23 @@ class Portion:
             "effect": self.effect.state(),
             "plans": {str(name): _column(values) for name, values in columns.items()},
             "batches": sorted(self.batches),
+            "attention": [[layer, shares] for layer, shares in self.attention.items()],
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Portion:
-        """Return what `state` was taken of."""
+    def from_state(cls, state: dict[str, Any], kind: type[Recorder] = Recorder) -> Portion:
+        """Return what `state` was taken of; ``kind`` is what its recorder was."""
         columns = {
             name: values.tolist() if isinstance(values, np.ndarray) else values
             for name, values in state["plans"].items()
         }
         rows = zip(*columns.values(), strict=True)
         return cls(
-            Recorder.from_state(state["recorder"]),
+            kind.from_state(state["recorder"]),
             Effect.from_state(state["effect"]),
             [dict(zip(columns, row, strict=True)) for row in rows],
             set(state["batches"]),
+            {layer: list(shares) for layer, shares in state["attention"]},
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,26 @@ class PositionRecorder(Recorder):
                 eps = self.given.get((document, key), math.nan)
             self.bands[document, key] = eps
             self.rows[key, document] = _of_tokens(values, own, tokens.routed, eps)
+
+    def __add__(self, other: Self) -> Self:
+        """Return what both have seen, of different documents; see `Recorder`."""
+        total = super().__add__(other)
+        total.bands, total.rows = self.bands | other.bands, self.rows | other.rows
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """Return everything but ``given`` as a tree for `packing.encode`."""
+        rows = [[list(key), document, of_it] for (key, document), of_it in self.rows.items()]
+        bands = [[document, list(key), eps] for (document, key), eps in self.bands.items()]
+        return super().state() | {"rows": rows, "bands": bands}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Return what `state` was taken of."""
+        found = super().from_state(state)
+        found.rows = {(Key(*key), document): of_it for key, document, of_it in state["rows"]}
+        found.bands = {(document, Key(*key)): eps for document, key, eps in state["bands"]}
+        return found
 
 
 def _of_tokens(

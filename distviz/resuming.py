@@ -13,6 +13,7 @@ from distviz.portions import Portion
 from distviz.progress import Progress
 from distviz.states import StateFolder
 from distviz.streamed_passes import CallStates, Keeping
+from distviz.wrappers import entry_device
 
 __all__ = ["check_kept", "keeping_in", "take_up"]
 
@@ -44,15 +45,15 @@ def take_up(
     stage: Stage, states: StateFolder, contents: Sequence[Mapping[str, Any]]
 ) -> dict[int, CallStates]:
     """Add what states hold to the stage; return where the batches that are halfway go on."""
-    device = next(stage.opened.model.parameters()).device
+    device = entry_device(stage.opened.model)
     found: dict[int, CallStates] = {}
     for content in contents:
-        stage.portion += Portion.from_state(dict(content))
+        stage.portion += Portion.from_state(dict(content), type(stage.portion.recorder))
         state = content.get(_STREAMED)
         if state is not None:
             halfway = halfway_of(state, states.folder, device)
             for number, fired in state["fired"].items():
-                found[int(number)] = CallStates(halfway, fired, state["layers"])
+                found[int(number)] = CallStates(halfway, fired, state["layers"], state["stacks"])
     return found
 
 

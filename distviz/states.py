@@ -23,7 +23,7 @@ from distviz.progress import Progress
 
 __all__ = ["StateFolder", "read_state", "write_state"]
 
-_MAGIC = b"distviz state 1\n"
+_MAGIC = b"distviz state 2\n"
 _SUFFIX = ".state"
 _MOST_OF_THE_TIME = 0.02
 _SHOWN = 3
@@ -94,6 +94,9 @@ class StateFolder:
         after every batch.
     resumes
         Whether to go on from what is there.
+    is_part
+        Whether other measurements of the same command follow, so that this one is kept when it is
+        finished, too; see `part`.
 
     Attributes
     ----------
@@ -105,6 +108,7 @@ class StateFolder:
     every: float
     resumes: bool
     world: World = field(default_factory=current)
+    is_part: bool = False
     share: float = 0.0
     _request: dict[str, Any] = field(default_factory=dict)
     _due: float = 0.0
@@ -112,7 +116,11 @@ class StateFolder:
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return any(self.folder.glob(f"rank-*{_SUFFIX}"))
+        return any(self.folder.rglob(f"rank-*{_SUFFIX}"))
+
+    def part(self, name: str) -> StateFolder:
+        """Return where one of the several measurements of a command is kept: a folder inside."""
+        return StateFolder(self.folder / name, self.every, self.resumes, self.world, is_part=True)
 
     def begin(
         self,
@@ -153,7 +161,7 @@ class StateFolder:
         for note in notes if self.world.rank == 0 else []:
             told.note(note)
         done = {number for entry in chosen for number in entry["batches"]}
-        if not chosen and self.world.rank == 0:
+        if not (chosen or self.is_part) and self.world.rank == 0:
             told.note(f"nothing to resume in {self.folder}, starting afresh")
         taken = [mine[e["name"]]["content"] for e in chosen if _taker(e, seen) == self.world.rank]
         return taken, done
@@ -183,10 +191,16 @@ class StateFolder:
         )
 
     def save_if_due(
-        self, content: Any, batches: Sequence[int], share: float, told: Progress
+        self,
+        content: Any,
+        batches: Sequence[int],
+        share: float,
+        told: Progress,
+        *,
+        is_last: bool = False,
     ) -> None:
-        """Write a state if it is time, see `save`."""
-        if self.is_due():
+        """Write a state if it is time, or the last one if it is to be kept; see `save`."""
+        if self.is_due() or (is_last and self.is_part and not self._is_broken):
             self.save(content, batches, share, told)
 
     def is_due(self) -> bool:
@@ -218,15 +232,14 @@ class StateFolder:
         return True
 
     def remove(self) -> None:
-        """Drop every state; what distviz did not write stays."""
-        for suffix in (_SUFFIX, ".outputs"):
-            for path in [
-                *self.folder.glob(f"rank-*{suffix}"),
-                *self.folder.glob(f"rank-*{suffix}.tmp"),
-            ]:
-                path.unlink(missing_ok=True)
-        with suppress(OSError):  # it holds something else, or another process was quicker
-            self.folder.rmdir()
+        """Drop every state, those of parts included; what distviz did not write stays."""
+        endings = [suffix + more for suffix in (_SUFFIX, ".outputs") for more in ("", ".tmp")]
+        written = [path for end in endings for path in self.folder.rglob(f"rank-*{end}")]
+        for path in written:
+            path.unlink(missing_ok=True)
+        for place in sorted({self.folder, *(path.parent for path in written)}, reverse=True):
+            with suppress(OSError):  # it holds something else, or another process was quicker
+                place.rmdir()
 
 
 def _choose(seen: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:

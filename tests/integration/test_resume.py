@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import TEXTS
+from killed import killed_and_resumed, running, wait_for_a_state
 
 from distviz import collect
 from distviz.config import RunSettings
@@ -21,7 +17,7 @@ from distviz.progress import Progress
 from distviz.states import StateFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from commands import Done
 
@@ -91,62 +87,13 @@ def test_stopped_again_and_again(tmp_path: Path, steps: int, more: dict[str, Any
 # Whole processes, killed ---------------------------------------------------------------------
 
 
-def _start(out: Path, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "distviz", "run", *SMALL, *args, "--out", str(out)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-@contextlib.contextmanager
-def _running(out: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    process = _start(out, *args)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _wait_for_a_state(process: subprocess.Popen[str], folder: Path) -> None:
-    """Wait until a new state was written."""
-    state = folder / "rank-0.state"
-
-    def stamp() -> int:
-        with contextlib.suppress(FileNotFoundError):
-            return state.stat().st_mtime_ns
-        return 0
-
-    before, end = stamp(), time.monotonic() + 120
-    while stamp() == before:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def _killed_and_resumed(out: Path, kills: int, *args: str) -> None:
-    luck = random.Random(kills)
-    for number in range(kills):
-        with _running(out, *args, "--save-every", "0", *["--resume"][: number > 0]) as process:
-            _wait_for_a_state(process, out.with_name(f"{out.name}.partial"))
-            time.sleep(luck.random() * 0.2)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL, process.communicate()[1]
-        assert not out.exists()
-    with _running(out, *args, "--save-every", "0", "--resume") as process:
-        output, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    assert output.strip() == str(out)
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(tmp_path: Path, call: Callable[..., Done], kills: int) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert call("run", *SMALL, "--out", whole).code == 0
-    _killed_and_resumed(out, kills)
+    killed_and_resumed(out, kills, "run", *SMALL)
     for name in FILES:
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
 @pytest.mark.slow
@@ -154,15 +101,15 @@ def test_a_real_model_killed(tmp_path: Path, smollm2: Path, call: Callable[..., 
     args = [str(smollm2), "--max-length", "128", "--max-tokens", "600"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert call("run", *SMALL, *args, "--out", whole).code == 0
-    _killed_and_resumed(out, 3, *args)
+    killed_and_resumed(out, 3, "run", *SMALL, *args)
     for name in FILES:
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_interrupted_from_the_keyboard(tmp_path: Path, call: Callable[..., Done]) -> None:
     out = tmp_path / "out"
-    with _running(out, "--save-every", "0") as process:
-        _wait_for_a_state(process, tmp_path / "out.partial")
+    with running("run", *SMALL, "--save-every", "0", "--out", out) as process:
+        wait_for_a_state(process, tmp_path / "out.partial")
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
