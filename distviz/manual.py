@@ -111,6 +111,7 @@ PAGES: dict[str, Page] = {
             "SiLU against GELU, fed with the same random input:",
             "distviz compare silu.toml gelu.toml --out runs/activations",
         ),
+        ("A PEFT adapter against its base:", "distviz compare base adapter"),
     ),
     "sweep": _page(
         _MEASURE,
