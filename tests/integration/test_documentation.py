@@ -6,34 +6,19 @@ import doctest
 import importlib.util
 import os
 import re
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
+from pages import PAGES, ROOT, tokens_of
 
 import distviz
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from markdown_it.token import Token
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = ROOT / "docs" / "commands"
-
-
-@cache
-def tokens_of(page: Path) -> tuple[Token, ...]:
-    """Return the page's tokens, those inside lines included."""
-    parser = MarkdownIt("commonmark").enable("table")
-    found: list[Token] = []
-    for token in parser.parse(page.read_text(encoding="utf-8")):
-        found += [token, *(token.children or [])]
-    return tuple(found)
 
 
 def anchors_of(page: Path) -> set[str]:
@@ -139,7 +124,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = distviz.run(text=["One morning in January, Maria found 3 + 4 = 7 telescopes."] * 2,
                       sites="act,product", arm_layers="none")  # fmt: skip
     folder = run.save(place / "runs" / "mine")
-    measuring.whatif_to_folder(folder, {"sparsity": "50"}, [], None, force=False)
+    zeros = place / "runs" / "mine-zeros"
+    measuring.whatif_to_folder(folder, {"sparsity": "50"}, [], zeros, force=False)
     return place
 
 
