@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from distviz import help_pages, manual, options, processes
+from distviz import completions, help_pages, manual, options, processes
 from distviz.errors import DistvizError, RequestError
 
 if TYPE_CHECKING:
@@ -683,8 +683,10 @@ def show(
 
 def main() -> None:
     """Entry point of the ``distviz`` command."""
+    completions.name_shell(sys.argv[1:], os.environ)
     try:
-        code = app(standalone_mode=False)
+        with completions.in_bash(os.environ):
+            code = app(prog_name="distviz", standalone_mode=False)
     except typer.Abort:
         code = 130
     except typer.TyperException as error:

@@ -6,12 +6,26 @@ stand here as plain words, since their own rooms import NumPy; a test holds them
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import shlex
-from collections.abc import Callable, Iterator, MutableMapping
+import sys
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-__all__ = ["VALUES", "Completer", "listed", "one_of", "presets", "results", "whole_words"]
+__all__ = [
+    "VALUES",
+    "Completer",
+    "in_bash",
+    "listed",
+    "name_shell",
+    "one_of",
+    "presets",
+    "results",
+    "whole_words",
+]
 
 Completer = Callable[[str], list[str]]
 
@@ -113,11 +127,37 @@ def _is_result(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _MANIFESTS)
 
 
+def name_shell(words: Sequence[str], environment: MutableMapping[str, str]) -> None:
+    """Let ``--show-completion zsh`` name a shell; without a name typer looks which one is running.
+
+    typer takes a name where its detection is switched off, and only there.
+    """
+    for option, following in itertools.pairwise([*words, ""]):
+        if option in ("--show-completion", "--install-completion") and following:
+            environment["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
+
+
+@contextmanager
+def in_bash(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Let bash complete words with ``:`` and ``=`` in them, where it asks for completions.
+
+    bash takes words apart at such characters (``COMP_WORDBREAKS``) and wants back no more than what
+    stands behind the last one.
+    """
+    if environment.get("_DISTVIZ_COMPLETE") != "complete_bash":
+        yield
+        return
+    kept = whole_words(environment)
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        sys.stdout.writelines(f"{line[kept:]}\n" for line in printed.getvalue().splitlines())
+
+
 def whole_words(environment: MutableMapping[str, str]) -> int:
     """Join the words that bash took apart at ``:`` and ``=``, for the parser of the command line.
-
-    bash breaks words at such characters (``COMP_WORDBREAKS``), and wants back no more than what
-    stands behind the last one.
 
     Parameters
     ----------
