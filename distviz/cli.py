@@ -165,6 +165,7 @@ def run(
     save_every: options.SaveEvery = None,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    figure_width: options.FigureWidth = None,
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
@@ -330,6 +331,7 @@ def compare(
     save_every: options.SaveEvery = None,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    figure_width: options.FigureWidth = None,
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
@@ -384,6 +386,7 @@ def filler(
     save_every: options.SaveEvery = None,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    figure_width: options.FigureWidth = None,
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
@@ -444,6 +447,7 @@ def sweep(
     force: options.Force = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    figure_width: options.FigureWidth = None,
     report: options.Report = False,
     allow_pickle: options.AllowPickle = None,
     trust_remote_code: options.TrustRemoteCode = None,
@@ -486,6 +490,8 @@ def whatif(
     force: options.Force = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
+    figure_width: options.FigureWidth = None,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,  # noqa: ARG001
@@ -497,9 +503,9 @@ def whatif(
     from distviz import measuring
 
     answers, folder = measuring.whatif_to_folder(
-        run, asked | {"percentile": percentile}, drawn, out, force=force
+        run, asked | {"percentile": percentile}, drawn, out, width=figure_width, force=force
     )
-    _present(answers, folder, quiet=quiet, as_json=as_json)
+    _present(answers, folder, quiet=quiet, as_json=as_json, report=report)
 
 
 @_command
@@ -620,8 +626,10 @@ def _list_architectures(model: str | None, *, as_json: bool) -> None:
 def export(
     run: options.RunFolder,
     out: options.Out = None,
+    figure: options.OnlyFigure = None,
     figures: options.ExportFigures = None,
     tables: options.ExportTables = None,
+    figure_width: options.FigureWidth = None,
     layers: options.Layers = None,
     sites: options.Sites = None,
     log: options.Log = None,
@@ -634,7 +642,16 @@ def export(
     from distviz import exports
 
     written = exports.export_folder(
-        run, out, figures=figures, tables=tables, layers=layers, sites=sites, log=log, force=force
+        run,
+        out,
+        figure=figure,
+        figures=figures,
+        tables=tables,
+        width=figure_width,
+        layers=layers,
+        sites=sites,
+        log=log,
+        force=force,
     )
     if as_json:
         _print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})

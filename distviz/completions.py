@@ -34,6 +34,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--classes": ("arm", "all"),
     "--device": ("auto", "cpu", "cuda", "mps"),
     "--dtype": ("auto", "fp32", "bf16", "fp16"),
+    "--figure": (
+        *("paired", "overview", "classes", "compared"),
+        *("filler", "positions", "by-count", "sweep", "formats", "zeros"),
+    ),
+    "--figure-width": ("single", "double"),
     "--figures": ("png", "svg", "pdf", "none"),
     "--filler-kind": ("repeat", "random", "words"),
     "--filler-position": ("start", "between", "end", "random"),

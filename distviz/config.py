@@ -18,7 +18,14 @@ from distviz.presets import find_preset
 from distviz.redistributions import make
 from distviz.sites import check_layers
 
-__all__ = ["DTYPES", "LayerSettings", "RunSettings", "build_settings", "read_toml"]
+__all__ = [
+    "DTYPES",
+    "LayerSettings",
+    "RunSettings",
+    "build_settings",
+    "check_figure_width",
+    "read_toml",
+]
 
 DTYPES = {
     "auto": "auto",
@@ -30,6 +37,7 @@ DTYPES = {
     "fp16": "float16",
 }
 FIGURE_FORMATS = ("png", "svg", "pdf")
+FIGURE_WIDTHS = ("single", "double")
 FILLER_POSITIONS = ("start", "between", "end", "random")
 FILLER_KINDS = ("repeat", "random", "words")
 CLASS_CHOICES = ("arm", "all")
@@ -127,6 +135,7 @@ class RunSettings:
     resume: bool = False
     save_every: float = 10.0
     figures: list[str] = field(default_factory=lambda: ["png"])
+    figure_width: str | None = None
     layer: LayerSettings | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -155,6 +164,7 @@ class RunSettings:
             check_layers(self.attention_layers, "--attention-layers")
         for figure in self.figures:
             _one_of("figures", figure, FIGURE_FORMATS)
+        check_figure_width(self.figure_width)
         self.arm()
 
     def arm(self) -> ARM:
@@ -190,6 +200,12 @@ class RunSettings:
         if "c" in self.explicit and "fraction" not in self.explicit:
             own.pop("fraction", None)
         return dataclasses.replace(self, **own)
+
+
+def check_figure_width(width: str | None) -> None:
+    """Raise a RequestError unless it is None, ``"single"`` or ``"double"``."""
+    if width is not None:
+        _one_of("figure_width", width, FIGURE_WIDTHS)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -31,7 +31,10 @@ _DOTS_PER_INCH = 110
 
 
 class RunPlots:
-    """The figures of a run; each returns a `matplotlib.figure.Figure`."""
+    """The figures of a run; each returns a `matplotlib.figure.Figure`.
+
+    All take ``width="single"`` or ``"double"``: sized for the columns of a paper.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -42,21 +45,24 @@ class RunPlots:
 
         return plots.paired(self._run, layer, site, **options)
 
-    def overview(self, site: str = "act") -> Figure:
+    def overview(self, site: str = "act", **options: Any) -> Figure:
         """Draw the main numbers of every layer, before and after."""
         from distviz import plots
 
-        return plots.overview(self._run, site)
+        return plots.overview(self._run, site, **options)
 
-    def token_classes(self, site: str = "act") -> Figure:
+    def token_classes(self, site: str = "act", **options: Any) -> Figure:
         """Draw the near-zero share of digits, operators, conjunctions and other tokens."""
         from distviz import plots
 
-        return plots.token_classes(self._run, site)
+        return plots.token_classes(self._run, site, **options)
 
 
 class ComparisonPlots:
-    """The figures of a comparison; each returns a `matplotlib.figure.Figure`."""
+    """The figures of a comparison; each returns a `matplotlib.figure.Figure`.
+
+    All take ``width="single"`` or ``"double"``: sized for the columns of a paper.
+    """
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
@@ -80,17 +86,17 @@ class ComparisonPlots:
             f"there are layers {', '.join(known)}",
         )
 
-    def overview(self, site: str = "act") -> Figure:
+    def overview(self, site: str = "act", **options: Any) -> Figure:
         """Draw how far the sides are apart by depth, and what is more than noise."""
         from distviz import plots
 
-        return plots.comparison_overview(self._comparison, site)
+        return plots.comparison_overview(self._comparison, site, **options)
 
-    def token_classes(self, site: str = "act") -> Figure:
+    def token_classes(self, site: str = "act", **options: Any) -> Figure:
         """Draw the near-zero share of each token class on both sides."""
         from distviz import plots
 
-        return plots.token_classes(self._comparison, site)
+        return plots.token_classes(self._comparison, site, **options)
 
 
 def attach(kind: type[Any]) -> None:

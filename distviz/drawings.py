@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,31 @@ if TYPE_CHECKING:
 
     from distviz.folders import Result
 
-__all__ = ["Drawings", "drawings", "figure_names"]
+__all__ = ["Drawing", "Drawings", "drawings", "figure_names"]
 
-Drawings = dict[str, "Callable[[], Figure]"]
-"""By file name without its ending; drawn when called, so that one figure is kept at a time."""
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is drawn when called, so that one is kept at a time.
+
+    Attributes
+    ----------
+    kind
+        What ``distviz export --figure`` calls it: ``paired``, ``overview`` ...
+    draw
+        Takes the width, see `distviz.plots.style.styled`.
+    """
+
+    kind: str
+    draw: Callable[..., Figure]
+
+    def __call__(self, width: str | None = None) -> Figure:
+        """Draw it, for a screen or for one or two columns of a paper."""
+        return self.draw(width=width)
+
+
+Drawings = dict[str, Drawing]
+"""By file name without its ending."""
 
 
 def drawings(result: Result, log: bool | None = None, whole: Result | None = None) -> Drawings:
@@ -56,15 +78,20 @@ def _of_run(run: Run, log: bool | str, names: dict[Key, str]) -> Drawings:
     from distviz import plots
 
     figures: Drawings = {
-        names[key]: partial(plots.paired, run, key.layer, key.site, module=key.module, log=log)
+        names[key]: Drawing(
+            "paired",
+            partial(plots.paired, run, key.layer, key.site, module=key.module, log=log),
+        )
         for key in run.places()
     }
     sites = _by_site(key.site for key in run.places())
-    figures |= {f"overview{end}": partial(plots.overview, run, site) for end, site in sites}
+    for end, site in sites:
+        figures[f"overview{end}"] = Drawing("overview", partial(plots.overview, run, site))
     classes = run.classes()
     for end, site in sites:
         if site in set(classes.loc[classes["phase"].isin(["before", "after"]), "site"]):
-            figures[f"token_classes{end}"] = partial(plots.token_classes, run, site)
+            draw = partial(plots.token_classes, run, site)
+            figures[f"token_classes{end}"] = Drawing("classes", draw)
     return figures
 
 
@@ -72,13 +99,15 @@ def _of_comparison(comparison: Comparison, log: bool | str, names: dict[Key, str
     from distviz import plots
 
     figures: Drawings = {
-        names[pair.a]: partial(plots.compared, comparison, pair, log=log)
+        names[pair.a]: Drawing("compared", partial(plots.compared, comparison, pair, log=log))
         for pair in comparison.pairs
     }
     for end, site in _by_site(pair.a.site for pair in comparison.pairs):
-        figures[f"overview{end}"] = partial(plots.comparison_overview, comparison, site)
+        draw = partial(plots.comparison_overview, comparison, site)
+        figures[f"overview{end}"] = Drawing("overview", draw)
         if len(comparison.classes) and site in set(comparison.classes["site"]):
-            figures[f"token_classes{end}"] = partial(plots.token_classes, comparison, site)
+            draw = partial(plots.token_classes, comparison, site)
+            figures[f"token_classes{end}"] = Drawing("classes", draw)
     return figures
 
 
@@ -88,9 +117,9 @@ def _of_whatif(asked: WhatIf) -> Drawings:
     figures: Drawings = {}
     for end, site in _by_site(asked.sites):
         if asked.kinds(site):
-            figures[f"formats{end}"] = partial(plots.format_losses, asked, site)
+            figures[f"formats{end}"] = Drawing("formats", partial(plots.format_losses, asked, site))
         if asked.levels(site):
-            figures[f"zeros{end}"] = partial(plots.zeros_kept, asked, site)
+            figures[f"zeros{end}"] = Drawing("zeros", partial(plots.zeros_kept, asked, site))
     return figures
 
 
@@ -98,7 +127,7 @@ def _of_sweep(sweep: Sweep) -> Drawings:
     from distviz import plots
 
     draw = plots.sweep_by_layer if sweep.is_by_layer else plots.sweep_overview
-    return {"sweep": partial(draw, sweep, str(sweep.manifest["model"]["name"]))}
+    return {"sweep": Drawing("sweep", partial(draw, sweep, str(sweep.manifest["model"]["name"])))}
 
 
 def _of_filler(study: FillerStudy) -> Drawings:
@@ -110,13 +139,14 @@ def _of_filler(study: FillerStudy) -> Drawings:
         end = _safe(site)
         for count in counts:
             what = (study, count, site)
-            figures[f"filler_{count:03d}_{end}"] = partial(plots.filler_by_layer, *what)
-            figures[f"positions_{count:03d}_{end}"] = partial(plots.filler_positions, *what)
+            by_layer = partial(plots.filler_by_layer, *what)
+            figures[f"filler_{count:03d}_{end}"] = Drawing("filler", by_layer)
+            along = partial(plots.filler_positions, *what)
+            figures[f"positions_{count:03d}_{end}"] = Drawing("positions", along)
         if len(counts) > 1:
             layer = study.most_changed(last, site)[0]
-            figures[f"by_count_layer_{layer:03d}_{end}"] = partial(
-                plots.filler_by_count, study, layer, site
-            )
+            by_count = partial(plots.filler_by_count, study, layer, site)
+            figures[f"by_count_layer_{layer:03d}_{end}"] = Drawing("by-count", by_count)
     return figures
 
 

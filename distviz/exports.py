@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distviz.config import check_figure_width
 from distviz.drawings import Drawings, drawings, figure_names
 from distviz.errors import RequestError, nearest
 from distviz.folders import Result, load
@@ -41,7 +42,12 @@ _NO_DATES: dict[str, dict[str, None]] = {
 
 
 def write_folder(
-    result: Result, out: Path, *, figures: Sequence[str] = ("png",), force: bool = False
+    result: Result,
+    out: Path,
+    *,
+    figures: Sequence[str] = ("png",),
+    width: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the folder of a result with its figures: complete, or not at all.
 
@@ -53,6 +59,8 @@ def write_folder(
         The folder.
     figures
         Formats, of `FIGURE_FORMATS`; none leaves the figures out.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
     force
         Whether a result that is there already is replaced.
 
@@ -66,11 +74,12 @@ def write_folder(
         If the folder may not be written, or a format is unknown.
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
+    check_figure_width(width)
     with staging(Path(out), force=force) as place:
         result.write(place)
         if figures:
             (place / "figures").mkdir()
-            _draw(drawings(result), place / "figures", figures)
+            _draw(drawings(result), place / "figures", figures, width)
     return Path(out)
 
 
@@ -78,8 +87,10 @@ def export_folder(
     folder: Path,
     out: Path | None = None,
     *,
+    figure: Sequence[str] | None = None,
     figures: str | None = None,
     tables: str | None = None,
+    width: str | None = None,
     layers: str | None = None,
     sites: str | None = None,
     log: bool | None = None,
@@ -93,8 +104,13 @@ def export_folder(
         A folder that distviz wrote, of any kind.
     out
         Where to write; None is ``<folder>-export`` beside it.
+    figure
+        Kinds of figures, such as ``paired`` or ``overview``, to write no others, and no tables
+        unless ``tables`` names a format; None means every figure.
     figures, tables
         Formats, comma-separated, or ``none``; None means png, and csv.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
     layers, sites
         Which to write, as for ``distviz run`` (layers of A in a comparison); None means all.
     log
@@ -112,14 +128,16 @@ def export_folder(
         If the folder is no result, or an option does not fit it.
     """
     kinds = _parse_formats("figures", figures or "png", FIGURE_FORMATS)
-    forms = _parse_formats("tables", tables or "csv", TABLE_FORMATS)
+    forms = _parse_formats("tables", tables or ("none" if figure else "csv"), TABLE_FORMATS)
     result = load(folder)
     path = Path(folder)
     return export(
         result,
         path.parent / f"{path.resolve().name}-export" if out is None else Path(out),
+        only=figure or None,
         figures=kinds,
         tables=forms,
+        width=width,
         layers=None if layers is None else parse_layers(layers, result.n_layers),
         sites=None if sites is None else parse_sites(sites),
         log=log,
@@ -131,8 +149,10 @@ def export(
     result: Result,
     out: Path,
     *,
+    only: Sequence[str] | None = None,
     figures: Sequence[str] = ("png",),
     tables: Sequence[str] = ("csv",),
+    width: str | None = None,
     layers: Iterable[int] | None = None,
     sites: Iterable[str] | None = None,
     log: bool | None = None,
@@ -140,7 +160,8 @@ def export(
 ) -> list[Path]:
     """Write figures and tables of a result into one folder, which may hold other files.
 
-    Every file is complete, or not there. Arguments as of `export_folder`, already parsed.
+    Every file is complete, or not there. Arguments as of `export_folder`, already parsed;
+    ``only`` are the kinds of figures.
 
     Raises
     ------
@@ -150,10 +171,13 @@ def export(
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
     _check_formats("tables", tables, TABLE_FORMATS)
+    check_figure_width(width)
+    if only and not figures:
+        raise RequestError("--figure is given, and no format to write it in", "give --format pdf")
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
     part = result.select(layers, sites)
-    drawn = drawings(part, log, result) if figures else {}
+    drawn = _chosen(drawings(part, log, result), only) if figures else {}
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")
@@ -168,7 +192,7 @@ def export(
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as beside:
-            _draw(drawn, Path(beside), figures)
+            _draw(drawn, Path(beside), figures, width)
             for name, table in written.items():
                 for kind in tables:
                     _WRITERS[kind](table, Path(beside) / f"{name}.{kind}")
@@ -177,6 +201,20 @@ def export(
     except OSError as error:
         raise RequestError(f"cannot write to {place}: {error.strerror or error}") from error
     return [place / name for name in planned]
+
+
+def _chosen(drawn: Drawings, only: Sequence[str] | None) -> Drawings:
+    """Return the figures of some kinds; None takes all."""
+    if only is None:
+        return drawn
+    there = list(dict.fromkeys(drawing.kind for drawing in drawn.values()))
+    for kind in only:
+        if kind not in there:
+            raise RequestError(
+                f"--figure {kind}: no such figure there{nearest(kind, there)}",
+                f"there are {', '.join(there)}",
+            )
+    return {name: drawing for name, drawing in drawn.items() if drawing.kind in only}
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -199,17 +237,19 @@ _WRITERS: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def _draw(figures: Drawings, place: Path, formats: Sequence[str]) -> None:
+def _draw(figures: Drawings, place: Path, formats: Sequence[str], width: str | None = None) -> None:
     """Draw every figure once, save it in every format."""
     for name, draw in figures.items():
-        save_figure(draw(), place, name, formats)
+        save_figure(draw(width), place, name, formats, width)
 
 
-def save_figure(figure: Any, place: Path, name: str, formats: Sequence[str]) -> None:
+def save_figure(
+    figure: Any, place: Path, name: str, formats: Sequence[str], width: str | None = None
+) -> None:
     """Save a figure in every format; equal figures give equal bytes."""
     from distviz.plots import style
 
-    with style.styled():
+    with style.styled(width):
         for kind in formats:
             figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
 

@@ -109,12 +109,8 @@ def inspect(
         stacks=stacks,
         alike=sorted(set(alike)),
         points=list(dict.fromkeys(point for mlp in mlps for point in mlp.points)),
-        has_rope=_has_rope(model),
+        has_rope=models.has_rope(model.config),
     )
-
-
-def _has_rope(model: Any) -> bool:
-    return bool(getattr(model.config.get_text_config(), "rope_parameters", None))
 
 
 def _shape(mlp: Mlp) -> tuple[Any, ...]:

@@ -27,7 +27,8 @@ __all__ = ["assemble", "describe", "request", "versions"]
 _NO_MATTER = frozenset(
     (
         *("model", "text", "dtype", "device", "device_map", "threads", "revision", "keep_text"),
-        *("allow_pickle", "trust_remote_code", "out", "force", "figures", "resume", "save_every"),
+        *("allow_pickle", "trust_remote_code", "out", "force", "resume", "save_every"),
+        *("figures", "figure_width"),
         *("stream", "stream_memory", "preset"),
     )
 )

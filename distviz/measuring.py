@@ -20,7 +20,7 @@ from distviz.checks import (
     short_name,
     state_folder,
 )
-from distviz.config import RunSettings, build_settings
+from distviz.config import RunSettings, build_settings, check_figure_width
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.presets import published_for
 from distviz.processes import agree, current
@@ -31,6 +31,7 @@ from distviz.sweep_results import Sweep
 if TYPE_CHECKING:
     from distviz.comparisons import Comparison
     from distviz.filler_studies import FillerStudy
+    from distviz.folders import Result
     from distviz.generation import Continuations
     from distviz.progress import Progress
     from distviz.whatifs import WhatIf
@@ -64,7 +65,7 @@ def run_to_folder(
     out = checked_output(settings, short_name(model or settings.model or "demo"))
     states = _state_folder(out, settings)
     current().hint = partial(_how_to_go_on, states, out)
-    from distviz import collect, exports
+    from distviz import collect
 
     with _telling_how_to_go_on(states, out, progress):
         measured = collect.run(settings=settings, progress=progress, states=states)
@@ -72,12 +73,22 @@ def run_to_folder(
         if current().is_first:
             if settings.figures:
                 progress.stage("drawing figures")
-            exports.write_folder(
-                measured, out, figures=tuple(settings.figures), force=settings.force
-            )
+            _write(measured, out, settings)
         current().finish()
     states.remove()
     return measured, out
+
+
+def _write(result: Result, out: Path, settings: RunSettings) -> None:
+    from distviz import exports
+
+    exports.write_folder(
+        result,
+        out,
+        figures=tuple(settings.figures),
+        width=settings.figure_width,
+        force=settings.force,
+    )
 
 
 def _agree_on(settings: RunSettings) -> None:
@@ -185,7 +196,7 @@ def compare_to_folder(
     """
     settings = build_settings(flags, config)
     _agree_on(settings)
-    from distviz import comparing, exports
+    from distviz import comparing
 
     asked: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
     asked["given"] = frozenset(name for name, value in flags.items() if value is not None)
@@ -204,9 +215,7 @@ def compare_to_folder(
         if current().is_first:
             if settings.figures:
                 progress.stage("drawing figures")
-            exports.write_folder(
-                compared, out, figures=tuple(settings.figures), force=settings.force
-            )
+            _write(compared, out, settings)
         current().finish()
     states.remove()
     return compared, out
@@ -233,7 +242,7 @@ def filler_to_folder(
             return finished, _note_finished(settings, progress)
     out = checked_output(settings, f"{short_name(model)}-filler")
     states = _state_folder(out, settings)
-    from distviz import collect, exports
+    from distviz import collect
 
     with _telling_how_to_go_on(states, out, progress):
         _note_nothing_kept(states, progress)
@@ -242,7 +251,7 @@ def filler_to_folder(
         study = fillers.study_filler(opened, documents, settings, numbers, progress, states)
         if settings.figures:
             progress.stage("drawing figures")
-        exports.write_folder(study, out, figures=tuple(settings.figures), force=settings.force)
+        _write(study, out, settings)
     states.remove()
     return study, out
 
@@ -266,7 +275,7 @@ def sweep_to_folder(
         return Sweep.load(folder), folder
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
     states = _state_folder(out, settings)
-    from distviz import collect, exports, sweeps
+    from distviz import collect, sweeps
     from distviz.texts import read_documents
 
     with _telling_how_to_go_on(states, out, progress):
@@ -286,13 +295,19 @@ def sweep_to_folder(
             states=states,
         )
         swept.manifest["grid"] = asked.lists
-        exports.write_folder(swept, out, figures=tuple(settings.figures), force=settings.force)
+        _write(swept, out, settings)
     states.remove()
     return swept, out
 
 
 def whatif_to_folder(
-    run: Path, flags: dict[str, Any], figures: Sequence[str], out: Path | None, *, force: bool
+    run: Path,
+    flags: dict[str, Any],
+    figures: Sequence[str],
+    out: Path | None,
+    *,
+    width: str | None = None,
+    force: bool,
 ) -> tuple[WhatIf, Path]:
     """Answer what the flags ask about a saved run, and write the folder; no model, no torch.
 
@@ -306,6 +321,8 @@ def whatif_to_folder(
         Formats; none draws nothing.
     out
         The folder; None is ``<run>-whatif`` beside the run.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
     force
         Whether a result that is there already is replaced.
 
@@ -315,11 +332,15 @@ def whatif_to_folder(
     """
     from distviz import exports, questions
 
+    check_figure_width(width)
     asked = questions.parse_questions(**flags)
     folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
     check_output(folder, force=force)
     answers = questions.answer(questions.read_run(run), asked, run.resolve().name)
-    exports.write_folder(answers, folder, figures=figures, force=force)
+    answers.manifest["asked"] = {"run": str(run)} | {
+        name: value for name, value in flags.items() if value is not None
+    }
+    exports.write_folder(answers, folder, figures=figures, width=width, force=force)
     return answers, folder
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from distviz.config import LayerSettings
 
-__all__ = ["DTYPES", "OpenedModel", "describe", "model_details", "open_model"]
+__all__ = ["DTYPES", "OpenedModel", "describe", "has_rope", "model_details", "open_model"]
 
 
 @dataclass
@@ -322,6 +322,7 @@ def model_details(
         "model_type": config.model_type,
         "activation": ", ".join(dict.fromkeys(mlp.activation for mlp in mlps)),
         "gated": any(mlp.gated for mlp in mlps),
+        "rope": has_rope(config),
         "layers": getattr(text, "num_hidden_layers", None) or max(counts.values()),
         "hidden_size": getattr(text, "hidden_size", None),
         "intermediate_size": _intermediate_size(model, mlps, text),
@@ -334,6 +335,11 @@ def model_details(
         "revision": checkpoint.revision if checkpoint else None,
         "warnings": notes,
     }
+
+
+def has_rope(config: Any) -> bool:
+    """Whether queries and keys are rotated by their positions."""
+    return bool(getattr(config.get_text_config(), "rope_parameters", None))
 
 
 def _intermediate_size(model: nn.Module, mlps: list[Mlp], text: PretrainedConfig) -> int | None:

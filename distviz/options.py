@@ -436,9 +436,35 @@ Figures = Annotated[
     _value("--figures", "FORMATS", "Formats: png (default), svg, pdf; comma-separated.", _RESULT),
 ]
 NoFigures = Annotated[bool, _switch("--no-figures", "Draw nothing.", _RESULT)]
+FigureWidth = Annotated[
+    str | None,
+    _value(
+        "--figure-width",
+        "WIDTH",
+        "single or double: sized for the columns of a paper (3.25, 6.75 in).",
+        _RESULT,
+    ),
+]
 ExportFigures = Annotated[
     str | None,
-    _value("--figures", "FORMATS", "Formats: png, svg, pdf; comma-separated, or none.", _RESULT),
+    _value(
+        "--figures",
+        "FORMATS",
+        "Formats of the figures: png (default), svg, pdf; comma-separated, or none.",
+        _RESULT,
+        short="--format",
+    ),
+]
+OnlyFigure = Annotated[
+    list[str] | None,
+    _value(
+        "--figure",
+        "KIND",
+        "Only figures of this kind, and no tables unless --tables says so; repeatable. Of a run: "
+        "paired, overview, classes; of a comparison: compared, overview, classes; filler, "
+        "positions, by-count; sweep; formats, zeros.",
+        _RESULT,
+    ),
 ]
 ExportTables = Annotated[
     str | None,

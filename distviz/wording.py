@@ -20,11 +20,13 @@ __all__ = [
     "distance_name",
     "dtype_name",
     "filler_name",
+    "layer_axis",
     "layer_name",
     "model_name",
     "number",
     "percent",
     "place_name",
+    "sample_name",
     "side_names",
 ]
 
@@ -163,6 +165,22 @@ def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:
     is_last = isinstance(number, int) and layer == number - 1 and stack == "decoder"
     note = " (first)" if layer == 0 else " (last)" if is_last else ""
     return f"{'' if stack == 'decoder' else stack + ' '}layer {layer}{note}"
+
+
+def sample_name(run: Described, side: str = "") -> str:
+    """Say how much was measured, such as ``4,096 tokens in 15 documents``; empty if not known."""
+    text = run.manifest.get(f"text{side}") or {}
+    tokens, documents = text.get("tokens"), text.get("documents")
+    words = [f"{tokens:,} token{'s' * (tokens != 1)}"] if isinstance(tokens, int) else []
+    if isinstance(documents, int):
+        words.append(f"{documents:,} document{'s' * (documents != 1)}")
+    return " in ".join(words)
+
+
+def layer_axis(run: Described, side: str = "") -> str:
+    """Return the title of an axis of layers, with how much was measured in each."""
+    sample = sample_name(run, side)
+    return f"layer ({sample})" if sample else "layer"
 
 
 def arm_layers(run: Run) -> list[int]:

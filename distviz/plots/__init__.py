@@ -14,7 +14,8 @@ from distviz.plots.depth import comparison_overview
 from distviz.plots.filled import filler_by_count, filler_by_layer
 from distviz.plots.format_losses import format_losses
 from distviz.plots.signature import draw_paired, paired
-from distviz.plots.swept import sweep_by_layer, sweep_overview
+from distviz.plots.swept import sweep_overview
+from distviz.plots.swept_layers import sweep_by_layer
 from distviz.plots.zeros import zeros_kept
 
 __all__ = [

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from distviz.filler_studies import ALPHA
 from distviz.plots import style
+from distviz.plots.headings import Heading, Line
+from distviz.plots.layout import extra_title, fit_left, panel_title, panels, scale_beside, thinned
 from distviz.wording import distance_name, filler_name, layer_name, model_name
 
 if TYPE_CHECKING:
@@ -34,38 +36,56 @@ _COLOURS = LinearSegmentedColormap.from_list(
 )  # fmt: skip
 
 
-def filler_positions(study: FillerStudy, count: int, site: str) -> Figure:
+def filler_positions(
+    study: FillerStudy, count: int, site: str, *, width: str | None = None
+) -> Figure:
     """Draw the changes by layer and distance to the filler; below, the most changed layer.
 
-    Every map has a scale of its own, symmetric about no change.
+    Every map has a scale of its own, symmetric about no change. ``width`` is ``"single"`` or
+    ``"double"``, the columns of a paper, or None, for a screen.
     """
     rows = study.positions
     rows = rows[(rows["filler_count"] == count) & (rows["site"] == site)]
     bins = rows[["distance_low", "distance_high"]].drop_duplicates().sort_values("distance_low")
     layer = study.most_changed(count, site)[0]
-    with style.styled():
-        figure = style.blank(7.2, 8.6)
-        grid = figure.add_gridspec(
-            len(_MAPS) + 1, 2, width_ratios=[1, 0.022], left=0.09, right=0.925, top=0.905,
-            bottom=0.085, hspace=0.3, wspace=0.03,
-        )  # fmt: skip
-        axes = [figure.add_subplot(grid[row, 0]) for row in range(len(_MAPS) + 1)]
-        for row, (quantity, (heading, scale)) in enumerate(_MAPS.items()):
-            chosen = rows[rows["quantity"] == quantity]
-            image = _draw_map(axes[row], chosen, bins, scale)
-            figure.colorbar(image, cax=figure.add_subplot(grid[row, 1])).outline.set_visible(False)
-            axes[row].set_title(heading, loc="left", pad=3, fontsize=8.5)
+    curve = f"near-zero share in {layer_name(study.runs[0], layer)}, change in percentage points"
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(7.2)
+        titles = [*(heading for heading, _ in _MAPS.values()), curve]
+        over = extra_title(titles, inches - 1.4)
+        figure, axes = panels(
+            _heading(study, count, site, inches),
+            [1.0 if sheet.is_narrow else 1.56] * len(titles),
+            width=inches,
+            left=0.65,
+            right=0.66,
+            above=0.3 + over,
+            gap=0.36 + over,
+            below=0.72,
+        )
+        images = []
+        for ax, (quantity, (heading, scale)) in zip(axes, _MAPS.items(), strict=False):
+            images.append(_draw_map(ax, rows[rows["quantity"] == quantity], bins, scale))
+            panel_title(ax, heading)
         near = rows[(rows["quantity"] == "near_zero_difference") & (rows["layer"] == layer)]
         _draw_curve(axes[-1], near, bins)
-        heading = f"near-zero share in {layer_name(study.runs[0], layer)}, 95 % intervals"
-        axes[-1].set_title(heading, loc="left", pad=3, fontsize=8.5)
+        panel_title(axes[-1], curve)
+        fit_left(figure, axes)
+        for ax, image in zip(axes, images, strict=False):
+            scale_beside(ax, image)
         _label(axes, bins)
-        figure.text(0.02, 0.972, model_name(study.runs[0]), fontsize=10.5, weight="bold")
-        caption = f"{filler_name(study, count)} · site {site}"
-        figure.text(0.02, 0.948, caption, fontsize=8, color=style.MUTED)
-        note = f"dot, filled: adjusted p < {ALPHA:g} over prompts"
-        figure.text(0.98, 0.948, note, fontsize=8, color=style.MUTED, ha="right")
     return figure
+
+
+def _heading(study: FillerStudy, count: int, site: str, width: float) -> Heading:
+    prompts = (study.manifest.get("text") or {}).get("documents")
+    over = f"{prompts:,} prompts" if isinstance(prompts, int) else "prompts"
+    lines = [
+        Line.title(model_name(study.runs[0])),
+        Line(f"{filler_name(study, count)} · site {site}"),
+        Line(f"means over {over}, 95 % intervals · dot, filled: adjusted p < {ALPHA:g}"),
+    ]
+    return Heading(lines, width)
 
 
 def _draw_map(ax: Axes, rows: pd.DataFrame, bins: pd.DataFrame, scale: float) -> AxesImage:
@@ -106,7 +126,12 @@ def _draw_curve(ax: Axes, rows: pd.DataFrame, bins: pd.DataFrame) -> None:
     sure: NDArray[np.bool_] = ordered["p_adjusted"].to_numpy(dtype=float) < ALPHA
     for chosen, face in ((sure, colour), (~sure, "white")):
         ax.plot(
-            places[chosen], estimate[chosen], "o", markersize=4, color=colour, markerfacecolor=face
+            places[chosen],
+            estimate[chosen],
+            "o",
+            markersize=4 * style.sheet().marks,
+            color=colour,
+            markerfacecolor=face,
         )
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
     ax.yaxis.set_major_locator(MaxNLocator(4))
@@ -117,9 +142,10 @@ def _label(axes: list[Axes], bins: pd.DataFrame) -> None:
     """Name the bins below, and mark the place of the filler."""
     names = [distance_name(row).replace(" to ", "\n") for row in bins.to_dict("records")]
     place = int((bins["distance_low"] < 0).sum()) - 0.5
+    names = thinned(axes[-1], names)
     for ax in axes:
         ax.set_xlim(-0.5, len(names) - 0.5)
         ax.set_xticks(range(len(names)), names)
         ax.tick_params(labelbottom=ax is axes[-1])
         ax.axvline(place, color=style.INK, linewidth=1.4)
-    axes[-1].set_xlabel("own tokens away from the filler (line): before, behind")
+    axes[-1].set_xlabel("own tokens away from the filler (line)")

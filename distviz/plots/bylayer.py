@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from distviz import statistics
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.wording import arm_layers, arm_settings, change_name, model_name
+from distviz.plots.headings import Heading, Line
+from distviz.plots.layout import fit_left, legend_above, legend_height, panel_title, panels
+from distviz.wording import arm_layers, arm_settings, change_name, layer_axis, model_name
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -118,8 +120,17 @@ def _measure(run: Run, place: Key, phase: str) -> dict[str, float]:
     return row
 
 
-def overview(run: Run, site: str = "act") -> Figure:
+def overview(run: Run, site: str = "act", *, width: str | None = None) -> Figure:
     """Draw the main numbers of every layer, before and after, ARM's layers marked.
+
+    Parameters
+    ----------
+    run
+        What was measured.
+    site
+        One of the sites that it holds.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
     Raises
     ------
@@ -131,44 +142,31 @@ def overview(run: Run, site: str = "act") -> Figure:
     if not any(np.isfinite(one.values["distance", "after"]).any() for one in series):
         quantities.remove("distance")
     marked = arm_layers(run)
-    with style.styled():
-        rows = len(quantities)
-        figure = style.blank(7.2, 1.1 + 1.45 * rows)
-        height = figure.get_figheight()
-        grid = figure.add_gridspec(
-            rows, 1, left=0.11, right=0.975, top=1 - 0.72 / height, bottom=0.45 / height, hspace=0.2
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(7.2)
+        labels = [*_LOOKS, f"layer with {change_name(run)}"]
+        figure, axes = panels(
+            _heading(run, site, marked, inches),
+            [0.9 if sheet.is_narrow else 1.25] * len(quantities),
+            width=inches,
+            left=0.79,
+            above=0.28 + legend_height(labels, inches - 0.95),
         )
-        axes = [figure.add_subplot(grid[row]) for row in range(rows)]
         for ax, quantity in zip(axes, quantities, strict=True):
             _draw(ax, series, quantity, marked)
         for ax in axes[:-1]:
             ax.tick_params(labelbottom=False)
-        axes[-1].set_xlabel("layer")
-        _title(figure, run, site, marked)
-        axes[0].legend(
-            *_legend(axes[0], change_name(run)),
-            loc="lower right",
-            ncols=3,
-            bbox_to_anchor=(1.0, 1.0),
-            borderaxespad=0.1,
-            handlelength=1.6,
-            columnspacing=1.4,
-        )
+        axes[-1].set_xlabel(layer_axis(run))
+        fit_left(figure, axes)
+        legend_above(axes[0], *_legend(axes[0], change_name(run)), columns=3)
         return figure
 
 
-def _title(figure: Figure, run: Run, site: str, marked: list[int]) -> None:
-    height = figure.get_figheight()
-    figure.text(
-        0.02,
-        1 - 0.24 / height,
-        f"{model_name(run)} · all layers · {site}",
-        fontsize=10.5,
-        weight="bold",
-    )
+def _heading(run: Run, site: str, marked: list[int], width: float) -> Heading:
     settings = arm_settings(run) if marked else ""
     caption = f"{change_name(run)}: {settings}" if settings else "ARM off" if not marked else ""
-    figure.text(0.02, 1 - 0.44 / height, caption, fontsize=8, color=style.MUTED)
+    title = Line.title(f"{model_name(run)} · all layers · {site}")
+    return Heading([title, Line(caption)], width)
 
 
 def _draw(ax: Axes, series: list[LayerSeries], quantity: str, marked: list[int]) -> None:
@@ -188,7 +186,7 @@ def _draw(ax: Axes, series: list[LayerSeries], quantity: str, marked: list[int])
         for phase, look in _LOOKS.items():
             values = one.values[quantity, phase]
             if np.isfinite(values).any():
-                size = 0.6 if many else 1.0
+                size = 0.6 if many else style.sheet().marks
                 ax.plot(
                     one.layers,
                     values,
@@ -203,7 +201,7 @@ def _draw(ax: Axes, series: list[LayerSeries], quantity: str, marked: list[int])
     spare = 0.5 if layers.size > 1 else 1.5
     ax.set_xlim(layers.min() - spare, layers.max() + spare)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    ax.set_title(_QUANTITIES[quantity], loc="left", pad=3, fontsize=8.5, color=style.INK)
+    panel_title(ax, _QUANTITIES[quantity])
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
     _limit(ax, series, quantity)
 
@@ -221,7 +219,7 @@ def _limit(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
         ax.set_ylim(float(positive.min()) / 1.5, top * 1.5)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_title(f"{_QUANTITIES[quantity]} (log)", loc="left", pad=3, fontsize=8.5)
+        panel_title(ax, f"{_QUANTITIES[quantity]} (log)")
         return
     ax.set_ylim(0, top * 1.12 or 1.0)
     ax.yaxis.set_major_locator(MaxNLocator(4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from distviz.comparisons import Comparison
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.plots.compared import write_sides
+from distviz.plots.headings import Heading, Line, sides
+from distviz.plots.layout import fit_left, panel_title, room_of
+from distviz.plots.lettering import text_width
 from distviz.wording import (
     arm_settings,
     change_name,
@@ -142,7 +144,9 @@ def _panel(rows: pd.DataFrame, name: str) -> ClassBars:
     return ClassBars(name, classes, tokens, shares)
 
 
-def token_classes(measured: Run | Comparison, site: str = "act") -> Figure:
+def token_classes(
+    measured: Run | Comparison, site: str = "act", *, width: str | None = None
+) -> Figure:
     """Draw the near-zero share of digits, operators, conjunctions and other tokens as bars.
 
     Parameters
@@ -151,51 +155,66 @@ def token_classes(measured: Run | Comparison, site: str = "act") -> Figure:
         A run (before and after) or a comparison (A and B, both by A's eps).
     site
         One of the sites that it holds.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
     Raises
     ------
     RequestError
         If token classes were not kept apart there.
     """
-    panels = class_bars(measured, site)
-    with style.styled():
-        figure = style.blank(max(5.2, 0.9 + 2.9 * len(panels)), 3.7)
-        height = figure.get_figheight()
-        if isinstance(measured, Comparison):
-            caption = f"near-zero share by token class · {site} · |x| < ε of A"
-            write_sides(figure, side_names(measured), caption)
-        else:
-            _write_run(figure, measured, site)
-        grid = figure.add_gridspec(
-            1, len(panels), left=0.72 / figure.get_figwidth(), right=0.98,
-            top=1 - 1.05 / height, bottom=0.52 / height, wspace=0.08,
-        )  # fmt: skip
-        axes = [figure.add_subplot(grid[column]) for column in range(len(panels))]
-        shares = np.concatenate([list(panel.shares.values()) for panel in panels], axis=None)
+    bars = class_bars(measured, site)
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(max(5.2, 0.9 + 2.9 * len(bars)))
+        columns = len(bars) if sheet.width is None else max(1, int(inches / 3.2))
+        figure, axes = _grid(_heading(measured, site, inches), len(bars), columns, inches)
+        shares = np.concatenate([list(panel.shares.values()) for panel in bars], axis=None)
         top = float(np.nan_to_num(shares).max()) or 1.0
-        for ax, panel in zip(axes, panels, strict=True):
+        for ax, panel in zip(axes, bars, strict=True):
             _draw(ax, panel, top if top > 0 else 1.0)
-        for ax in axes[1:]:
-            ax.tick_params(labelleft=False)
-        axes[0].set_ylabel("near-zero share")
-        axes[-1].legend(
+        for index, ax in enumerate(axes):
+            is_first = index % columns == 0
+            ax.tick_params(labelleft=is_first)
+            ax.set_ylabel("near-zero share" if is_first else "")
+            ax.set_xlabel("class, and its number of tokens" if index + columns >= len(axes) else "")
+        if columns == 1:
+            fit_left(figure, axes)
+        axes[columns - 1 if len(axes) >= columns else -1].legend(
             loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1,
             handlelength=1.1, handleheight=0.9,
         )  # fmt: skip
         return figure
 
 
-def _write_run(figure: Figure, run: Run, site: str) -> None:
-    width, height = figure.get_size_inches()
-    settings = arm_settings(run)
-    acting = f"{change_name(run)}: {settings}" if settings else "ARM off"
-    words = f"|x| < ε of before · {acting}"
-    for y, text, look in (
-        (0.26, model_name(run), {"fontsize": 10, "weight": "bold"}),
-        (0.46, f"near-zero share by token class · {site}", {"fontsize": 8.5}),
-        (0.64, words, {"fontsize": 8, "color": style.MUTED}),
-    ):
-        figure.text(0.16 / width, 1 - y / height, text, **look)
+def _grid(heading: Heading, number: int, columns: int, width: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, in rows."""
+    rows = -(-number // columns)
+    each = 2.13 if style.sheet().width is None else 1.35
+    top = heading.height + 0.36
+    height = top + rows * each + (rows - 1) * 0.62 + 0.62
+    figure = style.blank(width, height)
+    heading.write(figure)
+    grid = figure.add_gridspec(
+        rows, columns, left=0.72 / width, right=1 - 0.12 / width, top=1 - top / height,
+        bottom=0.62 / height, wspace=0.08, hspace=0.62 / each,
+    )  # fmt: skip
+    return figure, [
+        figure.add_subplot(grid[index // columns, index % columns]) for index in range(number)
+    ]
+
+
+def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
+    if isinstance(measured, Comparison):
+        caption = Line(f"near-zero share by token class · {site} · |x| < ε of A")
+        return sides(side_names(measured), [caption], width)
+    settings = arm_settings(measured)
+    acting = f"{change_name(measured)}: {settings}" if settings else "ARM off"
+    lines = [
+        Line.title(model_name(measured)),
+        Line(f"near-zero share by token class · {site}", "panel", style.INK),
+        Line(f"|x| < ε of before · {acting}"),
+    ]
+    return Heading(lines, width)
 
 
 _AS_PHASE = {"A": "before", "B": "after"}
@@ -204,6 +223,7 @@ _AS_PHASE = {"A": "before", "B": "after"}
 def _draw(ax: Axes, panel: ClassBars, top: float) -> None:
     places = np.arange(len(panel.classes))
     width = 0.8 / len(panel.shares)
+    upright = _are_wide(ax, panel, width)
     for index, (series, shares) in enumerate(panel.shares.items()):
         phase = _AS_PHASE.get(series, series)
         left = places - 0.4 + width * (index + 0.5)
@@ -211,18 +231,29 @@ def _draw(ax: Axes, panel: ClassBars, top: float) -> None:
             left, shares, 0.94 * width, color=style.LIGHT[phase], edgecolor=style.LINE[phase],
             linewidth=0.8, label=series, gid=f"bars-{series}",
         )  # fmt: skip
-        for x, share in zip(left.tolist(), shares.tolist(), strict=True):
+        texts = [percent(share).removesuffix(" %") for share in shares.tolist()]
+        look: dict[str, Any] = {"fontsize": style.size("bar"), "color": style.LINE[phase]}
+        for x, share, text in zip(left.tolist(), shares.tolist(), texts, strict=True):
             ax.text(
-                x, share + 0.012 * top, percent(share).removesuffix(" %"), ha="center", va="bottom",
-                fontsize=6.5, color=style.LINE[phase],
+                x, share + 0.02 * top, text, ha="center", va="bottom", gid="share",
+                rotation=90 if upright else 0, **look,
             )  # fmt: skip
-    ax.set_ylim(0, 1.12 * top)
+    ax.set_ylim(0, (1.4 if upright else 1.12) * top)
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
-    ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7)
+    ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7.0)
     ax.tick_params(axis="x", length=0)
-    ax.set_title(panel.name, loc="left", pad=3, fontsize=8.5, color=style.INK)
+    panel_title(ax, panel.name)
+
+
+def _are_wide(ax: Axes, panel: ClassBars, width: float) -> bool:
+    """Whether the numbers would touch each other if they lay on their bars."""
+    shares = np.concatenate(list(panel.shares.values())).tolist()
+    texts = [percent(share).removesuffix(" %") for share in shares]
+    widest = max(text_width(text, style.size("bar")) for text in texts)
+    each = room_of(ax) * width / max(len(panel.classes), 1)
+    return style.sheet().is_paper and widest > 0.95 * each
 
 
 def _label(panel: ClassBars, index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,29 +12,33 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from distviz.plots import style
 from distviz.plots.compared_bins import ComparedBins, Side, compared_bins
-from distviz.plots.margin import SIDE, beside, number_table
+from distviz.plots.headings import COLORS, EDGE, Heading, Line, sides
+from distviz.plots.layout import fit_left, legend_in_figure, panels
+from distviz.plots.margin import Row, number_table, table_height, write_beside
+from distviz.plots.sheets import Sheet
 from distviz.sites import SITES
 from distviz.wording import layer_name, number, percent, side_names
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from distviz.comparisons import Comparison, Pair
 
-__all__ = ["COLORS", "compared", "draw_compared", "write_sides"]
+__all__ = ["compared", "draw_compared"]
 
-COLORS = {"A": style.LINE["before"], "B": style.LINE["after"]}
 _FILL = {"A": style.LIGHT["before"], "B": style.LIGHT["after"]}
 _COMMON = "#d5d9dd"
 _HEADROOM = 1.1
 _LINEAR_POINTS = 0.01
 """Where the other panel is logarithmic, differences above are logarithmic too, in points."""
-_LONGEST = 52
 
 
-def compared(comparison: Comparison, pair: Pair, *, log: bool | str = "auto") -> Figure:
+def compared(
+    comparison: Comparison, pair: Pair, *, log: bool | str = "auto", width: str | None = None
+) -> Figure:
     """Draw one pair of layers of a comparison.
 
     Parameters
@@ -45,9 +50,11 @@ def compared(comparison: Comparison, pair: Pair, *, log: bool | str = "auto") ->
     log
         Whether the shares stand on a logarithmic scale; ``"auto"``: only if much of what stands
         beside the tallest bar of a side would otherwise be too low to be read.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
     """
     data = compared_bins(comparison, pair, log=log)
-    return draw_compared(data, side_names(comparison), _caption(comparison, pair))
+    return draw_compared(data, side_names(comparison), _caption(comparison, pair), width=width)
 
 
 def _caption(comparison: Comparison, pair: Pair) -> str:
@@ -61,41 +68,72 @@ def _caption(comparison: Comparison, pair: Pair) -> str:
     return " · ".join(words)
 
 
-def draw_compared(data: ComparedBins, names: tuple[str, str], caption: str = "") -> Figure:
+def draw_compared(
+    data: ComparedBins, names: tuple[str, str], caption: str = "", *, width: str | None = None
+) -> Figure:
     """Draw what `compared_bins` computed: the histograms, the difference, and the numbers."""
-    with style.styled():
-        figure = style.blank(8.0, 5.6)
-        grid = figure.add_gridspec(
-            2, 1, left=0.125, right=SIDE - 0.03, top=0.825, bottom=0.09, hspace=0.1,
-            height_ratios=(1.75, 1.0),
-        )  # fmt: skip
-        above, below = (figure.add_subplot(grid[row]) for row in range(2))
-        write_sides(figure, names, caption)
-        _draw_bars(above, data)
-        _draw_difference(below, data)
-        for ax in (above, below):
-            _frame(ax, data)
-        above.tick_params(labelbottom=False)
-        site = data.pair.a.site
-        below.set_xlabel("activation value" if site == "act" else f"{site} value")
-        number_table(figure, above, list(COLORS.items()), _rows(data), ruled=("n", "KS"))
-        _note_beyond(above, data)
-        _explain_difference(below, above, data)
-        figure.align_ylabels()
-        return figure
+    with style.styled(width) as sheet:
+        heading = sides(names, [Line(caption)], sheet.or_width(8.0))
+        return (_draw_narrow if sheet.is_narrow else _draw_wide)(data, heading, sheet)
 
 
-def write_sides(figure: Figure, names: tuple[str, str], caption: str) -> None:
-    """Write both names in their colours, and a line below."""
-    width, height = figure.get_size_inches()
-    for row, (side, name) in enumerate(zip("AB", names, strict=True)):
-        shown = name if len(name) <= _LONGEST else f"{name[:33]}…{name[-18:]}"
-        for x, word, gid in ((0.16, side, "letter"), (0.38, shown, "side")):
-            figure.text(
-                x / width, 1 - (0.24 + 0.2 * row) / height, word, fontsize=10, weight="bold",
-                color=COLORS[side], gid=gid,
-            )  # fmt: skip
-    figure.text(0.16 / width, 1 - 0.64 / height, caption, fontsize=8, color=style.MUTED)
+_RULED = ("n", "KS")
+
+
+def _draw_wide(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
+    """Draw the panels with the numbers in a column beside them."""
+    inches = sheet.or_width(8.0)
+    shrunk = 1.0 if sheet.width is None else 0.85
+    figure, axes = panels(
+        heading, [2.49 * shrunk, 1.42 * shrunk], width=inches, left=1.0,
+        right=sheet.column + 0.24, above=0.34, gap=0.2, below=0.5,
+    )  # fmt: skip
+    handles = _draw_panels(axes, data)
+    fit_left(figure, axes)
+    axes[0].legend(handles=handles, loc="upper right", handlelength=1.1, handleheight=0.9)
+    top = (1 - axes[0].get_position().y1) * figure.get_figheight()
+    number_table(
+        figure, list(COLORS.items()), _rows(data), left=inches - sheet.column,
+        right=inches - 0.12, top=top, ruled=_RULED,
+    )  # fmt: skip
+    words = [word for side in "AB" for word in _beyond(data, side)]
+    write_beside(axes[0], words, gid="beyond")
+    write_beside(axes[1], _explained(axes[1], axes[0], data), top=True, gid="difference")
+    return figure
+
+
+def _draw_narrow(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
+    """Draw the panels with legend and numbers below them."""
+    inches = sheet.or_width(8.0)
+    rows = [*_rows(data), *_beyond_rows(data), ("in other bins", [percent(data.moved)])]
+    figure, axes = panels(
+        heading, [1.5, 0.9], width=inches, left=0.8, right=0.1, above=0.26, gap=0.12,
+        below=0.65 + table_height(rows, _RULED),
+    )  # fmt: skip
+    handles = _draw_panels(axes, data)
+    fit_left(figure, axes)
+    foot = (1 - axes[-1].get_position().y0) * figure.get_figheight()
+    words = [str(handle.get_label()) for handle in handles]
+    used = legend_in_figure(figure, handles, words, left=EDGE, top=foot + 0.4)
+    number_table(
+        figure, list(COLORS.items()), rows, left=EDGE, right=inches - EDGE,
+        top=foot + 0.45 + used, ruled=_RULED,
+    )  # fmt: skip
+    return figure
+
+
+def _draw_panels(axes: list[Axes], data: ComparedBins) -> list[Artist]:
+    """Draw both panels; return what the legend tells."""
+    above, below = axes
+    handles = _draw_bars(above, data)
+    _draw_difference(below, data)
+    for ax in axes:
+        _frame(ax, data)
+    above.tick_params(labelbottom=False)
+    site = data.pair.a.site
+    below.set_xlabel("activation value" if site == "act" else f"{site} value")
+    style.figure_of(above).align_ylabels()
+    return handles
 
 
 def _frame(ax: Axes, data: ComparedBins) -> None:
@@ -104,7 +142,7 @@ def _frame(ax: Axes, data: ComparedBins) -> None:
     ax.axvspan(-data.eps, data.eps, color=style.BAND, linewidth=0, zorder=0.4, gid="near-zero")
 
 
-def _draw_bars(ax: Axes, data: ComparedBins) -> None:
+def _draw_bars(ax: Axes, data: ComparedBins) -> list[Artist]:
     """Outlines of both; what both have in grey, what one has more of in its tint."""
     peak = data.peak or 1.0
     floor = data.floor if data.log else 0.0
@@ -116,7 +154,7 @@ def _draw_bars(ax: Axes, data: ComparedBins) -> None:
         ax.set_ylim(0, peak * _HEADROOM)
         ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    ax.set_ylabel("share per bin (log)" if data.log else "share per bin")
+    ax.set_ylabel("share of values per bin" + " (log)" * data.log)
     a, b = (np.maximum(data.inside(side.shares), floor) for side in (data.a, data.b))
     common = np.minimum(a, b)
     look: dict[str, Any] = {"edges": data.drawn_edges, "fill": True, "linewidth": 0}
@@ -127,15 +165,14 @@ def _draw_bars(ax: Axes, data: ComparedBins) -> None:
             shares, data.drawn_edges, baseline=floor, linewidth=0.9, color=COLORS[side],
             zorder=1.5, gid=f"outline-{side}",
         )  # fmt: skip
-    handles = [
+    _label_band(ax, data)
+    handles: list[Artist] = [
         Rectangle(
             (0, 0), 1, 1, facecolor=_FILL[side], edgecolor=COLORS[side], label=f"more in {side}"
         )
         for side in COLORS
     ]
-    handles.append(Rectangle((0, 0), 1, 1, facecolor=_COMMON, linewidth=0, label="in both"))
-    ax.legend(handles=handles, loc="upper right", handlelength=1.1, handleheight=0.9)
-    _label_band(ax, data)
+    return [*handles, Rectangle((0, 0), 1, 1, facecolor=_COMMON, linewidth=0, label="in both")]
 
 
 def _draw_difference(ax: Axes, data: ComparedBins) -> None:
@@ -181,16 +218,14 @@ def _limits(points: NDArray[np.float64], *, log: bool) -> tuple[float, float]:
     return low - spare, high + spare
 
 
-def _explain_difference(ax: Axes, above: Axes, data: ComparedBins) -> None:
+def _explained(ax: Axes, above: Axes, data: ComparedBins) -> list[str]:
+    """Say how the lower panel is read."""
     words = ["up: B has more", "down: A has more", ""]
     words += [f"{percent(data.moved)} of the values", "lie in other bins"]
     enlarged = _per_share(ax, 100.0) / _per_share(above, 1.0)
     if not data.log and data.moved and enlarged >= 2:
         words += ["", f"drawn {number(enlarged, 2)} × as high", "as above"]
-    ax.text(
-        beside(ax), 1.0, "\n".join(words), va="top", linespacing=1.35, fontsize=7.5,
-        color=style.MUTED, transform=ax.transAxes, gid="difference",
-    )  # fmt: skip
+    return words
 
 
 def _per_share(ax: Axes, unit: float) -> float:
@@ -215,15 +250,6 @@ def _rows(data: ComparedBins) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _note_beyond(ax: Axes, data: ComparedBins) -> None:
-    """Say beside the axis how much of each side lies outside of the window, and how far."""
-    words = [word for side in "AB" for word in _beyond(data, side)]
-    ax.text(
-        beside(ax), 0.0, "\n".join(words), va="bottom", linespacing=1.35, fontsize=7.5,
-        color=style.MUTED, transform=ax.transAxes, gid="beyond",
-    )  # fmt: skip
-
-
 def _beyond(data: ComparedBins, name: str) -> list[str]:
     side: Side = data.a if name == "A" else data.b
     left, right = data.beyond(side)
@@ -235,11 +261,28 @@ def _beyond(data: ComparedBins, name: str) -> list[str]:
     return words
 
 
+def _beyond_rows(data: ComparedBins) -> Iterator[Row]:
+    """Say the same in rows of the table."""
+    both = (data.a, data.b)
+    for end, name in enumerate(("beyond ←", "beyond →")):
+        shares = [data.beyond(side)[end] for side in both]
+        if any(shares):
+            yield (
+                name,
+                [
+                    f"{percent(share)} to {number(side.high if end else side.low)}"
+                    if share
+                    else "–"
+                    for share, side in zip(shares, both, strict=True)
+                ],
+            )
+
+
 def _label_band(ax: Axes, data: ComparedBins) -> None:
     if not data.a.count and not data.b.count:
         ax.text(0.5, 0.5, "no finite value", ha="center", color=style.MUTED, transform=ax.transAxes)
     if math.isfinite(data.eps) and data.eps > 0:
         ax.text(
             0, 1.015, f"near zero: |x| < ε of A = {number(data.eps)}", ha="center", va="bottom",
-            fontsize=7.5, color=style.MUTED, transform=ax.get_xaxis_transform(),
+            fontsize=style.size("note"), color=style.MUTED, transform=ax.get_xaxis_transform(),
         )  # fmt: skip

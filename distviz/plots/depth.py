@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,18 @@ from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.plots.compared import COLORS, write_sides
+from distviz.plots.headings import COLORS, EDGE, Heading, Line, sides
 from distviz.plots.intervals import draw_tested
-from distviz.wording import alignment, number, side_names
+from distviz.plots.layout import (
+    extra_title,
+    fit_left,
+    legend_above,
+    legend_height,
+    legend_in_figure,
+    panel_title,
+    panels,
+)
+from distviz.wording import alignment, layer_axis, number, side_names
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -106,11 +114,14 @@ def depth_series(comparison: Comparison, site: str = "act") -> DepthSeries:
     )
 
 
-def comparison_overview(comparison: Comparison, site: str = "act") -> Figure:
+def comparison_overview(
+    comparison: Comparison, site: str = "act", *, width: str | None = None
+) -> Figure:
     """Draw one page: near-zero shares, distances and tested differences by depth.
 
     Filled marks in the lower panels are layers whose adjusted p is below 0.05; bars are 95 %
-    intervals, pale where they are approximate, absent where they are withheld.
+    intervals, pale where they are approximate, absent where they are withheld. ``width`` is
+    ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
 
     Raises
     ------
@@ -118,52 +129,58 @@ def comparison_overview(comparison: Comparison, site: str = "act") -> Figure:
         If the site was not compared.
     """
     data = depth_series(comparison, site)
-    with style.styled():
-        figure = style.blank(8.0, 7.3)
-        height = figure.get_figheight()
-        words = f"{site} · {alignment(comparison)}"
-        write_sides(figure, side_names(comparison), words)
-        lines = textwrap.wrap(_verdict(comparison), 118)[:3]
-        figure.text(
-            0.02, 1 - 0.8 / height, "\n".join(lines), va="top", fontsize=8.5, linespacing=1.35,
-            gid="verdict",
-        )  # fmt: skip
-        place = 1 - (0.84 + 0.165 * len(lines)) / height
-        figure.text(0.02, place, _most(data), va="top", fontsize=8.5, weight="bold", gid="most")
-        foot = 0.66 if _is_by_index(data) else 0.78
-        grid = figure.add_gridspec(
-            4, 1, left=0.1, right=0.975, top=place - 0.42 / height, bottom=foot / height,
-            hspace=0.32, height_ratios=(1, 1.2, 1, 1),
-        )  # fmt: skip
-        axes = [figure.add_subplot(grid[row]) for row in range(4)]
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(8.0)
+        each = 0.8 if sheet.is_narrow else 1.05
+        room = inches - 0.95
+        legends = [legend_height(words, room) for words in (("A", "B"), _distance_names())]
+        over = extra_title(_TESTED.values(), room)
+        figure, axes = panels(
+            _heading(comparison, site, data, inches),
+            [each, 1.2 * each, each, each],
+            width=inches,
+            left=0.8,
+            above=0.3 + legends[0],
+            gap=[0.33 + legends[1], 0.33 + over, 0.33 + over],
+            below=(0.66 if _is_by_index(data) else 0.78) + (0.3 if sheet.is_narrow else 0.0),
+        )
         _draw_shares(axes[0], data)
         _draw_distances(axes[1], data)
         marks: dict[str, Artist] = {}
         for ax, quantity in zip(axes[2:], _TESTED, strict=True):
-            _title(ax, _TESTED[quantity])
+            panel_title(ax, _TESTED[quantity])
             marks |= draw_tested(ax, data.tested[quantity], quantity, joined=data.unique)
         for ax in axes:
             _frame(ax, data)
         for ax in axes[:-1]:
             ax.tick_params(labelbottom=False)
-        _label_layers(axes[-1], data)
-        _explain(figure, marks)
+        _label_layers(axes[-1], data, comparison)
         figure.align_ylabels()
+        fit_left(figure, axes)
+        for ax in axes[:2]:
+            legend_above(ax, *ax.get_legend_handles_labels(), columns=3)
+        foot = 0.4 if _is_by_index(data) else 0.52
+        top = (1 - axes[-1].get_position().y0) * figure.get_figheight() + foot
+        legend_in_figure(figure, list(marks.values()), list(marks), left=EDGE, top=top)
         return figure
 
 
-def _explain(figure: Figure, marks: dict[str, Artist]) -> None:
-    """Say at the foot what the marks of both lower panels mean."""
-    if marks:
-        figure.legend(
-            list(marks.values()), list(marks), loc="lower left", ncols=5, handlelength=1.6,
-            bbox_to_anchor=(0.09, 0.0), columnspacing=1.6,
-        )  # fmt: skip
+def _heading(comparison: Comparison, site: str, data: DepthSeries, width: float) -> Heading:
+    """Return both names, how layers are paired, the verdict (a paper says it in its text)."""
+    captions = [Line(f"{site} · {alignment(comparison)}")]
+    if not style.sheet().is_paper:
+        captions.append(Line(_verdict(comparison), "panel", style.INK, gid="verdict"))
+    captions.append(Line(_most(data), "panel", style.INK, "bold", gid="most"))
+    return sides(side_names(comparison), captions, width)
 
 
-def _label_layers(ax: Axes, data: DepthSeries) -> None:
+def _distance_names() -> list[str]:
+    return [word for word, _, _ in _DISTANCES.values()]
+
+
+def _label_layers(ax: Axes, data: DepthSeries, comparison: Comparison) -> None:
     if _is_by_index(data):
-        ax.set_xlabel("layer", labelpad=1)
+        ax.set_xlabel(layer_axis(comparison, "_a"), labelpad=1)
         return
 
     def both(value: float, _: object = None) -> str:
@@ -198,39 +215,28 @@ def _frame(ax: Axes, data: DepthSeries) -> None:
         ax.axvline(layer, color=style.BAND, linewidth=5, alpha=0.55, zorder=0.3, gid="most")
 
 
-def _title(ax: Axes, text: str) -> None:
-    ax.set_title(text, loc="left", pad=3, fontsize=8.5, color=style.INK)
-
-
-def _legend(ax: Axes, columns: int) -> None:
-    ax.legend(
-        loc="lower right", ncols=columns, bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1,
-        handlelength=1.6, columnspacing=1.4,
-    )  # fmt: skip
-
-
 def _draw_shares(ax: Axes, data: DepthSeries) -> None:
     """Both sides on one scale: where they coincide, both can be seen."""
     line = "-" if data.unique else "none"
     for side, marker, size, face in (("A", "o", 4.0, COLORS["A"]), ("B", "D", 5.0, "none")):
         ax.plot(
             data.layers, data.values[f"near_zero_{side.lower()}"], linestyle=line, marker=marker,
-            markersize=size, markerfacecolor=face, color=COLORS[side], label=side,
-            linewidth=1.6 if side == "A" else 0.9, gid=f"near-zero-{side}",
+            markersize=size * style.sheet().marks, markerfacecolor=face, color=COLORS[side],
+            label=side, linewidth=1.6 if side == "A" else 0.9, gid=f"near-zero-{side}",
         )  # fmt: skip
     top = np.nan_to_num([data.values[f"near_zero_{side}"] for side in "ab"]).max()
     ax.set_ylim(0, 1.12 * top or 1.0)
     ax.yaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
-    _title(ax, "near-zero share, |x| < ε of A")
-    _legend(ax, 2)
+    panel_title(ax, "near-zero share, |x| < ε of A")
 
 
 def _draw_distances(ax: Axes, data: DepthSeries) -> None:
     line = "-" if data.unique else "none"
     for name, (word, color, marker) in _DISTANCES.items():
         ax.plot(
-            data.layers, data.values[name], linestyle=line, marker=marker, markersize=4,
+            data.layers, data.values[name], linestyle=line, marker=marker,
+            markersize=4 * style.sheet().marks,
             color=color, linewidth=1.2, label=word, gid=name, clip_on=False,
         )  # fmt: skip
     values = np.concatenate([data.values[name] for name in _DISTANCES])
@@ -248,5 +254,4 @@ def _draw_distances(ax: Axes, data: DepthSeries) -> None:
         ax.yaxis.set_major_locator(MaxNLocator(4))
     if not positive.size:
         title += ": 0 everywhere"
-    _title(ax, title)
-    _legend(ax, 3)
+    panel_title(ax, title)

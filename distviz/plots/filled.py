@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from distviz.filler_studies import ALPHA
 from distviz.plots import style
+from distviz.plots.headings import Heading, Line
+from distviz.plots.layout import extra_title, fit_left, panel_title, panels
 from distviz.wording import layer_name, model_name
 
 if TYPE_CHECKING:
@@ -27,70 +29,91 @@ _TITLES = {
     "log_l2_ratio": "L2, log ratio",
     "gini_difference": "Gini coefficient of |x|, change",
 }
+_KEPT = "attention that the prompt's own tokens keep"
 
 
-def filler_by_layer(study: FillerStudy, count: int, site: str) -> Figure:
-    """Draw every quantity by layer for one number of filler tokens, with 95 % intervals."""
+def filler_by_layer(
+    study: FillerStudy, count: int, site: str, *, width: str | None = None
+) -> Figure:
+    """Draw every quantity by layer for one number of filler tokens, with 95 % intervals.
+
+    ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
+    """
     rows = study.table[(study.table["filler_count"] == count) & (study.table["site"] == site)]
     kept = study.attention
     kept = kept[kept["filler_count"] == count] if len(kept) else kept
     caption = f"{count} filler tokens against none · site {site}"
-    return _panels(rows, kept, "layer", _title(study), caption)
+    with style.styled(width):
+        return _panels(rows, kept, "layer", _title(study), caption, _axis("layer", study))
 
 
-def filler_by_count(study: FillerStudy, layer: int, site: str) -> Figure:
-    """Draw every quantity of one layer by the number of filler tokens, with 95 % intervals."""
+def filler_by_count(
+    study: FillerStudy, layer: int, site: str, *, width: str | None = None
+) -> Figure:
+    """Draw every quantity of one layer by the number of filler tokens, with 95 % intervals.
+
+    ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
+    """
     rows = study.table[(study.table["layer"] == layer) & (study.table["site"] == site)]
     kept = study.attention
     kept = kept[kept["layer"] == layer] if len(kept) else kept
     caption = f"{layer_name(study.runs[0], layer)} by number of filler tokens · site {site}"
-    return _panels(rows, kept, "filler_count", _title(study), caption)
+    with style.styled(width):
+        axis = _axis("filler tokens", study)
+        return _panels(rows, kept, "filler_count", _title(study), caption, axis)
 
 
 def _title(study: FillerStudy) -> str:
     return f"{model_name(study.runs[0])} · filler “{study.manifest['filler']}”"
 
 
-def _panels(rows: pd.DataFrame, kept: pd.DataFrame, axis: str, title: str, caption: str) -> Figure:
-    with style.styled():
-        n_panels = len(_TITLES) + bool(len(kept))
-        figure = style.blank(7.2, 1.15 + 1.25 * n_panels)
-        height = figure.get_figheight()
-        grid = figure.add_gridspec(
-            n_panels,
-            1,
-            left=0.12,
-            right=0.975,
-            top=1 - 0.75 / height,
-            bottom=0.45 / height,
-            hspace=0.42,
+def _axis(word: str, study: FillerStudy) -> str:
+    """Say what the axis counts, and over how many prompts the means are."""
+    prompts = (study.manifest.get("text") or {}).get("documents")
+    return f"{word} (means over {prompts:,} prompts)" if isinstance(prompts, int) else word
+
+
+def _panels(
+    rows: pd.DataFrame, kept: pd.DataFrame, column: str, title: str, caption: str, axis: str
+) -> Figure:
+    sheet = style.sheet()
+    inches = sheet.or_width(7.2)
+    titles = [*_TITLES.values(), *[_KEPT] * bool(len(kept))]
+    over = extra_title(titles, inches - 0.95)
+    lines = [Line.title(title), Line(caption), Line(f"filled: adjusted p < {ALPHA:g} over prompts")]
+    figure, axes = panels(
+        Heading(lines, inches),
+        [0.7 if sheet.is_narrow else 0.93] * len(titles),
+        width=inches,
+        left=0.86,
+        above=0.3 + over,
+        gap=0.32 + over,
+    )
+    for ax, (quantity, heading) in zip(axes, _TITLES.items(), strict=False):
+        _draw_changes(ax, rows[rows["quantity"] == quantity], column)
+        panel_title(ax, heading)
+        if quantity == "near_zero_difference":
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
+    if len(kept):
+        axes[-1].plot(
+            kept[column],
+            kept["attention_kept"],
+            "o-",
+            markersize=4 * style.sheet().marks,
+            color=style.LINE["before"],
         )
-        first = figure.add_subplot(grid[0])
-        axes = [first]
-        axes += [figure.add_subplot(grid[row], sharex=first) for row in range(1, n_panels)]
-        for ax, (quantity, heading) in zip(axes, _TITLES.items(), strict=False):
-            _draw_changes(ax, rows[rows["quantity"] == quantity], axis)
-            ax.set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)
-            if quantity == "near_zero_difference":
-                ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-        if len(kept):
-            axes[-1].plot(
-                kept[axis], kept["attention_kept"], "o-", markersize=4, color=style.LINE["before"]
-            )
-            heading = "attention that the prompt's own tokens keep"
-            axes[-1].margins(y=0.12)
-            axes[-1].set_title(heading, loc="left", pad=3, fontsize=8.5, color=style.INK)
-        for ax in axes:
-            ax.grid(axis="y", color=style.GRID, linewidth=0.6)
-            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-            ax.yaxis.set_major_locator(MaxNLocator(4))
-            ax.tick_params(labelbottom=ax is axes[-1])
-        axes[-1].set_xlabel("layer" if axis == "layer" else "filler tokens")
-        figure.text(0.02, 1 - 0.24 / height, title, fontsize=10.5, weight="bold")
-        figure.text(0.02, 1 - 0.44 / height, caption, fontsize=8, color=style.MUTED)
-        note = "filled: adjusted p < 0.05 over prompts"
-        figure.text(0.975, 1 - 0.44 / height, note, fontsize=8, color=style.MUTED, ha="right")
-        return figure
+        axes[-1].margins(y=0.12)
+        panel_title(axes[-1], _KEPT)
+    for ax in axes[1:]:
+        ax.sharex(axes[0])
+    for ax in axes:
+        ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.tick_params(labelbottom=ax is axes[-1])
+    axes[-1].set_xlabel(axis)
+    fit_left(figure, axes)
+    return figure
 
 
 def _draw_changes(ax: Axes, rows: pd.DataFrame, axis: str) -> None:
@@ -107,7 +130,7 @@ def _draw_changes(ax: Axes, rows: pd.DataFrame, axis: str) -> None:
             places[chosen],
             middle[chosen],
             "o",
-            markersize=4,
+            markersize=4 * style.sheet().marks,
             color=style.LINE["after"],
             markerfacecolor=face,
         )

@@ -50,7 +50,8 @@ def draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) ->
     ):
         if chosen.any():
             (marks[word],) = ax.plot(
-                layers[chosen], estimate[chosen], linestyle="none", marker="o", markersize=4.2,
+                layers[chosen], estimate[chosen], linestyle="none", marker="o",
+                markersize=4.2 * style.sheet().marks,
                 markerfacecolor=face, markeredgecolor=style.INK, markeredgewidth=0.9,
                 gid=f"{quantity}-{gid}", zorder=3,
             )  # fmt: skip

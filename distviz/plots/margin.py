@@ -1,29 +1,37 @@
-"""The column beside the panels: the main numbers, what the shades mean, what lies beyond."""
+"""Beside the panels, or below them where the sheet is narrow: numbers, and what lies beyond."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
 
 from distviz.plots import style
-from distviz.plots.bins import PairedBins, Panel
-from distviz.wording import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SIDE", "add_legend", "beside", "note_beyond", "number_table", "write_numbers"]
+__all__ = ["Row", "add_legend", "beside", "number_table", "table_height", "write_beside"]
 
-SIDE = 0.755
-"""Where the column begins, in parts of the figure's width."""
+Row = tuple[str, list[str]]
+"""A name, and one cell, or one a column."""
+_STEP, _RULED_STEP = 1.12, 1.5
+_HEAD_RULE = 1.0
+
+
+def beside(ax: Axes) -> float:
+    """Return where the column of numbers begins, in parts of the axes' width."""
+    box = ax.get_position()
+    figure = style.figure_of(ax)
+    left = 1 - style.sheet().column / figure.get_figwidth()
+    return float((left - box.x0) / box.width)
 
 
 def add_legend(ax: Axes, handles: list[Artist], top: float) -> None:
-    """Explain the shades, below ``top`` in parts of the axes' height."""
+    """Explain the shades in the column, below ``top`` in parts of the axes' height."""
     if handles:
         ax.legend(
             handles=handles,
@@ -37,85 +45,68 @@ def add_legend(ax: Axes, handles: list[Artist], top: float) -> None:
         )
 
 
-def beside(ax: Axes) -> float:
-    """Return where the column of numbers begins, in parts of the axes' width."""
-    box = ax.get_position()
-    return float((SIDE - box.x0) / box.width)
-
-
-def note_beyond(ax: Axes, data: PairedBins, panel: Panel) -> None:
-    """Say beside the axis how much lies outside of the window, and how far it goes."""
-    left, right = data.beyond(panel)
-    words = []
-    if left:
-        words.append(f"{percent(left / panel.count)} beyond ← min {number(panel.low)}")
-    if right:
-        words.append(f"{percent(right / panel.count)} beyond → max {number(panel.high)}")
+def write_beside(ax: Axes, words: Sequence[str], *, top: bool = False, gid: str) -> None:
+    """Write notes into the column beside a panel, at its top or its foot."""
     ax.text(
         beside(ax),
-        0.0,
+        1.0 if top else 0.0,
         "\n".join(words),
-        va="bottom",
+        va="top" if top else "bottom",
         linespacing=1.35,
-        fontsize=7.5,
+        fontsize=style.size("note"),
         color=style.MUTED,
         transform=ax.transAxes,
-        gid="beyond",
+        gid=gid,
     )
 
 
-def write_numbers(figure: Figure, ax: Axes, data: PairedBins) -> float:
-    """The main numbers as a small table beside the first panel; returns where it ends."""
-    heads = [(panel.phase, style.LINE[panel.phase]) for panel in data.panels]
-    return number_table(figure, ax, heads, list(_rows(data)), ruled=("n", "moved"))
+def _step() -> float:
+    """Return the inches from row to row."""
+    return 0.185 * style.size("tick") / 8.0
+
+
+def table_height(rows: Sequence[Row], ruled: Sequence[str]) -> float:
+    """Return the inches that `number_table` takes."""
+    steps = sum(_RULED_STEP if name in ruled else _STEP for name, _ in rows)
+    return (steps + 1.0) * _step()
 
 
 def number_table(
     figure: Figure,
-    ax: Axes,
     heads: Sequence[tuple[str, str]],
-    rows: Sequence[tuple[str, list[str]]],
+    rows: Sequence[Row],
     *,
+    left: float,
+    right: float,
+    top: float,
     ruled: Sequence[str] = (),
 ) -> float:
-    """Write a small table beside a panel; returns where it ends, in parts of the axes' height.
+    """Write a small table; ``left``, ``right`` and ``top`` in inches, from the upper left corner.
 
     ``heads`` are words with their colours, ``rows`` a name and one cell, or one a head; a rule is
-    drawn above the rows named in ``ruled``.
+    drawn above the rows named in ``ruled``. Returns where it ends, in inches from the top.
     """
-    box = ax.get_position()
-    left, right = SIDE, 0.985
+    width, height = figure.get_size_inches()
     middle = left + 0.6 * (right - left)
-    step = 0.185 / figure.get_figheight()
-    y = box.y1 - 0.1 * step
+    down, size = top, style.size("tick")
+    look: dict[str, Any] = {"va": "top", "fontsize": size}
     for place, (word, color) in zip(_columns(middle, right, len(heads)), heads, strict=True):
-        figure.text(place, y, word, ha="right", va="top", weight="bold", fontsize=8, color=color)
+        figure.text(
+            place / width, 1 - down / height, word, ha="right", weight="bold", color=color, **look
+        )
     for index, (name, cells) in enumerate(rows):
         if name in ruled:
-            rule = y - step * (1.25 if index else 1.0)
-            figure.add_artist(Line2D([left, right], [rule, rule], color=style.GRID, linewidth=0.8))
-        y -= step * (1.5 if name in ruled else 1.12)
-        figure.text(left, y, name, va="top", fontsize=8, color=style.MUTED)
+            y = 1 - (down + _step() * (1.25 if index else _HEAD_RULE)) / height
+            ends = [left / width, right / width]
+            figure.add_artist(Line2D(ends, [y, y], color=style.GRID, linewidth=0.8))
+        down += _step() * (_RULED_STEP if name in ruled else _STEP)
+        y = 1 - down / height
+        figure.text(left / width, y, name, color=style.MUTED, **look)
         places = _columns(middle, right, len(cells)) if len(cells) > 1 else [right]
         for place, cell in zip(places, cells, strict=True):
-            figure.text(place, y, cell, ha="right", va="top", fontsize=8)
-    return float((y - 1.5 * step - box.y0) / box.height)
+            figure.text(place / width, y, cell, ha="right", **look)
+    return down + 1.5 * _step()
 
 
 def _columns(middle: float, right: float, number: int) -> list[float]:
-    return [right] if number == 1 else [middle + 0.012, right]
-
-
-def _rows(data: PairedBins) -> Iterator[tuple[str, list[str]]]:
-    panels = data.panels
-    counts = [panel.count for panel in panels]
-    same = len(set(counts)) == 1
-    yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
-    yield "near zero", [percent(panel.near_zero) for panel in panels]
-    yield "std", [number(panel.std) for panel in panels]
-    yield "Gini", [number(panel.gini) for panel in panels]
-    if any(panel.nonfinite for panel in panels):
-        yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in panels]
-    if data.moved is not None:
-        share = percent(data.moved / max(panels[0].count, 1))
-        yield "moved", [f"k = {data.moved:,} ({share})"]
+    return [right] if number == 1 else [middle + 0.1, right]

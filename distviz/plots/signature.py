@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from distviz.plots import style
 from distviz.plots.arrows import draw_arrows
 from distviz.plots.bins import PairedBins, Panel, paired_bins
-from distviz.plots.margin import SIDE, add_legend, note_beyond, write_numbers
+from distviz.plots.headings import EDGE, Heading, Line
+from distviz.plots.layout import fit_left, legend_in_figure, panels, rows_height
+from distviz.plots.margin import Row, add_legend, number_table, table_height, write_beside
+from distviz.plots.sheets import Sheet
 from distviz.sites import SITES
 from distviz.wording import (
     arm_layers,
@@ -22,6 +26,7 @@ from distviz.wording import (
     layer_name,
     model_name,
     number,
+    percent,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +49,7 @@ def paired(
     *,
     module: str | None = None,
     log: bool | str = "auto",
+    width: str | None = None,
 ) -> Figure:
     """Draw the distribution of one layer before and after ARM.
 
@@ -60,6 +66,8 @@ def paired(
     log
         Whether the counts stand on a logarithmic scale; ``"auto"``: only if much of what lies
         stands beside the tallest bar would otherwise be too low to be read.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
     Raises
     ------
@@ -67,36 +75,148 @@ def paired(
         If the run holds no such place.
     """
     data = paired_bins(run, layer, site, module=module, log=log)
-    return draw_paired(data, _heading(run, data), _subtitle(run, data))
+    return draw_paired(data, _heading(run, data), _subtitle(run, data), width=width)
 
 
-def draw_paired(data: PairedBins, title: str, caption: str = "") -> Figure:
+def draw_paired(
+    data: PairedBins, title: str, caption: str = "", *, width: str | None = None
+) -> Figure:
     """Draw what `paired_bins` computed: one or two panels on the same axes, and the numbers."""
-    with style.styled():
-        rows = len(data.panels)
-        figure = style.blank(8.0, 5.6 if rows == 2 else 3.5)
-        top, bottom = (0.86, 0.09) if rows == 2 else (0.79, 0.145)
-        grid = figure.add_gridspec(
-            rows, 1, left=0.085, right=SIDE - 0.03, top=top, bottom=bottom, hspace=0.14
-        )
-        axes = [figure.add_subplot(grid[row]) for row in range(rows)]
-        figure.text(0.02, 0.965 if rows == 2 else 0.945, title, fontsize=10.5, weight="bold")
-        figure.text(0.02, 0.928 if rows == 2 else 0.885, caption, fontsize=8, color=style.MUTED)
-        for ax, panel in zip(axes, data.panels, strict=True):
-            _scale(ax, data)
-            handles = _draw_panel(ax, data, panel)
-            below = write_numbers(figure, ax, data) if ax is axes[0] else 1.02
-            add_legend(ax, handles, below)
-            note_beyond(ax, data, panel)
-        for ax in axes[:-1]:
-            ax.tick_params(labelbottom=False)
-        axes[-1].set_xlabel(
-            f"{data.key.site} value" if data.key.site != "act" else "activation value"
-        )
-        _label_band(axes[0], data)
-        if rows == 2 and data.moved:
+    with style.styled(width) as sheet:
+        lines = [Line.title(title), Line(caption)]
+        draw = _draw_narrow if sheet.is_narrow else _draw_wide
+        figure, axes = draw(data, Heading(lines, sheet.or_width(8.0)), sheet)
+        if len(axes) == 2 and data.moved:
             draw_arrows(figure, axes, data, _floor(data))
         return figure
+
+
+def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
+    """Draw the panels with the numbers in a column beside them."""
+    inches = sheet.or_width(8.0)
+    panel, rows = data.panels[0], list(_numbers(data))
+    usual = (2.0 if len(data.panels) == 2 else 2.25) * (1.0 if sheet.width is None else 0.8)
+    lines = len(_legend_words(data, panel)) + len(_beyond(data, panel))
+    needed = table_height(rows, _RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
+    figure, axes = panels(
+        heading,
+        [max(usual, needed)] * len(data.panels),
+        width=inches,
+        left=0.68,
+        right=sheet.column + 0.24,
+        above=0.33,
+        gap=0.28,
+        below=0.5,
+    )
+    handles = _draw_panels(axes, data)
+    fit_left(figure, axes)
+    left, box = inches - sheet.column, axes[0].get_position()
+    top = (1 - box.y1) * figure.get_figheight()
+    ends = number_table(
+        figure, _heads(data), rows, left=left, right=inches - 0.12, top=top, ruled=_RULED
+    )
+    below = (1 - ends / figure.get_figheight() - box.y0) / box.height
+    for ax, own, panel in zip(axes, handles, data.panels, strict=True):
+        add_legend(ax, own, below if ax is axes[0] else 1.02)
+        write_beside(ax, _beyond(data, panel), gid="beyond")
+    return figure, axes
+
+
+def _draw_narrow(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
+    """Draw the panels with legend and numbers below them."""
+    inches = sheet.or_width(8.0)
+    rows = [*_numbers(data), *_beyond_rows(data)]
+    words = [word for panel in data.panels for word in _legend_words(data, panel)]
+    used = rows_height(words, inches - EDGE - 0.1)
+    figure, axes = panels(
+        heading,
+        [1.2] * len(data.panels),
+        width=inches,
+        left=0.6,
+        right=0.1,
+        above=0.26,
+        below=0.5 + used + table_height(rows, _RULED),
+    )
+    handles = [handle for own in _draw_panels(axes, data) for handle in own]
+    fit_left(figure, axes)
+    foot = (1 - axes[-1].get_position().y0) * figure.get_figheight()
+    legend_in_figure(figure, handles, words, left=EDGE, top=foot + 0.42)
+    number_table(
+        figure, _heads(data), rows, left=EDGE, right=inches - EDGE, top=foot + 0.47 + used,
+        ruled=_RULED,
+    )  # fmt: skip
+    return figure, axes
+
+
+def _legend_words(data: PairedBins, panel: Panel) -> list[str]:
+    """Return what the legend of a panel tells, in the order drawn."""
+    words = []
+    if panel.moved is not None:
+        words.append("received" if panel.phase == "after" else "moves away")
+    if _outline(data, panel) is not None:
+        words.append(f"{_outlined(data, panel)}, for comparison")
+    return words
+
+
+def _draw_panels(axes: list[Axes], data: PairedBins) -> list[list[Artist]]:
+    """Draw every panel; return what its legend tells."""
+    handles = []
+    for ax, panel in zip(axes, data.panels, strict=True):
+        _scale(ax, data)
+        handles.append(_draw_panel(ax, data, panel))
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    axes[-1].set_xlabel(f"{data.key.site} value" if data.key.site != "act" else "activation value")
+    _label_band(axes[0], data)
+    return handles
+
+
+_RULED = ("n", "moved")
+
+
+def _heads(data: PairedBins) -> list[tuple[str, str]]:
+    return [(panel.phase, style.LINE[panel.phase]) for panel in data.panels]
+
+
+def _numbers(data: PairedBins) -> Iterator[Row]:
+    shown = data.panels
+    counts = [panel.count for panel in shown]
+    same = len(set(counts)) == 1
+    yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
+    yield "near zero", [percent(panel.near_zero) for panel in shown]
+    yield "std", [number(panel.std) for panel in shown]
+    yield "Gini", [number(panel.gini) for panel in shown]
+    if any(panel.nonfinite for panel in shown):
+        yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in shown]
+    if data.moved is not None:
+        share = percent(data.moved / max(shown[0].count, 1))
+        yield "moved", [f"k = {data.moved:,} ({share})"]
+
+
+def _beyond(data: PairedBins, panel: Panel) -> list[str]:
+    """Say how much lies outside of the window, and how far it goes."""
+    left, right = data.beyond(panel)
+    words = []
+    if left:
+        words.append(f"{percent(left / panel.count)} beyond ← min {number(panel.low)}")
+    if right:
+        words.append(f"{percent(right / panel.count)} beyond → max {number(panel.high)}")
+    return words
+
+
+def _beyond_rows(data: PairedBins) -> Iterator[Row]:
+    """Say the same in rows of the table."""
+    for side, name in enumerate(("beyond ←", "beyond →")):
+        counts = [data.beyond(panel)[side] for panel in data.panels]
+        if any(counts):
+            ends = [panel.high if side else panel.low for panel in data.panels]
+            yield (
+                name,
+                [
+                    f"{percent(count / panel.count)} to {number(end)}" if count else "–"
+                    for count, end, panel in zip(counts, ends, data.panels, strict=True)
+                ],
+            )
 
 
 def _heading(run: Run, data: PairedBins) -> str:
@@ -127,11 +247,11 @@ def _scale(ax: Axes, data: PairedBins) -> None:
     if data.log:
         ax.set_yscale("log", nonpositive="clip")
         ax.set_ylim(_LOG_FLOOR, peak * (peak / _LOG_FLOOR) ** (_HEADROOM - 1))
-        ax.set_ylabel("count per bin (log)")
+        ax.set_ylabel("values per bin (log)")
     else:
         ax.set_ylim(0, peak * _HEADROOM)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        ax.set_ylabel("count per bin")
+        ax.set_ylabel("values per bin")
     ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
@@ -150,8 +270,8 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
         rest = np.maximum(data.inside(panel.counts - panel.moved), floor)
         color = style.DARK[panel.phase]
         ax.stairs(counts, edges, baseline=rest, color=color, gid="moved", zorder=1.2, **bars)
-        word = "received" if panel.phase == "after" else "moves away"
-        handles.append(Rectangle((0, 0), 1, 1, color=color, linewidth=0, label=word))
+        label = _legend_words(data, panel)[0]
+        handles.append(Rectangle((0, 0), 1, 1, color=color, linewidth=0, label=label))
     other = _outline(data, panel)
     if other is not None:
         shown = np.maximum(data.inside(other), floor)
@@ -163,16 +283,17 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
             linewidth=0.7,
             zorder=1.4,
             gid="outline",
-            label=f"{_outlined(data, panel)}, for comparison",
+            label=_legend_words(data, panel)[-1],
         )
         handles.append(line)
+    outside = style.sheet().is_narrow
     ax.text(
-        0.012,
-        0.975,
+        0.0 if outside else 0.012,
+        1.02 if outside else 0.975,
         panel.phase,
         transform=ax.transAxes,
-        va="top",
-        fontsize=9.5,
+        va="bottom" if outside else "top",
+        fontsize=style.size("phase"),
         weight="bold",
         color=style.LINE[panel.phase],
     )
@@ -204,7 +325,7 @@ def _label_band(ax: Axes, data: PairedBins) -> None:
             f"near zero: |x| < ε = {number(data.eps)}",
             ha="center",
             va="bottom",
-            fontsize=7.5,
+            fontsize=style.size("note"),
             color=style.MUTED,
             transform=ax.get_xaxis_transform(),
         )

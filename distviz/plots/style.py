@@ -5,10 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from distviz.plots.lettering import FAMILY
+from distviz.plots.sheets import SCREEN, Sheet, sheet_named
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = [
     "BAND",
@@ -19,7 +25,10 @@ __all__ = [
     "LINE",
     "MUTED",
     "blank",
+    "figure_of",
+    "sheet",
     "short_count",
+    "size",
     "styled",
 ]
 
@@ -35,10 +44,7 @@ DARK = {"before": "#00416b", "arriving": "#00416b", "after": "#8f3a00"}
 
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8.5,
+    "font.sans-serif": [FAMILY],
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.linewidth": 0.7,
@@ -54,8 +60,6 @@ RC: dict[Any, Any] = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "xtick.major.size": 3,
@@ -63,7 +67,6 @@ RC: dict[Any, Any] = {
     "ytick.minor.size": 1.5,
     "xtick.direction": "out",
     "legend.frameon": False,
-    "legend.fontsize": 8,
     "figure.facecolor": "white",
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -74,20 +77,63 @@ RC: dict[Any, Any] = {
     "ps.fonttype": 42,
     "path.simplify": True,
 }
-"""Drawn with Matplotlib's defaults and these, whatever the user's own matplotlibrc says."""
+"""Drawn with Matplotlib's defaults and these, whatever the user's own matplotlibrc says.
 
+Fonts go into PDF as TrueType (42), not as Type 3, which some publishers refuse. In SVG text is
+drawn as outlines: an SVG has no way to carry a font that every viewer takes, and with another
+font in its place words would run into each other.
+"""
 
 _LOCK = threading.RLock()
+_sheet = SCREEN
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(width: str | None = None) -> Iterator[Sheet]:
     """Draw or save under the style of distviz and nobody else's; one thread at a time.
 
-    Matplotlib keeps its settings in one place for all threads.
+    Matplotlib keeps its settings in one place for all threads; the sheet is one more of them.
+
+    Parameters
+    ----------
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
+
+    Raises
+    ------
+    RequestError
+        If there is no such width.
     """
-    with _LOCK, mpl.rc_context({**_BASE, **RC}):
-        yield
+    global _sheet  # noqa: PLW0603 -- guarded by the lock, like Matplotlib's own settings
+    chosen = sheet_named(width)
+    with _LOCK, mpl.rc_context({**_BASE, **RC, **_sizes(chosen)}):
+        before, _sheet = _sheet, chosen
+        try:
+            yield chosen
+        finally:
+            _sheet = before
+
+
+def sheet() -> Sheet:
+    """Return the sheet that is drawn on."""
+    return _sheet
+
+
+def size(kind: str) -> float:
+    """Return a size in points on the sheet that is drawn on, see `Sheet`."""
+    return _sheet.sizes[kind]
+
+
+def _sizes(chosen: Sheet) -> dict[Any, Any]:
+    sizes = chosen.sizes
+    return {
+        "font.size": sizes["label"],
+        "axes.titlesize": sizes["panel"],
+        "axes.labelsize": sizes["label"],
+        "xtick.labelsize": sizes["tick"],
+        "ytick.labelsize": sizes["tick"],
+        "legend.fontsize": sizes["tick"],
+    }
 
 
 _BASE: dict[Any, Any] = {
@@ -98,6 +144,13 @@ _BASE: dict[Any, Any] = {
 def blank(width: float, height: float) -> Figure:
     """Return an empty figure, in inches."""
     return Figure(figsize=(width, height))
+
+
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure that a panel stands in."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def short_count(value: float, _: object = None) -> str:

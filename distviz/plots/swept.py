@@ -11,71 +11,127 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+from numpy.typing import NDArray
 
 from distviz.plots import style
+from distviz.plots.headings import Heading, Line
+from distviz.plots.layout import (
+    extra_title,
+    legend_over,
+    panel_title,
+    place_apart,
+    room_of,
+    rows_height,
+    scale_beside,
+    shrink_for_scale,
+    thinned,
+)
+from distviz.plots.lettering import text_width
 from distviz.sweep_results import NAMED, Sweep, pareto, setting_name
-from distviz.wording import number
+from distviz.wording import number, sample_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-__all__ = ["sweep_by_layer", "sweep_overview"]
+__all__ = ["COLORS", "MARKERS", "plain_ticks", "sweep_overview", "varied"]
 
 _MOST_BLOCKS = 4
 """Heatmaps for so many alternatives of layers, mode and redistribution; the scatter shows all."""
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-_MARKERS = "osD^vP*X"
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+MARKERS = "osD^vP*X"
 _APART = ["redistribution", "layers", "mode"]
 
 
-def sweep_overview(sweep: Sweep, title: str) -> Figure:
+def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Figure:
     """Draw heatmaps of what each setting removes and costs, and the trade-off with its front.
 
-    One row of heatmaps for each alternative of layers, mode and redistribution (the first four).
+    Two heatmaps for each alternative of layers, mode and redistribution (the first four). ``width``
+    is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
-    blocks = list(sweep.table.groupby(_APART, sort=False, dropna=False))
-    with style.styled():
-        rows = min(len(blocks), _MOST_BLOCKS)
-        tall = max(len(_cells(part).rows) for _, part in blocks[:rows])
-        block_height = 0.85 + 0.3 * max(tall, 2)
-        figure = style.blank(7.2, 0.95 + rows * block_height + 3.3)
+    groups = sweep.table.groupby(_APART, sort=False, dropna=False)
+    blocks = [(_block_name(name, sweep.table), part) for name, part in groups][:_MOST_BLOCKS]
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(7.2)
+        heading = _heading(sweep, title, inches)
+        columns = 1 if sheet.is_narrow else 2
+        maps, each = _map_places(blocks, heading, columns, inches)
+        legend = rows_height(_legend_names(sweep), inches - 0.9)
+        split = maps[-1][1] + maps[-1][2] + 0.5 + 0.16 + legend
+        tall = 1.9 if sheet.is_narrow else 2.6
+        figure = style.blank(inches, split + tall + 0.5)
+        heading.write(figure)
         height = figure.get_figheight()
-        top = 1 - 0.8 / height
-        split = top - rows * block_height / height
-        heat = figure.add_gridspec(
-            rows, 2, left=0.11, right=0.965, top=top, bottom=split + 0.55 / height, hspace=0.85
-        )
         limits = _limits(sweep.table)
-        for row, (name, part) in enumerate(blocks[:rows]):
-            pair = [figure.add_subplot(heat[row, column]) for column in (0, 1)]
-            where = _block_name(name, sweep.table)
-            _heatmap(pair[0], part, "near_zero_removed", limits[0], f"near-zero removed{where}")
-            _heatmap(pair[1], part, "kl", limits[1], f"KL, nats{where}")
-            _mark(pair, part, sweep.recommendation.row)
-        scatter = figure.add_gridspec(
-            1, 1, left=0.11, right=0.965, top=split - 0.25 / height, bottom=0.48 / height
-        )
-        _trade_off(figure.add_subplot(scatter[0]), sweep)
-        _headline(figure, sweep, title)
+        axes = [
+            figure.add_axes((x / inches, 1 - (y + high) / height, each / inches, high / height))
+            for x, y, high in maps
+        ]
+        for (where, part), pair in zip(
+            blocks, zip(axes[::2], axes[1::2], strict=True), strict=True
+        ):
+            _heatmap(pair[0], part, "near_zero_removed", limits[0], where)
+            _heatmap(pair[1], part, "kl", limits[1], where)
+            _mark(list(pair), part, sweep.recommendation.row)
+        box = (0.75 / inches, 0.5 / height, 1 - 0.9 / inches, tall / height)
+        _trade_off(figure.add_axes(box), sweep)
         return figure
 
 
-def _headline(figure: Figure, sweep: Sweep, title: str) -> None:
-    height = figure.get_figheight()
-    figure.text(0.02, 1 - 0.24 / height, title, fontsize=10.5, weight="bold")
+Place = tuple[float, float, float]
+"""Left, top and height of a panel, in inches from the upper left corner."""
+_MAP_NAMES = {"near_zero_removed": "near-zero removed, percentage points", "kl": "KL, nats"}
+
+
+def _map_places(
+    blocks: list[tuple[str, pd.DataFrame]], heading: Heading, columns: int, width: float
+) -> tuple[list[Place], float]:
+    """Return the places of the heatmaps, two a block, and their width."""
+    cells = [_cells(part) for _, part in blocks]
+    left = 0.2 + max(text_width(word, style.size("tick")) for one in cells for word in one.rows)
+    each = width / columns - left - 0.16
+    titles = [f"{name}{where}" for where, _ in blocks for name in _MAP_NAMES.values()]
+    above = 0.22 + extra_title(titles, each)
+    y, places = heading.height + 0.1, []
+    for one in cells:
+        high = 0.3 * max(len(one.rows), 2) if columns == 2 else 0.22 * max(len(one.rows), 2)
+        for index in range(2):
+            if index == 0 or columns == 1:
+                y += above
+            places.append((left + (index * width / 2 if columns == 2 else 0.0), y, high))
+            if columns == 1 or index == 1:
+                y += high + 0.42
+    return places, each
+
+
+def _heading(sweep: Sweep, title: str, width: float) -> Heading:
     found = sweep.recommendation
     if found.row is None:
         text = found.reason
     else:
-        name = setting_name(sweep.table.iloc[found.row], _varied(sweep.table))
+        name = setting_name(sweep.table.iloc[found.row], varied(sweep.table))
         text = f"largest redistribution within KL {sweep.budget_kl:g}: {name} (outlined)"
-    figure.text(0.02, 1 - 0.44 / height, text, fontsize=8, color=style.MUTED)
+    return Heading(
+        [Line.title(f"{title} · sweep · act"), Line(_measured(sweep)), Line(text)], width
+    )
 
 
-def _varied(table: pd.DataFrame) -> list[str]:
+def _measured(sweep: Sweep) -> str:
+    """Say what was measured, and how often."""
+    seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
+    often = f"means and standard deviations over {seeds} seeds" if seeds > 1 else ""
+    return " · ".join(filter(None, [sample_name(sweep), often]))
+
+
+def varied(table: pd.DataFrame) -> list[str]:
     """Return the naming columns that differ, or c and p1 where none does."""
     names = [name for name in NAMED if len(table[name].drop_duplicates()) > 1]
     return names or ["c", "fraction", "p1"]
@@ -131,7 +187,7 @@ def _limits(table: pd.DataFrame) -> list[Normalize]:
     ]
 
 
-def _heatmap(ax: Axes, part: pd.DataFrame, quantity: str, limits: Normalize, heading: str) -> None:
+def _heatmap(ax: Axes, part: pd.DataFrame, quantity: str, limits: Normalize, where: str) -> None:
     cells = _cells(part)
     rows, columns = cells.rows, cells.columns
     values = np.full((len(rows), len(columns)), np.nan)
@@ -141,21 +197,38 @@ def _heatmap(ax: Axes, part: pd.DataFrame, quantity: str, limits: Normalize, hea
     image = ax.pcolormesh(
         np.arange(len(columns) + 1), np.arange(len(rows) + 1), values, norm=limits, cmap=colors
     )
-    for row, column in np.argwhere(np.isfinite(values)):
-        value = values[row, column]
-        text = f"{100 * value:.1f}" if quantity == "near_zero_removed" else number(value, 2)
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        color = "white" if dark else style.INK
-        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5, color=color)
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    _write_cells(ax, image, values, quantity)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, thinned(ax, columns))
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     ax.tick_params(length=0)
-    ax.set_xlabel("p1")
-    unit = ", percentage points" if quantity == "near_zero_removed" else ""
-    ax.set_title(heading.replace("removed", f"removed{unit}", 1), loc="left", fontsize=8.5)
+    ax.set_xlabel("p1", labelpad=1)
+    panel_title(ax, f"{_MAP_NAMES[quantity]}{where}")
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
+
+
+def _write_cells(ax: Axes, image: QuadMesh, values: NDArray[np.float64], quantity: str) -> None:
+    """Write the numbers into their cells, or a scale beside where they are too wide."""
+    points = min(style.size("note"), 7.5)
+    texts = {
+        (int(row), int(column)): f"{100 * values[row, column]:.1f}"
+        if quantity == "near_zero_removed"
+        else number(values[row, column], 2)
+        for row, column in np.argwhere(np.isfinite(values))
+    }
+    width = room_of(ax)
+    widest = max((text_width(text, points) for text in texts.values()), default=0.0)
+    if widest > 0.95 * width / values.shape[1]:
+        shrink_for_scale(ax)
+        scale_beside(ax, image)
+        return
+    for (row, column), text in texts.items():
+        red, green, blue, _ = image.cmap(image.norm(values[row, column]))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        ax.text(
+            column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=points,
+            color="white" if dark else style.INK,
+        )  # fmt: skip
 
 
 def _mark(pair: list[Axes], part: pd.DataFrame, row: int | None) -> None:
@@ -171,6 +244,13 @@ def _mark(pair: list[Axes], part: pd.DataFrame, row: int | None) -> None:
         )
 
 
+def _legend_names(sweep: Sweep) -> list[str]:
+    """Return what the legend of the trade-off tells, at most."""
+    groups = sweep.table.groupby(_APART, sort=False, dropna=False)
+    names = [_block_name(name, sweep.table).removeprefix(" · ") for name, _ in groups]
+    return [*filter(None, names), "Pareto front", f"budget {sweep.budget_kl:g}"]
+
+
 def _trade_off(ax: Axes, sweep: Sweep) -> None:
     table = sweep.table[sweep.table["kl"].notna()]
     least = table.loc[table["kl"] > 0, "kl"].min() if (table["kl"] > 0).any() else 1e-6
@@ -178,48 +258,32 @@ def _trade_off(ax: Axes, sweep: Sweep) -> None:
         label = _block_name(name, sweep.table).removeprefix(" · ") or None
         cost = part["kl"].clip(lower=least / 2)
         ax.errorbar(
-            cost,
-            part["near_zero_removed"],
-            xerr=_spread(part["kl_spread"], cost),
-            yerr=part["near_zero_removed_spread"].fillna(0),
-            linestyle="none",
-            markersize=5,
-            elinewidth=0.8,
-            label=label,
-            color=_COLORS[order % 8],
-            marker=_MARKERS[order % 8],
-        )
+            cost, part["near_zero_removed"], xerr=_spread(part["kl_spread"], cost),
+            yerr=part["near_zero_removed_spread"].fillna(0), linestyle="none", markersize=5,
+            elinewidth=0.8, label=label, color=COLORS[order % 8], marker=MARKERS[order % 8],
+        )  # fmt: skip
     front = table.loc[pareto(table)]
     if len(front) > 1:
         ax.plot(
-            front["kl"].clip(lower=least / 2),
-            front["near_zero_removed"],
-            drawstyle="steps-post",
-            color=style.MUTED,
-            linewidth=0.9,
-            zorder=0,
+            front["kl"].clip(lower=least / 2), front["near_zero_removed"],
+            drawstyle="steps-post", color=style.MUTED, linewidth=0.9, zorder=0,
             label="Pareto front",
-        )
-    ax.axvline(sweep.budget_kl, color=style.INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        )  # fmt: skip
+    ax.axvline(
+        sweep.budget_kl, color=style.INK, linewidth=0.8, linestyle=(0, (4, 3)),
+        label=f"budget {sweep.budget_kl:g}",
+    )  # fmt: skip
     ax.set_xscale("log")
-    _plain_ticks(ax.xaxis)
-    _name_front(ax, sweep, front, least)
-    ax.annotate(
-        f" budget {sweep.budget_kl:g}",
-        (sweep.budget_kl, 1),
-        xycoords=("data", "axes fraction"),
-        va="bottom",
-        ha="center",
-        fontsize=7.5,
-        color=style.INK,
-    )
+    plain_ticks(ax.xaxis)
+    ax.xaxis.set_major_locator(LogLocator(numticks=5))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-    ax.set_ylabel("near-zero removed, percentage points")
+    narrow = style.sheet().is_narrow
+    ax.set_ylabel("near-zero removed, points" if narrow else "near-zero removed, percentage points")
     ax.set_xlabel("KL of next-token distributions, nats")
     ax.grid(color=style.GRID, linewidth=0.6)
     ax.margins(x=0.12, y=0.14)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="best", fontsize=7.5)
+    _name_front(ax, sweep, front, least)
+    legend_over(ax)
 
 
 def _spread(spread: pd.Series[float], middle: pd.Series[float]) -> Any:
@@ -228,105 +292,22 @@ def _spread(spread: pd.Series[float], middle: pd.Series[float]) -> Any:
     return np.vstack([down, spread.fillna(0)])
 
 
-def _plain_ticks(axis: Axis) -> None:
+def plain_ticks(axis: Axis) -> None:
     """Write the ticks of a log axis as plain numbers."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def _name_front(ax: Axes, sweep: Sweep, front: pd.DataFrame, least: float) -> None:
-    """Write the names of the settings on the front beside their points."""
-    varied = [name for name in _varied(sweep.table) if name not in _APART]
-    for _, row in front.iterrows():
-        at_end = row["kl"] > sweep.budget_kl or row["kl"] == front["kl"].max()
-        ax.annotate(
-            setting_name(row, varied or ["c", "fraction"]),
-            (max(row["kl"], least / 2), row["near_zero_removed"]),
-            xytext=(-5, 4) if at_end else (5, -9),
-            ha="right" if at_end else "left",
-            textcoords="offset points",
-            fontsize=7,
-            color=style.MUTED,
+    """Write the names of the settings on the front beside their points, the recommended first."""
+    told = [name for name in varied(sweep.table) if name not in _APART]
+    chosen = sweep.recommendation.row
+    ranked = sorted(front.index, key=lambda index: (index != chosen, -front.loc[index, "kl"]))
+    named = [
+        (
+            setting_name(front.loc[index], told or ["c", "fraction"]),
+            (max(front.loc[index, "kl"], least / 2), front.loc[index, "near_zero_removed"]),
         )
-
-
-_CURVES = {
-    "near_zero_removed": "near-zero removed, percentage points",
-    "kl": "KL of next-token distributions, nats",
-    "loss_change": "change of the loss, nats",
-    "top1_agreement": "top-1 agreement, %",
-    "last_wasserstein_normalized": "Wasserstein distance / std at the last layer",
-}
-
-
-def sweep_by_layer(sweep: Sweep, title: str) -> Figure:
-    """Draw what the redistribution in each layer alone removes and costs, layer by layer."""
-    table = sweep.table.assign(
-        layer=sweep.table["layers"].astype(int),
-        loss_change=sweep.table["loss_after"] - sweep.table["loss_before"],
-    )
-    kinds = list(table.groupby([n for n in NAMED if n != "layers"], sort=False, dropna=False))
-    with style.styled():
-        curves = [name for name in _CURVES if table[name].notna().any()]
-        figure = style.blank(7.2, 1.15 + 1.35 * len(curves))
-        height = figure.get_figheight()
-        grid = figure.add_gridspec(
-            len(curves),
-            1,
-            left=0.11,
-            right=0.975,
-            top=1 - 0.78 / height,
-            bottom=0.45 / height,
-            hspace=0.42,
-        )
-        axes = [figure.add_subplot(grid[row]) for row in range(len(curves))]
-        for ax, name in zip(axes, curves, strict=True):
-            _curve(ax, name, kinds, sweep)
-            ax.tick_params(labelbottom=ax is axes[-1])
-        if len(kinds) > 1:
-            axes[0].legend(loc="best", fontsize=7, ncols=min(len(kinds), 3))
-        axes[-1].set_xlabel("layer")
-        figure.text(0.02, 1 - 0.24 / height, title, fontsize=10.5, weight="bold")
-        figure.text(0.02, 1 - 0.44 / height, _by_layer_note(sweep), fontsize=8, color=style.MUTED)
-        return figure
-
-
-def _by_layer_note(sweep: Sweep) -> str:
-    first = sweep.table.iloc[0]
-    own = setting_name(first, ["redistribution", "c", "fraction", "p1", "mode"])
-    one = len(sweep.table.groupby([n for n in NAMED if n != "layers"], dropna=False)) == 1
-    within = sweep.table["kl"] <= sweep.budget_kl
-    note = f"{own}, in one layer at a time" if one else "each setting in one layer at a time"
-    return f"{note} · within KL {sweep.budget_kl:g}: {int(within.sum())} of {len(within)}"
-
-
-def _curve(ax: Axes, name: str, kinds: list[Any], sweep: Sweep) -> None:
-    varied = [column for column in _varied(sweep.table) if column != "layers"]
-    for place, (_, part) in enumerate(kinds):
-        color = _COLORS[place % 8]
-        label = setting_name(part.iloc[0], varied) if varied else None
-        ax.plot(part["layer"], part[name], "-", color=color, linewidth=0.8, alpha=0.6)
-        ax.errorbar(
-            part["layer"],
-            part[name],
-            yerr=part[f"{name}_spread"].fillna(0) if f"{name}_spread" in part else None,
-            linestyle="none",
-            marker=_MARKERS[place % 8],
-            markersize=3.6,
-            elinewidth=0.8,
-            color=color,
-            label=label,
-        )
-    values = np.concatenate([part[name].to_numpy(dtype=float) for _, part in kinds])
-    if name in ("kl", "last_wasserstein_normalized") and (values > 0).all():
-        ax.set_yscale("log")
-        _plain_ticks(ax.yaxis)
-    if name == "kl":
-        ax.axhline(sweep.budget_kl, color=style.INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    if name in ("near_zero_removed", "top1_agreement"):
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-    if name == "loss_change":
-        ax.axhline(0, color=style.MUTED, linewidth=0.7)
-    ax.set_title(_CURVES[name], loc="left", pad=3, fontsize=8.5)
-    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        for index in ranked
+    ]
+    place_apart(ax, named, style.MUTED)

@@ -13,8 +13,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 
 from distviz.errors import RequestError
 from distviz.plots import style
+from distviz.plots.headings import Heading, Line
+from distviz.plots.layout import (
+    extra_title,
+    fit_left,
+    legend_above,
+    legend_height,
+    panel_title,
+    panels,
+    place_apart,
+)
 from distviz.whatifs import least_first
-from distviz.wording import model_name, percent, place_name
+from distviz.wording import layer_axis, model_name, percent, place_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +43,10 @@ _LEVELS = ("#56a0c8", "#009e73", "#b8860b", "#d55e00")
 """Colours of the levels drawn by layer, after Okabe and Ito."""
 
 
-def zeros_kept(asked: WhatIf, site: str = "act") -> Figure:
+def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
     """Draw the energy kept against the share of zeros, and both energy and threshold by layer.
+
+    ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
 
     Raises
     ------
@@ -44,34 +56,36 @@ def zeros_kept(asked: WhatIf, site: str = "act") -> Figure:
     levels = asked.levels(site)
     if not levels:
         raise RequestError(f"the whatif folder holds no levels of sparsity at site '{site}'")
-    with style.styled():
-        figure = style.blank(7.2, 7.4)
-        height = figure.get_figheight()
-        upper = figure.add_gridspec(
-            1, 1, left=0.105, right=0.975, top=1 - 0.75 / height, bottom=3.95 / height
-        )
-        lower = figure.add_gridspec(
-            2, 1, left=0.105, right=0.975, top=3.2 / height, bottom=0.45 / height, hspace=0.3
-        )
-        curves, kept, thresholds = (
-            figure.add_subplot(one) for one in (upper[0], lower[0], lower[1])
-        )
-        _draw_curves(curves, asked, site)
-        chosen = _spread(levels)
+    chosen = _spread(levels)
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(7.2)
+        labels = [f"{100 * level:g} % zeros" for level in chosen] + asked.phases(site)[1:2]
+        room = inches - 0.98
+        over = extra_title((_CURVES_TITLE, _THRESHOLDS_TITLE), room)
+        tall, low = (1.7, 0.85) if sheet.is_narrow else (2.7, 1.2)
+        figure, axes = panels(
+            _heading(asked, site, chosen, inches), [tall, low, low], width=inches, left=0.76,
+            right=0.22,
+            above=0.26 + over, gap=[0.66 + legend_height(labels, room), 0.34 + over],
+        )  # fmt: skip
+        curves, kept, thresholds = axes
         _draw_by_layer(kept, asked, site, chosen, "l2_kept")
         kept.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
-        kept.set_title("energy kept, by layer", loc="left", pad=3, fontsize=8.5)
-        kept.legend(
-            loc="lower right", ncols=6, bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1,
-            handlelength=1.6, columnspacing=1.2,
-        )  # fmt: skip
         _draw_by_layer(thresholds, asked, site, chosen, "threshold")
-        _scale_thresholds(thresholds)
-        thresholds.set_xlabel("layer")
+        thresholds.set_xlabel(layer_axis(asked))
         kept.tick_params(labelbottom=False)
-        figure.align_ylabels()
-        _write(figure, asked, site, chosen)
+        _scale_thresholds(thresholds)
+        _draw_curves(curves, asked, site)
+        fit_left(figure, axes)
+        panel_title(kept, "energy kept, by layer")
+        legend_above(kept, *kept.get_legend_handles_labels(), columns=6)
+        panel_title(curves, f"{_CURVES_TITLE}, {asked.phases(site)[0]}")
+        _name_changed(curves)
         return figure
+
+
+_CURVES_TITLE = "energy kept: sum of x² that is left"
+_THRESHOLDS_TITLE = "threshold: largest magnitude made zero, by layer"
 
 
 def _spread(levels: list[float]) -> list[float]:
@@ -80,16 +94,17 @@ def _spread(levels: list[float]) -> list[float]:
     return sorted(levels[::-1][::step][:_BY_LAYER])
 
 
-def _write(figure: Figure, asked: WhatIf, site: str, chosen: list[float]) -> None:
-    height = figure.get_figheight()
-    title = f"{model_name(asked)} · smallest magnitudes made zero · {site}"
-    figure.text(0.02, 1 - 0.24 / height, title, fontsize=10.5, weight="bold")
+def _heading(asked: WhatIf, site: str, chosen: list[float], width: float) -> Heading:
     level = min(chosen, key=lambda one: abs(one - 0.5))
     rows = asked.thinned(site, level, asked.phases(site)[0])
     least = least_first(rows, "l2_kept", _NAMED)
     named = (f"{place_name(row)} ({percent(row['l2_kept'])})" for row in least)
     words = f"At {100 * level:g} % zeros least energy is kept in layers {', '.join(named)}"
-    figure.text(0.02, 1 - 0.45 / height, words, fontsize=8.5, weight="bold", gid="least")
+    lines = [
+        Line.title(f"{model_name(asked)} · smallest magnitudes made zero · {site}"),
+        Line(words, "panel", style.INK, "bold", gid="least"),
+    ]
+    return Heading(lines, width)
 
 
 def _curves(asked: WhatIf, site: str, phase: str) -> dict[tuple[str, int], pd.DataFrame]:
@@ -122,8 +137,6 @@ def _draw_curves(ax: Axes, asked: WhatIf, site: str) -> None:
     ax.set_ylim(top=1.01)
     ax.grid(color=style.GRID, linewidth=0.6)
     ax.set_xlabel("values that are zero", labelpad=1)
-    title = f"energy kept: sum of x² that is left, {first}"
-    ax.set_title(title, loc="left", pad=3, fontsize=8.5)
     if ends[0] < ends[1]:
         _add_depth(ax, ScalarMappable(scale, colors))
 
@@ -135,7 +148,7 @@ def _draw_changed(
     phase: str,
 ) -> None:
     """Draw the layers whose curve is another in a second phase."""
-    label = f"{phase}, where it differs by more than {100 * _TOLD_APART:g} %"
+    label = f"{phase}, where more than {100 * _TOLD_APART:g} % apart"
     for place, rows in changed.items():
         same = curves.get(place)
         if same is not None and np.allclose(
@@ -146,14 +159,20 @@ def _draw_changed(
             rows["zeros"], rows["l2_kept"], color=style.LINE["after"], linewidth=1.4,
             linestyle=(0, (4, 2)), label=label, gid=f"layer-{place[1]}-{phase}", zorder=4,
         )  # fmt: skip
-        last = rows.iloc[-1]
-        ax.annotate(
-            f"layer {place[1]}", (last["zeros"], last["l2_kept"]), xytext=(4, 0),
-            textcoords="offset points", fontsize=7.5, color=style.DARK["after"], va="center",
-        )  # fmt: skip
         label = "_"
     if label == "_":
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.2))
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.25), handlelength=1.6)
+
+
+def _name_changed(ax: Axes) -> None:
+    """Name the layers of the dashed curves at their ends, where there is room."""
+    named = []
+    for line in ax.get_lines():
+        words = str(line.get_gid()).split("-")
+        if words[0] == "layer" and line.get_linestyle() == "--":
+            x, y = (np.asarray(data, float) for data in line.get_data())
+            named.append((f"layer {words[1]}", (float(x[-1]), float(y[-1]))))
+    place_apart(ax, named, style.DARK["after"])
 
 
 def _add_depth(ax: Axes, mappable: ScalarMappable) -> None:
@@ -161,8 +180,8 @@ def _add_depth(ax: Axes, mappable: ScalarMappable) -> None:
     bar = ax.figure.colorbar(mappable, cax=place, orientation="horizontal")
     bar.outline.set_visible(False)
     bar.ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    bar.ax.tick_params(labelsize=7, length=2, pad=1)
-    bar.ax.set_title("layer", fontsize=7.5, pad=2, loc="left", color=style.MUTED)
+    bar.ax.tick_params(labelsize=7.0, length=2, pad=1)
+    bar.ax.set_title("layer", fontsize=style.size("note"), pad=2, loc="left", color=style.MUTED)
 
 
 def _draw_by_layer(ax: Axes, asked: WhatIf, site: str, chosen: list[float], column: str) -> None:
@@ -174,12 +193,20 @@ def _draw_by_layer(ax: Axes, asked: WhatIf, site: str, chosen: list[float], colu
                 ax.plot(
                     rows["layer"], rows[column], color=color, gid=f"{column}-{level:g}-{phase}",
                     linewidth=1.2 if is_first else 0.0, marker="o" if is_first else "D",
-                    markersize=3 if is_first else 5, markeredgewidth=0.8,
+                    markersize=(3 if is_first else 5) * style.sheet().marks, markeredgewidth=0.8,
                     markerfacecolor=color if is_first else "none",
                     label=f"{100 * level:g} % zeros" if is_first else "_",
                 )  # fmt: skip
     for phase in others[:1]:
-        ax.plot([], [], "D", color=style.INK, markerfacecolor="none", markersize=5, label=phase)
+        ax.plot(
+            [],
+            [],
+            "D",
+            color=style.INK,
+            markerfacecolor="none",
+            label=phase,
+            markersize=5 * style.sheet().marks,
+        )
     layers = asked.table.loc[asked.table["site"] == site, "layer"]
     spare = 0.5 if layers.min() < layers.max() else 1.5
     ax.set_xlim(layers.min() - spare, layers.max() + spare)
@@ -190,7 +217,7 @@ def _draw_by_layer(ax: Axes, asked: WhatIf, site: str, chosen: list[float], colu
 
 def _scale_thresholds(ax: Axes) -> None:
     """Take a logarithmic scale where the thresholds differ by orders."""
-    title = "threshold: the largest magnitude made zero, by layer"
+    title = _THRESHOLDS_TITLE
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size and positive.max() > 10 * positive.min():
@@ -198,4 +225,4 @@ def _scale_thresholds(ax: Axes) -> None:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
         title += " (log)"
-    ax.set_title(title, loc="left", pad=3, fontsize=8.5)
+    panel_title(ax, title)

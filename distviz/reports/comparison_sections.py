@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.commands import compare_command
 from distviz.reports.frames import compared_frames
 from distviz.reports.page import Block, Browser, Chart, Part, Prose, Section
 from distviz.reports.palette import DISTANCES
@@ -58,22 +58,13 @@ def comparison_part(comparison: Comparison, place: str = "", folder: str = "") -
         *_depth(comparison),
         Section("Every distance", [data_table("compare", comparison.table)]),
         *_rest(comparison),
-        provenance(manifest, _command(manifest, folder)),
+        provenance(manifest, compare_command(manifest, folder)),
     ]
     title = f"{a} against {b}" + (f" · {place}" if place else "")
     warnings = [str(one) for one in manifest.get("warnings") or []]
     verdict = str(manifest.get("verdict") or "")
     verdict = verdict[:1].upper() + verdict[1:]
     return Part(title, alignment(comparison), verdict, sections, warnings)
-
-
-def _command(manifest: dict[str, Any], folder: str) -> str:
-    if not folder:
-        return ""
-    sides = " ".join(shlex.quote(f"{folder}/{side}") for side in "ab")
-    phases = [f"--phase-{s} {manifest.get(f'phase_{s}')}" for s in "ab"]
-    phases = [words for words in phases if not words.endswith((" before", " None"))]
-    return " ".join(["distviz compare", sides, *phases])
 
 
 def _depth(comparison: Comparison) -> list[Section]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from distviz.filler_studies import QUANTITIES
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.commands import filler_command
 from distviz.reports.comparison_sections import interval_rows
 from distviz.reports.page import Block, Chart, Fold, Part, Prose, Section
 from distviz.reports.provenance import provenance
@@ -38,8 +39,11 @@ _TITLES = dict(
 _NOTE = "Bars: 95 % intervals over prompts. Filled marks: adjusted p below 0.05."
 
 
-def filler_part(study: FillerStudy, place: str = "") -> Part:
-    """Return everything the page says of a filler study; ``place`` names its folder."""
+def filler_part(study: FillerStudy, place: str = "", texts: str | None = None) -> Part:
+    """Return everything the page says of a filler study.
+
+    ``place`` names its folder; ``texts`` is where its prompts are kept, None where they are not.
+    """
     sites = list(dict.fromkeys(study.table["site"]))
     sections = [layer_section(study.runs[0], has_change=False)]
     for site in sites:
@@ -48,7 +52,7 @@ def filler_part(study: FillerStudy, place: str = "") -> Part:
     sections.append(Section("Every change", [data_table("filler", study.table)]))
     if len(study.attention):
         sections.append(Section("Attention", [data_table("attention", study.attention)]))
-    sections.append(provenance(study.manifest, ""))
+    sections.append(provenance(study.manifest, filler_command(study, texts)))
     title = f"{model_name(study.runs[0])}: {filler_name(study)}" + (f" · {place}" if place else "")
     warnings = [str(one) for one in study.manifest.get("warnings") or []]
     return Part(title, measured(study.manifest), study.verdict, sections, warnings)

@@ -12,6 +12,7 @@ from distviz.layer_drawing import layer_lines
 from distviz.plots.bylayer import layer_series
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.commands import run_command
 from distviz.reports.frames import paired_frames
 from distviz.reports.page import (
     Block,
@@ -24,7 +25,7 @@ from distviz.reports.page import (
     Prose,
     Section,
 )
-from distviz.reports.provenance import provenance, run_command
+from distviz.reports.provenance import provenance
 from distviz.reports.sentences import measured, run_verdict
 from distviz.runs import records
 from distviz.sites import SITES
@@ -85,7 +86,8 @@ def layer_section(run: Run, *, has_change: bool = True) -> Section:
     gated = bool(model.get("gated", "SiLU" in activation or "up" in seen))
     sites = [site for site in SITES if gated or site != "up"]
     has_change = has_change and bool(arm_layers(run))
-    drawing = "\n".join(layer_lines(sites, activation, gated=gated, has_rope=False))
+    has_rope = bool(model.get("rope"))
+    drawing = "\n".join(layer_lines(sites, activation, gated=gated, has_rope=has_rope))
     pieces = []
     for piece in re.split(r"(\[\w+\]|\bARM\b)", drawing):
         is_seen = piece.startswith("[") and piece[1:-1] in seen

@@ -9,6 +9,7 @@ import pandas as pd
 
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.commands import sweep_command
 from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Section
 from distviz.reports.provenance import provenance
 from distviz.reports.sentences import measured
@@ -40,7 +41,7 @@ def sweep_part(sweep: Sweep, place: str = "") -> Part:
     if found.command:
         sections.insert(0, Section("The setting to take", [Command(found.command)]))
     sections += [_trade_off(sweep), _tables(sweep)]
-    sections.append(provenance(sweep.manifest, ""))
+    sections.append(provenance(sweep.manifest, sweep_command(sweep)))
     name = str((sweep.manifest.get("model") or {}).get("name") or "model")
     title = f"{name}: sweep" + (f" · {place}" if place else "")
     n = len(sweep.table)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.commands import whatif_command
 from distviz.reports.page import Block, Chart, Part, Section
 from distviz.reports.provenance import provenance
 from distviz.reports.sentences import measured
@@ -32,7 +33,7 @@ def whatif_part(answers: WhatIf, place: str = "") -> Part:
         if blocks:
             sections.append(Section(f"By layer{named}", blocks, grid=True))
     sections.append(Section("Every answer", [data_table("whatif", answers.table)]))
-    sections.append(provenance(answers.manifest, ""))
+    sections.append(provenance(answers.manifest, whatif_command(answers)))
     title = f"{name}: what if" + (f" · {place}" if place else "")
     n = len(answers.table)
     verdict = (

@@ -71,7 +71,7 @@ def _part(folder: Path, is_one_of_several: bool) -> Part:
     if isinstance(measured, Run):
         return run_part(measured, name, _texts(folder))
     if isinstance(measured, FillerStudy):
-        return filler_part(measured, name)
+        return filler_part(measured, name, _texts(folder / "count_000"))
     return whatif_part(measured, name)
 
 

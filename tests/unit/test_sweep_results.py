@@ -17,7 +17,7 @@ from distviz import sweep_tables
 from distviz.alternatives import Grid, by_layer, combine
 from distviz.config import RunSettings
 from distviz.errors import RequestError
-from distviz.plots.swept import sweep_by_layer, sweep_overview
+from distviz.plots import sweep_by_layer, sweep_overview
 from distviz.sweep_results import QUANTITIES, Sweep, join_seeds, pareto
 
 if TYPE_CHECKING:
