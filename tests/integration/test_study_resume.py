@@ -12,10 +12,10 @@ from killed import killed_and_resumed, running, wait_for_a_state
 
 from distviz import collect, comparing, fillers
 from distviz.config import RunSettings
-from distviz.corpus import read_documents
 from distviz.passes import measure_batch
 from distviz.progress import Progress
 from distviz.states import StateFolder
+from distviz.texts import read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
