@@ -359,6 +359,12 @@ def _load(
             "try --dtype bfloat16, --device cpu or --stream",
         ) from error
     except Exception as error:
+        if options.device_map is not None and "offload_folder" in str(error):
+            raise RequestError(
+                f"'{checkpoint.source}' does not fit into the memory of the devices, and cannot "
+                "wait in its own files",
+                "try --stream instead of --device-map, or a smaller --dtype",
+            ) from error
         raise _unreadable(checkpoint, "model", error) from error
     return model.eval().requires_grad_(requires_grad=False), info
 
