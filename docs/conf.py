@@ -25,7 +25,6 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "extensions", "static"]
 nitpicky = True
-smartquotes = False  # two hyphens begin an option
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

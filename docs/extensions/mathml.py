@@ -11,8 +11,15 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 
+_BARS = ((r"\lvert", r"\left\lvert"), (r"\rvert", r"\right\rvert"))
+"""Bars that belong together, told as such: else browsers give both the room of an operator."""
+
+
 def _convert(node: nodes.Element, *, as_block: bool) -> str:
-    return tex2mathml(node.astext(), as_block=as_block)
+    text = node.astext()
+    for bar, paired in _BARS:
+        text = text.replace(bar, paired)
+    return tex2mathml(text, as_block=as_block)
 
 
 def _visit_inline(translator: Any, node: nodes.math) -> None:
