@@ -10,7 +10,6 @@ from typing import Any
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
-
 _BARS = ((r"\lvert", r"\left\lvert"), (r"\rvert", r"\right\rvert"))
 """Bars that belong together, told as such: else browsers give both the room of an operator."""
 
