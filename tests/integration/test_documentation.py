@@ -241,3 +241,10 @@ def test_the_command_reference_holds_every_option_and_example(tmp_path: Path) ->
             if word.startswith("--")
         } | {"--help"}  # fmt: skip
         assert all(text for _, text in entries)
+
+
+def test_the_python_reference_holds_every_public_name() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\.\. auto\w+:: distviz\.(?:errors\.)?(\w+)", text, re.MULTILINE))
+    listed |= set(re.findall(r"\b\w+Error\b", text))
+    assert set(distviz.__all__) <= listed
