@@ -50,6 +50,9 @@ napoleon_google_docstring = False
 # Unions that a parameter's text spells out, and what autodoc makes of nested generics.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|np|numpy|pd|pandas|matplotlib|nn|collections|contextlib|pathlib)\..*"),
-    ("py:.*", r"(Any|Path|Figure|DataFrame|NDArray|ArrayLike|Iterable|Iterator|Sequence|Tensor|u?(int|float)\d+)"),
+    (
+        "py:.*",
+        r"(Any|Path|Figure|DataFrame|NDArray|ArrayLike|Iterable|Iterator|Sequence|Tensor|u?(int|float)\d+)",
+    ),
     ("py:class", r"(Layers|StateFolder|distviz\.states\.StateFolder|dict\[str)"),
 ]
