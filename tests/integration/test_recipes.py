@@ -1,4 +1,4 @@
-"""The README's recipes: ARM inside a pipeline and inside an evaluation harness."""
+"""The recipes of the documentation: ARM inside a pipeline and inside an evaluation harness."""
 
 from __future__ import annotations
 

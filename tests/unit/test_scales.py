@@ -69,7 +69,7 @@ def brute_keep(x: np.ndarray, name: str, scale: float, zero_point: int) -> np.nd
 
 
 def brute_scale(x: np.ndarray, name: str, range_: str, percentile: float) -> tuple[float, int]:
-    """Scale and zero point by the definition in README, from raw values."""
+    """Scale and zero point by the definition in docs/maths.md, from raw values."""
     if range_ == "none":
         return 1.0, 0
     share = percentile if range_ == "percentile" else 100.0
