@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import TEXTS
 from killed import killed_and_resumed, running, wait_for_a_state
+from tiny_models import save_tiny
 
 from distviz import collect
 from distviz.config import RunSettings
@@ -82,6 +83,22 @@ def test_stopped_again_and_again(tmp_path: Path, steps: int, more: dict[str, Any
     assert _bytes(run, tmp_path / "resumed") == _bytes(whole, tmp_path / "whole")
     effects = [one.manifest["effect"] for one in (run, whole)]
     assert effects[0] == effects[1]
+
+
+def test_experts_stopped_again_and_again(tmp_path: Path, demo_folder: Path) -> None:
+    model = str(save_tiny("mixtral", tmp_path / "model", demo_folder))
+    whole, _ = _measure(tmp_path / "none", 10**6, resumes=False, model=model)
+    for _stops in range(50):
+        try:
+            run, begun = _measure(tmp_path / "states", 3, resumes=True, model=model)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert begun > 0
+    assert _bytes(run, tmp_path / "resumed") == _bytes(whole, tmp_path / "whole")
+    tables = [(tmp_path / name / "experts.csv").read_bytes() for name in ("resumed", "whole")]
+    assert tables[0] == tables[1]
+    assert tables[0].count(b"\n") > 4 * 4
 
 
 # Whole processes, killed ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tiny_models import save_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -189,6 +191,55 @@ def test_two_go_on_where_one_stopped(tmp_path: Path, alone: Path) -> None:
     _assert_same(out, alone)
 
 
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Path:
+    """A tiny mixture of experts."""
+    return save_tiny("mixtral", tmp_path_factory.mktemp("models") / "experts", demo_folder)
+
+
+@pytest.fixture(scope="module")
+def experts_alone(tmp_path_factory: pytest.TempPathFactory, experts: Path) -> Path:
+    """What one process finds in it."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    command = [sys.executable, "-m", "distviz", "run", str(experts), *SMALL, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def _assert_same_experts(out: Path, alone: Path) -> None:
+    _assert_same(out, alone)
+    tables = [(one / "experts.csv").read_bytes() for one in (out, alone)]
+    assert tables[0] == tables[1]
+    assert tables[0].count(b"\n") == 1 + 4 * 2 * 4  # layers, phases, experts
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_experts_are_the_same_whatever_the_number(
+    tmp_path: Path, experts: Path, experts_alone: Path, size: int
+) -> None:
+    args = ["run", experts, *SMALL, "--out", tmp_path / "out"]
+    with _by_hand([args] * size) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    _assert_same_experts(tmp_path / "out", experts_alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_experts_go_on(tmp_path: Path, experts: Path, experts_alone: Path, size: int) -> None:
+    out = tmp_path / "out"
+    args = ["run", experts, *SMALL, "--out", out, "--save-every", "0"]
+    with _by_hand([args] * 2) as processes:
+        _until_a_state(processes, tmp_path / "out.partial", 2)
+        processes[0].send_signal(signal.SIGKILL)
+        _complaints(processes)
+    with _by_hand([[*args, "--resume"]] * size) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    assert "starting afresh" not in errors[0]
+    _assert_same_experts(out, experts_alone)
+
+
 STREAMED = ["--stream", "--layers", "0,2"]
 
 
@@ -266,6 +317,56 @@ def test_an_exception_in_one_is_said_once(tmp_path: Path) -> None:
     assert said[0].endswith("OSError: [Errno 28] No space left on device")
     assert said[1] == "  run again with --debug to see where it happened"
     assert list(tmp_path.iterdir()) == []
+
+
+NO_SPACE = """
+import os
+from distviz import cli
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+if os.environ["RANK"] == "0":
+    {place} = full
+cli.main()
+"""
+
+
+def test_a_full_disk_where_the_first_keeps_its_state(tmp_path: Path, alone: Path) -> None:
+    args = ["run", *SMALL, "--out", tmp_path / "out", "--save-every", "0"]
+    program = NO_SPACE.format(place="os.fsync")
+    with _by_hand([args] * 2, program=("-c", program)) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    said = f"{tmp_path / 'out.partial'} cannot be written (No space left on device)"
+    assert sum(error.count(said) for error in errors) == 1
+    _assert_same(tmp_path / "out", alone)
+
+
+@pytest.mark.slow
+def test_a_full_disk_where_the_result_is_written(tmp_path: Path) -> None:
+    args = ["run", *SMALL, "--out", tmp_path / "out"]
+    program = "from distviz import runs\n" + NO_SPACE.format(place="runs.Run.write")
+    with _by_hand([args] * 2, program=("-c", program)) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [1, 1]
+    assert said[0] == "distviz: OSError: [Errno 28] No space left on device"
+    assert not [path for path in tmp_path.iterdir() if path.name != "out.partial"]
+
+
+def test_a_file_that_is_damaged_for_one_alone(tmp_path: Path, tiny_saved: Path) -> None:
+    for name in "ab":
+        shutil.copytree(tiny_saved, tmp_path / name / "model")
+    weights = tmp_path / "b" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    args = ["run", "model", *SMALL, "--out", tmp_path / "out"]
+    start = f"import os; os.chdir(os.path.join({str(tmp_path)!r}, 'ab'[int(os.environ['RANK'])])); "
+    program = ("-c", f"{start}from distviz import cli; cli.main()")
+    with _by_hand([args] * 2, program=program) as processes:
+        codes, said = _complaints(processes)
+    assert codes == [2, 2]
+    assert 1 <= len(said) <= 2, said
+    assert said[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
+    assert "model.safetensors" in said[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_are_named_before_anything_is_read(tmp_path: Path) -> None:
