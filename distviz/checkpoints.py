@@ -21,7 +21,7 @@ from distviz.shards import StoredTensor, damaged, read_json, read_tensors, shard
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DEMO", "Checkpoint", "fingerprint", "has_tokenizer", "locate"]
+__all__ = ["DEMO", "Checkpoint", "fingerprint", "has_tokenizer", "locate", "refuse_opened"]
 
 DEMO = "demo"
 
@@ -99,6 +99,15 @@ class Checkpoint:
         """Whether the configuration says that the weights are stored in a quantized form."""
         parts = (self.config, self.config.get("text_config") or {})
         return any(part.get("quantization_config") for part in parts)
+
+
+def refuse_opened(given: object, command: str) -> None:
+    """Raise RequestError if something else than a name or a path is to be opened."""
+    if not isinstance(given, str | Path):
+        raise RequestError(
+            f"distviz.{command} opens models itself, it was given a {type(given).__name__}",
+            "give its folder or hub id; distviz.watch observes a model that is open",
+        )
 
 
 def locate(

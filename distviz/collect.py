@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from distviz import kernels
+from distviz.checkpoints import refuse_opened
 from distviz.config import LayerSettings, RunSettings, build_settings
 from distviz.corpus import Batch, Corpus, make_batches, random_corpus, tokenize
 from distviz.errors import RequestError
@@ -32,7 +33,7 @@ from distviz.states import StateFolder
 from distviz.streamed_passes import CallStates, Keeping, stream_batches
 from distviz.texts import Document, read_documents
 from distviz.waiting import WaitingRoom
-from distviz.wrappers import entry_device
+from distviz.wrappers import as_written, entry_device
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "random_input", "run"]
 
@@ -74,6 +75,8 @@ def run(
     MeasurementError
         If the measurement fails on its way.
     """
+    if model is not None:
+        refuse_opened(model, "run")
     if settings is None:
         try:
             settings = build_settings(options, None, None if model is None else str(model))
@@ -259,10 +262,13 @@ def measure(
     if world.is_first:
         told.advance(passes * sum(batches[n].tokens for n in done if n not in halfway))
     started = time.perf_counter()
-    _measure_share(stage, batches, done, halfway, states, told)
+    with as_written(opened.model) as notes:
+        _measure_share(stage, batches, done, halfway, states, told)
     stage.portion = gather(world, stage.portion)
     stage.portion.recorder.documents.close()
-    return assemble(stage, corpus, batches, time.perf_counter() - started)
+    run = assemble(stage, corpus, batches, time.perf_counter() - started)
+    run.manifest["warnings"] = [*notes, *run.manifest["warnings"]]
+    return run
 
 
 def _measure_share(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.checkpoints import locate
+from distviz.checkpoints import locate, refuse_opened
 from distviz.comparisons import (
     Comparison,
     Pair,
@@ -78,6 +78,9 @@ def compare(
     RequestError
         If a side is no run and cannot be measured, or the runs have nothing in common.
     """
+    for given_side in (a, b):
+        if not isinstance(given_side, Run):
+            refuse_opened(given_side, "compare")
     base, given = _with_sites(settings or RunSettings(), sites, given)
     sides = find_sides(a, b, (phase_a, phase_b), base, given)
     runs = [

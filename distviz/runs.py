@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz import counts_file, statistics
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError
 from distviz.frames import choose_places, rows_at
 from distviz.sites import PHASES, Key, key_order
 from distviz.sketch import Sketch
@@ -381,6 +381,13 @@ def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
     """Give a folder beside ``out`` to write in; it takes the place of ``out`` at the end.
 
     On any error, Ctrl-C included, what was written is removed and ``out`` stays as it was.
+
+    Raises
+    ------
+    RequestError
+        If the folder may not be written.
+    MeasurementError
+        If it cannot be written to its end: a full disk.
     """
     check_output(out, force=force)
     try:
@@ -392,9 +399,14 @@ def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
         place.chmod(0o755)
         yield place
         _exchange(place, out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or str(error).split("\n")[0]
+        raise MeasurementError(
+            f"{out} cannot be written: {reason}", "free space there, or give another --out"
+        ) from error
 
 
 def _exchange(place: Path, out: Path) -> None:

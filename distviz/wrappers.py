@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["bare", "entry_device", "find_compiled", "uncompiled"]
+__all__ = ["as_written", "bare", "entry_device", "find_compiled", "uncompiled"]
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -74,13 +74,32 @@ def uncompiled(model: nn.Module) -> Iterator[list[str]]:
     """
     import torch
 
-    notes = []
-    if parts := find_compiled(model):
-        named = [path or type(bare(model)).__name__ for path in parts]
-        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
-        notes = [
-            f"{named[0]}{more} is compiled and runs uncompiled here: compiled code skips hooks"
-        ]
-        warnings.warn(f"distviz: {notes[0]}", UserWarning, stacklevel=4)
+    notes = _notes(model)
+    for note in notes:
+        warnings.warn(f"distviz: {note}", UserWarning, stacklevel=4)
     with torch.compiler.set_stance("force_eager"):
         yield notes
+
+
+@contextmanager
+def as_written(model: nn.Module) -> Iterator[list[str]]:
+    """As `uncompiled`, for whoever says the notes and calls the model without ``generate``.
+
+    Where nothing is compiled the compiler is not even imported, which takes seconds.
+    """
+    notes = _notes(model)
+    if not notes:
+        yield notes
+        return
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield notes
+
+
+def _notes(model: nn.Module) -> list[str]:
+    named = [path or type(bare(model)).__name__ for path in find_compiled(model)]
+    if not named:
+        return []
+    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    return [f"{named[0]}{more} is compiled and runs uncompiled here: compiled code skips hooks"]

@@ -17,7 +17,7 @@ from conftest import TEXTS
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import distviz
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError
 from distviz.runs import Run, check_output, staging
 from distviz.sites import Key
 from distviz.sketch import Sketch
@@ -148,7 +148,7 @@ def test_a_failure_while_writing_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MeasurementError, match=r"run cannot be written: No space left.*\n.*--out"):
         demo_run.save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ import torch
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
 import distviz
+from distviz import collect
+from distviz.config import RunSettings
+from distviz.errors import RequestError
+from distviz.models import open_model
+from distviz.texts import read_documents
 from distviz.wrappers import bare, find_compiled
 
 IDS = torch.arange(24).view(2, 12) % 50
@@ -92,6 +98,30 @@ def test_the_run_remembers_it() -> None:
         model(IDS)
     (note,) = seen.run().manifest["warnings"]
     assert note.startswith("model.layers.0.mlp and 1 more is compiled")
+
+
+@pytest.mark.parametrize("compile_it", [compiled_in_place, compiled_method, compiled_mlps])
+def test_a_run_of_code_that_compiles_itself(compile_it: Any, tiny_saved: Path) -> None:
+    settings = RunSettings(arm_layers="0", max_length=16, device="cpu")
+    runs = []
+    torch._dynamo.utils.counters.clear()
+    for compiles in (False, True):
+        opened = open_model(str(tiny_saved), device="cpu")
+        if compiles:
+            compile_it(opened.model, "eager")
+        corpus = collect.corpus_of(read_documents(["2 + 2 = 4, as we know."]), opened, settings)
+        runs.append(collect.measure(opened, corpus, settings))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+    assert runs[0].stats().equals(runs[1].stats())
+    assert runs[0].manifest["effect"] == runs[1].manifest["effect"]
+    (note,) = (set(run.manifest["warnings"]) for run in runs[1:])
+    assert [SAYS in line for line in note - set(runs[0].manifest["warnings"])] == [True]
+
+
+def test_a_model_that_is_open_is_not_opened_again() -> None:
+    for call in (lambda: distviz.run(tiny()), lambda: distviz.compare(tiny(), "demo")):
+        with pytest.raises(RequestError, match=r"it was given a LlamaForCausalLM\n.*distviz.watch"):
+            call()
 
 
 def test_nothing_is_said_of_a_model_that_is_not_compiled() -> None:
