@@ -67,7 +67,7 @@ def test_the_tutorial_shows_what_is_printed(
     monkeypatch.chdir(tutorial)
     if "runs/demo" in command and "--out runs/demo" not in command:
         assert Path("runs/demo/run.json").exists() or not call(*FIRST.split()[1:]).code
-    done = call(*command.split()[1:], "--no-figures")
+    done = call(*command.split()[1:], "--no-figures", "--force")
     assert done.code == 0, done.err
     assert agree(told(done.out), told(shown)), done.out
 
