@@ -38,9 +38,9 @@ def _number(text: str) -> float:
 
 
 def told(output: str) -> str:
-    """Leave out what ranks neighbours (single channels) and what is drawn with blocks."""
+    """Leave out what ranks neighbours (single channels), drawings, and p-values of mere noise."""
     lines = [line for line in output.splitlines() if not re.search(r"[▁-█─]|^    +\d+  std", line)]
-    return "\n".join(lines)
+    return re.sub(r"(?m)(?<= )0\.\d{3}(?=( +0\.\d{3}\*?)?$)", "noise", "\n".join(lines))
 
 
 def _shown_outputs() -> list[Any]:
@@ -76,3 +76,6 @@ def test_outputs_that_differ_are_told_apart() -> None:
     assert agree("near 2.98% of 8,285", "near 2.97% of 8,285")
     assert not agree("near 2.98% of 8,285", "near 4.98% of 8,285")
     assert not agree("layers 0-1 differ", "layers 0-1, 3 differ")
+    assert told("0.0005  0.131  0.487\n0.0005  0.002*  0.695") == (
+        "0.0005  noise  noise\n0.0005  0.002*  noise"
+    )
