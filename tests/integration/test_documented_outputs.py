@@ -39,7 +39,11 @@ def _number(text: str) -> float:
 
 def told(output: str) -> str:
     """Leave out what ranks neighbours (single channels), drawings, and p-values of mere noise."""
-    lines = [line for line in output.splitlines() if not re.search(r"[▁-█─]|^    +\d+  std", line)]
+    lines = [
+        line.rstrip()
+        for line in output.splitlines()
+        if not re.search(r"[▁-█─]|^    +\d+  std", line)
+    ]
     return re.sub(r"(?m)(?<= )0\.\d{3}(?=( +0\.\d{3}\*?)?$)", "noise", "\n".join(lines))
 
 
