@@ -5,9 +5,10 @@ Names are loaded when they are first used, so reading a run never imports torch.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from distviz.showable import when_defined
 
 if TYPE_CHECKING:
     from distviz.arm import ARM, Plan
@@ -55,17 +56,16 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'distviz' has no attribute {name!r}")
     value = getattr(import_module(f"distviz.{_ROOMS[name]}"), name)
-    _attach_displays()
     globals()[name] = value
     return value
 
 
-def _attach_displays() -> None:
-    """Let the plain data that is loaded show itself in notebooks; nothing is drawn here."""
-    for room, kind in (("runs", "Run"), ("comparisons", "Comparison")):
-        module = sys.modules.get(f"distviz.{room}")
-        if module is not None and hasattr(module, kind):
-            import_module("distviz.displays").attach(getattr(module, kind))
+def _attach_display(kind: type) -> None:
+    """Let plain data show itself in notebooks; nothing is drawn here."""
+    import_module("distviz.displays").attach(kind)
+
+
+when_defined(_attach_display)
 
 
 def __dir__() -> list[str]:

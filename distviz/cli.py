@@ -15,6 +15,7 @@ import typer
 
 from distviz import completions, help_pages, manual, options, processes
 from distviz.errors import DistvizError, RequestError
+from distviz.plain_text import is_unicode_name, write_plainly
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -288,7 +289,8 @@ _FINDINGS = {
 
 
 def _print_json(data: Any) -> None:
-    print(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    escaped = not is_unicode_name(sys.stdout.encoding)
+    print(json.dumps(data, ensure_ascii=escaped, allow_nan=False))
 
 
 @_command
@@ -701,6 +703,7 @@ def show(
 def main() -> None:
     """Entry point of the ``distviz`` command."""
     completions.name_shell(sys.argv[1:], os.environ)
+    write_plainly(sys.stdout, sys.stderr)
     try:
         with completions.in_bash(os.environ):
             code = app(prog_name="distviz", standalone_mode=False)

@@ -18,6 +18,7 @@ import pandas as pd
 from distviz.errors import RequestError
 from distviz.frames import choose_places, read_csv, rows_at
 from distviz.runs import COMPARISON, RUN, SCHEMA_VERSION, Run, read_manifest, records, staging
+from distviz.showable import showable
 from distviz.sites import Key
 from distviz.sketch import Sketch
 
@@ -48,6 +49,7 @@ class Pair(NamedTuple):
     b: Key
 
 
+@showable
 @dataclass(frozen=True)
 class Comparison:
     """Run A against run B.

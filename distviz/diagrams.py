@@ -11,6 +11,7 @@ from rich.text import Text
 from distviz.inspection import Inspection
 from distviz.layer_drawing import layer_lines
 from distviz.mlp import Mlp
+from distviz.plain_text import is_unicode_name
 from distviz.sites import SITES
 
 __all__ = ["inspection", "layer_diagram"]
@@ -36,7 +37,7 @@ def layer_diagram(mlp: Mlp, *, has_rope: bool, ascii_only: bool = False) -> Text
 def inspection(found: Inspection, console: Console) -> Group:
     """Show a layer: title, drawing and the table of its points."""
     details = found.details
-    ascii_only = not (console.encoding or "").lower().startswith("utf")
+    ascii_only = not is_unicode_name(console.encoding)
     others = [layer for layer in found.alike if layer != found.layer]
     first = " (first)" if found.layer == 0 else ""
     title = f"{details['architecture']}, {found.mlps[0].stack} layer {found.layer}{first}"

@@ -1,7 +1,7 @@
 """How results show themselves in notebooks, and the figures at hand on them: ``run.plot.paired()``.
 
-`attach` gives them to `Run` and `Comparison`; ``distviz/__init__.py`` calls it, so that the plain
-data need not know who shows them.
+`attach` gives them to `Run` and `Comparison` when these are defined; ``distviz/__init__.py`` sees
+to it, so that the plain data need not know who shows them.
 """
 
 from __future__ import annotations

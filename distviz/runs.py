@@ -22,6 +22,7 @@ import pandas as pd
 from distviz import counts_file, statistics
 from distviz.errors import MeasurementError, RequestError
 from distviz.frames import choose_places, rows_at
+from distviz.showable import showable
 from distviz.sites import PHASES, Key, key_order
 from distviz.sketch import Sketch
 
@@ -51,6 +52,7 @@ _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arriving")
 
 
+@showable
 @dataclass(frozen=True)
 class Run:
     """One measured model.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD, Box
 from rich.table import Table
 from rich.text import Text
+
+from distviz.plain_text import PLAIN, is_unicode_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,32 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["is_unicode", "paragraph", "plain_table", "write"]
 
 _RULED_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-_PLAIN = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "→": "->",
-        "·": "|",
-        "…": "...",
-        "ε": "eps",
-        "Δ": "d",
-        "×": "x",
-        "“": '"',
-        "”": '"',
-    }
-)
+_PLAIN = str.maketrans(PLAIN)
 
 
 def is_unicode(console: Console | None) -> bool:
     """Tell whether the console's encoding is a Unicode one; None is a standard terminal."""
-    return console is None or console.encoding.lower().startswith("utf")
+    return console is None or is_unicode_name(console.encoding)
 
 
 def write(text: str, console: Console | None = None) -> str:
     """Numbers with a plain minus, everything in ASCII where the console asks for it."""
     if is_unicode(console):
         return text.replace("−", "-")
-    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    parts = unicodedata.normalize("NFKD", text.translate(_PLAIN))
+    bare = "".join(part for part in parts if not unicodedata.combining(part))
+    return bare.encode("ascii", "replace").decode()
 
 
 def paragraph(

@@ -121,6 +121,9 @@ def compare_command(manifest: dict[str, Any], folder: str) -> str:
     sides = " ".join(shlex.quote(f"{folder}/{side}") for side in "ab")
     words = [f"--phase-{s} {manifest.get(f'phase_{s}')}" for s in "ab"]
     words = [one for one in words if not one.endswith((" before", " None"))]
+    for name in ("layers", "sites"):
+        if manifest.get(name):
+            words.append(f"--{name} {shlex.quote(','.join(map(str, manifest[name])))}")
     if manifest.get("seed"):
         words.append(f"--seed {manifest['seed']}")
     return " ".join(["distviz compare", sides, *words])

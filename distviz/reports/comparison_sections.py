@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.reports import charts
+from distviz.reports import class_charts, depth_charts, distribution_charts
 from distviz.reports.cells import data_table
 from distviz.reports.commands import compare_command
 from distviz.reports.frames import compared_frames
@@ -53,7 +53,7 @@ def comparison_part(comparison: Comparison, place: str = "", folder: str = "") -
         Section("The two sides", [Prose(sides), *layers.blocks]),
         Section(
             "Pair by pair",
-            [Browser("A and B", charts.COMPARED, compared_frames(comparison))],
+            [Browser("A and B", distribution_charts.COMPARED, compared_frames(comparison))],
         ),
         *_depth(comparison),
         Section("Every distance", [data_table("compare", comparison.table)]),
@@ -76,8 +76,8 @@ def _depth(comparison: Comparison) -> list[Section]:
         if not here["layer_a"].duplicated().any():
             rows = [row | {"kind": ""} for row in rows]
         blocks: list[Block] = [
-            Chart("near-zero share, |x| < ε of A", charts.by_depth(rows, _SIDES, share=True)),
-            Chart("distances of the distributions", charts.by_depth(rows, DISTANCES)),
+            Chart("near-zero share, |x| < ε of A", depth_charts.by_depth(rows, _SIDES, share=True)),
+            Chart("distances of the distributions", depth_charts.by_depth(rows, DISTANCES)),
         ]
         blocks += _tested(comparison.inference, site)
         title = "By depth, with 95 % intervals" + (f": {site}" if len(sites) > 1 else "")
@@ -94,12 +94,12 @@ def _tested(inference: pd.DataFrame, site: str) -> list[Chart]:
         here = inference[(inference["site"] == site) & (inference["quantity"] == quantity)]
         rows = interval_rows(here, "layer_a")
         if rows:
-            found.append(Chart(title, charts.intervals(rows, "$ink")))
+            found.append(Chart(title, depth_charts.intervals(rows, "$ink")))
     return found
 
 
 def interval_rows(table: pd.DataFrame, place: str) -> list[dict[str, Any]]:
-    """Return the rows of a table of inference as `charts.intervals` takes them."""
+    """Return the rows of a table of inference as `depth_charts.intervals` takes them."""
     return [
         {
             "place": row[place],
@@ -138,5 +138,5 @@ def _classes(table: pd.DataFrame) -> Section:
         for side in _CLASS_SIDES
     ]
     title = f"near-zero share by token class, layer {first['layer_a']}, {first['site']}"
-    chart = Chart(title, charts.dots(rows, _CLASS_SIDES), 190)
+    chart = Chart(title, class_charts.dots(rows, _CLASS_SIDES), 190)
     return Section("Token classes", [chart, data_table("classes", table)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distviz.filler_studies import QUANTITIES
-from distviz.reports import charts
+from distviz.reports import depth_charts
 from distviz.reports.cells import data_table
 from distviz.reports.commands import filler_command
 from distviz.reports.comparison_sections import interval_rows
@@ -94,7 +94,7 @@ def _charts(rows: pd.DataFrame, kept: pd.DataFrame, place: str) -> list[Chart]:
     for quantity, title in _TITLES.items():
         here = interval_rows(rows[rows["quantity"] == quantity], place)
         if here:
-            found.append(Chart(title, charts.intervals(here, "$after", axis=axis)))
+            found.append(Chart(title, depth_charts.intervals(here, "$after", axis=axis)))
     values = [
         {"place": row[place], "kind": row["module"], "kept": row["attention_kept"]}
         for row in records(kept)
@@ -103,6 +103,6 @@ def _charts(rows: pd.DataFrame, kept: pd.DataFrame, place: str) -> list[Chart]:
         if len({row["place"] for row in values}) == len(values):
             values = [row | {"kind": ""} for row in values]
         series = {"kept": ("attention kept", "$before")}
-        spec = charts.by_depth(values, series, share=True, axis=axis)
+        spec = depth_charts.by_depth(values, series, share=True, axis=axis)
         found.append(Chart("attention that the prompt's own tokens keep", spec))
     return found

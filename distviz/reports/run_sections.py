@@ -10,7 +10,7 @@ import pandas as pd
 
 from distviz.layer_drawing import layer_lines
 from distviz.plots.bylayer import layer_series
-from distviz.reports import charts
+from distviz.reports import class_charts, depth_charts, distribution_charts
 from distviz.reports.cells import data_table
 from distviz.reports.commands import run_command
 from distviz.reports.frames import paired_frames
@@ -104,7 +104,7 @@ def figure_section(run: Run) -> Section:
     """Return the signature figure of every layer, with a slider."""
     is_paired = any(key.phase == "after" for key in run.keys)
     title = f"Before and after {change_name(run)}" if is_paired else "Distribution"
-    browser = Browser(title, charts.PAIRED, paired_frames(run))
+    browser = Browser(title, distribution_charts.PAIRED, paired_frames(run))
     return Section(f"{title}, layer by layer", [browser])
 
 
@@ -118,7 +118,7 @@ def depth_sections(run: Run) -> list[Section]:
         here = shown[shown["site"] == site]
         main = [_curve(here, name, word) for name, word in _MAIN.items() if name in here]
         main.append(_distance_curve(run, site))
-        rest = [c for c in here if c not in (*_KEY, *_MAIN, "eps")]
+        rest = [c for c in here if c not in (*_KEY, *_MAIN)]
         others: list[Any] = [_curve(here, name, name) for name in rest]
         blocks: list[Block] = [chart for chart in main if chart is not None]
         folded = Fold("All other statistics by layer", [c for c in others if c], grid=True)
@@ -142,7 +142,7 @@ def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
     series = {k: v for k, v in _PAIR.items() if any(r.get(k) is not None for r in rows.values())}
     if not series:
         return None
-    spec = charts.by_depth(list(rows.values()), series, share=name == "near_zero")
+    spec = depth_charts.by_depth(list(rows.values()), series, share=name == "near_zero")
     return Chart(title, spec)
 
 
@@ -155,7 +155,7 @@ def _distance_curve(run: Run, site: str) -> Chart | None:
                 rows.append({"place": layer, "kind": one.name, "distance": value})
     if not rows:
         return None
-    spec = charts.by_depth(rows, {"distance": (_MAIN["distance"], "$after")})
+    spec = depth_charts.by_depth(rows, {"distance": (_MAIN["distance"], "$after")})
     return Chart(_MAIN["distance"], spec)
 
 
@@ -217,8 +217,8 @@ def _class_section(run: Run) -> Section | None:
     ]
     colors = {phase: color for phase, (_, color) in _PAIR.items() if phase in set(here["phase"])}
     title = f"near-zero share by token class, layer {first['layer']}, {first['site']}"
-    table_block = data_table("classes", shown)
-    return Section("Token classes", [Chart(title, charts.dots(rows, colors), 190), table_block])
+    chart = Chart(title, class_charts.dots(rows, colors), 190)
+    return Section("Token classes", [chart, data_table("classes", shown)])
 
 
 def _channel_section(run: Run) -> Section | None:
@@ -243,7 +243,7 @@ def _channel_section(run: Run) -> Section | None:
             )
         series = {"most": ("largest channel", "$ks"), "median": ("median channel", "$w1")}
         blocks.append(
-            Chart(f"largest |x| of a channel, {site}", charts.by_depth(rows, series), 210)
+            Chart(f"largest |x| of a channel, {site}", depth_charts.by_depth(rows, series), 210)
         )
     ranked = before.sort_values("absmax", ascending=False, kind="stable").head(_CHANNELS)
     names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.reports import charts
+from distviz.reports import depth_charts, setting_charts
 from distviz.reports.cells import data_table
 from distviz.reports.commands import sweep_command
 from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Section
@@ -72,7 +72,7 @@ def _grid(sweep: Sweep) -> Section:
         ]
         for quantity, (title, form) in _HEATMAPS.items():
             rows = [_cell(index, row, quantity, sweep) for index, row in part.iterrows()]
-            spec = charts.heatmap(rows, title, form)
+            spec = setting_charts.heatmap(rows, title, form)
             blocks.append(Chart(" · ".join([title, *words]), spec, 90 + 26 * _bands(rows)))
     note = Prose("Outlined: the setting to take.")
     return Section("What each setting removes and costs", [*blocks, note], grid=True)
@@ -110,7 +110,7 @@ def _by_layer(sweep: Sweep) -> Section:
             rows.setdefault(layer, {"place": layer, "kind": ""})[label] = row[quantity]
         ordered = [rows[layer] for layer in sorted(rows)]
         if any(row.get(name) is not None for row in ordered for name in series):
-            blocks.append(Chart(title, charts.by_depth(ordered, series, share=share)))
+            blocks.append(Chart(title, depth_charts.by_depth(ordered, series, share=share)))
     return Section("Layer after layer", blocks, grid=True)
 
 
@@ -132,7 +132,7 @@ def _trade_off(sweep: Sweep) -> Section:
         return Section("The trade-off", [Prose("No effect on the output was measured.")])
     title = f"near-zero removed against KL; dashed: the budget of {sweep.budget_kl:g} nats"
     note = "Filled: no setting removes as much for less. In the other colour: the one to take."
-    spec = charts.trade_off(rows, sweep.budget_kl)
+    spec = setting_charts.trade_off(rows, sweep.budget_kl)
     return Section("The trade-off", [Chart(title, spec, 320), Prose(note)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from distviz.reports import charts
+from distviz.reports import depth_charts
 from distviz.reports.cells import data_table
 from distviz.reports.commands import whatif_command
 from distviz.reports.page import Block, Chart, Part, Section
@@ -85,4 +85,4 @@ def _chart(title: str, curves: Curves, column: str, *, share: bool) -> Chart | N
         return None
     colors = zip(curves, _COLORS, strict=False)
     series = {name: (name, color) for name, color in colors}
-    return Chart(title, charts.by_depth(ordered, series, share=share), 230)
+    return Chart(title, depth_charts.by_depth(ordered, series, share=share), 230)

@@ -49,7 +49,6 @@ def test_foreign_text_is_escaped() -> None:
     run = silu_run().run
     key = run.keys[0]._replace(module=EVIL)
     made = run_of({key: [0.5, 1.5, -1.0]}, model={"name": f"x {EVIL}", "activation": EVIL})
-    assert distviz.Run
     tree = parsed(made._repr_html_())  # type: ignore[operator]
     assert not list(tree.iter(f"{NAMESPACE}script"))
     assert EVIL in texts(tree, "td")
@@ -57,7 +56,6 @@ def test_foreign_text_is_escaped() -> None:
 
 def test_figures_are_at_hand() -> None:
     run = silu_run().run
-    assert distviz.Run
     for figure in (run.plot.paired(), run.plot.paired(layer=1, log=True), run.plot.overview()):
         assert isinstance(figure, Figure)
     title = run.plot.paired(layer=2).texts[0].get_text()
@@ -75,6 +73,25 @@ def test_a_comparison() -> None:
         assert isinstance(figure, Figure)
     with pytest.raises(RequestError, match="layer 7, site act was not compared"):
         compared.plot.compared(layer=7)
+
+
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "from distviz.runs import Run; from distviz.comparisons import Comparison",
+        "from distviz.folders import load; from distviz.comparisons import Comparison, Run",
+        "from distviz import Run, Comparison",
+        "import distviz; Run, Comparison = distviz.Run, distviz.Comparison",
+    ],
+)
+def test_displays_are_there_whatever_way_the_class_is_imported(imported: str) -> None:
+    code = (
+        f"import sys; {imported}; print(all(hasattr(kind, name) "
+        "for kind in (Run, Comparison) for name in ('plot', '_repr_html_')), "
+        "[n for n in ('torch', 'numba', 'matplotlib', 'jinja2') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True []"
 
 
 def test_displays_cost_nothing_until_they_are_used() -> None:
