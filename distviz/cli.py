@@ -102,20 +102,34 @@ def _ended(message: str, hint: str, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _version(value: bool) -> None:
-    if value:
-        from importlib.metadata import version
+_NEEDED = ("accelerate", "numba", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
+_OPTIONAL = ("gguf", "peft", "compressed-tensors", "bitsandbytes", "torchao", "lm-eval")
 
-        names = ("distviz", "torch", "transformers", "numba", "numpy", "matplotlib")
-        print("\n".join(f"{name} {version(name)}" for name in names))
-        raise typer.Exit
+
+def _version(value: bool) -> None:
+    """Print what numbers and files depend on, and which optional packages are there."""
+    if not value:
+        return
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    print(f"distviz {version('distviz')}")
+    print(f"python {platform.python_version()} ({platform.system()} {platform.machine()})")
+    for name in ("torch", "transformers", *_NEEDED, *_OPTIONAL):
+        try:
+            print(name, version(name))
+        except PackageNotFoundError:
+            print(name, "not installed" + " (optional)" * (name in _OPTIONAL))
+    raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print versions.", callback=_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the versions that matter.", callback=_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Exact activation distributions of transformer MLPs, before and after redistribution."""

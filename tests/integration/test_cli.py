@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -668,10 +671,25 @@ def test_help_is_quick() -> None:
     assert min(times) < 1.0
 
 
-def test_version() -> None:
-    done = process("--version")
-    assert done.code == 0
-    assert done.out.splitlines()[0] == f"distviz {distviz.__version__}"
+def test_version(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    assert imported("--version") == set()
+    lines = [line.split(maxsplit=1) for line in process("--version").out.splitlines()]
+    assert lines[0] == ["distviz", distviz.__version__]
+    found = dict(lines)
+    assert found["python"].startswith(f"{platform.python_version()} (")
+    for name in ("torch", "transformers", "accelerate", "numba", "numpy", "matplotlib"):
+        # A build says more about itself than the package's metadata: 2.13.0+cpu.
+        assert importlib.import_module(name).__version__.split("+")[0] == found[name].split("+")[0]
+
+    def only_distviz(name: str) -> str:
+        if name == "distviz":
+            return "1"
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", only_distviz)
+    lines = call("--version").out.splitlines()
+    assert "torch not installed" in lines
+    assert "peft not installed (optional)" in lines
 
 
 def test_showing_commands_import_no_torch(folder: Path, tmp_path: Path) -> None:
