@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from distviz.config import RunSettings
 from distviz.errors import RequestError
+from distviz.presets import join_names
 from distviz.sites import parse_layers
 
-__all__ = ["Grid", "Setting", "by_layer", "check", "combine"]
+__all__ = ["Grid", "Presets", "Setting", "by_layer", "check", "combine"]
 
 _NUMBERS = ("c", "p1", "fraction")
 _WORDS = ("arm_mode", "redistribution")
@@ -51,11 +52,14 @@ class Setting:
         The layers as they were asked for.
     settings
         Everything else, as for ``distviz run``; its seed is the first of the sweep's.
+    preset
+        Of which presets these are the settings, see `distviz.presets.join_names`; empty: of none.
     """
 
     layers: tuple[int, ...]
     label: str
     settings: RunSettings
+    preset: str = ""
 
     def named(self) -> dict[str, Any]:
         """Return the columns of ``sweep.csv`` that tell settings apart."""
@@ -67,14 +71,22 @@ class Setting:
             "p1": own.p1,
             "fraction": own.fraction,
             "mode": own.arm_mode,
+            "preset": self.preset,
         }
 
 
-def combine(grid: Grid, base: RunSettings, n_layers: int) -> list[Setting]:
-    """Return every combination, in the order given: layers, then parameters.
+Presets = Mapping[str, dict[str, Any]]
+"""Name -> settings, by the names of `RunSettings`."""
+
+
+def combine(
+    grid: Grid, base: RunSettings, n_layers: int, presets: Presets | None = None
+) -> list[Setting]:
+    """Return every combination, in the order given: layers, then parameters, then presets.
 
     Where fractions are listed, they take the place of c, unless c is listed too: then both kinds
-    are tried. What the grid does not list is as ``base`` says.
+    are tried. What the grid does not list is as ``base`` says. Presets stand beside c, p1 and
+    fractions that are listed, or alone; one with the settings of another row gives it its name.
 
     Raises
     ------
@@ -87,30 +99,40 @@ def combine(grid: Grid, base: RunSettings, n_layers: int) -> list[Setting]:
     bands: list[dict[str, Any]] = [{"fraction": share} for share in listed.pop("fraction") or []]
     widths = listed.pop("c") or []
     bands = [{"c": width, "fraction": None} for width in widths] + bands
-    names = list(listed)
-    options = [listed[name] or [getattr(base, name)] for name in names]
-    found: list[Setting] = []
+    base = replace(base, preset=None)
+    rows: list[tuple[list[str], RunSettings]] = []
+    if bands or listed["p1"] or not presets:
+        spread = itertools.product(bands or [{}], listed.pop("p1") or [base.p1])
+        rows += [([], replace(base, **band, p1=p1)) for band, p1 in spread]
+    listed.pop("p1", None)
+    rows += [([name], base.with_proposal(own)) for name, own in (presets or {}).items()]
+    found: list[tuple[Setting, list[str]]] = []
     for layers, label in places:
-        for band, *words in itertools.product(bands or [{}], *options):
-            chosen = band | dict(zip(names, words, strict=True))
-            setting = Setting(layers, label, replace(base, **chosen))
-            if setting not in found:
-                found.append(setting)
-    return found
+        for (names, chosen), *words in itertools.product(
+            rows, *(listed[name] or [getattr(base, name)] for name in _WORDS)
+        ):
+            own = replace(chosen, **dict(zip(_WORDS, words, strict=True)))
+            setting = Setting(layers, label, own)
+            same = next((known for one, known in found if one == setting), None)
+            if same is None:
+                found.append((setting, list(names)))
+            else:
+                same += names
+    return [replace(setting, preset=join_names(names)) for setting, names in found]
 
 
-def check(grid: Grid, base: RunSettings) -> None:
+def check(grid: Grid, base: RunSettings, presets: Presets | None = None) -> None:
     """Refuse what `combine` would refuse, as far as it can be known without the model."""
-    combine(replace(grid, arm_layers="0"), base, 1)
+    combine(replace(grid, arm_layers="0"), base, 1, presets)
 
 
 def by_layer(settings: Sequence[Setting], layers: Sequence[int]) -> list[Setting]:
     """Return every parameter set of ``settings`` in each of the layers alone."""
-    kept: list[RunSettings] = []
+    kept: list[Setting] = []
     for setting in settings:
-        if setting.settings not in kept:
-            kept.append(setting.settings)
-    return [Setting((layer,), str(layer), own) for own in kept for layer in layers]
+        if all(setting.settings != own.settings for own in kept):
+            kept.append(setting)
+    return [replace(own, layers=(layer,), label=str(layer)) for own in kept for layer in layers]
 
 
 def _places(text: str, n_layers: int) -> list[tuple[tuple[int, ...], str]]:

@@ -11,20 +11,26 @@ from typing import Any
 from distviz.alternatives import Grid, check
 from distviz.config import RunSettings, build_settings
 from distviz.errors import RequestError
+from distviz.presets import every_preset, published_for
 from distviz.processes import current
 from distviz.runs import SWEEP, check_output, read_manifest
 from distviz.states import StateFolder
 
 __all__ = [
     "GRID",
+    "PROPOSED",
     "SweepRequest",
     "check_sweep",
     "checked_output",
+    "is_published",
     "parse_counts",
+    "presets_of",
     "short_name",
     "state_folder",
 ]
 
+PROPOSED = "proposed"
+"""Names settings that are proposed from a look at the model."""
 GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
 """What a sweep takes lists of."""
 _USUAL = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}
@@ -58,11 +64,11 @@ class SweepRequest:
         same_seeds = len(known.get("seeds") or []) == self.seeds
         return same_seeds and all(known.get(name) == value for name, value in own.items())
 
-    def grid(self) -> Grid:
-        """Return the lists; those that are usual where none was given."""
+    def grid(self, preset: str | None = None) -> Grid:
+        """Return the lists; those that are usual where none was given, and no preset."""
         given = {name: value for name, value in self.lists.items() if value is not None}
         layers = given.pop("arm_layers", None)
-        if not self.by_layer and not {"c", "p1", "fraction"} & set(given):
+        if not (self.by_layer or preset) and not {"c", "p1", "fraction"} & set(given):
             given |= _USUAL
         return Grid(**given, arm_layers=";".join(layers) if layers else None)
 
@@ -71,15 +77,29 @@ def check_sweep(
     model: str | None, asked: SweepRequest, flags: dict[str, Any], config: Path | None
 ) -> RunSettings:
     """Check what is asked of a sweep; return the settings that do not vary."""
-    settings = build_settings(flags, config, model)
+    settings = build_settings(flags, config, model, applies_preset=False)
     if settings.layer is not None:
         raise RequestError("distviz sweep needs a checkpoint, not layers built from a TOML")
     if asked.seeds < 1:
         raise RequestError(f"--seeds is {asked.seeds}, it must be at least 1")
     if not asked.budget_kl > 0:
         raise RequestError(f"--budget-kl is {asked.budget_kl}, it must be above 0")
-    check(asked.grid(), settings)
+    check(asked.grid(settings.preset), settings, presets_of(settings))
     return settings
+
+
+def presets_of(settings: RunSettings) -> dict[str, dict[str, Any]]:
+    """Return the presets that a sweep tries; ``proposed``, still empty, where none is published."""
+    if settings.preset is None:
+        return {}
+    found = every_preset(settings.preset, settings.model)
+    return found | ({} if is_published(settings) else {PROPOSED: {}})
+
+
+def is_published(settings: RunSettings) -> bool:
+    """Whether ``--preset auto``, where it is said, finds published settings."""
+    words = [word.strip() for word in (settings.preset or "").lower().split(",")]
+    return "auto" not in words or published_for(settings.model) is not None
 
 
 def state_folder(out: Path, settings: RunSettings) -> StateFolder:

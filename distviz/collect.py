@@ -23,7 +23,7 @@ from distviz.memory import free_bytes
 from distviz.models import OpenedModel, open_model
 from distviz.passes import Stage, listening, measure_batch, needed_points
 from distviz.portions import batches_of_documents, gather, share_out
-from distviz.presets import propose, published_for
+from distviz.presets import Proposal, propose, published_for
 from distviz.processes import agree, current
 from distviz.progress import Progress
 from distviz.prompts import Filler
@@ -35,7 +35,7 @@ from distviz.texts import Document, read_documents
 from distviz.waiting import WaitingRoom
 from distviz.wrappers import as_written, entry_device
 
-__all__ = ["corpus_of", "filler_of", "measure", "open_from", "random_input", "run"]
+__all__ = ["corpus_of", "filler_of", "first_look", "measure", "open_from", "random_input", "run"]
 
 _FIRST_LOOK = 16
 """Windows that a proposal of settings rests on."""
@@ -118,19 +118,30 @@ def with_preset(
     if published is not None:
         progress.stage(f"preset auto: {published} ({settings.arm().described()})")
         return settings, {"name": published, "evidence": "published, chosen by the model's name"}
+    found = first_look(opened, corpus, settings, progress)
+    return settings.with_proposal(found.settings), {"name": "proposed", "evidence": found.evidence}
+
+
+def first_look(
+    opened: OpenedModel, corpus: Corpus, settings: RunSettings, progress: Progress
+) -> Proposal:
+    """Propose settings for a model without published ones from its first windows, and say why.
+
+    The look is at the first of the layers where ARM is to stand; the evidence names it.
+    """
     few = replace(corpus, windows=corpus.windows[:_FIRST_LOOK])
     asked = replace(
         settings, layers=settings.arm_layers, arm_layers="none", sites="act", ripple=False
     )
     looked = measure(opened, few, asked)
     found = propose(looked.merged[looked.keys[0]])
+    evidence = f"layer {looked.keys[0].layer}: {found.evidence}"
     chosen = settings.with_proposal(found.settings)
-    where = f"layer {looked.keys[0].layer}"
     progress.stage(
         f"preset auto: none published for {opened.name}; proposed {chosen.arm().described()}, "
-        f"since in {where}: {found.evidence}"
+        f"since in {evidence}"
     )
-    return chosen, {"name": "proposed", "evidence": f"{where}: {found.evidence}"}
+    return Proposal(found.settings, evidence)
 
 
 def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunSettings) -> Corpus:

@@ -242,7 +242,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def build_settings(
-    flags: dict[str, Any], config: Path | None = None, model: str | None = None
+    flags: dict[str, Any],
+    config: Path | None = None,
+    model: str | None = None,
+    *,
+    applies_preset: bool = True,
 ) -> RunSettings:
     """Join flag, TOML and default, in this order of precedence.
 
@@ -254,6 +258,8 @@ def build_settings(
         File of ``--config``.
     model
         MODEL; a ``.toml`` counts as a second, weaker ``--config`` that may describe layers.
+    applies_preset
+        Whether the settings become those of the preset, or only name it (a sweep tries many).
 
     Raises
     ------
@@ -271,7 +277,7 @@ def build_settings(
         merged.pop(_LAYER_TABLE, None)
     explicit = frozenset(merged | given)
     name = given.get("preset", merged.get("preset"))
-    if name is not None:
+    if name is not None and applies_preset:
         # A preset stands between defaults and everything said explicitly.
         preset = find_preset(name, given.get("model", merged.get("model"))) or {}
         if "c" in explicit and "fraction" not in explicit:

@@ -30,9 +30,11 @@ def summary(found: Continuations, console: Console | None = None) -> Group:
     manifest = found.manifest
     name = "ARM" if manifest["redistribution"] == "arm" else manifest["redistribution"]
     acting = f"{name}: {manifest['arm']}, layers {manifest['settings']['arm_layers']}"
+    proposed = filter(None, [manifest.get("preset")])
     parts: list[RenderableType] = [
         Text(write(f"{manifest['model']['name']} · {acting}", console), style="bold"),
         paragraph(f"prompt ({manifest['prompt_tokens']} tokens): {manifest['prompt']}", console),
+        *(paragraph(f"{preset['name']}: {preset['evidence']}", console) for preset in proposed),
         Text(),
         _sides(found, name, console),
         *(paragraph(line, console) for line in _findings(found)),

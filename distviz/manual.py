@@ -116,10 +116,11 @@ PAGES: dict[str, Page] = {
     "sweep": _page(
         _MEASURE,
         """Every combination of the lists below is a setting; without any list, c 0.05, 0.13, 0.32,
-        1 times p1 75, 90, 99.5 in layer 0. A row a setting tells how much moves, how many
-        near-zero values are left, and what that costs: loss, KL divergence and top-1 agreement of
-        the predictions. Recommended is the setting that removes most near-zero values within
-        --budget-kl, with the command that uses it; or none, where none fits.
+        1 times p1 75, 90, 99.5 in layer 0. --preset adds published settings. A row a setting tells
+        how much moves, how many near-zero values are left, and what that costs: loss, KL
+        divergence and top-1 agreement of the predictions. Recommended is the setting that removes
+        most near-zero values within --budget-kl, with the command that uses it; or none, where
+        none fits.
 
         Writes a folder: sweep.csv (mean and spread over --seeds), sweep_seeds.csv, sweep.json,
         figures/. A row equals distviz run with that setting.""",
@@ -129,6 +130,10 @@ PAGES: dict[str, Page] = {
             "distviz sweep model --c 0.05,0.32 --p1 75,90 --seeds 3",
         ),
         ("One setting in each layer alone:", "distviz sweep model --by-layer --c 0.13"),
+        (
+            "The settings published for the model (else a proposal), beside two of your own:",
+            "distviz sweep model --preset auto --c 0.13,0.32",
+        ),
         (
             "ARM beside its control, in two layers or both:",
             "distviz sweep model --redistribution arm,noise --c 0.32 --arm-layers '0;1;0,1'",
@@ -160,7 +165,8 @@ PAGES: dict[str, Page] = {
         _MEASURE,
         """Prints both continuations with the same seed, how many tokens they share from the
         start, and the share of different 2-grams on each side. --quiet prints the continuation
-        with ARM alone. Nothing is written.""",
+        with ARM alone. Nothing is written. Where --preset auto finds no published settings, it
+        proposes some from the prompt's own values and prints the evidence.""",
         ("The most likely tokens:", 'distviz generate model --prompt "2 + 2 ="'),
         (
             "Four samples of each side, another setting:",

@@ -7,22 +7,25 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.checks import (
     GRID,
+    PROPOSED,
     SweepRequest,
     check_sweep,
     checked_output,
+    is_published,
     parse_counts,
+    presets_of,
     short_name,
     state_folder,
 )
 from distviz.config import RunSettings, build_settings, check_figure_width
 from distviz.errors import InterruptedRunError, RequestError
-from distviz.presets import published_for
 from distviz.processes import agree, current
 from distviz.runs import COMPARISON, FILLER, RUN, SWEEP, Run, check_output, read_manifest
 from distviz.states import StateFolder
@@ -269,7 +272,8 @@ def sweep_to_folder(
     -------
     The sweep, and the folder.
     """
-    settings, grid = check_sweep(model, asked, flags, config), asked.grid()
+    settings = check_sweep(model, asked, flags, config)
+    grid, presets = asked.grid(settings.preset), presets_of(settings)
     if _is_finished(settings, SWEEP) and asked.is_of(Path(str(settings.out))):
         folder = _note_finished(settings, progress)
         return Sweep.load(folder), folder
@@ -282,7 +286,14 @@ def sweep_to_folder(
         documents = read_documents([Path(name) for name in settings.text])
         opened = collect.open_from(settings, progress)
         corpus = collect.corpus_of(documents, opened, settings)
-        chosen = sweeps.every_setting(opened, grid, settings, is_by_layer=asked.by_layer)
+        if not is_published(settings):
+            place = sweeps.first_place(opened, grid, settings, is_by_layer=asked.by_layer)
+            looking = replace(settings, arm_layers=place)
+            proposal = collect.first_look(opened, corpus, looking, progress)
+            presets[PROPOSED] = proposal.settings
+        chosen = sweeps.every_setting(
+            opened, grid, settings, is_by_layer=asked.by_layer, presets=presets
+        )
         swept = sweeps.sweep_model(
             opened,
             corpus,
@@ -295,9 +306,24 @@ def sweep_to_folder(
             states=states,
         )
         swept.manifest["grid"] = asked.lists
+        swept.manifest["presets"] = presets
+        swept.manifest["flags"] = _arm_flags(settings)
+        if PROPOSED in presets:
+            swept.manifest["evidence"] = proposal.evidence
         _write(swept, out, settings)
     states.remove()
     return swept, out
+
+
+def _arm_flags(settings: RunSettings) -> list[str]:
+    """Return the options of ARM that no list varies, as a command needs them to repeat a row."""
+    usual = RunSettings()
+    words: list[str] = []
+    for name in ("p_min", "p_max", "percentile_of", "passes"):
+        value = getattr(settings, name)
+        if name in settings.explicit and value != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 def whatif_to_folder(
@@ -364,19 +390,26 @@ def continuations(
         raise RequestError("distviz generate needs a checkpoint, not layers built from a TOML")
     if settings.arm_layers == "none":
         raise RequestError("--arm-layers none leaves nothing to set side by side")
-    if (settings.preset or "").lower() == "auto" and published_for(settings.model) is None:
-        raise RequestError(
-            f"--preset auto: none is published for '{settings.model or 'demo'}'",
-            "distviz run --preset auto proposes one, distviz sweep finds one",
-        )
     text = sys.stdin.read() if prompt == "-" else prompt
     if not (text + system).strip():
         raise RequestError("--prompt is empty, there is nothing to go on from")
     from distviz import collect, generation
+    from distviz.texts import read_documents
 
     chosen = generation.Decoding(**decoding)
     try:
         opened = collect.open_from(settings, progress)
-        return generation.generate(opened, text, settings, chosen, progress, system=system)
+        preset = None
+        if not is_published(settings):
+            # The rule of thumb is asked of the prompt: nothing else will be read.
+            parts = {"system": system, "question": text}
+            source = parts if settings.chat_template else {"text": system + text}
+            corpus = collect.corpus_of(read_documents([source]), opened, settings)
+            found = collect.first_look(opened, corpus, settings, progress)
+            settings = settings.with_proposal(found.settings)
+            preset = {"name": PROPOSED, "evidence": found.evidence}
+        written = generation.generate(opened, text, settings, chosen, progress, system=system)
+        written.manifest["preset"] = preset
+        return written
     finally:
         progress.stop()

@@ -258,6 +258,16 @@ RedistributionList = Annotated[
     str | None,
     _value("--redistribution", "LIST", "arm,noise,threshold ... to set side by side.", _GRID),
 ]
+PresetList = Annotated[
+    str | None,
+    _value(
+        "--preset",
+        "LIST",
+        "Published settings beside c and p1 or alone: auto (by the model's name, all benchmarks), "
+        "NAME (all) or NAME:BENCHMARK.",
+        _GRID,
+    ),
+]
 LayerAlternatives = Annotated[
     list[str] | None,
     _value(

@@ -11,6 +11,7 @@ from distviz.checks import (
     check_sweep,
     checked_output,
     parse_counts,
+    presets_of,
     short_name,
     state_folder,
 )
@@ -218,8 +219,9 @@ def plan_sweep(
     documents = read_documents([Path(name) for name in settings.text])
     opening = open_empty(settings, is_for_measure=False)
     corpus = corpus_of(documents, opening.opened, settings)
-    opened, lists = opening.opened, asked.grid()
-    grid = every_setting(opened, lists, settings, is_by_layer=asked.by_layer)
+    opened, lists = opening.opened, asked.grid(settings.preset)
+    presets = presets_of(settings)
+    grid = every_setting(opened, lists, settings, is_by_layer=asked.by_layer, presets=presets)
     n_layers = layer_count(opened)
     # A pass with a setting begins at the first layer that it changes.
     passes = 1 + asked.seeds * sum(1 - min(one.layers, default=0) / n_layers for one in grid)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,15 @@ from distviz.errors import RequestError, nearest
 if TYPE_CHECKING:
     from distviz.sketch import Sketch
 
-__all__ = ["PRESETS", "Proposal", "find_preset", "propose", "published_for"]
+__all__ = [
+    "PRESETS",
+    "Proposal",
+    "every_preset",
+    "find_preset",
+    "join_names",
+    "propose",
+    "published_for",
+]
 
 _BENCHMARKS = ("gpqa", "math-500", "aime24", "aime25", "humaneval", "livecodebench")
 _TABLE = {
@@ -78,6 +87,35 @@ def find_preset(name: str, model: str | None) -> dict[str, Any] | None:
             f"allowed: auto, {', '.join(_TABLE)}, each also as NAME:BENCHMARK",
         )
     return dict(PRESETS[wanted])
+
+
+def every_preset(listed: str, model: str | None) -> dict[str, dict[str, Any]]:
+    """Return the settings that a list of presets stands for, by their full names.
+
+    A model's name alone stands for all its benchmarks, ``auto`` for those of the preset that bears
+    the name of the model; none where none is published.
+
+    Raises
+    ------
+    RequestError
+        If there is no such preset.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for word in listed.lower().split(","):
+        name = word.strip()
+        if find_preset(name, model) is not None:
+            name = str(published_for(model)) if name == "auto" else name
+            own = [preset for preset in PRESETS if preset.startswith(f"{name}:")]
+            found |= {preset: dict(PRESETS[preset]) for preset in own or [name]}
+    return found
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return one name for presets with the same settings: ``model:gpqa,aime24``."""
+    models = {name.partition(":")[0] for name in names}
+    if len(models) > 1:
+        return ",".join(names)
+    return ",".join([*names[:1], *(name.partition(":")[2] for name in names[1:])])
 
 
 _NEAR = 0.1

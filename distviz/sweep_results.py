@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError
+from distviz.presets import PRESETS
 from distviz.runs import SWEEP, read_manifest, records
 
 __all__ = [
@@ -21,12 +22,13 @@ __all__ = [
     "QUANTITIES",
     "Recommendation",
     "Sweep",
+    "band_names",
     "join_seeds",
     "pareto",
     "setting_name",
 ]
 
-NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode"]
+NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
 """The columns that tell settings apart."""
 
 QUANTITIES = {
@@ -110,12 +112,23 @@ class Sweep:
         words.append(f"--arm-layers {row['layers']}")
         if row["redistribution"] != "arm":
             words.append(f"--redistribution {row['redistribution']}")
-        given = not math.isnan(row["fraction"])
-        words.append(f"--fraction {row['fraction']:g}" if given else f"--c {row['c']:g}")
-        words.append(f"--p1 {row['p1']:g}")
+        words += self._parameters(row)
         if row["mode"] != "replace":
             words.append(f"--arm-mode {row['mode']}")
         return " ".join([*words, *self.manifest.get("flags", [])])
+
+    def _parameters(self, row: pd.Series[Any]) -> list[str]:
+        """Return the flags of a row's c or fraction and p1, or of its preset."""
+        name = str(row["preset"]).split(",", maxsplit=1)[0]
+        own = dict((self.manifest.get("presets") or {}).get(name, {}))
+        if name in PRESETS:
+            return [f"--preset {name}"]
+        given = not math.isnan(row["fraction"])
+        words = [f"--fraction {row['fraction']:g}" if given else f"--c {row['c']:g}"]
+        words.append(f"--p1 {row['p1']:g}")
+        if "percentile_of" in own and "--percentile-of" not in self.manifest.get("flags", []):
+            words.append(f"--percentile-of {own['percentile_of']}")
+        return words
 
     @property
     def n_layers(self) -> int:
@@ -189,9 +202,11 @@ class Sweep:
         for name, needed in (("sweep", "kl_spread"), ("sweep_seeds", "seed")):
             path = place / f"{name}.csv"
             try:
-                table = pd.read_csv(path, dtype={"layers": str})
+                table = pd.read_csv(path, dtype={"layers": str, "preset": str})
             except (OSError, ValueError) as error:
                 raise RequestError(f"{path} cannot be read: {error}") from error
+            # A sweep without presets has none in its column, an older one has no such column.
+            table["preset"] = table["preset"].fillna("") if "preset" in table else ""
             if needed not in table or set(NAMED) - set(table):
                 raise RequestError(f"{path} is damaged: columns are missing")
             tables.append(table)
@@ -260,6 +275,22 @@ def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendati
     return Recommendation(row, reason, command(best))
 
 
+def band_names(part: pd.DataFrame) -> list[str]:
+    """Return how the rows of a heatmap over c and p1 are called: c or fraction.
+
+    A preset with c and p1 of an earlier row, which differs in something else, adds its name.
+    """
+    names, seen = [], set()
+    for _, row in part.iterrows():
+        given = not math.isnan(row["fraction"])
+        name = f"fraction {row['fraction']:g}" if given else f"c {row['c']:g}"
+        if (name, row["p1"]) in seen:
+            name = f"{name} · {row['preset']}"
+        seen.add((name, row["p1"]))
+        names.append(name)
+    return names
+
+
 def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = NAMED) -> str:
     """Return how a sentence names a setting, by the columns that vary."""
     words = []
@@ -273,6 +304,8 @@ def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = N
     if "mode" in varied and row["mode"] != "replace":
         words.append("added")
     text = ", ".join(words)
+    if "preset" in varied and row.get("preset"):
+        text = f"{row['preset']} ({text})" if text else str(row["preset"])
     if "layers" in varied:
         where = f"layer{'s' * (not str(row['layers']).isdigit())} {row['layers']}"
         text = f"{text} in {where}" if text else where

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["settings_table", "summary"]
 
 _SHORT = {"redistribution": "kind", "layers": "layers", "c": "c", "p1": "p1", "mode": "mode"}
+_SHORT |= {"preset": "preset"}
 _WIDE = 104
 """Columns from which a table shows more."""
 
@@ -39,6 +40,8 @@ def summary(sweep: Sweep, console: Console | None = None) -> Group:
     same = _shared(sweep.table)
     if same:
         parts.append(paragraph(same, console))
+    if "evidence" in sweep.manifest:
+        parts.append(paragraph(f"proposed: {sweep.manifest['evidence']}", console))
     parts += [settings_table(sweep, console), paragraph(_legend(sweep), console), Text()]
     found = sweep.recommendation
     if found.row is None:
@@ -74,15 +77,15 @@ def _shared(table: pd.DataFrame) -> str:
     """Say what holds for all settings."""
     first, varied = table.iloc[0], _varied(table)
     words = []
-    for name in ("redistribution", "layers", "c", "p1", "mode"):
-        if name in varied or (name in ("redistribution", "mode") and _is_usual(first[name])):
+    for name in ("redistribution", "layers", "c", "p1", "mode", "preset"):
+        if name in varied or _is_usual(first[name]):
             continue
         words.append(f"layer {first[name]}" if name == "layers" else f"{name} {_cell(name, first)}")
     return f"all: {', '.join(words)}" if words else ""
 
 
 def _is_usual(word: Any) -> bool:
-    return word in ("arm", "replace")
+    return word in ("arm", "replace", "")
 
 
 def _cell(name: str, row: pd.Series[Any]) -> str:
@@ -98,16 +101,28 @@ def settings_table(sweep: Sweep, console: Console | None = None) -> Table:
     named = _varied(rows)
     for name in named:
         table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    columns = {**_COLUMNS, **_MORE} if console and console.width >= _WIDE else _COLUMNS
+    columns = {**_COLUMNS, **_MORE} if console and console.width >= _WIDE else dict(_COLUMNS)
+    if "preset" in named and len(columns) == len(_COLUMNS):
+        del columns[_LEAST]  # its room is that of the names
+    models = {name.partition(":")[0] for name in rows["preset"] if name}
     for heading in columns:
         table.add_column(write(heading, console), justify="right", no_wrap=True)
     table.add_column("")
-    for index, row in rows.iterrows():
+    for index, row in rows.assign(preset=_short_presets(rows["preset"], models)).iterrows():
         mark = "<" if index == chosen else "*" if index in front else ""
         style = "bold green" if index == chosen else "" if row["kl"] <= sweep.budget_kl else "dim"
         cells = [*(_cell(name, row) for name in named), *(of(row) for of in columns.values()), mark]
         table.add_row(*(write(cell, console) for cell in cells), style=style)
     return table
+
+
+def _short_presets(names: pd.Series[Any], models: set[str]) -> list[str]:
+    """Return names that fit a column: without the model's where all share it."""
+    short = [name.partition(":")[2] or name if len(models) == 1 else name for name in names]
+    return [
+        f"{name.partition(',')[0]},…" if "," in name and len(name) > _LONGEST else name
+        for name in short
+    ]
 
 
 def _percent(name: str) -> Callable[[pd.Series[Any]], str]:
@@ -123,11 +138,14 @@ def _loss_change(row: pd.Series[Any]) -> str:
     return f"{change:+.3f}" if math.isfinite(change) else "–"
 
 
+_LEAST = "W1\n/ std"
+_LONGEST = 12
+
 _COLUMNS: dict[str, Callable[[pd.Series[Any]], str]] = {
     "moved": _percent("fraction_moved"),
     "near-0\nbefore": _percent("near_zero_before"),
     "\nafter": _percent("near_zero_after"),
-    "W1\n/ std": _number("wasserstein_normalized"),
+    _LEAST: _number("wasserstein_normalized"),
     "KL\nnats": _number("kl"),
     "loss\nchange": _loss_change,
     "top-1": _percent("top1_agreement"),

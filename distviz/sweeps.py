@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from distviz import kernels, statistics
-from distviz.alternatives import Grid, Setting, by_layer, combine
+from distviz.alternatives import Grid, Presets, Setting, by_layer, combine
 from distviz.config import RunSettings
 from distviz.corpus import Batch, Corpus, make_batches
 from distviz.effect import Baseline, Effect, HeadInput
@@ -42,7 +42,7 @@ from distviz.sweep_results import Sweep, join_seeds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["activation_layers", "every_setting", "layer_count", "sweep_model"]
+__all__ = ["activation_layers", "every_setting", "first_place", "layer_count", "sweep_model"]
 
 _BASELINE_BYTES = 1 << 30
 """Log-probabilities of a batch that are kept for its settings; the rest is computed again."""
@@ -144,11 +144,25 @@ def sweep_model(
 
 
 def every_setting(
-    opened: OpenedModel, grid: Grid, settings: RunSettings, *, is_by_layer: bool
+    opened: OpenedModel,
+    grid: Grid,
+    settings: RunSettings,
+    *,
+    is_by_layer: bool,
+    presets: Presets | None = None,
 ) -> list[Setting]:
     """Return every setting that a sweep of a model tries."""
-    chosen = combine(grid, settings, layer_count(opened))
+    chosen = combine(grid, settings, layer_count(opened), presets)
     return by_layer(chosen, activation_layers(opened, grid.arm_layers)) if is_by_layer else chosen
+
+
+def first_place(
+    opened: OpenedModel, grid: Grid, settings: RunSettings, *, is_by_layer: bool
+) -> str:
+    """Return the first layers that a sweep changes, as ``--arm-layers`` names them."""
+    if is_by_layer:
+        return str(activation_layers(opened, grid.arm_layers)[0])
+    return (grid.arm_layers or settings.arm_layers).split(";")[0]
 
 
 def layer_count(opened: OpenedModel) -> int:

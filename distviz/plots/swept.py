@@ -33,7 +33,7 @@ from distviz.plots.layout import (
     thinned,
 )
 from distviz.plots.lettering import text_width
-from distviz.sweep_results import NAMED, Sweep, pareto, setting_name
+from distviz.sweep_results import NAMED, Sweep, band_names, pareto, setting_name
 from distviz.wording import number, sample_name
 
 if TYPE_CHECKING:
@@ -163,11 +163,7 @@ class Cells:
 
 
 def _cells(part: pd.DataFrame) -> Cells:
-    fractions, widths = part["fraction"].tolist(), part["c"].tolist()
-    bands = [
-        f"c {width:g}" if np.isnan(share) else f"fraction {share:g}"
-        for share, width in zip(fractions, widths, strict=True)
-    ]
+    bands = band_names(part)
     rows, percentiles = list(dict.fromkeys(bands)), part["p1"].tolist()
     columns = sorted(set(percentiles))
     places = {

@@ -14,7 +14,7 @@ from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Secti
 from distviz.reports.provenance import provenance
 from distviz.reports.sentences import measured
 from distviz.runs import records
-from distviz.sweep_results import NAMED, QUANTITIES, pareto, setting_name
+from distviz.sweep_results import NAMED, QUANTITIES, band_names, pareto, setting_name
 
 if TYPE_CHECKING:
     from distviz.sweep_results import Sweep
@@ -71,7 +71,10 @@ def _grid(sweep: Sweep) -> Section:
             if len(table[column].drop_duplicates()) > 1
         ]
         for quantity, (title, form) in _HEATMAPS.items():
-            rows = [_cell(index, row, quantity, sweep) for index, row in part.iterrows()]
+            rows = [
+                _cell(index, row, quantity, sweep)
+                for index, row in part.assign(band=band_names(part)).iterrows()
+            ]
             spec = setting_charts.heatmap(rows, title, form)
             blocks.append(Chart(" · ".join([title, *words]), spec, 90 + 26 * _bands(rows)))
     note = Prose("Outlined: the setting to take.")
@@ -83,10 +86,9 @@ def _bands(rows: list[dict[str, Any]]) -> int:
 
 
 def _cell(index: Any, row: pd.Series[Any], quantity: str, sweep: Sweep) -> dict[str, Any]:
-    given = not math.isnan(row["fraction"])
     value = float(row[quantity])
     return {
-        "band": f"fraction {row['fraction']:g}" if given else f"c {row['c']:g}",
+        "band": row["band"],
         "p1": float(row["p1"]),
         "value": value if math.isfinite(value) else None,
         "name": row["name"],

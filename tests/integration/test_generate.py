@@ -110,6 +110,34 @@ def test_chat_template(call: Callable[..., Done], tmp_path: Path, demo_folder: P
     assert (done.code, "no chat template" in done.err) == (2, True)
 
 
+@pytest.mark.parametrize("extra", [(), ("--c", 0.7), ("--arm-layers", "2,4")])
+def test_settings_are_proposed_from_the_prompt_alone(
+    call: Callable[..., Done], demo_folder: Path, demo_tokenizer: Any, extra: tuple[Any, ...]
+) -> None:
+    options = ("--prompt", PROMPT, "--max-new-tokens", 12, *extra)
+    done = call("generate", *options, "--preset", "auto", "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    model = AutoModelForCausalLM.from_pretrained(demo_folder).eval()
+    layer = 2 if "--arm-layers" in extra else 0
+    seen: list[torch.Tensor] = []
+    hook = model.model.layers[layer].mlp.act_fn.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output)
+    )
+    model(demo_tokenizer(PROMPT, return_tensors="pt")["input_ids"])
+    hook.remove()
+    values = seen[0].double()
+    share = float((values.abs() < 0.1 * values.std(correction=0)).double().mean())
+    assert 0.01 < share < 0.5  # the rule then says c = 0.32, p1 = 90
+    assert said["preset"]["name"] == "proposed"
+    assert f"layer {layer}: {share:.0%} of the values" in said["preset"]["evidence"]
+    explicit = ("--c", 0.7 if "--c" in extra else 0.32, "--p1", 90)
+    same = json.loads(call("generate", *options, *explicit, "--json").out)
+    assert (said["arm"], said["after"]) == (same["arm"], same["after"])
+    shown = " ".join(call("generate", *options, "--preset", "auto").out.split())
+    assert f"proposed: layer {layer}: {share:.0%} of the values" in shown
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -121,7 +149,7 @@ def test_chat_template(call: Callable[..., Done], tmp_path: Path, demo_folder: P
         (["--prompt", "a", "--on", "never"], "--on is 'never'"),
         (["--prompt", "a", "--arm-layers", "none"], "leaves nothing to set side by side"),
         (["--prompt", "a", "--arm-layers", "44"], "layer 44 does not exist"),
-        (["--prompt", "a", "--preset", "auto"], "none is published for 'demo'"),
+        (["--prompt", "a", "--preset", "nobody"], "unknown preset 'nobody'"),
         ([], "missing option"),
     ],
 )

@@ -151,6 +151,100 @@ def test_ruinous_and_harmless(call: Callable[..., Done], text: Path) -> None:
     assert json.loads(again.out)["effect"]["kl"] == pytest.approx(said["recommended"]["kl"])
 
 
+SMALL = ("--max-length", 32, "--device", "cpu", "--no-figures")
+
+
+def _equals_a_run(
+    call: Callable[..., Done], command: str, row: pd.Series[Any], *flags: Any
+) -> None:
+    """Whether a row tells what the recommended command measures."""
+    done = call(*command.split()[1:], *flags, *SMALL, "--json", "--out", "run", "--force")
+    assert done.code == 0, done.err
+    run = json.loads(done.out)
+    assert row["kl"] == pytest.approx(run["effect"]["kl"], rel=1e-9)
+    assert row["loss_after"] == pytest.approx(run["effect"]["loss_after"], rel=1e-12)
+    by_phase = {one["phase"]: one for one in run["stats"] if one["layer"] == int(row["layers"])}
+    assert row["gini_after"] == pytest.approx(by_phase["after"]["gini"], rel=1e-9)
+    moved = by_phase["landing"]["count"] / by_phase["after"]["count"]
+    assert row["fraction_moved"] == pytest.approx(moved, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        (
+            "Gemma-3-4b-it",
+            ["gemma-3-4b-it:gpqa", "gemma-3-4b-it:math-500,aime25",
+             "gemma-3-4b-it:aime24,humaneval", "gemma-3-4b-it:livecodebench"],
+        ),
+        (
+            "my-llama-3.1-8b-instruct-copy",
+            ["llama-3.1-8b-instruct:gpqa", "llama-3.1-8b-instruct:math-500,aime24",
+             "llama-3.1-8b-instruct:humaneval,livecodebench"],
+        ),
+    ],
+)  # fmt: skip
+def test_published_settings_are_tried_for_all_benchmarks(
+    call: Callable[..., Done], text: Path, tmp_path: Path, tiny_saved: Path, name: str,
+    labels: list[str],
+) -> None:  # fmt: skip
+    (tmp_path / name).symlink_to(tiny_saved)
+    model = tmp_path / name
+    done = call("sweep", model, "--preset", "auto", "--text", text, *SMALL, "--out", "swept")
+    assert done.code == 0, done.err
+    assert max(map(len, done.out.splitlines()[:-3])) <= 80
+    swept = Sweep.load("swept")
+    assert swept.table["preset"].tolist() == labels
+    for _, row in swept.table.iterrows():
+        one = f"distviz run {model} --arm-layers 0 --preset {row['preset'].split(',')[0]}"
+        assert swept._command(row) == one
+        _equals_a_run(call, one, row, "--text", text)
+    beside = call(
+        "sweep", model, "--preset", labels[0], "--c", "0.13", "--p-min", 0.1, "--text", text,
+        *SMALL, "--out", "beside",
+    )  # fmt: skip
+    assert beside.code == 0, beside.err
+    swept = Sweep.load("beside")
+    assert swept.table["preset"].tolist() == ["", labels[0]]
+    for _, row in swept.table.iterrows():
+        command = swept._command(row)
+        assert command.endswith("--p-min 0.1")
+        _equals_a_run(call, command, row, "--text", text)
+
+
+def test_settings_are_proposed_where_none_are_published(
+    call: Callable[..., Done], text: Path, tiny_saved: Path
+) -> None:
+    for extra in ([], ["--arm-layers", "1"], ["--by-layer"]):
+        done = call(
+            "sweep", tiny_saved, "--preset", "auto", *extra, "--text", text, *SMALL,
+            "--out", "swept", "--force", "--budget-kl", 100,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        swept = Sweep.load("swept")
+        assert set(swept.table["preset"]) == {"proposed"}
+        row = swept.table.iloc[0]
+        _equals_a_run(call, swept._command(row), row, "--text", text)
+        asked = ["--preset", "auto", "--arm-layers", row["layers"]]
+        _equals_a_run(call, f"distviz run {tiny_saved}", row, *asked, "--text", text)
+        said = " ".join(done.out.split())
+        assert f"proposed: layer {row['layers']}: " in said
+    assert json.loads(call("sweep", tiny_saved, "--preset", "auto", "--text", text, *SMALL,
+                           "--json").out)["evidence"].startswith("layer 0: ")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["repeat", "random", "words"])
+def test_filler_goes_into_the_swept_text(call: Callable[..., Done], text: Path, kind: str) -> None:
+    flags = ("--filler", "/ ", "--filler-count", 7, "--filler-position", "start")
+    flags = (*flags, "--filler-kind", kind, "--text", text)
+    done = call("sweep", *flags, *SMALL, "--c", 0.5, "--p1", 90, "--out", "swept")
+    assert done.code == 0, done.err
+    row = Sweep.load("swept").table.iloc[0]
+    _equals_a_run(call, "distviz run --c 0.5 --p1 90", row, *flags)
+    plain = call("sweep", "--text", text, *SMALL, "--c", 0.5, "--p1", 90, "--json")
+    assert json.loads(plain.out)["settings"][0]["kl"] != pytest.approx(row["kl"], rel=1e-3)
+
+
 def test_same_seed_same_numbers(call: Callable[..., Done], text: Path) -> None:
     for name in ("one", "two"):
         done = call("sweep", "--text", text, "--c", "0.5", "--seed", 7, "--out", name, "--quiet")
@@ -191,6 +285,9 @@ def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved:
     [
         (["--c", "a,b"], "--c 'a,b' is not a list of numbers"),
         (["--arm-layers", "0;77"], "layer 77 does not exist"),
+        (["--preset", "auto,nobody"], "unknown preset 'nobody'"),
+        (["--preset", ""], "unknown preset ''"),
+        (["--preset", "gemma-3-4b-it", "--filler", ""], "--filler is empty"),
         (["--seeds", "0"], "--seeds is 0, it must be at least 1"),
         (["--budget-kl", "-1"], "--budget-kl is -1.0, it must be above 0"),
         (["sample.toml"], "needs a checkpoint, not layers built from a TOML"),

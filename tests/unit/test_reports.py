@@ -283,7 +283,7 @@ def test_what_if_answers() -> None:
 
 def test_a_sweep() -> None:
     base = dict.fromkeys([*NAMED, "seeds", *QUANTITIES_OF_SWEEPS], np.nan)
-    base |= {"redistribution": "arm", "layers": "0", "mode": "replace", "seeds": 1}
+    base |= {"redistribution": "arm", "layers": "0", "mode": "replace", "preset": "", "seeds": 1}
     rows = [
         base | {"c": c, "p1": p1, "kl": c * p1 / 1000, "near_zero_removed": c / 4}
         | {"loss_before": 2.0, "loss_after": 2.0 + c / 10, "fraction_moved": c / 3}

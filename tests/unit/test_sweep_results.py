@@ -18,6 +18,7 @@ from distviz.alternatives import Grid, by_layer, combine
 from distviz.config import RunSettings
 from distviz.errors import RequestError
 from distviz.plots import sweep_by_layer, sweep_overview
+from distviz.presets import PRESETS, every_preset, join_names
 from distviz.sweep_results import QUANTITIES, Sweep, join_seeds, pareto
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def _rows(**columns: Any) -> pd.DataFrame:
     n = max(len(values) for values in columns.values())
     base: dict[str, Any] = {"redistribution": ["arm"] * n, "layers": ["0"] * n, "seed": [0] * n}
     base |= {"c": [0.13] * n, "p1": [99.5] * n, "fraction": [math.nan] * n, "mode": ["replace"] * n}
+    base |= {"preset": [""] * n}
     usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
     frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in QUANTITIES})
     return frame.assign(**columns)
@@ -76,6 +78,64 @@ def test_one_setting_and_repeats() -> None:
     (only,) = combine(Grid(), RunSettings(c=0.2, arm_layers="1"), 2)
     assert (only.layers, only.settings.c) == ((1,), 0.2)
     assert len(combine(Grid(c="0.1,0.10,.1", arm_layers="0;0;0-0"), RunSettings(), 2)) == 1
+
+
+PUBLISHED = {
+    "gemma-3-4b-it:gpqa": {"fraction": 0.5, "p1": 96.5, "percentile_of": "magnitude"},
+    "gemma-3-4b-it:aime25": {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"},
+    "gemma-3-27b-it:aime24": {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"},
+    "qwen2.5-math-7b:aime25": {"c": 0.13, "p1": 99.5},
+}
+
+
+def _labelled(grid: Grid, base: RunSettings) -> list[tuple[Any, ...]]:
+    return [
+        (s.preset, s.settings.c, s.settings.fraction, s.settings.p1, s.settings.percentile_of)
+        for s in combine(grid, base, 2, PUBLISHED)
+    ]
+
+
+def test_presets_stand_alone_or_beside_the_grid() -> None:
+    gpqa, both = PUBLISHED["gemma-3-4b-it:gpqa"], "gemma-3-4b-it:aime25,gemma-3-27b-it:aime24"
+    assert gpqa == PRESETS["gemma-3-4b-it:gpqa"]
+    alone = [
+        ("gemma-3-4b-it:gpqa", 0.13, 0.5, 96.5, "magnitude"),
+        (both, 0.13, 0.25, 85.0, "magnitude"),
+        ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
+    ]
+    assert _labelled(Grid(), RunSettings()) == alone
+    assert _labelled(Grid(arm_mode="replace"), RunSettings(preset="auto")) == alone
+    # The setting of a preset that is listed, too, gets its name and stays in its place.
+    assert _labelled(Grid(c="0.13,1"), RunSettings()) == [
+        ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
+        ("", 1.0, None, 99.5, "value"),
+        *alone[:2],
+    ]
+    # What was said explicitly is stronger than a preset.
+    said = RunSettings(percentile_of="value", explicit=frozenset({"percentile_of"}))
+    assert {row[4] for row in _labelled(Grid(), said)} == {"value"}
+    spread = combine(
+        Grid(arm_layers="0;1", redistribution="arm,noise"), RunSettings(), 2, PUBLISHED
+    )
+    assert len(spread) == 3 * 2 * 2
+    layered = by_layer(combine(Grid(), RunSettings(), 2, PUBLISHED), [0, 1])
+    assert [s.preset for s in layered] == [row[0] for row in alone for _ in range(2)]
+
+
+def test_names_of_presets() -> None:
+    assert join_names(["m:a", "m:b", "m:c"]) == "m:a,b,c"
+    assert (join_names(["m:a", "n:a"]), join_names([]), join_names(["proposed"])) == (
+        "m:a,n:a", "", "proposed",
+    )  # fmt: skip
+    assert list(every_preset("qwen2.5-7b-instruct, gemma-3-4b-it:gpqa", None)) == [
+        *(f"qwen2.5-7b-instruct:{one}"
+          for one in ("gpqa", "math-500", "aime25", "humaneval", "livecodebench")),
+        "gemma-3-4b-it:gpqa",
+    ]  # fmt: skip
+    assert every_preset("auto", "org/Gemma-3-4B-it") == every_preset("gemma-3-4b-it", None)
+    assert every_preset("auto", "nobody") == {}
+    with pytest.raises(RequestError, match="unknown preset 'gemma'"):
+        every_preset("auto,gemma", "nobody")
 
 
 def test_layer_after_layer() -> None:
