@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from killed import running, wait_for_a_state
 from tiny_models import save_tiny
 
 if TYPE_CHECKING:
@@ -143,6 +144,36 @@ def test_compare_by_two(tmp_path: Path, alone: Path, demo_folder: Path) -> None:
     assert min(sides) > 10_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_comparison_of_two_goes_on(
+    tmp_path: Path, tiny_saved: Path, demo_folder: Path, size: int
+) -> None:
+    args = ["compare", tiny_saved, demo_folder, *SMALL]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    with _by_hand([[*args, "--out", whole]]) as processes:
+        assert processes[0].wait(300) == 0
+    again = [*args, "--out", out, "--save-every", "0"]
+    with _by_hand([again] * 2) as processes:
+        _until_a_state(processes, tmp_path / "out.partial" / "b", 2)
+        processes[1].send_signal(signal.SIGKILL)
+        _, said = _complaints(processes)
+    assert "is kept in" in said[1]
+    # The side that was finished is there, whole.
+    assert len(list((tmp_path / "out.partial" / "a").glob("*.state"))) == 2
+    with _by_hand([[*again, "--resume"]] * size) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    assert "starting afresh" not in errors[0]
+    for side in "ab":
+        for name in EXACT:
+            if (whole / side / name).exists():
+                assert (out / side / name).read_bytes() == (whole / side / name).read_bytes(), name
+    for name in ("compare.csv", "inference.csv", "channels.csv", "classes.csv"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (tmp_path / "out.partial").exists()
+
+
 # What ends them ------------------------------------------------------------------------------
 
 
@@ -180,11 +211,8 @@ def test_a_killed_process_ends_all_and_any_number_goes_on(
 def test_two_go_on_where_one_stopped(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "out"
     args = ["run", *SMALL, "--out", str(out), "--save-every", "0"]
-    with subprocess.Popen([sys.executable, "-m", "distviz", *args], stderr=subprocess.PIPE) as one:
-        end = time.monotonic() + 300
-        while not (tmp_path / "out.partial").exists() and time.monotonic() < end:
-            time.sleep(0.01)
-        one.kill()
+    with running(*args) as one:
+        wait_for_a_state(one, tmp_path / "out.partial")
     done = _torchrun(2, *args, "--resume")
     assert done.returncode == 0, done.stderr
     assert "starting afresh" not in done.stderr
