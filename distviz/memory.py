@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ __all__ = ["free_bytes", "resident_bytes"]
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory a model may take on a device."""
+    """Return how much memory a model may take on a device.
+
+    Processes that a launcher started on this machine share its memory evenly.
+    """
     import torch
 
     if device.type == "cuda":
@@ -21,7 +25,9 @@ def free_bytes(device: torch.device) -> int:
 
     free = int(psutil.virtual_memory().available)
     limit, used = (_cgroup(name) for name in ("memory.max", "memory.current"))
-    return free if limit is None or used is None else min(free, max(0, limit - used))
+    if limit is not None and used is not None:
+        free = min(free, max(0, limit - used))
+    return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def resident_bytes() -> int:

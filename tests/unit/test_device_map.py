@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS
@@ -15,10 +16,13 @@ from test_offloading import same
 from tiny_models import save_tiny
 
 import distviz
+from distviz import sweeps
+from distviz.alternatives import Grid
 from distviz.collect import corpus_of, measure
 from distviz.config import RunSettings
 from distviz.errors import RequestError
 from distviz.models import open_model
+from distviz.progress import Progress
 from distviz.texts import read_documents
 from distviz.wrappers import entry_device
 
@@ -143,6 +147,20 @@ def test_watching_and_redistributing_what_the_user_spread(folders: Any) -> None:
     assert torch.equal(*logits)
     assert written[0] == written[1]
     assert seen[0].equals(seen[1])
+
+
+def test_a_sweep_enters_behind_layers_that_wait_on_the_disk(folders: Any) -> None:
+    tables = []
+    for places in (None, spread(folders("llama"))):
+        opened = open_model(str(folders("llama")), device="cpu", device_map=places)
+        settings = RunSettings(max_length=16, batch_size=2)
+        corpus = corpus_of(read_documents(TEXTS), opened, settings)
+        lists = Grid(c="0.13,1", p1="90", arm_layers="1;3")
+        grid = sweeps.every_setting(opened, lists, settings, is_by_layer=False)
+        swept = sweeps.sweep_model(opened, corpus, settings, grid, [0], 0.05, Progress())
+        tables.append(swept.table)
+    assert len(tables[0]) == 4
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*offload.*")

@@ -18,6 +18,7 @@ from tiny_models import save_tiny
 import distviz
 from distviz import offloading
 from distviz.errors import MeasurementError, RequestError
+from distviz.memory import free_bytes
 from distviz.models import open_model
 from distviz.offloading import LayersOnDisk, bytes_in_memory
 from distviz.progress import Progress
@@ -163,6 +164,12 @@ def test_a_model_too_large_is_streamed_by_itself_and_says_so(
     # A part that fits is not streamed.
     part = run(folder, layers="0", arm_layers="0", ripple=False, dtype="bf16")
     assert part.manifest["model"]["loaded"]["layers"] == ["model.layers.0"]
+
+
+def test_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = free_bytes(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert 0.5 < 4 * free_bytes(torch.device("cpu")) / alone < 2  # others work here, too
 
 
 def test_what_a_model_takes(folders: Any) -> None:
