@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS, save_tiny_llama
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import distviz
@@ -243,6 +245,56 @@ def test_filler_goes_into_the_swept_text(call: Callable[..., Done], text: Path, 
     _equals_a_run(call, "distviz run --c 0.5 --p1 90", row, *flags)
     plain = call("sweep", "--text", text, *SMALL, "--c", 0.5, "--p1", 90, "--json")
     assert json.loads(plain.out)["settings"][0]["kl"] != pytest.approx(row["kl"], rel=1e-3)
+
+
+def _rescaled(model: Path, folder: Path, factors: dict[str, float]) -> Path:
+    """Save a model with some of its weights multiplied."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    for name, factor in factors.items():
+        weights[name] = weights[name] * factor
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_model_that_the_usual_settings_wreck(
+    call: Callable[..., Done], text: Path, tmp_path: Path, tiny_saved: Path
+) -> None:
+    # The first MLP is all that is heard, and logits are so large that any change decides.
+    loud = {"lm_head.weight": 1000.0, "model.layers.0.mlp.down_proj.weight": 1000.0}
+    model = _rescaled(tiny_saved, tmp_path / "sharp", loud)
+    done = call("sweep", model, "--text", text, *SMALL, "--out", "swept")
+    assert done.code == 0, done.err
+    table = pd.read_csv("swept/sweep.csv")
+    assert len(table) == 12
+    assert table["kl"].min() > 0.05
+    mildest = table.loc[table["kl"].idxmin()]
+    said = " ".join(done.out.split())
+    assert "no recommendation: no setting fits the budget of 0.05 nats: the mildest, " in said
+    assert f"c = {mildest['c']:g}, p1 = {mildest['p1']:g} in layer 0, costs KL" in said
+    assert "distviz run" not in said
+    told = json.loads((tmp_path / "here" / "swept" / "sweep.json").read_text())
+    assert (told["command"], told["budget_kl"]) == ("", 0.05)
+
+
+def test_a_model_that_no_setting_harms(
+    call: Callable[..., Done], text: Path, tmp_path: Path, tiny_saved: Path
+) -> None:
+    # What the first MLP computes goes nowhere.
+    silent = {"model.layers.0.mlp.down_proj.weight": 0.0}
+    model = _rescaled(tiny_saved, tmp_path / "deaf", silent)
+    said = json.loads(call("sweep", model, "--text", text, *SMALL, "--json").out)
+    table = pd.DataFrame(said["settings"])
+    assert len(table) == 12
+    assert (table["kl"].max(), table["top1_agreement"].min()) == (0.0, 1.0)
+    best = table.loc[table["near_zero_removed"].idxmax()]
+    recommended = said["recommended"]
+    assert (recommended["c"], recommended["p1"]) == (best["c"], best["p1"])
+    assert said["reason"].endswith("no setting tried removes more")
+    assert said["command"] == (
+        f"distviz run {model} --arm-layers 0 --c {best['c']:g} --p1 {best['p1']:g}"
+    )
+    _equals_a_run(call, said["command"], pd.Series(recommended), "--text", text)
 
 
 def test_same_seed_same_numbers(call: Callable[..., Done], text: Path) -> None:
