@@ -14,7 +14,8 @@ from distviz.reports.page import Spec
 __all__ = ["by_depth", "intervals"]
 
 _LOG_SPAN = 30.0
-_LEGEND = {"title": None, "orient": "top", "offset": 2, "columns": 3}
+_SHORT = 12
+"""Characters of names of which three stand side by side on a phone."""
 
 
 def by_depth(
@@ -45,7 +46,7 @@ def by_depth(
             "domain": [w for w, _ in series.values()],
             "range": [c for _, c in series.values()],
         },
-        "legend": _LEGEND if len(series) > 1 else None,
+        "legend": _legend([word for word, _ in series.values()]),
     }
     x = {
         "field": "place",
@@ -80,6 +81,13 @@ def by_depth(
         for index, (name, (word, _)) in enumerate(series.items())
     ]
     return {"data": {"values": rows}, "layer": [*lines, _nearest(x, said)]}
+
+
+def _legend(words: list[str]) -> Spec | None:
+    if len(words) < 2:
+        return None
+    columns = 3 if max(map(len, words)) <= _SHORT else 2
+    return {"title": None, "orient": "top", "offset": 2, "columns": columns}
 
 
 _LOOKS: list[Spec] = [
@@ -138,15 +146,20 @@ def intervals(rows: list[dict[str, Any]], color: str, *, axis: str = "layer") ->
         "scale": {"zero": False, "nice": False, "padding": 8},
     }
     value = {"type": "quantitative", "axis": {"title": None, "tickCount": 4, "minExtent": 42}}
+    bars: list[Spec] = [
+        {
+            "transform": [{"filter": "isValid(datum.low)"}],
+            "mark": {"type": "rule", "color": color, "strokeWidth": 1.5},
+            "encoding": {"x": x, "y": value | {"field": "low"}, "y2": {"field": "high"}},
+        }
+    ]
+    if all(row["low"] is None for row in rows):  # withheld: Vega warns of a layer without data
+        bars = []
     return {
         "data": {"values": rows},
         "layer": [
             {"mark": {"type": "rule", "color": "$muted"}, "encoding": {"y": {"datum": 0}}},
-            {
-                "transform": [{"filter": "isValid(datum.low)"}],
-                "mark": {"type": "rule", "color": color, "strokeWidth": 1.5},
-                "encoding": {"x": x, "y": value | {"field": "low"}, "y2": {"field": "high"}},
-            },
+            *bars,
             {
                 "mark": {"type": "point", "size": 42, "color": color, "strokeWidth": 1.4},
                 "encoding": {

@@ -39,7 +39,8 @@ def measured(manifest: dict[str, Any], side: str = "") -> str:
     if isinstance(layers, int):
         words.append(f"{layers} layer{'s' * (layers != 1)}")
     if text.get("tokens"):
-        words.append(f"{text['tokens']:,} tokens in {text.get('documents', 0):,} documents")
+        n = text.get("documents", 0)
+        words.append(f"{text['tokens']:,} tokens in {n:,} document{'s' * (n != 1)}")
     dtype = model.get("dtype") or manifest.get("dtype")
     return " · ".join([*words, *([str(dtype)] if dtype else [])])
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic_comparisons import make
 from synthetic_runs import silu_run
 
+from distviz.comparing import compare_runs
 from distviz.reports import write_page
+from distviz.reports.comparison_sections import comparison_part
 from distviz.reports.page import Page
 from distviz.reports.run_sections import run_part
 from distviz.runs import Run
@@ -256,3 +259,16 @@ def test_without_script_the_numbers_are_there(browser: Browser, file: Path, run:
     assert "need JavaScript" in tab.locator("noscript").inner_text()
     assert tab.locator(".tabled[data-name=stats] tbody tr").count() == len(run.stats())
     context.close()
+
+
+@pytest.mark.parametrize("documents", [4, 12])
+def test_a_comparison_opens_quietly(browser: Browser, tmp_path: Path, documents: int) -> None:
+    """With few documents intervals are withheld, and nothing is drawn in their place."""
+    runs = [make(seed, documents=documents, scale=seed).run for seed in (1, 2)]
+    page = Page("compared", [comparison_part(compare_runs(*runs))])
+    opened = Opened(browser, write_page(page, tmp_path / "report.html"))
+    opened.tab.wait_for_function(
+        "() => [...document.querySelectorAll('.plot')].every(one => one.querySelector('svg'))"
+    )
+    assert opened.logged == []
+    opened.context.close()

@@ -573,3 +573,14 @@ def test_describe_builds_layers_on_the_meta_device() -> None:
     model, details = describe(None, layer=LayerSettings())
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert (details["hidden_size"], details["device"]) == (576, "meta")
+
+
+def test_rope_is_known_from_the_configuration() -> None:
+    from transformers import BertConfig, GPT2Config, LlamaConfig
+
+    from distviz.models import describe, has_rope
+
+    assert describe(None)[1]["rope"] is True  # the demo, a Llama
+    assert has_rope(LlamaConfig())
+    assert not has_rope(GPT2Config())
+    assert not has_rope(BertConfig())

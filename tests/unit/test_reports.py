@@ -23,7 +23,7 @@ from distviz.filler_studies import QUANTITIES, FillerStudy
 from distviz.reports import page_of, report_folders
 from distviz.reports.cells import data_table
 from distviz.reports.filler_sections import filler_part
-from distviz.reports.page import Page, Part
+from distviz.reports.page import Drawing, Page, Part
 from distviz.reports.rendering import render
 from distviz.reports.run_sections import run_part
 from distviz.reports.sweep_sections import sweep_part
@@ -382,3 +382,31 @@ def test_the_charts_are_the_ones_that_were_bundled() -> None:
 def test_a_title_is_said_once() -> None:
     page = Page("t", [Part("t", "s", "v", [])])
     assert "<title>t · distviz</title>" in render(page)
+
+
+@pytest.mark.parametrize("rope", [True, False, None])
+def test_the_layer_is_drawn_as_the_model_has_it(rope: bool | None) -> None:
+    """A folder of an earlier version says nothing of it."""
+    said = {"name": "m", "activation": "SiLU", "layers": 3} | (
+        {} if rope is None else {"rope": rope}
+    )
+    made = silu_run().run
+    section = run_part(Run(made.manifest | {"model": said}, made.sketches)).sections[0]
+    (drawing,) = [block for block in section.blocks if isinstance(block, Drawing)]
+    drawn = "".join(piece for piece, _ in drawing.pieces)
+    assert drawn.count("RoPE") == (2 if rope else 0)
+    lines = drawn.splitlines()
+    assert len({len(line) for line in lines[2:5]}) == 1  # the frame closes
+    assert [line[-1] for line in lines[2:5]] == list("┐│┘")
+    assert ("[act]", "seen") in drawing.pieces
+
+
+def test_every_statistic_has_a_curve_by_depth(html: str, synthetic: Synthetic) -> None:
+    keys = {"layer", "site", "phase", "module", "stack"}
+    titles = {texts_of(one).strip() for one in elements(html, "figcaption")}
+    main = {"near_zero", "std", "gini"}
+    missing = set(synthetic.run.stats()) - keys - main - titles
+    finite = {
+        name for name in missing if np.isfinite(synthetic.run.stats()[name].astype(float)).any()
+    }
+    assert finite == set()
