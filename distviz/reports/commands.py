@@ -34,15 +34,14 @@ _NOT_TYPED = frozenset(
 )
 """Written in another way, or without influence on what is measured."""
 _ARM = ("redistribution", "c", "p1", "fraction", "arm_mode")
-_OF_FILLERS = ("filler", "filler_count", "filler_position", "filler_kind")
-_ELSEWHERE = ("preset", "ripple", "stream", "stream_memory", "keep_text")
+_ELSEWHERE = ("ripple", "stream", "stream_memory", "keep_text")
 NOT_ON_COMMAND_LINE = {
     "run": frozenset(("attention_layers",)),
     "filler": frozenset(
         (
             *_ARM,
             *_ELSEWHERE,
-            *("p_min", "p_max", "percentile_of", "passes", "max_tokens"),
+            *("preset", "p_min", "p_max", "percentile_of", "passes", "max_tokens"),
             *("arm_layers", "classes"),
         )
     ),
@@ -50,7 +49,6 @@ NOT_ON_COMMAND_LINE = {
         (
             *_ARM,
             *_ELSEWHERE,
-            *_OF_FILLERS,
             *("arm_layers", "layers", "sites", "classes", "attention_layers"),
         )
     ),

@@ -43,6 +43,7 @@ def _sweep(*, by_layer: bool = False) -> Sweep:
         c=[c for c, _, _ in grid],
         p1=[p1 for _, p1, _ in grid],
         fraction=math.nan,
+        preset="",
         mode=[mode for _, _, mode in grid],
         near_zero_removed=np.linspace(0.01, 0.2, n),
         kl=np.geomspace(1e-4, 0.3, n),
