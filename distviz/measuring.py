@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +18,12 @@ from distviz.checks import (
     parse_counts,
     presets_of,
     short_name,
-    state_folder,
 )
 from distviz.config import RunSettings, build_settings, check_figure_width
-from distviz.errors import InterruptedRunError, RequestError
+from distviz.errors import RequestError
+from distviz.going_on import kept_work
 from distviz.processes import agree, current
 from distviz.runs import COMPARISON, FILLER, RUN, SWEEP, Run, check_output, read_manifest
-from distviz.states import StateFolder
 from distviz.sweep_results import Sweep
 
 if TYPE_CHECKING:
@@ -66,32 +61,30 @@ def run_to_folder(
         folder = _note_finished(settings, progress)
         return Run.load(folder), folder
     out = checked_output(settings, short_name(model or settings.model or "demo"))
-    states = _state_folder(out, settings)
-    current().hint = partial(_how_to_go_on, states, out)
     from distviz import collect
 
-    with _telling_how_to_go_on(states, out, progress):
+    with kept_work(out, settings, progress) as states:
         measured = collect.run(settings=settings, progress=progress, states=states)
-        progress.stop()
-        if current().is_first:
-            if settings.figures:
-                progress.stage("drawing figures")
-            _write(measured, out, settings)
-        current().finish()
-    states.remove()
+        _deliver(measured, out, settings, progress)
     return measured, out
 
 
-def _write(result: Result, out: Path, settings: RunSettings) -> None:
+def _deliver(result: Result, out: Path, settings: RunSettings, progress: Progress) -> None:
+    """Write the folder, in the first process; the others wait until it is there."""
     from distviz import exports
 
-    exports.write_folder(
-        result,
-        out,
-        figures=tuple(settings.figures),
-        width=settings.figure_width,
-        force=settings.force,
-    )
+    progress.stop()
+    if current().is_first:
+        if settings.figures:
+            progress.stage("drawing figures")
+        exports.write_folder(
+            result,
+            out,
+            figures=tuple(settings.figures),
+            width=settings.figure_width,
+            force=settings.force,
+        )
+    current().finish()
 
 
 def _agree_on(settings: RunSettings) -> None:
@@ -128,60 +121,6 @@ def _note_finished(settings: RunSettings, progress: Progress) -> Path:
     return Path(str(settings.out))
 
 
-def _state_folder(out: Path, settings: RunSettings) -> StateFolder:
-    """Return where the state of a run is kept, empty where it starts afresh."""
-    states = state_folder(out, settings)
-    if states.exists() and not settings.resume:
-        states.remove()
-    return states
-
-
-def _note_nothing_kept(states: StateFolder, progress: Progress) -> None:
-    if states.resumes and not states.exists() and current().is_first:
-        progress.note(f"nothing to resume in {states.folder}, starting afresh")
-
-
-@contextmanager
-def _telling_how_to_go_on(states: StateFolder, out: Path, progress: Progress) -> Iterator[None]:
-    """Say what is kept of a measurement that does not come to its end."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        progress.stop()
-        if not states.exists():
-            raise
-        raise InterruptedRunError(
-            f"interrupted, {_kept(states)}", f"go on with: {_command_to_go_on(out)}"
-        ) from None
-    except Exception as error:
-        progress.stop()
-        if states.exists() and not isinstance(error, RequestError):
-            progress.note(_how_to_go_on(states, out))
-        raise
-    finally:
-        progress.stop()
-
-
-def _kept(states: StateFolder) -> str:
-    part = f"{states.share:.0%} of the work" if states.share else "a part of the work"
-    return f"{part} is kept in {states.folder}"
-
-
-def _how_to_go_on(states: StateFolder, out: Path) -> str:
-    if not states.exists():
-        return ""
-    return f"{_kept(states)}, go on with: {_command_to_go_on(out)}"
-
-
-def _command_to_go_on(out: Path) -> str:
-    words = ["distviz", *sys.argv[1:]]
-    if current().size > 1:
-        return "the same command and --resume"
-    if not any(re.match(r"(--out|-o)(=|$)", word) for word in words):
-        words += ["--out", str(out)]
-    return shlex.join(words + ["--resume"] * ("--resume" not in words))
-
-
 def compare_to_folder(
     a: str,
     b: str,
@@ -209,18 +148,9 @@ def compare_to_folder(
         if finished is not None:
             return finished, _note_finished(settings, progress)
     out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
-    states = _state_folder(out, settings)
-    current().hint = partial(_how_to_go_on, states, out)
-    with _telling_how_to_go_on(states, out, progress):
-        _note_nothing_kept(states, progress)
+    with kept_work(out, settings, progress, of_parts=True) as states:
         compared = comparing.compare(a, b, **asked, progress=progress, states=states)
-        progress.stop()
-        if current().is_first:
-            if settings.figures:
-                progress.stage("drawing figures")
-            _write(compared, out, settings)
-        current().finish()
-    states.remove()
+        _deliver(compared, out, settings, progress)
     return compared, out
 
 
@@ -244,18 +174,13 @@ def filler_to_folder(
         if finished is not None:
             return finished, _note_finished(settings, progress)
     out = checked_output(settings, f"{short_name(model)}-filler")
-    states = _state_folder(out, settings)
     from distviz import collect
 
-    with _telling_how_to_go_on(states, out, progress):
-        _note_nothing_kept(states, progress)
+    with kept_work(out, settings, progress, of_parts=True) as states:
         documents = fillers.read_prompts([Path(name) for name in settings.text])
         opened = collect.open_from(settings, progress)
         study = fillers.study_filler(opened, documents, settings, numbers, progress, states)
-        if settings.figures:
-            progress.stage("drawing figures")
-        _write(study, out, settings)
-    states.remove()
+        _deliver(study, out, settings, progress)
     return study, out
 
 
@@ -278,11 +203,10 @@ def sweep_to_folder(
         folder = _note_finished(settings, progress)
         return Sweep.load(folder), folder
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
-    states = _state_folder(out, settings)
     from distviz import collect, sweeps
     from distviz.texts import read_documents
 
-    with _telling_how_to_go_on(states, out, progress):
+    with kept_work(out, settings, progress) as states:
         documents = read_documents([Path(name) for name in settings.text])
         opened = collect.open_from(settings, progress)
         corpus = collect.corpus_of(documents, opened, settings)
@@ -310,8 +234,7 @@ def sweep_to_folder(
         swept.manifest["flags"] = _arm_flags(settings)
         if PROPOSED in presets:
             swept.manifest["evidence"] = proposal.evidence
-        _write(swept, out, settings)
-    states.remove()
+        _deliver(swept, out, settings, progress)
     return swept, out
 
 
