@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from distviz.plots.arrows import draw_arrows
 from distviz.plots.bins import PairedBins, Panel, paired_bins
 from distviz.plots.headings import EDGE, Heading, Line
 from distviz.plots.layout import fit_left, legend_in_figure, panels, rows_height
-from distviz.plots.margin import Row, add_legend, number_table, table_height, write_beside
+from distviz.plots.margin import add_legend, number_table, table_height, write_beside
+from distviz.plots.paired_numbers import RULED, beyond, beyond_rows, heads, numbers
 from distviz.plots.sheets import Sheet
 from distviz.sites import SITES
 from distviz.wording import (
@@ -26,7 +26,6 @@ from distviz.wording import (
     layer_name,
     model_name,
     number,
-    percent,
 )
 
 if TYPE_CHECKING:
@@ -94,10 +93,10 @@ def draw_paired(
 def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
     """Draw the panels with the numbers in a column beside them."""
     inches = sheet.or_width(8.0)
-    panel, rows = data.panels[0], list(_numbers(data))
+    panel, rows = data.panels[0], list(numbers(data))
     usual = (2.0 if len(data.panels) == 2 else 2.25) * (1.0 if sheet.width is None else 0.8)
-    lines = len(_legend_words(data, panel)) + len(_beyond(data, panel))
-    needed = table_height(rows, _RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
+    lines = len(_legend_words(data, panel)) + len(beyond(data, panel))
+    needed = table_height(rows, RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
     figure, axes = panels(
         heading,
         [max(usual, needed)] * len(data.panels),
@@ -113,19 +112,19 @@ def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure
     left, box = inches - sheet.column, axes[0].get_position()
     top = (1 - box.y1) * figure.get_figheight()
     ends = number_table(
-        figure, _heads(data), rows, left=left, right=inches - 0.12, top=top, ruled=_RULED
+        figure, heads(data), rows, left=left, right=inches - 0.12, top=top, ruled=RULED
     )
     below = (1 - ends / figure.get_figheight() - box.y0) / box.height
     for ax, own, panel in zip(axes, handles, data.panels, strict=True):
         add_legend(ax, own, below if ax is axes[0] else 1.02)
-        write_beside(ax, _beyond(data, panel), gid="beyond")
+        write_beside(ax, beyond(data, panel), gid="beyond")
     return figure, axes
 
 
 def _draw_narrow(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
     """Draw the panels with legend and numbers below them."""
     inches = sheet.or_width(8.0)
-    rows = [*_numbers(data), *_beyond_rows(data)]
+    rows = [*numbers(data), *beyond_rows(data)]
     words = [word for panel in data.panels for word in _legend_words(data, panel)]
     used = rows_height(words, inches - EDGE - 0.1)
     figure, axes = panels(
@@ -135,15 +134,15 @@ def _draw_narrow(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figu
         left=0.6,
         right=0.1,
         above=0.26,
-        below=0.5 + used + table_height(rows, _RULED),
+        below=0.5 + used + table_height(rows, RULED),
     )
     handles = [handle for own in _draw_panels(axes, data) for handle in own]
     fit_left(figure, axes)
     foot = (1 - axes[-1].get_position().y0) * figure.get_figheight()
     legend_in_figure(figure, handles, words, left=EDGE, top=foot + 0.42)
     number_table(
-        figure, _heads(data), rows, left=EDGE, right=inches - EDGE, top=foot + 0.47 + used,
-        ruled=_RULED,
+        figure, heads(data), rows, left=EDGE, right=inches - EDGE, top=foot + 0.47 + used,
+        ruled=RULED,
     )  # fmt: skip
     return figure, axes
 
@@ -169,54 +168,6 @@ def _draw_panels(axes: list[Axes], data: PairedBins) -> list[list[Artist]]:
     axes[-1].set_xlabel(f"{data.key.site} value" if data.key.site != "act" else "activation value")
     _label_band(axes[0], data)
     return handles
-
-
-_RULED = ("n", "moved")
-
-
-def _heads(data: PairedBins) -> list[tuple[str, str]]:
-    return [(panel.phase, style.LINE[panel.phase]) for panel in data.panels]
-
-
-def _numbers(data: PairedBins) -> Iterator[Row]:
-    shown = data.panels
-    counts = [panel.count for panel in shown]
-    same = len(set(counts)) == 1
-    yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
-    yield "near zero", [percent(panel.near_zero) for panel in shown]
-    yield "std", [number(panel.std) for panel in shown]
-    yield "Gini", [number(panel.gini) for panel in shown]
-    if any(panel.nonfinite for panel in shown):
-        yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in shown]
-    if data.moved is not None:
-        share = percent(data.moved / max(shown[0].count, 1))
-        yield "moved", [f"k = {data.moved:,} ({share})"]
-
-
-def _beyond(data: PairedBins, panel: Panel) -> list[str]:
-    """Say how much lies outside of the window, and how far it goes."""
-    left, right = data.beyond(panel)
-    words = []
-    if left:
-        words.append(f"{percent(left / panel.count)} beyond ← min {number(panel.low)}")
-    if right:
-        words.append(f"{percent(right / panel.count)} beyond → max {number(panel.high)}")
-    return words
-
-
-def _beyond_rows(data: PairedBins) -> Iterator[Row]:
-    """Say the same in rows of the table."""
-    for side, name in enumerate(("beyond ←", "beyond →")):
-        counts = [data.beyond(panel)[side] for panel in data.panels]
-        if any(counts):
-            ends = [panel.high if side else panel.low for panel in data.panels]
-            yield (
-                name,
-                [
-                    f"{percent(count / panel.count)} to {number(end)}" if count else "–"
-                    for count, end, panel in zip(counts, ends, data.panels, strict=True)
-                ],
-            )
 
 
 def _heading(run: Run, data: PairedBins) -> str:

@@ -5,47 +5,38 @@ Everything is drawn from the tables of a sweep.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
     NullFormatter,
     PercentFormatter,
 )
-from numpy.typing import NDArray
 
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import (
-    extra_title,
     legend_over,
-    panel_title,
     place_apart,
-    room_of,
     rows_height,
-    scale_beside,
-    shrink_for_scale,
-    thinned,
 )
-from distviz.plots.lettering import text_width
-from distviz.sweep_results import NAMED, Sweep, band_names, pareto, setting_name
-from distviz.wording import number, sample_name
+from distviz.plots.setting_maps import heatmap, limits, map_places, mark
+from distviz.sweep_results import NAMED, Sweep, pareto, setting_name
+from distviz.wording import sample_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
 __all__ = ["COLORS", "MARKERS", "plain_ticks", "sweep_overview", "varied"]
 
 _MOST_BLOCKS = 4
-"""Heatmaps for so many alternatives of layers, mode and redistribution; the scatter shows all."""
+"""Heatmaps for so many alternatives of layers, mode and redistribution, for half as many in one
+column; the scatter shows all."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
 _APART = ["redistribution", "layers", "mode"]
@@ -58,19 +49,20 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
     is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
     groups = sweep.table.groupby(_APART, sort=False, dropna=False)
-    blocks = [(_block_name(name, sweep.table), part) for name, part in groups][:_MOST_BLOCKS]
+    blocks = [(_block_name(name, sweep.table), part) for name, part in groups]
     with style.styled(width) as sheet:
+        blocks = blocks[: _MOST_BLOCKS // (2 if sheet.is_narrow else 1)]
         inches = sheet.or_width(7.2)
         heading = _heading(sweep, title, inches)
         columns = 1 if sheet.is_narrow else 2
-        maps, each = _map_places(blocks, heading, columns, inches)
+        maps, each = map_places(blocks, heading, columns, inches)
         legend = rows_height(_legend_names(sweep), inches - 0.9)
         split = maps[-1][1] + maps[-1][2] + 0.5 + 0.16 + legend
         tall = 1.9 if sheet.is_narrow else 2.6
         figure = style.blank(inches, split + tall + 0.5)
         heading.write(figure)
         height = figure.get_figheight()
-        limits = _limits(sweep.table)
+        scales = limits(sweep.table)
         axes = [
             figure.add_axes((x / inches, 1 - (y + high) / height, each / inches, high / height))
             for x, y, high in maps
@@ -78,38 +70,12 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
         for (where, part), pair in zip(
             blocks, zip(axes[::2], axes[1::2], strict=True), strict=True
         ):
-            _heatmap(pair[0], part, "near_zero_removed", limits[0], where)
-            _heatmap(pair[1], part, "kl", limits[1], where)
-            _mark(list(pair), part, sweep.recommendation.row)
+            heatmap(pair[0], part, "near_zero_removed", scales[0], where)
+            heatmap(pair[1], part, "kl", scales[1], where)
+            mark(list(pair), part, sweep.recommendation.row)
         box = (0.75 / inches, 0.5 / height, 1 - 0.9 / inches, tall / height)
         _trade_off(figure.add_axes(box), sweep)
         return figure
-
-
-Place = tuple[float, float, float]
-"""Left, top and height of a panel, in inches from the upper left corner."""
-_MAP_NAMES = {"near_zero_removed": "near-zero removed, percentage points", "kl": "KL, nats"}
-
-
-def _map_places(
-    blocks: list[tuple[str, pd.DataFrame]], heading: Heading, columns: int, width: float
-) -> tuple[list[Place], float]:
-    """Return the places of the heatmaps, two a block, and their width."""
-    cells = [_cells(part) for _, part in blocks]
-    left = 0.2 + max(text_width(word, style.size("tick")) for one in cells for word in one.rows)
-    each = width / columns - left - 0.16
-    titles = [f"{name}{where}" for where, _ in blocks for name in _MAP_NAMES.values()]
-    above = 0.22 + extra_title(titles, each)
-    y, places = heading.height + 0.1, []
-    for one in cells:
-        high = 0.3 * max(len(one.rows), 2) if columns == 2 else 0.22 * max(len(one.rows), 2)
-        for index in range(2):
-            if index == 0 or columns == 1:
-                y += above
-            places.append((left + (index * width / 2 if columns == 2 else 0.0), y, high))
-            if columns == 1 or index == 1:
-                y += high + 0.42
-    return places, each
 
 
 def _heading(sweep: Sweep, title: str, width: float) -> Heading:
@@ -143,101 +109,6 @@ def _block_name(name: Any, table: pd.DataFrame) -> str:
         if len(table[column].drop_duplicates()) > 1:
             words.append(f"layers {value}" if column == "layers" else str(value))
     return f" · {', '.join(words)}" if words else ""
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Where the settings of a block stand in its heatmap.
-
-    Attributes
-    ----------
-    rows, columns
-        Labels: c or fraction, upwards; p1.
-    places
-        By row of the table: its row and column.
-    """
-
-    rows: list[str]
-    columns: list[str]
-    places: dict[int, tuple[int, int]]
-
-
-def _cells(part: pd.DataFrame) -> Cells:
-    bands = band_names(part)
-    rows, percentiles = list(dict.fromkeys(bands)), part["p1"].tolist()
-    columns = sorted(set(percentiles))
-    places = {
-        int(index): (rows.index(band), columns.index(p1))
-        for index, band, p1 in zip(part.index, bands, percentiles, strict=True)
-    }
-    return Cells(rows, [f"{p1:g}" for p1 in columns], places)
-
-
-def _limits(table: pd.DataFrame) -> list[Normalize]:
-    removed, kl = table["near_zero_removed"].abs().max(), table["kl"]
-    positive = kl[kl > 0]
-    low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
-    return [
-        Normalize(-removed or -1, removed or 1),
-        LogNorm(low / 1.5, high * 1.5 if high > low else high * 10),
-    ]
-
-
-def _heatmap(ax: Axes, part: pd.DataFrame, quantity: str, limits: Normalize, where: str) -> None:
-    cells = _cells(part)
-    rows, columns = cells.rows, cells.columns
-    values = np.full((len(rows), len(columns)), np.nan)
-    for place, value in zip(cells.places.values(), part[quantity].tolist(), strict=True):
-        values[place] = value
-    colors = "PuOr" if quantity == "near_zero_removed" else "YlOrBr"
-    image = ax.pcolormesh(
-        np.arange(len(columns) + 1), np.arange(len(rows) + 1), values, norm=limits, cmap=colors
-    )
-    _write_cells(ax, image, values, quantity)
-    ax.set_xticks(np.arange(len(columns)) + 0.5, thinned(ax, columns))
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    ax.tick_params(length=0)
-    ax.set_xlabel("p1", labelpad=1)
-    panel_title(ax, f"{_MAP_NAMES[quantity]}{where}")
-    for side in ("left", "bottom"):
-        ax.spines[side].set_visible(False)
-
-
-def _write_cells(ax: Axes, image: QuadMesh, values: NDArray[np.float64], quantity: str) -> None:
-    """Write the numbers into their cells, or a scale beside where they are too wide."""
-    points = min(style.size("note"), 7.5)
-    texts = {
-        (int(row), int(column)): f"{100 * values[row, column]:.1f}"
-        if quantity == "near_zero_removed"
-        else number(values[row, column], 2)
-        for row, column in np.argwhere(np.isfinite(values))
-    }
-    width = room_of(ax)
-    widest = max((text_width(text, points) for text in texts.values()), default=0.0)
-    if widest > 0.95 * width / values.shape[1]:
-        shrink_for_scale(ax)
-        scale_beside(ax, image)
-        return
-    for (row, column), text in texts.items():
-        red, green, blue, _ = image.cmap(image.norm(values[row, column]))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        ax.text(
-            column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=points,
-            color="white" if dark else style.INK,
-        )  # fmt: skip
-
-
-def _mark(pair: list[Axes], part: pd.DataFrame, row: int | None) -> None:
-    """Outline the recommended cell."""
-    if row is None or row not in part.index:
-        return
-    from matplotlib.patches import Rectangle
-
-    corner = _cells(part).places[row][::-1]
-    for ax in pair:
-        ax.add_patch(
-            Rectangle(corner, 1, 1, fill=False, edgecolor=style.INK, linewidth=1.8, clip_on=False)
-        )
 
 
 def _legend_names(sweep: Sweep) -> list[str]:

@@ -123,6 +123,16 @@ def test_a_sweep(call: Callable[..., Done]) -> None:
     assert set(pd.read_csv("b/sweep.csv")["c"]) == {0.7}
 
 
+def test_a_sweep_of_presets_with_a_filler(call: Callable[..., Done]) -> None:
+    options = ["--preset", "qwen2.5-32b-instruct", "--c", "0.5", "--filler", "/"]
+    options += ["--filler-count", "4", "--max-tokens", "96", "--max-length", "48"]
+    assert call("sweep", *options, "--out", "a", "--no-figures").code == 0
+    done = _repeat(_command(Path("a")), call, "b")
+    assert done.code == 0, done.err
+    _assert_same_tables(Path("a"), Path("b"), 2)
+    assert pd.read_csv("b/sweep.csv")["preset"].notna().any()
+
+
 def test_a_filler_study(call: Callable[..., Done], demo_folder: Path) -> None:
     Path("prompts.jsonl").write_text("\n".join(map(json.dumps, PROMPTS)), encoding="utf-8")
     options = ["--text", "prompts.jsonl", "--counts", "0,2,5", "--filler", "it's"]

@@ -1,0 +1,62 @@
+"""What is written beside or below the signature figure: its numbers, and what lies beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from distviz.plots import style
+from distviz.plots.bins import PairedBins, Panel
+from distviz.plots.margin import Row
+from distviz.wording import number, percent
+
+__all__ = ["RULED", "beyond", "beyond_rows", "heads", "numbers"]
+
+RULED = ("n", "moved")
+"""Rows with a rule above."""
+
+
+def heads(data: PairedBins) -> list[tuple[str, str]]:
+    """Return the phases with their colours."""
+    return [(panel.phase, style.LINE[panel.phase]) for panel in data.panels]
+
+
+def numbers(data: PairedBins) -> Iterator[Row]:
+    """Yield the main numbers of every panel."""
+    shown = data.panels
+    counts = [panel.count for panel in shown]
+    same = len(set(counts)) == 1
+    yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
+    yield "near zero", [percent(panel.near_zero) for panel in shown]
+    yield "std", [number(panel.std) for panel in shown]
+    yield "Gini", [number(panel.gini) for panel in shown]
+    if any(panel.nonfinite for panel in shown):
+        yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in shown]
+    if data.moved is not None:
+        share = percent(data.moved / max(shown[0].count, 1))
+        yield "moved", [f"k = {data.moved:,} ({share})"]
+
+
+def beyond(data: PairedBins, panel: Panel) -> list[str]:
+    """Say how much lies outside of the window, and how far it goes."""
+    left, right = data.beyond(panel)
+    words = []
+    if left:
+        words.append(f"{percent(left / panel.count)} beyond ← min {number(panel.low)}")
+    if right:
+        words.append(f"{percent(right / panel.count)} beyond → max {number(panel.high)}")
+    return words
+
+
+def beyond_rows(data: PairedBins) -> Iterator[Row]:
+    """Say the same in rows of the table."""
+    for side, name in enumerate(("beyond ←", "beyond →")):
+        counts = [data.beyond(panel)[side] for panel in data.panels]
+        if any(counts):
+            ends = [panel.high if side else panel.low for panel in data.panels]
+            yield (
+                name,
+                [
+                    f"{percent(count / panel.count)} to {number(end)}" if count else "–"
+                    for count, end, panel in zip(counts, ends, data.panels, strict=True)
+                ],
+            )
