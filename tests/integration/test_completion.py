@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import resource
@@ -16,7 +17,17 @@ from typing import Any
 
 import pytest
 
-from distviz import arm, completions, config, exports, presets, redistributions, runs, sites
+from distviz import (
+    arm,
+    completions,
+    config,
+    drawings,
+    exports,
+    presets,
+    redistributions,
+    runs,
+    sites,
+)
 from distviz.completions import VALUES, listed, results, whole_words
 from distviz.number_formats import FORMATS
 from distviz.scales import RANGES
@@ -186,6 +197,14 @@ def test_a_shell_is_named_or_found(place: Path) -> None:
 # What is offered ----------------------------------------------------------------------------
 
 
+def _kinds_of_figures() -> set[str]:
+    """The names that the drawings bear in their source."""
+    tree = ast.parse(Path(drawings.__file__).read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [call.args[0] for call in calls if getattr(call.func, "id", "") == "Drawing"]
+    return {str(name.value) for name in named if isinstance(name, ast.Constant)}
+
+
 def test_the_words_are_those_of_their_rooms() -> None:
     known: dict[str, Any] = {
         "--arm-mode": arm.MODES,
@@ -193,6 +212,8 @@ def test_the_words_are_those_of_their_rooms() -> None:
         "--classes": config.CLASS_CHOICES,
         "--filler-kind": config.FILLER_KINDS,
         "--filler-position": config.FILLER_POSITIONS,
+        "--figure": _kinds_of_figures(),
+        "--figure-width": config.FIGURE_WIDTHS,
         "--figures": {*exports.FIGURE_FORMATS, "none"},
         "--tables": {*exports.TABLE_FORMATS, "none"},
         "--formats": {*FORMATS, "none"},
