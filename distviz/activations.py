@@ -125,10 +125,19 @@ def shared_modules(modules: Mapping[str, nn.Module], places: Collection[Place]) 
 
 
 def module_lists(modules: Mapping[str, nn.Module]) -> set[str]:
-    """Return the paths of the module lists."""
+    """Return the paths of the module lists; a sequence of layers that attend is one too."""
     from torch import nn
 
-    return {path for path, module in modules.items() if isinstance(module, nn.ModuleList)}
+    def is_list(module: nn.Module) -> bool:
+        if not isinstance(module, nn.Sequential):
+            return isinstance(module, nn.ModuleList)
+        return len({type(layer) for layer in module}) == 1 and _attends(module[0])
+
+    return {path for path, module in modules.items() if is_list(module)}
+
+
+def _attends(layer: nn.Module) -> bool:
+    return any("att" in type(part).__name__.lower() for part in layer.children())
 
 
 def place_of(path: str, lists: Collection[str]) -> tuple[str, int] | None:

@@ -33,7 +33,10 @@ _ACTIVATIONS = frozenset(
 # Softcaps are made of these: beside another activation they are not the one that is looked for.
 _WEAK = frozenset(("tanh", "erf"))
 _SAME = frozenset(
-    ("dropout", "to", "type", "type_as", "float", "half", "bfloat16", "contiguous", "reshape")
+    (
+        *("dropout", "to", "type", "type_as", "float", "half", "bfloat16", "contiguous", "reshape"),
+        *("clamp", "clip", "clamp_min", "clamp_max"),
+    )
 )
 _PRODUCTS = frozenset(("mul", "multiply", "imul", "rmul"))
 _SUMS = frozenset(("add", "radd", "iadd", "sub", "rsub"))

@@ -81,7 +81,8 @@ def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     model
         Any transformers model.
     towers
-        Also the towers beside a language model (images, sound), which text alone does not reach.
+        Also the towers beside a language model (images, sound), and such branches inside its
+        layers (experts for images): text alone does not reach them.
 
     Raises
     ------
@@ -102,6 +103,8 @@ def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     paths = list(dict.fromkeys(place[0] for place in by_layer))
     stacks = _stack_names(model, modules, paths)
     kept = paths if towers else _of_text(model, paths)
+    if not towers:
+        by_layer = _without_branches(by_layer)
     shared = shared_modules(modules, by_layer)
     mlps: list[Mlp] = []
     for (list_path, layer), all_found in by_layer.items():
@@ -338,6 +341,16 @@ def _of_text(model: nn.Module, list_paths: Sequence[str]) -> list[str]:
         if found := [path for path, name in reads.items() if name in names]:
             return found
     return list(reads) or list(list_paths)
+
+
+def _without_branches(by_layer: dict[Place, list[Activation]]) -> dict[Place, list[Activation]]:
+    """Leave out what a layer has for pictures or sound alone, beside an MLP for text."""
+    kept = {}
+    for place, all_found in by_layer.items():
+        start = len(f"{place[0]}.{place[1]}")
+        of_text = [found for found in all_found if not _NOT_TEXT.search(found.holder[start:])]
+        kept[place] = of_text or all_found
+    return kept
 
 
 def _is_causal(model: nn.Module, modules: Mapping[str, nn.Module], list_path: str) -> bool:

@@ -57,13 +57,15 @@ _ACTIVATION_NAMES = frozenset(
     )
 )
 _NOT_MLP = re.compile(
-    r"norm|router|adapter|conv|att(n|ention)|pooler|head|mamba|mlstm|temporal_block|predict|hyper|^gate$",
+    r"norm|router|adapter|att(n|ention)|pooler|head|mamba|mlstm|temporal_block|predict|hyper|^gate$",
     re.IGNORECASE,
 )
+_NOT_LAYERS = re.compile(r"head|hyper|predict", re.IGNORECASE)
 _DOWN = (
     "down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo", "Wo", "w2", "fc_out", "lin2",
     "linear2", "linear_2", "linear_fc2", "dense2", "dense_2", "proj_out", "out_proj",
-    "output_linear", "proj_down", "layer_2", "output_dense", "ffn_output", "output",
+    "output_linear", "proj_down", "layer_2", "output_dense", "ffn_output", "output", "linear_down",
+    "ffw_layer_2",
 )  # fmt: skip
 _UP = ("up_proj", "wi_1", "w_1", "w3", "proj_up")
 _GATE_THEN_UP = ("gate_up_proj", "Wi", "input_linear", "fc1")
@@ -190,20 +192,32 @@ def is_outside_mlps(holder: str, place: tuple[str, int], modules: Mapping[str, n
     """Return whether `holder` is part of something else: attention, router, norm, convolution."""
     from torch import nn
 
+    if _NOT_LAYERS.search(place[0].rpartition(".")[2]):
+        return True
     inside = holder.removeprefix(f"{place[0]}.{place[1]}").split(".")
     if any(_NOT_MLP.search(part) for part in inside):
+        return True
+    if inside[-1] != "mlp" and any("conv" in part.lower() for part in inside):
         return True
     convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
     return any(isinstance(child, convolutions) for child in modules[holder].children())
 
 
 def linear_widths(module: nn.Module) -> tuple[int, int] | None:
-    """Return (input, output) width of a linear layer, quantised or GPT-2's ``Conv1D`` included."""
+    """Return (input, output) width of a linear layer.
+
+    Quantised layers, GPT-2's ``Conv1D`` and modules around one ``linear`` (which clip what passes,
+    or normalise it) are included.
+    """
     for names in (("in_features", "out_features"), ("nx", "nf")):
         widths = tuple(getattr(module, name, None) for name in names)
         if all(isinstance(width, int) for width in widths):
             return widths  # type: ignore[return-value]
-    return None
+    inner = getattr(module, "linear", None)
+    others = [child for child in module.children() if child is not inner]
+    if inner is None or any(value.ndim > 1 for one in others for value in one.parameters()):
+        return None
+    return linear_widths(inner)
 
 
 def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]:
@@ -247,15 +261,24 @@ def _down(
     if isinstance(modules[holder], nn.Sequential):
         behind = [key for key in linears if int(key) > int(name)] if name.isdigit() else []
         return _join(holder, behind[0]) if behind else None
+    numbered = getattr(modules[holder], "layers", None)  # D-FINE's two projections in a list
+    if not linears and isinstance(numbered, nn.ModuleList) and len(numbered) == 2:
+        return _join(holder, "layers.1") if linear_widths(numbered[1]) else None
     within = [_join(holder, key) for key in _DOWN if key in linears]
     return within[0] if within else down_beside(holder, modules)
 
 
 def down_beside(holder: str, modules: Mapping[str, nn.Module]) -> str | None:
-    """Return the down projection of an MLP that is two modules: BERT's, CPM-Ant's ``w_out``."""
+    """Return the down projection of an MLP that is two modules.
+
+    BERT's ``intermediate`` and ``output``, LXMERT's ``lang_inter`` and ``lang_output``, CLVP's
+    gated ``fc1`` and ``fc2``, CPM-Ant's ``w_out``.
+    """
     own = holder.rpartition(".")[2]
-    twins = [own.replace("intermediate", "output")] if "intermediate" in own else []
-    names = (*(f"{twin}.dense" for twin in twins), "output.dense", "w_out")
+    twins = [re.sub("inter(mediate)?", "output", own)] if "inter" in own else []
+    names = [*(f"{twin}.dense" for twin in twins), "output.dense", "w_out"]
+    if own == "fc1":
+        names.append("fc2")
     beside = (_join(parent(holder), name) for name in names)
     return next((path for path in beside if path in modules), None)
 

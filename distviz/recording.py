@@ -59,6 +59,9 @@ class Tokens:
         Tokens in the cache before this call.
     routed
         Where the rows are those of routed experts: whose each row is. None: a row a token.
+    lengths
+        Where one row of the batch holds several sequences behind each other (the patches of
+        pictures), their numbers of tokens; nothing is padded then. Empty: a row is a sequence.
     """
 
     valid: NDArray[np.bool_]
@@ -69,12 +72,15 @@ class Tokens:
     whole: frozenset[int] = frozenset()
     past: int = 0
     routed: Routed | None = None
+    lengths: tuple[int, ...] = ()
 
     def sequences(self) -> list[SequenceRows]:
         """Return the sets of ARM: the rows of each row of the batch, padding left out.
 
         Rows of experts stand in the order of (token, slot), however they came.
         """
+        if self.lengths:
+            return self._packed()
         length = self.valid.shape[1]
         tokens, slots = np.flatnonzero(self.valid), np.zeros(1, np.int64)
         rows = tokens
@@ -88,6 +94,12 @@ class Tokens:
         keys = (rows, self.index.ravel()[tokens], slots)
         parts = zip(self.documents.tolist(), *(np.split(key, ends) for key in keys), strict=True)
         return [SequenceRows(part, document, index, slot) for document, part, index, slot in parts]
+
+    def _packed(self) -> list[SequenceRows]:
+        ends = np.cumsum(self.lengths)
+        spans = zip(ends - self.lengths, ends, strict=True)
+        rows = [np.arange(start, end) for start, end in spans]
+        return [SequenceRows(span, key, span - span[0]) for key, span in enumerate(rows)]
 
 
 @dataclass

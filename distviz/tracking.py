@@ -2,14 +2,15 @@
 
 Where the rows of a place are not those tokens (patches of an image or of bytes, prompts put in
 front, streams beside each other), they are divided evenly among the rows of the batch, in order:
-counted all, without token classes. That is possible where nothing is padded.
+counted all, without token classes. That is possible where nothing is padded. The patches of several
+pictures in one row are divided by the grid of each picture, which may differ.
 """
 
 from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Tracker", "rows_of"]
 
 _SOURCES = ("input_ids", "inputs_embeds")
+_GRIDS = ("grid_thw", "image_grid_thw", "target_sizes")
 _DECODER_SOURCES = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
@@ -119,8 +121,10 @@ class Tracker:
             )
         if rows == tokens.valid.size:
             return tokens
+        if tokens.lengths and all(rows * n % tokens.valid.size == 0 for n in tokens.lengths):
+            return _packed([rows * n // tokens.valid.size for n in tokens.lengths])
         batch, length = tokens.valid.shape
-        if self.given is None and tokens.valid.all():
+        if self.given is None and tokens.valid.all() and not tokens.lengths:
             if rows % batch == 0:
                 return _all_valid(batch, rows // batch, tokens.past)
             if rows % length == 0:
@@ -159,9 +163,19 @@ def _read(source: torch.Tensor, mask: torch.Tensor | None, past: int) -> Tokens:
 
 
 def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
-    """Return one position for each row of the batch of pixels, sound or whatever was given."""
+    """Return one position for each row of the batch of pixels, sound or whatever was given.
+
+    Patches that stand in one row are those of the pictures whose grids are given; padded ones are
+    known from their mask.
+    """
     import torch
 
+    grid = _first(given, _GRIDS)
+    if isinstance(grid, torch.Tensor) and grid.dim() == 2 and len(grid):
+        return _packed(grid.prod(1).tolist())
+    mask = given.get("pixel_attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        return _read(mask, mask, 0)
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and value.dim() > 1 and "decoder" not in name:
             return _all_valid(value.shape[0], 1, 0)
@@ -174,6 +188,11 @@ def _all_valid(batch: int, length: int, past: int) -> Tokens:
     valid = np.ones((batch, length), bool)
     index = np.broadcast_to(np.arange(past, past + length), valid.shape)
     return Tokens(valid, valid, np.arange(batch), index, np.zeros(valid.shape, np.int64), past=past)
+
+
+def _packed(lengths: list[int]) -> Tokens:
+    """Return one row in which sequences stand behind each other."""
+    return replace(_all_valid(1, sum(lengths), 0), lengths=tuple(lengths))
 
 
 def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import tiny
 from bruteforce import hook_count
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import distviz
 from distviz.arm import ARM
 from distviz.errors import MeasurementError, RequestError
+from distviz.mlp import find_mlps
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -165,3 +167,49 @@ def test_rows_that_are_no_tokens_cannot_be_told_from_padding() -> None:
         distviz.watch(model),
     ):
         model(input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+def test_pictures_of_different_sizes_in_one_row_are_sequences() -> None:
+    """ARM takes the patches of each picture for a set, as if it stood alone in the call."""
+    model = tiny.build("glm4v_vision")
+    grids, width = torch.tensor([[1, 4, 4], [1, 2, 4]]), 3 * model.config.temporal_patch_size * 64
+    patches = torch.randn(24, width, generator=torch.Generator().manual_seed(5))
+    arm = distviz.ARM(c=1.0, p1=95.0, seed=3)
+
+    def by_hand(_module: Any, _args: Any, out: torch.Tensor) -> torch.Tensor:
+        rows = out.reshape(24, -1)
+        parts = [
+            arm(part[None], documents=[key])[0] for key, part in enumerate((rows[:16], rows[16:]))
+        ]
+        return torch.cat(parts).reshape(out.shape)
+
+    with torch.no_grad():
+        plain = model(patches, grids)[0]
+        with distviz.redistribute(model, arm, 0):
+            found = model(patches, grids)[0]
+        handle = model.blocks[0].mlp.act_fn.register_forward_hook(by_hand)
+        expected = model(patches, grid_thw=grids)[0]
+        handle.remove()
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, plain)
+
+
+def test_patches_that_only_pad_a_picture_are_left_out() -> None:
+    model = tiny.build("siglip2_vision_model")
+    pixels = torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(5))
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[1, 8:] = 0
+    shapes = torch.tensor([[4, 4], [2, 4]])
+    with torch.no_grad(), distviz.watch(model) as seen:
+        model(pixel_values=pixels, pixel_attention_mask=mask, spatial_shapes=shapes)
+    inner = model.config.intermediate_size
+    assert set(seen.stats()["count"]) == {(16 + 8) * inner}
+
+
+def test_what_a_layer_has_for_pictures_alone_is_left_alone_unless_it_is_named() -> None:
+    model = tiny.build("ernie4_5_vl_moe")
+    assert not any("vision" in mlp.path for mlp in find_mlps(model))
+    assert any("vision_moe" in mlp.path for mlp in find_mlps(model, towers=True))
+    with torch.no_grad(), distviz.watch(model) as seen:
+        model(input_ids=torch.arange(3, 17).reshape(2, 7))
+    assert any("text_moe" in module for module in seen.stats()["module"])
