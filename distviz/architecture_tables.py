@@ -42,7 +42,7 @@ def _supported(rows: Sequence[Architecture]) -> Table:
         missing = [site for site in SITES if site not in row.sites]
         form = ["gated" if row.gated else "plain"] + (["routed"] if row.routed else [])
         table.add_row(
-            f"[cyan]{row.type}[/cyan]",
+            f"[cyan]{row.type}[/cyan]" + (f" (needs {row.needs})" if row.needs else ""),
             ", ".join(row.activation),
             ", ".join(row.found),
             ", ".join(form),

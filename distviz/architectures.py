@@ -42,6 +42,8 @@ class Architecture:
         asking for them is an error.
     norm
         Whether a norm stands before the down projection.
+    needs
+        A package beside transformers that its model is built with.
     """
 
     type: str
@@ -59,6 +61,7 @@ class Architecture:
     elsewhere: dict[str, int] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
     norm: bool = False
+    needs: str = ""
 
     @property
     def explanation(self) -> str:

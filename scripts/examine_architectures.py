@@ -1,11 +1,13 @@
 """Examine every type of transformers and write the table that ``distviz inspect`` prints.
 
-Run in the repository: ``python scripts/examine_architectures.py``. Anything wrong is printed, and
-nothing is written.
+Run in the repository: ``python scripts/examine_architectures.py [TYPE ...]``. Anything wrong is
+printed, and nothing is written. Rows of types that need a package which is not installed here stay
+as they are; with types given, only theirs are examined.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -26,23 +28,31 @@ def _examine(kind: str) -> tuple[dict[str, Any], list[str]]:
     return examined.row, examined.wrong
 
 
+def _is_here(row: dict[str, Any]) -> bool:
+    """Whether the package that a type needs is installed."""
+    return not row.get("needs") or importlib.util.find_spec(row["needs"]) is not None
+
+
 def main() -> None:
     """Write the table, or say what is wrong."""
     sys.path.insert(0, str(ROOT / "tests"))
     import transformers
     from architectures import battery
 
-    kinds = battery.types()
+    stored = {row["type"]: row for row in json.loads(TARGET.read_text())["types"]}
+    kinds = sys.argv[1:] or [k for k in battery.types() if _is_here(stored.get(k, {}))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(_examine, kinds, chunksize=4))
     wrong = [f"{row['type']}: {one}" for row, found in results for one in found]
     if wrong:
         sys.exit("\n".join(wrong))
-    lines = ",\n".join(json.dumps(row) for row, _ in results)
+    stored |= {row["type"]: row for row, _ in results}
+    rows = [stored[kind] for kind in battery.types()]
+    lines = ",\n".join(map(json.dumps, rows))
     head = f'{{"schema_version": 1, "transformers": "{transformers.__version__}", "types": [\n'
     TARGET.write_text(f"{head}{lines}\n]}}\n", encoding="utf-8")
-    supported = sum(row["status"] == "supported" for row, _ in results)
-    print(f"{supported} of {len(kinds)} types supported: {TARGET}")
+    supported = sum(row["status"] == "supported" for row in rows)
+    print(f"{supported} of {len(rows)} types supported: {TARGET}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def _supported(one: Architecture) -> list[list[str]]:
     form = ["gated" if one.gated else "plain"] + (["routed"] if one.routed else [])
     where = dict.fromkeys(path.partition(".N.")[2] or path for path in one.where)
     return [
-        [one.type],
+        [one.type, *([f"needs {one.needs}"] if one.needs else [])],
         list(one.activation),
         list(one.found),
         form,

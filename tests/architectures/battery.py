@@ -19,8 +19,32 @@ from distviz.loading import quiet
 from distviz.mlp import Mlp, find_mlps
 from distviz.sites import SITES
 
-LARGEST = 30_000_000
+LARGEST = 50_000_000
 """Parameters: what stays larger was not made small by the rules, and is not built."""
+
+
+PACKAGES = ("timm",)
+"""Packages beside transformers whose models types are built on; what they give is recorded."""
+_NO_FORWARD = "transformers gives it no forward pass of its own: only its parts are called"
+_SESSION = "is called with a session of a video, not with tensors"
+_SHARED = (
+    "transformers 5.23 cannot build it: its configuration demands that all layers share a cache, "
+    "and a check of its layers forbids it"
+)
+REASONS = {
+    "bark": _NO_FORWARD,
+    "edgetam_video": _SESSION,
+    "evolla": "AutoModel of transformers 5.23 does not take its configuration",
+    "gemma4_assistant": _SHARED,
+    "gemma4_unified_assistant": _SHARED,
+    "glm_image_vqmodel": _NO_FORWARD,
+    "layoutlmv2": "needs detectron2, which is no package of the index",
+    "sam2_video": _SESSION,
+    "sam3_tracker_video": _SESSION,
+    "sam3_video": _SESSION,
+    "voxtral_realtime_text": "transformers 5.23 names a class for it that does not exist",
+}
+"""Why a type cannot be examined, where what is raised does not say it plainly."""
 
 
 @dataclass
@@ -49,7 +73,10 @@ def examine(kind: str) -> Examined:
             model = tiny.build(kind, largest=LARGEST)
             inputs = inputs_of(model)
         except Exception as error:  # noqa: BLE001  (whatever transformers raises is the reason)
-            return Examined(row | {"status": "untested", "reason": _reason(error)})
+            reason = REASONS.get(kind) or _reason(error)
+            return Examined(row | {"status": "untested", "reason": reason})
+        if needs := _needs(model):
+            row["needs"] = needs
         try:
             mlps = find_mlps(model)
         except RequestError:
@@ -70,6 +97,12 @@ def _reason(error: Exception) -> str:
     # Where a package is installed is nobody's business.
     short = re.sub(r"<module '([^']+)' from '[^']*'>?", r"\1", short)
     return f"{type(error).__name__}: {short}"[:200]
+
+
+def _needs(model: nn.Module) -> str:
+    """Return the package beside transformers that part of a model comes from."""
+    homes = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    return next((name for name in PACKAGES if name in homes), "")
 
 
 def _describe(model: nn.Module, mlps: list[Mlp]) -> dict[str, Any]:

@@ -56,8 +56,12 @@ class Examination:
         used = {number for numbers in self.taken.values() for number in numbers}
         self.notes["elsewhere"] = self.capture.elsewhere(used)
         self.check_watch()
-        first = next(iter(self.taken), None)
-        dense = next((mlp for mlp in self.taken if not mlp.routed), None)
+        # Decoders of codes may see zeros alone, of which there is nothing to move.
+        vary = [mlp for mlp in self.taken if self.at(mlp, "act")[0].unique().numel() > 1]
+        if not vary:
+            self.wrong.append("no activation varies")
+        first = next(iter(vary), None)
+        dense = next((mlp for mlp in vary if not mlp.routed), None)
         for mlp in dict.fromkeys(one for one in (first, dense) if one is not None):
             self.check_arm(mlp)
 

@@ -1,4 +1,9 @@
-"""What a model of any type can be called with: tokens, else pictures or sound as well or alone."""
+"""How a type is called: with tokens, pixels or sound, whatever its forward pass accepts.
+
+What is tried follows from the names in the signature of ``forward`` and from the sizes in the
+configuration and its parts: first tokens alone, then tokens with one kind of noise at a time, then
+the same with what goes with it (masks, grids, boxes). A few types have inputs of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-BATCH, LENGTH = 2, 7
+from architectures.companions import companions, special
+from architectures.noise import noise
+from architectures.sizes import BATCH, LENGTH, field
+
+__all__ = ["BATCH", "LENGTH", "call", "inputs_of"]
 
 
 def call(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
@@ -17,36 +26,57 @@ def call(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     torch.manual_seed(0)
     with torch.no_grad():
         output = model(**inputs)
-    values = output.values() if hasattr(output, "values") else output
-    return next(value for value in values if isinstance(value, torch.Tensor))
+    return next(_tensors(output))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and value.numel():
+            yield value
+        return
+    if isinstance(value, dict | tuple | list):
+        for one in value.values() if hasattr(value, "values") else value:
+            yield from _tensors(one)
 
 
 def inputs_of(model: Any) -> dict[str, Any]:
-    """Return the first inputs that the model accepts; raises what it said to the first of all."""
-    first: Exception | None = None
+    """Return the first inputs that the model accepts; raises what it said to complete ones."""
+    said: list[Exception] = []
     for inputs in _candidates(model):
         try:
             if not torch.isfinite(call(model, inputs)).all():
                 raise ValueError("the output is not finite")
         except Exception as error:  # noqa: BLE001  (whatever it is, others are tried)
-            first = first or error
+            said.append(error)
         else:
             return inputs
-    raise first or ValueError("takes neither tokens nor pixels nor sound")
+    # An argument that is missing says less than what the model made of the others.
+    said.sort(key=lambda error: isinstance(error, TypeError))
+    raise said[0] if said else ValueError("takes neither tokens nor pixels nor sound")
 
 
 def _candidates(model: Any) -> Iterator[dict[str, Any]]:
-    known = inspect.signature(model.forward).parameters
+    known = set(inspect.signature(model.forward).parameters)
     text = _text(model, known)
+    if (given := special(model, text)) is not None:
+        yield given
+        return
     if "input_ids" in text:
         yield text
-    for name, value in _noise(model):
-        if name in known:
-            yield text | {name: value}
+    kinds = [one for one in noise(model, known) if one.keys() <= known]
+    for one in kinds:
+        yield text | one
+    for one in [{}, *kinds]:
+        for axis in (1, 2):
+            if more := companions(model, known, text | one, axis):
+                yield text | more | one
 
 
-def _text(model: Any, known: Any) -> dict[str, Any]:
+def _text(model: Any, known: set[str]) -> dict[str, Any]:
     ids = (torch.arange(BATCH * LENGTH) * 5 % 83 + 3).reshape(BATCH, LENGTH)
+    vocabulary = field(model.config, "vocab_size", default=128)
+    if isinstance(vocabulary, int) and vocabulary < 90:
+        ids = ids % (vocabulary - 4) + 3
     inputs: dict[str, Any] = {}
     if "input_ids" in known:
         is_musicgen = type(model).__name__.startswith("Musicgen")
@@ -57,20 +87,3 @@ def _text(model: Any, known: Any) -> dict[str, Any]:
     if "use_cache" in known or getattr(model.config, "use_cache", None):
         inputs["use_cache"] = False
     return inputs
-
-
-def _noise(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    config = model.config
-    channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", 32)
-    size = size if isinstance(size, int) else 32
-    frames = getattr(config, "num_frames", 8)
-    bands = getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", 80)
-    for name, shape in (
-        ("pixel_values", (BATCH, channels, size, size)),
-        ("pixel_values", (BATCH, frames, channels, size, size)),
-        ("pixel_values_videos", (BATCH, frames, channels, size, size)),
-        ("input_values", (BATCH, 4000)),
-        ("input_features", (BATCH, bands, 64)),
-        ("input_features", (BATCH, 64, bands)),
-    ):
-        yield name, torch.randn(shape, generator=torch.Generator().manual_seed(2))

@@ -12,7 +12,17 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCAB, LAYERS = 64, 4, 2, 16, 96, 128, 2
+from architectures.unset import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    INNER,
+    KV_HEADS,
+    LAYERS,
+    UNSET,
+    VOCAB,
+)
+
 CAUSAL = tuple(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 # A field's whole name is compared with the patterns in this order; sub-configurations too.
@@ -24,7 +34,7 @@ _SIZES: tuple[tuple[int, str], ...] = (
     (1, r"num_layers_per_stack"),
     (LAYERS, r"(num_|n_)?((encoder|decoder|hidden|global)_)?layers?|conf_num_hidden_layers"),
     (LAYERS, r"depth|num_blocks|moe_layer_end_index"),
-    (KV_HEADS, r"num_(key_value|kv)_heads|swa_num_key_value_heads|kv_n_heads"),
+    (KV_HEADS, r"num_(key_value(_attention)?|kv)_heads|(swa|cross)_num_key_value_heads|kv_n_heads"),
     (8, r"mamba_n_heads|mamba_num_heads|n_mamba_heads"),
     (HEADS, r"linear_num_(key_|value_)?heads|index_n_heads|num_query_groups"),
     (HEADS, r"(swa_)?(num_|n_)?((\w+_)?attention_)?heads?"),
@@ -37,70 +47,25 @@ _SIZES: tuple[tuple[int, str], ...] = (
     (2, r"zero_expert_num|num_experts_per_tok(en)?|moe_top_?k|moe_k|top_k(_experts)?"),
     (1, r"n_groups?|topk_group|num_expert_group|mamba_n_?groups"),
     (16, r"(\w+_)?rank|hc_lowrank"),
-    (4, r"index_topk(_blocks)?"),
+    (4, r"index_topk(_blocks)?|num_queries"),
+    (2, r"index_kpool"),
+    (4, r"image_embedding_size"),
+    (32, r"num_pos_feats"),
     (INNER, r"(\w+_)?(intermediate_size|ffn_dim|ffn_hidden_size)(_mlp)?|d_ff|dff|dim_ff|d_inner"),
     (INNER, r"n_inner|mlp_dim|feed_forward_size"),
     (2 * HIDDEN, r"mamba_d_ssm"),
     (HIDDEN, r"(\w+_)?hidden_size(_\w+)?|n_embd|d_model|emb_dim|embed_dim|lru_width|dim"),
+    (HIDDEN, r"(\w+_)?projection_(dim|size)|pooler_output_size|condition_dim"),
     (HIDDEN, r"embedding_(dim|size)|(in|out)put_embedding_size|word_embed_proj_dim"),
     (HIDDEN, r"adapter_(in_dim|out_dim|input_size)"),
     (8, r"mamba_d_state|ssm_state_size|state_size"),
     (4, r"sliding_window(_size)?|(attention_)?window_size|local_attention"),
     (64, r"(max_|n_)?\w*(positions|position_embeddings|ctx|seq_len)|context_length"),
-    (32, r"image_size|crop_size"),
-    (8, r"patch_size|(mamba_)?chunk_size|\w+_attn_chunk_length"),
+    (HIDDEN, r"upsample_groups"),
+    (32, r"image_size|crop_size|max_img_size"),
+    (8, r"patch_size|context_size|(mamba_)?chunk_size|\w+_attn_chunk_length"),
 )  # fmt: skip
 
-# What a default configuration leaves unset or contradicts, by type: not sizes.
-_ROPE = {"rope_type": "default", "rope_theta": 1e4}
-_IMAGE_ROPE = {"rope_parameters": _ROPE | {"mrope_section": [4, 2, 2]}}
-_SHARED_TWICE = {
-    "num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
-    "attention_hidden_size": 2 * HIDDEN, "attention_head_dim": 2 * HEAD_DIM,
-}  # fmt: skip
-_UNSET: dict[str, dict[str, Any]] = {
-    "bamba": {"attn_layer_indices": [1]},
-    "blt": {"encoder_hash_byte_group_vocab": 64},
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": _ROPE | {"mrope_section": [4, 2, 2]}}
-    },
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": KV_HEADS, "clip_qkv": 8.0}},
-    "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    "dots1": {
-        "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
-        "first_k_dense_replace": 1,
-    },
-    "dots3_note_text": {"head_dim": 2 * HEAD_DIM},
-    "esm": {"vocab_size": VOCAB, "pad_token_id": 1},
-    "falcon_h1": {"mamba_d_ssm": 64},
-    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
-    "hrm_text": {"num_hidden_layers": 16},
-    "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
-    "hunyuan_v1_moe": {"head_dim": HEAD_DIM},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "mamba2": {"num_heads": 8},
-    "ministral": {"head_dim": HEAD_DIM},
-    "nemotron": {"head_dim": HEAD_DIM, "num_key_value_heads": KV_HEADS},
-    "qwen4_exp_text": {
-        "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4,
-        "indexer_compress_ratio": 2,
-    },
-    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "reformer": {
-        "is_decoder": True, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [32, 32],
-        "attn_layers": ["local", "lsh"], "num_buckets": 2,
-    },
-    **dict.fromkeys(
-        (
-            *("glm4v_text", "glm4v_moe_text", "glm_image_text", "glm_ocr_text", "glmga_text"),
-            *("paddleocr_vl_text", "qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_vl_text"),
-        ),
-        _IMAGE_ROPE,
-    ),
-    "xmod": {"default_language": "en_XX"},
-    "zamba": _SHARED_TWICE,
-    "zamba2": _SHARED_TWICE | {"hybrid_layer_ids": [1, 2]},
-}  # fmt: skip
 # Types whose causal model is built from a part of their configuration.
 _PART = {"musicgen": "decoder", "musicgen_melody": "decoder"}
 # Drafts read the cache of another model: every layer of theirs shares it.
@@ -133,29 +98,35 @@ def shrink(config: Any) -> Any:
         if not name.startswith("_") and name not in _NOT_FIELDS
     }
     total = given.get("num_hidden_layers", getattr(config, "num_hidden_layers", None))
-    kept = _kept_layers(given, total)
+    stages = given.get("depths")
+    has_stages = isinstance(stages, list | tuple)
+    kept = list(range(len(stages))) if has_stages else _kept_layers(given, total)
     fields = {}
     for name, value in given.items():
         part = vars(config).get(name)
         if hasattr(part, "to_dict"):
             fields[name] = shrink(part)
         elif isinstance(value, list | tuple) and kept is not None and len(value) == total:
-            fields[name] = [value[index] for index in kept]
+            fields[name] = _small(name, [value[index] for index in kept], given)
         else:
             fields[name] = _small(name, value, given)
     if kept is not None:
         names = {"num_hidden_layers", getattr(config, "attribute_map", {}).get("num_hidden_layers")}
         fields |= {name: len(kept) for name in names if name in fields}
-    if "stage_names" in fields:
+    if "stage_names" in fields and not has_stages:
         fields = {k: v for k, v in fields.items() if k not in _OF_STAGES}
     if "per_layer_config" in fields:  # sizes of some layers
         fields["per_layer_config"] = {}
-    return type(config)(**(fields | _UNSET.get(config.model_type, {})))
+    return type(config)(**(fields | UNSET.get(config.model_type, {})))
 
 
 def _small(name: str, value: Any, given: dict[str, Any]) -> Any:
     if isinstance(value, dict) and "rope" in name:
         return _small_rope(value)
+    if isinstance(value, list | tuple) and re.fullmatch(r"(\w+_)?num_(attention_)?heads", name):
+        return [2 ** min(HEADS, one).bit_length() // 2 for one in value]
+    if isinstance(value, list | tuple) and name == "depths":
+        return [min(LAYERS, one) for one in value]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     if re.fullmatch(r"\w+_(token_id|token_index|index)", name) and value >= VOCAB:
@@ -208,9 +179,11 @@ def build(kind: str, *, largest: int | None = None) -> Any:
     torch.manual_seed(0)
     model = _from(kind, config).float().eval().requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.ndim >= 2 and parameter.numel() > 1 and float(parameter.std()) == 0:
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    books = [value for name, value in model.named_buffers() if "embed" in name]
+    for value in (*model.parameters(), *books):
+        is_weight = value.ndim >= 2 and value.numel() > 1 and value.is_floating_point()
+        if is_weight and float(value.std()) == 0:
+            value.add_(torch.randn(value.shape, generator=generator) * 0.1)
     return model
 
 
@@ -219,5 +192,8 @@ def _from(kind: str, config: Any) -> Any:
         name = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
         return getattr(transformers, name)._from_config(config, attn_implementation="eager")
     auto = AutoModelForCausalLM if kind in CAUSAL else AutoModel
+    name = modeling_auto.MODEL_MAPPING_NAMES.get(kind)
+    if auto is AutoModel and isinstance(name, tuple) and not config.architectures:
+        config.architectures = [name[0]]
     options = {"experts_implementation": "eager"}
     return auto.from_config(copy.deepcopy(config), attn_implementation="eager", **options)
