@@ -118,7 +118,9 @@ def _may_be_finished(settings: RunSettings, name: str) -> bool:
 
 def _note_finished(settings: RunSettings, progress: Progress) -> Path:
     progress.note(f"{settings.out} is complete, nothing is left to measure")
-    return Path(str(settings.out))
+    folder = Path(str(settings.out))
+    state_folder(folder, settings).remove()  # it may have been killed before it did so
+    return folder
 
 
 def compare_to_folder(

@@ -234,10 +234,10 @@ class StateFolder:
     def remove(self) -> None:
         """Drop every state, those of parts included; what distviz did not write stays."""
         endings = [suffix + more for suffix in (_SUFFIX, ".outputs") for more in ("", ".tmp")]
-        written = [path for end in endings for path in self.folder.rglob(f"rank-*{end}")]
-        for path in written:
+        for path in [path for end in endings for path in self.folder.rglob(f"rank-*{end}")]:
             path.unlink(missing_ok=True)
-        for place in sorted({self.folder, *(path.parent for path in written)}, reverse=True):
+        inside = sorted(path for path in self.folder.rglob("*") if path.is_dir())
+        for place in [*reversed(inside), self.folder]:
             with suppress(OSError):  # it holds something else, or another process was quicker
                 place.rmdir()
 

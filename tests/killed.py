@@ -66,9 +66,10 @@ def killed_and_resumed(
             wait_for_a_state(process, partial)
             time.sleep(luck.random() * longest)
             process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL, process.communicate()[1]
+            assert process.wait() in (-signal.SIGKILL, 0), process.communicate()[1]
         seen |= {str(path.relative_to(partial)): None for path in partial.rglob("*.state")}
-        assert not out.exists()
+        if out.exists():  # it was at its end, or past it
+            break
     with running(*given, "--resume") as process:
         output, error = process.communicate(timeout=600)
     assert process.returncode == 0, error

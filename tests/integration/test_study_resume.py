@@ -141,7 +141,7 @@ def test_a_comparison_killed_at_any_moment(
     whole, out = tmp_path / "whole", tmp_path / "out"
     args = ["compare", tiny_saved, demo_folder, *QUIET, "--max-tokens", "1500"]
     assert call(*args, "--out", whole).code == 0
-    seen = killed_and_resumed(out, kills, *args, longest=2.0)
+    seen = killed_and_resumed(out, kills, *args, longest=2.0 / kills)
     assert seen[0] == "a/rank-0.state"
     assert_same(out, whole)
 
@@ -160,13 +160,19 @@ def test_a_filler_study_killed_at_any_moment(
     whole, out = tmp_path / "whole", tmp_path / "out"
     args = ["filler", "demo", *QUIET, "--counts", "3,10", "--layers", "0,2", "--text", prompts]
     assert call(*args, "--out", whole).code == 0
-    seen = killed_and_resumed(out, kills, *args, longest=2.0)
+    seen = killed_and_resumed(out, kills, *args, longest=2.0 / kills)
     assert seen[0] == "count_000/rank-0.state"
     assert_same(out, whole)
 
     again = call(*args, "--out", out, "--resume")
     assert (again.code, again.out.strip()) == (0, str(out))
     assert f"distviz: {out} is complete, nothing is left to measure" in again.err
+    # Killed between the result and the removal of what was kept.
+    (tmp_path / "out.partial" / "count_000").mkdir(parents=True)
+    (tmp_path / "out.partial" / "count_003").mkdir()
+    (tmp_path / "out.partial" / "count_000" / "rank-0.state").touch()
+    assert call(*args, "--out", out, "--resume").code == 0
+    assert not (tmp_path / "out.partial").exists()
     refused = call(*args, "--out", out, "--resume", "--counts", "3")
     assert (refused.code, refused.complaint()[0]) == (2, f"distviz: {out} exists")
 
