@@ -18,6 +18,7 @@ from distviz.checks import (
     parse_counts,
     presets_of,
     short_name,
+    state_folder,
 )
 from distviz.config import RunSettings, build_settings, check_figure_width
 from distviz.errors import RequestError
