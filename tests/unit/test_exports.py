@@ -14,7 +14,7 @@ import pytest
 from synthetic_runs import place, run_of, silu_run, with_tables
 
 from distviz import exports
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError
 from distviz.runs import Run
 from distviz.sites import Key
 
@@ -73,7 +73,7 @@ def test_a_failing_figure_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exports, "save_figure", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MeasurementError, match="run cannot be written: No space left"):
         exports.write_folder(run, tmp_path / "run")
     assert not list(tmp_path.iterdir())
     with pytest.raises(RequestError, match="No space left on device"):
