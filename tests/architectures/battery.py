@@ -32,16 +32,23 @@ _SHARED = (
     "and a check of its layers forbids it"
 )
 REASONS = {
+    "align": "its image tower gives infinite values where its weights are random",
     "bark": _NO_FORWARD,
     "edgetam_video": _SESSION,
     "evolla": "AutoModel of transformers 5.23 does not take its configuration",
     "gemma4_assistant": _SHARED,
     "gemma4_unified_assistant": _SHARED,
     "glm_image_vqmodel": _NO_FORWARD,
+    "omdet-turbo": "takes the classes and tasks to detect in a structure of its own",
+    "pi0": "is called with the cache of a language model that has read pictures",
     "layoutlmv2": "needs detectron2, which is no package of the index",
+    "pp_ocrv6_medium_det": "the blocks of its default configuration are unset",
+    "pp_ocrv6_small_det": "its backbone does not fit it once its sizes are small",
     "sam2_video": _SESSION,
     "sam3_tracker_video": _SESSION,
     "sam3_video": _SESSION,
+    "tvp": "transformers 5.23 takes one video at a time, the examination gives two",
+    "uvdoc": "its backbone does not fit it in the default configuration of transformers 5.23",
     "voxtral_realtime_text": "transformers 5.23 names a class for it that does not exist",
 }
 """Why a type cannot be examined, where what is raised does not say it plainly."""
@@ -90,6 +97,8 @@ def examine(kind: str) -> Examined:
 
 
 def _reason(error: Exception) -> str:
+    if found := re.search(r"requires the (\w+) library", str(error)):
+        return f"needs {found[1]}, which was not installed where it was examined"
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     short = lines[0] if lines else ""
     if short.endswith(":") and len(lines) > 1:

@@ -176,6 +176,12 @@ def _both(config: Any, _text: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _seen_and_heard(_config: Any, text: dict[str, Any]) -> dict[str, Any]:
+    """A video and its sound."""
+    video = randn(BATCH, 8, 3, 32, 32)
+    return text | {"input_values": randn(BATCH, 1, 4000), "pixel_values_videos": video}
+
+
 def _voxtral(config: Any, text: dict[str, Any]) -> dict[str, Any]:
     """Tokens, and the bands of eight frames for each."""
     bands = config.audio_config.num_mel_bins
@@ -208,6 +214,8 @@ _SPECIAL: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "muse_glimmer_assistant": _dflash,
     "neucodec": _both,
     "oneformer": _task,
+    "pe_audio_video": _seen_and_heard,
+    "pe_audio_video_encoder": _seen_and_heard,
     "seggpt": _prompted,
     "speecht5": _speecht5,
     "time_series_transformer": _series,

@@ -15,6 +15,11 @@ _SHARED_TWICE = {
     "attention_hidden_size": 2 * HIDDEN, "attention_head_dim": 2 * HEAD_DIM,
 }  # fmt: skip
 _TINY_TIMM = {"model_type": "timm_wrapper", "architecture": "resnet18"}
+_TINY_PE = {
+    "model_type": "timm_wrapper", "architecture": "vit_pe_core_tiny_patch16_384",
+    "num_classes": 1024, "do_pooling": True, "global_pool": "map",
+    "model_args": {"img_size": [32, 32], "depth": 2},
+}  # fmt: skip
 UNSET: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 64},
@@ -112,7 +117,9 @@ UNSET: dict[str, dict[str, Any]] = {
     "muse_spark_audio": {"hidden_sizes": [32, 32, 64, 64]},
     "sapiens2": {"num_key_value_heads_per_layer": None},
     "swin": {"image_size": 128},
-    "efficientloftr": {"hidden_size": 256},
+    "efficientloftr": {
+        "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 8,
+    },
     "molmo2_adapter": {"vision_feature_layer": [0, 1]},
     "fun_asr_nano": {
         "adaptor_config": {
@@ -121,6 +128,10 @@ UNSET: dict[str, dict[str, Any]] = {
         }
     },
     "granite4_vision": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "2/4"},
+    "lw_detr": {
+        "projector_scale_factors": [1.0], "projector_in_channels": [HIDDEN],
+        "num_feature_levels": 1,
+    },
     "lw_detr_vit": {"image_size": 64, "pretrain_image_size": 64},
     "vibevoice_acoustic_tokenizer": {"num_filters": 2},
     "vibevoice_acoustic_tokenizer_decoder": {"num_filters": 2},
@@ -131,12 +142,16 @@ UNSET: dict[str, dict[str, Any]] = {
     "sam_hq_vision_model": {"output_channels": HIDDEN},
     "edgetam_vision_model": {
         "backbone_config": {
-            "model_type": "timm_wrapper", "architecture": "repvit_m1.dist_in1k",
+            "model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 2,
             "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
         },
         "backbone_feature_sizes": [[8, 8], [4, 4], [2, 2]],
     },
     "edgetam_prompt_encoder": {"image_size": 32, "patch_size": 16},
+    "fast_vlm": {
+        "vision_config": _TINY_TIMM | {"num_classes": 2, "hidden_size": 512, "global_pool": "avg"}
+    },
+    "pe_video_encoder": {"vision_config": _TINY_PE},
     "gemma3n": {"vision_config": _TINY_TIMM | {"model_type": "gemma3n_vision"}},
     "perception_lm": {
         "vision_config": {
