@@ -79,9 +79,12 @@ class Tokens:
 
         Rows of experts stand in the order of (token, slot), however they came.
         """
+        owners, index = self.documents, self.index.ravel()
+        starts = np.arange(len(owners)) * self.valid.shape[1]
         if self.lengths:
-            return self._packed()
-        length = self.valid.shape[1]
+            starts = np.cumsum((0, *self.lengths[:-1]))
+            owners = np.arange(len(starts))
+            index = np.arange(self.valid.size) - np.repeat(starts, self.lengths)
         tokens, slots = np.flatnonzero(self.valid), np.zeros(1, np.int64)
         rows = tokens
         if self.routed is not None:
@@ -90,16 +93,10 @@ class Tokens:
             rows = rows[takes_part[rows]]
             tokens, slots = self.routed.tokens[rows], self.routed.slots[rows]
         slots = np.broadcast_to(slots, tokens.shape)
-        ends = np.searchsorted(tokens, np.arange(1, len(self.documents)) * length)
-        keys = (rows, self.index.ravel()[tokens], slots)
-        parts = zip(self.documents.tolist(), *(np.split(key, ends) for key in keys), strict=True)
-        return [SequenceRows(part, document, index, slot) for document, part, index, slot in parts]
-
-    def _packed(self) -> list[SequenceRows]:
-        ends = np.cumsum(self.lengths)
-        spans = zip(ends - self.lengths, ends, strict=True)
-        rows = [np.arange(start, end) for start, end in spans]
-        return [SequenceRows(span, key, span - span[0]) for key, span in enumerate(rows)]
+        ends = np.searchsorted(tokens, starts[1:])
+        keys = (rows, index[tokens], slots)
+        parts = zip(owners.tolist(), *(np.split(key, ends) for key in keys), strict=True)
+        return [SequenceRows(part, document, token, slot) for document, part, token, slot in parts]
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import tiny
@@ -13,7 +14,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 import distviz
 from distviz.arm import ARM
 from distviz.errors import MeasurementError, RequestError
+from distviz.layouts import Routed
 from distviz.mlp import find_mlps
+from distviz.recording import Tokens
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -213,3 +216,17 @@ def test_what_a_layer_has_for_pictures_alone_is_left_alone_unless_it_is_named() 
     with torch.no_grad(), distviz.watch(model) as seen:
         model(input_ids=torch.arange(3, 17).reshape(2, 7))
     assert any("text_moe" in module for module in seen.stats()["module"])
+
+
+def test_rows_of_experts_belong_to_the_picture_of_their_patch() -> None:
+    """Three patches of one picture, two of another; each patch goes to two experts."""
+    valid, zeros = np.ones((1, 5), bool), np.zeros((1, 5), np.int64)
+    patches, slots = np.array([4, 0, 1, 3, 2, 0, 3, 1, 4, 2]), np.repeat([0, 1], 5)
+    routed = Routed(patches, slots, slots, n_tokens=5, n_experts=2)
+    tokens = Tokens(valid, valid, zeros[0, :1], zeros, zeros, routed=routed, lengths=(3, 2))
+    first, second = tokens.sequences()
+    assert first.rows.tolist() == [1, 5, 2, 7, 4, 9]
+    assert second.rows.tolist() == [3, 6, 0, 8]
+    assert (first.document, second.document) == (0, 1)
+    assert second.tokens.tolist() == [0, 0, 1, 1]
+    assert np.asarray(second.slots).tolist() == [0, 1, 0, 1]
