@@ -116,7 +116,13 @@ class StateFolder:
 
     def exists(self) -> bool:
         """Whether there is a state to go on from."""
-        return any(self.folder.rglob(f"rank-*{_SUFFIX}"))
+        return bool(self._inside(f"rank-*{_SUFFIX}"))
+
+    def _inside(self, pattern: str) -> list[Path]:
+        """Return what the folder holds; nothing where another process is removing it just now."""
+        with suppress(FileNotFoundError):
+            return sorted(self.folder.rglob(pattern))
+        return []
 
     def part(self, name: str) -> StateFolder:
         """Return where one of the several measurements of a command is kept: a folder inside."""
@@ -232,11 +238,14 @@ class StateFolder:
         return True
 
     def remove(self) -> None:
-        """Drop every state, those of parts included; what distviz did not write stays."""
+        """Drop every state, those of parts included; what distviz did not write stays.
+
+        Every process of a measurement may call it at the same time.
+        """
         endings = [suffix + more for suffix in (_SUFFIX, ".outputs") for more in ("", ".tmp")]
-        for path in [path for end in endings for path in self.folder.rglob(f"rank-*{end}")]:
+        for path in [path for end in endings for path in self._inside(f"rank-*{end}")]:
             path.unlink(missing_ok=True)
-        inside = sorted(path for path in self.folder.rglob("*") if path.is_dir())
+        inside = [path for path in self._inside("*") if path.is_dir()]
         for place in [*reversed(inside), self.folder]:
             with suppress(OSError):  # it holds something else, or another process was quicker
                 place.rmdir()

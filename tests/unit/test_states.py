@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,23 @@ def test_removing_takes_what_distviz_wrote_alone(tmp_path: Path) -> None:
     (tmp_path / "x" / "mine.txt").unlink()
     StateFolder(tmp_path / "x", 0.0, resumes=False).remove()
     assert not (tmp_path / "x").exists()
+
+
+def test_processes_that_remove_at_the_same_time_are_not_in_each_others_way(tmp_path: Path) -> None:
+    for number in range(60):
+        states = StateFolder(tmp_path / str(number), 0, resumes=False)
+        for path in (states.folder / part / f"rank-{n}.state" for part in "ab" for n in range(3)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+        together = threading.Barrier(3)
+
+        def drop(states: StateFolder = states, together: threading.Barrier = together) -> None:
+            together.wait()
+            states.exists()
+            states.remove()
+            assert not states.exists()
+
+        with ThreadPoolExecutor(3) as pool:
+            for one in [pool.submit(drop) for _ in range(3)]:
+                one.result()
+        assert not states.folder.exists()
