@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +10,17 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from distviz.plots import style
-from distviz.plots.compared_bins import ComparedBins, Side, compared_bins
+from distviz.plots.compared_bins import ComparedBins, compared_bins
 from distviz.plots.headings import COLORS, EDGE, Heading, Line, sides
 from distviz.plots.layout import fit_left, legend_in_figure, panels
-from distviz.plots.margin import Row, number_table, table_height, write_beside
+from distviz.plots.margin import (
+    Tails,
+    beyond_rows,
+    beyond_words,
+    number_table,
+    table_height,
+    write_beside,
+)
 from distviz.plots.sheets import Sheet
 from distviz.sites import SITES
 from distviz.wording import layer_name, number, percent, side_names
@@ -96,7 +102,8 @@ def _draw_wide(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
         figure, list(COLORS.items()), _rows(data), left=inches - sheet.column,
         right=inches - 0.12, top=top, ruled=_RULED,
     )  # fmt: skip
-    words = [word for side in "AB" for word in _beyond(data, side)]
+    of_sides = zip(("A: ", "B: "), _tails(data), strict=True)
+    words = [word for title, tails in of_sides for word in beyond_words(tails, title)]
     write_beside(axes[0], words, gid="beyond")
     write_beside(axes[1], _explained(axes[1], axes[0], data), top=True, gid="difference")
     return figure
@@ -105,7 +112,7 @@ def _draw_wide(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
 def _draw_narrow(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
     """Draw the panels with legend and numbers below them."""
     inches = sheet.or_width(8.0)
-    rows = [*_rows(data), *_beyond_rows(data), ("in other bins", [percent(data.moved)])]
+    rows = [*_rows(data), *beyond_rows(_tails(data)), ("in other bins", [percent(data.moved)])]
     figure, axes = panels(
         heading, [1.5, 0.9], width=inches, left=0.8, right=0.1, above=0.26, gap=0.12,
         below=0.65 + table_height(rows, _RULED),
@@ -250,32 +257,10 @@ def _rows(data: ComparedBins) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _beyond(data: ComparedBins, name: str) -> list[str]:
-    side: Side = data.a if name == "A" else data.b
-    left, right = data.beyond(side)
-    words = []
-    if left:
-        words.append(f"{name}: {percent(left)} beyond ← min {number(side.low)}")
-    if right:
-        words.append(f"{name}: {percent(right)} beyond → max {number(side.high)}")
-    return words
-
-
-def _beyond_rows(data: ComparedBins) -> Iterator[Row]:
-    """Say the same in rows of the table."""
-    both = (data.a, data.b)
-    for end, name in enumerate(("beyond ←", "beyond →")):
-        shares = [data.beyond(side)[end] for side in both]
-        if any(shares):
-            yield (
-                name,
-                [
-                    f"{percent(share)} to {number(side.high if end else side.low)}"
-                    if share
-                    else "–"
-                    for share, side in zip(shares, both, strict=True)
-                ],
-            )
+def _tails(data: ComparedBins) -> list[Tails]:
+    """Return what lies outside of the window, of both sides."""
+    shares = [(side, *data.beyond(side)) for side in (data.a, data.b)]
+    return [((left, side.low), (right, side.high)) for side, left, right in shares]
 
 
 def _label_band(ax: Axes, data: ComparedBins) -> None:

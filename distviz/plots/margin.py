@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
 
 from distviz.plots import style
+from distviz.wording import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Row", "add_legend", "beside", "number_table", "table_height", "write_beside"]
+__all__ = [
+    "Row",
+    "Tails",
+    "add_legend",
+    "beside",
+    "beyond_rows",
+    "beyond_words",
+    "number_table",
+    "table_height",
+    "write_beside",
+]
 
 Row = tuple[str, list[str]]
 """A name, and one cell, or one a column."""
+Tails = tuple[tuple[float, float], tuple[float, float]]
+"""Share of the values left of the window, and their minimum; right of it, and their maximum."""
 _STEP, _RULED_STEP = 1.12, 1.5
 _HEAD_RULE = 1.0
+
+
+def beyond_words(tails: Tails, title: str = "") -> list[str]:
+    """Say how much of a distribution lies outside of the window, and how far it goes."""
+    (left, low), (right, high) = tails
+    words = []
+    if left:
+        words.append(f"{title}{percent(left)} beyond ← min {number(low)}")
+    if right:
+        words.append(f"{title}{percent(right)} beyond → max {number(high)}")
+    return words
+
+
+def beyond_rows(tails: Sequence[Tails]) -> Iterator[Row]:
+    """Say the same of several in rows of the table."""
+    for name, ends in zip(("beyond ←", "beyond →"), zip(*tails, strict=True), strict=True):
+        if any(share for share, _ in ends):
+            cells = (f"{percent(share)} to {number(end)}" if share else "–" for share, end in ends)
+            yield name, list(cells)
 
 
 def beside(ax: Axes) -> float:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from distviz.plots import style
 from distviz.plots.bins import PairedBins, Panel
-from distviz.plots.margin import Row
+from distviz.plots.margin import Row, Tails
 from distviz.wording import number, percent
 
-__all__ = ["RULED", "beyond", "beyond_rows", "heads", "numbers"]
+__all__ = ["RULED", "heads", "numbers", "tails"]
 
 RULED = ("n", "moved")
 """Rows with a rule above."""
@@ -36,27 +36,7 @@ def numbers(data: PairedBins) -> Iterator[Row]:
         yield "moved", [f"k = {data.moved:,} ({share})"]
 
 
-def beyond(data: PairedBins, panel: Panel) -> list[str]:
-    """Say how much lies outside of the window, and how far it goes."""
-    left, right = data.beyond(panel)
-    words = []
-    if left:
-        words.append(f"{percent(left / panel.count)} beyond ← min {number(panel.low)}")
-    if right:
-        words.append(f"{percent(right / panel.count)} beyond → max {number(panel.high)}")
-    return words
-
-
-def beyond_rows(data: PairedBins) -> Iterator[Row]:
-    """Say the same in rows of the table."""
-    for side, name in enumerate(("beyond ←", "beyond →")):
-        counts = [data.beyond(panel)[side] for panel in data.panels]
-        if any(counts):
-            ends = [panel.high if side else panel.low for panel in data.panels]
-            yield (
-                name,
-                [
-                    f"{percent(count / panel.count)} to {number(end)}" if count else "–"
-                    for count, end, panel in zip(counts, ends, data.panels, strict=True)
-                ],
-            )
+def tails(data: PairedBins, panel: Panel) -> Tails:
+    """Return what lies outside of the window."""
+    left, right = (count / max(panel.count, 1) for count in data.beyond(panel))
+    return (left, panel.low), (right, panel.high)

@@ -15,8 +15,15 @@ from distviz.plots.arrows import draw_arrows
 from distviz.plots.bins import PairedBins, Panel, paired_bins
 from distviz.plots.headings import EDGE, Heading, Line
 from distviz.plots.layout import fit_left, legend_in_figure, panels, rows_height
-from distviz.plots.margin import add_legend, number_table, table_height, write_beside
-from distviz.plots.paired_numbers import RULED, beyond, beyond_rows, heads, numbers
+from distviz.plots.margin import (
+    add_legend,
+    beyond_rows,
+    beyond_words,
+    number_table,
+    table_height,
+    write_beside,
+)
+from distviz.plots.paired_numbers import RULED, heads, numbers, tails
 from distviz.plots.sheets import Sheet
 from distviz.sites import SITES
 from distviz.wording import (
@@ -95,7 +102,7 @@ def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure
     inches = sheet.or_width(8.0)
     panel, rows = data.panels[0], list(numbers(data))
     usual = (2.0 if len(data.panels) == 2 else 2.25) * (1.0 if sheet.width is None else 0.8)
-    lines = len(_legend_words(data, panel)) + len(beyond(data, panel))
+    lines = len(_legend_words(data, panel)) + len(beyond_words(tails(data, panel)))
     needed = table_height(rows, RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
     figure, axes = panels(
         heading,
@@ -117,14 +124,14 @@ def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure
     below = (1 - ends / figure.get_figheight() - box.y0) / box.height
     for ax, own, panel in zip(axes, handles, data.panels, strict=True):
         add_legend(ax, own, below if ax is axes[0] else 1.02)
-        write_beside(ax, beyond(data, panel), gid="beyond")
+        write_beside(ax, beyond_words(tails(data, panel)), gid="beyond")
     return figure, axes
 
 
 def _draw_narrow(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
     """Draw the panels with legend and numbers below them."""
     inches = sheet.or_width(8.0)
-    rows = [*numbers(data), *beyond_rows(data)]
+    rows = [*numbers(data), *beyond_rows([tails(data, panel) for panel in data.panels])]
     words = [word for panel in data.panels for word in _legend_words(data, panel)]
     used = rows_height(words, inches - EDGE - 0.1)
     figure, axes = panels(

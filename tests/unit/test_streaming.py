@@ -107,14 +107,18 @@ def test_every_layer_is_read_once_however_many_batches(
     assert log == expected
 
 
-def test_an_encoder_is_streamed_before_its_decoder(
-    folders: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the layers that are read, in order."""
+    paths: list[str] = []
     real = LayersOnDisk._read
     monkeypatch.setattr(
-        LayersOnDisk, "_read", lambda self, path: (read.append(path), real(self, path))[1]
+        LayersOnDisk, "_read", lambda self, path: (paths.append(path), real(self, path))[1]
     )
+    return paths
+
+
+def test_an_encoder_is_streamed_before_its_decoder(folders: Any, read: list[str]) -> None:
     options = {"layers": "1", "arm_layers": "none", "ripple": False}
     equal(run(folders("t5"), stream=False, **options), run(folders("t5"), stream=True, **options))
     # The decoder needs the whole encoder.
@@ -122,14 +126,7 @@ def test_an_encoder_is_streamed_before_its_decoder(
     assert read[-5:] == [*expected, "decoder.block.0", "decoder.block.1"]
 
 
-def test_only_the_layers_that_are_wanted_are_read(
-    folders: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    real = LayersOnDisk._read
-    monkeypatch.setattr(
-        LayersOnDisk, "_read", lambda self, path: (read.append(path), real(self, path))[1]
-    )
+def test_only_the_layers_that_are_wanted_are_read(folders: Any, read: list[str]) -> None:
     run(folders("llama"), stream=True, layers="1", arm_layers="none", ripple=False)
     assert read == ["", "model.layers.0", "model.layers.1"]
 
