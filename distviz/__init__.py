@@ -8,18 +8,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from distviz.showable import when_defined
-
 if TYPE_CHECKING:
-    from distviz.arm import ARM, Plan
-    from distviz.collect import run
-    from distviz.comparing import compare
-    from distviz.comparisons import Comparison
+    from distviz.arm.arm import ARM, Plan
     from distviz.errors import DistvizError
-    from distviz.hooks import redistribute
-    from distviz.runs import Run
-    from distviz.sketch import Sketch
-    from distviz.watching import Seen, watch
+    from distviz.hooks.redistribution import redistribute
+    from distviz.hooks.watching import Seen, watch
+    from distviz.measure.measure import run
+    from distviz.results.comparison import Comparison
+    from distviz.results.run import Run
+    from distviz.stats.sketch import Sketch
+    from distviz.studies.compare_models import compare
 
 __all__ = [
     "ARM",
@@ -35,37 +33,29 @@ __all__ = [
     "watch",
 ]
 
-_ROOMS = {
-    "ARM": "arm",
-    "Comparison": "comparisons",
+_MODULES = {
+    "ARM": "arm.arm",
+    "Comparison": "results.comparison",
     "DistvizError": "errors",
-    "Plan": "arm",
-    "Run": "runs",
-    "Seen": "watching",
-    "Sketch": "sketch",
-    "compare": "comparing",
-    "redistribute": "hooks",
-    "run": "collect",
-    "watch": "watching",
+    "Plan": "arm.arm",
+    "Run": "results.run",
+    "Seen": "hooks.watching",
+    "Sketch": "stats.sketch",
+    "compare": "studies.compare_models",
+    "redistribute": "hooks.redistribution",
+    "run": "measure.measure",
+    "watch": "hooks.watching",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("distviz")
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'distviz' has no attribute {name!r}")
-    value = getattr(import_module(f"distviz.{_ROOMS[name]}"), name)
+    value = getattr(import_module(f"distviz.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
-
-
-def _attach_display(kind: type) -> None:
-    """Let plain data show itself in notebooks; nothing is drawn here."""
-    import_module("distviz.displays").attach(kind)
-
-
-when_defined(_attach_display)
 
 
 def __dir__() -> list[str]:

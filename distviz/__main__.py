@@ -1,6 +1,6 @@
 """``python -m distviz``."""
 
-from distviz.cli import main
+from distviz.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -86,9 +86,9 @@ class Point:
     part
         ``(start, stop)`` on the last dimension where a fused projection is split, else ``None``.
     chain
-        Steps of torch functions inside the module's forward, see :mod:`distviz.chains`: what
-        enters the first of them (``takes`` is ``"input"``) or leaves the last. Empty: the module's
-        own input or output.
+        Steps of torch functions inside the module's forward, see
+        :mod:`distviz.models.architectures.function_tracer`: what enters the first of them
+        (``takes`` is ``"input"``) or leaves the last. Empty: the module's own input or output.
     within
         Path of the layer during whose call alone the place counts, where several layers share one
         module; else empty.

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-TARGET = ROOT / "distviz" / "architectures.json"
+TARGET = ROOT / "distviz" / "models" / "architectures" / "architectures.json"
 
 
 def _examine(kind: str) -> tuple[dict[str, Any], list[str]]:
     import torch
-    from architectures import battery
+    from support.architectures import battery
 
     torch.set_num_threads(1)
     examined = battery.examine(kind)
@@ -37,7 +37,7 @@ def main() -> None:
     """Write the table, or say what is wrong."""
     sys.path.insert(0, str(ROOT / "tests"))
     import transformers
-    from architectures import battery
+    from support.architectures import battery
 
     stored = {row["type"]: row for row in json.loads(TARGET.read_text())["types"]}
     kinds = sys.argv[1:] or [k for k in battery.types() if _is_here(stored.get(k, {}))]

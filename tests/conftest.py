@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -13,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from commands import Done
+from support.commands import Done
+from support.texts import TEXTS
+from support.tiny_models import save_tiny_llama
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distviz.runs import Run
+    from distviz.results.run import Run
 
 # Before a test imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -91,13 +92,6 @@ def minilm() -> Path:
     return _real_model(REAL_MODELS["minilm"]) / "model"
 
 
-def need(module: str) -> Any:
-    """Import an optional package; skip where it is not installed, but not in CI."""
-    if os.environ.get("CI"):
-        return importlib.import_module(module)
-    return pytest.importorskip(module)
-
-
 # The demo -----------------------------------------------------------------------------------
 
 
@@ -115,14 +109,6 @@ def demo_tokenizer(demo_folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(demo_folder)
 
 
-TEXTS = [
-    "Anna had 12 apples and 3 pears, so she gave 12 - 3 = 9 of them away. " * 3,
-    "If it rains, then we stay at home because the road is wet.",
-    "One morning in January, Maria found a warm telescope behind the market. " * 2,
-    "9 * 3 = 27",
-]
-
-
 @pytest.fixture(scope="session")
 def demo_run() -> Run:
     """The demo on four short documents, ARM in layers 0 and 2; not to be changed."""
@@ -132,26 +118,6 @@ def demo_run() -> Run:
 
 
 # Tiny checkpoints ---------------------------------------------------------------------------
-
-
-def save_tiny_llama(folder: Path, demo: Path, **fields: Any) -> Path:
-    """Save a random Llama of two layers with the demo's tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048}
-    config = LlamaConfig(**(sizes | fields), bos_token_id=0, eos_token_id=1, pad_token_id=2)
-    torch.manual_seed(5)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    save_tokenizer(demo, folder)
-    return folder
-
-
-def save_tokenizer(demo: Path, folder: Path) -> None:
-    """Put the demo's tokenizer (2,048 words) into a checkpoint's folder."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(demo / name, folder / name)
 
 
 @pytest.fixture(scope="session")
@@ -171,7 +137,7 @@ def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Done]:
     """Run the command in this process, in an empty folder, by its real entry point."""
-    from distviz import cli
+    from distviz.cli import app as cli
 
     place = tmp_path / "here"
     place.mkdir()

@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 
 from distviz.plots import style
-from distviz.plots.bins import PairedBins, Panel
+from distviz.plots.before_after_data import PairedBins, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from distviz.plots import style
-from distviz.plots.compared_bins import ComparedBins, compared_bins
+from distviz.plots.compared_data import ComparedBins, compared_bins
 from distviz.plots.headings import COLORS, EDGE, Heading, Line, sides
 from distviz.plots.layout import fit_left, legend_in_figure, panels
 from distviz.plots.margin import (
@@ -21,9 +21,9 @@ from distviz.plots.margin import (
     table_height,
     write_beside,
 )
-from distviz.plots.sheets import Sheet
+from distviz.plots.page_format import Sheet
+from distviz.results.labels import layer_name, number, percent, side_names
 from distviz.sites import SITES
-from distviz.wording import layer_name, number, percent, side_names
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from distviz.comparisons import Comparison, Pair
+    from distviz.results.comparison import Comparison, Pair
 
 __all__ = ["compared", "draw_compared"]
 

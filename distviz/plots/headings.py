@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distviz.plots import style
-from distviz.plots.lettering import shortened, wrapped
+from distviz.plots.text_fit import shortened, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 
 from distviz.plots import style
 from distviz.plots.headings import Heading
-from distviz.plots.lettering import text_width, wrapped
+from distviz.plots.text_fit import text_width, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

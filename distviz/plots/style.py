@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from distviz.plots.lettering import FAMILY
-from distviz.plots.sheets import SCREEN, Sheet, sheet_named
+from distviz.plots.page_format import SCREEN, Sheet, sheet_named
+from distviz.plots.text_fit import FAMILY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

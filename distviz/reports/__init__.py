@@ -4,6 +4,6 @@
 makes HTML of it, `writing` puts it into a file. Nothing here needs torch.
 """
 
-from distviz.reports.writing import page_of, report_folders, write_page
+from distviz.reports.html import page_of, report_folders, write_page
 
 __all__ = ["page_of", "report_folders", "write_page"]

@@ -10,7 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from distviz.architectures import Architecture, load
+from distviz.models.architectures.support import Architecture, load
 from distviz.sites import SITES
 
 _HEADS = {

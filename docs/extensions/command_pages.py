@@ -12,9 +12,9 @@ from typing import Any
 
 from typer.main import get_command
 
-from distviz import manual
-from distviz.cli import app as cli
-from distviz.options import GROUPS
+from distviz.cli import examples as manual
+from distviz.cli.app import app as cli
+from distviz.cli.options import GROUPS
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)")

@@ -1,4 +1,4 @@
-"""Coverage and size of distviz.inference, by simulation; prints the tables of COVERAGE.
+"""Coverage and size of distviz.stats.inference, by simulation; prints the tables of COVERAGE.
 
     python tests/benchmarks/interval_coverage.py [repetitions]   (3,000: six minutes)
 
@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from distviz.inference import QUANTITIES, DocumentValues, infer
+from distviz.stats.inference import QUANTITIES, DocumentValues, infer
 
 Floats = NDArray[np.float64]
 

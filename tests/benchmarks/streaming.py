@@ -81,7 +81,7 @@ def ratio(gguf: Path) -> None:
 
 def peak(place: Path) -> None:
     """Print the peak memory of a streamed run on 6 GB, and the bound."""
-    from synthetic_checkpoints import forget, write_llama
+    from support.synthetic_checkpoints import forget, write_llama
 
     folder = place / "six-gb"
     try:

@@ -10,13 +10,14 @@ import sys
 import torch
 from timing import paired
 
-from distviz import collect, sweeps
-from distviz.alternatives import Grid, combine
-from distviz.config import RunSettings
-from distviz.corpus import make_batches
-from distviz.passes import inputs_of
+from distviz.data.corpus import make_batches
+from distviz.data.documents import read_documents
+from distviz.measure import measure as collect
+from distviz.measure.forward import inputs_of
 from distviz.progress import Progress
-from distviz.texts import read_documents
+from distviz.settings import RunSettings
+from distviz.studies import sweep as sweeps
+from distviz.studies.sweep_grid import Grid, combine
 
 TOKENS = 2048
 GRID = Grid(c="0.05,0.13,0.32,1", p1="75,90,99.5")

@@ -12,7 +12,7 @@ import torch
 from timing import model_from_arguments, seconds
 
 import distviz
-from distviz.recording import Recorder
+from distviz.hooks.recorder import Recorder
 
 
 def main() -> None:

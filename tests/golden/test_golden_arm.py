@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import reference_plan, reference_selection
+from support.arm_reference import reference_plan, reference_selection
 
-from distviz.arm import ARM
+from distviz.arm.arm import ARM
 
 HERE = Path(__file__).parent
 ENTRIES: list[dict[str, Any]] = json.loads((HERE / "layer0_smollm2.json").read_text("utf-8"))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import transformers
-from architectures import battery, tiny
+from support.architectures import battery, tiny
 
-from distviz.architectures import load
+from distviz.models.architectures.support import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,8 @@ def test_the_table_has_every_type_and_names_its_exceptions() -> None:
 
 def test_an_examination_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook that looks at another place, or an ARM that is not written, does not go through."""
-    from distviz import hooks, projections
+    from distviz.hooks import redistribution as hooks
+    from distviz.models.architectures import projections
 
     right = projections.mlp_sites
 
@@ -100,7 +101,7 @@ def test_an_examination_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
         for site in right(path, shape, fused):
             yield site._replace(module=shape.up) if site.site == "act" else site
 
-    monkeypatch.setattr("distviz.activations.mlp_sites", beside)
+    monkeypatch.setattr("distviz.models.architectures.activations.mlp_sites", beside)
     found = battery.examine("llama").wrong
     assert any("an activation that the model did not compute" in one for one in found), found
     monkeypatch.undo()
@@ -136,7 +137,7 @@ def test_listing_needs_neither_torch_nor_transformers() -> None:
     import sys
 
     code = (
-        "import sys, distviz.cli as c; sys.argv = ['distviz', 'inspect', '--architectures']\n"
+        "import sys, distviz.cli.app as c; sys.argv = ['distviz', 'inspect', '--architectures']\n"
         "try: c.main()\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
@@ -151,7 +152,7 @@ def test_a_module_that_is_called_again_pools_its_calls() -> None:
     model = tiny.build("albert")
     ids = torch.arange(3, 17).reshape(2, 7)
     calls: list[int] = []
-    (mlp,) = distviz.mlp.find_mlps(model)
+    (mlp,) = distviz.models.architectures.mlp.find_mlps(model)
     act = next(point for point in mlp.points if point.site == "act")
     module = model.get_submodule(act.module)
     handle = module.register_forward_hook(lambda _, __, out: calls.append(out.numel()))

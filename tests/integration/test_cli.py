@@ -21,31 +21,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bruteforce import assert_stats, eps_of, keeping, raw
-from commands import Done
-from conftest import TEXTS, save_tiny_llama
 from safetensors.torch import load_file, save_file
+from support.brute_force import assert_stats, eps_of, keeping, raw
+from support.commands import HEAVY, process
+from support.texts import TEXTS
+from support.tiny_models import save_tiny_llama
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import distviz
-from distviz import cli
-from distviz.corpus import random_corpus
-from distviz.runs import Run
+from distviz.cli import app as cli
+from distviz.data.corpus import random_corpus
+from distviz.results.run import Run
 
 ESCAPE = re.compile(r"\x1b\[")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9;]*)?m")
-HEAVY = ("torch", "numba", "transformers")
-
-
-def process(*args: str | Path, env: dict[str, str] | None = None, **options: Any) -> Done:
-    """Run the command as a process of its own, its output in pipes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "distviz", *map(str, args)],
-        capture_output=True, text=True, check=False, env=os.environ | (env or {}),
-        stdin=None if "input" in options else subprocess.DEVNULL, encoding="utf-8", **options,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -642,7 +632,7 @@ def test_export_names_what_is_damaged(call: Any, folder: Path) -> None:
 
 def imported(*args: str | Path) -> set[str]:
     code = (
-        "import sys\nfrom distviz.cli import main\ntry:\n    main()\n"
+        "import sys\nfrom distviz.cli.app import main\ntry:\n    main()\n"
         "except SystemExit as ended:\n    assert not ended.code, ended.code\n"
         f"print('IMPORTED', *({set(HEAVY)} & set(sys.modules)))"
     )

@@ -14,16 +14,16 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from synthetic_comparisons import make
+from support.synthetic_comparisons import make
 
 import distviz
-from distviz.comparisons import Comparison
-from distviz.runs import Run
+from distviz.results.comparison import Comparison
+from distviz.results.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from commands import Done
+    from support.commands import Done
 
 DOCUMENTS = [
     f"If {n} of {3 * n} birds sing because it rains, then {2 * n} are silent and the {word} is dry."
@@ -206,9 +206,9 @@ def _layers(name: str, *lines: str, **fields: Any) -> str:
 
 def _captured(name: str, seed: int) -> np.ndarray:
     """Activations of a described layer, from its own forward pass on the documented input."""
-    from distviz import collect
-    from distviz.config import build_settings
+    from distviz.measure import measure as collect
     from distviz.progress import Progress
+    from distviz.settings import build_settings
 
     settings = build_settings({"device": "cpu"}, None, name)
     opened = collect.open_from(settings, Progress())

@@ -17,20 +17,17 @@ from typing import Any
 
 import pytest
 
-from distviz import (
-    arm,
-    completions,
-    config,
-    drawings,
-    exports,
-    presets,
-    redistributions,
-    runs,
-    sites,
-)
-from distviz.completions import VALUES, listed, results, whole_words
-from distviz.number_formats import FORMATS
-from distviz.scales import RANGES
+from distviz import settings as config
+from distviz import sites
+from distviz.arm import arm, presets
+from distviz.arm import controls as redistributions
+from distviz.cli import completion as completions
+from distviz.cli.completion import VALUES, listed, results, whole_words
+from distviz.plots import figures as drawings
+from distviz.reports import export as exports
+from distviz.results import run as runs
+from distviz.stats.number_formats import FORMATS
+from distviz.stats.quantization import RANGES
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
@@ -267,7 +264,7 @@ def test_words_that_bash_divided() -> None:
 
 def test_completion_is_quick_and_imports_nothing_large(place: Path) -> None:
     code = (
-        "import sys\nfrom distviz.cli import main\ntry:\n    main()\n"
+        "import sys\nfrom distviz.cli.app import main\ntry:\n    main()\n"
         "except SystemExit:\n    pass\n"
         "print(*({'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)))"
     )

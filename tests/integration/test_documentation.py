@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from pages import PAGES, ROOT, tokens_of
+from support.report_pages import PAGES, ROOT, tokens_of
 
 import distviz
 
@@ -42,7 +42,7 @@ def links_of(page: Path) -> Iterator[str]:
 def commands() -> set[str]:
     from typer.main import get_command
 
-    from distviz.cli import app
+    from distviz.cli.app import app
 
     return set(get_command(app).commands) | {"index"}
 
@@ -118,7 +118,7 @@ def examined(code: str, place: Path, demo: Path) -> str:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands of the cookbook have been given."""
-    from distviz import measuring
+    from distviz.cli import execute as measuring
 
     place = tmp_path_factory.mktemp("measured")
     run = distviz.run(text=["One morning in January, Maria found 3 + 4 = 7 telescopes."] * 2,
@@ -199,11 +199,11 @@ def test_every_column_of_a_comparison_is_explained(demo_run: distviz.Run) -> Non
 
 
 def test_every_column_of_the_studies_is_explained() -> None:
-    import synthetic_fillers
+    from support import synthetic_fillers
 
-    from distviz.experts import ExpertTable
-    from distviz.sweep_results import NAMED, QUANTITIES
-    from distviz.whatifs import COLUMNS
+    from distviz.hooks.expert_recorder import ExpertTable
+    from distviz.results.sweep import NAMED, QUANTITIES
+    from distviz.results.whatif import COLUMNS
 
     tables = synthetic_fillers.study().tables()
     own = explained("filler.csv") | explained("inference.csv")
@@ -220,7 +220,7 @@ def test_every_column_of_the_studies_is_explained() -> None:
 def test_the_command_reference_holds_every_option_and_example(tmp_path: Path) -> None:
     from typer.main import get_command
 
-    from distviz.cli import app
+    from distviz.cli.app import app
 
     place = ROOT / "docs" / "extensions" / "command_pages.py"
     spec = importlib.util.spec_from_file_location("command_pages", place)

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
-from conftest import need
-from documented import ROOT, Line, command_lines, mentions
-from tiny_models import save_tiny
+from support.documented_commands import ROOT, Line, command_lines, mentions
+from support.packages import need
+from support.tiny_models import save_tiny
 
 import distviz
-from distviz import cli
+from distviz.cli import app as cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from commands import Done
+    from support.commands import Done
 
 LINES = command_lines()
 LAUNCHERS = {

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pages import ROOT, tokens_of
+from support.report_pages import ROOT, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from commands import Done
+    from support.commands import Done
 
 NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?"
 FIRST = "distviz run --out runs/demo --no-figures"

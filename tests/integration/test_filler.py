@@ -14,16 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bruteforce import eps_of, gini_of
+from support.brute_force import eps_of, gini_of
 
-from distviz import collect, fillers
-from distviz.config import RunSettings
-from distviz.corpus import tokenize
+from distviz.data.corpus import tokenize
+from distviz.data.documents import Document, read_documents
+from distviz.data.prompts import Filler
 from distviz.errors import MeasurementError, RequestError
-from distviz.filler_studies import FillerStudy
+from distviz.measure import measure as collect
 from distviz.progress import Progress
-from distviz.prompts import Filler
-from distviz.texts import Document, read_documents
+from distviz.results.filler_study import FillerStudy
+from distviz.settings import RunSettings
+from distviz.studies import filler as fillers
 
 PROMPTS = [
     Document(str(number), system="You add numbers.", question=f"What is {number} + {number + 3}?")
@@ -291,7 +292,7 @@ def test_the_command(tmp_path: Path) -> None:
     lines = [json.dumps({"system": p.system, "question": p.question}) for p in PROMPTS]
     text.write_text("\n".join(lines))
     folder = tmp_path / "study"
-    model = Path(collect.__file__).parent / "demo"
+    model = Path(collect.__file__).parents[1] / "demo"
     command = [sys.executable, "-m", "distviz", "filler", str(model), "--text", str(text)]
     command += ["--counts", "0,4,8", "--layers", "0-1", "--out", str(folder), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -319,7 +320,7 @@ def test_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_writes_nothing(tmp_path: Path, flags: list[str], message: str) -> None:
-    model = Path(collect.__file__).parent / "demo"
+    model = Path(collect.__file__).parents[1] / "demo"
     command = [sys.executable, "-m", "distviz", "filler", str(model), *flags]
     command += ["--out", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

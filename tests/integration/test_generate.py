@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conftest import save_tiny_llama
+from support.tiny_models import save_tiny_llama
 from transformers import AutoModelForCausalLM
 
 import distviz
-from distviz.generation import diversity
+from distviz.studies.continuations import diversity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from commands import Done
+    from support.commands import Done
 
 PROMPT = "Anna had 12 apples and"
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from distviz import cli
-from distviz.checks import GRID
-from distviz.config import RunSettings
-from distviz.reports.commands import _NOT_TYPED, NOT_ON_COMMAND_LINE
+from distviz.cli import app as cli
+from distviz.cli.checks import GRID
+from distviz.reports.html import page_of
 from distviz.reports.page import Command
-from distviz.reports.writing import page_of
+from distviz.reports.repeat_command import _NOT_TYPED, NOT_ON_COMMAND_LINE
+from distviz.settings import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from commands import Done
+    from support.commands import Done
 
 ROOT = Path(__file__).parents[2]
 LAYERS = """

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_comparisons import make
-from synthetic_runs import silu_run
+from support.synthetic_comparisons import make
+from support.synthetic_runs import silu_run
 
-from distviz.comparing import compare_runs
 from distviz.reports import write_page
-from distviz.reports.comparison_sections import comparison_part
+from distviz.reports.comparison import comparison_part
 from distviz.reports.page import Page
-from distviz.reports.run_sections import run_part
-from distviz.runs import Run
+from distviz.reports.run import run_part
+from distviz.results.run import Run
+from distviz.studies.compare_models import compare_runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

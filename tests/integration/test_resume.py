@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import TEXTS
-from killed import killed_and_resumed, running, wait_for_a_state
-from tiny_models import save_tiny
+from support.interrupted import killed_and_resumed, running, wait_for_a_state
+from support.texts import TEXTS
+from support.tiny_models import save_tiny
 
-from distviz import collect
-from distviz.config import RunSettings
+from distviz.measure import measure as collect
+from distviz.measure.resume import StateFolder
 from distviz.progress import Progress
-from distviz.states import StateFolder
+from distviz.settings import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from commands import Done
+    from support.commands import Done
 
-    from distviz.runs import Run
+    from distviz.results.run import Run
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "1", "--max-tokens", "5000"]
 FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bruteforce import (
+from support.brute_force import (
     CLASSES,
     Measured,
     assert_stats,
@@ -25,13 +25,13 @@ from bruteforce import (
     plain_arm,
     token_class,
 )
-from conftest import TEXTS
+from support.texts import TEXTS
 from transformers import AutoModelForCausalLM
 
 import distviz
-from distviz.arm import ARM
+from distviz.arm.arm import ARM
 from distviz.errors import RequestError
-from distviz.runs import Run
+from distviz.results.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -497,11 +497,11 @@ def test_the_folder_is_enough_to_repeat_the_run(tmp_path: Path, demo_run: Run) -
 
 
 def test_a_run_leaves_no_hook_and_no_thread_setting_behind() -> None:
-    from distviz.collect import measure as measure_open
-    from distviz.config import RunSettings
-    from distviz.corpus import tokenize
-    from distviz.models import open_model
-    from distviz.texts import read_documents
+    from distviz.data.corpus import tokenize
+    from distviz.data.documents import read_documents
+    from distviz.measure.measure import measure as measure_open
+    from distviz.models.open import open_model
+    from distviz.settings import RunSettings
 
     opened = open_model(None, device="cpu")
     corpus = tokenize(read_documents(TEXTS[:2]), opened.tokenizer, max_length=16)

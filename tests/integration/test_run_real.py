@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bruteforce import (
+from support.brute_force import (
     Measured,
     assert_stats,
     batch_windows,
@@ -24,7 +24,7 @@ from bruteforce import (
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import distviz
-from distviz.runs import Run
+from distviz.results.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +169,7 @@ def test_std_of_fp32_data_keeps_its_promise_where_outliers_rule(minilm: Path) ->
 def test_minilm_beyond_its_positions_is_an_error_of_one_line(minilm: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from distviz.cli import app
+    from distviz.cli.app import app
 
     text = tmp_path / "long.txt"
     text.write_text("word " * 700)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEXTS
+from support.texts import TEXTS
 
-from distviz import collect
-from distviz.config import RunSettings
 from distviz.errors import RequestError
-from distviz.offloading import LayersOnDisk
+from distviz.measure import measure as collect
+from distviz.measure.resume import StateFolder
+from distviz.models.lazy_layers import LayersOnDisk
 from distviz.progress import Progress
-from distviz.states import StateFolder
+from distviz.settings import RunSettings
 
 FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")
 

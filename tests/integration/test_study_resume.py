@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import TEXTS
-from killed import killed_and_resumed, running, wait_for_a_state
+from support.interrupted import killed_and_resumed, running, wait_for_a_state
+from support.texts import TEXTS
 
-from distviz import collect, comparing, fillers
-from distviz.config import RunSettings
-from distviz.passes import measure_batch
+from distviz.data.documents import read_documents
+from distviz.measure import measure as collect
+from distviz.measure.forward import measure_batch
+from distviz.measure.resume import StateFolder
 from distviz.progress import Progress
-from distviz.states import StateFolder
-from distviz.texts import read_documents
+from distviz.settings import RunSettings
+from distviz.studies import compare_models as comparing
+from distviz.studies import filler as fillers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from commands import Done
+    from support.commands import Done
 
-    from distviz.comparisons import Comparison
-    from distviz.filler_studies import FillerStudy
+    from distviz.results.comparison import Comparison
+    from distviz.results.filler_study import FillerStudy
 
 QUIET = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "1"]
 PROMPTS = [{"system": "Add.", "question": f"What is {n} + {n + 3}?"} for n in range(6)]

@@ -14,20 +14,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TEXTS, save_tiny_llama
 from safetensors.torch import load_file, save_file
+from support.texts import TEXTS
+from support.tiny_models import save_tiny_llama
 from transformers import AutoModelForCausalLM
 
 import distviz
-from distviz import statistics
-from distviz.states import read_state
-from distviz.sweep_results import Sweep
+from distviz.measure.resume import read_state
+from distviz.results.sweep import Sweep
+from distviz.stats import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from commands import Done
+    from support.commands import Done
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_layers_below_the_change_are_not_computed_again(
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    from distviz import collect, measuring
+    from distviz.cli import execute as measuring
+    from distviz.measure import measure as collect
     from distviz.progress import Progress
 
     calls: dict[int, int] = {}
@@ -314,11 +316,12 @@ def _path(name: str) -> Path:
 
 def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved: Path) -> None:
     before = AutoModelForCausalLM.from_pretrained(tiny_saved).state_dict()
-    from distviz import collect, sweeps
-    from distviz.alternatives import Grid, combine
-    from distviz.config import RunSettings
+    from distviz.data.documents import read_documents
+    from distviz.measure import measure as collect
     from distviz.progress import Progress
-    from distviz.texts import read_documents
+    from distviz.settings import RunSettings
+    from distviz.studies import sweep as sweeps
+    from distviz.studies.sweep_grid import Grid, combine
 
     settings = RunSettings(model=str(tiny_saved), max_length=32)
     opened = collect.open_from(settings, Progress())

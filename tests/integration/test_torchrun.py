@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from killed import running, wait_for_a_state
-from tiny_models import save_tiny
+from support.interrupted import running, wait_for_a_state
+from support.tiny_models import save_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from commands import Done
+    from support.commands import Done
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
 EXACT = (
@@ -329,8 +329,8 @@ from distviz import cli, passes
 def broken(*_):
     raise OSError(28, "No space left on device")
 if os.environ["RANK"] == "1":
-    import distviz.collect
-    distviz.collect.measure_batch = broken
+    import distviz.measure.measure
+    distviz.measure.measure.measure_batch = broken
 cli.main()
 """
 

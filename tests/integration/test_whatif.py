@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_cli import HEAVY, process
+from support.commands import HEAVY, process
 
-from distviz.runs import Run
-from distviz.whatifs import COLUMNS, WhatIf
+from distviz.results.run import Run
+from distviz.results.whatif import COLUMNS, WhatIf
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from distviz.number_formats import FORMATS, LOSSLESS_DB
-from distviz.scales import Sample, fit
-from distviz.sketch import Sketch
-from distviz.sparsity import prune, threshold_for
+from distviz.stats.number_formats import FORMATS, LOSSLESS_DB
+from distviz.stats.pruning import prune, threshold_for
+from distviz.stats.quantization import Sample, fit
+from distviz.stats.sketch import Sketch
 
 bounded = settings(max_examples=60, deadline=None)
 formats = some.sampled_from(list(FORMATS.values()))

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from distviz import kernels
 from distviz.errors import DistvizError
-from distviz.sketch import Sketch
+from distviz.stats import kernels
+from distviz.stats.sketch import Sketch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""ARM, the redistributions to compare it with, and the published settings."""

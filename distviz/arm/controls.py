@@ -1,0 +1,269 @@
+"""Redistributions beside ARM, so that it has company to be measured against.
+
+All of the built-in ones look at one sequence at a time and select the same values as `ARM` with the
+same parameters would (``c``, ``p_min``, ``p_max`` or ``fraction``): only what becomes of them, or
+where the change lands, differs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distviz.arm.arm import ARM, Plan, SequenceRows
+from distviz.errors import MeasurementError, RequestError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from distviz.stats.kernels import Cut
+
+__all__ = ["REDISTRIBUTIONS", "Custom", "Noise", "Scale", "Threshold", "make"]
+
+_OWN_PASS = 1 << 32
+"""Keeps the places that `Noise` draws apart from the numbers that ARM draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold(ARM):
+    """Set the selected values to zero: the move of the sparsifiers, the opposite of ARM."""
+
+    def _write(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.uint32],
+        cut: Cut,
+        plan: Plan,  # noqa: ARG002  (the selection is in the cut)
+    ) -> None:
+        from distviz.stats import kernels
+
+        kernels.apply(source, target, rows, keys, cut, (0.0, 0.0), adds=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(ARM):
+    """Multiply the selected values: near-zero values move outward and keep their order.
+
+    Parameters
+    ----------
+    factor
+        What they are multiplied by, in float32, rounded to the tensor's type once.
+    """
+
+    factor: float = 2.0
+
+    def _write(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.uint32],  # noqa: ARG002  (nothing is drawn)
+        cut: Cut,
+        plan: Plan,  # noqa: ARG002
+    ) -> None:
+        import torch
+
+        moved = _moved(source, rows, cut)
+        index = torch.from_numpy(rows).to(source.device)
+        own = source[index]
+        scaled = (own.float() * self.factor).to(own.dtype)
+        target[index] = torch.where(moved[index], scaled, own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(ARM):
+    """Make the changes of ARM at random places: the control experiment.
+
+    As many values change, by the same amounts, but which ones is drawn: if the output suffers as
+    much, it was not the near-zero values that mattered. The places are the k values with the
+    smallest hash (`distviz.stats.kernels.rng`, pass number + 2^32), without replacement, among the
+    finite ones; the changes are dealt out to them in the order of that hash.
+    """
+
+    def _redistribute(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        sequence: SequenceRows,
+        layer: int,
+        moved: torch.Tensor | None,
+    ) -> list[Plan | None]:
+        import torch
+
+        from distviz.stats import kernels
+
+        index = torch.from_numpy(sequence.rows).to(source.device)
+        origin = source[index].clone()
+        changed = source.clone()
+        own = torch.zeros_like(source, dtype=torch.uint8)
+        plans = super()._redistribute(source, changed, sequence, layer, own)
+        taken = own[index].bool()
+        shifts = (changed[index].float() - origin.float())[taken]
+        owner = [sequence.slots, sequence.document, sequence.tokens]
+        words = kernels.row_keys([self.seed, layer, _OWN_PASS, *owner])
+        places = _draw(words, origin, int(taken.sum()))
+        flat = origin.flatten()
+        flat[places] = (flat[places].float() + shifts).to(flat.dtype)
+        target[index] = flat.view_as(origin)
+        if moved is not None:
+            marks = torch.zeros(flat.shape, dtype=torch.uint8, device=flat.device)
+            marks[places] = 1
+            moved[index] = marks.view_as(origin)
+        return plans
+
+
+def _draw(keys: NDArray[np.uint32], values: torch.Tensor, k: int) -> torch.Tensor:
+    """Draw k flat places among the finite values, in the order of their hash (ties by index)."""
+    import torch
+
+    from distviz.stats import kernels
+
+    numbers = kernels.uniforms(keys, values.shape[1]).ravel()
+    finite = np.flatnonzero(torch.isfinite(values).flatten().cpu().numpy())
+    ranks = (numbers[finite] * np.float32(2**24)).astype(np.int64)
+    words = (ranks << 32) | np.arange(finite.size)
+    chosen = np.sort(np.partition(words, k - 1)[:k]) if 0 < k < finite.size else np.sort(words)[:k]
+    return torch.from_numpy(finite[chosen & 0xFFFFFFFF]).to(values.device)
+
+
+def _moved(source: torch.Tensor, rows: NDArray[np.int64], cut: Cut) -> torch.Tensor:
+    import torch
+
+    from distviz.stats import kernels
+
+    moved = torch.zeros_like(source, dtype=torch.uint8)
+    kernels.find_moved(source, rows, cut, moved)
+    return moved.bool()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(ARM):
+    """The user's own function of one sequence.
+
+    Parameters
+    ----------
+    function
+        Takes (tokens, channels) without padding (behind routed experts a row for each token and
+        expert, by token and rank of the expert), returns the same shape and type; may not change
+        its argument.
+    name
+        As it was given: ``module:callable``.
+
+    Raises
+    ------
+    MeasurementError
+        When called, if the function fails or returns anything else.
+    """
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+    name: str
+
+    def _redistribute(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        sequence: SequenceRows,
+        layer: int,  # noqa: ARG002  (a function of its own draws its own numbers)
+        moved: torch.Tensor | None,
+    ) -> list[Plan | None]:
+        import torch
+
+        index = torch.from_numpy(sequence.rows).to(source.device)
+        own = source[index]
+        try:
+            made = self.function(own.clone())
+        except Exception as error:
+            raise MeasurementError(
+                f"{self.name} failed: {type(error).__name__}: {error}",
+                "it is called with (tokens, channels) of one sequence; see --debug",
+            ) from error
+        if not isinstance(made, torch.Tensor) or made.shape != own.shape or made.dtype != own.dtype:
+            what = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, torch.Tensor) else made
+            raise MeasurementError(
+                f"{self.name} returned {what}", f"expected {tuple(own.shape)} {own.dtype}"
+            )
+        target[index] = made
+        if moved is not None:
+            moved[index] = (made != own).to(torch.uint8)
+        return [None]
+
+
+REDISTRIBUTIONS: dict[str, tuple[type[ARM], str]] = {
+    "arm": (ARM, "push the near-zero values outward (the default)"),
+    "threshold": (Threshold, "set the same values to zero"),
+    "scale": (Scale, "multiply the same values (scale:3; 2 unless given)"),
+    "noise": (Noise, "make the changes of ARM at random places"),
+}
+"""Name -> class, and what it does."""
+
+
+def make(name: str, arm: ARM) -> ARM:
+    """Return the redistribution of a name with the parameters of ``arm``.
+
+    Parameters
+    ----------
+    name
+        One of `REDISTRIBUTIONS`, ``scale:FACTOR``, or ``module:callable``, see `Custom`.
+    arm
+        Its parameters.
+
+    Raises
+    ------
+    RequestError
+        If there is no such redistribution, or the callable cannot be imported.
+    """
+    word, _, rest = name.partition(":")
+    fields = {field: getattr(arm, field) for field in ARM.__dataclass_fields__}
+    if word == "scale" and rest:
+        return Scale(**fields, factor=_factor(name, rest))
+    if name in REDISTRIBUTIONS:
+        return replace(arm) if name == "arm" else REDISTRIBUTIONS[name][0](**fields)
+    if word and rest:
+        return Custom(**fields, function=_import(name, word, rest), name=name)
+    raise RequestError(
+        f"unknown redistribution '{name}'{nearest(name, REDISTRIBUTIONS)}",
+        f"allowed: {', '.join(REDISTRIBUTIONS)}, scale:FACTOR, or module:callable",
+    )
+
+
+def _factor(name: str, text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not math.isfinite(factor):
+        raise RequestError(f"redistribution '{name}': '{text}' is not a number", "such as scale:2")
+    return factor
+
+
+def _import(name: str, module: str, attribute: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    import sys
+    from pathlib import Path
+
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise RequestError(
+            f"redistribution '{name}' cannot be imported: {type(error).__name__}: {error}",
+            "module:callable; the module is looked for here and among the installed packages",
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not callable(found):
+        raise RequestError(f"redistribution '{name}' is not callable")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from distviz.cli.app import main
+
+__all__ = ["main"]

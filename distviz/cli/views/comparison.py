@@ -1,0 +1,195 @@
+"""A comparison on the terminal: the verdict, every pair of layers, what changed most.
+
+Where the console's encoding is not a Unicode one, every character is ASCII.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distviz.cli.views.console import paragraph, plain_table, write
+from distviz.results.labels import alignment, number, percent, side_names
+from distviz.results.run import records
+
+if TYPE_CHECKING:
+    from distviz.results.comparison import Comparison
+
+__all__ = ["ALPHA", "channel_lines", "class_line", "pairs_table", "summary"]
+
+ALPHA = 0.05
+"""A layer is marked where its adjusted p is below."""
+_QUANTITIES = ("log_variance_ratio", "near_zero_difference")
+_PLACE = ["layer_a", "layer_b", "site", "module_a", "stack"]
+_CHANNELS = 5
+
+
+def summary(comparison: Comparison, console: Console | None = None) -> Group:
+    """Return the findings: the sides, the verdict, a table of layers, channels, token classes.
+
+    Parameters
+    ----------
+    comparison
+        What was compared.
+    console
+        Where it will be printed: its width and encoding decide what is shown; None means a
+        standard terminal of 80 columns.
+    """
+    names = side_names(comparison)
+    parts: list[RenderableType] = [
+        paragraph(f"{side}  {_side(comparison, side, name)}", console, style=style, indent=3)
+        for side, name, style in zip("AB", names, ("bold blue", "bold yellow"), strict=True)
+    ]
+    parts += [paragraph(alignment(comparison), console), Text()]
+    first, *rest = str(comparison.manifest.get("verdict", "")).split("\n")
+    parts.append(paragraph(first, console, style="bold"))
+    parts += [paragraph(line, console) for line in rest]
+    parts += [pairs_table(comparison, console), paragraph(_legend(comparison), console)]
+    found = [*channel_lines(comparison), class_line(comparison)]
+    if any(found):
+        parts += [Text(), *(paragraph(line, console) for line in found if line)]
+    return Group(*parts)
+
+
+def _side(comparison: Comparison, side: str, name: str) -> str:
+    run = comparison.a if side == "A" else comparison.b
+    model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
+    words = [name]
+    if model.get("activation") and not name.endswith(f"({model['activation']})"):
+        words.append(str(model["activation"]))
+    if isinstance(model.get("layers"), int):
+        words.append(f"{model['layers']} layer{'s' * (model['layers'] != 1)}")
+    if text.get("tokens"):
+        words.append(f"{text['tokens']:,} tokens")
+    if text.get("documents"):
+        words.append(f"{text['documents']:,} documents")
+    return " · ".join(words)
+
+
+def pairs_table(comparison: Comparison, console: Console | None = None) -> Table:
+    """Return one row a pair of layers; it fits 80 columns."""
+    rows = comparison.table
+    table = plain_table(console)
+    is_aligned = bool((rows["layer_a"] == rows["layer_b"]).all())
+    has_stacks, has_sites = (len(set(rows[name])) > 1 for name in ("stack", "site"))
+    has_modules = bool(rows.duplicated(["layer_a", "site", "stack"]).any())
+    table.add_column("layer" if is_aligned else "layer\nA / B", no_wrap=True)
+    for name, wanted in (("stack", has_stacks), ("site", has_sites), ("module", has_modules)):
+        if wanted:
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+    headings = ("near-0\nA", "\nB", "std\nB / A", "KS", "W1 /\nstd A", "JS\nbits")
+    for heading in (*headings, "p var.\nadj.", "p near\nadj."):
+        table.add_column(write(heading, console), justify="right", no_wrap=True)
+    places = 3 if has_stacks or has_sites or has_modules else 4
+    found = _p_values(comparison.inference)
+    for row in records(rows):
+        place = str(row["layer_a"]) + ("" if is_aligned else f" / {row['layer_b']}")
+        names = [place] + [row["stack"]] * has_stacks + [row["site"]] * has_sites
+        names += [row["module_a"]] * has_modules
+        p_values = [found.get((quantity, *_place(row))) for quantity in _QUANTITIES]
+        marked = any(p is not None and p < ALPHA for p in p_values)
+        cells = [*map(str, names), *_distance_cells(row, places), *map(_p_cell, p_values)]
+        table.add_row(*(write(cell, console) for cell in cells), style="bold" if marked else "")
+    return table
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(str(row[name]) for name in _PLACE)
+
+
+def _p_values(frame: pd.DataFrame) -> dict[tuple[Any, ...], float]:
+    renamed = frame.rename(columns={"module": "module_a"})
+    if not set(_PLACE) <= set(renamed):
+        return {}
+    return {(row["quantity"], *_place(row)): row["p_adjusted"] for row in records(renamed)}
+
+
+def _distance_cells(row: dict[str, Any], places: int) -> Iterator[str]:
+    for side in "ab":
+        yield _share(row[f"near_zero_{side}"]).replace(" %", "%")
+    ratio = row["std_ratio"]
+    yield number(ratio) if ratio and ratio < 0.01 else _decimals(ratio, places)
+    for name in ("ks", "wasserstein_normalized", "js_divergence"):
+        yield _decimals(row[name], places)
+
+
+def _decimals(value: float | None, places: int) -> str:
+    """So many decimals where these say enough; what is not zero never reads so."""
+    if value is None or value == 0 or value >= 10:
+        return _number(value)
+    least = 10.0**-places
+    return f"<{least:.{places}f}".replace("0.", ".") if value < least else f"{value:.{places}f}"
+
+
+def _p_cell(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return f"{p:.3f}{'*' if p < ALPHA else ' '}" if p >= 5e-4 else "<0.001*"
+
+
+def _legend(comparison: Comparison) -> str:
+    words = [f"* and bold: adjusted p < {ALPHA:g}", "near-0 by A's ε"]
+    if len(comparison.inference) and comparison.inference["ci_low"].isna().all():
+        words.append("intervals withheld")
+    return " · ".join(words)
+
+
+def _most_changed(comparison: Comparison, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of the pair whose distributions are furthest apart, of those with rows."""
+    there = {_place(row) for row in records(rows)}
+    pairs = [row for row in records(comparison.table) if _place(row) in there]
+    if not pairs:
+        return []
+    most = _place(max(pairs, key=lambda row: row["ks"] or 0.0))
+    return [row for row in records(rows) if _place(row) == most]
+
+
+def channel_lines(comparison: Comparison) -> Iterator[str]:
+    """Yield the channels that changed most in the most changed layer, and the first of all."""
+    rows = comparison.channels.rename(columns={"module": "module_a"})
+    changed = [row for row in _most_changed(comparison, rows) if row["change"] != 0]
+    if not changed:
+        return
+    place = f"layer {changed[0]['layer_a']}" + f" · {changed[0]['site']}"
+    yield f"Channels that changed most, {place}:"
+    for row in changed[:_CHANNELS]:
+        yield _channel(row)
+    first = max(records(rows), key=lambda row: math.inf if row["change"] is None else row["change"])
+    if _place(first) != _place(changed[0]):
+        yield f"and of all layers, layer {first['layer_a']} · {first['site']}:"
+        yield _channel(first)
+
+
+def _channel(row: dict[str, Any]) -> str:
+    words = [
+        f"{name} {_number(row[f'{column}_a'])} → {_number(row[f'{column}_b'])}"
+        for name, column in (("std", "std"), ("mean", "mean"), ("max |x|", "absmax"))
+    ]
+    return f"  {row['channel']:>5}  {', '.join(words)}"
+
+
+def _number(value: float | None) -> str:
+    return number(math.nan if value is None else value)
+
+
+def class_line(comparison: Comparison) -> str:
+    """Return the near-zero shares by token class where the distributions are furthest apart."""
+    rows = _most_changed(comparison, comparison.classes)
+    words = [
+        f"{row['token_class']} {_share(row['near_zero_a'])} → {_share(row['near_zero_b'])}"
+        for row in rows
+        if row["near_zero_a"] is not None or row["near_zero_b"] is not None
+    ]
+    if len(words) < 2:
+        return ""
+    return f"Near zero by token class, layer {rows[0]['layer_a']}: {', '.join(words)}"
+
+
+def _share(value: float | None) -> str:
+    return percent(math.nan if value is None else value)

@@ -1,0 +1,204 @@
+"""A filler study on the terminal: the verdict, what changed by layer, and by number of fillers.
+
+Where the console's encoding is not a Unicode one, every character is ASCII.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distviz.cli.views.console import paragraph, plain_table, write
+from distviz.results.filler_study import ALPHA, QUANTITIES
+from distviz.results.labels import (
+    distance_name,
+    dtype_name,
+    filler_name,
+    model_name,
+    number,
+    percent,
+)
+from distviz.results.run import records
+
+if TYPE_CHECKING:
+    from distviz.results.filler_study import FillerStudy
+
+__all__ = ["changes_table", "positions_table", "summary"]
+
+_HEADINGS = (
+    "near-0 change\npoints [95 %]",
+    "variance\nratio",
+    "L1\nratio",
+    "L2\nratio",
+    "Gini\nchange",
+)
+_PLACES = ("filler_count", "layer", "distance_low", "distance_high", "stack", "site", "module")
+_SHOWN = 3
+"""How many of the most changed layers are named."""
+
+
+def summary(study: FillerStudy, console: Console | None = None) -> Group:
+    """Return the findings: the verdict, a table of layers, the curve by number of fillers.
+
+    Parameters
+    ----------
+    study
+        What was measured.
+    console
+        Where it will be printed: its width and encoding decide what is shown; None means a
+        standard terminal of 80 columns.
+    """
+    last = study.counts[-1]
+    parts: list[RenderableType] = [
+        paragraph(_measured(study), console, style="bold"),
+        paragraph(filler_name(study), console),
+        Text(),
+        *(paragraph(line, console) for line in study.verdict.split("\n")),
+        Text(),
+        paragraph(f"{last} filler tokens against none, the prompts' own tokens:", console),
+        changes_table(study, console, count=last),
+        paragraph(_legend(study, last), console),
+        *(paragraph(line, console) for line in _most_changed(study, last)),
+    ]
+    layer = study.most_changed(last)[0]
+    if len(study.counts) > 1:
+        title = f"By number of filler tokens, layer {layer}:"
+        parts += [Text(), paragraph(title, console), changes_table(study, console, layer=layer)]
+    title = f"By distance from {last} filler tokens, layer {layer}:"
+    parts += [Text(), paragraph(title, console), positions_table(study, last, layer, console)]
+    return Group(*parts)
+
+
+def _measured(study: FillerStudy) -> str:
+    run = study.runs[0]
+    model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
+    words = [model_name(run)]
+    if model.get("activation"):
+        words.append(str(model["activation"]))
+    if isinstance(model.get("layers"), int):
+        words.append(f"{model['layers']} layer{'s' * (model['layers'] != 1)}")
+    words.append(f"{text.get('counted', 0):,} own tokens in {text.get('documents', 0):,} prompts")
+    return " · ".join(filter(None, [*words, dtype_name(run)]))
+
+
+def changes_table(
+    study: FillerStudy,
+    console: Console | None = None,
+    *,
+    count: int | None = None,
+    layer: int | None = None,
+) -> Table:
+    """Return a row a layer (of one ``count``) or a row a count (of one ``layer``); 80 columns."""
+    table = study.table
+    rows = table[table["filler_count"] == count if layer is None else table["layer"] == layer]
+    by, heading = ("layer", "layer") if layer is None else ("filler_count", "tokens")
+    return _by_place(rows, heading, lambda row: str(row[by]), console, study.attention)
+
+
+def positions_table(
+    study: FillerStudy, count: int, layer: int, console: Console | None = None
+) -> Table:
+    """Return a row a bin of distances to the filler, before and behind it; 80 columns."""
+    rows = study.positions
+    rows = rows[(rows["filler_count"] == count) & (rows["layer"] == layer)]
+    return _by_place(rows, "own tokens\naway", distance_name, console)
+
+
+def _by_place(
+    rows: pd.DataFrame,
+    heading: str,
+    name: Callable[[dict[str, Any]], str],
+    console: Console | None,
+    attention: pd.DataFrame | None = None,
+) -> Table:
+    """Return a table of changes: for each place, the rows of its quantities are joined."""
+    places = [column for column in _PLACES if column in rows]
+    table = plain_table(console)
+    table.add_column(write(heading, console), no_wrap=True)
+    extra = [column for column in ("stack", "site") if len(set(rows[column])) > 1]
+    if rows.duplicated([*(set(places) - {"module"}), "quantity"]).any():
+        extra.append("module")
+    for column in extra:
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for column in (*_HEADINGS, *(["attention\nkept"] if attention is not None else [])):
+        table.add_column(write(column, console), justify="right", no_wrap=True)
+    for _, of_place in rows.groupby(places, sort=False):
+        by_name = {str(row["quantity"]): row for row in records(of_place)}
+        head = by_name[QUANTITIES[0]]
+        cells = [name(head), *(str(head[column]) for column in extra), *_change_cells(by_name)]
+        cells += [_kept(attention, head)] if attention is not None else []
+        marked = any(map(_is_sure, by_name.values()))
+        table.add_row(*(write(cell, console) for cell in cells), style="bold" if marked else "")
+    return table
+
+
+def _change_cells(by_name: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name in QUANTITIES:
+        row = by_name[name]
+        mark = "*" if _is_sure(row) else " "
+        value = math.nan if row["estimate"] is None else row["estimate"]
+        if name == "near_zero_difference":
+            yield f"{_points(value)}{_interval(row)}{mark}"
+        elif name == "gini_difference":
+            yield f"{value:+z.4f}{mark}" if math.isfinite(value) else "–"
+        else:
+            yield f"{_ratio(value)}{mark}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+z.2f}" if math.isfinite(share) else "–"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["ci_low"] is None:
+        return ""
+    low, high = (f"{100 * row[name]:z.2f}" for name in ("ci_low", "ci_high"))
+    return f" [{low}, {high}]"
+
+
+def _ratio(logarithm: float) -> str:
+    ratio = math.exp(logarithm) if math.isfinite(logarithm) else math.nan
+    return f"{ratio:.3f}" if 0.01 <= ratio < 100 else number(ratio)
+
+
+def _is_sure(row: dict[str, Any]) -> bool:
+    return row["p_adjusted"] is not None and bool(row["p_adjusted"] < ALPHA)
+
+
+def _kept(attention: pd.DataFrame, row: dict[str, Any]) -> str:
+    same = attention[["filler_count", "layer"]] == [row["filler_count"], row["layer"]]
+    found = attention.loc[same.all(axis=1), "attention_kept"]
+    return percent(float(found.iloc[0])).replace(" %", "%") if len(found) else "–"
+
+
+def _legend(study: FillerStudy, count: int) -> str:
+    rows = study.table[study.table["filler_count"] == count]
+    words = [f"* and bold: adjusted p < {ALPHA:g}", "near-0 by each prompt's own ε"]
+    if rows["ci_low"].isna().all():
+        words.append("intervals withheld")
+    elif rows["approximate"].any():
+        words.append("some intervals approximate")
+    return " · ".join(words)
+
+
+def _most_changed(study: FillerStudy, count: int) -> Iterator[str]:
+    """Name the layers that changed most in near zero and in variance."""
+    for quantity, name in (
+        ("near_zero_difference", "near zero"),
+        ("log_variance_ratio", "variance"),
+    ):
+        layers = study.most_changed(count, quantity=quantity)[:_SHOWN]
+        rows: pd.DataFrame = study.changes(count, quantity)
+        said = []
+        for layer in layers:
+            value = float(rows.loc[rows["layer"] == layer, "estimate"].iloc[0])
+            is_share = quantity == "near_zero_difference"
+            said.append(f"layer {layer} {_points(value) if is_share else '×' + _ratio(value)}")
+        if said:
+            yield f"Most changed in {name}: {', '.join(said)}"

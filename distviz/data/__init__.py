@@ -1,0 +1,1 @@
+"""Documents, prompts, and batches of tokens."""

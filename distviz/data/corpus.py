@@ -1,0 +1,235 @@
+"""From documents to batches of tokens: windows, masks, and random input for built layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distviz.data.documents import Document, fingerprint
+from distviz.data.prompts import FILLER, PARTS, Filler, document_ids, prefix_ids
+from distviz.data.token_classes import OTHER, classify_tokens
+from distviz.errors import RequestError
+
+__all__ = ["Batch", "Corpus", "Window", "make_batches", "random_corpus", "tokenize"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of one document, the "sequence" of ARM.
+
+    ``parts`` (int8, index into `PARTS`) says what each token belongs to.
+    """
+
+    document: int
+    window: int
+    ids: NDArray[np.int64]
+    is_last: bool
+    parts: NDArray[np.int8]
+    hidden: NDArray[np.float32] | None = None
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """False where a token belongs to a filler."""
+        return np.not_equal(self.parts, FILLER)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Windows in document order, and what the manifest says of them.
+
+    Attributes
+    ----------
+    windows
+        In document order.
+    documents
+        The documents they were cut from (empty for random input).
+    classes
+        Token id -> index of its token class; ids beyond are class "other".
+    special
+        Ids of special tokens.
+    sha256
+        Of the text (or of the seed and shape of random input).
+    truncated
+        Whether ``max_tokens`` cut the text short.
+    """
+
+    windows: list[Window]
+    documents: list[Document]
+    classes: NDArray[np.int64]
+    special: frozenset[int]
+    sha256: str
+    truncated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in all windows."""
+        return sum(window.ids.size for window in self.windows)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows side by side, padded on the right; arrays of shape (batch, tokens) or (batch,)."""
+
+    ids: NDArray[np.int64]
+    hidden: NDArray[np.float32] | None
+    valid: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+    index: NDArray[np.int64]
+    documents: NDArray[np.int64]
+    windows: NDArray[np.int64]
+    whole: frozenset[int]
+    finished: frozenset[int]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, padding left out."""
+        return int(self.valid.sum())
+
+
+def tokenize(
+    documents: Sequence[Document],
+    tokenizer: Any,
+    *,
+    max_length: int = 512,
+    max_tokens: int | None = None,
+    filler: Filler | None = None,
+    chat_template: bool = False,
+) -> Corpus:
+    """Tokenize documents and cut them into windows of at most ``max_length`` tokens.
+
+    What the tokenizer adds at the start is put at the start of every window and counts in its
+    length. System, filler and question are tokenized apart and their ids joined.
+
+    Raises
+    ------
+    RequestError
+        If ``max_length`` leaves no room, a chat template is missing, or no token is left.
+    """
+    prefix = prefix_ids(tokenizer)
+    room = max_length - len(prefix)
+    if room < 1:
+        raise RequestError(
+            f"--max-length {max_length} leaves no room behind the {len(prefix)} tokens that the "
+            "tokenizer adds"
+        )
+    windows: list[Window] = []
+    left = sys.maxsize if max_tokens is None else max_tokens
+    truncated = False
+    for number, document in enumerate(documents):
+        ids, parts = document_ids(document, tokenizer, filler, chat_template, number)
+        starts = range(0, len(ids), room)
+        joined = [np.concatenate([prefix, ids[start : start + room]]) for start in starts]
+        kept = _take(joined, left)
+        truncated |= sum(map(len, kept)) < sum(map(len, joined))
+        left -= sum(map(len, kept))
+        for index, piece in enumerate(kept):
+            inside = parts[index * room : index * room + len(piece) - len(prefix)]
+            whole = np.concatenate([np.zeros(len(piece) - len(inside), np.int8), inside])
+            is_last = index == len(kept) - 1
+            windows.append(Window(number, index, piece, is_last, whole))
+        if left <= 0:
+            truncated |= number < len(documents) - 1
+            break
+    if not windows:
+        raise RequestError("the text has no token to measure")
+    highest = max(int(window.ids.max()) for window in windows)
+    used = sorted({int(token) for window in windows for token in np.unique(window.ids)})
+    classes = np.full(highest + 1, OTHER, np.int64)
+    classes[used] = classify_tokens([tokenizer.decode([token]) for token in used])
+    special = frozenset(int(token) for token in tokenizer.all_special_ids)
+    return Corpus(windows, list(documents), classes, special, fingerprint(documents), truncated)
+
+
+def _take(pieces: list[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:
+    kept: list[NDArray[np.int64]] = []
+    for piece in pieces:
+        if left <= 0:
+            break
+        kept.append(piece[:left])
+        left -= len(kept[-1])
+    return kept
+
+
+def random_corpus(
+    documents: int, tokens: int, *, seed: int, vocabulary: int, width: int | None, scale: float
+) -> Corpus:
+    """Make seeded random input for built layers.
+
+    Parameters
+    ----------
+    documents, tokens
+        How many sequences, and how long each is.
+    vocabulary
+        Token ids are uniform below it.
+    width
+        Hidden states of this width, normal with standard deviation ``scale``, instead of ids.
+    """
+    windows = []
+    for number in range(documents):
+        rng = np.random.default_rng([seed, number])
+        ids = rng.integers(vocabulary, size=tokens)
+        hidden = None
+        if width is not None:
+            hidden = (rng.standard_normal((tokens, width)) * scale).astype(np.float32)
+        parts = np.full(tokens, PARTS.index("text"), np.int8)
+        windows.append(Window(number, 0, ids, is_last=True, parts=parts, hidden=hidden))
+    note = json.dumps([documents, tokens, seed, vocabulary, width, scale]).encode()
+    classes = np.full(vocabulary, OTHER, np.int64)
+    return Corpus(windows, [], classes, frozenset(), hashlib.sha256(note).hexdigest())
+
+
+def make_batches(
+    corpus: Corpus, batch_size: int, *, skip_special: bool = False, own_only: bool = False
+) -> list[Batch]:
+    """Group windows in document order, ``batch_size`` at a time, padded on the right.
+
+    ``skip_special`` and ``own_only`` leave special tokens and fillers out of what is counted.
+    """
+    groups = [
+        corpus.windows[start : start + batch_size]
+        for start in range(0, len(corpus.windows), batch_size)
+    ]
+    return [_batch(corpus, group, skip_special, own_only) for group in groups]
+
+
+def _batch(corpus: Corpus, group: list[Window], skip_special: bool, own_only: bool) -> Batch:
+    shape = (len(group), max(window.ids.size for window in group))
+    ids, valid = np.zeros(shape, np.int64), np.zeros(shape, bool)
+    hidden = None
+    if group[0].hidden is not None:
+        hidden = np.zeros((*shape, group[0].hidden.shape[1]), np.float32)
+    for row, window in enumerate(group):
+        ids[row, : window.ids.size] = window.ids
+        valid[row, : window.ids.size] = True
+        if hidden is not None and window.hidden is not None:
+            hidden[row, : window.ids.size] = window.hidden
+    counted = valid.copy()
+    if own_only:
+        for row, window in enumerate(group):
+            counted[row, : window.ids.size] &= window.own
+    if skip_special and hidden is None:
+        counted &= ~np.isin(ids, list(corpus.special))
+    windows = np.array([window.window for window in group])
+    documents = np.array([window.document for window in group])
+    finished = frozenset(window.document for window in group if window.is_last)
+    begun = frozenset(window.document for window in group if window.window == 0)
+    return Batch(
+        ids,
+        hidden,
+        valid,
+        counted,
+        corpus.classes[ids] if hidden is None else np.full(shape, OTHER),
+        (windows[:, None] << 32) + np.arange(shape[1]),
+        documents,
+        windows,
+        finished & begun,
+        finished,
+    )

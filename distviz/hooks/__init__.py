@@ -1,0 +1,1 @@
+"""Hooks that observe or redistribute, and the recorders that count."""

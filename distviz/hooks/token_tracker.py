@@ -1,0 +1,206 @@
+"""Which tokens the forward call under way is about, read from its own arguments.
+
+Where the rows of a place are not those tokens (patches of an image or of bytes, prompts put in
+front, streams beside each other), they are divided evenly among the rows of the batch, in order:
+counted all, without token classes. That is possible where nothing is padded. The patches of several
+pictures in one row are divided by the grid of each picture, which may differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distviz.errors import MeasurementError
+from distviz.hooks.recorder import Tokens
+from distviz.sites import Point
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Tracker", "rows_of"]
+
+_SOURCES = ("input_ids", "inputs_embeds")
+_GRIDS = ("grid_thw", "image_grid_thw", "target_sizes")
+_DECODER_SOURCES = ("decoder_input_ids", "decoder_inputs_embeds")
+
+
+@dataclass
+class Tracker:
+    """Knows the tokens of the forward call that is under way.
+
+    Parameters
+    ----------
+    given
+        Set by the measuring loop, which knows documents and classes; None reads the call.
+    tokens
+        Those of the call; of the encoder where a decoder has its own.
+    decoder
+        Those of the decoder in an encoder-decoder, else None.
+    """
+
+    given: Tokens | None = None
+    tokens: Tokens | None = None
+    decoder: Tokens | None = None
+    calls: int = 0
+    _depth: int = 0
+    _encoder: nn.Module | None = None
+    _encoder_ran: bool = False
+
+    @property
+    def past(self) -> int:
+        """Tokens in the cache before the call under way."""
+        tokens = self.decoder or self.tokens
+        return 0 if tokens is None else tokens.past
+
+    def follow(self, model: nn.Module, stack: ExitStack) -> None:
+        """Follow the calls of a model until `stack` is closed.
+
+        Its base model is followed where it is called alone, and its encoder, which ``generate``
+        calls before the rest.
+        """
+        followed: list[Any] = [model, getattr(model, "base_model", model)]
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            self._encoder = model.get_encoder()  # type: ignore[operator]
+            followed.append(self._encoder)
+        for module in dict.fromkeys(followed):
+            before = module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
+            after = module.register_forward_hook(self.leave, always_call=True)
+            stack.callback(after.remove)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: read mask, shape and cache from the arguments."""
+        self._depth += 1
+        if self._depth > 1:  # the base model inside the model that was called
+            return
+        names = inspect.signature(module.forward).parameters
+        given = dict(zip(names, args, strict=False)) | kwargs
+        source = _first(given, _SOURCES)
+        goes_on = source is None and self._encoder_ran
+        self._encoder_ran = module is self._encoder
+        self.calls += not goes_on
+        if self.given is not None:
+            self.tokens = self.given
+            return
+        cache = given.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        of_decoder = _first(given, _DECODER_SOURCES)
+        self.decoder = None
+        if of_decoder is not None:
+            self.decoder = _read(of_decoder, given.get("decoder_attention_mask"), past)
+        if source is not None:
+            past = past if of_decoder is None else 0
+            self.tokens = _read(source, given.get("attention_mask"), past)
+        elif not goes_on:
+            self.tokens = _without_tokens(given, is_needed=of_decoder is None)
+
+    def leave(self, *_: Any) -> None:
+        """Forward hook of the model, run also after an error."""
+        self._depth -= 1
+
+    def current(self, point: Point, rows: int) -> Tokens:
+        """Return the tokens of the rows that a point saw.
+
+        Raises
+        ------
+        MeasurementError
+            If no call is under way, or the rows cannot be those of its tokens.
+        """
+        of_decoder = self.decoder is not None and point.stack == "decoder"
+        tokens = self.decoder if of_decoder else self.tokens
+        if tokens is None:
+            raise MeasurementError(
+                f"{point.module} ran outside a call of the watched model",
+                "call the model that was given to distviz, not a part of it",
+            )
+        if rows == tokens.valid.size:
+            return tokens
+        if tokens.lengths and all(rows * n % tokens.valid.size == 0 for n in tokens.lengths):
+            return _packed([rows * n // tokens.valid.size for n in tokens.lengths])
+        batch, length = tokens.valid.shape
+        if self.given is None and tokens.valid.all() and not tokens.lengths:
+            if rows % batch == 0:
+                return _all_valid(batch, rows // batch, tokens.past)
+            if rows % length == 0:
+                return _all_valid(rows // length, length, tokens.past)
+        raise MeasurementError(
+            f"{point.module} (site {point.site}) saw {rows} rows for {tokens.valid.size} tokens",
+            "its rows cannot be attributed to tokens; leave this site out",
+        )
+
+
+def rows_of(tensor: torch.Tensor, tokens: Tokens | None) -> torch.Tensor:
+    """Return (rows, channels); streams that a token has beside each other become its channels."""
+    if tensor.dim() == 4 and tokens is not None:
+        shape = tokens.valid.shape
+        if tensor.shape[1:3] == shape and tensor.shape[:2] != shape:
+            tensor = tensor.permute(1, 2, 0, 3)
+        if tensor.shape[:2] == shape:
+            return tensor.reshape(tokens.valid.size, -1)
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _first(given: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((given[name] for name in names if given.get(name) is not None), None)
+
+
+def _read(source: torch.Tensor, mask: torch.Tensor | None, past: int) -> Tokens:
+    batch, length = source.shape[:2]
+    if mask is None:
+        return _all_valid(batch, length, past)
+    # The mask may be as wide as a static cache, of which the end is not filled yet.
+    whole = _plain_mask(mask, batch)[:, : past + length]
+    valid = whole[:, -length:]
+    index = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, -length:]
+    zeros = np.zeros(valid.shape, np.int64)
+    return Tokens(valid, valid, np.arange(batch), index, zeros, past=past)
+
+
+def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
+    """Return one position for each row of the batch of pixels, sound or whatever was given.
+
+    Patches that stand in one row are those of the pictures whose grids are given; padded ones are
+    known from their mask.
+    """
+    import torch
+
+    grid = _first(given, _GRIDS)
+    if isinstance(grid, torch.Tensor) and grid.dim() == 2 and len(grid):
+        return _packed(grid.prod(1).tolist())
+    mask = given.get("pixel_attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        return _read(mask, mask, 0)
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor) and value.dim() > 1 and "decoder" not in name:
+            return _all_valid(value.shape[0], 1, 0)
+    if is_needed:
+        raise MeasurementError("the model was called without input_ids or inputs_embeds")
+    return None
+
+
+def _all_valid(batch: int, length: int, past: int) -> Tokens:
+    valid = np.ones((batch, length), bool)
+    index = np.broadcast_to(np.arange(past, past + length), valid.shape)
+    return Tokens(valid, valid, np.arange(batch), index, np.zeros(valid.shape, np.int64), past=past)
+
+
+def _packed(lengths: list[int]) -> Tokens:
+    """Return one row in which sequences stand behind each other."""
+    return replace(_all_valid(1, sum(lengths), 0), lengths=tuple(lengths))
+
+
+def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return (batch, all tokens) bool from a 2-D mask, or from what a 4-D one lets be attended."""
+    if mask.dim() == 4:
+        # A key that no query may attend to is padding; an additive mask is 0 where allowed.
+        allowed = mask == 0 if mask.dtype.is_floating_point else mask
+        mask = allowed.bool().any(dim=1).any(dim=1)
+    elif mask.dim() != 2:
+        raise MeasurementError(f"attention_mask has {mask.dim()} dimensions, expected 2 or 4")
+    return np.broadcast_to(mask.detach().cpu().numpy() != 0, (batch, mask.shape[-1]))

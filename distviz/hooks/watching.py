@@ -1,0 +1,134 @@
+"""`watch`: observe any model while the user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.redistribution import Layers, Tracker, attach, choose_points, phase_of
+from distviz.models.wrappers import bare, uncompiled
+from distviz.results.run import SCHEMA_VERSION, Run
+from distviz.sites import Point, parse_sites
+from distviz.stats.sketch import Sketch
+from distviz.stats.statistics import DEFAULT_C
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+__all__ = ["Seen", "watch"]
+
+
+@dataclass
+class Seen:
+    """What a `watch` has seen so far; grows while the model is called.
+
+    Every row of a batch is a document; one that goes on with a cache is the same document.
+    """
+
+    recorder: Recorder
+    model: nn.Module
+    tracker: Tracker = field(default_factory=Tracker)
+    warnings: list[str] = field(default_factory=list)
+    _call: int = 0
+    _begun: dict[str, int] = field(default_factory=dict)
+    _offset: int = 0
+
+    def receive(self, point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+        """Record one point of one forward call."""
+        phase = phase_of(self.model)
+        if self._call != self.tracker.calls:
+            self._call = self.tracker.calls
+            if tokens.past == 0:
+                self._offset = self._begun.get(phase, 0)
+                self._begun[phase] = self._offset + len(tokens.documents)
+                self.recorder.documents.close(self._older())
+        documents = tokens.documents + self._offset
+        self.recorder.add(point, phase, values, replace(tokens, documents=documents))
+
+    def _older(self) -> list[int]:
+        return [
+            document
+            for document in self.recorder.documents.open_documents()
+            if document < self._offset
+        ]
+
+    def run(self) -> Run:
+        """Return everything seen so far as a `Run`."""
+        model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
+        seen = Run(
+            manifest={
+                "schema_version": SCHEMA_VERSION,
+                "kind": "run",
+                "settings": {},
+                "near_zero_c": self.recorder.c,
+                "model": model,
+                "arm": None,
+                "text": {"documents": max(self._begun.values(), default=0), "tokens": None},
+                "effect": None,
+                "warnings": list(self.warnings),
+            },
+            sketches={
+                key: {name: sketch + Sketch() for name, sketch in by_class.items()}
+                for key, by_class in self.recorder.sketches.items()
+            },
+            documents=self.recorder.documents.frame(),
+            channels=self.recorder.channels(),
+        )
+        return self.recorder.with_experts(seen)
+
+    def stats(self) -> pd.DataFrame:
+        """Return one row a layer, site and phase: the columns of ``stats.csv``."""
+        return self.run().stats()
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write a run folder, see `Run.save`."""
+        return self.run().save(folder, force=force)
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    layers: Layers = "all",
+    sites: str | Sequence[str] = "act",
+    *,
+    c: float = DEFAULT_C,
+) -> Iterator[Seen]:
+    """Observe a transformers model while the context lasts.
+
+    Padding is left out by the mask of the model's own call. What is seen while `redistribute` is
+    active on the same model is filed under phase ``after``.
+
+    Parameters
+    ----------
+    model
+        Any transformers model with MLPs; call it, or let ``generate`` call it. Modules are named as
+        in the model inside the wrappers of PEFT, torch.compile and data parallelism. Compiled code
+        runs uncompiled meanwhile, with a warning.
+    layers
+        0-based indices, or text such as ``"0,3-5"``; or a mapping from the name of a stack to
+        them (``{"vision_tower": "all"}``): a model that reads text is observed in its language
+        stacks alone unless others are named.
+    sites
+        Names of `distviz.sites.SITES`, or ``module:PATTERN``.
+    c
+        Width of the near-zero band of the statistics.
+
+    Raises
+    ------
+    RequestError
+        If a layer or site does not exist in the model.
+    MeasurementError
+        On leaving, if the model was called and a chosen place never fired.
+    """
+    given, model = model, bare(model)
+    names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
+    points = choose_points(model, names, layers)
+    seen = Seen(Recorder(c), model)
+    with uncompiled(given) as seen.warnings, attach(model, points, seen.receive, seen.tracker):
+        yield seen

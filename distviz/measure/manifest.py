@@ -1,0 +1,192 @@
+"""What a measurement becomes: a `Run`, and the manifest that says how it was made."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distviz.arm.arm import ARM
+from distviz.data.corpus import Batch, Corpus
+from distviz.hooks import moe_routing as routing
+from distviz.hooks.recorder import TOKEN_CLASSES
+from distviz.hooks.redistribution import experts_of
+from distviz.measure.forward import Stage
+from distviz.measure.world import current
+from distviz.models.open import OpenedModel
+from distviz.results.run import SCHEMA_VERSION, Run
+from distviz.settings import RunSettings
+
+__all__ = ["assemble", "describe", "request", "versions"]
+
+_NO_MATTER = frozenset(
+    (
+        *("model", "text", "dtype", "device", "device_map", "threads", "revision", "keep_text"),
+        *("allow_pickle", "trust_remote_code", "out", "force", "resume", "save_every"),
+        *("figures", "figure_width"),
+        *("stream", "stream_memory", "preset"),
+    )
+)
+"""Settings that do not decide what is counted, or do so through what `request` records of them."""
+
+_SHOWN = 3
+
+
+def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
+    """Make the run of a measurement that is finished; ``seconds`` is what it took."""
+    settings, opened, portion = stage.settings, stage.opened, stage.portion
+    keep = settings.keep_text and bool(corpus.documents)
+    result = portion.recorder.with_experts(
+        Run(
+            manifest=_manifest(stage, corpus, batches, seconds),
+            sketches=portion.recorder.sketches,
+            documents=portion.recorder.documents.frame(),
+            channels=portion.recorder.channels(),
+            plans=portion.plan_table(),
+            texts=[document.as_dict() for document in corpus.documents] if keep else None,
+        )
+    )
+    result.manifest["warnings"] = [
+        *opened.details.get("warnings", []),
+        *_replaced(stage),
+        *_warnings(result, corpus, settings),
+    ]
+    return result
+
+
+def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> dict[str, Any]:
+    settings, opened = stage.settings, stage.opened
+    arm = None
+    if stage.moved:
+        arm = {
+            "redistribution": settings.redistribution,
+            "layers": sorted({point.layer for point in stage.moved}),
+            "ripple": settings.ripple,
+            **{name: getattr(settings.arm(), name) for name in ARM.__dataclass_fields__},
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "run",
+        "settings": settings.as_dict(),
+        "arm": arm,
+        "effect": stage.portion.effect.result(is_paired=stage.is_paired),
+        **describe(opened, corpus, batches),
+        "seconds": {"measure": round(seconds, 3)},
+        "warnings": [],
+    }
+
+
+def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[str, Any]:
+    """Return what any manifest says of the model, the text and the place of a measurement."""
+    counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
+    details = {name: value for name, value in opened.details.items() if name != "warnings"}
+    if opened.on_disk is not None:
+        details["loaded"] = opened.on_disk.summary()
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": {"name": opened.name, **details},
+        "text": {
+            "sha256": corpus.sha256,
+            "documents": len({window.document for window in corpus.windows}),
+            "windows": len(corpus.windows),
+            "tokens": corpus.tokens,
+            "counted": int(counted.size),
+            "truncated": corpus.truncated,
+        },
+        "token_classes": {
+            name: int((counted == index).sum()) for index, name in enumerate(TOKEN_CLASSES)
+        },
+        "versions": versions(),
+        "device": str(opened.details.get("device")),
+        "dtype": str(opened.details.get("dtype")),
+        "processes": current().size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def request(
+    opened: OpenedModel,
+    settings: RunSettings,
+    corpus: Corpus,
+    batches: list[Batch],
+    *,
+    own_only: bool = False,
+) -> dict[str, str]:
+    """Return what must agree where a measurement is shared or goes on, by the name users know."""
+    given = settings.as_dict()
+    details = opened.details
+    names = ("fingerprint", "architecture", "dtype")
+    return {
+        **{f"model {name}": str(details.get(name)) for name in names},
+        "device": str(details.get("device")).partition(":")[0],
+        "text": corpus.sha256,
+        "tokens": str(corpus.tokens),
+        "batches": str(len(batches)),
+        "own tokens only": str(own_only),
+        **{f"--{n.replace('_', '-')}": str(v) for n, v in given.items() if n not in _NO_MATTER},
+        "threads": str(torch.get_num_threads()),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("distviz", "torch", "transformers", "numba", "numpy", "pandas", "pyarrow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
+    """What a user must not miss."""
+    found = []
+    broken = {key: s for key, s in result.merged.items() if s.nan or s.inf}
+    if broken:
+        nan, inf = (sum(getattr(s, name) for s in broken.values()) for name in ("nan", "inf"))
+        places = sorted({key.layer for key in broken})
+        found.append(
+            f"{nan} NaN and {inf} infinite values, first in layer {places[0]} "
+            f"({len(places)} layers); they are in no statistic"
+        )
+    found += _unvisited(result.experts)
+    if settings.max_tokens is not None and corpus.truncated:
+        found.append(f"--max-tokens {settings.max_tokens} left part of the text out")
+    effect = result.manifest["effect"]
+    if effect is not None and effect["loss_before"] is None:
+        found.append("the next-token loss is not finite")
+    return found
+
+
+def _replaced(stage: Stage) -> list[str]:
+    """Say where experts ran on another implementation than the model's own."""
+    why = "ARM needs all their values at once", "it hides their activation"
+    points = experts_of(stage.moved), experts_of(stage.watched)
+    for paths, at_once, reason in zip(points, (True, False), why, strict=True):
+        for name in routing.replaced(stage.opened.model, paths, at_once=at_once):
+            return [f"the experts ran on grouped_mm instead of {name}: {reason}"]
+    return []
+
+
+def _unvisited(experts: pd.DataFrame) -> list[str]:
+    """Say which experts no token came to in the model as it is."""
+    if experts.empty:
+        return []
+    # Every site of a layer has the same tokens.
+    one = experts[(experts["phase"] == "before") & (experts["site"] == experts["site"].iloc[0])]
+    idle = one[one["tokens"] == 0]
+    if idle.empty:
+        return []
+    places = [
+        f"layer {layer}: {', '.join(map(str, rows['expert']))}"
+        for (_, layer, _), rows in idle.groupby(["stack", "layer", "module"])
+    ]
+    shown = "; ".join(places[:_SHOWN]) + ("; ..." if len(places) > _SHOWN else "")
+    return [f"{len(idle)} of {len(one)} experts were visited by no token ({shown})"]

@@ -1,0 +1,85 @@
+"""Between the state of a measurement and its streamed calls: what is saved, and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distviz.data.corpus import Batch
+from distviz.errors import RequestError
+from distviz.measure.forward import Stage
+from distviz.measure.layer_checkpoint import check_outputs, halfway_of
+from distviz.measure.layerwise_batches import CallStates, Keeping
+from distviz.measure.partial import Portion
+from distviz.measure.resume import StateFolder
+from distviz.models.wrappers import entry_device
+from distviz.progress import Progress
+
+__all__ = ["check_kept", "keeping_in", "take_up"]
+
+_STREAMED = "streamed"
+
+
+def check_kept(stage: Stage, states: StateFolder, content: Mapping[str, Any]) -> None:
+    """Check a state of which layers returned.
+
+    Raises
+    ------
+    RequestError
+        If it holds calls that are halfway through the layers, and this measurement is not streamed.
+    ValueError
+        If what layers returned is missing or damaged.
+    """
+    if _STREAMED not in content:
+        return
+    on_disk = stage.opened.on_disk
+    if on_disk is None or not on_disk.streams:
+        raise RequestError(
+            f"{states.folder} was kept after a layer of a streamed measurement",
+            "add --stream to go on, or give another --out",
+        )
+    check_outputs(content[_STREAMED], states.folder)
+
+
+def take_up(
+    stage: Stage, states: StateFolder, contents: Sequence[Mapping[str, Any]]
+) -> dict[int, CallStates]:
+    """Add what states hold to the stage; return where the batches that are halfway go on."""
+    device = entry_device(stage.opened.model)
+    found: dict[int, CallStates] = {}
+    for content in contents:
+        stage.portion += Portion.from_state(dict(content), type(stage.portion.recorder))
+        state = content.get(_STREAMED)
+        if state is not None:
+            halfway = halfway_of(state, states.folder, device)
+            for number, fired in state["fired"].items():
+                found[int(number)] = CallStates(halfway, fired, state["layers"], state["stacks"])
+    return found
+
+
+def keeping_in(
+    states: StateFolder,
+    stage: Stage,
+    batches: Sequence[Batch],
+    numbers: Sequence[int],
+    calls: Mapping[int, CallStates],
+    told: Progress,
+) -> Keeping:
+    """Return how the streamed calls of some batches are kept after a layer.
+
+    ``calls`` are those that go on from a state.
+    """
+    on_disk = stage.opened.on_disk
+    n_layers = len(on_disk.layers) if on_disk is not None else 1
+
+    def save(state: dict[str, Any]) -> bool:
+        finished = sorted(stage.portion.batches)
+        part = len(state["layers"]) / n_layers
+        under_way = sum(batches[number].tokens for number in numbers)
+        tokens = sum(batches[number].tokens for number in finished) + part * under_way
+        share = tokens / sum(batch.tokens for batch in batches)
+        content = stage.portion.state() | {_STREAMED: state}
+        return states.save(lambda: content, [*finished, *numbers], share, told)
+
+    name = f"rank-{states.world.rank}"
+    return Keeping(states.folder, name, states.is_due, save, told.note, dict(calls))

@@ -1,0 +1,1 @@
+"""Checkpoints: check, open, and find the observable places."""

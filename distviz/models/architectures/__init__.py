@@ -1,0 +1,1 @@
+"""Where each architecture has its MLPs, projections and activation functions."""

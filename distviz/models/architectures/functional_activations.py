@@ -1,0 +1,137 @@
+"""Find the activation of an MLP that has none as a module: try its forward, compute nothing.
+
+The module is rebuilt from parameters without values (the meta device), without anyone's hooks, its
+linear layers replaced by plain ones of the same widths; one call of its forward then shows which
+activation function leads, by which steps, into which linear layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distviz.models.architectures.projections import (
+    Functional,
+    down_beside,
+    is_stack_of_experts,
+    linear_widths,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distviz.models.architectures.function_tracer import Chain
+
+__all__ = ["find_functional"]
+
+# An activation written out: g * sigmoid(g), relu(x) ** 2, x / 2 * (1 + erf(x / sqrt 2)).
+_COMPLETE = re.compile(r"sigmoid mul|relu square|(?:erf|tanh) shift(?: scale)* mul|\S+")
+_WIDTH = 16
+
+
+def find_functional(path: str, modules: Mapping[str, nn.Module]) -> Functional | None:
+    """Return what a module without an activation module applies instead; None if it applies none.
+
+    Fused experts (parameters with an axis for experts) are tried by their ``_apply_gate``, others
+    by their forward: where they have two linear layers at least, or one and another beside them.
+    """
+    module = modules[path]
+    if any(is_stack_of_experts(value) for value in module.parameters(recurse=False)):
+        return _of_experts(module) if hasattr(module, "_apply_gate") else None
+    widths = [width for child in module.children() if (width := linear_widths(child))]
+    beside = down_beside(path, modules) if len(widths) == 1 else None
+    if not widths or (len(widths) == 1 and beside is None) or not _takes_one(module):
+        return None
+    return _of_forward(path, module, widths[0][0], beside)
+
+
+def _of_experts(module: nn.Module) -> Functional | None:
+    import torch
+
+    from distviz.models.architectures.function_tracer import Follower
+
+    seen: list[tuple[Chain, torch.Tensor]] = []
+    follower = Follower(lambda chain, _, result: seen.append((chain, result)))
+    product = None
+    with contextlib.suppress(Exception), torch.no_grad():
+        bare = _skeleton(module)
+        with follower:
+            product = bare._apply_gate(torch.empty(1, 2 * _WIDTH, device="meta"))  # noqa: SLF001
+    for chain, result in seen:
+        if result is product:
+            return Functional(_act_of(chain), chain, None)
+    return None
+
+
+def _of_forward(path: str, module: nn.Module, width: int, beside: str | None) -> Functional | None:
+    import torch
+
+    from distviz.models.architectures.function_tracer import Follower
+
+    ends: list[tuple[Chain, torch.Tensor, torch.Tensor]] = []
+    steps: list[tuple[Chain, torch.Tensor]] = []
+    follower = Follower(
+        lambda chain, _, result: steps.append((chain, result)),
+        on_linear=lambda *end: ends.append(end),
+    )
+    output = None
+    bare = _skeleton(module)
+    with contextlib.suppress(Exception), torch.no_grad(), follower:
+        output = bare(torch.empty(1, 2, width, device="meta"))
+    if beside is not None:
+        returned = next((chain for chain, result in steps if result is output), None)
+        return None if returned is None else Functional(_act_of(returned), returned, beside)
+    for chain, weight, result in ends:
+        for name, child in bare.named_children():
+            if getattr(child, "weight", None) is weight:
+                is_last = output is None or output is result
+                return Functional(_act_of(chain), chain, f"{path}.{name}", is_last)
+    return None
+
+
+def _takes_one(module: nn.Module) -> bool:
+    """Return whether the forward can be called with hidden states alone."""
+    given = inspect.signature(type(module).forward).parameters.values()
+    named = [p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return sum(p.default is p.empty for p in named) == 2
+
+
+def _act_of(chain: Chain) -> Chain:
+    found = _COMPLETE.match(" ".join(chain))
+    return tuple(found[0].split()) if found else chain[:1]
+
+
+def _skeleton(module: nn.Module) -> Any:
+    """Return a copy without values and hooks; nothing of the module itself is touched."""
+    from torch import nn
+
+    widths = linear_widths(module)
+    if widths is not None:
+        return nn.Linear(*widths, device="meta")
+    bare: Any = copy.copy(module)
+    own = bare.__dict__
+    for name in ("_parameters", "_buffers"):
+        own[name] = {key: _without_values(value) for key, value in own[name].items()}
+    own["_modules"] = {
+        key: None if child is None else _skeleton(child) for key, child in own["_modules"].items()
+    }
+    for name in [key for key in own if key.endswith("_hooks") or "_hooks_" in key]:
+        own[name] = type(own[name])()
+    for name in ("forward", "_hf_hook", "_old_forward"):
+        own.pop(name, None)
+    with contextlib.suppress(AttributeError):
+        bare.eval()
+    return bare
+
+
+def _without_values(tensor: Any) -> Any:
+    import torch
+
+    if tensor is None:
+        return None
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=dtype, device="meta")

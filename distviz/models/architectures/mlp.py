@@ -1,0 +1,384 @@
+"""Find the MLPs of a transformers model, and every place in their layers that can be observed.
+
+An MLP is an activation module below an indexed layer (an element of a module list) that is not part
+of something else: attention, router, norm, convolution, head. See
+:mod:`distviz.models.architectures.projections`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError
+from distviz.models.architectures.activations import (
+    Activation,
+    Place,
+    find_activations,
+    module_lists,
+    place_of,
+    shared_modules,
+)
+from distviz.models.architectures.projections import SitePlace, layer_sites, parent
+from distviz.sites import MODULE_PREFIX, SITES, Point
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Mlp", "count_layers", "find_mlps", "find_points", "main_stack"]
+
+_CODERS = ("encoder", "decoder", "text_encoder", "text_decoder")
+_NOT_TEXT = re.compile(r"vision|visual|image|img|audio|speech|video|pixel", re.IGNORECASE)
+_WRAPPERS = frozenset(("model", "transformer", "module", "base_model", "_orig_mod"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """One MLP, or the routed experts of one layer, and what can be observed in its layer.
+
+    Parameters
+    ----------
+    layer
+        0-based index of the layer in its stack.
+    stack
+        ``"decoder"``, ``"encoder"``, or the path prefix of another tower.
+    path
+        Path of the module that holds the activation (for OPT, the decoder layer itself).
+    activation
+        Class name of the activation module without a trailing ``Activation``: ``"SiLU"``.
+    gated
+        Whether the activation is multiplied by an up projection.
+    points
+        Every observable site of the layer: this MLP's, the attention's and the residual stream.
+    routed
+        Whether the rows that pass are tokens sent to experts, not (batch, tokens, channels).
+
+    """
+
+    layer: int
+    stack: str
+    path: str
+    activation: str
+    gated: bool
+    points: tuple[Point, ...]
+    routed: bool = False
+
+
+def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
+    """Find every MLP inside an indexed layer; ordered by stack, layer and path.
+
+    Activations of heads, poolers, routers, norms, convolutions and attention are left out, as is
+    an activation without a known down projection in a layer that has one with it. Where a module
+    is shared by several layers, each has its own points; a layer that a model calls several times
+    has one.
+
+    Parameters
+    ----------
+    model
+        Any transformers model.
+    towers
+        Also the towers beside a language model (images, sound), and such branches inside its
+        layers (experts for images): text alone does not reach them.
+
+    Raises
+    ------
+    RequestError
+        If the model has no MLP activation.
+
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    lists = module_lists(modules)
+    by_layer: dict[Place, list[Activation]] = {}
+    for place, found in find_activations(modules, lists):
+        by_layer.setdefault(place, []).append(found)
+    if not by_layer:
+        raise RequestError(
+            f"no MLP activation found in {type(model).__name__}",
+            "none of its layers applies one; observe modules with --sites module:PATTERN",
+        )
+    paths = list(dict.fromkeys(place[0] for place in by_layer))
+    stacks = _stack_names(model, modules, paths)
+    kept = paths if towers else _of_text(model, paths)
+    if not towers:
+        by_layer = _without_branches(by_layer)
+    shared = shared_modules(modules, by_layer)
+    mlps: list[Mlp] = []
+    for (list_path, layer), all_found in by_layer.items():
+        if list_path not in kept:
+            continue
+        holders = {found.holder for found in all_found}
+        around = layer_sites(f"{list_path}.{layer}", modules, holders)
+        chosen = [found for found in all_found if found.is_complete or _experts_above(found)]
+
+        def within(module: str, layer_path: str = f"{list_path}.{layer}") -> str:
+            return layer_path if id(modules[module]) in shared else ""
+
+        for found in chosen or all_found:
+            mlp = _build(found, (layer, stacks[list_path]), around, modules, within)
+            if "*" not in mlp.path or all(mlp.path != other.path for other in mlps):
+                mlps.append(mlp)
+    return sorted(mlps, key=lambda mlp: (mlp.stack, mlp.layer, mlp.path))
+
+
+def _build(
+    found: Activation,
+    place: tuple[int, str],
+    around: Sequence[SitePlace],
+    modules: Mapping[str, nn.Module],
+    within: Callable[[str], str],
+) -> Mlp:
+    """Put one MLP together; one that stands for every expert of its layer has a ``*`` in its path.
+
+    What the experts as a whole give back (site ``down``) is one row a token again.
+    """
+    layer, stack = place
+    container = _experts_above(found)
+    experts = container
+    if container is not None and not has_forward(modules[container]):
+        experts = parent(container)  # a mere list is never called, the layer around it is
+    sites = list(found.sites)
+    if experts is not None and not found.is_complete:
+        sites.append(SitePlace("down", experts, "output"))
+    points = []
+    for site in sites:
+        is_output = site.module == experts and not site.chain
+        is_sum = is_output and (experts != container or _adds_up(modules[site.module]))
+        where = site._replace(module=_of_every_expert(site.module, container, modules))
+        routed = None if is_sum else experts
+        points.append(Point(layer, stack, *where, within=within(site.module), experts=routed))
+    points += [Point(layer, stack, *site, within=within(site.module)) for site in around]
+    holder = _of_every_expert(found.holder, container, modules)
+    return Mlp(layer, stack, holder, found.name, found.gated, tuple(points), experts is not None)
+
+
+def count_layers(mlps: Sequence[Mlp]) -> dict[str, int]:
+    """Return the number of layers of each stack, up to the last that has an MLP."""
+    return {
+        stack: 1 + max(mlp.layer for mlp in mlps if mlp.stack == stack)
+        for stack in dict.fromkeys(mlp.stack for mlp in mlps)
+    }
+
+
+def main_stack(mlps: Sequence[Mlp]) -> str:
+    """Return the stack that a redistribution stands in: the decoder where there is one."""
+    stacks = dict.fromkeys(mlp.stack for mlp in mlps)
+    return "decoder" if "decoder" in stacks else next(iter(stacks))
+
+
+def find_points(
+    mlps: Sequence[Mlp],
+    model: nn.Module,
+    sites: Sequence[str],
+    layers: Collection[int] | Mapping[str, Collection[int]] | None = None,
+) -> list[Point]:
+    """Choose the points of some sites in some layers; ordered by stack, layer, site and path.
+
+    Parameters
+    ----------
+    mlps
+        What :func:`find_mlps` returned for `model`.
+    model
+        Searched for ``module:PATTERN`` sites (shell patterns on whole module paths). Modules
+        inside a layer obey `layers`; those outside any layer get layer -1 and stack ``"model"``.
+    sites
+        Names of :data:`distviz.sites.SITES`, or patterns.
+    layers
+        Indices that hold for every stack, or a mapping from stack to indices (a stack that is
+        not named is left out); ``None`` for all.
+
+    Raises
+    ------
+    RequestError
+        If a site is absent from all chosen layers, or a pattern matches no module.
+
+    """
+    offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
+    chosen: list[Point] = []
+    for site in dict.fromkeys(sites):
+        if site.startswith(MODULE_PREFIX):
+            candidates = _matching(model, site, mlps)
+        else:
+            candidates = [point for point in offered if point.site == site]
+        taken = [point for point in candidates if _in_layers(point, layers)]
+        if not taken:
+            raise _absent(site, model, candidates, offered)
+        chosen += taken
+    order = {site: rank for rank, site in enumerate(SITES)}
+    return sorted(
+        chosen, key=lambda p: (p.stack, p.layer, order.get(p.site, len(order)), p.site, p.module)
+    )
+
+
+def _in_layers(
+    point: Point, layers: Collection[int] | Mapping[str, Collection[int]] | None
+) -> bool:
+    if layers is None or point.layer < 0:
+        return True
+    if isinstance(layers, Mapping):
+        return point.layer in layers.get(point.stack, ())
+    return point.layer in layers
+
+
+def _absent(
+    site: str, model: nn.Module, elsewhere: Sequence[Point], offered: Sequence[Point]
+) -> RequestError:
+    name = type(model).__name__
+    if elsewhere:
+        there = sorted({point.layer for point in elsewhere})
+        return RequestError(
+            f"site '{site}' is in none of the chosen layers of {name}",
+            f"layers that have it: {', '.join(map(str, there))} (0 is the first)",
+        )
+    if site.startswith(MODULE_PREFIX):
+        example = offered[0].module if offered else "model.layers.0"
+        return RequestError(
+            f"{site} matches no module of {name}",
+            f"a pattern is compared with whole paths such as {example}; * stands for anything",
+        )
+    here = [other for other in SITES if any(point.site == other for point in offered)]
+    known = f"site '{site}' ({SITES[site]})" if site in SITES else f"site '{site}'"
+    return RequestError(
+        f"{known} does not exist in {name}", f"this architecture offers: {', '.join(here)}"
+    )
+
+
+def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
+    from torch import nn
+
+    modules = dict(model.named_modules())
+    lists = module_lists(modules)
+    stacks = {}
+    for mlp in mlps:
+        if place := place_of(f"{mlp.path}.", lists):
+            stacks[place[0]] = mlp.stack
+    pattern = site.removeprefix(MODULE_PREFIX)
+    points = []
+    for path, module in modules.items():
+        never_called = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        if not path or never_called or not fnmatchcase(path, pattern):
+            continue
+        place = place_of(f"{path}.", lists)
+        layer = place[1] if place else -1
+        stack = stacks.get(place[0], place[0]) if place else "model"
+        points.append(Point(layer, stack, site, path, "output"))
+    return points
+
+
+# Routed experts ----------------------------------------------------------------------------
+
+
+def _experts_above(found: Activation) -> str | None:
+    """Return the path of the module that is told which token goes to which expert."""
+    parts = found.holder.split(".")
+    if "experts" in parts:
+        return ".".join(parts[: len(parts) - parts[::-1].index("experts")])
+    return found.holder if found.fused else None
+
+
+def _adds_up(experts: nn.Module) -> bool:
+    """Whether experts give back one row a token; those that see every token give all their rows."""
+    names = inspect.signature(type(experts).forward).parameters
+    return len(names) > 2 or any(name in ("router", "gate") for name, _ in experts.named_children())
+
+
+def _of_every_expert(path: str, experts: str | None, modules: Mapping[str, nn.Module]) -> str:
+    """Replace the expert in a path by ``*`` where each is a module of its own."""
+    from torch import nn
+
+    if experts is None or not path.startswith(f"{experts}."):
+        return path
+    if not isinstance(modules[experts], nn.ModuleList | nn.ModuleDict):
+        return path
+    _, _, behind = path.removeprefix(f"{experts}.").partition(".")
+    return f"{experts}.*.{behind}" if behind else f"{experts}.*"
+
+
+# Names of stacks ---------------------------------------------------------------------------
+
+
+def _stack_names(
+    model: nn.Module, modules: Mapping[str, nn.Module], list_paths: Sequence[str]
+) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for list_path in list_paths:
+        tower = _tower(model, list_path)
+        main = not tower or tower[0] == "language_model" or len(list_paths) == 1
+        if main:
+            name = "decoder" if _is_causal(model, modules, list_path) else "encoder"
+        else:
+            name = tower[0]
+        if name in names.values():
+            name = ".".join(tower) or list_path
+        names[list_path] = list_path if name in names.values() else name
+    return names
+
+
+def _tower(model: nn.Module, list_path: str) -> list[str]:
+    """Return the path of a list of layers without its last name and the usual wrappers."""
+    wrappers = _WRAPPERS | {getattr(model, "base_model_prefix", "")}
+    tower = list_path.split(".")[:-1]
+    while tower and tower[0] in wrappers:
+        tower = tower[1:]
+    return tower
+
+
+def _of_text(model: nn.Module, list_paths: Sequence[str]) -> list[str]:
+    """Return the stacks of the language model, beside which there may be towers.
+
+    It is what stands in the model itself or is called so; else its encoder and decoder.
+    """
+    towers = {path: _tower(model, path) for path in list_paths}
+    reads = {
+        path: tower[0] if tower else ""
+        for path, tower in towers.items()
+        if not any(_NOT_TEXT.search(part) for part in tower)
+    }
+    for names in (("", "language_model", "text_model"), _CODERS):
+        if found := [path for path, name in reads.items() if name in names]:
+            return found
+    return list(reads) or list(list_paths)
+
+
+def _without_branches(by_layer: dict[Place, list[Activation]]) -> dict[Place, list[Activation]]:
+    """Leave out what a layer has for pictures or sound alone, beside an MLP for text."""
+    kept = {}
+    for place, all_found in by_layer.items():
+        start = len(f"{place[0]}.{place[1]}")
+        of_text = [found for found in all_found if not _NOT_TEXT.search(found.holder[start:])]
+        kept[place] = of_text or all_found
+    return kept
+
+
+def _is_causal(model: nn.Module, modules: Mapping[str, nn.Module], list_path: str) -> bool:
+    from transformers.models.auto import modeling_auto
+
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "is_decoder", False):
+        return True
+    for path, module in modules.items():
+        flag = getattr(module, "is_causal", None)
+        if isinstance(flag, bool) and path.startswith(f"{list_path}."):
+            return flag
+    kind = getattr(config, "model_type", "")
+    if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return False
+    causal = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return causal or "CausalLM" in type(model).__name__
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Return whether a module is called, and not just a container of others."""
+    from torch import nn
+
+    return type(module).forward is not nn.Module.forward
+
+
+def modules_at(model: nn.Module, point: Point) -> list[nn.Module]:
+    """Return the module of a point; where each expert is one of its own, those of all experts."""
+    if "*" not in point.module:
+        return [model.get_submodule(point.module)]
+    return [module for path, module in model.named_modules() if fnmatchcase(path, point.module)]

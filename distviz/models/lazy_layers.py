@@ -1,0 +1,385 @@
+"""A model whose layers stay in the checkpoint's files until they are wanted.
+
+Everything but the layers is resident. A layer is read, renamed, merged and cast by the function
+with which transformers itself loads a model, so the weights are those of a plain load, bit for
+bit. Before it is read, and after it is let go, its parameters have shapes and no values.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import MeasurementError, RequestError
+from distviz.models.loading import LoadOptions, quiet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from distviz.models.checkpoint import Checkpoint
+
+__all__ = [
+    "EnoughError",
+    "LayersOnDisk",
+    "SharedWeightsError",
+    "bytes_in_memory",
+    "layer_of",
+    "layer_paths",
+    "open_on_disk",
+    "reached",
+    "refuse_shared",
+    "why_not_on_disk",
+]
+
+_REST, _HEAD = "", "head"
+
+
+class SharedWeightsError(RequestError):
+    """Layers share their weights, so that they cannot be read one by one."""
+
+
+class EnoughError(Exception):
+    """Every layer that was wanted has run; the rest of the forward pass is not needed."""
+
+
+def why_not_on_disk(checkpoint: Checkpoint, options: LoadOptions) -> str:
+    """Return why layers of a checkpoint cannot be read one by one; empty if they can."""
+    if options.device_map is not None:
+        return "--device-map places the whole model"
+    if checkpoint.is_quantized:
+        return "its weights are quantized, which their library reads whole"
+    if checkpoint.adapter is not None:
+        return "its adapter is joined to the whole model"
+    if not checkpoint.tensors:
+        return "only safetensors files can be read in parts"
+    return ""
+
+
+def bytes_in_memory(model: nn.Module, layers: Sequence[str], wanted: Collection[str]) -> int:
+    """Return what a model takes, or its part up to the layers `wanted`; empty means all.
+
+    ``model`` may be without values; its dtypes count.
+    """
+    part = set(reached(layers, wanted)) if wanted else set(layers)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    owners = ((value, layer_of(name, layers)) for name, value in tensors)
+    return sum(value.nbytes for value, owner in owners if owner is None or owner in part)
+
+
+def layer_of(module: str, layers: Collection[str]) -> str | None:
+    """Return the path of the layer that a module is, or is in."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return next((prefix for prefix in prefixes if prefix in layers), None)
+
+
+def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
+    """Return the paths of all layers in the outermost module lists that hold these modules.
+
+    Lists come in the order of the model's own modules: an encoder before its decoder.
+    """
+    from torch import nn
+
+    lists: dict[str, int] = {}
+    for path in inside:
+        parts = path.split(".")
+        for end in range(1, len(parts)):
+            prefix = ".".join(parts[:end])
+            found = model.get_submodule(prefix)
+            if isinstance(found, nn.ModuleList):
+                lists[prefix] = len(found)
+                break
+    order = [path for path, _ in model.named_modules() if path in lists]
+    return [f"{prefix}.{index}" for prefix in order for index in range(lists[prefix])]
+
+
+def reached(layers: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """Return the layers of each stack up to the last that is wanted there."""
+    found: list[str] = []
+    for stack in dict.fromkeys(path.rpartition(".")[0] for path in layers):
+        own = [path for path in layers if path.rpartition(".")[0] == stack]
+        last = max((number for number, path in enumerate(own) if path in wanted), default=-1)
+        found += own[: last + 1]
+    return found
+
+
+@dataclass
+class LayersOnDisk:
+    """Brings layers in and lets them go.
+
+    Attributes
+    ----------
+    model
+        In eval mode; parameters of layers that are not loaded are on the meta device.
+    layers
+        Paths of the layers, stack by stack.
+    stored
+        For each layer, and under ``""`` for what is no layer: names of tensors by file.
+    wanted
+        The layers that alone are needed; empty where all are.
+    streams
+        Whether layers are to be read one by one and let go, rather than kept.
+    why
+        Why they are streamed, if that was not asked for.
+    """
+
+    model: Any
+    layers: list[str]
+    stored: dict[str, dict[Path, list[str]]]
+    _spans: dict[str, tuple[int, int]]
+    _load_config: Any
+    loaded: set[str] = field(default_factory=set)
+    wanted: frozenset[str] = frozenset()
+    streams: bool = False
+    why: str = ""
+
+    def load(self, path: str) -> None:
+        """Read a layer; does nothing if it is there.
+
+        Raises
+        ------
+        MeasurementError
+            If its weights cannot be read.
+        """
+        if path in self.loaded:
+            return
+        try:
+            self._read(path)
+        except Exception as error:  # safetensors, transformers and the system have their own kinds
+            reason = str(error).strip().split("\n")[0]
+            raise MeasurementError(f"the weights of {path} cannot be read: {reason}") from error
+        layer = self.model.get_submodule(path)
+        missing = [name for name, value in layer.named_parameters() if value.is_meta]
+        if missing:
+            raise MeasurementError(f"the checkpoint has no {path}.{missing[0]}")
+        self.loaded.add(path)
+
+    def load_wanted(self) -> None:
+        """Read the layers of each stack up to the last that is wanted there.
+
+        Raises
+        ------
+        RequestError
+            If their weights cannot be read.
+        """
+        for path in reached(self.layers, self.wanted):
+            try:
+                self.load(path)
+            except MeasurementError as error:
+                raise RequestError(error.message, error.hint) from error
+
+    def load_rest(self) -> None:
+        """Read what is no layer. A missing weight (a pooler's, nothing measured) becomes zero."""
+        missing = self._read(_REST)
+        self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
+
+    def drop(self, path: str) -> None:
+        """Let a layer's weights go."""
+        from accelerate.utils import set_module_tensor_to_device
+
+        layer = self.model.get_submodule(path)
+        for name in [name for name, _ in layer.named_parameters()]:
+            set_module_tensor_to_device(layer, name, "meta")
+        self.loaded.discard(path)
+
+    def read_ahead(self, path: str) -> None:
+        """Ask the system to read the layer after this one while this one is worked on."""
+        following = self.layers.index(path) + 1
+        if following == len(self.layers) or not hasattr(os, "posix_fadvise"):
+            return
+        for file, names in self.stored[self.layers[following]].items():
+            with file.open("rb") as opened:
+                for name in names:
+                    place = self._spans[name]
+                    os.posix_fadvise(opened.fileno(), *place, os.POSIX_FADV_WILLNEED)
+
+    def _read(self, path: str) -> set[str]:
+        import torch
+        from safetensors import safe_open
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(quiet())
+            tensors: dict[str, Any] = {}
+            for file, names in self.stored[path].items():
+                opened = stack.enter_context(safe_open(file, framework="pt"))
+                tensors |= {name: opened.get_slice(name) for name in names}
+            info, _ = convert_and_load_state_dict_in_model(self.model, tensors, self._load_config)
+        self.model.get_submodule(path).requires_grad_(requires_grad=False)
+        missing: set[str] = info.missing_keys
+        return missing
+
+    @contextmanager
+    def only_wanted(self) -> Iterator[Callable[..., None]]:
+        """Give a forward call that ends when the layers that are wanted have run.
+
+        Layers before them are read when they are reached; all of them stay.
+        """
+        left: set[str] = set()
+
+        def enter(path: str) -> None:
+            if not left:
+                raise EnoughError
+            self.load(path)
+
+        def call(**inputs: Any) -> None:
+            left.update(self.wanted)
+            try:
+                self.model.base_model(**inputs)
+            except EnoughError:
+                return
+
+        with ExitStack() as stack:
+            for path in self.layers:
+                layer = self.model.get_submodule(path)
+                before = layer.register_forward_pre_hook(lambda *_, path=path: enter(path))
+                after = layer.register_forward_hook(lambda *_, path=path: left.discard(path))
+                stack.callback(before.remove)
+                stack.callback(after.remove)
+            yield call
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of a model that was read in part or streamed."""
+        if self.streams:
+            return {"streamed": True, "layers": reached(self.layers, self.wanted) or self.layers}
+        resident = [value for value in self.model.parameters() if not value.is_meta]
+        return {
+            "layers": [path for path in self.layers if path in self.loaded],
+            "parameters": sum(value.numel() for value in resident),
+        }
+
+
+def open_on_disk(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    empty: nn.Module,
+    layers: list[str],
+    *,
+    with_head: bool,
+) -> LayersOnDisk:
+    """Open a safetensors checkpoint with its layers left on disk.
+
+    Parameters
+    ----------
+    empty
+        The model without weights, as `loading.rehearse` returns it.
+    layers
+        As `layer_paths` returns them.
+    with_head
+        Whether an output head with weights of its own is loaded.
+
+    Raises
+    ------
+    RequestError
+        If what is no layer cannot be read.
+    SharedWeightsError
+        If layers share their weights.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    model = _skeleton(auto, config, options, empty)
+    owners = {path: path for path in layers}
+    if not with_head and (head := _own_head(model)):
+        owners[head] = _HEAD
+    refuse_shared(model, owners, checkpoint.source)
+    mapping: Any = get_model_conversion_mapping(model)
+    dtype: Any = model.config.dtype
+    load_config = LoadStateDictConfig(
+        device_map={"": str(options.device)}, dtype=dtype, weight_mapping=mapping
+    )
+    stored = _places(model, checkpoint, owners, mapping)
+    spans = {name: (tensor.start, tensor.bytes) for name, tensor in checkpoint.tensors.items()}
+    on_disk = LayersOnDisk(model, layers, stored, spans, load_config)
+    try:
+        on_disk.load_rest()
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RequestError(
+            f"the model of '{checkpoint.source}' cannot be read: {reason}"
+        ) from error
+    _fill_rest(model, owners, options.device)
+    return on_disk
+
+
+def _skeleton(auto: Any, config: PretrainedConfig, options: LoadOptions, empty: nn.Module) -> Any:
+    """Build the model with its buffers and with the parameters of `empty`, which have no values."""
+    from accelerate import init_empty_weights
+
+    dtype = getattr(empty.config, "dtype", None)
+    with init_empty_weights(include_buffers=False):
+        model = auto.from_config(copy.deepcopy(config), dtype=dtype, **options.for_transformers())
+    for name, value in empty.named_parameters(remove_duplicate=False):
+        holder, _, last = name.rpartition(".")
+        setattr(model.get_submodule(holder), last, value)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _own_head(model: Any) -> str | None:
+    """Return the path of the output head if its weights are not the input embedding's."""
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    if head is None or getattr(head, "weight", None) is getattr(embedding, "weight", None):
+        return None
+    return next((path for path, module in model.named_modules() if module is head), None)
+
+
+def _owner(name: str, owners: dict[str, str]) -> str:
+    """Return who reads a parameter: the layer it is in, the head, or the rest."""
+    return owners.get(layer_of(name, owners) or _REST, _REST)
+
+
+def refuse_shared(model: nn.Module, owners: dict[str, str], source: str) -> None:
+    """Raise SharedWeightsError if a parameter belongs to more than one of its owners."""
+    seen: dict[int, str] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        owner = _owner(name, owners)
+        if seen.setdefault(id(value), owner) != owner:
+            raise SharedWeightsError(
+                f"'{source}' shares weights between layers ({name}), "
+                "they cannot be read one by one",
+                "measure it with --no-stream",
+            )
+
+
+def _places(
+    model: Any, checkpoint: Checkpoint, owners: dict[str, str], mapping: list[Any]
+) -> dict[str, dict[Path, list[str]]]:
+    """Find out which tensors of which files make up each layer, by the names transformers gives."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    known = model.state_dict()
+    stored: dict[str, dict[Path, list[str]]] = {path: {} for path in [_REST, *owners.values()]}
+    base = model.base_model_prefix
+    for name, tensor in checkpoint.tensors.items():
+        target, _ = rename_source_key(name, renamings, converters, base, known)
+        if target not in known and name in known:
+            target, _ = rename_source_key(name, [], [], base, known)
+        stored[_owner(target, owners)].setdefault(tensor.file, []).append(name)
+    return stored
+
+
+def _fill_rest(model: Any, owners: dict[str, str], device: torch.device) -> None:
+    """Put buffers on the device, and zeros where the checkpoint has nothing and needs nothing."""
+    import torch
+    from accelerate.utils import set_module_tensor_to_device
+
+    for name, value in list(model.named_parameters()):
+        if value.is_meta and _owner(name, owners) == _REST:
+            zeros = torch.zeros(value.shape, dtype=value.dtype)
+            set_module_tensor_to_device(model, name, device, value=zeros)
+    for name, _ in list(model.named_buffers()):
+        set_module_tensor_to_device(model, name, device)

@@ -1,0 +1,138 @@
+"""Everything about a checkpoint that can be known without reading its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError
+from distviz.models.architectures.mlp import Mlp, find_mlps
+from distviz.models.checkpoint import Checkpoint, has_tokenizer
+from distviz.models.lazy_layers import bytes_in_memory, layer_of, layer_paths, why_not_on_disk
+from distviz.models.loading import (
+    LoadOptions,
+    choose_class,
+    quiet,
+    read_config,
+    read_tokenizer,
+    rehearse,
+)
+from distviz.models.memory import free_bytes
+from distviz.sites import Point
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+__all__ = ["Choose", "DiskPlan", "Prepared", "prepare_checkpoint"]
+
+Choose = Callable[["nn.Module", list[Mlp]], Sequence[Point] | None]
+"""Told a model without weights and its MLPs: the points that are all that is needed of it, or None
+where the whole forward pass is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """Which layers stay on disk: all but those ``wanted``, or all of them until their turn."""
+
+    layers: list[str]
+    wanted: frozenset[str]
+    streams: bool
+    is_asked_for: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint found fit to be opened.
+
+    Attributes
+    ----------
+    auto
+        The class of transformers to load it with.
+    has_head
+        Whether the model ends in a causal language head.
+    empty
+        The model on the meta device.
+    notes
+        What has to be said of the weights.
+    tokenizer
+        None where it was not needed.
+    points
+        What was chosen; None where the whole model is needed.
+    disk
+        Which layers stay on disk; None where the whole model is loaded.
+    """
+
+    checkpoint: Checkpoint
+    options: LoadOptions
+    config: PretrainedConfig
+    auto: Any
+    has_head: bool
+    empty: nn.Module
+    mlps: list[Mlp]
+    notes: list[str]
+    tokenizer: Any | None
+    points: Sequence[Point] | None
+    disk: DiskPlan | None
+
+
+def prepare_checkpoint(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    *,
+    needs_tokenizer: bool = True,
+    choose: Choose | None = None,
+    stream: bool | None = False,
+) -> Prepared:
+    """Check configuration, class, names and shapes of the weights, MLPs and tokenizer.
+
+    Raises
+    ------
+    RequestError
+        If the checkpoint cannot be opened as asked.
+    """
+    if needs_tokenizer and not has_tokenizer(checkpoint):
+        raise RequestError(
+            f"'{checkpoint.source}' has no tokenizer",
+            "copy the tokenizer's files (tokenizer.json) of the original model beside config.json",
+        )
+    with quiet():
+        config = read_config(checkpoint, options)
+        auto, has_head = choose_class(config, checkpoint)
+        empty, notes = rehearse(auto, checkpoint, config, options)
+        mlps = find_mlps(empty)
+        points = choose(empty, mlps) if choose is not None else None
+        disk = _plan_disk(checkpoint, options, empty, points, stream)
+        tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
+    judged = (auto, has_head, empty, mlps, notes, tokenizer, points, disk)
+    return Prepared(checkpoint, options, config, *judged)
+
+
+def _plan_disk(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    empty: nn.Module,
+    points: Sequence[Point] | None,
+    stream: bool | None,
+) -> DiskPlan | None:
+    """Decide whether layers stay on disk; None where the whole model is loaded."""
+    if why := why_not_on_disk(checkpoint, options):
+        if stream:
+            raise RequestError(
+                f"'{checkpoint.source}' cannot be streamed: {why}",
+                "leave --stream out, or convert it with save_pretrained",
+            )
+        return None
+    layers = layer_paths(empty, [mlp.path for mlp in find_mlps(empty)])
+    holders = [layer_of(point.within or point.module, layers) for point in points or ()]
+    wanted = frozenset(path for path in holders if path) if all(holders) else frozenset()
+    why = ""
+    if stream is None:
+        needed, free = bytes_in_memory(empty, layers, wanted), free_bytes(options.device)
+        stream = needed > free
+        why = f"the model takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: " * stream
+    if not stream and not wanted:
+        return None
+    return DiskPlan(layers, wanted, streams=stream, is_asked_for=not why, why=why)

@@ -1,0 +1,414 @@
+"""Read configuration, tokenizer and weights of a checked checkpoint with transformers.
+
+Whatever transformers raises becomes a :class:`~distviz.errors.RequestError` of one line, and what
+it prints is held back: its reports of weights are judged here instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError, nearest
+from distviz.models.adapters import inject
+from distviz.models.quantized import check_quantization, settle
+from distviz.models.weight_checks import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from distviz.models.checkpoint import Checkpoint
+
+__all__ = [
+    "DTYPES",
+    "LoadOptions",
+    "build_empty",
+    "choose_class",
+    "headless",
+    "move",
+    "parse_device",
+    "parse_device_map",
+    "parse_dtype",
+    "quiet",
+    "read_config",
+    "read_model",
+    "read_tokenizer",
+    "rehearse",
+]
+
+DTYPES = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+"""The allowed spellings of a dtype beside ``auto``, and the torch name of each."""
+
+
+_STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+_STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {
+    f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to load, already checked."""
+
+    dtype: torch.dtype | None
+    device: torch.device
+    device_map: Any
+    attn_implementation: str | None
+    trust_remote_code: bool
+
+    @property
+    def placement(self) -> Any:
+        """The ``device_map`` of transformers: as given, else the one device; None is the CPU."""
+        if self.device_map is None and self.device.type != "cpu":
+            return {"": str(self.device)}
+        return self.device_map
+
+    def for_transformers(self) -> dict[str, Any]:
+        """Return the keyword arguments that every auto class takes."""
+        options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.attn_implementation:
+            options["attn_implementation"] = self.attn_implementation
+        return options
+
+
+def headless() -> Any:
+    """Return the auto class of models without a head."""
+    from transformers import AutoModel
+
+    return AutoModel
+
+
+# Configuration ------------------------------------------------------------------------------
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """Return the torch dtype, ``None`` for ``auto``; RequestError if it is not allowed."""
+    import torch
+
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise RequestError(
+            f"unknown dtype '{name}'{nearest(name, DTYPES)}", f"allowed: auto, {', '.join(DTYPES)}"
+        )
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+    return dtype
+
+
+def parse_device(name: str) -> torch.device:
+    """Return a device that works here; RequestError if it does not."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).add_(1)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError …
+        raise _no_device(name) from error
+    if device.type == "meta":
+        raise _no_device(name)
+    return device
+
+
+def parse_device_map(given: str | Mapping[str, Any] | None) -> Any:
+    """Return a ``device_map`` of transformers; RequestError if it is no strategy and no device."""
+    if given is None or isinstance(given, Mapping):
+        return None if given is None else dict(given)
+    if given in _STRATEGIES:
+        return given
+    try:
+        return {"": str(parse_device(given))}
+    except RequestError as error:
+        raise RequestError(
+            f"--device-map is '{given}'{nearest(given, _STRATEGIES)}",
+            f"allowed: {', '.join(_STRATEGIES)}, or a device; {error.hint}",
+        ) from error
+
+
+def _no_device(name: str) -> RequestError:
+    import torch
+
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    return RequestError(f"device '{name}' is not available", f"here are: {', '.join(here)}")
+
+
+def read_config(checkpoint: Checkpoint, options: LoadOptions) -> PretrainedConfig:
+    """Read the configuration; RequestError if transformers does not know it."""
+    from transformers import AutoConfig
+
+    if checkpoint.gguf is None:
+        _check_model_type(checkpoint, options)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            checkpoint.folder,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            **_gguf_option(checkpoint),
+        )
+    except Exception as error:
+        raise _unreadable(checkpoint, "configuration", error) from error
+    return config
+
+
+def _check_model_type(checkpoint: Checkpoint, options: LoadOptions) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = checkpoint.config.get("model_type")
+    if kind in CONFIG_MAPPING:
+        return
+    if "auto_map" not in checkpoint.config and kind is None:
+        raise RequestError(
+            f"'{checkpoint.source}' is not a transformers checkpoint",
+            "its config.json has no model_type",
+        )
+    if "auto_map" not in checkpoint.config:
+        raise RequestError(
+            f"'{checkpoint.source}' has the model_type '{kind}', unknown to transformers"
+            f"{nearest(str(kind), CONFIG_MAPPING.keys())}",
+            "a newer transformers may know it",
+        )
+    if not options.trust_remote_code:
+        raise RequestError(
+            f"'{checkpoint.source}' ({kind}) needs code that comes with the checkpoint",
+            "read that code, then pass --trust-remote-code",
+        )
+
+
+def choose_class(config: PretrainedConfig, checkpoint: Checkpoint) -> tuple[Any, bool]:
+    """Return the auto class to load with, and whether it has a causal language head."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto import modeling_auto as known
+
+    named = config.architectures[0] if config.architectures else None
+    kind = config.model_type
+    causal = known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    if named is None:
+        has_head = causal is not None and kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    else:
+        remote = "AutoModelForCausalLM" in checkpoint.config.get("auto_map", {})
+        has_head = named == causal or ((causal or remote) and named.endswith("ForCausalLM"))
+    return (AutoModelForCausalLM, True) if has_head else (headless(), False)
+
+
+def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn.Module:
+    """Build the model on the meta device: shapes and modules, no values, no memory."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model: nn.Module = auto.from_config(copy.deepcopy(config), **options.for_transformers())
+    except Exception as error:
+        raise RequestError(
+            f"transformers cannot build a {config.model_type} model: {_first_line(error)}"
+        ) from error
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+# Loading ------------------------------------------------------------------------------------
+
+
+def _gguf_option(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+
+
+def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """Read the tokenizer; RequestError if it is damaged."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.tokenizer_folder,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+            **_gguf_option(checkpoint),
+        )
+    except Exception as error:
+        raise _unreadable(checkpoint, "tokenizer", error) from error
+
+
+def rehearse(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    *,
+    all_layers: bool = True,
+) -> tuple[nn.Module, list[str]]:
+    """Build the model on the meta device and judge the files against it; no weights are read.
+
+    The same call that loads a safetensors checkpoint matches its headers with the model, with all
+    that transformers knows of renamed and merged tensors. Of other files only the model is built.
+
+    Returns
+    -------
+    tuple
+        The model, its parameters of the dtypes they would be loaded in where the files are
+        safetensors, and what has to be said about the weights.
+
+    Raises
+    ------
+    RequestError
+        If the model cannot be built, the weights contradict its configuration, or what a
+        quantized one needs is not installed.
+
+    """
+    check_quantization(config, checkpoint.source, options.placement)
+    empty = build_empty(auto, config, options)
+    if not checkpoint.tensors or checkpoint.is_quantized:
+        return empty, []
+    kind: Any = type(empty)
+    try:
+        # Tensors without values stand for the files: even to move one to the meta device,
+        # transformers would read it.
+        model, info = kind.from_pretrained(
+            None,
+            config=copy.deepcopy(config),
+            state_dict=_shapes(checkpoint),
+            dtype=options.dtype or "auto",
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options.for_transformers(),
+        )
+    except Exception as error:
+        raise _unreadable(checkpoint, "model", error) from error
+    notes = judge(model, info, checkpoint, all_layers=all_layers)
+    return model.eval().requires_grad_(requires_grad=False), notes
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {
+        name: torch.empty(
+            tensor.shape, dtype=getattr(torch, _STORED.get(tensor.dtype, "float32")), device="meta"
+        )
+        for name, tensor in checkpoint.tensors.items()
+    }
+
+
+def read_model(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+    *,
+    all_layers: bool = True,
+) -> tuple[nn.Module, list[str]]:
+    """Read the weights; return the model and what has to be said about them.
+
+    Raises
+    ------
+    RequestError
+        If they cannot be read, do not fit the configuration or the device, or some are missing:
+        transformers would fill those with random numbers, and a measurement would not show it.
+
+    """
+    model, info = _load(auto, checkpoint, config, options)
+    notes = judge(model, info, checkpoint, all_layers=all_layers)
+    if checkpoint.is_quantized:
+        notes += settle(model, options.dtype)
+    if checkpoint.adapter is not None:
+        inject(model, checkpoint.adapter, checkpoint.source)
+    return model, notes
+
+
+def _load(
+    auto: Any,
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    options: LoadOptions,
+) -> tuple[nn.Module, dict[str, Any]]:
+    import torch
+
+    dtype: Any = options.dtype or (torch.float32 if checkpoint.gguf else "auto")
+    try:
+        model, info = auto.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype,
+            device_map=options.placement,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the sizes are judged here, by name
+            **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
+            **_gguf_option(checkpoint),
+            **options.for_transformers(),
+        )
+    except torch.OutOfMemoryError as error:
+        raise RequestError(
+            f"'{checkpoint.source}' does not fit into the memory of {options.device}",
+            "try --dtype bfloat16, --device cpu or --stream",
+        ) from error
+    except Exception as error:
+        if options.device_map is not None and "offload_folder" in str(error):
+            raise RequestError(
+                f"'{checkpoint.source}' does not fit into the memory of the devices, and cannot "
+                "wait in its own files",
+                "try --stream instead of --device-map, or a smaller --dtype",
+            ) from error
+        raise _unreadable(checkpoint, "model", error) from error
+    return model.eval().requires_grad_(requires_grad=False), info
+
+
+def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
+    return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A heading says nothing without the line below it.
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers: its bars, and its reports of weights, which are judged here.
+
+    The bar of a GGUF obeys no switch, so standard error is held back as well.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def move(model: nn.Module, options: LoadOptions) -> nn.Module:
+    """Put a built model on its device, in eval mode and without gradients."""
+    try:
+        model = model.to(options.device)
+    except RuntimeError as error:
+        raise RequestError(
+            f"the model does not fit on {options.device}: {_first_line(error)}"
+        ) from error
+    return model.eval().requires_grad_(requires_grad=False)

@@ -1,0 +1,354 @@
+"""Open a model to measure: a checkpoint, a GGUF, layers built from settings, or the demo.
+
+Importing this module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError
+from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, modules_at
+from distviz.models.architectures.projections import linear_widths
+from distviz.models.checkpoint import Checkpoint, fingerprint, locate
+from distviz.models.lazy_layers import LayersOnDisk, SharedWeightsError, open_on_disk
+from distviz.models.load_plan import Choose, DiskPlan, Prepared, prepare_checkpoint
+from distviz.models.loading import (
+    DTYPES,
+    LoadOptions,
+    build_empty,
+    choose_class,
+    headless,
+    move,
+    parse_device,
+    parse_device_map,
+    parse_dtype,
+    quiet,
+    read_config,
+    read_model,
+    rehearse,
+)
+from distviz.models.quantized import method_of, quantization_of
+from distviz.models.synthetic import build_layers, cut_layer_fields, layer_config
+from distviz.models.wrappers import entry_device
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from distviz.settings import LayerSettings
+
+__all__ = ["DTYPES", "OpenedModel", "describe", "has_rope", "model_details", "open_model"]
+
+
+@dataclass
+class OpenedModel:
+    """A model ready to be measured.
+
+    Parameters
+    ----------
+    model
+        In eval mode, without gradients, on its device.
+    tokenizer
+        The checkpoint's tokenizer; ``None`` where it was not needed or layers were built.
+    name
+        Short name for titles and folder names: ``"SmolLM2-135M-Instruct.Q4_1"``, ``"demo"``.
+    details
+        What ``run.json`` records: ``source, architecture, model_type, activation, layers,
+        hidden_size, intermediate_size, parameters, dtype, device, quantization, adapter,
+        fingerprint, revision, warnings``.
+    mlps
+        As :func:`distviz.models.architectures.mlp.find_mlps` returns them.
+    has_head
+        Whether the model ends in a causal language head, so that there are logits.
+    layer_settings
+        What the layers were built from, or ``None``.
+    on_disk
+        The layers that stay in the checkpoint's files, or ``None`` where all was loaded.
+
+    """
+
+    model: nn.Module
+    tokenizer: Any | None
+    name: str
+    details: dict[str, Any]
+    mlps: list[Mlp]
+    has_head: bool
+    layer_settings: LayerSettings | None = None
+    on_disk: LayersOnDisk | None = None
+
+
+def open_model(
+    source: str | None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    attn_implementation: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    layer: LayerSettings | None = None,
+    needs_tokenizer: bool = True,
+    choose: Choose | None = None,
+    stream: bool | None = False,
+) -> OpenedModel:
+    """Open a checkpoint, or build layers, and find its MLPs.
+
+    Everything that can be known without reading weights is checked first: files and their
+    lengths, configuration, device, tokenizer, and (on the meta device) that there are MLPs.
+
+    Parameters
+    ----------
+    source
+        A folder, a ``.gguf`` file, a hub id ``org/name``; ``None`` for the embedded demo.
+        Ignored where `layer` is given.
+    dtype
+        ``auto`` (as the checkpoint says; float32 for a GGUF and for built layers) or a key of
+        :data:`DTYPES`.
+    device
+        ``auto`` (a GPU if there is one) or a torch device. Where `device_map` is given, it rules.
+    revision
+        Branch, tag or commit of a hub model.
+    trust_remote_code, allow_pickle
+        Allow what can run code that comes with the checkpoint.
+    attn_implementation, device_map
+        As in transformers.
+    layer
+        Build these layers instead of opening `source`.
+    needs_tokenizer
+        Without need the tokenizer is not read. Built layers never have one.
+    choose
+        Asked which points are needed, before weights are read: if it names some, only the
+        embedding and the layers up to them are read, where the checkpoint allows it.
+    stream
+        Whether layers are left on disk, to be read one by one; None leaves them there if they do
+        not fit into free memory.
+
+    Raises
+    ------
+    RequestError
+        If the model cannot be opened as asked, or weights would be missing.
+
+    """
+    options = LoadOptions(
+        dtype=parse_dtype(dtype),
+        device=parse_device(device),
+        device_map=parse_device_map(device_map),
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+    if layer is not None and layer.weights is None:
+        return _open_built(layer, options)
+    wanted = source if layer is None else layer.weights
+    checkpoint = locate(wanted, revision=revision, allow_pickle=allow_pickle)
+    if layer is not None:
+        return _open_taken(layer, checkpoint, options)
+    found = prepare_checkpoint(
+        checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
+    )
+    with quiet():
+        on_disk = None if found.disk is None else _open_on_disk(found, found.disk)
+        if on_disk is not None:
+            model, notes = on_disk.model, found.notes
+        else:
+            model, notes = read_model(found.auto, checkpoint, found.config, options)
+    mlps = find_mlps(model)
+    details = model_details(model, found.config, mlps, checkpoint, notes)
+    if checkpoint.is_quantized:  # packed values are not parameters
+        details["parameters"] = sum(parameter.numel() for parameter in found.empty.parameters())
+    name = checkpoint.name
+    return OpenedModel(model, found.tokenizer, name, details, mlps, found.has_head, on_disk=on_disk)
+
+
+def _open_on_disk(found: Prepared, plan: DiskPlan) -> LayersOnDisk | None:
+    """Open what is no layer, and the layers wanted unless they are streamed.
+
+    Paths, and so all that is recorded of them, are those of the whole model. None where layers
+    share weights and nobody insists.
+    """
+    opening = (found.auto, found.checkpoint, found.config, found.options, found.empty, plan.layers)
+    try:
+        on_disk = open_on_disk(*opening, with_head=not plan.wanted)
+    except SharedWeightsError:
+        if plan.streams and plan.is_asked_for:
+            raise
+        return None
+    on_disk.wanted, on_disk.streams, on_disk.why = plan.wanted, plan.streams, plan.why
+    if not plan.streams:
+        on_disk.load_wanted()
+    return on_disk
+
+
+def describe(
+    source: str | None,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    layer: LayerSettings | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a model on the meta device from its configuration alone; no weights are read.
+
+    Returns
+    -------
+    tuple
+        The model (parameters have shapes and no values) and the details of
+        :class:`OpenedModel`, where ``device`` is ``"meta"`` and ``fingerprint`` is ``None``.
+
+    Raises
+    ------
+    RequestError
+        If there is no such configuration, or it cannot be built.
+
+    """
+    import torch
+
+    options = LoadOptions(None, torch.device("cpu"), None, None, trust_remote_code)
+    if layer is not None and layer.weights is None:
+        with quiet(), torch.device("meta"):
+            config = layer_config(layer)
+            model = build_layers(layer, config)
+        return model, model_details(model, config, find_mlps(model), None, [])
+    wanted = source if layer is None else layer.weights
+    checkpoint = locate(wanted, revision=revision, with_weights=False)
+    with quiet():
+        config = read_config(checkpoint, options)
+        auto, _ = choose_class(config, checkpoint)
+        if layer is not None:
+            auto = headless()
+            cut_layer_fields(config, _taken_layers(layer, config))
+        model = build_empty(auto, config, options)
+    details = model_details(model, config, find_mlps(model), checkpoint, [])
+    return model, details | {"fingerprint": None}
+
+
+# Built layers -------------------------------------------------------------------------------
+
+
+def _open_built(layer: LayerSettings, options: LoadOptions) -> OpenedModel:
+    import torch
+
+    with quiet():
+        config = layer_config(layer)
+        with torch.device("meta"):
+            find_mlps(build_layers(layer, config))
+        model = build_layers(layer, config, options.attn_implementation)
+    if options.dtype is not None:
+        model = model.to(options.dtype)
+    model = move(model, options)
+    mlps = find_mlps(model)
+    details = model_details(model, config, mlps, None, [])
+    details["fingerprint"] = fingerprint(json.dumps(asdict(layer), sort_keys=True, default=str))
+    name = f"{layer.architecture}-{layer.layers}x{layer.hidden_size}"
+    return OpenedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
+
+
+def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptions) -> OpenedModel:
+    """Open some layers of a checkpoint: reads up to the last one wanted, then drops the others."""
+    with quiet():
+        config = read_config(checkpoint, options)
+        kept = _taken_layers(layer, config)
+        whole = copy.deepcopy(config)
+        cut_layer_fields(config, range(max(kept) + 1))
+        find_mlps(rehearse(headless(), checkpoint, config, options, all_layers=False)[0])
+        model, notes = read_model(headless(), checkpoint, config, options, all_layers=False)
+    _keep_layers(model, kept)
+    cut_layer_fields(whole, kept)
+    mlps = find_mlps(model)
+    details = model_details(model, whole, mlps, checkpoint, notes)
+    name = f"{checkpoint.name}-layer{'+'.join(map(str, kept))}"
+    return OpenedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
+
+
+def _taken_layers(layer: LayerSettings, config: PretrainedConfig) -> list[int]:
+    total = getattr(config, "num_hidden_layers", None)
+    if total is None or config.is_encoder_decoder:
+        raise RequestError(
+            f"layers cannot be taken from a {config.model_type} checkpoint",
+            "take them from a model with one stack of layers",
+        )
+    kept = list(layer.weights_layers) or list(range(layer.layers))
+    for index in kept:
+        if not 0 <= index < total:
+            raise RequestError(
+                f"weights_layers: layer {index} does not exist",
+                f"'{layer.weights}' has {total} layers, 0 to {total - 1} (0 is the first)",
+            )
+    return kept
+
+
+def _keep_layers(model: Any, kept: list[int]) -> None:
+    from torch import nn
+
+    residual = next(p for mlp in find_mlps(model) for p in mlp.points if p.site == "residual")
+    path = residual.module.rpartition(".")[0]
+    layers = model.get_submodule(path)
+    chosen = nn.ModuleList(layers[index] for index in kept)
+    for index, one in enumerate(chosen):
+        for module in one.modules():
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", index)  # noqa: B010  (nn.Module types it as a module)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, chosen)
+    cut_layer_fields(model.config, kept)
+
+
+# What run.json records ----------------------------------------------------------------------
+
+
+def model_details(
+    model: Any,
+    config: PretrainedConfig,
+    mlps: list[Mlp],
+    checkpoint: Checkpoint | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Return what ``run.json`` says of a model, its weights loaded or not."""
+    text = config.get_text_config()
+    device_map = getattr(model, "hf_device_map", None)
+    spread = device_map and len(set(map(str, device_map.values()))) > 1
+    device = entry_device(model) if device_map else model.device
+    counts = count_layers(mlps)
+    quantized = quantization_of(config)
+    adapter = checkpoint.adapter if checkpoint else None
+    return {
+        "source": checkpoint.source if checkpoint else f"built: {config.model_type}",
+        "architecture": type(model).__name__,
+        "model_type": config.model_type,
+        "activation": ", ".join(dict.fromkeys(mlp.activation for mlp in mlps)),
+        "gated": any(mlp.gated for mlp in mlps),
+        "rope": has_rope(config),
+        "layers": getattr(text, "num_hidden_layers", None) or max(counts.values()),
+        "hidden_size": getattr(text, "hidden_size", None),
+        "intermediate_size": _intermediate_size(model, mlps, text),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": "several (device map)" if spread else str(device),
+        "quantization": method_of(quantized) if quantized else None,
+        "adapter": {"kind": adapter.kind, "base": adapter.base} if adapter else None,
+        "fingerprint": fingerprint(checkpoint.identity, checkpoint.files) if checkpoint else None,
+        "revision": checkpoint.revision if checkpoint else None,
+        "warnings": notes,
+    }
+
+
+def has_rope(config: Any) -> bool:
+    """Whether queries and keys are rotated by their positions."""
+    return bool(getattr(config.get_text_config(), "rope_parameters", None))
+
+
+def _intermediate_size(model: nn.Module, mlps: list[Mlp], text: PretrainedConfig) -> int | None:
+    """Return the width of the activation, from the down projection rather than a field's name."""
+    for mlp in mlps:
+        for point in mlp.points:
+            widths = linear_widths(modules_at(model, point)[0])
+            if point.site == "product" and widths:
+                return widths[0]
+    for name in ("moe_intermediate_size", "intermediate_size"):
+        if size := getattr(text, name, None):
+            return int(size)
+    return None

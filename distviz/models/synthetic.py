@@ -1,0 +1,140 @@
+"""Build layers of transformers' own classes from a few sizes, with seeded random weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from distviz.settings import LayerSettings
+
+__all__ = ["HIDDEN_VOCABULARY", "build_layers", "cut_layer_fields", "layer_config"]
+
+HIDDEN_VOCABULARY = 256
+"""Token ids of layers that are fed hidden states and read none."""
+# One quantity, the names architectures give it; the first that a configuration has is set.
+_FIELDS = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "activation": ("hidden_act", "hidden_activation", "activation_function", "activation"),
+}
+_WITHOUT_FIELD_OK = ("intermediate_size", "kv_heads")
+
+
+def layer_config(settings: LayerSettings) -> PretrainedConfig:
+    """Return the transformers configuration of the layers that `settings` describe.
+
+    Raises
+    ------
+    RequestError
+        If the architecture, the activation or a field of ``config`` is unknown, or the
+        architecture has no stack of layers to build.
+
+    """
+    from transformers import AutoConfig
+    from transformers.activations import ACT2FN
+
+    default = _default_config(settings.architecture)
+    if settings.activation not in ACT2FN:
+        raise RequestError(
+            f"unknown activation '{settings.activation}'{nearest(settings.activation, ACT2FN)}",
+            f"allowed: {', '.join(sorted(ACT2FN))}",
+        )
+    fields: dict[str, Any] = {}
+    for quantity, names in _FIELDS.items():
+        name = next((name for name in names if hasattr(default, name)), None)
+        if name:
+            fields[name] = getattr(settings, quantity)
+        elif quantity not in _WITHOUT_FIELD_OK:
+            raise RequestError(
+                f"architecture '{settings.architecture}' has no setting for {quantity}",
+                "choose a decoder such as llama, qwen2, gemma2, phi or gpt2",
+            )
+    for name in settings.config:
+        if not hasattr(default, name):
+            known = [key for key in default.to_dict() if not key.startswith("_")]
+            raise RequestError(
+                f"'{settings.architecture}' has no configuration field '{name}'"
+                f"{nearest(name, known)}"
+            )
+    if settings.input == "hidden":
+        fields |= {"vocab_size": HIDDEN_VOCABULARY}
+        fields |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+    try:
+        config = AutoConfig.for_model(settings.architecture, **(fields | dict(settings.config)))
+    except Exception as error:
+        raise _refused(settings, error) from error
+    return config
+
+
+def build_layers(
+    settings: LayerSettings, config: PretrainedConfig, attn_implementation: str | None = None
+) -> nn.Module:
+    """Build the model without a head, float32, its weights drawn with ``settings.seed``.
+
+    The weights are those of the architecture's own initialisation; the caller's random state is
+    left as it was. On the meta device nothing is drawn.
+
+    Raises
+    ------
+    RequestError
+        If transformers refuses the configuration.
+
+    """
+    import torch
+    from transformers import AutoModel
+
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            auto: Any = AutoModel
+            model: nn.Module = auto.from_config(config, dtype=torch.float32, **options)
+    except Exception as error:
+        raise _refused(settings, error) from error
+    return model
+
+
+def cut_layer_fields(config: PretrainedConfig, kept: Sequence[int]) -> None:
+    """Make `config` describe only the layers `kept`, in place.
+
+    Lists with one entry per layer (``layer_types`` and its like) are cut with them.
+    """
+    total = config.num_hidden_layers
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == total and "layer" in name:
+            setattr(config, name, [value[index] for index in kept])
+    config.num_hidden_layers = len(kept)
+
+
+def _default_config(architecture: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    if architecture not in CONFIG_MAPPING:
+        raise RequestError(
+            f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING.keys())}",
+            "give a model_type of transformers, such as llama, qwen2, gemma2, phi3 or gpt2",
+        )
+    config = AutoConfig.for_model(architecture)
+    if architecture not in MODEL_MAPPING_NAMES or config.is_encoder_decoder:
+        raise RequestError(
+            f"layers of '{architecture}' cannot be built alone",
+            "choose an architecture with one stack of layers, such as llama, gpt2 or bert",
+        )
+    return config
+
+
+def _refused(settings: LayerSettings, error: Exception) -> RequestError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return RequestError(f"transformers cannot build '{settings.architecture}': {lines[-1].strip()}")

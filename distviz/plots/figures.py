@@ -1,0 +1,187 @@
+"""Which figures belong to a result: file names, and how each is drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from distviz.results.comparison import Comparison
+from distviz.results.filler_study import FillerStudy
+from distviz.results.run import Run
+from distviz.results.sweep import Sweep
+from distviz.results.whatif import WhatIf
+from distviz.sites import Key
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from distviz.results.kinds import Result
+
+__all__ = ["Drawing", "Drawings", "drawings", "figure_names"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is drawn when called, so that one is kept at a time.
+
+    Attributes
+    ----------
+    kind
+        What ``distviz export --figure`` calls it: ``paired``, ``overview`` ...
+    draw
+        Takes the width, see `distviz.plots.style.styled`.
+    """
+
+    kind: str
+    draw: Callable[..., Figure]
+
+    def __call__(self, width: str | None = None) -> Figure:
+        """Draw it, for a screen or for one or two columns of a paper."""
+        return self.draw(width=width)
+
+
+Drawings = dict[str, Drawing]
+"""By file name without its ending."""
+
+
+def drawings(result: Result, log: bool | None = None, whole: Result | None = None) -> Drawings:
+    """Return every figure of a result.
+
+    Parameters
+    ----------
+    result
+        What is drawn.
+    log
+        Scale of the counts; None decides figure by figure.
+    whole
+        What ``result`` is a part of: figures bear the same names as there.
+    """
+    scale = "auto" if log is None else log
+    if isinstance(result, FillerStudy):
+        return _of_filler(result)
+    if isinstance(result, WhatIf):
+        return _of_whatif(result)
+    if isinstance(result, Sweep):
+        return _of_sweep(result)
+    names = figure_names(result if whole is None else whole)
+    if isinstance(result, Comparison):
+        return _of_comparison(result, scale, names)
+    if isinstance(result, Run):
+        return _of_run(result, scale, names)
+    raise TypeError(f"{type(result).__name__} has no figures")
+
+
+def _of_run(run: Run, log: bool | str, names: dict[Key, str]) -> Drawings:
+    from distviz import plots
+
+    figures: Drawings = {
+        names[key]: Drawing(
+            "paired",
+            partial(plots.paired, run, key.layer, key.site, module=key.module, log=log),
+        )
+        for key in run.places()
+    }
+    sites = _by_site(key.site for key in run.places())
+    for end, site in sites:
+        figures[f"overview{end}"] = Drawing("overview", partial(plots.overview, run, site))
+    classes = run.classes()
+    for end, site in sites:
+        if site in set(classes.loc[classes["phase"].isin(["before", "after"]), "site"]):
+            draw = partial(plots.token_classes, run, site)
+            figures[f"token_classes{end}"] = Drawing("classes", draw)
+    return figures
+
+
+def _of_comparison(comparison: Comparison, log: bool | str, names: dict[Key, str]) -> Drawings:
+    from distviz import plots
+
+    figures: Drawings = {
+        names[pair.a]: Drawing("compared", partial(plots.compared, comparison, pair, log=log))
+        for pair in comparison.pairs
+    }
+    for end, site in _by_site(pair.a.site for pair in comparison.pairs):
+        draw = partial(plots.comparison_overview, comparison, site)
+        figures[f"overview{end}"] = Drawing("overview", draw)
+        if len(comparison.classes) and site in set(comparison.classes["site"]):
+            draw = partial(plots.token_classes, comparison, site)
+            figures[f"token_classes{end}"] = Drawing("classes", draw)
+    return figures
+
+
+def _of_whatif(asked: WhatIf) -> Drawings:
+    from distviz import plots
+
+    figures: Drawings = {}
+    for end, site in _by_site(asked.sites):
+        if asked.kinds(site):
+            figures[f"formats{end}"] = Drawing("formats", partial(plots.format_losses, asked, site))
+        if asked.levels(site):
+            figures[f"zeros{end}"] = Drawing("zeros", partial(plots.zeros_kept, asked, site))
+    return figures
+
+
+def _of_sweep(sweep: Sweep) -> Drawings:
+    from distviz import plots
+
+    draw = plots.sweep_by_layer if sweep.is_by_layer else plots.sweep_overview
+    return {"sweep": Drawing("sweep", partial(draw, sweep, str(sweep.manifest["model"]["name"])))}
+
+
+def _of_filler(study: FillerStudy) -> Drawings:
+    from distviz import plots
+
+    counts, last = study.counts, study.counts[-1]
+    figures: Drawings = {}
+    for site in dict.fromkeys(study.table["site"]):
+        end = _safe(site)
+        for count in counts:
+            what = (study, count, site)
+            by_layer = partial(plots.filler_by_layer, *what)
+            figures[f"filler_{count:03d}_{end}"] = Drawing("filler", by_layer)
+            along = partial(plots.filler_positions, *what)
+            figures[f"positions_{count:03d}_{end}"] = Drawing("positions", along)
+        if len(counts) > 1:
+            layer = study.most_changed(last, site)[0]
+            by_count = partial(plots.filler_by_count, study, layer, site)
+            figures[f"by_count_layer_{layer:03d}_{end}"] = Drawing("by-count", by_count)
+    return figures
+
+
+def figure_names(measured: Result) -> dict[Key, str]:
+    """Return the file name of each place's figure, without its ending.
+
+    ``layer_000_act``; with the stack before it unless that is the decoder, and with the module's
+    path behind it where a layer has several modules at a site. Those of a comparison are named
+    after the layers of A. Figures of a filler study are not of one place each.
+    """
+    if isinstance(measured, Comparison):
+        places = [pair.a for pair in measured.pairs]
+    else:
+        places = list(measured.places()) if isinstance(measured, Run) else []
+    plain = {key: _plain_name(key) for key in places}
+    known = list(plain.values())
+    return {
+        key: name if known.count(name) == 1 else f"{name}_{_safe(key.module)}"
+        for key, name in plain.items()
+    }
+
+
+def _plain_name(key: Key) -> str:
+    stack = "" if key.stack == "decoder" else f"{_safe(key.stack)}_"
+    if key.layer < 0:
+        return f"{stack}outside_{_safe(key.module)}"
+    return f"{stack}layer_{key.layer:03d}_{_safe(key.site)}"
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "x"
+
+
+def _by_site(sites: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the sites with the endings of their names: none for act, or for the first site."""
+    known = list(dict.fromkeys(sites))
+    main = "act" if "act" in known else known[0]
+    return [("" if site == main else f"_{_safe(site)}", site) for site in known]

@@ -1,0 +1,263 @@
+"""Near-zero share by token class: before and after in a run, A and B in a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from distviz.errors import RequestError
+from distviz.plots import style
+from distviz.plots.headings import Heading, Line, sides
+from distviz.plots.layout import fit_left, panel_title, room_of
+from distviz.plots.text_fit import text_width
+from distviz.results.comparison import Comparison
+from distviz.results.labels import (
+    arm_settings,
+    change_name,
+    layer_name,
+    model_name,
+    percent,
+    side_names,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from distviz.results.run import Run
+
+__all__ = ["ClassBars", "class_bars", "token_classes"]
+
+_CLASSES = ("digits", "operators", "conjunctions", "other")
+_LAYERS = 3
+Place = tuple[str, int, str]
+_PLACE = ["stack", "layer", "module"]
+
+
+@dataclass(frozen=True)
+class ClassBars:
+    """One panel: a layer.
+
+    Attributes
+    ----------
+    name
+        Of the layer.
+    classes
+        With tokens, in their usual order.
+    tokens
+        By series: tokens of each class.
+    shares
+        By series (``before``, ``after``, or ``A``, ``B``): the near-zero share of each class.
+    """
+
+    name: str
+    classes: list[str]
+    tokens: dict[str, list[int | None]]
+    shares: dict[str, NDArray[np.float64]]
+
+
+def class_bars(measured: Run | Comparison, site: str = "act") -> list[ClassBars]:
+    """Gather what `token_classes` draws: at most three layers.
+
+    A run shows its first ARM layers (or first layers), a comparison the layers whose
+    distributions are furthest apart.
+
+    Raises
+    ------
+    RequestError
+        If token classes were not kept apart there.
+    """
+    rows = _compared_rows(measured) if isinstance(measured, Comparison) else _run_rows(measured)
+    rows = rows[rows["site"] == site] if len(rows) else rows
+    if not len(rows):
+        raise RequestError(
+            f"token classes were not kept apart at site '{site}'", "measure with --classes all"
+        )
+    places = list(dict.fromkeys(rows[_PLACE].itertuples(index=False, name=None)))
+    chosen = _chosen(measured, places)
+    return [
+        _panel(rows[(rows[_PLACE] == list(place)).all(axis=1)], _name(measured, place))
+        for place in sorted(chosen[:_LAYERS])
+    ]
+
+
+def _name(measured: Run | Comparison, place: Place) -> str:
+    """Name the layer; both, where a layer of A stands against another one of B."""
+    if not isinstance(measured, Comparison):
+        return layer_name(measured, place[1], place[0])
+    partner = next(
+        pair.b.layer
+        for pair in measured.pairs
+        if (pair.a.stack, pair.a.layer, pair.a.module) == place
+    )
+    if partner != place[1]:
+        return f"layer {place[1]} of A, {partner} of B"
+    return layer_name(measured.a, place[1], place[0])
+
+
+def _run_rows(run: Run) -> pd.DataFrame:
+    rows = run.classes()
+    rows = rows[rows["phase"].isin(["before", "after"])]
+    return rows.rename(columns={"phase": "series"})
+
+
+def _compared_rows(comparison: Comparison) -> pd.DataFrame:
+    table = comparison.classes
+    if not len(table):
+        return table
+    frames = []
+    for side in "ab":
+        names = {f"layer_{side}": "layer", f"module_{side}": "module"}
+        names |= {f"tokens_{side}": "tokens", f"near_zero_{side}": "near_zero"}
+        frame = table[["site", "stack", "token_class"]].assign(series=side.upper())
+        for old, new in names.items():
+            frame[new] = table[old]
+        # Both sides stand at the place of A.
+        frames.append(frame.assign(layer=table["layer_a"], module=table["module_a"]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _chosen(measured: Run | Comparison, places: list[Place]) -> list[Place]:
+    """Order the places: ARM layers alone where there are, or those furthest apart first."""
+    if isinstance(measured, Comparison):
+        table = measured.table.sort_values("ks", ascending=False, kind="stable")
+        ranked = table[["stack", "layer_a", "module_a"]].itertuples(index=False, name=None)
+        return [place for place in dict.fromkeys(ranked) if place in places]
+    moved = [key for key in measured.keys if key.phase == "landing"]
+    marked = {(key.stack, key.layer, key.module) for key in moved}
+    return [place for place in places if place in marked] or places
+
+
+def _panel(rows: pd.DataFrame, name: str) -> ClassBars:
+    known = rows["token_class"].unique()
+    classes = [one for one in _CLASSES if one in known] + [c for c in known if c not in _CLASSES]
+    shares, tokens = {}, {}
+    for series, part in rows.groupby("series", sort=False):
+        of_class = part.drop_duplicates("token_class").set_index("token_class").reindex(classes)
+        shares[str(series)] = of_class["near_zero"].to_numpy(dtype=np.float64)
+        tokens[str(series)] = [None if pd.isna(n) else int(n) for n in of_class["tokens"]]
+    return ClassBars(name, classes, tokens, shares)
+
+
+def token_classes(
+    measured: Run | Comparison, site: str = "act", *, width: str | None = None
+) -> Figure:
+    """Draw the near-zero share of digits, operators, conjunctions and other tokens as bars.
+
+    Parameters
+    ----------
+    measured
+        A run (before and after) or a comparison (A and B, both by A's eps).
+    site
+        One of the sites that it holds.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
+
+    Raises
+    ------
+    RequestError
+        If token classes were not kept apart there.
+    """
+    bars = class_bars(measured, site)
+    with style.styled(width) as sheet:
+        inches = sheet.or_width(max(5.2, 0.9 + 2.9 * len(bars)))
+        columns = len(bars) if sheet.width is None else max(1, int(inches / 3.2))
+        figure, axes = _grid(_heading(measured, site, inches), len(bars), columns, inches)
+        shares = np.concatenate([list(panel.shares.values()) for panel in bars], axis=None)
+        top = float(np.nan_to_num(shares).max()) or 1.0
+        for ax, panel in zip(axes, bars, strict=True):
+            _draw(ax, panel, top if top > 0 else 1.0)
+        for index, ax in enumerate(axes):
+            is_first = index % columns == 0
+            ax.tick_params(labelleft=is_first)
+            ax.set_ylabel("near-zero share" if is_first else "")
+            ax.set_xlabel("class, and its number of tokens" if index + columns >= len(axes) else "")
+        if columns == 1:
+            fit_left(figure, axes)
+        axes[columns - 1 if len(axes) >= columns else -1].legend(
+            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1,
+            handlelength=1.1, handleheight=0.9,
+        )  # fmt: skip
+        return figure
+
+
+def _grid(heading: Heading, number: int, columns: int, width: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, in rows."""
+    rows = -(-number // columns)
+    each = 2.13 if style.sheet().width is None else 1.35
+    top = heading.height + 0.36
+    height = top + rows * each + (rows - 1) * 0.62 + 0.62
+    figure = style.blank(width, height)
+    heading.write(figure)
+    grid = figure.add_gridspec(
+        rows, columns, left=0.72 / width, right=1 - 0.12 / width, top=1 - top / height,
+        bottom=0.62 / height, wspace=0.08, hspace=0.62 / each,
+    )  # fmt: skip
+    return figure, [
+        figure.add_subplot(grid[index // columns, index % columns]) for index in range(number)
+    ]
+
+
+def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
+    if isinstance(measured, Comparison):
+        caption = Line(f"near-zero share by token class · {site} · |x| < ε of A")
+        return sides(side_names(measured), [caption], width)
+    settings = arm_settings(measured)
+    acting = f"{change_name(measured)}: {settings}" if settings else "ARM off"
+    lines = [
+        Line.title(model_name(measured)),
+        Line(f"near-zero share by token class · {site}", "panel", style.INK),
+        Line(f"|x| < ε of before · {acting}"),
+    ]
+    return Heading(lines, width)
+
+
+_AS_PHASE = {"A": "before", "B": "after"}
+
+
+def _draw(ax: Axes, panel: ClassBars, top: float) -> None:
+    places = np.arange(len(panel.classes))
+    width = 0.8 / len(panel.shares)
+    upright = _are_wide(ax, panel, width)
+    for index, (series, shares) in enumerate(panel.shares.items()):
+        phase = _AS_PHASE.get(series, series)
+        left = places - 0.4 + width * (index + 0.5)
+        ax.bar(
+            left, shares, 0.94 * width, color=style.LIGHT[phase], edgecolor=style.LINE[phase],
+            linewidth=0.8, label=series, gid=f"bars-{series}",
+        )  # fmt: skip
+        texts = [percent(share).removesuffix(" %") for share in shares.tolist()]
+        look: dict[str, Any] = {"fontsize": style.size("bar"), "color": style.LINE[phase]}
+        for x, share, text in zip(left.tolist(), shares.tolist(), texts, strict=True):
+            ax.text(
+                x, share + 0.02 * top, text, ha="center", va="bottom", gid="share",
+                rotation=90 if upright else 0, **look,
+            )  # fmt: skip
+    ax.set_ylim(0, (1.4 if upright else 1.12) * top)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+    ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7.0)
+    ax.tick_params(axis="x", length=0)
+    panel_title(ax, panel.name)
+
+
+def _are_wide(ax: Axes, panel: ClassBars, width: float) -> bool:
+    """Whether the numbers would touch each other if they lay on their bars."""
+    shares = np.concatenate(list(panel.shares.values())).tolist()
+    texts = [percent(share).removesuffix(" %") for share in shares]
+    widest = max(text_width(text, style.size("bar")) for text in texts)
+    each = room_of(ax) * width / max(len(panel.classes), 1)
+    return style.sheet().is_paper and widest > 0.95 * each
+
+
+def _label(panel: ClassBars, index: int) -> str:
+    """Return the class and its number of tokens; both where the sides differ."""
+    counts = list(dict.fromkeys(tokens[index] for tokens in panel.tokens.values()))
+    known = [f"{count:,}" for count in counts if count is not None]
+    return f"{panel.classes[index]}\n{' / '.join(known)}" if known else panel.classes[index]

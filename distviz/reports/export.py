@@ -1,0 +1,271 @@
+"""Files from a result: its folder with figures, and exports in other formats.
+
+Equal runs give equal bytes: no date, no random identifier goes into a file. Nothing here needs
+torch.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError, nearest
+from distviz.plots.figures import Drawings, drawings, figure_names
+from distviz.results.kinds import Result, load
+from distviz.results.run import records, staging
+from distviz.settings import check_figure_width
+from distviz.sites import parse_layers, parse_sites
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FIGURE_FORMATS",
+    "TABLE_FORMATS",
+    "export",
+    "export_folder",
+    "figure_names",
+    "save_figure",
+    "write_folder",
+]
+
+FIGURE_FORMATS = ("png", "svg", "pdf")
+TABLE_FORMATS = ("csv", "parquet", "json")
+_NO_DATES: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def write_folder(
+    result: Result,
+    out: Path,
+    *,
+    figures: Sequence[str] = ("png",),
+    width: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the folder of a result with its figures: complete, or not at all.
+
+    Parameters
+    ----------
+    result
+        A run, a comparison, a filler study.
+    out
+        The folder.
+    figures
+        Formats, of `FIGURE_FORMATS`; none leaves the figures out.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
+    force
+        Whether a result that is there already is replaced.
+
+    Returns
+    -------
+    ``out``.
+
+    Raises
+    ------
+    RequestError
+        If the folder may not be written, or a format is unknown.
+    """
+    _check_formats("figures", figures, FIGURE_FORMATS)
+    check_figure_width(width)
+    with staging(Path(out), force=force) as place:
+        result.write(place)
+        if figures:
+            (place / "figures").mkdir()
+            _draw(drawings(result), place / "figures", figures, width)
+    return Path(out)
+
+
+def export_folder(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    figure: Sequence[str] | None = None,
+    figures: str | None = None,
+    tables: str | None = None,
+    width: str | None = None,
+    layers: str | None = None,
+    sites: str | None = None,
+    log: bool | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Do what ``distviz export`` says: read a folder and write figures and tables.
+
+    Parameters
+    ----------
+    folder
+        A folder that distviz wrote, of any kind.
+    out
+        Where to write; None is ``<folder>-export`` beside it.
+    figure
+        Kinds of figures, such as ``paired`` or ``overview``, to write no others, and no tables
+        unless ``tables`` names a format; None means every figure.
+    figures, tables
+        Formats, comma-separated, or ``none``; None means png, and csv.
+    width
+        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
+    layers, sites
+        Which to write, as for ``distviz run`` (layers of A in a comparison); None means all.
+    log
+        Scale of the counts; None decides figure by figure.
+    force
+        Whether files that are there already are replaced.
+
+    Returns
+    -------
+    The files, all in one folder.
+
+    Raises
+    ------
+    RequestError
+        If the folder is no result, or an option does not fit it.
+    """
+    kinds = _parse_formats("figures", figures or "png", FIGURE_FORMATS)
+    forms = _parse_formats("tables", tables or ("none" if figure else "csv"), TABLE_FORMATS)
+    result = load(folder)
+    path = Path(folder)
+    return export(
+        result,
+        path.parent / f"{path.resolve().name}-export" if out is None else Path(out),
+        only=figure or None,
+        figures=kinds,
+        tables=forms,
+        width=width,
+        layers=None if layers is None else parse_layers(layers, result.n_layers),
+        sites=None if sites is None else parse_sites(sites),
+        log=log,
+        force=force,
+    )
+
+
+def export(
+    result: Result,
+    out: Path,
+    *,
+    only: Sequence[str] | None = None,
+    figures: Sequence[str] = ("png",),
+    tables: Sequence[str] = ("csv",),
+    width: str | None = None,
+    layers: Iterable[int] | None = None,
+    sites: Iterable[str] | None = None,
+    log: bool | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Write figures and tables of a result into one folder, which may hold other files.
+
+    Every file is complete, or not there. Arguments as of `export_folder`, already parsed;
+    ``only`` are the kinds of figures.
+
+    Raises
+    ------
+    RequestError
+        If a file exists and ``force`` is off, if nothing of what is asked for is there, or if
+        there is nothing to write.
+    """
+    _check_formats("figures", figures, FIGURE_FORMATS)
+    _check_formats("tables", tables, TABLE_FORMATS)
+    check_figure_width(width)
+    if only and not figures:
+        raise RequestError("--figure is given, and no format to write it in", "give --format pdf")
+    if not figures and not tables:
+        raise RequestError("there is nothing to write", "give --figures or --tables a format")
+    part = result.select(layers, sites)
+    drawn = _chosen(drawings(part, log, result), only) if figures else {}
+    place = Path(out)
+    if place.exists() and not place.is_dir():
+        raise RequestError(f"{place} is a file", "give another folder with --out")
+    written = part.tables() if tables else {}
+    planned = [f"{name}.{kind}" for kind in figures for name in drawn]
+    planned += [f"{name}.{kind}" for kind in tables for name in written]
+    there = [name for name in planned if (place / name).exists()]
+    if there and not force:
+        raise RequestError(
+            f"{place / there[0]} exists", "give another --out, or --force to replace it"
+        )
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as beside:
+            _draw(drawn, Path(beside), figures, width)
+            for name, table in written.items():
+                for kind in tables:
+                    _WRITERS[kind](table, Path(beside) / f"{name}.{kind}")
+            for name in planned:
+                (Path(beside) / name).replace(place / name)
+    except OSError as error:
+        raise RequestError(f"cannot write to {place}: {error.strerror or error}") from error
+    return [place / name for name in planned]
+
+
+def _chosen(drawn: Drawings, only: Sequence[str] | None) -> Drawings:
+    """Return the figures of some kinds; None takes all."""
+    if only is None:
+        return drawn
+    there = list(dict.fromkeys(drawing.kind for drawing in drawn.values()))
+    for kind in only:
+        if kind not in there:
+            raise RequestError(
+                f"--figure {kind}: no such figure there{nearest(kind, there)}",
+                f"there are {', '.join(there)}",
+            )
+    return {name: drawing for name, drawing in drawn.items() if drawing.kind in only}
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def _write_parquet(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path, index=False)
+
+
+def _write_json(table: pd.DataFrame, path: Path) -> None:
+    text = json.dumps(records(table), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+_WRITERS: dict[str, Callable[[Any, Path], None]] = {
+    "csv": _write_csv,
+    "parquet": _write_parquet,
+    "json": _write_json,
+}
+
+
+def _draw(figures: Drawings, place: Path, formats: Sequence[str], width: str | None = None) -> None:
+    """Draw every figure once, save it in every format."""
+    for name, draw in figures.items():
+        save_figure(draw(width), place, name, formats, width)
+
+
+def save_figure(
+    figure: Any, place: Path, name: str, formats: Sequence[str], width: str | None = None
+) -> None:
+    """Save a figure in every format; equal figures give equal bytes."""
+    from distviz.plots import style
+
+    with style.styled(width):
+        for kind in formats:
+            figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
+
+
+def _parse_formats(option: str, text: str, allowed: Sequence[str]) -> list[str]:
+    if text.strip().lower() == "none":
+        return []
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    _check_formats(option, names, allowed)
+    return list(dict.fromkeys(names))
+
+
+def _check_formats(option: str, names: Sequence[str], allowed: Sequence[str]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise RequestError(
+                f"--{option} {name}: unknown format{nearest(name, allowed)}",
+                f"allowed: {', '.join(allowed)}, or none",
+            )

@@ -1,0 +1,167 @@
+"""The signature figure of every layer, as numbers for the page: bins, counts, what to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from distviz.plots.before_after_data import PairedBins, Panel, paired_bins
+from distviz.plots.compared_data import ComparedBins, Side, compared_bins
+from distviz.results.labels import layer_name, number, percent
+
+if TYPE_CHECKING:
+    from distviz.results.comparison import Comparison
+    from distviz.results.run import Run
+    from distviz.sites import Key
+
+__all__ = ["compared_frames", "paired_frames"]
+
+_LOG_FLOOR = 0.7
+_HEADROOM = 1.08
+_DIGITS = 5
+Frames = dict[str, list[dict[str, Any]]]
+
+
+def paired_frames(run: Run) -> Frames:
+    """Return what a slider walks through: by site, a frame for each place."""
+    groups: Frames = {}
+    places = list(run.places())
+    for key in places:
+        data = paired_bins(run, key.layer, key.site, module=key.module)
+        groups.setdefault(key.site, []).append(_paired(data, _label(run, key, places)))
+    return groups
+
+
+def _label(run: Run, key: Key, places: Sequence[Key]) -> str:
+    same = [k for k in places if (k.layer, k.stack, k.site) == (key.layer, key.stack, key.site)]
+    name = layer_name(run, key.layer, key.stack)
+    return f"{name} · {key.module}" if len(same) > 1 or key.layer < 0 else name
+
+
+def _paired(data: PairedBins, label: str) -> dict[str, Any]:
+    floor = _LOG_FLOOR if data.log else 0
+    panels = []
+    for panel in data.panels:
+        counts = data.inside(panel.counts)
+        moved = 0 * counts if panel.moved is None else data.inside(panel.moved)
+        other = _outlined(data, panel)
+        columns = {"n": counts.tolist(), "m": moved.tolist()}
+        if other is not None:
+            columns["o"] = data.inside(other).tolist()
+        panels.append(
+            {
+                "spec": "paired",
+                "title": panel.phase,
+                "phase": "after" if panel.phase == "after" else "before",
+                "columns": columns,
+            }
+        )
+    tokens = _tokens(data, data.peak, floor) | {"format": "~s", "unit": "values per bin"}
+    tokens["axis"] = _axis(data.key.site)
+    return {
+        "label": label,
+        "note": _note(data),
+        "left": data.window[0],
+        "step": data.width,
+        "tokens": tokens,
+        "panels": panels,
+        "numbers": _numbers([(panel.phase, panel) for panel in data.panels]),
+    }
+
+
+def _axis(site: str) -> str:
+    return "activation value" if site == "act" else f"{site} value"
+
+
+def _outlined(data: PairedBins, panel: Panel) -> Any:
+    if panel.phase == "after" and len(data.panels) > 1:
+        return data.panels[0].counts
+    return data.untouched if panel.phase == "arriving" else None
+
+
+def _tokens(data: PairedBins | ComparedBins, peak: float, floor: float) -> dict[str, Any]:
+    eps = data.eps if math.isfinite(data.eps) else 0.0
+    top = max(peak, 1) if isinstance(data, PairedBins) else peak or 1.0
+    if data.log:
+        top *= (top / floor) ** (_HEADROOM - 1)
+    return {
+        "window": list(data.window),
+        "heights": [floor, top if data.log else top * _HEADROOM],
+        "scale": "log" if data.log else "linear",
+        "floor": floor,
+        "eps_left": max(-eps, data.window[0]),
+        "eps_right": min(eps, data.window[1]),
+    }
+
+
+def _note(data: PairedBins) -> str:
+    words = [f"near zero: |x| < ε = {number(data.eps)}"]
+    if data.moved is not None:
+        words.append(f"strong colour: the {data.moved:,} values that move")
+    beyond = [sum(data.beyond(panel)) for panel in data.panels]
+    if any(beyond):
+        share = max(beyond) / max(data.panels[0].count, 1)
+        words.append(f"beyond the axis: {percent(share)}")
+    if data.log:
+        words.append("counts on a logarithmic scale")
+    if data.key.module:
+        words.append(data.key.module)
+    return " · ".join(words)
+
+
+def _numbers(columns: Sequence[tuple[str, Panel | Side]]) -> list[list[str]]:
+    found = [one for _, one in columns]
+    return [
+        ["", *(name for name, _ in columns)],
+        ["values", *(f"{one.count:,}" for one in found)],
+        ["near-zero", *(percent(one.near_zero) for one in found)],
+        ["std", *(number(one.std, 4) for one in found)],
+        ["Gini of |x|", *(number(one.gini, 4) for one in found)],
+        ["min", *(number(one.low, 4) for one in found)],
+        ["max", *(number(one.high, 4) for one in found)],
+    ]
+
+
+def compared_frames(comparison: Comparison) -> Frames:
+    """Return what a slider walks through: by site, a frame for each pair of layers."""
+    groups: Frames = {}
+    for pair in comparison.pairs:
+        data = compared_bins(comparison, pair)
+        first = layer_name(comparison.a, pair.a.layer, pair.a.stack)
+        second = layer_name(comparison.b, pair.b.layer, pair.b.stack)
+        label = first if first == second else f"{first} of A, {second} of B"
+        groups.setdefault(pair.a.site, []).append(_compared(data, label))
+    return groups
+
+
+def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
+    a, b = (data.inside(side.shares) for side in (data.a, data.b))
+    columns = {name: _rounded(shares) for name, shares in (("a", a), ("b", b))}
+    most = float(abs(b - a).max()) * 1.1 or 1.0
+    tokens = _tokens(data, data.peak, data.floor if data.log else 0)
+    tokens |= {"axis": _axis(data.pair.a.site), "format": ".2~%", "unit": "share per bin"}
+    apart = {"heights": [-most, most], "scale": "linear", "format": "+.2~%", "unit": "B − A"}
+    sides = {"spec": "sides", "phase": "before", "columns": columns}
+    words = [
+        f"near zero: |x| < ε = {number(data.eps)} of A",
+        f"KS {number(data.ks)}",
+        f"W1 / std A {number(data.wasserstein_normalized)}",
+        f"JS {number(data.js_divergence)} bits",
+    ]
+    return {
+        "label": label,
+        "note": " · ".join(words + ["shares on a logarithmic scale"] * data.log),
+        "left": data.window[0],
+        "step": float(data.drawn_edges[1] - data.drawn_edges[0]),
+        "tokens": tokens,
+        "panels": [
+            sides | {"title": "A filled, B as a line"},
+            sides | {"spec": "difference", "title": "B − A", "tokens": apart},
+        ],
+        "numbers": _numbers([("A", data.a), ("B", data.b)]),
+    }
+
+
+def _rounded(shares: Any) -> list[float]:
+    return [float(f"{share:.{_DIGITS}g}") for share in shares.tolist()]

@@ -1,0 +1,153 @@
+"""The display of runs and comparisons in notebooks, and their figures: ``run.plot.paired()``."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from distviz.errors import RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from distviz.results.comparison import Comparison
+    from distviz.results.run import Run
+
+__all__ = ["ComparisonPlots", "RunPlots", "comparison_html", "run_html"]
+
+_RUN_COLUMNS = ["layer", "site", "phase", "near_zero", "std", "gini", "min", "max", "module"]
+_PAIR_COLUMNS = [
+    *("layer_a", "layer_b", "site", "near_zero_a", "near_zero_b", "std_ratio", "ks"),
+    *("wasserstein_normalized", "js_divergence"),
+]
+_DOTS_PER_INCH = 110
+
+
+class RunPlots:
+    """The figures of a run; each returns a `matplotlib.figure.Figure`.
+
+    All take ``width="single"`` or ``"double"``: sized for the columns of a paper.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def paired(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
+        """Draw one layer before and after ARM; arguments as of `distviz.plots.paired`."""
+        from distviz import plots
+
+        return plots.paired(self._run, layer, site, **options)
+
+    def overview(self, site: str = "act", **options: Any) -> Figure:
+        """Draw the main numbers of every layer, before and after."""
+        from distviz import plots
+
+        return plots.overview(self._run, site, **options)
+
+    def token_classes(self, site: str = "act", **options: Any) -> Figure:
+        """Draw the near-zero share of digits, operators, conjunctions and other tokens."""
+        from distviz import plots
+
+        return plots.token_classes(self._run, site, **options)
+
+
+class ComparisonPlots:
+    """The figures of a comparison; each returns a `matplotlib.figure.Figure`.
+
+    All take ``width="single"`` or ``"double"``: sized for the columns of a paper.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def compared(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
+        """Draw a layer of A against its partner in B.
+
+        Raises
+        ------
+        RequestError
+            If it was not compared.
+        """
+        from distviz import plots
+
+        for pair in self._comparison.pairs:
+            if (pair.a.layer, pair.a.site) == (layer, site):
+                return plots.compared(self._comparison, pair, **options)
+        known = dict.fromkeys(f"{pair.a.layer} ({pair.a.site})" for pair in self._comparison.pairs)
+        raise RequestError(
+            f"layer {layer}, site {site} was not compared",
+            f"there are layers {', '.join(known)}",
+        )
+
+    def overview(self, site: str = "act", **options: Any) -> Figure:
+        """Draw how far the sides are apart by depth, and what is more than noise."""
+        from distviz import plots
+
+        return plots.comparison_overview(self._comparison, site, **options)
+
+    def token_classes(self, site: str = "act", **options: Any) -> Figure:
+        """Draw the near-zero share of each token class on both sides."""
+        from distviz import plots
+
+        return plots.token_classes(self._comparison, site, **options)
+
+
+def run_html(run: Run) -> str:
+    """Return the verdict, the signature figure of the first changed layer, the main numbers."""
+    from distviz import plots
+    from distviz.reports.summary import measured, run_verdict
+    from distviz.results.labels import model_name
+
+    leads = [key for key in run.keys if key.phase == "landing"] or run.keys
+    figure = None
+    if leads:
+        key = leads[0]
+        figure = plots.paired(run, key.layer, key.site, module=key.module)
+    stats = run.stats()
+    shown = stats[stats["phase"].isin(["before", "after"])] if len(stats) else stats
+    return _html(
+        model_name(run), measured(run.manifest), run_verdict(run), figure, shown, _RUN_COLUMNS
+    )
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """Return the verdict, the overview by depth, the distances."""
+    from distviz import plots
+    from distviz.results.labels import alignment, side_names
+
+    return _html(
+        " against ".join(side_names(comparison)),
+        alignment(comparison),
+        str(comparison.manifest.get("verdict") or ""),
+        plots.comparison_overview(comparison, comparison.pairs[0].a.site),
+        comparison.table,
+        _PAIR_COLUMNS,
+    )
+
+
+def _html(
+    title: str,
+    subtitle: str,
+    verdict: str,
+    figure: Figure | None,
+    table: pd.DataFrame,
+    columns: Sequence[str],
+) -> str:
+    from distviz.reports.cells import data_table
+    from distviz.reports.rendering import render_display
+
+    picture = None if figure is None else _png(figure)
+    return render_display(title, subtitle, verdict, picture, data_table("", table, columns))
+
+
+def _png(figure: Figure) -> str:
+    """Return a figure as base64."""
+    from distviz.plots import style
+
+    place = io.BytesIO()
+    with style.styled():
+        figure.savefig(place, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return base64.b64encode(place.getvalue()).decode()

@@ -1,0 +1,258 @@
+"""The sections of a run: the layer, the signature figure, depth, tables, plans, effect."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from distviz.plots.layer_diagram import layer_lines
+from distviz.plots.overview import layer_series
+from distviz.reports import class_charts, depth_charts, distribution_charts
+from distviz.reports.cells import data_table
+from distviz.reports.histogram_data import paired_frames
+from distviz.reports.page import (
+    Block,
+    Browser,
+    Chart,
+    Drawing,
+    Facts,
+    Fold,
+    Part,
+    Prose,
+    Section,
+)
+from distviz.reports.provenance import provenance
+from distviz.reports.repeat_command import run_command
+from distviz.reports.summary import measured, run_verdict
+from distviz.results.labels import (
+    arm_layers,
+    arm_settings,
+    change_name,
+    model_name,
+    number,
+    percent,
+)
+from distviz.results.run import records
+from distviz.sites import SITES
+
+if TYPE_CHECKING:
+    from distviz.results.run import Run
+
+__all__ = ["layer_section", "run_part"]
+
+_MAIN = {
+    "near_zero": "near-zero share",
+    "std": "standard deviation",
+    "gini": "Gini coefficient of |x|",
+    "distance": "Wasserstein-1 / std before",
+}
+_KEY = ("layer", "site", "phase", "module", "stack")
+_PAIR = {"before": ("before", "$before"), "after": ("after", "$after")}
+_MOST_PLANS = 400
+_CHANNELS = 50
+
+
+def run_part(run: Run, place: str = "", texts: str | None = None) -> Part:
+    """Return everything the page says of a run.
+
+    Parameters
+    ----------
+    run
+        What was measured.
+    place
+        The folder's name, to tell it from others.
+    texts
+        Where its documents are kept, for the command that repeats it.
+    """
+    sections = [
+        layer_section(run),
+        figure_section(run),
+        *depth_sections(run),
+        Section("Every statistic", [data_table("stats", run.stats())]),
+        *_optional(run),
+        provenance(run.manifest, run_command(run.manifest, texts)),
+    ]
+    title = f"{model_name(run)} · {place}" if place else model_name(run)
+    warnings = [str(one) for one in run.manifest.get("warnings") or []]
+    return Part(title, measured(run.manifest), run_verdict(run), sections, warnings)
+
+
+def _optional(run: Run) -> list[Section]:
+    found = [_arm_section(run), _class_section(run), _channel_section(run)]
+    return [section for section in found if section is not None]
+
+
+def layer_section(run: Run, *, has_change: bool = True) -> Section:
+    """Draw the layer, the observed places and, where one is shown, the change marked."""
+    model = run.manifest.get("model") or {}
+    seen = {key.site for key in run.keys}
+    activation = str(model.get("activation") or "activation")
+    gated = bool(model.get("gated", "SiLU" in activation or "up" in seen))
+    sites = [site for site in SITES if gated or site != "up"]
+    has_change = has_change and bool(arm_layers(run))
+    has_rope = bool(model.get("rope"))
+    drawing = "\n".join(layer_lines(sites, activation, gated=gated, has_rope=has_rope))
+    pieces = []
+    for piece in re.split(r"(\[\w+\]|\bARM\b)", drawing):
+        is_seen = piece.startswith("[") and piece[1:-1] in seen
+        kind = "seen" if is_seen else "change" if piece == "ARM" and has_change else "plain"
+        pieces.append((piece, kind))
+    where = ", ".join(site for site in dict.fromkeys(key.site for key in run.keys))
+    said = f"One decoder layer. Observed: {where}"
+    if has_change:
+        said += f"; {change_name(run)} acts in layer {', '.join(map(str, arm_layers(run)))}"
+    return Section("Where it was measured", [Drawing(f"{said}.", pieces)])
+
+
+def figure_section(run: Run) -> Section:
+    """Return the signature figure of every layer, with a slider."""
+    is_paired = any(key.phase == "after" for key in run.keys)
+    title = f"Before and after {change_name(run)}" if is_paired else "Distribution"
+    browser = Browser(title, distribution_charts.PAIRED, paired_frames(run))
+    return Section(f"{title}, layer by layer", [browser])
+
+
+def depth_sections(run: Run) -> list[Section]:
+    """Return the curves of every statistic by layer, a section a site."""
+    stats = run.stats()
+    shown = stats[stats["phase"].isin(list(_PAIR))]
+    sites = list(dict.fromkeys(shown["site"]))
+    found = []
+    for site in sites:
+        here = shown[shown["site"] == site]
+        main = [_curve(here, name, word) for name, word in _MAIN.items() if name in here]
+        main.append(_distance_curve(run, site))
+        rest = [c for c in here if c not in (*_KEY, *_MAIN)]
+        others: list[Any] = [_curve(here, name, name) for name in rest]
+        blocks: list[Block] = [chart for chart in main if chart is not None]
+        folded = Fold("All other statistics by layer", [c for c in others if c], grid=True)
+        title = "By depth" + (f": {site}" if len(sites) > 1 else "")
+        found.append(Section(title, [*blocks, folded], grid=True))
+    return found
+
+
+def _series_name(module: str, layer: int, stack: str) -> str:
+    name = module.replace(f".{layer}.", ".*.", 1)
+    return name if stack == "decoder" else f"{stack}: {name}"
+
+
+def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
+    """Return one statistic by layer; None where it is nowhere finite."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in records(stats[[*_KEY, name]]):
+        kind = _series_name(row["module"], row["layer"], row["stack"])
+        here = rows.setdefault((kind, row["layer"]), {"place": row["layer"], "kind": kind})
+        here[row["phase"]] = row[name]
+    series = {k: v for k, v in _PAIR.items() if any(r.get(k) is not None for r in rows.values())}
+    if not series:
+        return None
+    spec = depth_charts.by_depth(list(rows.values()), series, share=name == "near_zero")
+    return Chart(title, spec)
+
+
+def _distance_curve(run: Run, site: str) -> Chart | None:
+    rows = []
+    for one in layer_series(run, site):
+        values = one.values["distance", "after"]
+        for layer, value in zip(one.layers.tolist(), values.tolist(), strict=True):
+            if math.isfinite(value):
+                rows.append({"place": layer, "kind": one.name, "distance": value})
+    if not rows:
+        return None
+    spec = depth_charts.by_depth(rows, {"distance": (_MAIN["distance"], "$after")})
+    return Chart(_MAIN["distance"], spec)
+
+
+def _arm_section(run: Run) -> Section | None:
+    """Say what the redistribution planned and what it does to the output."""
+    effect, layers = run.manifest.get("effect") or {}, arm_layers(run)
+    if not layers and not effect:
+        return None
+    pairs = []
+    if layers:
+        moved = sum(run.merged[key].count for key in run.keys if key.phase == "leaving")
+        pairs += [("settings", arm_settings(run) or "–"), ("layers", ", ".join(map(str, layers)))]
+        pairs.append(("values moved", f"{moved:,}"))
+    pairs += [(word, text) for word, text in _effect_pairs(effect) if text]
+    blocks: list[Block] = [Facts(pairs)]
+    if len(run.plans):
+        names = [n for n in ("stack", "layer", "pass", "module") if n in run.plans]
+        numbers = ("n", "near", "fraction", "k", "eps", "upper", "lower")
+        shown = [n for n in numbers if n in run.plans]
+        means = run.plans.groupby(names, sort=False)[shown].mean().reset_index()
+        means.insert(
+            len(names), "sequences", run.plans.groupby(names, sort=False).size().to_numpy()
+        )
+        blocks.append(data_table("plans, mean over sequences", means))
+        if len(run.plans) <= _MOST_PLANS:
+            blocks.append(Fold("Every sequence", [data_table("plans", run.plans)]))
+        else:
+            blocks.append(Prose(f"plans.csv holds all {len(run.plans):,} sequences."))
+    title = f"{change_name(run)}: plan and effect on the output" if layers else "The output"
+    return Section(title, blocks)
+
+
+def _effect_pairs(effect: dict[str, Any]) -> list[tuple[str, str]]:
+    before, after = effect.get("loss_before"), effect.get("loss_after")
+    kl, agreement = effect.get("kl"), effect.get("top1_agreement")
+    positions = effect.get("positions")
+    return [
+        ("loss before", "" if before is None else f"{before:.4f} nats"),
+        ("loss after", "" if after is None else f"{after:.4f} nats ({after - before:+.4f})"),
+        ("KL(before ‖ after)", "" if kl is None else f"{number(kl, 4)} nats"),
+        ("same most likely token", "" if agreement is None else percent(agreement)),
+        ("positions", "" if positions is None else f"{positions:,}"),
+    ]
+
+
+def _class_section(run: Run) -> Section | None:
+    """Compare the token classes where they were kept apart."""
+    table = run.classes()
+    shown = table[table["phase"].isin(list(_PAIR)) & (table["token_class"] != "all")]
+    if not len(shown):
+        return None
+    first = shown.iloc[0]
+    here = shown[(shown["layer"] == first["layer"]) & (shown["site"] == first["site"])]
+    here = here[(here["module"] == first["module"]) & (here["stack"] == first["stack"])]
+    rows = [
+        {"name": row["token_class"], "series": row["phase"], "tokens": row["tokens"]}
+        | {"value": row["near_zero"]}
+        for row in records(here)
+    ]
+    colors = {phase: color for phase, (_, color) in _PAIR.items() if phase in set(here["phase"])}
+    title = f"near-zero share by token class, layer {first['layer']}, {first['site']}"
+    chart = Chart(title, class_charts.dots(rows, colors), 190)
+    return Section("Token classes", [chart, data_table("classes", shown)])
+
+
+def _channel_section(run: Run) -> Section | None:
+    """Show the channels that stand out: by layer, and the largest."""
+    channels = run.channels
+    if not {"absmax", "channel", "phase", "layer", "site", "module", "stack"} <= set(channels):
+        return None
+    before = channels[channels["phase"] == "before"]
+    if before.empty:
+        return None
+    blocks: list[Block] = []
+    for site in dict.fromkeys(before["site"]):
+        groups = before[before["site"] == site].groupby(["stack", "layer", "module"], sort=False)
+        rows = []
+        for (stack, layer, module), absmax in groups["absmax"]:
+            finite = absmax[absmax.map(math.isfinite)]
+            rows.append(
+                {"place": int(layer), "kind": _series_name(str(module), int(layer), str(stack))}
+                | {"most": float(finite.max()), "median": float(finite.median())}
+                if len(finite)
+                else {"place": int(layer), "kind": ""}
+            )
+        series = {"most": ("largest channel", "$ks"), "median": ("median channel", "$w1")}
+        blocks.append(
+            Chart(f"largest |x| of a channel, {site}", depth_charts.by_depth(rows, series), 210)
+        )
+    ranked = before.sort_values("absmax", ascending=False, kind="stable").head(_CHANNELS)
+    names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]
+    blocks.append(data_table(f"the {len(ranked)} channels of largest |x|, before", ranked, names))
+    return Section("Channels", blocks)

@@ -1,0 +1,1 @@
+"""The results of each command as plain data, and their folders."""

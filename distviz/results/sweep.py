@@ -1,0 +1,312 @@
+"""A sweep as plain data: one row a setting, which of them are worth a look, and the folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from distviz.arm.presets import PRESETS
+from distviz.errors import RequestError
+from distviz.results.run import SWEEP, read_manifest, records
+
+__all__ = [
+    "NAMED",
+    "QUANTITIES",
+    "Recommendation",
+    "Sweep",
+    "band_names",
+    "join_seeds",
+    "pareto",
+    "setting_name",
+]
+
+NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
+"""The columns that tell settings apart."""
+
+QUANTITIES = {
+    "fraction_moved": "share of the values that changed",
+    "near_zero_before": "near-zero share where the redistribution stands, mean over its layers",
+    "near_zero_after": "the same behind it",
+    "near_zero_removed": "the difference of the two",
+    "std_ratio": "standard deviation after over before, mean over its layers",
+    "gini_before": "Gini coefficient of |x|",
+    "gini_after": "the same behind it",
+    "wasserstein_normalized": "Wasserstein-1 distance over the standard deviation before",
+    "last_near_zero_before": "near-zero share at the last layer",
+    "last_near_zero_after": "the same with the redistribution in place",
+    "last_std_ratio": "standard deviation after over before, at the last layer",
+    "last_wasserstein_normalized": "Wasserstein-1 distance over std, at the last layer",
+    "loss_before": "next-token cross-entropy, nats",
+    "loss_after": "the same with the redistribution",
+    "kl": "mean KL(before || after) of next-token distributions, nats",
+    "top1_agreement": "share of positions with the same most likely token",
+}
+"""What is measured of every setting and seed; ``*_spread`` is the standard deviation over seeds."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The setting to take, if any, and why, in words.
+
+    Attributes
+    ----------
+    row
+        Its index in the table; None where no setting fits the budget.
+    reason
+        One or two sentences.
+    command
+        What to type; empty where no setting fits.
+    """
+
+    row: int | None
+    reason: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What every setting does.
+
+    Attributes
+    ----------
+    manifest
+        Content of ``sweep.json``.
+    table
+        ``sweep.csv``: one row a setting, mean and spread over seeds.
+    seeds
+        ``sweep_seeds.csv``: one row a setting and seed.
+    """
+
+    manifest: dict[str, Any]
+    table: pd.DataFrame
+    seeds: pd.DataFrame
+
+    @property
+    def budget_kl(self) -> float:
+        """The largest KL divergence that a recommended setting may cost, nats."""
+        return float(self.manifest["budget_kl"])
+
+    @property
+    def is_by_layer(self) -> bool:
+        """Whether each setting stands in one layer alone, in layer after layer."""
+        return bool(self.manifest["by_layer"])
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """The largest redistribution within the budget."""
+        return _recommend(self.table, self.budget_kl, self._command)
+
+    def _command(self, row: pd.Series[Any]) -> str:
+        words = ["distviz run"]
+        source = (self.manifest.get("model") or {}).get("source")
+        if source and source != "demo":
+            words.append(shlex.quote(str(source)))
+        words.append(f"--arm-layers {row['layers']}")
+        if row["redistribution"] != "arm":
+            words.append(f"--redistribution {row['redistribution']}")
+        words += self._parameters(row)
+        if row["mode"] != "replace":
+            words.append(f"--arm-mode {row['mode']}")
+        return " ".join([*words, *self.manifest.get("flags", [])])
+
+    def _parameters(self, row: pd.Series[Any]) -> list[str]:
+        """Return the flags of a row's c or fraction and p1, or of its preset."""
+        name = str(row["preset"]).split(",", maxsplit=1)[0]
+        own = dict((self.manifest.get("presets") or {}).get(name, {}))
+        if name in PRESETS:
+            return [f"--preset {name}"]
+        given = not math.isnan(row["fraction"])
+        words = [f"--fraction {row['fraction']:g}" if given else f"--c {row['c']:g}"]
+        words.append(f"--p1 {row['p1']:g}")
+        if "percentile_of" in own and "--percentile-of" not in self.manifest.get("flags", []):
+            words.append(f"--percentile-of {own['percentile_of']}")
+        return words
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers may be asked for."""
+        return int(self.manifest["model"].get("layers") or 1)
+
+    def select(
+        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
+    ) -> Sweep:
+        """Return the settings that stand in some of the layers alone; None takes all.
+
+        Raises
+        ------
+        RequestError
+            If there is none, or a site other than act is asked for.
+        """
+        if sites is not None and "act" not in sites:
+            raise RequestError("a sweep is made at site act alone")
+        if layers is None:
+            return self
+        wanted = {str(layer) for layer in layers}
+        if not wanted & set(self.table["layers"]):
+            raise RequestError(
+                "the sweep holds no setting in these layers alone",
+                f"it has layers {', '.join(dict.fromkeys(self.table['layers']))}",
+            )
+        parts = (
+            table[table["layers"].isin(wanted)].reset_index(drop=True)
+            for table in (self.table, self.seeds)
+        )
+        return Sweep(self.manifest, *parts)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        found = self.recommendation
+        chosen = None if found.row is None else records(self.table.loc[[found.row]])[0]
+        return self.manifest | {
+            "settings": records(self.table),
+            "recommended": chosen,
+            "reason": found.reason,
+            "command": found.command,
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every table by its file's name."""
+        return {"sweep": self.table, "sweep_seeds": self.seeds}
+
+    def write(self, folder: Path) -> None:
+        """Write tables and manifest into an existing folder."""
+        for name, table in self.tables().items():
+            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        found = self.recommendation
+        said = {"reason": found.reason, "command": found.command}
+        text = json.dumps(self.manifest | said, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / SWEEP).write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Sweep:
+        """Read a folder.
+
+        Raises
+        ------
+        RequestError
+            If a file is missing, damaged, or of another schema version.
+        """
+        place = Path(folder)
+        manifest = read_manifest(place, SWEEP, "sweep folder")
+        if not {"budget_kl", "by_layer", "model"} <= set(manifest):
+            raise RequestError(f"{place / SWEEP} is damaged: fields are missing")
+        tables = []
+        for name, needed in (("sweep", "kl_spread"), ("sweep_seeds", "seed")):
+            path = place / f"{name}.csv"
+            try:
+                table = pd.read_csv(path, dtype={"layers": str, "preset": str})
+            except (OSError, ValueError) as error:
+                raise RequestError(f"{path} cannot be read: {error}") from error
+            # A sweep without presets has none in its column, an older one has no such column.
+            table["preset"] = table["preset"].fillna("") if "preset" in table else ""
+            if needed not in table or set(NAMED) - set(table):
+                raise RequestError(f"{path} is damaged: columns are missing")
+            tables.append(table)
+        return cls(manifest, *tables)
+
+
+def join_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a setting: mean of every quantity over seeds, and its spread.
+
+    The spread is the sample standard deviation, NaN where there is one seed.
+    """
+    groups = seeds.groupby(NAMED, sort=False, dropna=False)
+    table = groups["seed"].count().rename("seeds").reset_index()
+    for name in QUANTITIES:
+        table[name] = groups[name].mean().to_numpy()
+        table[f"{name}_spread"] = groups[name].std(ddof=1).to_numpy()
+    return table
+
+
+def pareto(table: pd.DataFrame) -> list[int]:
+    """Return the rows that no other beats: none removes as much near-zero at less KL.
+
+    Ascending by KL divergence. Rows without a KL are left out.
+    """
+    known = table[table["kl"].notna() & table["near_zero_removed"].notna()]
+    order = known.sort_values(["kl", "near_zero_removed"], ascending=[True, False], kind="stable")
+    front, best = [], -math.inf
+    for row, removed in zip(order.index, order["near_zero_removed"], strict=True):
+        if removed > best:
+            front.append(int(row))
+            best = float(removed)
+    return front
+
+
+def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendation:
+    measured = table[table["kl"].notna()]
+    if measured.empty:
+        return Recommendation(None, "no effect on the output was measured, nothing can be said", "")
+    useful = measured[measured["near_zero_removed"] > 0]
+    fitting = useful[useful["kl"] <= budget]
+    if useful.empty:
+        return Recommendation(None, "no setting makes fewer values near-zero", "")
+    if fitting.empty:
+        least = useful.iloc[int(useful["kl"].argmin())]
+        return Recommendation(
+            None,
+            f"no setting fits the budget of {budget:g} nats: the mildest, "
+            f"{setting_name(least)}, costs KL {least['kl']:.3g} "
+            f"(loss {least['loss_after'] - least['loss_before']:+.3g} nats)",
+            "",
+        )
+    order = fitting.sort_values(["near_zero_removed", "kl"], ascending=[False, True], kind="stable")
+    row = int(order.index[0])
+    best = table.iloc[row]
+    reason = (
+        f"{setting_name(best)}: moves {best['fraction_moved']:.1%} of the values and takes "
+        f"the near-zero share from {best['near_zero_before']:.1%} to "
+        f"{best['near_zero_after']:.1%} for KL {best['kl']:.3g} nats (budget {budget:g})"
+    )
+    larger = useful[useful["near_zero_removed"] > best["near_zero_removed"]]
+    if len(larger):
+        following = larger.iloc[int(larger["kl"].argmin())]
+        reason += f"; {setting_name(following)} would remove more and costs {following['kl']:.3g}"
+    else:
+        reason += "; no setting tried removes more"
+    return Recommendation(row, reason, command(best))
+
+
+def band_names(part: pd.DataFrame) -> list[str]:
+    """Return how the rows of a heatmap over c and p1 are called: c or fraction.
+
+    A preset with c and p1 of an earlier row, which differs in something else, adds its name.
+    """
+    names, seen = [], set()
+    for _, row in part.iterrows():
+        given = not math.isnan(row["fraction"])
+        name = f"fraction {row['fraction']:g}" if given else f"c {row['c']:g}"
+        if (name, row["p1"]) in seen:
+            name = f"{name} · {row['preset']}"
+        seen.add((name, row["p1"]))
+        names.append(name)
+    return names
+
+
+def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = NAMED) -> str:
+    """Return how a sentence names a setting, by the columns that vary."""
+    words = []
+    if "redistribution" in varied and row["redistribution"] != "arm":
+        words.append(str(row["redistribution"]))
+    if "c" in varied or "fraction" in varied:
+        given = not math.isnan(row["fraction"])
+        words.append(f"fraction = {row['fraction']:g}" if given else f"c = {row['c']:g}")
+    if "p1" in varied:
+        words.append(f"p1 = {row['p1']:g}")
+    if "mode" in varied and row["mode"] != "replace":
+        words.append("added")
+    text = ", ".join(words)
+    if "preset" in varied and row.get("preset"):
+        text = f"{row['preset']} ({text})" if text else str(row["preset"])
+    if "layers" in varied:
+        where = f"layer{'s' * (not str(row['layers']).isdigit())} {row['layers']}"
+        text = f"{text} in {where}" if text else where
+    return text

@@ -1,0 +1,1 @@
+"""Exact distributions, their statistics, and inference; plain arithmetic."""

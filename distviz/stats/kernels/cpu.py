@@ -1,0 +1,235 @@
+"""CPU side of the kernels: hands rows to the compiled loops, on as many threads as torch uses.
+
+Plain threads with loops that release the GIL share the work by rows; integer counters make the
+answer independent of the split. Float sums of channels are merged in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distviz.stats import float_grid as grid
+from distviz.stats.kernels import numba_loops as loops
+from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
+
+_SMALL = 1 << 16
+_MAGNITUDE_16 = np.uint16(0x7FFF)
+_MAGNITUDE_32 = np.uint32(0x7FFFFFFF)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="distviz")
+
+
+def _share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+    """Run the task on each part, on threads where there are several; results in order."""
+    threads = torch.get_num_threads()
+    if len(parts) == 1 or threads == 1:
+        return [task(part) for part in parts]
+    return list(_pool(threads).map(task, parts))
+
+
+def _chunks(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
+    """Cut rows into as many pieces as threads, or one where that would not pay."""
+    threads = torch.get_num_threads()
+    return [rows] if rows.size * width < _SMALL else np.array_split(rows, threads)
+
+
+def _codes(values: torch.Tensor) -> NDArray[np.uint16]:
+    return values.view(torch.int16).numpy().view(np.uint16)
+
+
+def _words(values: torch.Tensor) -> NDArray[Any]:
+    """The bit patterns of (rows, channels): uint16 for 16-bit types, uint32 for float32."""
+    return values.numpy().view(np.uint32) if values.dtype == torch.float32 else _codes(values)
+
+
+def _magnitude_mask(values: torch.Tensor) -> Any:
+    return _MAGNITUDE_32 if values.dtype == torch.float32 else _MAGNITUDE_16
+
+
+def magnitude_bits(magnitude: float, dtype: torch.dtype) -> Any:
+    """The bit pattern of a non-negative value that the dtype holds exactly."""
+    scalar = torch.tensor([[magnitude]], dtype=torch.float64).to(dtype)
+    return _words(scalar)[0, 0]
+
+
+def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
+    """Count the upper 16 bits of the rows' values (all bits of a 16-bit type)."""
+    words = _words(values)
+    is_wide = words.dtype == np.uint32
+
+    def one(part: NDArray[np.int64]) -> tuple[NDArray[np.uint32], int]:
+        table = np.zeros(grid.CELLS, np.uint32)
+        lowest = loops.count_32(words, part, table) if is_wide else 0
+        if not is_wide:
+            loops.count_16(words, part, table)
+        return table, int(lowest)
+
+    tables, lowest = zip(*_share(one, _chunks(rows, values.shape[1])), strict=True)
+    total = np.zeros(grid.CELLS, np.int64)
+    for table in tables:
+        total += table
+    return Tally(total, list(tables), float(np.uint32(max(lowest)).view(np.float32)))
+
+
+def gather(
+    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
+) -> NDArray[np.float32]:
+    """Return the float32 values in some cells (upper 16 bits, ascending), cell by cell."""
+    array = values.numpy()
+    words = array.view(np.uint32)
+    lot = np.zeros(grid.CELLS, np.uint16)
+    lot[cells] = np.arange(1, cells.size + 1)
+    places = np.concatenate([[0], [0], np.cumsum(tally.table[cells])])
+    out = np.empty(int(places[-1]), np.float32)
+    parts = []
+    for chunk, table in zip(_chunks(rows, values.shape[1]), tally.parts, strict=True):
+        parts.append((chunk, places.copy()))
+        places[1:-1] += table[cells]
+    _share(lambda part: loops.gather_32(array, words, part[0], lot, part[1], out), parts)
+    return out
+
+
+def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
+    """Return the place just behind the ``ties``-th value of that magnitude."""
+    bits = magnitude_bits(magnitude, values.dtype)
+    row, column = loops.find_cut(_words(values), rows, _magnitude_mask(values), bits, ties)
+    return Cut(magnitude, row, column)
+
+
+def _limits(cut: Cut, dtype: torch.dtype) -> tuple[np.uint32, int, int]:
+    return np.uint32(magnitude_bits(cut.magnitude, dtype)), cut.row, cut.column
+
+
+def _parts_before_cut(
+    rows: NDArray[np.int64], width: int, cut: Cut
+) -> list[tuple[NDArray[np.int64], slice, int]]:
+    """Chunks of rows, each with its slice of the keys, and the cut row counted from its start."""
+    parts, start = [], 0
+    for chunk in _chunks(rows, width):
+        parts.append((chunk, slice(start, start + chunk.size), cut.row - start))
+        start += chunk.size
+    return parts
+
+
+def apply(
+    values: torch.Tensor,
+    out: torch.Tensor,
+    rows: NDArray[np.int64],
+    keys: NDArray[np.uint32],
+    cut: Cut,
+    bounds: tuple[float, float],
+    adds: bool,
+) -> None:
+    """Write the redistributed rows to ``out`` (may be ``values``); float32 and bfloat16."""
+    bits, _, column = _limits(cut, values.dtype)
+    lower_upper = np.array(bounds, np.float32)
+    source, target = _words(values), _words(out)
+
+    def one(part: tuple[NDArray[np.int64], slice, int]) -> None:
+        chunk, span, cut_row = part
+        limits = (bits, cut_row, column)
+        if values.dtype == torch.float32:
+            floats = (values.numpy(), source, out.numpy())
+            loops.apply_32(*floats, chunk, keys[span], limits, lower_upper, adds)
+        else:
+            loops.apply_bf16(source, target, chunk, keys[span], limits, lower_upper, adds)
+
+    _share(one, _parts_before_cut(rows, values.shape[1], cut))
+
+
+def find_moved(
+    values: torch.Tensor, rows: NDArray[np.int64], cut: Cut, moved: torch.Tensor
+) -> None:
+    """Mark in ``moved`` (uint8, shape of values) what the cut selects among the rows."""
+    limits = _limits(cut, values.dtype)
+    loops.find_moved(_words(values), rows, _magnitude_mask(values), limits, moved.numpy())
+
+
+def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.int64]]]:
+    """Split rows into (slot, rows) pieces of which every thread gets an equal share."""
+    order = np.argsort(slots, kind="stable")
+    order = order[np.searchsorted(slots[order], 0) :]
+    items: list[tuple[int, NDArray[np.int64]]] = []
+    for chunk in _chunks(order, width):
+        of_chunk = slots[chunk]
+        items += [(int(slot), chunk[of_chunk == slot]) for slot in np.unique(of_chunk)]
+    return items
+
+
+def observe(
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, channels: bool
+) -> Observation:
+    """Count the rows of (rows, channels) by slot, -1 leaving a row out; see `Observation`."""
+    width = values.shape[1]
+    name = grid.grid_for_dtype(str(values.dtype))
+    items = _items(slots, width)
+    tables = np.zeros((n_slots, grid.CELLS), np.uint32)
+    first = {slot: index for index, (slot, _) in reversed(list(enumerate(items)))}
+    # Only a slot that is split among threads needs a second table.
+    work = [
+        (rows, tables[slot] if first[slot] == index else np.zeros(grid.CELLS, np.uint32))
+        for index, (slot, rows) in enumerate(items)
+    ]
+    counted = _share(lambda item: _observe_item(values, *item), work)
+    zeros = np.zeros(n_slots, np.int64)
+    low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
+    moments = [Moments() for _ in range(n_slots)]
+    sums = ChannelSums.from_values(np.empty((0, width))) if channels else None
+    for index, (slot, _) in enumerate(items):
+        found, of_item = counted[index]
+        if first[slot] != index:
+            tables[slot] += work[index][1]
+        zeros[slot] += found
+        low[slot] = min(low[slot], of_item.low.min(initial=np.inf))
+        high[slot] = max(high[slot], of_item.high.max(initial=-np.inf))
+        moments[slot] += of_item.pooled()
+        sums = sums + of_item if sums is not None else None
+    is_rounded = values.dtype == torch.float32
+    return Observation(name, tables, zeros, low, high, moments, is_rounded, sums)
+
+
+def _observe_item(
+    values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32]
+) -> tuple[int, ChannelSums]:
+    """Count one item into its table; masked NumPy takes over where a value is not finite."""
+    width = values.shape[1]
+    shift = values[int(rows[0])].float().numpy()
+    shift = np.where(np.isfinite(shift), shift, np.float32(0))
+    sums, squares = np.zeros(width), np.zeros(width)
+    low, high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
+    state = (rows, shift, table, sums, squares, low, high)
+    if values.dtype == torch.float32:
+        array = values.numpy()
+        zeros = loops.observe_32(array, array.view(np.uint32), *state)
+    else:
+        codes = _codes(values)
+        if values.dtype == torch.bfloat16:
+            loops.observe_bf16(codes, *state)
+        else:
+            loops.observe_16(codes, _floats_of_fp16(), *state)
+        zeros = int(table[0]) + int(table[grid.SIGN])
+    top = grid.first_nonfinite(grid.grid_for_dtype(str(values.dtype)))
+    if table[top : grid.SIGN].any() or table[top + grid.SIGN :].any():
+        picked = values[torch.from_numpy(rows)].double().numpy()
+        return zeros, ChannelSums.from_values(picked)
+    number = np.full(width, rows.size, np.int64)
+    mean = sums / rows.size
+    m2 = np.maximum(squares - sums * mean, 0.0)
+    found = ChannelSums(number, shift + mean, m2, low.astype(float), high.astype(float))
+    return zeros, found
+
+
+@cache
+def _floats_of_fp16() -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore"):
+        return np.arange(grid.CELLS, dtype=np.uint16).view(np.float16).astype(np.float32)

@@ -1,0 +1,444 @@
+"""The loops that touch every activation on a CPU, compiled by Numba.
+
+Every function releases the GIL and works on the rows that it is handed, so the callers in
+:mod:`distviz.stats.kernels.cpu` share work among plain threads and the answers do not depend on how
+many there are. 16-bit values come as their codes (uint16), 32-bit values as float32 with a uint32
+view of the same memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+_BLOCK = 4
+_OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def count_16(codes, rows, table):
+    """Add the codes of the given rows to ``table`` (uint32[65536])."""
+    width = codes.shape[1]
+    for index in range(rows.size):
+        row = codes[rows[index]]
+        for column in range(width):
+            table[row[column]] += np.uint32(1)
+
+
+@njit(**_OPTIONS)
+def count_32(bits, rows, table):
+    """Count the upper 16 bits (no rounding) of the rows into ``table`` (uint32[65536]).
+
+    Returns the bit pattern of the most negative finite value, 0 where no value is negative.
+    """
+    width = bits.shape[1]
+    lowest = np.uint32(0)
+    for index in range(rows.size):
+        row = bits[rows[index]]
+        for column in range(width):
+            table[row[column] >> np.uint32(16)] += np.uint32(1)
+        for column in range(width):
+            word = row[column]
+            lowest = max(lowest, word if word < np.uint32(0xFF800000) else np.uint32(0))
+    return lowest if lowest > np.uint32(0x80000000) else np.uint32(0)
+
+
+@njit(**_OPTIONS)
+def round_row(bits, codes):
+    """Round float32 bit patterns to bf16 codes; what would become infinite stays finite."""
+    for column in range(bits.size):
+        word = bits[column]
+        code = np.uint32(
+            (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        )
+        magnitude = word & np.uint32(0x7FFFFFFF)
+        is_finite = magnitude < np.uint32(0x7F800000)
+        overflows = is_finite & (magnitude >= np.uint32(0x7F7F8000))
+        code = np.uint32(code - np.uint32(overflows))
+        special = np.uint32(word >> np.uint32(16))
+        if magnitude > np.uint32(0x7F800000):
+            special = np.uint32(0x7FC0)
+        codes[column] = np.uint16(code if is_finite else special)
+
+
+@njit(**_OPTIONS)
+def observe_16(codes, floats, rows, shift, table, sums, squares, lows, highs):
+    """Count 16-bit rows and accumulate each channel's centred sums and extremes.
+
+    ``floats`` maps a code to float32, ``shift`` is subtracted before summing (float32[channels]).
+    """
+    width = codes.shape[1]
+    block = np.empty((_BLOCK, width), np.float32)
+    for start in range(0, rows.size, _BLOCK):
+        size = min(_BLOCK, rows.size - start)
+        for index in range(size):
+            row = codes[rows[start + index]]
+            for column in range(width):
+                code = row[column]
+                table[code] += np.uint32(1)
+                block[index, column] = floats[code]
+        _accumulate(block, size, shift, sums, squares, lows, highs)
+
+
+@njit(**_OPTIONS)
+def observe_bf16(codes, rows, shift, table, sums, squares, lows, highs):
+    """Like :func:`observe_16` for bf16, whose codes are the upper half of a float32."""
+    width = codes.shape[1]
+    block = np.empty((_BLOCK, width), np.float32)
+    words = block.view(np.uint32)
+    for start in range(0, rows.size, _BLOCK):
+        size = min(_BLOCK, rows.size - start)
+        for index in range(size):
+            row = codes[rows[start + index]]
+            for column in range(width):
+                table[row[column]] += np.uint32(1)
+            for column in range(width):
+                words[index, column] = np.uint32(row[column]) << np.uint32(16)
+        _accumulate(block, size, shift, sums, squares, lows, highs)
+
+
+@njit(**_OPTIONS)
+def observe_32(values, bits, rows, shift, table, sums, squares, lows, highs):
+    """Count float32 rows rounded to bf16, accumulate channels; returns how many are exactly 0."""
+    width = values.shape[1]
+    block = np.empty((_BLOCK, width), np.float32)
+    codes = np.empty(width, np.uint16)
+    zeros = 0
+    for start in range(0, rows.size, _BLOCK):
+        size = min(_BLOCK, rows.size - start)
+        for index in range(size):
+            row = values[rows[start + index]]
+            round_row(bits[rows[start + index]], codes)
+            for column in range(width):
+                table[codes[column]] += np.uint32(1)
+            found = np.uint32(0)
+            for column in range(width):
+                found += np.uint32(row[column] == np.float32(0))
+                block[index, column] = row[column]
+            zeros += int(found)
+        _accumulate(block, size, shift, sums, squares, lows, highs)
+    return zeros
+
+
+@njit(inline="always", **_OPTIONS)
+def _accumulate(block, size, shift, sums, squares, lows, highs):
+    """Add ``size`` rows; four at once, since the accumulators are what the memory is busy with."""
+    first, second, third, fourth = block[0], block[1], block[2], block[3]
+    if size == _BLOCK:
+        for column in range(block.shape[1]):
+            a, b, c, d = first[column], second[column], third[column], fourth[column]
+            origin = np.float64(shift[column])
+            p, q = np.float64(a) - origin, np.float64(b) - origin
+            r, s = np.float64(c) - origin, np.float64(d) - origin
+            sums[column] += (p + q) + (r + s)
+            squares[column] += (p * p + q * q) + (r * r + s * s)
+            lows[column] = min(lows[column], a, b, c, d)
+            highs[column] = max(highs[column], a, b, c, d)
+        return
+    for index in range(size):
+        for column in range(block.shape[1]):
+            value = block[index, column]
+            centred = np.float64(value) - np.float64(shift[column])
+            sums[column] += centred
+            squares[column] += centred * centred
+            lows[column] = min(lows[column], value)
+            highs[column] = max(highs[column], value)
+
+
+@njit(**_OPTIONS)
+def exact_span(terms):
+    """Return the exponent of the lowest bit of finite float64 (terms, channels), and of the
+    bit above the highest; (0, 0) where all are 0.
+    """
+    low, high = 1 << 20, -(1 << 20)
+    for index in range(terms.shape[0]):
+        for column in range(terms.shape[1]):
+            value = terms[index, column]
+            if value != 0.0:
+                mantissa, exponent = math.frexp(abs(value))
+                bits = np.int64(mantissa * 2.0**53)
+                end = math.frexp(np.float64(bits & -bits))[1] - 1
+                low, high = min(low, exponent - 53 + end), max(high, exponent)
+    return (low, high) if low < high else (0, 0)
+
+
+@njit(**_OPTIONS)
+def exact_add(terms, lowest, rows):
+    """Add float64 (terms, channels) to whole numbers in base 2^32, int64 (digits, channels).
+
+    The first row counts 2^(32 lowest); rows must span what `exact_span` returns.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    for index in range(terms.shape[0]):
+        for column in range(terms.shape[1]):
+            value = terms[index, column]
+            if value == 0.0:
+                continue
+            sign = np.int64(1) if value > 0.0 else np.int64(-1)
+            mantissa, exponent = math.frexp(abs(value))
+            bits, place = np.uint64(mantissa * 2.0**53), exponent - 53 - 32 * lowest
+            if place < 0:  # there are but zeros below
+                bits, place = bits >> np.uint64(-place), 0
+            row, shift = place >> 5, np.uint64(place & 31)
+            above = bits >> (np.uint64(32) - shift)
+            rows[row, column] += sign * np.int64((bits << shift) & mask)
+            if above != np.uint64(0):
+                rows[row + 1, column] += sign * np.int64(above & mask)
+            if above > mask:
+                rows[row + 2, column] += sign * np.int64(above >> np.uint64(32))
+
+
+@njit(**_OPTIONS)
+def add_table(total, table):
+    """Add a table of counts to another (int64), in place."""
+    for code in range(total.size):
+        total[code] += np.int64(table[code])
+
+
+@njit(**_OPTIONS)
+def gather_32(values, bits, rows, lot, places, out):
+    """Copy values to ``out``, cell by cell; a cell is a pattern of the upper 16 bits.
+
+    ``lot`` (uint16[65536]) numbers the wanted cells from 1, 0 is not wanted; ``places`` (int64, by
+    lot) says where the next value of a cell goes, and is moved on.
+    """
+    width = values.shape[1]
+    for index in range(rows.size):
+        row, words = values[rows[index]], bits[rows[index]]
+        for column in range(width):
+            number = lot[words[column] >> np.uint32(16)]
+            if number:
+                out[places[number]] = row[column]
+                places[number] += 1
+
+
+@njit(**_OPTIONS)
+def select_distance(values, center, rank, least, most):
+    """Return the ``rank``-th smallest abs(abs(value) - center), known to lie in [least, most].
+
+    ``rank`` counts among all ``values`` (float32). Counts distances in 1,024 steps, then sorts
+    the few of the step that holds the rank.
+    """
+    steps = 1024
+    scale = (steps - 1) / (most - least) if most > least else 0.0
+    counts = np.zeros(steps + 1, np.int64)
+    places = np.empty(values.size, np.uint16)
+    for index in range(values.size):
+        distance = abs(abs(np.float64(values[index])) - center)
+        step = int(min(max((distance - least) * scale + 1.0, 0.0), float(steps)))
+        places[index] = step
+        counts[step] += 1
+    step = 0
+    while rank >= counts[step]:
+        rank -= counts[step]
+        step += 1
+    inside = np.empty(counts[step], np.float64)
+    filled = 0
+    for index in range(values.size):
+        if places[index] == step:
+            inside[filled] = abs(abs(np.float64(values[index])) - center)
+            filled += 1
+    return np.sort(inside)[rank]
+
+
+@njit(**_OPTIONS)
+def find_cut(words, rows, magnitude_mask, magnitude, ties):
+    """Return (position in ``rows``, column) just behind the ``ties``-th value of that magnitude."""
+    width = words.shape[1]
+    left = ties
+    for index in range(rows.size):
+        row = words[rows[index]]
+        found = 0
+        for column in range(width):
+            found += (row[column] & magnitude_mask) == magnitude
+        if found < left:
+            left -= found
+            continue
+        for column in range(width):
+            if (row[column] & magnitude_mask) == magnitude:
+                left -= 1
+                if left == 0:
+                    return index, column + 1
+    return rows.size, 0
+
+
+@njit(inline="always", **_OPTIONS)
+def _uniform(column, first_key, second_key):
+    """Hash of (row keys, channel) to float32 in [0, 1) in steps of 2^-24; see kernels.random."""
+    word = np.uint32(np.uint32(column) * np.uint32(0x9E3779B9) + first_key)
+    word = np.uint32((word ^ (word >> np.uint32(16))) * np.uint32(0x21F0AAAD))
+    word = np.uint32((word ^ (word >> np.uint32(15))) + second_key)
+    word = np.uint32(word * np.uint32(0xD35A2D97))
+    word = np.uint32((word ^ (word >> np.uint32(15))) * np.uint32(0x735A2D97))
+    word = np.uint32(word ^ (word >> np.uint32(15)))
+    return np.float32(np.int32(word >> np.uint32(8))) * np.float32(2.0**-24)
+
+
+@njit(**_OPTIONS)
+def apply_32(values, bits, out, rows, keys, limits, bounds, adds):
+    """Redistribute float32 rows into ``out``: magnitudes below the row's limit are replaced.
+
+    ``limits`` is (magnitude, position of the cut row, its column): rows before the cut also move
+    values *equal* to the magnitude. ``bounds`` is float32 (lower, upper).
+    """
+    magnitude, cut_row, cut_column = limits
+    width = values.shape[1]
+    for index in range(rows.size):
+        source, words, target = values[rows[index]], bits[rows[index]], out[rows[index]]
+        split = width if index < cut_row else (cut_column if index == cut_row else 0)
+        pair = keys[index]
+        _move_32(source[:split], words, target, 0, np.uint32(magnitude + 1), pair, bounds, adds)
+        _move_32(source[split:], words, target, split, np.uint32(magnitude), pair, bounds, adds)
+
+
+@njit(inline="always", **_OPTIONS)
+def _move_32(source, words, target, start, limit, pair, bounds, adds):
+    first, second = pair[0], pair[1]
+    lower, upper = bounds[0], bounds[1]
+    for offset in range(source.size):
+        column = start + offset
+        word = words[column]
+        value = source[offset]
+        new = _uniform(column, first, second) * (lower if word > np.uint32(0x80000000) else upper)
+        new = value + new if adds else new
+        target[column] = new if (word & np.uint32(0x7FFFFFFF)) < limit else value
+
+
+@njit(**_OPTIONS)
+def apply_bf16(codes, out, rows, keys, limits, bounds, adds):
+    """Like :func:`apply_32` for bf16 codes; the product is rounded to nearest even once.
+
+    One loop a step, so that each of them is vectorised.
+    """
+    magnitude, cut_row, cut_column = limits
+    lower, upper = bounds[0], bounds[1]
+    width = codes.shape[1]
+    buffer, original = np.empty(width, np.float32), np.empty(width, np.float32)
+    words, original_words = buffer.view(np.uint32), original.view(np.uint32)
+    for index in range(rows.size):
+        row, target = codes[rows[index]], out[rows[index]]
+        split = width if index < cut_row else (cut_column if index == cut_row else 0)
+        first, second = keys[index, 0], keys[index, 1]
+        for column in range(width):
+            buffer[column] = _uniform(column, first, second)
+        for column in range(width):
+            buffer[column] *= lower if np.uint32(row[column]) > np.uint32(0x8000) else upper
+        if adds:
+            for column in range(width):
+                original_words[column] = np.uint32(row[column]) << np.uint32(16)
+            for column in range(width):
+                buffer[column] += original[column]
+        for column in range(width):
+            code, word = np.uint32(row[column]), words[column]
+            limit = np.uint32(magnitude + np.uint32(np.uint32(column) < np.uint32(split)))
+            odd = np.uint32(np.uint32(word >> np.uint32(16)) & np.uint32(1))
+            rounded = np.uint32(np.uint32(word + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+            is_moved = np.uint32(code & np.uint32(0x7FFF)) < limit
+            target[column] = np.uint16(rounded if is_moved else code)
+
+
+@njit(**_OPTIONS)
+def find_moved(words, rows, magnitude_mask, limits, moved):
+    """Mark in ``moved`` (uint8, shape of words) the values that the limits of a plan select."""
+    magnitude, cut_row, cut_column = limits
+    width = words.shape[1]
+    for index in range(rows.size):
+        row, target = words[rows[index]], moved[rows[index]]
+        split = width if index < cut_row else (cut_column if index == cut_row else 0)
+        for column in range(width):
+            limit = magnitude + np.uint32(column < split)
+            target[column] = np.uint8((row[column] & magnitude_mask) < limit)
+
+
+@njit(**_OPTIONS)
+def distance_of_rank(lows, highs, counts, rank, center_low, center_high, at_most):
+    """Bound the ``rank``-th smallest abs(value - center) of a sample known by its cells.
+
+    Cells are ascending intervals [lows, highs] with counts, the centre lies in
+    [center_low, center_high]. ``at_most`` asks for the upper bound, otherwise the lower. With
+    intervals of width zero both are the exact order statistic. Walks outward from the centre.
+    """
+    right = np.searchsorted(highs, center_low)
+    left = right - 1
+    seen = 0
+    distance = 0.0
+    while left >= 0 or right < lows.size:
+        if at_most:
+            to_left = center_high - lows[left] if left >= 0 else np.inf
+            to_right = highs[right] - center_low if right < lows.size else np.inf
+        else:
+            to_left = center_low - highs[left] if left >= 0 else np.inf
+            to_right = lows[right] - center_high if right < lows.size else np.inf
+        if to_left <= to_right:
+            distance = to_left
+            seen += counts[left]
+            left -= 1
+        else:
+            distance = to_right
+            seen += counts[right]
+            right += 1
+        if seen > rank:
+            break
+    return max(distance, 0.0)
+
+
+@njit(**_OPTIONS)
+def compress(table, magnitudes, values, negative, positive):
+    """List the non-empty magnitudes of a table with their counts by sign; returns how many."""
+    filled = 0
+    for code in range(magnitudes.size):
+        above, below = np.int64(table[code]), np.int64(table[code + 0x8000])
+        if above + below:
+            values[filled] = magnitudes[code]
+            positive[filled] = above
+            negative[filled] = below
+            filled += 1
+    return filled
+
+
+@njit(**_OPTIONS)
+def summarise(table, magnitudes, c, given_eps):
+    """Statistics of one table of 16-bit codes (any integer type, 65,536 cells).
+
+    Returns (count, mean, std, eps, near_zero, l1, l2, gini); ``given_eps`` < 0 asks for the
+    table's own 1.4826 * MAD * c.
+    """
+    values = np.empty(magnitudes.size, np.float64)
+    negative, positive = np.empty(magnitudes.size, np.int64), np.empty(magnitudes.size, np.int64)
+    filled = compress(table, magnitudes, values, negative, positive)
+    values, negative, positive = values[:filled], negative[:filled], positive[:filled]
+    counts = negative + positive
+    total = counts.sum()
+    if total == 0:
+        return 0, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, np.nan
+    signed, l1, squares, ranked = 0.0, 0.0, 0.0, 0.0
+    below, median = 0, values[0]
+    for cell in range(filled):
+        value, weight = values[cell], counts[cell]
+        signed += value * (positive[cell] - negative[cell])
+        l1 += value * weight
+        squares += value * value * weight
+        ranked += value * weight * (below + 0.5 * (weight + 1))
+        if below <= (total - 1) // 2:
+            median = value
+        below += weight
+    mean = signed / total
+    variance = 0.0
+    for cell in range(filled):
+        variance += positive[cell] * (values[cell] - mean) ** 2
+        variance += negative[cell] * (values[cell] + mean) ** 2
+    eps = given_eps
+    if given_eps < 0:
+        rank = (total - 1) // 2
+        eps = 1.4826 * distance_of_rank(values, values, counts, rank, median, median, True) * c
+    near = 0
+    for cell in range(filled):
+        if values[cell] >= eps:
+            break
+        near += counts[cell]
+    gini = np.nan
+    if l1 > 0:
+        gini = 2.0 * ranked / (total * l1) - (total + 1.0) / total
+    return total, mean, math.sqrt(variance / total), eps, near / total, l1, math.sqrt(squares), gini

@@ -1,0 +1,255 @@
+"""The kernels in plain torch operations, for tensors on any device (and for float64).
+
+Nothing but tables of 65,536 integers, a few numbers a row or a channel and the few values that
+decide a rank leaves the device, and the memory needed beside a tensor is bounded. The answers equal
+those of :mod:`distviz.stats.kernels.cpu`, the random numbers included; sums are taken in float64,
+or in two passes of float32 where the device has no float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distviz.stats import float_grid as grid
+from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
+
+_WORD = 0xFFFFFFFF
+_CHUNK_VALUES = 1 << 23
+
+
+def _at(values: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
+    """The chosen rows; the whole tensor, uncopied, where they are all of them in order."""
+    if rows.size == values.shape[0] and bool((np.diff(rows) == 1).all()):
+        return values
+    return values[torch.from_numpy(rows).to(values.device)]
+
+
+def _pieces(
+    values: torch.Tensor, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64], torch.Tensor]]:
+    """Yield the rows some million values at a time: where they start, which, and their values."""
+    step = max(1, _CHUNK_VALUES // max(values.shape[1], 1))
+    if rows.size <= step:
+        yield 0, rows, _at(values, rows)
+        return
+    for start in range(0, rows.size, step):
+        part = rows[start : start + step]
+        yield start, part, values[torch.from_numpy(part).to(values.device)]
+
+
+def _upper_codes(values: torch.Tensor) -> torch.Tensor:
+    """Upper 16 bits as int64 (float32), or all bits of a 16-bit type."""
+    if values.dtype == torch.float32:
+        return (values.contiguous().view(torch.int32).to(torch.int64) >> 16) & 0xFFFF
+    return values.contiguous().view(torch.int16).to(torch.int64) & 0xFFFF
+
+
+def _grid_codes(values: torch.Tensor) -> torch.Tensor:
+    """Codes on the grid of the dtype; wider types are rounded to bf16, finite staying finite."""
+    if values.dtype in (torch.bfloat16, torch.float16):
+        return _upper_codes(values)
+    narrow = values.float().to(torch.bfloat16)
+    codes = _upper_codes(narrow)
+    overflow = torch.isfinite(values) & ~torch.isfinite(narrow)
+    sign = codes & grid.SIGN
+    return torch.where(overflow, sign | (grid.first_nonfinite("bf16") - 1), codes)
+
+
+@cache
+def has_float64(device: str) -> bool:
+    """Whether a type of device can compute in float64 (Apple's cannot)."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """As float64, or as float32 where the device has no such type."""
+    return values.double() if has_float64(values.device.type) else values.float()
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    """Magnitudes as integers that sort as they do."""
+    width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    return values.abs().contiguous().view(width)
+
+
+def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
+    """See `distviz.stats.kernels.cpu.count`."""
+    table = torch.zeros(grid.CELLS, dtype=torch.int64, device=values.device)
+    lowest = torch.zeros((), dtype=values.dtype, device=values.device)
+    for _, _, picked in _pieces(values, rows):
+        table += torch.bincount(_upper_codes(picked).flatten(), minlength=grid.CELLS)
+        if picked.numel():
+            lowest = torch.minimum(lowest, torch.where(torch.isfinite(picked), picked, 0).amin())
+    counted = table.cpu().numpy()
+    return Tally(counted, [counted], float(lowest))
+
+
+def gather(
+    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
+) -> NDArray[np.float32]:
+    """See `distviz.stats.kernels.cpu.gather`."""
+    del tally
+    wanted = torch.zeros(grid.CELLS, dtype=torch.bool)
+    wanted[torch.from_numpy(cells)] = True
+    wanted = wanted.to(values.device)
+    found = []
+    for _, _, picked in _pieces(values, rows):
+        codes = _upper_codes(picked)
+        chosen = wanted[codes]
+        found.append((codes[chosen], picked[chosen]))
+    codes, inside = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return np.asarray(inside[torch.argsort(codes, stable=True)].cpu().numpy())
+
+
+def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
+    """See `distviz.stats.kernels.cpu.find_cut`."""
+    limit = _threshold(values, magnitude)
+    for start, _, picked in _pieces(values, rows):
+        places = (_bits(picked) == limit).flatten().nonzero().flatten()
+        if places.numel() >= ties:
+            row, column = divmod(int(places[ties - 1]), values.shape[1])
+            return Cut(magnitude, start + row, column + 1)
+        ties -= places.numel()
+    raise ValueError(ties)  # the magnitude was counted in these very values
+
+
+def _threshold(values: torch.Tensor, magnitude: float) -> torch.Tensor:
+    scalar = torch.tensor([magnitude], dtype=torch.float64).to(values.dtype)
+    return _bits(scalar).to(values.device)
+
+
+def _selected(values: torch.Tensor, cut: Cut, start: int) -> torch.Tensor:
+    """Boolean mask of what the cut selects among the sequence's own rows from ``start`` on."""
+    bits, limit = _bits(values), _threshold(values, cut.magnitude)
+    flat = torch.arange(values.numel(), device=values.device).view(values.shape)
+    is_tie = (bits == limit) & (flat < (cut.row - start) * values.shape[1] + cut.column)
+    return (bits < limit) | is_tie
+
+
+def uniforms(keys: torch.Tensor, channels: int) -> torch.Tensor:
+    """The channel stage of `distviz.stats.kernels.rng`, in int64 arithmetic modulo 2^32."""
+    first, second = keys[:, :1], keys[:, 1:]
+    word = (torch.arange(channels, device=keys.device) * 0x9E3779B9 + first) & _WORD
+    word = ((word ^ (word >> 16)) * 0x21F0AAAD) & _WORD
+    word = ((word ^ (word >> 15)) + second) & _WORD
+    word = (word * 0xD35A2D97) & _WORD
+    word = ((word ^ (word >> 15)) * 0x735A2D97) & _WORD
+    word = word ^ (word >> 15)
+    return (word >> 8).to(torch.float32) * (2.0**-24)
+
+
+def apply(
+    values: torch.Tensor,
+    out: torch.Tensor,
+    rows: NDArray[np.int64],
+    keys: NDArray[np.uint32],
+    cut: Cut,
+    bounds: tuple[float, float],
+    adds: bool,
+) -> None:
+    """See `distviz.stats.kernels.cpu.apply`; any floating-point type."""
+    words = torch.from_numpy(keys.astype(np.int64)).to(values.device)
+    lower, upper = torch.tensor(bounds, dtype=torch.float32, device=values.device)
+    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
+    for start, part, picked in _pieces(values, rows):
+        shares = uniforms(words[start : start + part.size], values.shape[1])
+        new = shares * torch.where(picked < 0, lower, upper)
+        if adds:
+            new = picked.to(wide) + new.to(wide)
+        result = torch.where(_selected(picked, cut, start), new.to(values.dtype), picked)
+        out[torch.from_numpy(part).to(values.device)] = result
+
+
+def find_moved(
+    values: torch.Tensor, rows: NDArray[np.int64], cut: Cut, moved: torch.Tensor
+) -> None:
+    """See `distviz.stats.kernels.cpu.find_moved`."""
+    for start, part, picked in _pieces(values, rows):
+        index = torch.from_numpy(part).to(values.device)
+        moved[index] = _selected(picked, cut, start).to(torch.uint8)
+
+
+def observe(
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, channels: bool
+) -> Observation:
+    """See `distviz.stats.kernels.cpu.observe`."""
+    rows = np.flatnonzero(slots >= 0)
+    tables = torch.zeros(n_slots * grid.CELLS, dtype=torch.int64, device=values.device)
+    zeros = np.zeros(n_slots, np.int64)
+    low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
+    moments = [Moments() for _ in range(n_slots)]
+    sums = ChannelSums.from_values(np.empty((0, values.shape[1]))) if channels else None
+    for _, part, picked in _pieces(values, rows):
+        of_row = slots[part]
+        offsets = torch.from_numpy(of_row * grid.CELLS).to(values.device)
+        cells = _grid_codes(picked) + offsets[:, None]
+        tables += torch.bincount(cells.flatten(), minlength=n_slots * grid.CELLS)
+        np.add.at(zeros, of_row, (picked == 0).sum(1).cpu().numpy())
+        if not picked.numel():
+            continue
+        wide = _wide(picked)
+        finite = torch.isfinite(wide)
+        ends = [_ends(wide, finite, fill, 1) for fill in (float("inf"), float("-inf"))]
+        np.minimum.at(low, of_row, ends[0])
+        np.maximum.at(high, of_row, ends[1])
+        found = _moments(wide, finite, of_row, n_slots)
+        moments = [before + new for before, new in zip(moments, found, strict=True)]
+        sums = sums + _channel_sums(wide, finite) if sums is not None else None
+    counted = tables.cpu().numpy().reshape(n_slots, grid.CELLS)
+    name = grid.grid_for_dtype(str(values.dtype))
+    return Observation(name, counted, zeros, low, high, moments, values.element_size() > 2, sums)
+
+
+def _ends(wide: torch.Tensor, finite: torch.Tensor, fill: float, dim: int) -> NDArray[np.float64]:
+    """The smallest finite values along an axis where ``fill`` is +inf, the largest at -inf."""
+    kept = torch.where(finite, wide, fill)
+    ends = kept.amin(dim) if fill > 0 else kept.amax(dim)
+    return _host(ends)
+
+
+def _host(numbers: torch.Tensor) -> NDArray[np.float64]:
+    return numbers.cpu().double().numpy()
+
+
+def _moments(
+    wide: torch.Tensor, finite: torch.Tensor, of_row: NDArray[np.int64], n_slots: int
+) -> list[Moments]:
+    """Two passes: means, then squared deviations; rows are summed there, slots here in order."""
+    counts = np.bincount(of_row, finite.sum(1).cpu().numpy(), n_slots)
+    sums = np.bincount(of_row, _host(torch.where(finite, wide, 0.0).sum(1)), n_slots)
+    centers = torch.from_numpy(sums / np.maximum(counts, 1)).to(wide.dtype)
+    deviations = torch.where(finite, wide - centers[of_row].to(wide.device)[:, None], 0.0)
+    rest = np.bincount(of_row, _host(deviations.sum(1)), n_slots)
+    squares = np.bincount(of_row, _host((deviations**2).sum(1)), n_slots)
+    shift = rest / np.maximum(counts, 1)
+    means, m2 = centers.double().numpy() + shift, np.maximum(squares - shift * rest, 0.0)
+    return [
+        Moments.of(int(count), float(mean), float(spread))
+        for count, mean, spread in zip(counts, means, m2, strict=True)
+    ]
+
+
+def _channel_sums(wide: torch.Tensor, finite: torch.Tensor) -> ChannelSums:
+    number = finite.sum(0)
+    safe = number.clamp(min=1)
+    center = torch.where(finite, wide, 0.0).sum(0) / safe
+    deviations = torch.where(finite, wide - center, 0.0)
+    rest, squares = _host(deviations.sum(0)), _host((deviations**2).sum(0))
+    counted = number.cpu().numpy()
+    shift = rest / np.maximum(counted, 1)
+    return ChannelSums(
+        counted,
+        _host(center) + shift,
+        np.maximum(squares - shift * rest, 0.0),
+        _ends(wide, finite, float("inf"), 0),
+        _ends(wide, finite, float("-inf"), 0),
+    )

@@ -1,0 +1,120 @@
+"""Which range a number format is given: by the maximum, by a percentile, by the least error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distviz.stats.mse_scale import Side, Spread, least_error
+from distviz.stats.number_formats import Losses, NumberFormat, Quantizer, losses
+from distviz.stats.sketch import Sketch, interpolate_quantiles
+
+__all__ = ["RANGES", "Sample", "fit"]
+
+RANGES: dict[str, str] = {
+    "none": "the format as it is, scale 1 (fp8 only)",
+    "max": "every value inside",
+    "percentile": "a given share of the values inside",
+    "mse": "the least mean squared error",
+}
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A distribution as quantizing wants it.
+
+    Attributes
+    ----------
+    pairs, magnitude_pairs
+        As of `Sketch.pairs` and `Sketch.magnitude_pairs`.
+    """
+
+    pairs: tuple[Floats, Counts]
+    magnitude_pairs: tuple[Floats, Counts]
+
+    @classmethod
+    def of(cls, sketch: Sketch) -> Sample:
+        """Take the finite values of a sketch."""
+        return cls(sketch.pairs(), sketch.magnitude_pairs())
+
+    @cached_property
+    def count(self) -> int:
+        """Finite values."""
+        return int(self.magnitude_pairs[1].sum())
+
+    @cached_property
+    def folded(self) -> Side:
+        """Both signs together."""
+        return _side(*self.magnitude_pairs)
+
+    @cached_property
+    def signed(self) -> tuple[Side, Side]:
+        """The positive values, and the magnitudes of the negative ones."""
+        values, counts = self.pairs
+        return _side(values, counts), _side(-values[::-1], counts[::-1])
+
+    def measure(self, quantizer: Quantizer) -> Losses:
+        """Return what a quantizer costs here."""
+        is_asymmetric = quantizer.format.is_asymmetric
+        return losses(*(self.pairs if is_asymmetric else self.magnitude_pairs), quantizer)
+
+
+def _side(values: Floats, counts: Counts) -> Side:
+    return Side(values[values > 0], counts[values > 0].astype(np.float64))
+
+
+def fit(sample: Sample, of: NumberFormat, range_: str, percentile: float = 99.9) -> Quantizer:
+    """Choose the scale, and the zero point of an asymmetric format.
+
+    Parameters
+    ----------
+    sample
+        What is to be quantized.
+    of
+        The format.
+    range_
+        A name of `RANGES`; ``none`` for floating-point formats only.
+    percentile
+        How many percent of the values lie inside under ``percentile``: abs(x) up to that
+        percentile, or x between (100 - percentile) / 2 and its counterpart where the format is
+        asymmetric; by linear interpolation, NumPy's default.
+    """
+    if range_ == "none":
+        return Quantizer(of, 1.0)
+    share = percentile / 100 if range_ == "percentile" else 1.0
+    spanning = _spanning(of, *_ends(sample, of, share))
+    if range_ != "mse" or not spanning.scale:
+        return spanning
+    known = sample.measure(spanning).mse
+    if known == 0:
+        return spanning
+    spread = Spread(of, sample.folded, sample.signed)
+    found = least_error(spread, spanning, known * sample.count)
+    return found if sample.measure(found).mse < known else spanning
+
+
+def _ends(sample: Sample, of: NumberFormat, share: float) -> tuple[float, float]:
+    """Return the lower and upper end that hold a share of the values."""
+    if not of.is_asymmetric:
+        reach = float(interpolate_quantiles(*sample.magnitude_pairs, np.array([share]))[0])
+        return -reach, reach
+    outside = (1 - share) / 2
+    low, high = interpolate_quantiles(*sample.pairs, np.array([outside, 1 - outside]))
+    return float(low), float(high)
+
+
+def _spanning(of: NumberFormat, low: float, high: float) -> Quantizer:
+    """Return the quantizer of a range, widened to hold zero; scale 0 where there is no range."""
+    if not of.is_asymmetric:
+        return Quantizer(of, high / of.levels[-1] if high > 0 else 0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / of.levels[-1]
+    if not scale > 0:
+        return Quantizer(of, 0.0)
+    return Quantizer(of, scale, int(np.clip(np.rint(-low / scale), 0, of.levels[-1])))

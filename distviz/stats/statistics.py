@@ -1,0 +1,289 @@
+"""Named statistics of a sketch, and distances between two; pure arithmetic, no I/O.
+
+Everything is computed in float64 from the (value, count) pairs, so on bf16 and fp16 data it equals
+the same formula on the full data. Definitions: docs/maths.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distviz.stats import float_grid as grid
+from distviz.stats.sketch import Sketch, interpolate_quantiles
+
+__all__ = [
+    "DEFAULT_C",
+    "PERCENTILES",
+    "bin_edges",
+    "center_and_mad",
+    "describe",
+    "entropy_bits",
+    "gini",
+    "histogram",
+    "js_divergence",
+    "ks",
+    "l1",
+    "l2",
+    "moments",
+    "near_zero",
+    "near_zero_eps",
+    "wasserstein",
+]
+
+DEFAULT_C = 0.13
+PERCENTILES = {
+    "p0_1": 0.1,
+    "p1": 1.0,
+    "p5": 5.0,
+    "p25": 25.0,
+    "p50": 50.0,
+    "p75": 75.0,
+    "p95": 95.0,
+    "p99": 99.0,
+    "p99_9": 99.9,
+}
+_SIGMA = 1.4826
+
+
+def moments(sketch: Sketch) -> dict[str, float]:
+    """Return mean, population std, skewness and excess kurtosis.
+
+    Skewness and kurtosis are NaN where the standard deviation is 0. Mean and std are those of
+    `Sketch.mean` and `Sketch.std`.
+    """
+    values, counts = sketch.pairs()
+    names = ("mean", "std", "skewness", "kurtosis")
+    if not counts.size:
+        return dict.fromkeys(names, math.nan)
+    total = int(counts.sum())
+    mean = math.fsum(values * counts) / total
+    centered = values - mean
+    second, third, fourth = (math.fsum(centered**power * counts) / total for power in (2, 3, 4))
+    if values[0] == values[-1] or second == 0:
+        second, skewness, kurtosis = 0.0, math.nan, math.nan
+    else:
+        skewness, kurtosis = third / second**1.5, fourth / second**2 - 3.0
+    std = math.sqrt(second)
+    if sketch.is_rounded:
+        mean, std = sketch.mean(), sketch.std()
+    return dict(zip(names, (mean, std, skewness, kurtosis), strict=True))
+
+
+def center_and_mad(sketch: Sketch) -> tuple[float, float]:
+    """Return the lower median m of abs(x), and that of abs(abs(x) - m) (ARM, section 3.3)."""
+    values, counts = sketch.magnitude_pairs()
+    if not counts.size:
+        return math.nan, math.nan
+    center = _lower_median(values, counts)
+    distances = np.abs(values - center)
+    order = np.argsort(distances, kind="stable")
+    return center, _lower_median(distances[order], counts[order])
+
+
+def _lower_median(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    running = np.cumsum(counts)
+    return float(values[np.searchsorted(running, (running[-1] - 1) // 2, side="right")])
+
+
+def near_zero_eps(sketch: Sketch, c: float = DEFAULT_C) -> float:
+    """Return the half width of the near-zero band, 1.4826 * MAD * c; the MAD is not floored."""
+    return _SIGMA * center_and_mad(sketch)[1] * c
+
+
+def near_zero(sketch: Sketch, eps: float) -> float:
+    """Return the share of abs(x) < eps; NaN where nothing was counted."""
+    values, counts = sketch.magnitude_pairs()
+    if not counts.size:
+        return math.nan
+    return float(counts[: np.searchsorted(values, eps, side="left")].sum() / counts.sum())
+
+
+def l1(sketch: Sketch) -> float:
+    """Return the sum of abs(x)."""
+    values, counts = sketch.magnitude_pairs()
+    return math.fsum(values * counts)
+
+
+def l2(sketch: Sketch) -> float:
+    """Return the square root of the sum of squares."""
+    values, counts = sketch.magnitude_pairs()
+    return math.sqrt(math.fsum(values**2 * counts))
+
+
+def gini(sketch: Sketch) -> float:
+    """Return the Gini coefficient of abs(x); NaN where it is empty or all zero.
+
+    2 * sum(i * a(i)) / (n * sum(a)) - (n + 1) / n with a ascending and i from 1, the ranks of
+    equal values taken together.
+    """
+    values, counts = sketch.magnitude_pairs()
+    total = math.fsum(values * counts)
+    if not counts.size or total == 0:
+        return math.nan
+    n = int(counts.sum())
+    before = np.cumsum(counts) - counts
+    mean_ranks = before + 0.5 * (counts + 1)
+    return 2.0 * math.fsum(mean_ranks / n * (values * counts)) / total - (n + 1) / n
+
+
+def entropy_bits(sketch: Sketch) -> float:
+    """Return the Shannon entropy in bits of the values rounded to bf16; -0 and +0 are one."""
+    _, counts = _merge_zeros(*_on_bf16(sketch))
+    if not counts.size:
+        return math.nan
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum()) + 0.0
+
+
+def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> dict[str, float]:
+    """Return every column of ``stats.csv`` from ``count`` to ``entropy_bits``.
+
+    ``eps`` is that of the phase ``before``; None computes the sketch's own with ``c``.
+    """
+    values, counts = sketch.pairs()
+    shares = np.array(list(PERCENTILES.values())) / 100
+    quantiles = sketch.clip(interpolate_quantiles(values, counts, shares))
+    mad = center_and_mad(sketch)[1]
+    band = _SIGMA * mad * c if eps is None else eps
+    return {
+        "count": sketch.count,
+        "nan": sketch.nan,
+        "inf": sketch.inf,
+        "zeros": sketch.zeros,
+        "min": sketch.min,
+        "max": sketch.max,
+        **moments(sketch),
+        **dict(zip(PERCENTILES, quantiles.tolist(), strict=True)),
+        "mad": mad,
+        "eps": band,
+        "near_zero": near_zero(sketch, band),
+        "l1": l1(sketch),
+        "l2": l2(sketch),
+        "gini": gini(sketch),
+        "entropy_bits": entropy_bits(sketch),
+    }
+
+
+def histogram(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Count into bins [left, right), the last one closed, as numpy.histogram does.
+
+    ``edges`` ascends, shape (bins + 1,); values outside are not counted.
+    """
+    values, counts = sketch.pairs()
+    running = np.concatenate([[0], np.cumsum(counts)])
+    ends = np.searchsorted(values, edges, side="left")
+    ends[-1] = np.searchsorted(values, edges[-1], side="right")
+    return np.asarray(np.diff(running[ends]), dtype=np.int64)
+
+
+def bin_edges(sketches: Sequence[Sketch], bins: int = 256) -> NDArray[np.float64]:
+    """Return shared histogram edges: fine around zero, doubling outward, every value inside.
+
+    The fine bins are centred on zero, as wide as a power of two: such bins hold the same number of
+    the grid's cells as their neighbours, so 16-bit data show no comb. At least ``bins`` / 2 and at
+    most ``bins`` of them span the 0.25th to 99.75th percentile of every sketch; outside, each bin
+    is twice as wide as the one before.
+    """
+    filled = [sketch for sketch in sketches if sketch.count]
+    if not filled:
+        return np.array([-0.5, 0.5])
+    ends = np.concatenate([sketch.quantile([0.0025, 0.9975]) for sketch in filled])
+    lowest = min(min(sketch.min, sketch.pairs()[0][0]) for sketch in filled)
+    highest = max(max(sketch.max, sketch.pairs()[0][-1]) for sketch in filled)
+    reach = float(np.abs(ends).max()) or max(abs(lowest), abs(highest)) or 1.0
+    exponent = max(math.ceil(math.log2(2 * reach / (bins - 1))), -149)
+    width = 2.0**exponent
+    half = math.ceil(reach / width - 0.5) + 0.5
+    fine = np.arange(-half, half + 1) * width
+    left = _outward(fine[0], lowest, -width)
+    right = _outward(fine[-1], highest, width)
+    return np.concatenate([left[::-1], fine, right])
+
+
+def _outward(start: float, end: float, step: float) -> NDArray[np.float64]:
+    """Return edges beyond ``start`` in doubling steps until ``end`` is inside."""
+    edges: list[float] = []
+    place = start
+    while (end - place) * step > 0:
+        step *= 2
+        place += step
+        edges.append(place)
+    return np.array(edges)
+
+
+def _merge_zeros(
+    values: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Make -0.0 and 0.0 one value; the values are ascending."""
+    distinct, first = np.unique(values, return_index=True)
+    return distinct, np.add.reduceat(counts, first) if counts.size else counts
+
+
+def _shares(
+    first: tuple[NDArray[np.float64], NDArray[np.int64]],
+    second: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the union of two samples' values and the share of each sample at every one."""
+    values = np.unique(np.concatenate([first[0], second[0]]))
+    shares = []
+    for of_sample, counts in (first, second):
+        merged_values, merged = _merge_zeros(of_sample, counts)
+        share = np.zeros(values.size)
+        share[np.searchsorted(values, merged_values)] = merged / counts.sum()
+        shares.append(share)
+    return values, shares[0], shares[1]
+
+
+def ks(a: Sketch, b: Sketch) -> float:
+    """Return the Kolmogorov-Smirnov distance, the largest difference of the two CDFs."""
+    if not a.count or not b.count:
+        return math.nan
+    _, cdf_a, cdf_b = _cdfs(a, b)
+    return float(np.abs(cdf_a - cdf_b).max())
+
+
+def _cdfs(
+    a: Sketch, b: Sketch
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the union of values and both empirical CDFs there, from integer running counts."""
+    pairs = [_merge_zeros(*sketch.pairs()) for sketch in (a, b)]
+    values = np.unique(np.concatenate([pairs[0][0], pairs[1][0]]))
+    cdfs = []
+    for of_sample, counts in pairs:
+        running = np.concatenate([[0], np.cumsum(counts)])
+        cdfs.append(running[np.searchsorted(of_sample, values, side="right")] / running[-1])
+    return values, cdfs[0], cdfs[1]
+
+
+def wasserstein(a: Sketch, b: Sketch) -> float:
+    """Return the Wasserstein-1 distance: the area between the two CDFs, in units of x."""
+    if not a.count or not b.count:
+        return math.nan
+    values, cdf_a, cdf_b = _cdfs(a, b)
+    return math.fsum(np.abs(cdf_a - cdf_b)[:-1] * np.diff(values))
+
+
+def js_divergence(a: Sketch, b: Sketch) -> float:
+    """Return the Jensen-Shannon divergence in bits (0 to 1) of both sides rounded to bf16."""
+    if not a.count or not b.count:
+        return math.nan
+    _, p, q = _shares(_on_bf16(a), _on_bf16(b))
+    middle = (p + q) / 2
+    terms = [part[part > 0] * np.log2(part[part > 0] / middle[part > 0]) for part in (p, q)]
+    return 0.5 * math.fsum(np.concatenate(terms)) + 0.0
+
+
+def _on_bf16(sketch: Sketch) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    values, counts = sketch.pairs()
+    if sketch.grid == "fp16":
+        codes = grid.to_bf16_codes(values)
+        rounded = grid.values("bf16")[codes]
+        distinct, where = np.unique(rounded, return_inverse=True)
+        merged = np.zeros(distinct.size, np.int64)
+        np.add.at(merged, where, counts)
+        return distinct, merged
+    return values, counts

@@ -1,0 +1,1 @@
+"""Studies that take several measurements: compare, filler, sweep, what-if, generate, inspect."""

@@ -1,0 +1,423 @@
+"""The study behind `distviz compare`: two runs or models in, a `Comparison` out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from distviz.errors import RequestError
+from distviz.models.checkpoint import locate, refuse_opened
+from distviz.results.comparison import (
+    Comparison,
+    Pair,
+    compare_manifest,
+    depth,
+    pair_keys,
+)
+from distviz.results.run import COMPARISON, FILLER, RUN, Run
+from distviz.settings import RunSettings
+from distviz.sites import Key, parse_layers, parse_sites
+from distviz.studies.compare_tables import channel_changes, class_shares, distances
+from distviz.studies.synthetic_sides import check_inputs, is_description, with_description
+
+if TYPE_CHECKING:
+    from distviz.measure.resume import StateFolder
+    from distviz.progress import Progress
+
+__all__ = ["Side", "compare", "compare_runs", "find_sides", "finished_comparison"]
+
+_PHASES = ("before", "after")
+_LAST = ["module", "stack"]
+_OF_THE_TEXT = ("max_length", "max_tokens", "batch_size", "skip_special", "chat_template")
+_OF_THE_FILLER = ("filler", "filler_count", "filler_position", "filler_kind", "seed")
+_OF_ARM = (
+    *("arm_layers", "c", "p1", "p_min", "p_max", "fraction", "arm_mode", "percentile_of"),
+    *("passes", "ripple", "redistribution"),
+)
+
+
+def compare(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    *,
+    phase_a: str = "before",
+    phase_b: str = "before",
+    sites: str | None = None,
+    settings: RunSettings | None = None,
+    given: frozenset[str] = frozenset(),
+    progress: Progress | None = None,
+    states: StateFolder | None = None,
+) -> Comparison:
+    """Compare two runs; a side that is a model is measured first, one model in memory at a time.
+
+    Parameters
+    ----------
+    a, b
+        A `Run`, a run folder, or a model (as for `distviz.run`). Where one side is a run, its text
+        and settings hold for the other. A TOML describes layers, which are compared with layers.
+    phase_a, phase_b
+        ``"before"`` or ``"after"``; a model asked for ``after`` is measured with ARM.
+    sites
+        Comma-separated; None compares every site that both have.
+    settings
+        For sides that are measured.
+    given
+        Names of settings that were said explicitly: a run's own do not replace them.
+    progress
+        Told how far it is.
+    states
+        Where to keep what is finished of each side, and to go on from.
+
+    Raises
+    ------
+    RequestError
+        If a side is no run and cannot be measured, or the runs have nothing in common.
+    """
+    for given_side in (a, b):
+        if not isinstance(given_side, Run):
+            refuse_opened(given_side, "compare")
+    base, given = _with_sites(settings or RunSettings(), sites, given)
+    sides = find_sides(a, b, (phase_a, phase_b), base, given)
+    runs = [
+        side.run or _measure(side, progress, states and states.part(name))
+        for name, side in zip("ab", sides, strict=True)
+    ]
+    wanted, layers = _wanted(runs[0], base, given)
+    found = compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, layers, seed=base.seed)
+    folders = [
+        Path(side) if run is not None and not isinstance(side, Run) else None
+        for side, run in zip((a, b), [side.run for side in sides], strict=True)
+    ]
+    return replace(found, folders=(folders[0], folders[1]))
+
+
+def finished_comparison(
+    folder: Path,
+    a: str,
+    b: str,
+    *,
+    phase_a: str,
+    phase_b: str,
+    sites: str | None,
+    settings: RunSettings,
+    given: frozenset[str],
+) -> Comparison | None:
+    """Return the comparison in a folder if it answers the same request, else None."""
+    found = Comparison.load(folder)
+    phases = (phase_a, phase_b)
+    base, given = _with_sites(settings, sites, given)
+    for side, run in zip(find_sides(a, b, phases, base, given), (found.a, found.b), strict=True):
+        known = run.manifest
+        if side.run is not None and side.run.manifest != known:
+            return None
+        if side.run is None and not side.settings.asks_the_same(known.get("settings") or {}):
+            return None
+    same = {"phase_a": phase_a, "phase_b": phase_b, "seed": settings.seed}
+    if any(found.manifest.get(name) != value for name, value in same.items()):
+        return None
+    pairs = pair_keys(found.a, found.b, *phases, *_wanted(found.a, base, given))
+    return found if pairs == found.pairs else None
+
+
+def _with_sites(
+    settings: RunSettings, sites: str | None, given: frozenset[str]
+) -> tuple[RunSettings, frozenset[str]]:
+    base = replace(settings, layer=None)
+    return (base, given) if sites is None else (replace(base, sites=sites), given | {"sites"})
+
+
+def _wanted(
+    run: Run, base: RunSettings, given: frozenset[str]
+) -> tuple[list[str] | None, list[int] | None]:
+    """Return which sites and layers of A are compared; None means all."""
+    sites = parse_sites(base.sites) if "sites" in given else None
+    if "layers" not in given:
+        return sites, None
+    return sites, parse_layers(base.layers, max(depth(run, key.stack) for key in run.keys))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a run, or what is to be measured.
+
+    Attributes
+    ----------
+    settings
+        Of the measurement.
+    texts
+        Documents of the other side, to be measured on; None for those of the settings.
+    """
+
+    run: Run | None
+    settings: RunSettings
+    texts: list[Any] | None = None
+
+
+def find_sides(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    phases: tuple[str, str],
+    base: RunSettings,
+    given: frozenset[str],
+) -> list[Side]:
+    """Tell what is measured already and how the rest would be; arguments as of `compare`.
+
+    Raises
+    ------
+    RequestError
+        If a side is no run and cannot be measured.
+    """
+    for name, phase in zip(("--phase-a", "--phase-b"), phases, strict=True):
+        if phase not in _PHASES:
+            raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
+    wanted = parse_sites(base.sites) if "sites" in given else None
+    known = [_known(side) for side in (a, b)]
+    _check_sides((a, b), known, phases, wanted, base)
+    leader = next((run for run in known if run is not None), None)
+    each = _settings_of((a, b), base, leader, given)
+    check_inputs((a, b), known, each)
+    return [
+        Side(run, own) if run else _side(str(side), phase, own, leader)
+        for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
+    ]
+
+
+def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Side:
+    texts: list[Any] | None = None
+    if like is not None and not settings.text and settings.layer is None:
+        if like.texts is None:
+            raise RequestError(
+                "the run keeps no text, the other side cannot be measured on the same",
+                "give --text, or measure the run again without --no-keep-text",
+            )
+        texts = list(like.texts)
+    arm_layers = settings.arm_layers if phase == "after" else "none"
+    source = model if settings.layer is None else None
+    chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
+    return Side(None, chosen, texts)
+
+
+def _measure(side: Side, progress: Progress | None, states: StateFolder | None) -> Run:
+    from distviz.measure import measure as collect
+
+    measured = collect.run(
+        settings=side.settings, text=side.texts, progress=progress, states=states
+    )
+    gc.collect()
+    return measured
+
+
+def _known(side: Run | str | Path) -> Run | None:
+    """Return a run that is there already; None for a model that has to be measured."""
+    if isinstance(side, Run):
+        return side
+    path = Path(side)
+    if (path / RUN).exists():
+        return Run.load(path)
+    if (path / COMPARISON).exists():
+        raise RequestError(
+            f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
+        )
+    if (path / FILLER).exists():
+        raise RequestError(
+            f"{path} is a filler study, not a run",
+            f"give one of its runs, such as {path / 'count_000'}",
+        )
+    if path.is_dir() and not any((*path.glob("*config.json"), *path.glob("*.gguf"))):
+        raise RequestError(
+            f"{path} is neither a run nor a checkpoint",
+            f"it has no {RUN} and no config.json; give a run folder or a model",
+        )
+    return None
+
+
+def _check_sides(
+    sides: Sequence[Run | str | Path],
+    known: Sequence[Run | None],
+    phases: Sequence[str],
+    wanted: Sequence[str] | None,
+    settings: RunSettings,
+) -> None:
+    """Refuse what cannot be compared before anything is measured."""
+    for side, run, phase in zip(sides, known, phases, strict=True):
+        if is_description(side):
+            continue
+        if run is None:
+            locate(str(side), revision=settings.revision, allow_pickle=settings.allow_pickle)
+        elif not any(k.phase == phase and (wanted is None or k.site in wanted) for k in run.keys):
+            held = ", ".join(sorted({f"{key.site}/{key.phase}" for key in run.keys}))
+            asked = f"phase {phase}" + ("" if wanted is None else f" at site {', '.join(wanted)}")
+            name = "the run" if isinstance(side, Run) else side
+            raise RequestError(f"{name} holds no {asked}", f"it has {held or 'nothing'}")
+
+
+def _settings_of(
+    sides: Sequence[Run | str | Path],
+    base: RunSettings,
+    leader: Run | None,
+    given: frozenset[str],
+) -> list[RunSettings]:
+    """Return with which settings each side is measured if it has to be."""
+    found: list[RunSettings] = []
+    for side in sides:
+        own = base
+        if is_description(side):
+            seed = found[0].seed if found else None
+            own = with_description(side, base, given, seed)
+        found.append(_like(own, leader, given, is_first=not found))
+    return found
+
+
+def _like(
+    base: RunSettings, run: Run | None, given: frozenset[str], *, is_first: bool
+) -> RunSettings:
+    """Take over what decides the text and the places from a run.
+
+    Where not all layers are asked for, the second side is measured at all of its own: which ones
+    belong to those of the first is known when its depth is.
+    """
+    if run is None:
+        return base if is_first else replace(base, layers="all")
+    own = run.manifest.get("settings") or {}
+    of_arm = _OF_ARM if run.manifest.get("arm") else ()
+    names = (*_OF_THE_TEXT, *_OF_THE_FILLER, "sites", *of_arm)
+    taken = {name: own[name] for name in names if name in own and name not in given}
+    layers = base.layers if is_first and "layers" in given else "all"
+    return replace(base, **taken | {"layers": layers})
+
+
+def compare_runs(
+    a: Run,
+    b: Run,
+    phase_a: str = "before",
+    phase_b: str = "before",
+    sites: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two measured runs; ``layers`` are those of A, None takes all. See `compare`."""
+    from distviz.stats.verdict import verdict
+
+    pairs = pair_keys(a, b, phase_a, phase_b, sites, layers)
+    is_paired = _same_documents(a, b)
+    of_documents = _infer(pairs, a, b, is_paired=is_paired, seed=seed)
+    stacks = dict.fromkeys(pair.a.stack for pair in pairs)
+    manifest = compare_manifest(
+        a,
+        b,
+        phase_a=phase_a,
+        phase_b=phase_b,
+        sites=list(dict.fromkeys(pair.a.site for pair in pairs)),
+        layers=None if layers is None else list(layers),
+        seed=seed,
+        paired=is_paired,
+        alignment={
+            stack: "index" if depth(a, stack) == depth(b, stack) else "relative depth"
+            for stack in stacks
+        },
+        same_tokenizer=_same_tokens(a, b),
+        verdict=verdict(of_documents),
+        warnings=[*_named("A", a), *_named("B", b), *_differences(a, b)],
+    )
+    return Comparison(
+        manifest,
+        a,
+        b,
+        pairs,
+        distances(pairs, a, b),
+        of_documents,
+        channel_changes(pairs, a, b),
+        class_shares(pairs, a, b),
+    )
+
+
+def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int) -> pd.DataFrame:
+    """Return ``inference.csv``: one number a document and side, see `distviz.stats.inference`."""
+    from distviz.stats import inference
+
+    places = pd.DataFrame(
+        {
+            "layer_a": [pair.a.layer for pair in pairs],
+            "layer_b": [pair.b.layer for pair in pairs],
+            "site": [pair.a.site for pair in pairs],
+            "phase_a": [pair.a.phase for pair in pairs],
+            "phase_b": [pair.b.phase for pair in pairs],
+            "module": [pair.a.module for pair in pairs],
+            "stack": [pair.a.stack for pair in pairs],
+        }
+    )
+    first = _by_document(a, [pair.a for pair in pairs])
+    second = _by_document(b, [pair.b for pair in pairs])
+    if is_paired:
+        shared = sorted({*first["std"].columns, *second["std"].columns})
+        first, second = (
+            {name: table.reindex(columns=shared) for name, table in side.items()}
+            for side in (first, second)
+        )
+    sides = [inference.DocumentValues(**_arrays(side)) for side in (first, second)]
+    table = inference.infer(*sides, paired=is_paired, places=places, seed=seed)
+    if a.c != b.c:
+        table = table[table["quantity"] != "near_zero_difference"].reset_index(drop=True)
+    order = [name for name in table if name not in _LAST]
+    return table[[*order, *_LAST]]
+
+
+def _by_document(run: Run, keys: Sequence[Key]) -> dict[str, pd.DataFrame]:
+    """Return std and near-zero share as (places, documents), columns the documents' numbers."""
+    names = ["layer", "stack", "site", "phase", "module"]
+    wanted = pd.MultiIndex.from_tuples([tuple(getattr(key, n) for n in names) for key in keys])
+    return {
+        quantity: run.documents.pivot_table(
+            index=names, columns="document", values=quantity, aggfunc="first"
+        ).reindex(wanted)
+        for quantity in ("std", "near_zero")
+    }
+
+
+def _arrays(side: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    return {name: table.to_numpy(dtype=float) for name, table in side.items()}
+
+
+def _named(side: str, run: Run) -> list[str]:
+    return [f"{side}: {warning}" for warning in run.manifest.get("warnings", [])]
+
+
+def _same_documents(a: Run, b: Run) -> bool:
+    texts = [(run.manifest.get("text") or {}).get("sha256") for run in (a, b)]
+    return texts[0] is not None and texts[0] == texts[1]
+
+
+def _same_tokens(a: Run, b: Run) -> bool:
+    """Whether the same text became the same tokens, by their number and that of each class."""
+    names = ("tokens", "windows", "counted")
+    of_text = [(run.manifest.get("text") or {}) for run in (a, b)]
+    if not _same_documents(a, b) or of_text[0].get("tokens") != of_text[1].get("tokens"):
+        return False
+    if any(of_text[0].get(name) != of_text[1].get(name) for name in names):
+        return True  # --skip-special or --max-length differ; so many tokens agree by no accident
+    return bool(a.manifest.get("token_classes") == b.manifest.get("token_classes"))
+
+
+def _differences(a: Run, b: Run) -> list[str]:
+    found = []
+    if not _same_documents(a, b):
+        found.append("the sides saw different texts; documents are compared unpaired")
+    elif not _same_tokens(a, b):
+        found.append("the sides cut the same text into different tokens")
+    if a.c != b.c:
+        found.append(
+            f"near zero by document means c = {a.c:g} in A and {b.c:g} in B; "
+            "its difference is not tested"
+        )
+    settings = [run.manifest.get("settings") or {} for run in (a, b)]
+    for name in (*_OF_THE_TEXT, *_OF_THE_FILLER[:3]):
+        first, second = (own.get(name) for own in settings)
+        if all(name in own for own in settings) and first != second and name != "batch_size":
+            found.append(f"the sides differ in {name}: {first} and {second}")
+    return found

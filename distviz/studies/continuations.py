@@ -1,0 +1,265 @@
+"""The study behind `distviz generate`: what a model writes with ARM off and on, side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distviz.errors import MeasurementError, RequestError
+from distviz.hooks.redistribution import STEPS, redistribute
+from distviz.models.wrappers import entry_device
+from distviz.results.run import SCHEMA_VERSION
+from distviz.settings import RunSettings
+
+if TYPE_CHECKING:
+    from distviz.models.open import OpenedModel
+    from distviz.progress import Progress
+
+__all__ = ["Continuations", "Decoding", "diversity", "generate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How tokens are chosen.
+
+    Attributes
+    ----------
+    max_new_tokens
+        Tokens to write, at most.
+    samples
+        Continuations of each side.
+    temperature, top_p
+        Of sampling; None for both is greedy decoding (one continuation).
+    on
+        Steps in which ARM acts: ``prefill``, ``decode`` or ``both``.
+
+    Raises
+    ------
+    RequestError
+        If a value is out of range, or several greedy continuations are asked for.
+    """
+
+    max_new_tokens: int = 64
+    samples: int = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    on: str = "both"
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "samples"):
+            if getattr(self, name) < 1:
+                flag = {"samples": "num-samples"}.get(name, name.replace("_", "-"))
+                raise RequestError(f"--{flag} is {getattr(self, name)}, it must be at least 1")
+        if self.temperature is not None and not self.temperature > 0:
+            raise RequestError(f"--temperature is {self.temperature}, it must be above 0")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise RequestError(f"--top-p is {self.top_p}, it must be above 0 and at most 1")
+        if self.on not in STEPS:
+            raise RequestError(f"--on is '{self.on}'", f"allowed: {', '.join(STEPS)}")
+        if self.samples > 1 and not self.is_sampled:
+            raise RequestError(
+                f"--num-samples {self.samples} would be the same text {self.samples} times",
+                "add --sample, --temperature or --top-p",
+            )
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether tokens are drawn."""
+        return self.temperature is not None or self.top_p is not None
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of transformers' ``generate``."""
+        chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
+        if self.is_sampled:
+            drawn = {"do_sample": True, "num_return_sequences": self.samples, "top_k": 0}
+            heat = 1.0 if self.temperature is None else self.temperature
+            mass = 1.0 if self.top_p is None else self.top_p
+            return chosen | drawn | {"temperature": heat, "top_p": mass}
+        plain = dict.fromkeys(("temperature", "top_p", "top_k"))
+        return chosen | {"do_sample": False, "num_beams": 1} | plain
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """What the model wrote.
+
+    Attributes
+    ----------
+    manifest
+        Model, settings, decoding and prompt.
+    before, after
+        The continuations with ARM off and on; one text a sample.
+    same
+        For every sample, how many tokens the two sides share from the start.
+    diversity
+        ``before`` and ``after``: see `diversity`.
+    """
+
+    manifest: dict[str, Any]
+    before: list[str]
+    after: list[str]
+    same: list[int]
+    diversity: dict[str, float | None]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return self.manifest | {
+            "before": self.before,
+            "after": self.after,
+            "same_tokens": self.same,
+            "diversity": self.diversity,
+        }
+
+
+def generate(
+    opened: OpenedModel,
+    prompt: str,
+    settings: RunSettings,
+    decoding: Decoding,
+    progress: Progress,
+    *,
+    system: str = "",
+) -> Continuations:
+    """Let a model go on from a prompt with ARM off and on, with the same seed.
+
+    Parameters
+    ----------
+    opened
+        A causal model with its tokenizer.
+    prompt, system
+        The text; with ``settings.chat_template`` wrapped as the question of a user.
+    settings
+        ARM's, ``arm_layers`` and ``seed``.
+    decoding
+        How tokens are chosen.
+    progress
+        Told which side is written.
+
+    Raises
+    ------
+    RequestError
+        If the model has no language head, or no chat template where one is asked for.
+    MeasurementError
+        If transformers cannot generate.
+    """
+    if not opened.has_head:
+        raise RequestError(f"{opened.name} has no language head, it cannot write")
+    ids = _encode(opened.tokenizer, prompt, system, is_chat=settings.chat_template)
+    sides = []
+    for name, is_on in (("off", False), ("on", True)):
+        progress.stage(f"writing with ARM {name}")
+        acting = (
+            redistribute(opened.model, settings.arm(), settings.arm_layers, on=decoding.on)
+            if is_on
+            else nullcontext()
+        )
+        with acting:
+            sides.append(_write(opened, ids, decoding, settings.seed))
+    before, after = sides
+    return Continuations(
+        _manifest(opened, prompt, system, settings, decoding, len(ids)),
+        before=[_decode(opened.tokenizer, tokens) for tokens in before],
+        after=[_decode(opened.tokenizer, tokens) for tokens in after],
+        same=[_shared(*pair) for pair in zip(before, after, strict=True)],
+        diversity={"before": diversity(before), "after": diversity(after)},
+    )
+
+
+def _manifest(
+    opened: OpenedModel,
+    prompt: str,
+    system: str,
+    settings: RunSettings,
+    decoding: Decoding,
+    n_tokens: int,
+) -> dict[str, Any]:
+    details = {name: value for name, value in opened.details.items() if name != "warnings"}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "generation",
+        "model": {"name": opened.name, **details},
+        "settings": settings.as_dict(),
+        "redistribution": settings.redistribution,
+        "arm": settings.arm().described(),
+        "decoding": {name: getattr(decoding, name) for name in Decoding.__dataclass_fields__},
+        "prompt": prompt,
+        "system": system,
+        "prompt_tokens": n_tokens,
+        "warnings": opened.details.get("warnings", []),
+    }
+
+
+def _encode(tokenizer: Any, prompt: str, system: str, *, is_chat: bool) -> list[int]:
+    if is_chat:
+        if not getattr(tokenizer, "chat_template", None):
+            raise RequestError(
+                "--chat-template: this tokenizer has no chat template", "leave it out"
+            )
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": prompt})
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(system + prompt)["input_ids"])
+    if not ids:
+        raise RequestError("--prompt is empty, there is nothing to go on from")
+    return ids
+
+
+def _write(opened: OpenedModel, ids: list[int], decoding: Decoding, seed: int) -> list[list[int]]:
+    """Return the tokens written, one list a sample, up to and without the end of the text."""
+    model: Any = opened.model
+    tokenizer: Any = opened.tokenizer
+    given = torch.tensor([ids], device=entry_device(model))
+    ends = _end_tokens(model, tokenizer)
+    padding = tokenizer.pad_token_id
+    devices = [given.device] if given.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        torch.manual_seed(seed)
+        try:
+            made = model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                pad_token_id=padding if padding is not None else next(iter(ends), 0),
+                **decoding.options(),
+            )
+        except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise MeasurementError(f"{opened.name} cannot generate: {reason}") from error
+    return [_until(row, ends) for row in made[:, len(ids) :].tolist()]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    own = model.generation_config.eos_token_id
+    found = own if isinstance(own, list) else [own]
+    return {token for token in (*found, tokenizer.eos_token_id) if token is not None}
+
+
+def _until(tokens: list[int], ends: set[int]) -> list[int]:
+    stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:stop]
+
+
+def _decode(tokenizer: Any, tokens: list[int]) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Count the tokens that two sides share from the start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    shorter = min(len(first), len(second))
+    return next((place for place, (a, b) in pairs if a != b), shorter)
+
+
+def diversity(samples: Sequence[Sequence[int]]) -> float | None:
+    """Return the share of different 2-grams among all 2-grams of tokens, over all samples.
+
+    ``distinct-2`` of Li et al. 2016 (arXiv 1510.03055, section 5); a 2-gram never crosses samples.
+    None where there is none.
+    """
+    found = [pair for tokens in samples for pair in itertools.pairwise(tokens)]
+    return len(set(found)) / len(found) if found else None

@@ -1,0 +1,253 @@
+"""The study behind `distviz filler`: the same prompts with and without meaningless tokens.
+
+Source of the question: arXiv 2510.01032, sections 3.1 and 3.2: filler tokens between system prompt
+and question are said to spread the activations of the first layer. Only the prompt's own tokens are
+compared, prompt by prompt and position by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from distviz.data.corpus import Corpus, tokenize
+from distviz.data.documents import Document, read_documents
+from distviz.errors import RequestError
+from distviz.results.filler_study import FillerStudy, run_folder
+from distviz.results.run import SCHEMA_VERSION, Run
+from distviz.settings import RunSettings
+from distviz.stats import inference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from distviz.hooks.token_recorder import PositionRecorder
+    from distviz.measure.resume import StateFolder
+    from distviz.models.open import OpenedModel
+    from distviz.progress import Progress
+    from distviz.sites import Key
+
+__all__ = [
+    "DEFAULT_FILLER",
+    "filled_corpus",
+    "finished_study",
+    "read_prompts",
+    "study_filler",
+]
+
+DEFAULT_FILLER = "/"
+_QUANTITIES = {
+    "near_zero_difference": ("near_zero", False),
+    "log_variance_ratio": ("variance", True),
+    "log_l1_ratio": ("l1", True),
+    "log_l2_ratio": ("l2", True),
+    "gini_difference": ("gini", False),
+}
+_KEPT_COLUMNS = ("filler_count", "layer", "attention_kept", "prompts", "module")
+
+
+def study_filler(
+    opened: OpenedModel,
+    documents: Sequence[Document],
+    settings: RunSettings,
+    counts: Sequence[int],
+    progress: Progress,
+    states: StateFolder | None = None,
+) -> FillerStudy:
+    """Measure prompts without filler and with each number of filler tokens; model stays loaded.
+
+    Parameters
+    ----------
+    opened
+        The model.
+    documents
+        Prompts (or texts) that fit, filler included, into ``settings.max_length``.
+    settings
+        ``filler``, ``filler_kind``, ``filler_position``, ``seed``, ``layers``, ``sites``,
+        ``attention_layers`` and what a run needs; ARM is off.
+    counts
+        Numbers of repetitions, one above 0 at least; 0 is always measured.
+    progress
+        Told how far it is.
+    states
+        Where to keep what is finished of each count, and to go on from.
+
+    Raises
+    ------
+    RequestError
+        If a prompt does not fit into a window, or a layer does not exist.
+    MeasurementError
+        If ``attention_layers`` names layers whose attention tells no weights.
+    """
+    from distviz.measure.attention import attention_modules
+    from distviz.studies import filler_positions
+
+    chosen = _chosen(settings)
+    telling = chosen.layers if chosen.attention_layers is None else chosen.attention_layers
+    modules = attention_modules(opened.mlps, telling, "--attention-layers")
+    without = _measure(opened, documents, chosen, 0, modules, None, progress, states)
+    runs, kept, changes, tokens = {0: without.run}, [*without.kept], [], []
+    for count in sorted({*counts} - {0}):
+        bands = without.recorder.bands
+        seen = _measure(opened, documents, chosen, count, modules, bands, progress, states)
+        names = filler_positions.token_names(
+            seen.corpus, opened.tokenizer, skip_special=chosen.skip_special
+        )
+        rows = (without.recorder.rows, seen.recorder.rows)
+        tokens.append(filler_positions.token_changes(names, *rows, count))
+        changes.append(_changes(without.run, seen.run, count, chosen.seed))
+        runs[count] = seen.run
+        kept += seen.kept
+    of_tokens = pd.concat(tokens, ignore_index=True)
+    return FillerStudy(
+        _manifest(without, chosen, list(runs)),
+        runs,
+        pd.concat(changes, ignore_index=True),
+        pd.DataFrame(kept, columns=list(_KEPT_COLUMNS)),
+        filler_positions.by_distance(of_tokens, chosen.seed),
+        of_tokens,
+    )
+
+
+def finished_study(
+    folder: Path, settings: RunSettings, counts: Sequence[int]
+) -> FillerStudy | None:
+    """Return the study in a folder if it answers the same request, else None."""
+    found = FillerStudy.load(folder)
+    known = found.runs[0].manifest.get("settings") or {}
+    same_counts = sorted(found.runs) == sorted({0, *counts})
+    return found if same_counts and _chosen(settings).asks_the_same(known) else None
+
+
+def _chosen(settings: RunSettings) -> RunSettings:
+    return replace(settings, arm_layers="none", classes="all")
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The prompts with one number of filler tokens."""
+
+    corpus: Corpus
+    run: Run
+    recorder: PositionRecorder
+    kept: list[dict[str, Any]]
+    warning: str | None
+
+
+def _measure(
+    opened: OpenedModel,
+    documents: Sequence[Document],
+    settings: RunSettings,
+    count: int,
+    attention: Mapping[int, str],
+    bands: Mapping[tuple[int, Key], float] | None,
+    progress: Progress,
+    states: StateFolder | None,
+) -> _Measured:
+    from distviz.hooks.token_recorder import PositionRecorder
+    from distviz.measure import measure as collect
+    from distviz.measure.attention import AttentionKept
+    from distviz.measure.forward import Stage
+
+    corpus = filled_corpus(opened, documents, settings, count)
+    progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
+    stage = Stage.prepare(opened, settings)
+    plain = stage.portion.recorder
+    stage.portion.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
+    own = {window.document: window.own for window in corpus.windows}
+    kept = AttentionKept(stage, attention, own)
+    part = None if states is None else states.part(run_folder(count))
+    with kept.watching():
+        run = collect.measure(
+            opened, corpus, settings, progress, own_only=True, states=part, stage=stage
+        )
+    progress.stop()
+    recorder: Any = stage.portion.recorder  # not the one of above where it went on from a state
+    warning = kept.check(required=settings.attention_layers is not None)
+    return _Measured(corpus, run, recorder, kept.rows(count), warning)
+
+
+def _manifest(without: _Measured, settings: RunSettings, counts: list[int]) -> dict[str, Any]:
+    names = ("filler_kind", "filler_position", "seed", "chat_template", "attention_layers")
+    stated = without.run.manifest
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "filler",
+        "filler": settings.filler or DEFAULT_FILLER,
+        **{name: getattr(settings, name) for name in names},
+        "counts": counts,
+        "model": stated["model"],
+        "text": stated["text"],
+        "warnings": [*stated["warnings"], *filter(None, [without.warning])],
+    }
+
+
+def read_prompts(sources: Sequence[Path]) -> list[Document]:
+    """Read prompts; without sources, two dozen short word problems that come with distviz."""
+    if sources:
+        return read_documents(list(sources))
+    embedded = resources.files("distviz") / "demo" / "prompts.jsonl"
+    with resources.as_file(embedded) as path:
+        return read_documents([path])
+
+
+def filled_corpus(
+    opened: OpenedModel, documents: Sequence[Document], settings: RunSettings, count: int
+) -> Corpus:
+    """Tokenize prompts with so many filler tokens; RequestError if one is longer than a window."""
+    from distviz.measure import measure as collect
+
+    string = settings.filler or DEFAULT_FILLER
+    asked = replace(settings, filler=string if count else None, filler_count=count)
+    corpus = tokenize(
+        documents,
+        opened.tokenizer,
+        max_length=settings.max_length,
+        filler=collect.filler_of(asked),
+        chat_template=settings.chat_template,
+    )
+    cut = next((window for window in corpus.windows if not window.is_last), None)
+    if cut is not None:
+        raise RequestError(
+            f"prompt '{documents[cut.document].id}' with {count} filler tokens is longer than "
+            f"--max-length {settings.max_length}",
+            "give a larger --max-length: a prompt and its filler must stay together",
+        )
+    return corpus
+
+
+def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFrame:
+    """Return the rows of ``filler.csv`` for one number of filler tokens."""
+    names = ["layer", "stack", "site", "module", "phase"]
+    first, second = (
+        run.documents.assign(variance=run.documents["std"] ** 2).set_index([*names, "document"])
+        for run in (without, with_filler)
+    )
+    places = pd.MultiIndex.from_frame(first.reset_index()[names].drop_duplicates())
+    frames = []
+    for quantity, (column, is_log) in _QUANTITIES.items():
+        x, y = (
+            side.pivot_table(column, index=names, columns="document", sort=False, dropna=False)
+            .reindex(places)
+            .to_numpy(dtype=float)
+            for side in (first, second)
+        )
+        if is_log:
+            x, y = _log(x), _log(y)
+        frame = inference.infer_means(x, y, quantity, paired=True, seed=seed)
+        frame.insert(0, "quantity", quantity)
+        frames.append(pd.concat([places.to_frame(index=False), frame], axis=1))
+    table = pd.concat(frames, ignore_index=True)
+    table.insert(0, "filler_count", count)
+    order = [name for name in table if name not in ("module", "stack")]
+    return table.loc[:, [*order, "module", "stack"]]
+
+
+def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(np.where(values > 0, values, np.nan))

@@ -1,0 +1,135 @@
+"""What `distviz inspect` finds: the layers of a model and their observable points, no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distviz.errors import RequestError
+from distviz.models import open as models
+from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, modules_at
+from distviz.models.architectures.projections import linear_widths
+from distviz.settings import build_settings
+from distviz.sites import Point
+
+__all__ = ["Inspection", "inspect"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One layer of a model, and what the others have in common with it.
+
+    Attributes
+    ----------
+    details
+        Of the model, as ``run.json`` records them.
+    layer
+        Which layer was asked for.
+    mlps
+        The MLPs of that layer.
+    widths
+        Channels of each of its points, where known.
+    stacks
+        Number of layers of each stack.
+    alike
+        Layers of the same stack with the same points.
+    points
+        Every point of every layer.
+    has_rope
+        Whether queries and keys are rotated by position.
+    """
+
+    details: dict[str, Any]
+    layer: int
+    mlps: list[Mlp]
+    widths: dict[Point, int]
+    stacks: dict[str, int]
+    alike: list[int]
+    points: list[Point]
+    has_rope: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for ``--json``."""
+        return {
+            "schema_version": 1,
+            "kind": "inspection",
+            "model": self.details,
+            "stacks": self.stacks,
+            "points": [
+                {
+                    "layer": point.layer,
+                    "stack": point.stack,
+                    "site": point.site,
+                    "module": point.module,
+                    "takes": point.takes,
+                    "part": None if point.part is None else list(point.part),
+                }
+                for point in self.points
+            ],
+        }
+
+
+def inspect(
+    source: str | None,
+    layer: int = 0,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Inspection:
+    """Find what can be observed, from the configuration alone.
+
+    Raises
+    ------
+    RequestError
+        If the model cannot be described, or has no such layer.
+    """
+    settings = build_settings({}, None, source)
+    model, details = models.describe(
+        settings.model,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        layer=settings.layer,
+    )
+    mlps = find_mlps(model)
+    stacks = count_layers(mlps)
+    chosen = [mlp for mlp in mlps if mlp.layer == layer]
+    if not chosen:
+        raise RequestError(
+            f"--layer {layer}: there is no such layer with an MLP",
+            f"this model has {max(stacks.values())} layers, 0 is the first",
+        )
+    first = chosen[0]
+    alike = [mlp.layer for mlp in mlps if mlp.stack == first.stack and _shape(mlp) == _shape(first)]
+    return Inspection(
+        details=details,
+        layer=layer,
+        mlps=chosen,
+        widths=_widths(model, chosen),
+        stacks=stacks,
+        alike=sorted(set(alike)),
+        points=list(dict.fromkeys(point for mlp in mlps for point in mlp.points)),
+        has_rope=models.has_rope(model.config),
+    )
+
+
+def _shape(mlp: Mlp) -> tuple[Any, ...]:
+    return (mlp.activation, mlp.gated, mlp.routed, tuple(point.site for point in mlp.points))
+
+
+def _widths(model: Any, mlps: list[Mlp]) -> dict[Point, int]:
+    """Channels of each point: from the projections they enter or leave."""
+    found: dict[Point, int] = {}
+    for mlp in mlps:
+        for point in mlp.points:
+            widths = linear_widths(modules_at(model, point)[0])
+            if point.part is not None:
+                found[point] = point.part[1] - point.part[0]
+            elif widths is not None:
+                found[point] = widths[0 if point.takes == "input" else 1]
+        product = next((p for p in mlp.points if p.site == "product"), None)
+        if product in found:
+            found |= {p: found[product] for p in mlp.points if p.site in ("act", "gate")}
+        down = next((p for p in mlp.points if p.site == "down"), None)
+        if down in found:
+            found |= {p: found[down] for p in mlp.points if p.site == "residual"}
+    return found

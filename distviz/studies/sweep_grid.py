@@ -1,0 +1,171 @@
+"""The settings that a sweep tries: every combination of what was listed, each checked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distviz.arm.presets import join_names
+from distviz.errors import RequestError
+from distviz.settings import RunSettings
+from distviz.sites import parse_layers
+
+__all__ = ["Grid", "Presets", "Setting", "by_layer", "check", "combine"]
+
+_NUMBERS = ("c", "p1", "fraction")
+_WORDS = ("arm_mode", "redistribution")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was listed on the command line, as text; None where nothing was said.
+
+    Attributes
+    ----------
+    c, p1, fraction
+        Numbers, comma-separated.
+    arm_mode, redistribution
+        Names, comma-separated.
+    arm_layers
+        Alternatives, apart by ``;``: ``0;1;0,1;all``.
+    """
+
+    c: str | None = None
+    p1: str | None = None
+    fraction: str | None = None
+    arm_mode: str | None = None
+    redistribution: str | None = None
+    arm_layers: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a sweep: where a redistribution stands, and its parameters.
+
+    Attributes
+    ----------
+    layers
+        0-based indices.
+    label
+        The layers as they were asked for.
+    settings
+        Everything else, as for ``distviz run``; its seed is the first of the sweep's.
+    preset
+        Of which presets these are the settings, see `distviz.arm.presets.join_names`; empty: of
+        none.
+    """
+
+    layers: tuple[int, ...]
+    label: str
+    settings: RunSettings
+    preset: str = ""
+
+    def named(self) -> dict[str, Any]:
+        """Return the columns of ``sweep.csv`` that tell settings apart."""
+        own = self.settings
+        return {
+            "redistribution": own.redistribution,
+            "layers": self.label,
+            "c": own.c,
+            "p1": own.p1,
+            "fraction": own.fraction,
+            "mode": own.arm_mode,
+            "preset": self.preset,
+        }
+
+
+Presets = Mapping[str, dict[str, Any]]
+"""Name -> settings, by the names of `RunSettings`."""
+
+
+def combine(
+    grid: Grid, base: RunSettings, n_layers: int, presets: Presets | None = None
+) -> list[Setting]:
+    """Return every combination, in the order given: layers, then parameters, then presets.
+
+    Where fractions are listed, they take the place of c, unless c is listed too: then both kinds
+    are tried. What the grid does not list is as ``base`` says. Presets stand beside c, p1 and
+    fractions that are listed, or alone; one with the settings of another row gives it its name.
+
+    Raises
+    ------
+    RequestError
+        If a list is empty or malformed, a value out of range, or a layer does not exist.
+    """
+    places = _places(grid.arm_layers or base.arm_layers, n_layers)
+    listed: dict[str, list[Any]] = {name: _numbers(name, getattr(grid, name)) for name in _NUMBERS}
+    listed |= {name: _words(name, getattr(grid, name)) for name in _WORDS}
+    bands: list[dict[str, Any]] = [{"fraction": share} for share in listed.pop("fraction") or []]
+    widths = listed.pop("c") or []
+    bands = [{"c": width, "fraction": None} for width in widths] + bands
+    base = replace(base, preset=None)
+    rows: list[tuple[list[str], RunSettings]] = []
+    if bands or listed["p1"] or not presets:
+        spread = itertools.product(bands or [{}], listed.pop("p1") or [base.p1])
+        rows += [([], replace(base, **band, p1=p1)) for band, p1 in spread]
+    listed.pop("p1", None)
+    rows += [([name], base.with_proposal(own)) for name, own in (presets or {}).items()]
+    found: list[tuple[Setting, list[str]]] = []
+    for layers, label in places:
+        for (names, chosen), *words in itertools.product(
+            rows, *(listed[name] or [getattr(base, name)] for name in _WORDS)
+        ):
+            own = replace(chosen, **dict(zip(_WORDS, words, strict=True)))
+            setting = Setting(layers, label, own)
+            same = next((known for one, known in found if one == setting), None)
+            if same is None:
+                found.append((setting, list(names)))
+            else:
+                same += names
+    return [replace(setting, preset=join_names(names)) for setting, names in found]
+
+
+def check(grid: Grid, base: RunSettings, presets: Presets | None = None) -> None:
+    """Refuse what `combine` would refuse, as far as it can be known without the model."""
+    combine(replace(grid, arm_layers="0"), base, 1, presets)
+
+
+def by_layer(settings: Sequence[Setting], layers: Sequence[int]) -> list[Setting]:
+    """Return every parameter set of ``settings`` in each of the layers alone."""
+    kept: list[Setting] = []
+    for setting in settings:
+        if all(setting.settings != own.settings for own in kept):
+            kept.append(setting)
+    return [replace(own, layers=(layer,), label=str(layer)) for own in kept for layer in layers]
+
+
+def _places(text: str, n_layers: int) -> list[tuple[tuple[int, ...], str]]:
+    found: dict[tuple[int, ...], str] = {}
+    for part in text.split(";"):
+        layers = tuple(parse_layers(part, n_layers, "--arm-layers"))
+        if not layers:
+            raise RequestError(
+                f"--arm-layers '{text}': an alternative names no layer",
+                "alternatives stand apart by ; such as '0;1;0,1;all'; none is measured anyway",
+            )
+        found.setdefault(layers, part.strip())
+    return list(found.items())
+
+
+def _numbers(name: str, text: str | None) -> list[float]:
+    try:
+        return [float(word) for word in _words(name, text)]
+    except ValueError:
+        raise RequestError(
+            f"{_flag(name)} '{text}' is not a list of numbers", "such as 0.05,0.13,0.32"
+        ) from None
+
+
+def _words(name: str, text: str | None) -> list[str]:
+    if text is None:
+        return []
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise RequestError(f"{_flag(name)} '{text}' has an empty place in its list")
+    return list(dict.fromkeys(words))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

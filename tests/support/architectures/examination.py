@@ -1,0 +1,278 @@
+"""The checks of one type: what distviz sees and changes, against what the model computes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import distviz
+from distviz.arm.arm import ARM
+from distviz.errors import DistvizError
+from distviz.hooks.attach import tap
+from distviz.hooks.redistribution import Redistribution, Tracker
+from distviz.models.architectures.mlp import Mlp
+from distviz.sites import SITES, Point
+from support.architectures.capture import Capture
+from support.architectures.inputs import BATCH, call
+
+SEED = ARM(c=1.0, p1=95.0, seed=3)
+Seen = dict[Point, list[torch.Tensor]]
+
+
+@dataclass
+class Examination:
+    """Everything wrong with one model is told in `wrong`; `notes` go into the table.
+
+    Parameters
+    ----------
+    model, mlps, inputs
+        What is examined, what distviz found in it, and how to call it.
+    is_causal
+        Of a causal language model every place must fire when it reads text, and a change of an
+        activation must be seen in the output. Others may have parts that their input does not
+        reach: their silence is noted.
+    """
+
+    model: nn.Module
+    mlps: list[Mlp]
+    inputs: dict[str, Any]
+    is_causal: bool
+    wrong: list[str] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        with Capture(self.model) as self.capture:
+            self.plain = call(self.model, self.inputs)
+        self.seen = self.observe()
+        self.taken: dict[Mlp, list[int]] = {}
+        for mlp in self.mlps:
+            self.check_activation(mlp)
+            self.check_product(mlp)
+        used = {number for numbers in self.taken.values() for number in numbers}
+        self.notes["elsewhere"] = self.capture.elsewhere(used)
+        self.check_watch()
+        # Decoders of codes may see zeros alone, of which there is nothing to move.
+        vary = [mlp for mlp in self.taken if self.at(mlp, "act")[0].unique().numel() > 1]
+        if not vary:
+            self.wrong.append("no activation varies")
+        first = next(iter(vary), None)
+        dense = next((mlp for mlp in vary if not mlp.routed), None)
+        for mlp in dict.fromkeys(one for one in (first, dense) if one is not None):
+            self.check_arm(mlp)
+
+    def observe(self) -> Seen:
+        """Return what passes every point, raw; nothing may be changed by looking."""
+        points = list(dict.fromkeys(point for mlp in self.mlps for point in mlp.points))
+        with ExitStack() as stack:
+            seen = _keep(self.model, points, stack)
+            output = call(self.model, self.inputs)
+        if not torch.equal(output, self.plain):
+            self.wrong.append("observing changes the output")
+        rows = {point: sum(map(len, values)) for point, values in seen.items()}
+        silent = [p for p in points if not rows.get(p) and p.experts is None]
+        names = dict.fromkeys(f"{p.site} of {re.sub(r'[.][0-9]+', '.N', p.module)}" for p in silent)
+        if self.is_causal:
+            self.wrong += [f"{name} never fired" for name in names]
+        elif names:
+            self.notes["silent"] = list(names)
+            self.mlps = [mlp for mlp in self.mlps if _point(mlp, "act") not in silent]
+        return seen
+
+    # Values -----------------------------------------------------------------------------------
+
+    def at(self, mlp: Mlp, site: str) -> list[torch.Tensor]:
+        point = _point(mlp, site)
+        return self.seen.get(point, []) if point else []
+
+    def check_activation(self, mlp: Mlp) -> None:
+        """Every value was computed by the model once, and from the gate."""
+        used = {number for numbers in self.taken.values() for number in numbers}
+        acts, gates = self.at(mlp, "act"), self.at(mlp, "gate")
+        if len(acts) != len(gates):
+            self.wrong.append(f"{mlp.path}: {len(gates)} gates, {len(acts)} activations")
+        numbers = []
+        for act, gate in zip(acts, gates, strict=False):
+            number = self.capture.find(act, used)
+            if number is None:
+                self.wrong.append(f"{mlp.path}: an activation that the model did not compute")
+                return
+            used.add(number)
+            numbers.append(number)
+            op = self.capture.ops[number]
+            # Where several steps make the activation, its gate is what enters the first of them.
+            if op.is_activation and not _equal(op.inputs[0], gate):
+                self.wrong.append(f"{mlp.path}: what enters the activation is not its gate")
+        if numbers:
+            self.taken[mlp] = numbers
+
+    def check_product(self, mlp: Mlp) -> None:
+        """It is made of the activation, and goes down."""
+        acts, products = self.at(mlp, "act"), self.at(mlp, "product")
+        if len(products) != len(acts):
+            self.wrong.append(f"{mlp.path}: {len(acts)} activations, {len(products)} products")
+        for act, product in zip(acts, products, strict=False):
+            if _has_norm(self.model, mlp):
+                self.notes["norm"] = True
+            elif not mlp.gated and not _equal(act, product):
+                self.wrong.append(f"{mlp.path}: not gated, but another value goes down")
+            elif mlp.gated and not any(_equal(act, x) for x in self.capture.factors(product)):
+                self.wrong.append(f"{mlp.path}: the product is not made of the activation")
+            # Inkling's shared experts are weighted before they go down.
+            weighted = (op.output for op in self.capture.multiplied(product))
+            if not self.goes_down(mlp, product) and not any(
+                self.goes_down(mlp, value) for value in weighted
+            ):
+                self.wrong.append(f"{mlp.path}: the product does not enter the down projection")
+
+    def goes_down(self, mlp: Mlp, product: torch.Tensor) -> bool:
+        """Whether a linear map of this MLP had `product` for its input."""
+        point = _point(mlp, "product")
+        paths = [mlp.path.split(".*")[0]]
+        if point is not None and "*" not in point.module:
+            paths.append(point.module)
+        for path in paths:
+            for parameter in self.model.get_submodule(path).parameters():
+                storage = parameter.untyped_storage().data_ptr()
+                entered = self.capture.entering.get(storage, [])
+                if any(_equal(one, product) for one in entered):
+                    return True
+                # Experts that take their rows apart before they go down.
+                if entered and _equal(torch.cat([x.reshape(-1) for x in entered]), product):
+                    return True
+        return False
+
+    # The public ways --------------------------------------------------------------------------
+
+    def check_watch(self) -> None:
+        """`watch` attributes all rows, counts as many values, and finds the same maximum."""
+        points = {point for mlp in self.mlps for point in mlp.points}
+        # What is silent is an error when it is asked for, here by design.
+        mute = {point.site for point in points - set(self.seen) if point.experts is None}
+        sites = [site for site in SITES if site in {p.site for p in points} - mute]
+        layers: Any = "all"
+        if "silent" in self.notes:
+            layers = {
+                mlp.stack: {m.layer for m in self.mlps if m.stack == mlp.stack} for mlp in self.mlps
+            }
+        try:
+            with distviz.watch(self.model, layers, sites) as watched:
+                output = call(self.model, self.inputs)
+        except DistvizError as error:
+            self.wrong.append(f"watch: {error}")
+            return
+        if not torch.equal(output, self.plain):
+            self.wrong.append("watching changes the output")
+        columns = ("layer", "stack", "site", "module")
+        by_place = {tuple(getattr(p, name) for name in columns): p for p in self.seen}
+        stats = watched.stats().to_dict("records")
+        if len(stats) < len({place for place, p in by_place.items() if p.experts is None}):
+            self.wrong.append("watch: a place has no row")
+        for row in stats:
+            point = by_place[tuple(row[name] for name in columns)]
+            values = torch.cat([value.reshape(-1) for value in self.seen[point]])
+            is_all = row["count"] + row["nan"] + row["inf"] == values.numel()
+            # Experts may compute rows that belong to no token: those are left out.
+            if not is_all and point.experts is None:
+                self.wrong.append(f"watch: {row['site']} of {row['module']}: {row['count']} values")
+            elif is_all and values.numel() and row["max"] != float(values.max()):
+                self.wrong.append(f"watch: {row['site']} of {row['module']}: another maximum")
+
+    def check_arm(self, mlp: Mlp) -> None:
+        """ARM changes this activation, nothing before it, and what behind it is made of it."""
+        act, gate, product = (_point(mlp, site) for site in ("act", "gate", "product"))
+        assert act is not None
+        assert gate is not None
+        points = [point for point in (gate, act, product) if point is not None]
+        work = Redistribution(SEED, [act], Tracker())
+        try:
+            with ExitStack() as stack:
+                seen = _keep(self.model, points, stack)
+                stack.enter_context(work.active(self.model))
+                capture = stack.enter_context(Capture(self.model))
+                found = call(self.model, self.inputs)
+        except DistvizError as error:
+            self.wrong.append(f"ARM on {mlp.path}: {error}")
+            return
+        if not torch.equal(call(self.model, self.inputs), self.plain):
+            self.wrong.append(f"ARM on {mlp.path} is still there")
+        acts, gates = _last(seen[act], self.seen[act]), _last(seen[gate], self.seen[gate])
+        if not _alike(gates, self.seen[gate], any_order=mlp.routed):
+            self.wrong.append(f"ARM on {mlp.path} changes what comes before it")
+        if _alike(acts, self.seen[act], any_order=mlp.routed):
+            self.wrong.append(f"ARM on {mlp.path} does not change the activation")
+        if self.is_causal and torch.equal(found, self.plain):
+            self.wrong.append(f"ARM on {mlp.path} does not change the output")
+        for one, other in zip(acts, seen.get(product, [])[-len(acts) :], strict=False):
+            factors = capture.factors(other) if mlp.gated else [other]
+            if not _has_norm(self.model, mlp) and not any(_equal(one, x) for x in factors):
+                self.wrong.append(f"ARM on {mlp.path}: something else goes down")
+        if not mlp.routed:
+            self.check_by_hand(mlp, found)
+
+    def check_by_hand(self, mlp: Mlp, found: torch.Tensor) -> None:
+        """The output is bit for bit that of the model in which ARM replaces the result itself."""
+
+        def changed(x: torch.Tensor) -> torch.Tensor:
+            batch = x.reshape(BATCH, -1, x.shape[-1])
+            return SEED.trace(batch, layer=mlp.layer)[0].reshape(x.shape)
+
+        with Capture(self.model, replace=dict.fromkeys(self.taken[mlp], changed)):
+            expected = call(self.model, self.inputs)
+        if not torch.equal(found, expected):
+            self.wrong.append(f"ARM on {mlp.path} is not what ARM by hand gives")
+
+
+def _keep(model: nn.Module, points: list[Point], stack: ExitStack) -> Seen:
+    seen: Seen = {}
+
+    def keep(point: Point, value: Any) -> None:
+        while isinstance(value, tuple | list):
+            value = value[0]
+        part = slice(*point.part) if point.part else slice(None)
+        seen.setdefault(point, []).append(value[..., part].detach().clone())
+
+    tap(model, points, keep, stack)
+    return seen
+
+
+def _last(seen: list[torch.Tensor], plain: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Leave out what experts showed when they ran ahead: as many rows as without ARM are kept."""
+    rows, kept = sum(map(len, plain)), []
+    for value in reversed(seen):
+        if rows > 0:
+            kept.insert(0, value)
+            rows -= len(value)
+    return kept
+
+
+def _alike(one: list[torch.Tensor], other: list[torch.Tensor], *, any_order: bool) -> bool:
+    """Whether the same values passed; of a module that is called again, in its first call.
+
+    ARM makes experts run all at once: their rows come in another order, their sums may be rounded
+    otherwise.
+    """
+    if not any_order:
+        return _equal(one[0], other[0])
+    left, right = (torch.cat([x.reshape(-1) for x in xs]).sort().values for xs in (one, other))
+    return left.shape == right.shape and torch.allclose(left, right, rtol=1e-5, atol=1e-7)
+
+
+def _point(mlp: Mlp, site: str) -> Point | None:
+    return next((point for point in mlp.points if point.site == site), None)
+
+
+def _has_norm(model: nn.Module, mlp: Mlp) -> bool:
+    """Whether a norm of the MLP's own stands before its down projection (BitNet)."""
+    if "*" in mlp.path:
+        return False
+    names = [name for name, _ in model.get_submodule(mlp.path).named_children()]
+    return any("norm" in name for name in names) and not any("att" in name for name in names)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.numel() == other.numel() and torch.equal(one.reshape(-1), other.reshape(-1))

@@ -1,0 +1,65 @@
+"""Tiny random checkpoints of several architectures, saved as folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": _SIZES | _HEADS,
+    "qwen3": _SIZES | _HEADS | {"head_dim": 8},
+    "gemma3_text": _SIZES | _HEADS | {"head_dim": 8, "sliding_window": 8, "layer_types": [
+        "sliding_attention", "full_attention", "sliding_attention", "full_attention"]},
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "tie_word_embeddings": True},
+    "phi": _SIZES | {"num_attention_heads": 4},
+    "mixtral": _SIZES | _HEADS | {"num_local_experts": 4},
+    "minicpm3": _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16,
+        "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8},
+    "bert": _SIZES | {"num_attention_heads": 4},
+    "t5": {"d_model": 32, "d_ff": 48, "num_layers": 3, "num_heads": 4, "d_kv": 8},
+}  # fmt: skip
+WITHOUT_HEAD = ("bert", "t5")
+
+
+def save_tiny(kind: str, folder: Path, demo: Path, *, dtype: str = "float32") -> Path:
+    """Save a seeded random model in several shards, with the demo's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "vocab_size": 2048}
+    config = AutoConfig.for_model(kind, **(CONFIGS[kind] | special))
+    auto: Any = AutoModel if kind in WITHOUT_HEAD else AutoModelForCausalLM
+    torch.manual_seed(7)
+    model = auto.from_config(config, dtype=getattr(torch, dtype))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.dim() > 1 and "embed" not in name:
+                value.mul_(4)  # so that the layers matter beside the residual stream
+    model.save_pretrained(folder, max_shard_size="60KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(demo / name, folder / name)
+    return folder
+
+
+def save_tiny_llama(folder: Path, demo: Path, **fields: Any) -> Path:
+    """Save a random Llama of two layers with the demo's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048}
+    config = LlamaConfig(**(sizes | fields), bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    torch.manual_seed(5)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(demo, folder)
+    return folder
+
+
+def save_tokenizer(demo: Path, folder: Path) -> None:
+    """Put the demo's tokenizer (2,048 words) into a checkpoint's folder."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(demo / name, folder / name)

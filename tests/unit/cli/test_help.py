@@ -1,0 +1,123 @@
+"""`--help` of every command: complete, grouped, narrow, and examples that can be copied."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer
+
+from distviz.cli import app as cli
+from distviz.cli import examples as manual
+from distviz.cli import options
+from distviz.cli.help import wrap_command
+
+PROGRAM: Any = typer.main.get_command(cli.app)
+COMMANDS = PROGRAM.commands
+HEADING = re.compile(r"^(\S.*):$", re.MULTILINE)
+
+
+def page(*command: str, columns: int = 80) -> str:
+    """What is printed by the real entry point, into a pipe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        patch.setattr(sys, "argv", ["distviz", *command, "--help"])
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert not ended.value.code
+    return printed.getvalue()
+
+
+def section(text: str, heading: str) -> str:
+    found = re.search(rf"^{re.escape(heading)}:\n((?:  .*\n|\n)+)", text + "\n", re.MULTILINE)
+    assert found, heading
+    return found[1]
+
+
+def command_lines(text: str) -> list[str]:
+    """The command lines of the examples, broken lines joined as a shell does."""
+    joined = section(text, "Examples").replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.startswith("    distviz ")]
+
+
+def test_every_command_has_a_page_and_the_list_is_in_order() -> None:
+    assert list(manual.PAGES) == PROGRAM.list_commands(None)
+    text = page()
+    assert HEADING.findall(text) == [*manual.GROUPS, "Options", "Examples"]
+    for heading in manual.GROUPS:
+        listed = re.findall(r"^  (\w+) ", section(text, heading), re.MULTILINE)
+        assert listed == [name for name, one in manual.PAGES.items() if one.group == heading]
+    assert "..." not in text.split("Options:")[0].split("COMMAND [ARGS]...")[1]  # nothing cut
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_stands_under_a_heading(name: str) -> None:
+    text, seen = page(name), set()
+    headings = HEADING.findall(text)
+    order = ["Arguments", *options.GROUPS, "Examples", "Exit codes"]
+    assert headings == [heading for heading in order if heading in headings]
+    assert headings[-3:] == ["This command", "Examples", "Exit codes"]
+    for param in COMMANDS[name].params:
+        assert param.help, param.name
+        if param.param_type_name == "argument":
+            assert re.search(
+                rf"^  {re.escape(param.metavar)}  \S", section(text, "Arguments"), re.MULTILINE
+            )
+            continue
+        assert param.rich_help_panel in options.GROUPS, param.name
+        own = section(text, param.rich_help_panel)
+        for word in (*param.opts, *param.secondary_opts):
+            assert re.search(rf"(^|[ ,]){word}([ ,]|$)", own, re.MULTILINE), word
+            assert (word, param.rich_help_panel) not in seen
+            seen.add((word, param.rich_help_panel))
+        assert param.metavar or param.is_flag, f"{param.name} shows a Python type"
+    assert "<str>" not in text
+    for code in (0, 1, 2, 130):
+        assert re.search(rf"\b{code} \w+", section(text, "Exit codes"))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_lines_fit_and_examples_survive(name: str, columns: int) -> None:
+    text = page(*filter(None, [name]), columns=columns)
+    assert max(map(len, text.splitlines())) <= columns
+    # The middle of an option is no place for a break.
+    assert not [line for line in text.splitlines() if line.endswith("-")]
+    examples = COMMANDS[name].examples if name else PROGRAM.examples
+    written = [shlex.split(line) for line in command_lines(text)]
+    assert written == [shlex.split(one.line) for one in examples]
+    for one in examples:
+        assert one.purpose in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_use_what_the_command_has(name: str) -> None:
+    command = COMMANDS[name]
+    assert 3 <= len(command.examples) <= 6
+    known = {word for param in command.params for word in (*param.opts, *param.secondary_opts)}
+    for example in command.examples:
+        program, called, *words = shlex.split(example.line)
+        assert (program, called) == ("distviz", name)
+        assert {word for word in words if word.startswith("-") and len(word) > 1} <= known
+
+
+def test_a_broken_line_is_one_line_to_a_shell() -> None:
+    line = "printf '%s\\n' --some-option 'a b' --other \"c  d\" --flag last --c 0.32"
+    for width in (16, 24, 40, 200):
+        broken = wrap_command(line, width)
+        longest = max(re.findall(r"(?:--\S+ )?(?:'[^']*'|\"[^\"]*\"|\S+)", line), key=len)
+        assert max(map(len, broken)) <= max(width, len(longest) + 4)
+        assert not any(part.startswith(("  0.32", '  "c')) for part in broken)
+        done = subprocess.run(
+            ["/bin/sh", "-c", "\n".join(broken)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines() == [
+            "--some-option", "a b", "--other", "c  d", "--flag", "last", "--c", "0.32",
+        ]  # fmt: skip

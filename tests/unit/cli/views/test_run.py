@@ -1,0 +1,300 @@
+"""Text for the terminal: whole expected output, and the numbers in it against raw values."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from support.synthetic_runs import Synthetic, place, run_of, silu_run
+
+from distviz.cli.views import run as tables
+from distviz.results.labels import number, percent
+
+if TYPE_CHECKING:
+    from distviz.results.run import Run
+
+STATS = """
+
+        near-0            std           Gini            min    max       W1
+ layer  before  after  before  after  before  after   after  after    / std
+ ──────────────────────────────────────────────────────────────────────────
+ 0 ARM   5.40%  0.24%   0.260  0.276   0.443  0.423  -0.279   1.75   0.0651
+ 1       3.49%  3.56%   0.407  0.407   0.458  0.458  -0.307   2.81  0.00258
+ 2       2.48%  2.47%   0.556  0.557   0.491  0.492  -0.314   4.41  0.00233
+
+"""
+
+HISTOGRAM = """
+before                        ▂▂▅▆▄▄▃▁▁
+                              ██████████▅▄▂
+                             ▅██████████████▇▆▄▃▁▂▁
+                             ██████████████████████▇▇▅▅▅▄▃▃▂▂▂▁▁▁▁▁▁ ▁
+after                         ▄▃▆█▅▅▄▂
+                              ████████ ▇▆▄▂
+                             ▅████████ █████▇▇▅▃▁▂▁
+                             █████████▁████████████▇▇▅▅▅▄▃▃▃▂▂▂▂▂▂▂▁▁▁
+       -0.984                         0                          0.984
+"""
+
+IN_LATIN_1 = """
+synthetic | silu | 3 layers | 256 tokens in 4 documents | bf16
+ARM in layer 0 | c = 0.13, p1 = 99.5 | moved 1,321 values (5.38 %)
+
+        near-0            std           Gini            min    max       W1
+ layer  before  after  before  after  before  after   after  after    / std
+ --------------------------------------------------------------------------
+ 0 ARM   5.40%  0.24%   0.260  0.276   0.443  0.423  -0.279   1.75   0.0651
+ 1       3.49%  3.56%   0.407  0.407   0.458  0.458  -0.307   2.81  0.00258
+ 2       2.48%  2.47%   0.556  0.557   0.491  0.492  -0.314   4.41  0.00233
+
+layer 0 (first) | act
+before                        ..-=:::
+                              ##########-:.
+                             -##############+=:: .
+                             ######################++---:::...
+after                         ::=#--:.
+                              ######## +=:.
+                             -######## #####++-: .
+                             ######### ############++---::::.......
+       -0.984                         0                          0.984
+
+loss 2.5000 -> 2.6250 nats (+0.1250) | KL 0.0125 | top-1 agreement 93.8 %
+"""
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Synthetic:
+    return silu_run()
+
+
+def _shown(
+    build: Any, *, encoding: str = "utf-8", width: int = 80, color: str | None = None
+) -> str:
+    """Print to a console of this encoding; trailing blanks do not count."""
+    raw = io.BytesIO()
+    console = Console(
+        file=io.TextIOWrapper(raw, encoding=encoding, errors="strict"),
+        width=width,
+        highlight=False,
+        force_terminal=color is not None,
+        color_system=color,
+    )
+    console.print(build(console))
+    console.file.flush()
+    lines = raw.getvalue().decode(encoding).splitlines()
+    return "\n" + "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def test_stats_table_at_80_columns(synthetic: Synthetic) -> None:
+    assert _shown(lambda console: tables.stats_table(synthetic.run, console)) == STATS
+    assert _shown(lambda _: tables.stats_table(synthetic.run)) == STATS
+
+
+def test_the_numbers_are_those_of_the_raw_values(synthetic: Synthetic) -> None:
+    line = next(line for line in STATS.splitlines() if line.startswith(" 0 ARM"))
+    cells = line.split()[2:]
+    before, after = (synthetic.raw[0, phase] for phase in ("before", "after"))
+    eps = synthetic.run.bands[place(0, "before")]
+    near = [f"{100 * (np.abs(raw) < eps).mean():.2f}%" for raw in (before, after)]
+    ordered = np.sort(before), np.sort(after)
+    distance = np.abs(ordered[0] - ordered[1]).mean() / before.std()
+    assert cells == [
+        *near,
+        *(f"{raw.std():.3f}" for raw in (before, after)),
+        *(f"{_gini(raw):.3f}" for raw in (before, after)),
+        f"{after.min():.3f}",
+        f"{after.max():.2f}",
+        f"{distance:.4f}",
+    ]
+
+
+def _gini(raw: Any) -> float:
+    magnitudes = np.sort(np.abs(raw))
+    n = magnitudes.size
+    ranks = np.arange(1, n + 1)
+    return 2 * (ranks * magnitudes).sum() / (n * magnitudes.sum()) - (n + 1) / n
+
+
+def test_a_wide_terminal_shows_more(synthetic: Synthetic) -> None:
+    wide = _shown(lambda console: tables.stats_table(synthetic.run, console), width=120)
+    assert "values" in wide
+    assert " 0 ARM  24,576   5.40%  0.24%   0.260  0.276   0.443  0.423  -0.279  -0.279" in wide
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_no_line_is_wider_than_the_terminal(synthetic: Synthetic, width: int) -> None:
+    shown = _shown(lambda console: tables.summary(synthetic.run, console), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+
+
+def test_histogram_blocks(synthetic: Synthetic) -> None:
+    assert _shown(lambda _: tables.histogram_blocks(synthetic.run, 0, "act", 72)) == HISTOGRAM
+    narrow = tables.histogram_blocks(synthetic.run, 0, "act", 20).plain
+    assert max(map(len, narrow.splitlines())) <= 27
+
+
+def test_summary_holds_all_parts(synthetic: Synthetic) -> None:
+    shown = _shown(lambda console: tables.summary(synthetic.run, console))
+    assert shown.startswith(
+        "\nsynthetic · silu · 3 layers · 256 tokens in 4 documents · bf16\n"
+        "ARM in layer 0 · c = 0.13, p1 = 99.5 · moved 1,321 values (5.38 %)\n"
+    )
+    assert STATS.strip("\n") in shown
+    assert HISTOGRAM.strip("\n") in shown
+    assert shown.endswith(
+        "\nloss 2.5000 → 2.6250 nats (+0.1250) · KL 0.0125 · top-1 agreement 93.8 %\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_without_unicode_everything_is_ascii(synthetic: Synthetic, encoding: str) -> None:
+    shown = _shown(lambda console: tables.summary(synthetic.run, console), encoding=encoding)
+    assert shown == IN_LATIN_1
+
+
+def test_no_color_leaves_no_escape_sequences(
+    synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(console: Console) -> Any:
+        return tables.summary(synthetic.run, console)
+
+    colored = _shown(build, color="standard")
+    assert "\x1b[34m" in colored
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = _shown(build, color="standard")
+    assert "\x1b[3" not in plain.replace("\x1b[1m", "").replace("\x1b[0m", "")
+
+
+@pytest.mark.parametrize(
+    ("effect", "expected"),
+    [
+        (None, ""),
+        ({}, ""),
+        (dict.fromkeys(("loss_before", "loss_after", "kl", "top1_agreement")), ""),
+        ({"loss_before": 2.5, "loss_after": None, "kl": None}, "loss 2.5000 nats"),
+        (
+            {"loss_before": 2.5, "loss_after": 2.25, "kl": None, "top1_agreement": None},
+            "loss 2.5000 → 2.2500 nats (-0.2500)",
+        ),
+        (
+            {"loss_before": 2.5, "loss_after": 2.5, "kl": 0.0, "top1_agreement": 1.0},
+            "loss 2.5000 → 2.5000 nats (+0.0000) · KL 0 · top-1 agreement 100.0 %",
+        ),
+    ],
+)
+def test_effect_line(effect: Any, expected: str) -> None:
+    run = run_of({place(0, "before"): np.ones(3, np.float32)}, effect=effect)
+    assert tables.effect_line(run) == expected
+
+
+def test_without_arm() -> None:
+    run = run_of({place(0, "before"): np.linspace(-1, 1, 9, dtype=np.float32)}, text={})
+    assert (
+        _shown(lambda console: tables.summary(run, console))
+        == """
+synthetic · silu · 3 layers · bf16
+
+        near-0     std    Gini     min     max
+ layer  before  before  before  before  before
+ ─────────────────────────────────────────────
+ 0       11.1%   0.645   0.333   -1.00    1.00
+
+"""
+    )
+
+
+def test_sites_and_modules_get_columns_where_they_differ() -> None:
+    values = np.linspace(-1, 1, 9, dtype=np.float32)
+    run = run_of(
+        {
+            place(0, "before"): values,
+            place(0, "before", site="product", module="experts.0"): values,
+            place(0, "before", site="product", module="experts.1"): values,
+        }
+    )
+    shown = _shown(lambda console: tables.stats_table(run, console))
+    rows = [line.split()[:3] for line in shown.splitlines()[-4:] if line.strip()]
+    assert [row[:2] for row in rows] == [["0", "act"], ["0", "product"], ["0", "product"]]
+    assert [row[2] for row in rows[1:]] == ["0", "1"]  # what tells experts.0 from experts.1
+    assert "min" not in shown  # no room
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["mlp.experts.act_fn", "mlp.shared_expert.act_fn"], ["experts", "shared_expert"]),
+        (["mlp.act", "mlps.0.act", "mlps.1.act"], ["mlp.act", "mlps.0", "mlps.1"]),
+    ],
+)
+def test_modules_are_told_apart_by_little(paths: list[str], labels: list[str]) -> None:
+    values = np.linspace(-1, 1, 9, dtype=np.float32)
+    keys = [place(1, "before", module=f"model.layers.1.{path}") for path in paths]
+    run = run_of(dict.fromkeys(keys, values))
+    shown = _shown(lambda console: tables.stats_table(run, console))
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith(" 1 ")] == labels
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.zeros(0), np.zeros(20), np.full(20, np.nan), np.array([np.inf, 1.0]), np.full(5, 3e38)],
+)
+def test_degenerate_data_print(values: Any) -> None:
+    array = values.astype(np.float32)
+    run: Run = run_of(
+        {place(0, phase): array for phase in ("before", "after", "leaving", "landing")}
+    )
+    assert "0 ARM" in _shown(lambda console: tables.summary(run, console))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (float("nan"), "–"),
+        (0.25, "0.250"),
+        (-12.345, "−12.3"),
+        (123456.0, "123,456"),
+        (1.5e9, "1.50e9"),
+        (-2.5e-7, "−2.50e−7"),
+        (1.25e38, "1.25e38"),
+    ],
+)
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0 %"),
+        (1e-6, "< 0.01 %"),
+        (0.0723, "7.23 %"),
+        (0.25, "25.0 %"),
+        (0.99999, "> 99.99 %"),
+        (1.0, "100.0 %"),
+        (float("nan"), "–"),
+    ],
+)
+def test_percent(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_showing_imports_no_torch_and_no_matplotlib() -> None:
+    code = (
+        "import sys, json; import distviz.cli.views.run; "
+        "print(json.dumps([name for name in ('torch', 'matplotlib', 'numba') "
+        "if name in sys.modules]))"
+    )
+    root = Path(__file__).parents[4]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,224 @@
+"""The folder of a filler study: written, read, cut, exported, shown; damage is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from support.synthetic_fillers import COUNTS, LAYERS, PROMPTS, SIZES, study
+
+from distviz.cli.views import filler as filler_tables
+from distviz.errors import RequestError
+from distviz.reports import export as exports
+from distviz.results import kinds as folders
+from distviz.results import labels as wording
+from distviz.results.comparison import Comparison
+from distviz.results.filler_study import FillerStudy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.commands import Done
+
+TABLES = ("attention", "filler", "positions", "tokens")
+FIGURES = [
+    "by_count_layer_001_act",
+    *(f"{name}_{count:03d}_act" for name in ("filler", "positions") for count in COUNTS),
+]
+
+
+@pytest.fixture(scope="module")
+def made() -> FillerStudy:
+    return study()
+
+
+@pytest.fixture(scope="module")
+def saved(made: FillerStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exports.write_folder(made, tmp_path_factory.mktemp("studies") / "mine")
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(saved, tmp_path / "mine"))
+
+
+def test_what_is_written_is_read_again(made: FillerStudy, saved: Path) -> None:
+    assert sorted(path.stem for path in (saved / "figures").iterdir()) == FIGURES
+    read = folders.load(saved)
+    assert isinstance(read, FillerStudy)
+    for name, table in made.tables().items():
+        pd.testing.assert_frame_equal(read.tables()[name], table, rtol=1e-12, check_dtype=False)
+    assert sorted(read.runs) == [0, *COUNTS]
+    assert read.manifest == made.manifest | {"verdict": made.verdict}
+    assert read.verdict == made.verdict
+    with pytest.raises(RequestError, match="exists"):
+        made.save(saved)
+
+
+def test_the_verdict_names_the_layer_that_changes(made: FillerStudy) -> None:
+    first, second, basis = made.verdict.split("\n")
+    assert first.startswith("4 filler tokens: no layer is shown to differ")
+    assert second.startswith("16 filler tokens: layer 1 differs: ")
+    assert basis.startswith(f"The unit is the document ({PROMPTS} pairs of documents)")
+    assert made.most_changed(16) == [1, *(layer for layer in made.most_changed(16)[1:])]
+    assert sorted(made.most_changed(16)) == list(LAYERS)
+
+
+def test_a_part_holds_the_layers_asked_for(made: FillerStudy) -> None:
+    part = made.select([1], None)
+    for table in part.tables().values():
+        assert set(table["layer"]) == {1}
+    assert len(part.table) == len(COUNTS) * len(SIZES)
+    assert made.n_layers == 3
+    with pytest.raises(RequestError, match=r"filler study holds none.*\n?.*layers 0, 1, 2"):
+        made.select(None, ["gate"])
+
+
+def _printed(made: FillerStudy, encoding: str = "utf-8") -> list[str]:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=stream, width=80, highlight=False)
+    console.print(filler_tables.summary(made, console))
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+
+
+def test_the_findings_on_the_terminal(made: FillerStudy) -> None:
+    lines = _printed(made)
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "synthetic · silu · 3 layers · 230 own tokens in 12 prompts · bf16"
+    assert lines[1] == "filler “/” × 4, 16 between system prompt and question"
+    rows = [next(line for line in lines if re.match(r" 1 +[-+]", line))]
+    rows += [line for line in lines if re.match(r" *16 +-", line)]
+    for line in rows:  # layer 1 of the largest count, and that count at the most changed layer
+        cells = line.split()
+        assert float(cells[1]) == pytest.approx(100 * SIZES["near_zero_difference"], abs=0.1)
+        ratios = [float(cell.strip("*")) for cell in cells[4:7]]
+        assert ratios == pytest.approx(np.exp([0.5, 0.1, 0.2]), rel=0.03)
+        assert float(cells[7].removesuffix("*")) == pytest.approx(-0.01, abs=5e-4)
+        assert cells[7].endswith("*")
+        assert cells[8] == "5.88%"
+    along = lines.index("By distance from 16 filler tokens, layer 1:")
+    first = next(line.split() for line in lines[along:] if re.match(r" 1 ", line))
+    assert float(first[1]) == pytest.approx(400 * SIZES["near_zero_difference"], abs=0.2)
+    assert float(first[5].strip("*")) == pytest.approx(np.exp(4 * 0.1), rel=0.03)
+    assert any(line.startswith(" 5 to 8  ") for line in lines[along:])
+    assert any(line.startswith("Most changed in near zero: layer 1 -") for line in lines)
+    assert any(line.startswith("Most changed in variance: layer 1 ×1.6") for line in lines)
+
+
+def test_the_findings_in_ascii(made: FillerStudy) -> None:
+    assert all(line.isascii() for line in _printed(made, "ascii"))
+
+
+def test_few_prompts_withhold_the_interval(made: FillerStudy) -> None:
+    table = made.table.assign(ci_low=np.nan, ci_high=np.nan, documents=5)
+    along = made.positions.assign(ci_low=np.nan, ci_high=np.nan)
+    few = replace(made, table=table, positions=along, attention=made.attention.iloc[:0])
+    lines = _printed(few)
+    assert "intervals withheld" in " ".join(lines)
+    assert not any("[" in line and re.match(r" \d", line) for line in lines)
+
+
+def test_the_filler_in_words(made: FillerStudy) -> None:
+    manifest = made.manifest | {"filler_kind": "random", "filler_position": "start"}
+    other = replace(made, manifest=manifest)
+    assert wording.filler_name(other) == "filler random tokens × 4, 16 at the start"
+    assert wording.filler_name(other, 4) == "filler random tokens × 4 at the start"
+
+
+def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[..., Done]) -> None:
+    shown = call("show", folder)
+    assert shown.code == 0
+    assert "16 filler tokens: layer 1 differs" in shown.out
+    assert shown.out.rstrip().endswith(str(folder))
+    found = json.loads(call("show", folder, "--json").out)
+    assert (found["kind"], found["folder"]) == ("filler", str(folder))
+    assert len(found["filler"]) == len(COUNTS) * len(LAYERS) * len(SIZES)
+    done = call("export", folder, "--figures", "svg,pdf", "--tables", "json", "--layers", "0-1")
+    assert done.code == 0
+    place = folder.parent / "mine-export"
+    assert sorted(path.name for path in place.iterdir()) == sorted(
+        [f"{name}.json" for name in TABLES]
+        + [*(f"{n}.{k}" for n in FIGURES for k in ("svg", "pdf"))]
+    )
+    rows = json.loads((place / "filler.json").read_text())
+    assert {row["layer"] for row in rows} == {0, 1}
+    assert call("export", folder, "--sites", "gate", "--out", "x").code == 2
+    assert call("export", folder, "--layers", "7", "--out", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("filler.json", None, "is not a result of distviz"),
+        ("filler.json", "{", "filler.json is damaged"),
+        ("filler.json", '{"schema_version": 99}', "was written in schema version 99"),
+        ("filler.json", '{"schema_version": 1}', "filler.json is damaged: its counts are None"),
+        ("filler.json", '{"schema_version": 1, "counts": [0, 5]}', "filler.csv is damaged: it do"),
+        ("filler.csv", None, "filler.csv is missing"),
+        ("filler.csv", "", "filler.csv is damaged"),
+        ("filler.csv", "layer,site\n1,act\n", "filler.csv is damaged: it has no column"),
+        ("positions.csv", None, "positions.csv is missing"),
+        ("positions.csv", "layer\n1\n", "positions.csv is damaged: it has no column"),
+        ("tokens.parquet", None, "tokens.parquet is missing"),
+        ("tokens.parquet", "PAR1", "tokens.parquet is damaged"),
+        ("attention.csv", None, "attention.csv is missing"),
+        ("attention.csv", "layer\n1\n", "attention.csv is damaged: it has no column"),
+        ("count_004/run.json", None, "count_004 is not a run"),
+        ("count_016/counts.parquet", "PAR1", "count_016/counts.parquet is damaged"),
+    ],
+)
+def test_damage_is_named(
+    folder: Path, name: str, content: str | None, message: str, call: Callable[..., Done]
+) -> None:
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    for command in ("show", "export"):
+        done = call(command, folder)
+        assert done.code == 2
+        assert done.out == ""
+        assert len(done.err.splitlines()) <= 2
+        assert message in done.err
+    assert not (folder.parent / "mine-export").exists()
+
+
+def test_a_study_is_no_side_of_a_comparison(folder: Path, call: Callable[..., Done]) -> None:
+    done = call("compare", folder, folder)
+    assert done.code == 2
+    assert "is a filler study, not a run" in done.err
+    assert "count_000" in done.err
+
+
+def test_every_kind_of_folder_is_loaded(folder: Path, tmp_path: Path) -> None:
+    assert folders.load(folder / "count_000").manifest["kind"] == "run"
+    with pytest.raises(RequestError, match="not a folder"):
+        folders.load(tmp_path / "nothing")
+    with pytest.raises(RequestError, match="is not a comparison"):
+        Comparison.load(folder)
+
+
+def test_showing_imports_no_torch(saved: Path) -> None:
+    code = (
+        "import sys; from distviz.cli.views import filler as filler_tables; "
+        "from distviz.results import kinds as folders; "
+        f"filler_tables.summary(folders.load({str(saved)!r})); "
+        "print([n for n in ('torch', 'numba', 'transformers', 'matplotlib') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -1,0 +1,309 @@
+"""What a sweep says: the grid, the front, the recommendation, the folder, the pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from rich.console import Console
+
+from distviz.arm.presets import PRESETS, every_preset, join_names
+from distviz.cli.views import sweep as sweep_tables
+from distviz.errors import RequestError
+from distviz.plots import sweep_by_layer, sweep_overview
+from distviz.results.sweep import QUANTITIES, Sweep, join_seeds, pareto
+from distviz.settings import RunSettings
+from distviz.studies.sweep_grid import Grid, by_layer, combine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _rows(**columns: Any) -> pd.DataFrame:
+    n = max(len(values) for values in columns.values())
+    base: dict[str, Any] = {"redistribution": ["arm"] * n, "layers": ["0"] * n, "seed": [0] * n}
+    base |= {"c": [0.13] * n, "p1": [99.5] * n, "fraction": [math.nan] * n, "mode": ["replace"] * n}
+    base |= {"preset": [""] * n}
+    usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
+    frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in QUANTITIES})
+    return frame.assign(**columns)
+
+
+def _sweep(seeds: pd.DataFrame, *, budget: float = 0.05, by_layer: bool = False) -> Sweep:
+    manifest = {
+        "schema_version": 1,
+        "kind": "sweep",
+        "budget_kl": budget,
+        "by_layer": by_layer,
+        "seeds": sorted(set(seeds["seed"].tolist())),
+        "model": {"name": "tiny", "source": "some models/tiny"},
+        "text": {"tokens": 2048, "documents": 7},
+    }
+    return Sweep(manifest, join_seeds(seeds), seeds)
+
+
+# The grid -----------------------------------------------------------------------------------
+
+
+def test_every_combination_in_the_order_given() -> None:
+    grid = Grid(c="0.05,1", p1="75,90", arm_layers="0;1-2;all", redistribution="arm,noise")
+    found = combine(grid, RunSettings(p_min=0.1), 3)
+    named = [(s.label, s.settings.c, s.settings.p1, s.settings.redistribution) for s in found]
+    expected = [
+        (label, c, p1, kind)
+        for label in ("0", "1-2", "all")
+        for c in (0.05, 1.0)
+        for p1 in (75.0, 90.0)
+        for kind in ("arm", "noise")
+    ]
+    assert named == expected
+    assert [s.layers for s in found[::8]] == [(0,), (1, 2), (0, 1, 2)]
+    assert {s.settings.p_min for s in found} == {0.1}
+
+
+def test_fractions_stand_in_place_of_c_or_beside_it() -> None:
+    alone = combine(Grid(fraction="0.1,0.2"), RunSettings(c=0.4), 2)
+    assert [(s.settings.c, s.settings.fraction) for s in alone] == [(0.4, 0.1), (0.4, 0.2)]
+    both = combine(Grid(fraction="0.1", c="0.2"), RunSettings(fraction=0.9), 2)
+    assert [(s.settings.c, s.settings.fraction) for s in both] == [(0.2, None), (0.13, 0.1)]
+
+
+def test_one_setting_and_repeats() -> None:
+    (only,) = combine(Grid(), RunSettings(c=0.2, arm_layers="1"), 2)
+    assert (only.layers, only.settings.c) == ((1,), 0.2)
+    assert len(combine(Grid(c="0.1,0.10,.1", arm_layers="0;0;0-0"), RunSettings(), 2)) == 1
+
+
+PUBLISHED = {
+    "gemma-3-4b-it:gpqa": {"fraction": 0.5, "p1": 96.5, "percentile_of": "magnitude"},
+    "gemma-3-4b-it:aime25": {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"},
+    "gemma-3-27b-it:aime24": {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"},
+    "qwen2.5-math-7b:aime25": {"c": 0.13, "p1": 99.5},
+}
+
+
+def _labelled(grid: Grid, base: RunSettings) -> list[tuple[Any, ...]]:
+    return [
+        (s.preset, s.settings.c, s.settings.fraction, s.settings.p1, s.settings.percentile_of)
+        for s in combine(grid, base, 2, PUBLISHED)
+    ]
+
+
+def test_presets_stand_alone_or_beside_the_grid() -> None:
+    gpqa, both = PUBLISHED["gemma-3-4b-it:gpqa"], "gemma-3-4b-it:aime25,gemma-3-27b-it:aime24"
+    assert gpqa == PRESETS["gemma-3-4b-it:gpqa"]
+    alone = [
+        ("gemma-3-4b-it:gpqa", 0.13, 0.5, 96.5, "magnitude"),
+        (both, 0.13, 0.25, 85.0, "magnitude"),
+        ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
+    ]
+    assert _labelled(Grid(), RunSettings()) == alone
+    assert _labelled(Grid(arm_mode="replace"), RunSettings(preset="auto")) == alone
+    # The setting of a preset that is listed, too, gets its name and stays in its place.
+    assert _labelled(Grid(c="0.13,1"), RunSettings()) == [
+        ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
+        ("", 1.0, None, 99.5, "value"),
+        *alone[:2],
+    ]
+    # What was said explicitly is stronger than a preset.
+    said = RunSettings(percentile_of="value", explicit=frozenset({"percentile_of"}))
+    assert {row[4] for row in _labelled(Grid(), said)} == {"value"}
+    spread = combine(
+        Grid(arm_layers="0;1", redistribution="arm,noise"), RunSettings(), 2, PUBLISHED
+    )
+    assert len(spread) == 3 * 2 * 2
+    layered = by_layer(combine(Grid(), RunSettings(), 2, PUBLISHED), [0, 1])
+    assert [s.preset for s in layered] == [row[0] for row in alone for _ in range(2)]
+
+
+def test_names_of_presets() -> None:
+    assert join_names(["m:a", "m:b", "m:c"]) == "m:a,b,c"
+    assert (join_names(["m:a", "n:a"]), join_names([]), join_names(["proposed"])) == (
+        "m:a,n:a", "", "proposed",
+    )  # fmt: skip
+    assert list(every_preset("qwen2.5-7b-instruct, gemma-3-4b-it:gpqa", None)) == [
+        *(f"qwen2.5-7b-instruct:{one}"
+          for one in ("gpqa", "math-500", "aime25", "humaneval", "livecodebench")),
+        "gemma-3-4b-it:gpqa",
+    ]  # fmt: skip
+    assert every_preset("auto", "org/Gemma-3-4B-it") == every_preset("gemma-3-4b-it", None)
+    assert every_preset("auto", "nobody") == {}
+    with pytest.raises(RequestError, match="unknown preset 'gemma'"):
+        every_preset("auto,gemma", "nobody")
+
+
+def test_layer_after_layer() -> None:
+    found = by_layer(combine(Grid(c="0.1,0.2", arm_layers="0;1"), RunSettings(), 3), [0, 2])
+    assert [(s.label, s.layers, s.settings.c) for s in found] == [
+        ("0", (0,), 0.1), ("2", (2,), 0.1), ("0", (0,), 0.2), ("2", (2,), 0.2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"c": "0.1,x"}, r"--c '0.1,x' is not a list of numbers"),
+        ({"c": "0.1,,0.2"}, r"--c '0.1,,0.2' has an empty place"),
+        ({"c": "0.1,-2"}, r"c is -2.0, it must be above 0"),
+        ({"p1": "120"}, r"p1 is 120.0"),
+        ({"arm_mode": "replace,ad"}, r"mode is 'ad'"),
+        ({"arm_layers": "0;9"}, r"layer 9 does not exist"),
+        ({"arm_layers": "0;none"}, r"names no layer"),
+        ({"arm_layers": "0;"}, r"--arm-layers '' is not a list of layers"),
+        ({"redistribution": "arm,nose"}, r"unknown redistribution 'nose'"),
+    ],
+)
+def test_a_grid_that_cannot_be(grid: dict[str, str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        combine(Grid(**grid), RunSettings(), 3)
+
+
+# The front and the recommendation -----------------------------------------------------------
+
+shares = some.floats(0, 1, allow_nan=False)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(some.lists(some.tuples(shares, shares), min_size=1, max_size=12))
+def test_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
+    table = pd.DataFrame(points, columns=["kl", "near_zero_removed"])
+    beaten = {
+        i
+        for i, (cost, gain) in enumerate(points)
+        for other_cost, other_gain in points
+        if other_cost <= cost and other_gain >= gain and (other_cost, other_gain) != (cost, gain)
+    }
+    expected = {points[i] for i in range(len(points)) if i not in beaten}
+    found = pareto(table)
+    assert {points[i] for i in found} == expected
+    assert len(found) == len(expected)
+
+
+def test_the_largest_redistribution_within_the_budget() -> None:
+    sweep = _sweep(
+        _rows(c=[0.05, 0.1, 0.3, 1.0], near_zero_removed=[0.02, 0.09, 0.2, 0.25],
+              kl=[0.001, 0.04, 0.05, 0.7], near_zero_after=[0.28, 0.21, 0.1, 0.05],
+              fraction_moved=[0.03, 0.1, 0.21, 0.25])
+    )  # fmt: skip
+    found = sweep.recommendation
+    assert found.row == 2
+    assert found.reason == (
+        "c = 0.3, p1 = 99.5 in layer 0: moves 21.0% of the values and takes the near-zero share "
+        "from 30.0% to 10.0% for KL 0.05 nats (budget 0.05); c = 1, p1 = 99.5 in layer 0 would "
+        "remove more and costs 0.7"
+    )
+    command = "distviz run 'some models/tiny' --arm-layers 0 --c 0.3 --p1 99.5"
+    assert found.command == command
+    assert sweep.summary()["command"] == command
+    assert sweep.summary()["recommended"]["c"] == 0.3
+
+
+def test_every_setting_is_ruinous() -> None:
+    seeds = _rows(kl=[5.0, 0.9], c=[1.0, 0.5], near_zero_removed=[0.2, 0.1], loss_after=[9.0, 2.5])
+    found = _sweep(seeds).recommendation
+    assert (found.row, found.command) == (None, "")
+    assert found.reason == (
+        "no setting fits the budget of 0.05 nats: the mildest, c = 0.5, p1 = 99.5 in layer 0, "
+        "costs KL 0.9 (loss +0.5 nats)"
+    )
+
+
+def test_every_setting_is_harmless() -> None:
+    found = _sweep(_rows(kl=[0.0, 1e-5], near_zero_removed=[0.1, 0.2], c=[0.1, 0.2])).recommendation
+    assert found.row == 1
+    assert found.reason.endswith("no setting tried removes more")
+
+
+def test_nothing_is_removed_or_known() -> None:
+    assert "fewer values near-zero" in _sweep(_rows(near_zero_removed=[-0.1])).recommendation.reason
+    assert "no effect on the output" in _sweep(_rows(kl=[math.nan])).recommendation.reason
+
+
+def test_means_and_spread_over_seeds() -> None:
+    seeds = _rows(c=[0.1, 0.1, 0.1, 0.2], seed=[0, 1, 2, 0], kl=[0.1, 0.2, 0.6, 0.5])
+    table = join_seeds(seeds)
+    assert table["seeds"].tolist() == [3, 1]
+    np.testing.assert_allclose(table["kl"], [0.3, 0.5])
+    np.testing.assert_allclose(table["kl_spread"], [np.std([0.1, 0.2, 0.6], ddof=1), np.nan])
+
+
+# The folder ---------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    sweep = _sweep(_rows(c=[0.1, 0.2], layers=["0", "0,2-3"], kl=[0.01, 0.5]))
+    sweep.write(tmp_path)
+    again = Sweep.load(tmp_path)
+    pd.testing.assert_frame_equal(again.table, sweep.table)
+    assert again.recommendation == sweep.recommendation
+    (tmp_path / "sweep.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RequestError, match=r"sweep.csv is damaged: columns are missing"):
+        Sweep.load(tmp_path)
+    (tmp_path / "sweep.csv").unlink()
+    with pytest.raises(RequestError, match=r"sweep.csv cannot be read"):
+        Sweep.load(tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep.manifest | {"schema_version": 99}))
+    with pytest.raises(RequestError, match="schema version 99"):
+        Sweep.load(tmp_path)
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(RequestError, match=r"sweep.json is damaged"):
+        Sweep.load(tmp_path)
+
+
+# On the terminal and in pictures ------------------------------------------------------------
+
+
+def _printed(sweep: Sweep, width: int = 80, encoding: str = "utf-8") -> str:
+    import io
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=stream, width=width, color_system=None)
+    console.print(sweep_tables.summary(sweep, console))
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
+
+
+def test_the_terminal_shows_every_setting_in_80_columns() -> None:
+    sweep = _sweep(
+        _rows(c=[0.05, 0.13, 1.0] * 2, p1=[75.0] * 3 + [99.5] * 3,
+              layers=["0"] * 3 + ["0,1,2,3"] * 3, kl=[0.001, 0.02, 0.3, 0.02, 0.4, 8.0],
+              near_zero_removed=[0.01, 0.1, 0.3, 0.02, 0.1, 0.3])
+    )  # fmt: skip
+    out = _printed(sweep)
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.count("\n") >= 6
+    assert "…" not in out
+    assert sum(line.endswith("<") for line in map(str.rstrip, out.splitlines())) == 1
+    assert "distviz run 'some models/tiny' --arm-layers 0 --c 0.13 --p1 75" in out
+    assert _printed(sweep, encoding="ascii").isascii()
+
+
+def test_the_picture_shows_every_setting() -> None:
+    rows = _rows(c=[0.05, 0.13] * 4, p1=[75.0, 75.0, 99.5, 99.5] * 2,
+                 kl=[0.001, 0.02, 0.3, 0.02] * 2, layers=["0"] * 4 + ["1"] * 4)  # fmt: skip
+    sweep = _sweep(rows)
+    figure = sweep_overview(sweep, "tiny")
+    maps = figure.axes[:4]
+    for ax, quantity in zip(maps, ["near_zero_removed", "kl"] * 2, strict=True):
+        (mesh,) = ax.collections
+        assert mesh.get_array().shape == (2, 2)
+        layer = "0" if ax in maps[:2] else "1"
+        part = sweep.table[sweep.table["layers"] == layer].pivot_table(
+            index="c", columns="p1", values=quantity
+        )
+        np.testing.assert_array_equal(mesh.get_array(), part.to_numpy())
+
+
+def test_the_curve_by_layer() -> None:
+    rows = _rows(layers=["0", "1", "2"], kl=[0.5, 0.01, 0.02], near_zero_removed=[0.1, 0.2, 0.3])
+    figure = sweep_by_layer(_sweep(rows, by_layer=True), "tiny")
+    line = figure.axes[0].get_lines()[0]
+    np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2])
+    np.testing.assert_allclose(line.get_ydata(), [0.1, 0.2, 0.3])

@@ -1,0 +1,464 @@
+"""Answers about a run: against raw values, told, drawn, written, read again, and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from support.synthetic_runs import place, run_of, silu_run
+
+from distviz import plots
+from distviz.cli.views import whatif as whatif_tables
+from distviz.errors import RequestError
+from distviz.reports.export import write_folder
+from distviz.results.whatif import COLUMNS, WhatIf
+from distviz.sites import Key
+from distviz.stats.number_formats import FORMATS
+from distviz.stats.quantization import RANGES
+from distviz.studies.whatif import answer, parse_questions, read_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.synthetic_runs import Synthetic
+
+    from distviz.results.run import Run
+
+
+@pytest.fixture(scope="module")
+def measured() -> Synthetic:
+    return silu_run()
+
+
+@pytest.fixture(scope="module")
+def asked(measured: Synthetic) -> WhatIf:
+    questions = parse_questions(sparsity="25,50,90", thresholds="0.05,1", percentile=99)
+    return answer(measured.run, questions, "mine")
+
+
+# Numbers -------------------------------------------------------------------------------------
+
+
+def test_one_row_an_answer(asked: WhatIf) -> None:
+    table = asked.table
+    assert tuple(table) == COLUMNS
+    kinds = 4 * 3 + 2 * 4
+    assert len(table) == 3 * 2 * (3 + 2 + kinds)
+    asked_for = ["layer", "phase", "question", "level", "format", "range", "threshold"]
+    assert not table.duplicated(asked_for).any()
+    assert table["layer"].drop_duplicates().tolist() == [0, 1, 2]
+    assert table["phase"].drop_duplicates().tolist() == ["before", "after"]
+    formats = table[table["question"] == "format"]
+    assert set(zip(formats["format"], formats["range"], strict=True)) == {
+        (name, range_)
+        for name in FORMATS
+        for range_ in RANGES
+        if range_ != "none" or name.startswith("fp8")
+    }
+    assert (table["zero_point"].notna() == table["format"].str.endswith("asym")).all()
+
+
+def test_zeros_are_those_of_raw_values(asked: WhatIf, measured: Synthetic) -> None:
+    rows = asked.table[asked.table["question"] != "format"]
+    for row in rows.to_dict("records"):
+        x = np.abs(measured.raw[row["layer"], row["phase"]])
+        if row["question"] == "sparsity":
+            place_of = math.ceil(round(row["level"] * 100) * x.size / 100)
+            assert row["threshold"] == np.sort(x)[place_of - 1]
+        gone = x <= row["threshold"]
+        assert row["zeros"] == gone.mean()
+        assert row["zeroed"] == (gone & (x > 0)).mean()
+        assert row["l1_kept"] == pytest.approx(x[~gone].sum() / x.sum(), rel=1e-12)
+        assert row["l2_kept"] == pytest.approx((x[~gone] ** 2).sum() / (x**2).sum(), rel=1e-12)
+    assert len(rows) == 30
+
+
+def test_formats_are_those_of_raw_values(asked: WhatIf, measured: Synthetic) -> None:
+    """From the table's own scale and zero point, by torch, to the table's losses."""
+    rows = asked.table[asked.table["question"] == "format"]
+    for row in rows.to_dict("records"):
+        x = measured.raw[row["layer"], row["phase"]]
+        scaled = torch.from_numpy(x / row["scale"])
+        if row["format"].startswith("fp8"):
+            dtype = {"fp8-e4m3": torch.float8_e4m3fn, "fp8-e5m2": torch.float8_e5m2}[row["format"]]
+            top = torch.finfo(dtype).max
+            kept = scaled.clamp(-top, top).to(torch.float32).to(dtype).to(torch.float64)
+        else:
+            shift = int(row["zero_point"]) if row["format"].endswith("asym") else 0
+            bits = int(row["format"][3])
+            half = 2 ** (bits - 1)
+            ends = (0, 2 * half - 1) if row["format"].endswith("asym") else (1 - half, half - 1)
+            kept = (scaled.round() + shift).clamp(*ends) - shift
+        back = kept.numpy() * row["scale"]
+        noise = ((x - back) ** 2).sum()
+        assert row["mse"] == pytest.approx(noise / x.size, rel=1e-12)
+        assert row["sqnr_db"] == pytest.approx(10 * math.log10((x**2).sum() / noise), rel=1e-12)
+        assert row["zeros"] == (back == 0).mean()
+        assert row["zeroed"] == ((back == 0) & (x != 0)).mean()
+        if row["clipped"] == 0:
+            assert back.min() >= row["clip_low"]
+            assert back.max() <= row["clip_high"]
+        else:
+            outside = (x < row["clip_low"]) | (x > row["clip_high"])
+            assert 0 < row["clipped"] <= outside.mean()
+
+
+def test_ranges_are_what_they_say(asked: WhatIf, measured: Synthetic) -> None:
+    for layer in range(3):
+        x = measured.raw[layer, "before"]
+        tops = {"int8": 127, "int4": 7, "fp8-e4m3": 448, "fp8-e5m2": 57344}
+        for name, top in tops.items():
+            found = {
+                range_: asked.losses("act", name, range_).set_index("layer").loc[layer]
+                for one, range_ in asked.kinds("act")
+                if one == name
+            }
+            assert found["max"]["clip_high"] == pytest.approx(np.abs(x).max(), rel=1e-15)
+            reach = np.percentile(np.abs(x), 99)
+            assert found["percentile"]["clip_high"] == pytest.approx(reach, rel=1e-14)
+            assert found["max"]["scale"] == np.abs(x).max() / top
+            assert found["mse"]["mse"] <= min(row["mse"] for row in found.values())
+            assert found["max"]["clipped"] == 0
+            if "none" in found:
+                assert (found["none"]["scale"], found["none"]["clip_high"]) == (1, top)
+        asym = asked.losses("act", "int8-asym", "max").set_index("layer").loc[layer]
+        low, high = min(x.min(), 0), max(x.max(), 0)
+        assert asym["scale"] == pytest.approx((high - low) / 255, rel=1e-15)
+        assert asym["zero_point"] == round(-low / asym["scale"])
+        assert asym["clip_low"] == pytest.approx(-asym["zero_point"] * asym["scale"], rel=1e-15)
+
+
+def test_modules_of_a_layer_are_asked_apart_and_the_worst_speaks() -> None:
+    generator = np.random.default_rng(0)
+    easy, hard = generator.uniform(-1, 1, 500), generator.standard_cauchy(500)
+    run = run_of(
+        {
+            place(0, "before", module="experts.0"): torch.tensor(easy).to(torch.bfloat16),
+            place(0, "before", module="experts.1"): torch.tensor(hard).to(torch.bfloat16),
+            Key(0, "encoder", "act", "before", "e.0"): torch.tensor(easy).to(torch.bfloat16),
+        }
+    )
+    found = answer(run, parse_questions(formats="int8", ranges="max"))
+    rows = found.losses("act", "int8", "max")
+    assert list(zip(rows["stack"], rows["module"], strict=True)) == [
+        ("decoder", "experts.1"),
+        ("encoder", "e.0"),
+    ]
+    assert len(found.table[found.table["question"] == "format"]) == 3
+    text = told(found)
+    assert "encoder 0" in text
+    for draw in (plots.format_losses, plots.zeros_kept):
+        draw(found, "act")
+
+
+# Choosing ------------------------------------------------------------------------------------
+
+
+def test_layers_sites_and_phases_are_chosen() -> None:
+    values = torch.linspace(-1, 1, 64, dtype=torch.bfloat16)
+    run = run_of(
+        {
+            place(layer, phase, site=site): values * (layer + 1)
+            for layer in range(3)
+            for site in ("gate", "act")
+            for phase in ("before", "after", "landing")
+        }
+    )
+    options = {"layers": "0,2", "sites": "act", "phases": "landing,before", "sparsity": "50"}
+    found = answer(run, parse_questions(**options, formats="none"))
+    assert found.table[["layer", "site", "phase"]].to_numpy().tolist() == [
+        [layer, "act", phase] for layer in (0, 2) for phase in ("before", "landing")
+    ]
+    assert found.manifest["phases"] == ["before", "landing"]
+    both = answer(run, parse_questions(formats="int4", ranges="max", sparsity="none"))
+    assert both.sites == ["gate", "act"]
+    assert both.select([1], ["gate"]).table["layer"].tolist() == [1, 1]
+    assert told(both).count("SQNR") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": "int9"}, r"--formats int9: unknown format 'int9' \(did you mean 'int"),
+        ({"formats": ","}, "--formats ,: unknown format"),
+        ({"ranges": "maximum"}, r"unknown range 'maximum' \(did you mean 'max'"),
+        ({"formats": "int8", "ranges": "none"}, "integers have no range of their own"),
+        ({"phases": "afterwards"}, "unknown phase 'afterwards'"),
+        ({"phases": "arriving"}, "the run has no phase arriving there"),
+        ({"percentile": 0.0}, "--percentile 0: give a number above 0, at most 100"),
+        ({"percentile": 101.0}, "--percentile 101"),
+        ({"percentile": math.nan}, "--percentile nan"),
+        ({"sparsity": "0,50"}, "--sparsity '0,50' is not a list of percentages"),
+        ({"sparsity": "half"}, "--sparsity 'half'"),
+        ({"sparsity": "1/0"}, "--sparsity '1/0'"),
+        ({"sparsity": "101"}, "--sparsity '101'"),
+        ({"thresholds": "-1"}, "--thresholds '-1' is not a list of magnitudes"),
+        ({"thresholds": "inf"}, "--thresholds 'inf'"),
+        ({"thresholds": "a"}, "--thresholds 'a'"),
+        ({"formats": "none", "sparsity": "none"}, "there is nothing to ask"),
+        ({"layers": "7"}, "--layers 7: layer 7 does not exist"),
+        ({"sites": "gate"}, "the run holds none of these layers and sites"),
+        ({"sites": "gates"}, "unknown site 'gates'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    measured: Synthetic, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        answer(measured.run, parse_questions(**options))
+
+
+def test_percentages_may_have_signs_and_digits() -> None:
+    levels = parse_questions(sparsity="12.5%, 99.9").levels
+    assert [float(level) for level in levels] == [0.125, 0.999]
+    assert [str(level) for level in levels] == ["1/8", "999/1000"]
+
+
+# Awkward data --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def awkward() -> Run:
+    data = {
+        0: [0.0] * 8,
+        1: [],
+        2: [1.5] * 5,
+        3: [-1.0, -2.0, -3.0, -40.0],
+        4: [1.0, math.nan, math.inf, -math.inf, 2.0],
+        5: [1e30] + [0.001] * 50,
+    }
+    return run_of(
+        {
+            place(layer, phase): torch.tensor(values, dtype=torch.bfloat16)
+            for layer, values in data.items()
+            for phase in ("before", "after")
+        }
+    )
+
+
+def _assert_same(read: pd.DataFrame, written: pd.DataFrame) -> None:
+    """Equal to the last digit; pandas keeps texts that were read in another type."""
+    pd.testing.assert_frame_equal(read, written, check_dtype=False, check_exact=True)
+
+
+def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path: Path) -> None:
+    found = answer(awkward, parse_questions(thresholds="0,1"))
+    rows = found.losses("act", "int8", "mse").set_index("layer")
+    assert rows["sqnr_db"].isna().tolist() == [True, True, False, False, False, False]
+    assert math.isinf(rows.loc[2, "sqnr_db"])
+    assert found.manifest["warnings"] == [
+        "2 NaN and 4 infinite values are left out (layer 4, act, before and 1 more)"
+    ]
+    write_folder(found, tmp_path / "w")
+    read = WhatIf.load(tmp_path / "w")
+    pd.testing.assert_frame_equal(
+        read.table, found.table, check_dtype=False, check_exact=False, rtol=1e-14
+    )
+    json.dumps(found.summary(), allow_nan=False)
+    assert "inf" in told(found)
+
+
+def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds no distributions"):
+        answer(run_of({}), parse_questions())
+
+
+# Told ----------------------------------------------------------------------------------------
+
+
+def told(found: WhatIf, **options: Any) -> str:
+    console = Console(width=80, color_system=None, **options)
+    with console.capture() as capture:
+        console.print(whatif_tables.summary(found, console))
+    return capture.get()
+
+
+def test_the_terminal_names_the_worst_layers_first(asked: WhatIf) -> None:
+    text = told(asked)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for name, range_ in asked.kinds("act"):
+        rows = asked.losses("act", name, range_).sort_values("sqnr_db")
+        worst = "  ".join(
+            f"{row['layer']} {row['sqnr_db']:.1f}" for row in rows.head(2).to_dict("records")
+        )
+        median = f"{rows['sqnr_db'].median():.1f}"
+        line = next(line for line in text.splitlines() if worst in line and f" {range_} " in line)
+        assert line.split(worst)[1].split()[0] == median
+    assert "50 %" in text
+    assert "fp32 values" not in text
+
+
+def test_the_table_of_zeros_in_full(measured: Synthetic) -> None:
+    found = answer(measured.run, parse_questions(sparsity="50", formats="none", phases="before"))
+    least = sorted((found.thinned("act", 0.5)["l2_kept"].iloc[layer], layer) for layer in range(3))[
+        :2
+    ]
+    words = [f"{layer} {100 * kept:.1f}%" for kept, layer in least]
+    rows = found.thinned("act", 0.5)
+    numbers = [f"{rows['threshold'].median():.3f}"] + [
+        f"{100 * rows[name].median():.1f}%" for name in ("l1_kept", "l2_kept")
+    ]
+    (line,) = [line for line in told(found).splitlines() if line.strip().startswith("50 %")]
+    assert line.split() == ["50", "%", *numbers, *" ".join(words).split()]
+
+
+def test_ascii_where_the_console_asks_for_it(asked: WhatIf, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as file:
+        console = Console(width=80, file=file)
+        console.print(whatif_tables.summary(asked, console))
+    assert (tmp_path / "out").read_text(encoding="ascii").count("int8") == 2
+
+
+def test_rounded_values_are_said_to_be_and_answer_closely() -> None:
+    measured = silu_run(torch.float32)
+    found = answer(measured.run, parse_questions(formats="int8", ranges="max", sparsity="50"))
+    assert found.manifest["is_rounded"]
+    assert "fp32 values were counted rounded to bf16" in " ".join(told(found).split())
+    for layer in range(3):
+        x = measured.raw[layer, "before"]
+        scale = np.abs(x).max() / 127
+        noise = ((x - np.round(x / scale) * scale) ** 2).sum()
+        row = found.losses("act", "int8", "max").set_index("layer").loc[layer]
+        assert row["scale"] == pytest.approx(scale, rel=2**-8)
+        assert row["sqnr_db"] == pytest.approx(10 * math.log10((x**2).sum() / noise), abs=0.2)
+        half = np.sort(np.abs(x))[x.size // 2 - 1]
+        assert found.thinned("act", 0.5).iloc[layer]["threshold"] == pytest.approx(half, rel=2**-8)
+
+
+# Drawn ---------------------------------------------------------------------------------------
+
+
+def _lines(figure: Any) -> dict[str, Any]:
+    return {line.get_gid(): line for ax in figure.axes for line in ax.get_lines() if line.get_gid()}
+
+
+def test_the_figure_of_formats_draws_the_table(asked: WhatIf) -> None:
+    figure = plots.format_losses(asked, "act")
+    lines = _lines(figure)
+    for name, range_ in asked.kinds("act"):
+        rows = asked.losses("act", name, range_)
+        drawn = lines[f"{name}-{range_}-before"]
+        assert list(drawn.get_xdata()) == list(rows["layer"])
+        np.testing.assert_array_equal(drawn.get_ydata(), rows["sqnr_db"])
+    after = asked.losses("act", "int8", "mse", "after")["sqnr_db"]
+    np.testing.assert_array_equal(lines["int8-mse-after"].get_ydata(), after)
+    titles = [ax.get_title(loc="right") for ax in figure.axes]
+    worst = asked.losses("act", "int4", "mse").sort_values("sqnr_db")
+    expected = ", ".join(
+        f"{row['layer']} ({row['sqnr_db']:.1f})" for row in worst.to_dict("records")
+    )
+    assert f"worst layers {expected}" in titles
+
+
+def test_the_figure_of_zeros_draws_the_table(asked: WhatIf) -> None:
+    figure = plots.zeros_kept(asked, "act")
+    lines = _lines(figure)
+    for layer in range(3):
+        rows = [asked.thinned("act", level).iloc[layer] for level in (0.25, 0.5, 0.9)]
+        drawn = lines[f"layer-{layer}-before"]
+        np.testing.assert_array_equal(drawn.get_xdata(), [row["zeros"] for row in rows])
+        np.testing.assert_array_equal(drawn.get_ydata(), [row["l2_kept"] for row in rows])
+    for level in (0.25, 0.5, 0.9):
+        for column in ("l2_kept", "threshold"):
+            for phase in ("before", "after"):
+                drawn = lines[f"{column}-{level:g}-{phase}"].get_ydata()
+                np.testing.assert_array_equal(drawn, asked.thinned("act", level, phase)[column])
+    changed = {gid for gid in lines if gid.startswith("layer") and gid.endswith("after")}
+    expected = {
+        f"layer-{layer}-after"
+        for layer in range(3)
+        if any(
+            abs(
+                asked.thinned("act", level).iloc[layer]["l2_kept"]
+                - asked.thinned("act", level, "after").iloc[layer]["l2_kept"]
+            )
+            > 0.005
+            for level in (0.25, 0.5, 0.9)
+        )
+    }
+    assert changed == expected != set()
+    (least,) = [text.get_text() for text in figure.texts if text.get_gid() == "least"]
+    first = asked.thinned("act", 0.5).sort_values("l2_kept").iloc[0]["layer"]
+    assert least.startswith(f"At 50 % zeros least energy is kept in layers {first} (")
+
+
+def test_what_was_not_asked_is_not_drawn(measured: Synthetic) -> None:
+    few = answer(measured.run, parse_questions(formats="int4", ranges="max", sparsity="none"))
+    assert len(plots.format_losses(few, "act").axes) == 1
+    with pytest.raises(RequestError, match="no levels of sparsity"):
+        plots.zeros_kept(few, "act")
+    none = answer(measured.run, parse_questions(formats="none", sparsity="50"))
+    with pytest.raises(RequestError, match="no number formats"):
+        plots.format_losses(none, "act")
+
+
+# The folder ----------------------------------------------------------------------------------
+
+
+def test_a_folder_is_written_and_read_again(asked: WhatIf, tmp_path: Path) -> None:
+    out = write_folder(asked, tmp_path / "out", figures=("png",))
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == [
+        "figures/formats.png",
+        "figures/zeros.png",
+        "whatif.csv",
+        "whatif.json",
+    ]
+    read = WhatIf.load(out)
+    assert read.manifest == asked.manifest
+    assert read.manifest["kind"] == "whatif"
+    pd.testing.assert_frame_equal(
+        read.table, asked.table, check_dtype=False, check_exact=False, rtol=1e-14
+    )
+    assert told(read) == told(asked)
+    assert read.n_layers == 3
+    again = write_folder(asked, tmp_path / "again")
+    for path in out.rglob("*.*"):
+        assert path.read_bytes() == (again / path.relative_to(out)).read_bytes()
+    with pytest.raises(RequestError, match="exists"):
+        write_folder(asked, out)
+    assert write_folder(asked, out, force=True, figures=()) == out
+    assert not (out / "figures").exists()
+    assert asked.save(tmp_path / "saved") == tmp_path / "saved"
+
+
+def test_damage_is_named(asked: WhatIf, tmp_path: Path) -> None:
+    out = asked.save(tmp_path / "out")
+    text = (out / "whatif.csv").read_text().splitlines()
+    (out / "whatif.csv").write_text(text[0] + "\n")
+    with pytest.raises(RequestError, match=r"whatif\.csv is damaged: it holds no rows"):
+        WhatIf.load(out)
+    (out / "whatif.csv").write_text("layer,site\n0,act\n")
+    with pytest.raises(RequestError, match=r"whatif\.csv is damaged: it has no column clip_high"):
+        WhatIf.load(out)
+    (out / "whatif.csv").unlink()
+    with pytest.raises(RequestError, match=r"whatif\.csv is missing"):
+        WhatIf.load(out)
+    (out / "whatif.json").write_text('{"schema_version": 99}')
+    with pytest.raises(RequestError, match="schema version 99"):
+        WhatIf.load(out)
+
+
+def test_runs_inside_a_folder_are_named(measured: Synthetic, tmp_path: Path) -> None:
+    for side in "ab":
+        measured.run.save(tmp_path / "both" / side)
+    with pytest.raises(RequestError, match="not a run, it holds 2 of them") as refused:
+        read_run(tmp_path / "both")
+    assert str(tmp_path / "both" / "a") in refused.value.hint
+    assert read_run(tmp_path / "both" / "a").merged == measured.run.merged
+    shutil.rmtree(tmp_path / "both" / "b")
+    (tmp_path / "both" / "a" / "counts.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(RequestError, match=r"counts\.parquet is damaged"):
+        read_run(tmp_path / "both" / "a")
+    with pytest.raises(RequestError, match="is not a folder"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="is not a run"):
+        read_run(tmp_path / "empty")

@@ -1,0 +1,69 @@
+"""Thresholds and what they keep, on cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from distviz.stats.pruning import prune, threshold_for
+from distviz.stats.sketch import Sketch
+
+ROW = [0.0, -0.0, 1.0, -1.0, 1.0, 2.0, -3.0, 4.0, 0.0, 5.0]
+
+
+def pairs(values: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    return Sketch().add(torch.tensor(values, dtype=torch.bfloat16)).magnitude_pairs()
+
+
+@pytest.mark.parametrize(
+    ("percent", "threshold", "zeros"),
+    [
+        ("10", 0.0, 0.3),  # three are zero already
+        ("30", 0.0, 0.3),  # exactly reached
+        ("30.0001", 1.0, 0.6),  # equal magnitudes go together
+        ("60", 1.0, 0.6),
+        ("70", 2.0, 0.7),  # 0.7 * 10 is above 7 in floating point
+        ("99", 5.0, 1.0),
+        ("100", 5.0, 1.0),
+    ],
+)
+def test_the_smallest_threshold_that_reaches_a_share(
+    percent: str, threshold: float, zeros: float
+) -> None:
+    found = threshold_for(*pairs(ROW), Fraction(percent) / 100)
+    assert found == threshold
+    assert prune(*pairs(ROW), found).zeros == zeros
+
+
+def test_what_is_kept() -> None:
+    found = prune(*pairs(ROW), 2.5)
+    assert (found.zeros, found.zeroed) == (0.7, 0.4)
+    assert found.l1_kept == pytest.approx(12 / 17, rel=1e-15)
+    assert found.l2_kept == pytest.approx(50 / 57, rel=1e-15)
+
+
+def test_a_threshold_takes_what_equals_it() -> None:
+    assert prune(*pairs(ROW), 1.0).zeros == 0.6
+    assert prune(*pairs(ROW), np.nextafter(1.0, 0)).zeros == 0.3
+    assert prune(*pairs(ROW), 0.0).zeroed == 0
+
+
+def test_nothing_and_zeros() -> None:
+    assert math.isnan(threshold_for(*pairs([]), Fraction(1, 2)))
+    assert math.isnan(prune(*pairs([]), 0.5).zeros)
+    all_zero = prune(*pairs([0.0, -0.0]), threshold_for(*pairs([0.0, -0.0]), Fraction(1, 2)))
+    assert (all_zero.threshold, all_zero.zeros, all_zero.zeroed) == (0, 1, 0)
+    assert math.isnan(all_zero.l2_kept)
+
+
+def test_large_counts_stay_exact() -> None:
+    counts = np.array([2**53, 1, 2**53], np.int64)
+    magnitudes = np.array([1.0, 2.0, 3.0])
+    half = Fraction(2**53 + 1, 2**54 + 1)
+    assert threshold_for(magnitudes, counts, half) == 2.0
+    assert threshold_for(magnitudes, counts, half - Fraction(1, 2**60)) == 2.0
+    assert threshold_for(magnitudes, counts, Fraction(2**53, 2**54 + 1)) == 1.0
