@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distviz.arm.arm import ARM, Plan
     from distviz.errors import DistvizError
     from distviz.hooks.redistribution import redistribute
-    from distviz.hooks.watching import Seen, watch
+    from distviz.hooks.watching import WatchResult, watch
     from distviz.measure.measure import run
     from distviz.results.comparison import Comparison
     from distviz.results.run import Run
@@ -25,8 +25,8 @@ __all__ = [
     "DistvizError",
     "Plan",
     "Run",
-    "Seen",
     "Sketch",
+    "WatchResult",
     "compare",
     "redistribute",
     "run",
@@ -39,7 +39,7 @@ _MODULES = {
     "DistvizError": "errors",
     "Plan": "arm.arm",
     "Run": "results.run",
-    "Seen": "hooks.watching",
+    "WatchResult": "hooks.watching",
     "Sketch": "stats.sketch",
     "compare": "studies.compare_models",
     "redistribute": "hooks.redistribution",

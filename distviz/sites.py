@@ -13,8 +13,8 @@ __all__ = [
     "MODULE_PREFIX",
     "PHASES",
     "SITES",
-    "Key",
-    "Point",
+    "HookPoint",
+    "SiteKey",
     "check_layers",
     "join_layers",
     "key_order",
@@ -39,9 +39,9 @@ SITES: dict[str, str] = {
 PHASES: dict[str, str] = {
     "before": "the activation in the model as it is",
     "after": "the activation in the model with ARM",
-    "arriving": "on an ARM layer behind another ARM layer: what comes in before its own ARM",
-    "leaving": "on an ARM layer: the moved values, before",
-    "landing": "on an ARM layer: the moved values, after",
+    "arm_input": "on an ARM layer behind another ARM layer: what comes in before its own ARM",
+    "moved_before": "on an ARM layer: the moved values, before",
+    "moved_after": "on an ARM layer: the moved values, after",
 }
 """Name of a phase -> what it is."""
 
@@ -49,7 +49,7 @@ MODULE_PREFIX = "module:"
 """A site that starts so is a pattern on module paths: it observes the output of any module."""
 
 
-class Key(NamedTuple):
+class SiteKey(NamedTuple):
     """One observed distribution. Sorted by layer, then site, then phase as tables are."""
 
     layer: int
@@ -59,7 +59,7 @@ class Key(NamedTuple):
     module: str
 
 
-def key_order(key: Key) -> tuple[int | str, ...]:
+def key_order(key: SiteKey) -> tuple[int | str, ...]:
     """Sort keys by stack, layer, site (in the order of the layer), module and phase."""
     sites, phases = list(SITES), list(PHASES)
     site = sites.index(key.site) if key.site in SITES else len(sites)
@@ -68,7 +68,7 @@ def key_order(key: Key) -> tuple[int | str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class HookPoint:
     """One place in a model that can be observed.
 
     Parameters

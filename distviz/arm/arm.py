@@ -184,7 +184,7 @@ class ARM:
             shares = (self.p_min, self.p_max)
         else:
             shares = (self.fraction, self.fraction)
-        ranks.expect(self.c, shares, ends)
+        ranks.prefetch(self.c, shares, ends)
         center = ranks.magnitude((n - 1) // 2)
         mad = ranks.distance((n - 1) // 2, center)
         eps = _MAD_TO_SIGMA * max(mad, _SMALLEST_MAD) * self.c

@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from distviz.stats import float_grid as grid
 from distviz.stats import kernels
 
-__all__ = ["Ranks", "rank_values"]
+__all__ = ["OrderStatistics", "rank_values"]
 
 _FEW = 1 << 15
 _HALF = 16
 _SIGMA = 1.4826
 
 
-class Ranks(Protocol):
+class OrderStatistics(Protocol):
     """Order statistics of the finite values of a sequence; ranks count from 0."""
 
     n: int
 
-    def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
+    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         """Announce what will be asked, so that one look at the data serves every question."""
 
     def value(self, rank: int) -> float:
@@ -50,7 +50,7 @@ class Ranks(Protocol):
         """Return how many magnitudes equal that one."""
 
 
-def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> Ranks:
+def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> OrderStatistics:
     """Prepare the order statistics of the given rows of (rows, channels)."""
     if rows.size * values.shape[1] <= _FEW or values.dtype == torch.float64:
         index = torch.from_numpy(rows).to(values.device)
@@ -72,7 +72,7 @@ class _Sorted:
         self._magnitudes = np.sort(np.abs(self._values))
         self.n = self._values.size
 
-    def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
+    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         del c, shares, ranks
 
     def value(self, rank: int) -> float:
@@ -100,7 +100,7 @@ class _SortedThere:
         self._magnitudes = self._values.abs().sort().values
         self.n = self._values.numel()
 
-    def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
+    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         del c, shares, ranks
 
     def value(self, rank: int) -> float:
@@ -131,7 +131,7 @@ class _Counted:
         self._running = np.cumsum(self._counts)
         self.n = int(self._running[-1])
 
-    def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
+    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         del c, shares, ranks
 
     def value(self, rank: int) -> float:
@@ -200,7 +200,7 @@ class _Refined:
     def _before(self, place: int) -> int:
         return int(self._running[place - 1]) if place else 0
 
-    def expect(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
+    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
         rank = (self.n - 1) // 2
         middle = self._place(rank)
         span = (float(self._lows[middle]), float(self._highs[middle]))

@@ -24,14 +24,14 @@ from distviz.measure import world as processes
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from distviz.cli.dry_run import Plan
+    from distviz.cli.dry_run import Estimate
     from distviz.results.kinds import Result
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="distviz",
-    cls=help_pages.Group,
+    cls=help_pages.HelpGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -79,7 +79,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     page = manual.PAGES[name]
     registered = app.command(
         name,
-        cls=help_pages.Command,
+        cls=help_pages.HelpCommand,
         help=f"{function.__doc__}\n\n{page.description}",
         rich_help_panel=page.group,
     )
@@ -279,7 +279,7 @@ def _present(
         console.print(f"\n{folder}", soft_wrap=True)
 
 
-def _present_plan(plan: Plan, *, quiet: bool, as_json: bool) -> None:
+def _present_plan(plan: Estimate, *, quiet: bool, as_json: bool) -> None:
     processes.current().finish()
     if not processes.current().is_first:
         return
@@ -720,7 +720,7 @@ def show(
     part = None if layers is None else whole.select(parse_layers(layers, whole.n_layers))
     closer = None
     if isinstance(whole, Run):
-        closer = partial(closeups.closeup, whole, cast("Run | None", part))
+        closer = partial(closeups.layer_details, whole, cast("Run | None", part))
     _present(part or whole, run, quiet=False, as_json=as_json, closer=closer)
 
 

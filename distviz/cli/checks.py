@@ -10,11 +10,11 @@ from typing import Any
 
 from distviz.arm.presets import every_preset, published_for
 from distviz.errors import RequestError
-from distviz.measure.resume import StateFolder
+from distviz.measure.resume import CheckpointFolder
 from distviz.measure.world import current
 from distviz.results.run import SWEEP, check_output, read_manifest
 from distviz.settings import RunSettings, build_settings
-from distviz.studies.sweep_grid import Grid, check
+from distviz.studies.sweep_grid import SweepGrid, check
 
 __all__ = [
     "GRID",
@@ -64,13 +64,13 @@ class SweepRequest:
         same_seeds = len(known.get("seeds") or []) == self.seeds
         return same_seeds and all(known.get(name) == value for name, value in own.items())
 
-    def grid(self, preset: str | None = None) -> Grid:
+    def grid(self, preset: str | None = None) -> SweepGrid:
         """Return the lists; those that are usual where none was given, and no preset."""
         given = {name: value for name, value in self.lists.items() if value is not None}
         layers = given.pop("arm_layers", None)
         if not (self.by_layer or preset) and not {"c", "p1", "fraction"} & set(given):
             given |= _USUAL
-        return Grid(**given, arm_layers=";".join(layers) if layers else None)
+        return SweepGrid(**given, arm_layers=";".join(layers) if layers else None)
 
 
 def check_sweep(
@@ -102,9 +102,11 @@ def is_published(settings: RunSettings) -> bool:
     return "auto" not in words or published_for(settings.model) is not None
 
 
-def state_folder(out: Path, settings: RunSettings) -> StateFolder:
+def state_folder(out: Path, settings: RunSettings) -> CheckpointFolder:
     """Return where the state of a run is kept, refusing to drop one unasked."""
-    states = StateFolder(out.with_name(f"{out.name}.partial"), settings.save_every, settings.resume)
+    states = CheckpointFolder(
+        out.with_name(f"{out.name}.partial"), settings.save_every, settings.resume
+    )
     if states.exists() and not (settings.resume or settings.force):
         raise RequestError(
             f"{states.folder} holds a part of this measurement",

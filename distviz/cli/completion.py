@@ -45,7 +45,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "--formats": ("int8", "int8-asym", "int4", "int4-asym", "fp8-e4m3", "fp8-e5m2", "none"),
     "--on": ("both", "prefill", "decode"),
     "--percentile-of": ("value", "magnitude"),
-    "--phases": ("before", "after", "arriving", "leaving", "landing"),
+    "--phases": ("before", "after", "arm_input", "moved_before", "moved_after"),
     "--ranges": ("max", "percentile", "mse", "none"),
     "--redistribution": ("arm", "threshold", "scale", "noise"),
     "--sites": (

@@ -23,8 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from distviz.hooks.attach import tap
-from distviz.sites import Point
+from distviz.hooks.attach import attach_hook
+from distviz.sites import HookPoint
 
 __all__ = ["Cost", "rough_cost", "trace"]
 
@@ -60,7 +60,7 @@ class Cost:
     moved: float = 0.0
     calls: int = 0
     peak: int = 0
-    values: dict[Point, int] = field(default_factory=dict)
+    values: dict[HookPoint, int] = field(default_factory=dict)
     is_rough: bool = False
 
     @property
@@ -72,7 +72,7 @@ class Cost:
 
 def trace(
     model: nn.Module,
-    points: Sequence[Point],
+    points: Sequence[HookPoint],
     rows: int,
     tokens: int,
     until: Collection[str] = (),
@@ -94,7 +94,7 @@ def trace(
     cost = Cost(rows, tokens)
     base: Any = getattr(model, "base_model", model)
 
-    def see(point: Point, value: Any) -> None:
+    def see(point: HookPoint, value: Any) -> None:
         tensor = value[0] if isinstance(value, tuple | list) else value
         width = tensor.shape[-1] if point.part is None else point.part[1] - point.part[0]
         seen = tensor.numel() // max(tensor.shape[-1], 1) * width
@@ -102,7 +102,7 @@ def trace(
 
     with ExitStack() as stack:
         stack.enter_context(_silent())
-        tap(model, points, see, stack)
+        attach_hook(model, points, see, stack)
         _stop_behind(model, until, stack)
         stack.enter_context(torch.no_grad())
         # Fake tensors rather than plain ones: transformers knows that they have no values.
@@ -120,7 +120,7 @@ def trace(
     return cost
 
 
-def rough_cost(model: nn.Module, points: Sequence[Point], rows: int, tokens: int) -> Cost:
+def rough_cost(model: nn.Module, points: Sequence[HookPoint], rows: int, tokens: int) -> Cost:
     """Take the cost from the matrices alone, as if every one met every token."""
     cost = Cost(rows, tokens, is_rough=True)
     base: Any = getattr(model, "base_model", model)

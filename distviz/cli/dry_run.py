@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from distviz.cli.estimate import Measurement
     from distviz.cli.opening import Opening
 
-__all__ = ["Plan", "plan_compare", "plan_filler", "plan_run", "plan_sweep"]
+__all__ = ["Estimate", "plan_compare", "plan_filler", "plan_run", "plan_sweep"]
 
 _SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """What a command would do.
 
     Attributes
@@ -116,7 +116,7 @@ class Plan:
         }
 
 
-def plan_run(flags: dict[str, Any], config: Path | None, model: str | None) -> Plan:
+def plan_run(flags: dict[str, Any], config: Path | None, model: str | None) -> Estimate:
     """Say what `measuring.run_to_folder` would do with the same arguments.
 
     Raises
@@ -128,7 +128,7 @@ def plan_run(flags: dict[str, Any], config: Path | None, model: str | None) -> P
     out = checked_output(settings, short_name(model or settings.model or "demo"))
     state_folder(out, settings)
     measurement, free = _measure_once(settings, None)
-    return Plan("run", out, {"": measurement}, free_bytes=free)
+    return Estimate("run", out, {"": measurement}, free_bytes=free)
 
 
 def _measure_once(settings: RunSettings, texts: list[Any] | None) -> tuple[Measurement, int]:
@@ -160,7 +160,7 @@ def _free(opening: Opening) -> int:
 
 def plan_compare(
     a: str, b: str, phase_a: str, phase_b: str, flags: dict[str, Any], config: Path | None
-) -> Plan:
+) -> Estimate:
     """Say what `measuring.compare_to_folder` would do; raises as `plan_run`."""
     settings = replace(build_settings(flags, config), layer=None)
     out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
@@ -175,10 +175,12 @@ def plan_compare(
             ready.append(name)
         else:
             found[title], free = _measure_once(side.settings, side.texts)
-    return Plan("compare", out, found, ready, free)
+    return Estimate("compare", out, found, ready, free)
 
 
-def plan_filler(model: str, counts: str | None, flags: dict[str, Any], config: Path | None) -> Plan:
+def plan_filler(
+    model: str, counts: str | None, flags: dict[str, Any], config: Path | None
+) -> Estimate:
     """Say what `measuring.filler_to_folder` would do; raises as `plan_run`."""
     settings = build_settings(flags, config, model)
     numbers = parse_counts(counts, settings.filler_count)
@@ -198,12 +200,14 @@ def plan_filler(model: str, counts: str | None, flags: dict[str, Any], config: P
         Task(filled_corpus(opening.opened, documents, chosen, count), 1, paired=False)
         for count in sorted({0, *numbers})
     ]
-    return Plan("filler", out, {"": estimate(opening, chosen, tasks)}, free_bytes=_free(opening))
+    return Estimate(
+        "filler", out, {"": estimate(opening, chosen, tasks)}, free_bytes=_free(opening)
+    )
 
 
 def plan_sweep(
     model: str | None, asked: SweepRequest, flags: dict[str, Any], config: Path | None
-) -> Plan:
+) -> Estimate:
     """Say what `measuring.sweep_to_folder` would do; raises as `plan_run`."""
     settings = check_sweep(model, asked, flags, config)
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
@@ -233,4 +237,4 @@ def plan_sweep(
         arm_layers=join_layers(moved),
     )
     measurement = estimate(opening, shown, [Task(corpus, passes, paired=True)])
-    return Plan("sweep", out, {"": measurement}, free_bytes=_free(opening))
+    return Estimate("sweep", out, {"": measurement}, free_bytes=_free(opening))

@@ -16,7 +16,7 @@ from distviz.cli.calibration import Speeds, Start, measure_speeds
 from distviz.cli.opening import Opening
 from distviz.cli.walk import Task, Walk
 from distviz.data.corpus import Batch
-from distviz.measure.partial import share_out
+from distviz.measure.partial import partition_batches
 from distviz.measure.world import current
 from distviz.models.memory import resident_bytes
 from distviz.settings import RunSettings
@@ -181,7 +181,7 @@ class _Clock:
         """Seconds by part of the process that measures longest."""
         sizes = {number: batch.valid.size for number, batch in enumerate(batches)}
         found = []
-        for share in share_out(sizes, current().size):
+        for share in partition_batches(sizes, current().size):
             parts: Counter[str] = Counter()
             for number in share:
                 parts.update(self._batch(task, batches[number]))

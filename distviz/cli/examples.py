@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EXIT_CODES", "GROUPS", "PAGES", "ROOT", "Example", "Page"]
+__all__ = ["EXIT_CODES", "GROUPS", "PAGES", "ROOT", "CommandHelp", "Example"]
 
 GROUPS = (
     "Commands that measure",
@@ -29,7 +29,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Page:
+class CommandHelp:
     """What the help of a command says beside its purpose (its docstring) and its options.
 
     Attributes
@@ -47,9 +47,9 @@ class Page:
     examples: tuple[Example, ...]
 
 
-def _page(group: str, description: str, *examples: tuple[str, str]) -> Page:
+def _page(group: str, description: str, *examples: tuple[str, str]) -> CommandHelp:
     paragraphs = (" ".join(part.split()) for part in description.split("\n\n"))
-    return Page(group, "\n\n".join(paragraphs), tuple(Example(*one) for one in examples))
+    return CommandHelp(group, "\n\n".join(paragraphs), tuple(Example(*one) for one in examples))
 
 
 ROOT = _page(
@@ -64,7 +64,7 @@ ROOT = _page(
     ("The findings again, from the folder alone:", "distviz show runs/mine"),
 )
 
-PAGES: dict[str, Page] = {
+PAGES: dict[str, CommandHelp] = {
     "run": _page(
         _MEASURE,
         """Counts every value that leaves the activation functions of the MLPs (or passes at other

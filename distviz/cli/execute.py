@@ -217,7 +217,7 @@ def sweep_to_folder(
         if not is_published(settings):
             place = sweeps.first_place(opened, grid, settings, is_by_layer=asked.by_layer)
             looking = replace(settings, arm_layers=place)
-            proposal = collect.first_look(opened, corpus, looking, progress)
+            proposal = collect.pilot_run(opened, corpus, looking, progress)
             presets[PROPOSED] = proposal.settings
         chosen = sweeps.every_setting(
             opened, grid, settings, is_by_layer=asked.by_layer, presets=presets
@@ -269,7 +269,7 @@ def whatif_to_folder(
     run
         A run folder.
     flags
-        Arguments of `questions.parse_questions`.
+        Arguments of `questions.parse_whatif`.
     figures
         Formats; none draws nothing.
     out
@@ -287,10 +287,10 @@ def whatif_to_folder(
     from distviz.studies import whatif as questions
 
     check_figure_width(width)
-    asked = questions.parse_questions(**flags)
+    asked = questions.parse_whatif(**flags)
     folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
     check_output(folder, force=force)
-    answers = questions.answer(questions.read_run(run), asked, run.resolve().name)
+    answers = questions.evaluate_whatif(questions.read_run(run), asked, run.resolve().name)
     answers.manifest["asked"] = {"run": str(run)} | {
         name: value for name, value in flags.items() if value is not None
     }
@@ -334,7 +334,7 @@ def continuations(
             parts = {"system": system, "question": text}
             source = parts if settings.chat_template else {"text": system + text}
             corpus = collect.corpus_of(read_documents([source]), opened, settings)
-            found = collect.first_look(opened, corpus, settings, progress)
+            found = collect.pilot_run(opened, corpus, settings, progress)
             settings = settings.with_proposal(found.settings)
             preset = {"name": PROPOSED, "evidence": found.evidence}
         written = generation.generate(opened, text, settings, chosen, progress, system=system)

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from distviz.cli import examples as manual
 from distviz.cli.options import GROUPS
 
-__all__ = ["Command", "Group", "wrap_command"]
+__all__ = ["HelpCommand", "HelpGroup", "wrap_command"]
 
 _LAST = GROUPS[-1]
 _HYPHEN = "\ue000"
@@ -39,7 +39,7 @@ class _Plain:
             formatter.write_text(_whole(cleandoc(self.help or "")))
 
 
-class Command(_Plain, TyperCommand):
+class HelpCommand(_Plain, TyperCommand):
     """A command with a page in the manual."""
 
     @property
@@ -69,7 +69,7 @@ class Command(_Plain, TyperCommand):
             formatter.write_text(manual.EXIT_CODES)
 
 
-class Group(_Plain, TyperGroup):
+class HelpGroup(_Plain, TyperGroup):
     """The program itself: commands under headings, in the manual's order."""
 
     @property

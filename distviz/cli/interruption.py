@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distviz.cli.checks import state_folder
 from distviz.errors import InterruptedRunError, RequestError
-from distviz.measure.resume import StateFolder
+from distviz.measure.resume import CheckpointFolder
 from distviz.measure.world import current
 from distviz.progress import Progress
 from distviz.settings import RunSettings
@@ -23,7 +23,7 @@ __all__ = ["kept_work"]
 @contextmanager
 def kept_work(
     out: Path, settings: RunSettings, progress: Progress, *, of_parts: bool = False
-) -> Iterator[StateFolder]:
+) -> Iterator[CheckpointFolder]:
     """Give the states of a measurement, and remove them when it has come to its end.
 
     Whatever else ends it, what is kept is told, with the command that goes on.
@@ -66,12 +66,12 @@ def kept_work(
     states.remove()
 
 
-def _kept(states: StateFolder) -> str:
+def _kept(states: CheckpointFolder) -> str:
     part = f"{states.share:.0%} of the work" if states.share else "a part of the work"
     return f"{part} is kept in {states.folder}"
 
 
-def _how_to_go_on(states: StateFolder, out: Path) -> str:
+def _how_to_go_on(states: CheckpointFolder, out: Path) -> str:
     if not states.exists():
         return ""
     return f"{_kept(states)}, go on with: {_command_to_go_on(out)}"

@@ -11,8 +11,8 @@ import torch
 from distviz.measure.forward import needed_points
 from distviz.models.architectures.mlp import find_mlps
 from distviz.models.checkpoint import locate
-from distviz.models.lazy_layers import bytes_in_memory, reached
-from distviz.models.load_plan import Prepared, prepare_checkpoint
+from distviz.models.lazy_layers import bytes_in_memory, layers_up_to
+from distviz.models.load_plan import CheckpointInfo, inspect_checkpoint
 from distviz.models.loading import LoadOptions, parse_device, parse_device_map, parse_dtype
 from distviz.models.open import OpenedModel, describe, model_details
 from distviz.settings import RunSettings
@@ -35,7 +35,7 @@ class Opening:
     """
 
     opened: OpenedModel
-    found: Prepared | None
+    found: CheckpointInfo | None
     options: LoadOptions
 
     @property
@@ -62,7 +62,7 @@ class Opening:
         checkpoint, disk = self.found.checkpoint, self.found.disk
         if disk is None or not self.until:
             return {path.name: path.stat().st_size for path in checkpoint.files}
-        left = set(disk.layers).difference(reached(disk.layers, self.until))
+        left = set(disk.layers).difference(layers_up_to(disk.layers, self.until))
         found: dict[str, int] = {}
         for name, tensor in checkpoint.tensors.items():
             if not any(f".{path}." in f".{name}" for path in left):
@@ -113,7 +113,7 @@ def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> Opening
     checkpoint = locate(
         settings.model, revision=settings.revision, allow_pickle=settings.allow_pickle
     )
-    found = prepare_checkpoint(
+    found = inspect_checkpoint(
         checkpoint,
         options,
         choose=partial(needed_points, settings) if is_for_measure else None,
@@ -136,7 +136,7 @@ def _opening(
     details: dict[str, Any],
     name: str,
     tokenizer: Any,
-    found: Prepared | None,
+    found: CheckpointInfo | None,
     options: LoadOptions,
     *,
     has_head: bool,

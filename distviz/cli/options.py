@@ -15,7 +15,7 @@ GROUPS = (
     "Meaningless tokens (filler)",
     "Settings to try",
     "Text to write",
-    "Questions",
+    "WhatIfRequest",
     "Model and machine",
     "Result",
     "This command",
@@ -174,7 +174,12 @@ Layer = Annotated[
 ]
 Phases = Annotated[
     str | None,
-    _value("--phases", "LIST", "before,after (default), arriving, leaving, landing.", _MEASURED),
+    _value(
+        "--phases",
+        "LIST",
+        "before,after (default), arm_input, moved_before, moved_after.",
+        _MEASURED,
+    ),
 ]
 
 # Redistribution -----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from distviz.cli.opening import Opening
 from distviz.data.corpus import Batch, Corpus, make_batches
 from distviz.measure.forward import choose_points
 from distviz.settings import RunSettings
-from distviz.sites import Point
+from distviz.sites import HookPoint
 from distviz.stats import float_grid as grid
 
 __all__ = ["Task", "Walk"]
@@ -70,8 +70,8 @@ class Walk:
     settings: RunSettings
     tasks: Sequence[Task]
     batches: list[list[Batch]]
-    watched: list[Point]
-    moved: list[Point]
+    watched: list[HookPoint]
+    moved: list[HookPoint]
     cost: Cost
 
     @classmethod
@@ -98,7 +98,7 @@ class Walk:
         """Tokens of the batch that was walked through, padding included."""
         return self.cost.rows * self.cost.tokens
 
-    def values(self, points: Sequence[Point]) -> int:
+    def values(self, points: Sequence[HookPoint]) -> int:
         """Values of that batch at some points."""
         return sum(self.cost.values.get(point, 0) for point in points)
 

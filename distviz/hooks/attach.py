@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distviz.models.architectures.mlp import modules_at
-from distviz.sites import Point
+from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distviz.models.architectures.function_tracer import Follower
+    from distviz.models.architectures.function_tracer import FunctionTracer
 
-__all__ = ["Receive", "tap"]
+__all__ = ["Receive", "attach_hook"]
 
-Receive = Callable[[Point, Any], "torch.Tensor | None"]
+Receive = Callable[[HookPoint, Any], "torch.Tensor | None"]
 
 
-def tap(
+def attach_hook(
     model: nn.Module,
-    points: Sequence[Point],
+    points: Sequence[HookPoint],
     receive: Receive,
     stack: ExitStack,
     *,
@@ -47,7 +47,7 @@ def tap(
         Stand before whoever looks at the same point, so that they see the replacement.
     """
     scopes: dict[str, _Scope] = {}
-    inside: dict[tuple[str, str], list[Point]] = {}
+    inside: dict[tuple[str, str], list[HookPoint]] = {}
     for point in points:
         if point.within and point.within not in scopes:
             scopes[point.within] = _Scope(model.get_submodule(point.within), stack)
@@ -85,7 +85,7 @@ class _Scope:
 
 def _tap_module(
     module: nn.Module,
-    point: Point,
+    point: HookPoint,
     receive: Receive,
     scope: _Scope | None,
     stack: ExitStack,
@@ -112,16 +112,16 @@ def _tap_module(
 
 def _tap_functions(
     module: nn.Module,
-    points: Sequence[Point],
+    points: Sequence[HookPoint],
     receive: Receive,
     scope: _Scope | None,
     stack: ExitStack,
     first: bool,
 ) -> None:
     """Follow the chains of the points while the module's forward runs."""
-    from distviz.models.architectures.function_tracer import Chain, Follower
+    from distviz.models.architectures.function_tracer import FunctionTracer, OpPath
 
-    def step(chain: Chain, entered: Any, result: torch.Tensor) -> torch.Tensor | None:
+    def step(chain: OpPath, entered: Any, result: torch.Tensor) -> torch.Tensor | None:
         changed = None
         for point in points:
             if point.takes == "input" and chain == point.chain[:1]:
@@ -130,7 +130,7 @@ def _tap_functions(
                 changed = receive(point, result)
         return changed
 
-    follower = Follower(step, {point.chain for point in points})
+    follower = FunctionTracer(step, {point.chain for point in points})
     running = _Running(follower, scope)
     # Whoever stands first is the outermost: torch asks the innermost mode first, and it asks the
     # one around it for the result. They must be left in the reverse order.
@@ -152,7 +152,7 @@ def _tap_functions(
 class _Running:
     """Enters a follower with a module's forward and leaves it with it."""
 
-    follower: Follower
+    follower: FunctionTracer
     scope: _Scope | None
     depth: int = 0
 

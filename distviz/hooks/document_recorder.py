@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz.sites import PHASES, Key
+from distviz.sites import PHASES, SiteKey
 from distviz.stats import float_grid as grid
 from distviz.stats import kernels
 from distviz.stats.moments import Moments
@@ -50,14 +50,14 @@ class Documents:
     """
 
     c: float
-    _open: dict[int, dict[Key, _Part]] = field(default_factory=dict)
-    _kinds: dict[Key, tuple[str, bool]] = field(default_factory=dict)
-    _eps: dict[tuple[int, Key], float] = field(default_factory=dict)
-    _rows: dict[Key, list[tuple[Any, ...]]] = field(default_factory=dict)
+    _open: dict[int, dict[SiteKey, _Part]] = field(default_factory=dict)
+    _kinds: dict[SiteKey, tuple[str, bool]] = field(default_factory=dict)
+    _eps: dict[tuple[int, SiteKey], float] = field(default_factory=dict)
+    _rows: dict[SiteKey, list[tuple[Any, ...]]] = field(default_factory=dict)
 
     def add(
         self,
-        key: Key,
+        key: SiteKey,
         document: int,
         table: NDArray[np.integer],
         moments: Moments,
@@ -79,7 +79,7 @@ class Documents:
         kept = self._open.setdefault(document, {})
         kept[key] = kept[key] + part if key in kept else part
 
-    def _row(self, document: int, key: Key, part: _Part) -> tuple[Any, ...]:
+    def _row(self, document: int, key: SiteKey, part: _Part) -> tuple[Any, ...]:
         """Turn a document's table into its row; eps is that of its own phase ``before``.
 
         Where that was not seen first, eps and near_zero are NaN.
@@ -99,7 +99,7 @@ class Documents:
             mean, std = moments.mean, math.sqrt(moments.m2 / moments.count)
         return (document, count, mean, std, eps, near_zero, l1, l2, gini)
 
-    def _rows_of(self, document: int) -> list[tuple[Key, tuple[Any, ...]]]:
+    def _rows_of(self, document: int) -> list[tuple[SiteKey, tuple[Any, ...]]]:
         kept = self._open.get(document, {})
         order = sorted(kept, key=lambda key: key.phase != "before")
         return [(key, self._row(document, key, kept[key])) for key in order]
@@ -111,7 +111,7 @@ class Documents:
                 self._rows.setdefault(key, []).append(row)
             self._open.pop(document, None)
 
-    def band(self, document: int, key: Key) -> float:
+    def band(self, document: int, key: SiteKey) -> float:
         """Return eps of a document whose phase ``before`` was seen whole, until it is forgotten."""
         return self._eps.get((document, key._replace(phase="")), math.nan)
 
@@ -169,13 +169,13 @@ class Documents:
     def from_state(cls, state: dict[str, Any]) -> Documents:
         """Return what `state` was taken of."""
         found = cls(state["c"])
-        found._kinds = {Key(*key): (name, rounded) for key, name, rounded in state["kinds"]}
-        found._rows = {Key(*key): [*map(_row_of, rows)] for key, rows in state["rows"]}
+        found._kinds = {SiteKey(*key): (name, rounded) for key, name, rounded in state["kinds"]}
+        found._rows = {SiteKey(*key): [*map(_row_of, rows)] for key, rows in state["rows"]}
         kept = state["open"]
         moments, tables = unpack_moments(kept["moments"]), unpack_tables(kept["tables"])
         parts = map(_Part, tables, moments)
         for document, key, part in zip(kept["documents"], kept["keys"], parts, strict=True):
-            found._open.setdefault(document, {})[Key(*key)] = part
+            found._open.setdefault(document, {})[SiteKey(*key)] = part
         return found
 
 
@@ -183,7 +183,7 @@ def _row_of(numbers: NDArray[np.float64]) -> tuple[Any, ...]:
     return (int(numbers[0]), int(numbers[1]), *numbers[2:].tolist())
 
 
-def _frame_of(key: Key, rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+def _frame_of(key: SiteKey, rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     for place, name in enumerate(("layer", "site", "phase"), start=1):
         frame.insert(place, name, getattr(key, name))

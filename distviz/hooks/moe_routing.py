@@ -19,13 +19,13 @@ from distviz.errors import MeasurementError, RequestError
 from distviz.hooks import moe_layouts as layouts
 from distviz.hooks.moe_layouts import Layout, Routed
 from distviz.models.architectures.mlp import has_forward
-from distviz.sites import Point
+from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Routing", "follow", "replaced", "rows_at_once", "rows_shown"]
+__all__ = ["Routing", "force_batched_experts", "replaced", "rows_shown", "track_routing"]
 
 _AT_ONCE = ("grouped_mm", "batched_mm")
 _OPEN = (*_AT_ONCE, "eager")
@@ -55,7 +55,7 @@ class Routing:
         self.path = path
         self.layout: Layout | None = None
         self._routing: tuple[Any, Any] | None = None
-        self._pieces: dict[Point, _Pieces] = {}
+        self._pieces: dict[HookPoint, _Pieces] = {}
 
     def hear_router(self, router: Any, _args: Any, output: Any) -> None:
         """Forward hook of a router, for experts that are not told what it chose."""
@@ -94,7 +94,7 @@ class Routing:
         """Whether the last call had no row for any expert."""
         return self.layout is not None and not self.layout.sizes
 
-    def take(self, point: Point, rows: torch.Tensor) -> tuple[torch.Tensor, Routed] | None:
+    def take(self, point: HookPoint, rows: torch.Tensor) -> tuple[torch.Tensor, Routed] | None:
         """Accept (rows, channels) of one firing; return all rows of the call once they are there.
 
         Raises
@@ -190,7 +190,7 @@ class _Matched(Routing):
         self._start(layout)
 
 
-def _not_attributed(point: Point, why: str) -> MeasurementError:
+def _not_attributed(point: HookPoint, why: str) -> MeasurementError:
     return MeasurementError(
         f"{point.module} (site {point.site}) {why}",
         "its rows cannot be attributed to tokens and experts; leave this site out",
@@ -198,7 +198,7 @@ def _not_attributed(point: Point, why: str) -> MeasurementError:
 
 
 @contextmanager
-def follow(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Routing]]:
+def track_routing(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Routing]]:
     """Follow the modules of experts at some paths; gives a `Routing` by path.
 
     An implementation that fuses the activation away is replaced while this lasts.
@@ -219,7 +219,7 @@ def follow(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Routing
 
 
 @contextmanager
-def rows_at_once(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
+def force_batched_experts(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
     """Let the experts at some paths compute all rows in one piece, where their code can."""
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
@@ -229,7 +229,7 @@ def rows_at_once(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
-    """Let the experts at some paths run on the implementation that `follow` lets them run on."""
+    """Let the experts at some paths run on the implementation that `track_routing` lets them run on."""
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
             stack.enter_context(_replacing(model.get_submodule(path), *_OPEN))
@@ -237,7 +237,7 @@ def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
 
 
 def replaced(model: nn.Module, paths: Iterable[str], *, at_once: bool) -> list[str]:
-    """Return the implementations that `rows_at_once`, or else `follow`, does not leave in place."""
+    """Return the implementations that `force_batched_experts`, or else `track_routing`, does not leave in place."""
     allowed = _AT_ONCE if at_once else _OPEN
     modules = (model.get_submodule(path) for path in dict.fromkeys(paths))
     names = (_implementation(module) for module in modules if hasattr(module, "is_concatenated"))

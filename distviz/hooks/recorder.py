@@ -19,7 +19,7 @@ from distviz.hooks.document_recorder import Documents
 from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.moe_layouts import Routed
 from distviz.results.run import Run
-from distviz.sites import Key, Point, key_order
+from distviz.sites import HookPoint, SiteKey, key_order
 from distviz.stats import kernels
 from distviz.stats.channel_sums import ChannelTotals
 from distviz.stats.kernels import Observation
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["TOKEN_CLASSES", "Recorder", "Tokens"]
 
 TOKEN_CLASSES = ("digits", "operators", "conjunctions", "other")
-_PARTIAL_PHASES = ("leaving", "landing")
+_PARTIAL_PHASES = ("moved_before", "moved_after")
 
 
 @dataclass(frozen=True)
@@ -113,24 +113,24 @@ class Recorder:
 
     c: float = DEFAULT_C
     class_layers: frozenset[int] | None = frozenset()
-    sketches: dict[Key, dict[str, Sketch]] = field(default_factory=dict)
+    sketches: dict[SiteKey, dict[str, Sketch]] = field(default_factory=dict)
     documents: Documents = field(init=False)
-    experts: dict[Key, ExpertTable] = field(default_factory=dict)
-    _channels: dict[Key, ChannelTotals] = field(default_factory=dict)
+    experts: dict[SiteKey, ExpertTable] = field(default_factory=dict)
+    _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.documents = Documents(self.c)
 
     def add(
         self,
-        point: Point,
+        point: HookPoint,
         phase: str,
         values: torch.Tensor,
         tokens: Tokens,
         moved: torch.Tensor | None = None,
     ) -> None:
         """Count (rows, channels) of one point; ``moved`` keeps what is marked alone."""
-        key = Key(point.layer, point.stack, point.site, phase, point.module)
+        key = SiteKey(point.layer, point.stack, point.site, phase, point.module)
         names = self._class_names(point.layer)
         documents, rows = np.unique(tokens.documents, return_inverse=True)
         classes = tokens.classes if len(names) > 1 else np.zeros_like(tokens.classes)
@@ -157,12 +157,12 @@ class Recorder:
         is_apart = self.class_layers is None or layer in self.class_layers
         return TOKEN_CLASSES if is_apart else ("all",)
 
-    def _add_classes(self, key: Key, names: Sequence[str], seen: Observation) -> None:
+    def _add_classes(self, key: SiteKey, names: Sequence[str], seen: Observation) -> None:
         by_class = self.sketches.setdefault(key, {name: Sketch() for name in names})
         for index, name in enumerate(names):
             by_class[name].absorb(seen, range(index, len(seen.tables), len(names)))
 
-    def _add_channels(self, key: Key, seen: Observation) -> None:
+    def _add_channels(self, key: SiteKey, seen: Observation) -> None:
         if seen.channels is None:
             return
         if key not in self._channels:
@@ -170,7 +170,7 @@ class Recorder:
         self._channels[key].add(seen.channels)
 
     def _add_documents(
-        self, key: Key, seen: Observation, documents: NDArray[np.int64], whole: frozenset[int]
+        self, key: SiteKey, seen: Observation, documents: NDArray[np.int64], whole: frozenset[int]
     ) -> None:
         n_classes = len(seen.tables) // len(documents)
         kind = (seen.grid, seen.is_rounded)
@@ -221,12 +221,12 @@ class Recorder:
         found = cls(state["c"], None if apart is None else frozenset(apart))
         sketches = iter(unpack_sketches(state["sketches"]))
         for key, names in state["names"]:
-            found.sketches[Key(*key)] = {name: next(sketches) for name in names}
+            found.sketches[SiteKey(*key)] = {name: next(sketches) for name in names}
         found._channels = {
-            Key(*key): ChannelTotals.from_state(totals) for key, totals in state["channels"]
+            SiteKey(*key): ChannelTotals.from_state(totals) for key, totals in state["channels"]
         }
         found.experts = {
-            Key(*key): ExpertTable.from_state(table) for key, table in state["experts"]
+            SiteKey(*key): ExpertTable.from_state(table) for key, table in state["experts"]
         }
         found.documents = Documents.from_state(state["documents"])
         return found

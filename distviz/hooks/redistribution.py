@@ -16,13 +16,13 @@ import numpy as np
 
 from distviz.arm.arm import ARM, Plan
 from distviz.errors import MeasurementError, RequestError
-from distviz.hooks.attach import Receive, tap
-from distviz.hooks.moe_routing import Routing, follow, rows_at_once
+from distviz.hooks.attach import Receive, attach_hook
+from distviz.hooks.moe_routing import Routing, force_batched_experts, track_routing
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.token_tracker import Tracker, rows_of
 from distviz.models.architectures.mlp import count_layers, find_mlps, find_points
 from distviz.models.wrappers import bare, uncompiled
-from distviz.sites import Point, parse_layers
+from distviz.sites import HookPoint, parse_layers
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +49,10 @@ _active: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 @contextmanager
 def attach(
     model: nn.Module,
-    points: Sequence[Point],
-    receive: Callable[[Point, torch.Tensor, Tokens], None],
+    points: Sequence[HookPoint],
+    receive: Callable[[HookPoint, torch.Tensor, Tokens], None],
     tracker: Tracker,
-    parts: set[Point] | None = None,
+    parts: set[HookPoint] | None = None,
 ) -> Iterator[None]:
     """Call ``receive(point, (rows, channels), tokens)`` for every point of every forward call.
 
@@ -65,10 +65,10 @@ def attach(
     MeasurementError
         On leaving, if the model was called and a point never fired.
     """
-    fired: set[Point] = set() if parts is None else parts
+    fired: set[HookPoint] = set() if parts is None else parts
     before = tracker.calls
 
-    def observe(point: Point, value: Any) -> None:
+    def observe(point: HookPoint, value: Any) -> None:
         while isinstance(value, tuple | list):
             value = value[0]
         tensor = value.detach()
@@ -84,16 +84,16 @@ def attach(
 
     with ExitStack() as stack:
         if parts is None:
-            tracker.follow(model, stack)
-        routings = stack.enter_context(follow(model, experts_of(points)))
-        tap(model, points, observe, stack)
+            tracker.track_calls(model, stack)
+        routings = stack.enter_context(track_routing(model, experts_of(points)))
+        attach_hook(model, points, observe, stack)
         yield
     fired.update(point for point in points if _is_idle(point, routings))
     if parts is None and tracker.calls > before:
         check_fired(points, fired)
 
 
-def check_fired(points: Sequence[Point], fired: Collection[Point]) -> None:
+def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> None:
     """Raise MeasurementError if a point never fired."""
     silent = [f"{point.module} (site {point.site})" for point in points if point not in fired]
     if silent:
@@ -105,18 +105,18 @@ def check_fired(points: Sequence[Point], fired: Collection[Point]) -> None:
         )
 
 
-def experts_of(points: Sequence[Point]) -> list[str]:
+def experts_of(points: Sequence[HookPoint]) -> list[str]:
     """Return the paths of the experts whose rows pass some points."""
     return [point.experts for point in points if point.experts is not None]
 
 
-def _is_idle(point: Point, routings: dict[str, Routing]) -> bool:
+def _is_idle(point: HookPoint, routings: dict[str, Routing]) -> bool:
     """Whether no token came to the experts that a point belongs to."""
     return point.experts is not None and routings[point.experts].is_idle
 
 
 def _attribute(
-    point: Point, rows: torch.Tensor, tracker: Tracker, routing: Routing | None
+    point: HookPoint, rows: torch.Tensor, tracker: Tracker, routing: Routing | None
 ) -> tuple[torch.Tensor, Tokens] | None:
     """Return rows with the tokens they belong to; None while more rows of experts are to come."""
     if routing is None:
@@ -129,7 +129,8 @@ def _attribute(
 
 
 Report = Callable[
-    [Point, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Plan | None]], Tokens], None
+    [HookPoint, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Plan | None]], Tokens],
+    None,
 ]
 """Told of one point: rows before, rows after, which moved, a list of plans a row of the batch."""
 
@@ -139,28 +140,32 @@ class Redistribution:
     """ARM on some points of a model; what it did is handed to ``report`` if there is one."""
 
     arm: ARM
-    points: Sequence[Point]
+    points: Sequence[HookPoint]
     tracker: Tracker
     on: str = "both"
     report: Report | None = None
     writes: bool = True
-    _pending: dict[Point, list[_Change]] = field(default_factory=dict)
+    _pending: dict[HookPoint, list[_Change]] = field(default_factory=dict)
 
     @contextmanager
-    def active(self, model: nn.Module, parts: set[Point] | None = None) -> Iterator[Redistribution]:
+    def active(
+        self, model: nn.Module, parts: set[HookPoint] | None = None
+    ) -> Iterator[Redistribution]:
         """Put ARM behind the points; hooks come off on leaving, in every case.
 
         With ``parts`` a piece of one forward call is hooked, see `attach`.
         """
-        fired: set[Point] = set() if parts is None else parts
+        fired: set[HookPoint] = set() if parts is None else parts
         before = self.tracker.calls
         with ExitStack() as stack:
             if parts is None:
-                self.tracker.follow(model, stack)
-            stack.enter_context(rows_at_once(model, experts_of(self.points)))
-            routings = stack.enter_context(follow(model, experts_of(self.points)))
+                self.tracker.track_calls(model, stack)
+            stack.enter_context(force_batched_experts(model, experts_of(self.points)))
+            routings = stack.enter_context(track_routing(model, experts_of(self.points)))
             # First in line, so that whoever watches this place sees what ARM made.
-            tap(model, self.points, self._receiver(fired, routings), stack, first=self.writes)
+            attach_hook(
+                model, self.points, self._receiver(fired, routings), stack, first=self.writes
+            )
             for path, routing in routings.items():
                 self._rehearse_first(path, routing, stack)
             if self.writes:
@@ -189,8 +194,8 @@ class Redistribution:
     def _is_wanted(self) -> bool:
         return self.on == "both" or (self.on == "decode") == (self.tracker.past > 0)
 
-    def _receiver(self, fired: set[Point], routings: dict[str, Routing]) -> Receive:
-        def receive(point: Point, output: torch.Tensor) -> torch.Tensor | None:
+    def _receiver(self, fired: set[HookPoint], routings: dict[str, Routing]) -> Receive:
+        def receive(point: HookPoint, output: torch.Tensor) -> torch.Tensor | None:
             fired.add(point)
             routing = routings[point.experts] if point.experts is not None else None
             rehearses = routing is not None and routing.is_leading
@@ -213,7 +218,7 @@ class Redistribution:
         return receive
 
     def _change(
-        self, point: Point, rows: torch.Tensor, tokens: Tokens, *, keeps_moved: bool
+        self, point: HookPoint, rows: torch.Tensor, tokens: Tokens, *, keeps_moved: bool
     ) -> _Change:
         new, plans, moved = self.arm.trace_rows(
             rows,
@@ -270,7 +275,7 @@ Layers = str | int | Collection[int] | Mapping[str, str | int | Collection[int]]
 """``"all"``, ``"0,3-5"``, an index, a list of indices; or any of them for each stack by name."""
 
 
-def choose_points(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[Point]:
+def choose_points(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[HookPoint]:
     """Return the points of some sites in some layers of a model.
 
     Layers given by stack reach every tower of the model; else a model that reads text is observed
@@ -346,14 +351,14 @@ def redistribute(
 @contextmanager
 def observing(
     model: nn.Module,
-    points: Sequence[Point],
+    points: Sequence[HookPoint],
     recorder: Recorder,
     tracker: Tracker,
-    parts: set[Point] | None = None,
+    parts: set[HookPoint] | None = None,
 ) -> Iterator[None]:
     """Record the points; the phase is ``after`` while ARM writes into the model; see `attach`."""
 
-    def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+    def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         recorder.add(point, phase_of(model), values, tokens)
 
     with attach(model, points, receive, tracker, parts):

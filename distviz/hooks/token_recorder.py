@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.recorder import Recorder, Tokens
-from distviz.sites import Key, Point
+from distviz.sites import HookPoint, SiteKey
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +48,13 @@ class PositionRecorder(Recorder):
         (key, document) -> float64 (tokens, statistics), the counted tokens in their order.
     """
 
-    given: Mapping[tuple[int, Key], float] | None = None
-    bands: dict[tuple[int, Key], float] = field(default_factory=dict)
-    rows: dict[tuple[Key, int], NDArray[np.float64]] = field(default_factory=dict)
+    given: Mapping[tuple[int, SiteKey], float] | None = None
+    bands: dict[tuple[int, SiteKey], float] = field(default_factory=dict)
+    rows: dict[tuple[SiteKey, int], NDArray[np.float64]] = field(default_factory=dict)
 
     def add(
         self,
-        point: Point,
+        point: HookPoint,
         phase: str,
         values: torch.Tensor,
         tokens: Tokens,
@@ -64,7 +64,7 @@ class PositionRecorder(Recorder):
         super().add(point, phase, values, tokens, moved)
         if moved is not None:
             return
-        key = Key(point.layer, point.stack, point.site, phase, point.module)
+        key = SiteKey(point.layer, point.stack, point.site, phase, point.module)
         length = tokens.counted.shape[1]
         for row, document in enumerate(tokens.documents.tolist()):
             own = row * length + np.flatnonzero(tokens.counted[row])
@@ -90,8 +90,8 @@ class PositionRecorder(Recorder):
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Return what `state` was taken of."""
         found = super().from_state(state)
-        found.rows = {(Key(*key), document): of_it for key, document, of_it in state["rows"]}
-        found.bands = {(document, Key(*key)): eps for document, key, eps in state["bands"]}
+        found.rows = {(SiteKey(*key), document): of_it for key, document, of_it in state["rows"]}
+        found.bands = {(document, SiteKey(*key)): eps for document, key, eps in state["bands"]}
         return found
 
 

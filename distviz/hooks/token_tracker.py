@@ -17,7 +17,7 @@ import numpy as np
 
 from distviz.errors import MeasurementError
 from distviz.hooks.recorder import Tokens
-from distviz.sites import Point
+from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class Tracker:
         tokens = self.decoder or self.tokens
         return 0 if tokens is None else tokens.past
 
-    def follow(self, model: nn.Module, stack: ExitStack) -> None:
+    def track_calls(self, model: nn.Module, stack: ExitStack) -> None:
         """Follow the calls of a model until `stack` is closed.
 
         Its base model is followed where it is called alone, and its encoder, which ``generate``
@@ -104,7 +104,7 @@ class Tracker:
         """Forward hook of the model, run also after an error."""
         self._depth -= 1
 
-    def current(self, point: Point, rows: int) -> Tokens:
+    def current(self, point: HookPoint, rows: int) -> Tokens:
         """Return the tokens of the rows that a point saw.
 
         Raises

@@ -12,7 +12,7 @@ from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.redistribution import Layers, Tracker, attach, choose_points, phase_of
 from distviz.models.wrappers import bare, uncompiled
 from distviz.results.run import SCHEMA_VERSION, Run
-from distviz.sites import Point, parse_sites
+from distviz.sites import HookPoint, parse_sites
 from distviz.stats.sketch import Sketch
 from distviz.stats.statistics import DEFAULT_C
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Seen", "watch"]
+__all__ = ["WatchResult", "watch"]
 
 
 @dataclass
-class Seen:
+class WatchResult:
     """What a `watch` has seen so far; grows while the model is called.
 
     Every row of a batch is a document; one that goes on with a cache is the same document.
@@ -39,7 +39,7 @@ class Seen:
     _begun: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
 
-    def receive(self, point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+    def receive(self, point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         """Record one point of one forward call."""
         phase = phase_of(self.model)
         if self._call != self.tracker.calls:
@@ -98,7 +98,7 @@ def watch(
     sites: str | Sequence[str] = "act",
     *,
     c: float = DEFAULT_C,
-) -> Iterator[Seen]:
+) -> Iterator[WatchResult]:
     """Observe a transformers model while the context lasts.
 
     Padding is left out by the mask of the model's own call. What is seen while `redistribute` is
@@ -129,6 +129,6 @@ def watch(
     given, model = model, bare(model)
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
     points = choose_points(model, names, layers)
-    seen = Seen(Recorder(c), model)
+    seen = WatchResult(Recorder(c), model)
     with uncompiled(given) as seen.warnings, attach(model, points, seen.receive, seen.tracker):
         yield seen

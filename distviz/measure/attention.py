@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distviz.measure.forward import Stage
+    from distviz.measure.forward import Measurement
     from distviz.models.architectures.mlp import Mlp
 
 __all__ = ["AttentionKept", "attention_modules"]
@@ -69,7 +69,7 @@ class AttentionKept:
         Document -> bool (tokens,): false where a token belongs to the filler.
     """
 
-    stage: Stage
+    stage: Measurement
     modules: Mapping[int, str]
     own: Mapping[int, NDArray[np.bool_]]
 

@@ -12,23 +12,23 @@ import torch
 from distviz.arm.arm import Plan
 from distviz.data.corpus import Batch
 from distviz.errors import RequestError
-from distviz.hooks.moe_routing import rows_at_once
+from distviz.hooks.moe_routing import force_batched_experts
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.redistribution import Redistribution, Tracker, experts_of, observing
 from distviz.measure.output_effect import Baseline, HeadInput
-from distviz.measure.partial import Portion
+from distviz.measure.partial import PartialResult
 from distviz.models.architectures.mlp import Mlp, count_layers, find_points
 from distviz.models.open import OpenedModel
 from distviz.models.wrappers import entry_device
 from distviz.progress import Progress
 from distviz.settings import RunSettings
-from distviz.sites import Point, parse_layers, parse_sites
+from distviz.sites import HookPoint, parse_layers, parse_sites
 
 __all__ = [
-    "Stage",
+    "Measurement",
+    "capture_head_input",
     "choose_points",
     "inputs_of",
-    "listening",
     "measure_batch",
     "needed_points",
     "redistribution",
@@ -38,7 +38,7 @@ __all__ = [
 
 def choose_points(
     settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
-) -> tuple[list[Point], list[Point]]:
+) -> tuple[list[HookPoint], list[HookPoint]]:
     """Return the points to observe, and the ``act`` points behind which ARM stands.
 
     Raises
@@ -59,7 +59,7 @@ def choose_points(
 
 def needed_points(
     settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
-) -> list[Point] | None:
+) -> list[HookPoint] | None:
     """Return the points that are all a measurement needs; None where it needs the output too."""
     if settings.ripple:
         return None
@@ -68,7 +68,7 @@ def needed_points(
 
 
 @dataclass
-class Stage:
+class Measurement:
     """Everything that one measurement needs, chosen and checked.
 
     Attributes
@@ -82,14 +82,14 @@ class Stage:
     tracker
         Knows the tokens of the call that is under way.
     call
-        The forward call; see `listening`.
+        The forward call; see `capture_head_input`.
     """
 
     opened: OpenedModel
     settings: RunSettings
-    watched: list[Point]
-    moved: list[Point]
-    portion: Portion
+    watched: list[HookPoint]
+    moved: list[HookPoint]
+    portion: PartialResult
     tracker: Tracker = field(default_factory=Tracker)
     call: Callable[..., Any] = field(init=False)
 
@@ -97,13 +97,13 @@ class Stage:
         self.call = self.opened.model
 
     @classmethod
-    def prepare(cls, opened: OpenedModel, settings: RunSettings) -> Stage:
+    def prepare(cls, opened: OpenedModel, settings: RunSettings) -> Measurement:
         """Check layers, sites and ARM layers against the model."""
         watched, moved = choose_points(settings, opened.model, opened.mlps)
         arm_layers = {point.layer for point in moved}
         apart = None if settings.classes == "all" else frozenset(arm_layers)
         c = settings.c if moved else Recorder.c
-        return cls(opened, settings, watched, moved, Portion(Recorder(c, apart)))
+        return cls(opened, settings, watched, moved, PartialResult(Recorder(c, apart)))
 
     @property
     def is_paired(self) -> bool:
@@ -112,7 +112,7 @@ class Stage:
 
 
 @contextmanager
-def listening(stage: Stage) -> Iterator[HeadInput | None]:
+def capture_head_input(stage: Measurement) -> Iterator[HeadInput | None]:
     """Listen to the language head while the context lasts; None where the effect is not wanted.
 
     Then no logits are computed either, nor layers that nobody asked for.
@@ -132,14 +132,14 @@ def listening(stage: Stage) -> Iterator[HeadInput | None]:
         yield None
 
 
-def measure_batch(stage: Stage, batch: Batch, head: HeadInput | None, told: Progress) -> None:
+def measure_batch(stage: Measurement, batch: Batch, head: HeadInput | None, told: Progress) -> None:
     """Send a batch through the model, and again with ARM where the stage is paired."""
     model, tracker, recorder = stage.opened.model, stage.tracker, stage.portion.recorder
     tracker.given = tokens_of(batch)
     inputs = inputs_of(batch, model)
     watching = observing(model, stage.watched, recorder, tracker)
     # Both passes on the same code, so that ARM alone tells them apart.
-    beside: AbstractContextManager[Any] = rows_at_once(model, experts_of(stage.moved))
+    beside: AbstractContextManager[Any] = force_batched_experts(model, experts_of(stage.moved))
     if not stage.is_paired:
         beside = redistribution(stage, batch).active(model)
     with torch.inference_mode(), watching, beside:
@@ -187,7 +187,7 @@ def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
 
 
 def redistribution(
-    stage: Stage, batch: Batch, points: Sequence[Point] | None = None
+    stage: Measurement, batch: Batch, points: Sequence[HookPoint] | None = None
 ) -> Redistribution:
     """Return ARM for one batch; its report goes to the recorder and to the table of plans.
 
@@ -201,7 +201,7 @@ def redistribution(
     }
 
     def report(
-        point: Point,
+        point: HookPoint,
         old: torch.Tensor,
         new: torch.Tensor,
         moved: torch.Tensor,
@@ -212,11 +212,11 @@ def redistribution(
         if point not in observed:
             return
         if stage.is_paired and point.layer > first[point.stack]:
-            recorder.add(point, "arriving", old, tokens)
+            recorder.add(point, "arm_input", old, tokens)
         if not stage.is_paired:
             recorder.add(point, "after", new, tokens)
-        recorder.add(point, "leaving", old, tokens, moved)
-        recorder.add(point, "landing", new, tokens, moved)
+        recorder.add(point, "moved_before", old, tokens, moved)
+        recorder.add(point, "moved_after", new, tokens, moved)
 
     writes = stage.is_paired
     arm = stage.settings.arm()
@@ -224,7 +224,9 @@ def redistribution(
     return Redistribution(arm, places, stage.tracker, report=report, writes=writes)
 
 
-def _plan_rows(point: Point, batch: Batch, plans: list[list[Plan | None]]) -> list[dict[str, Any]]:
+def _plan_rows(
+    point: HookPoint, batch: Batch, plans: list[list[Plan | None]]
+) -> list[dict[str, Any]]:
     return [
         {
             "layer": point.layer,

@@ -15,19 +15,19 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from distviz.measure.layer_outputs import OutputsWriter, check_file, read_output
-from distviz.measure.layerwise import Halfway
+from distviz.measure.layerwise import ResumePoint
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OutputsKeeper", "check_outputs", "halfway_of"]
+__all__ = ["OutputsKeeper", "check_outputs", "resume_point_of"]
 
 _SUFFIX = ".outputs"
 
 
 @dataclass
 class OutputsKeeper:
-    """A `streaming.Keeper` that writes states.
+    """A `streaming.LayerCheckpointer` that writes states.
 
     Parameters
     ----------
@@ -150,7 +150,9 @@ def check_outputs(state: Mapping[str, Any], folder: Path) -> None:
             raise ValueError(f"{file}: {error}") from error
 
 
-def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> dict[str, Halfway]:
+def resume_point_of(
+    state: Mapping[str, Any], folder: Path, device: torch.device
+) -> dict[str, ResumePoint]:
     """Return where each call goes on, by its name.
 
     Parameters
@@ -169,7 +171,7 @@ def halfway_of(state: Mapping[str, Any], folder: Path, device: torch.device) -> 
             told = state["stacks"][_stack(layer)][name]
             path = folder / told["file"]
             outputs[layer] = partial(read_output, path, told["output"], device)
-        found[name] = Halfway(outputs, arrival)
+        found[name] = ResumePoint(outputs, arrival)
     return found
 
 

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distviz.errors import MeasurementError
 from distviz.measure.layer_outputs import digest_of
-from distviz.models.lazy_layers import EnoughError, LayersOnDisk
+from distviz.models.lazy_layers import LayersOnDisk, StopForward
 
 if TYPE_CHECKING:
     import torch
     from greenlet import greenlet
 
-    from distviz.measure.spill import WaitingRoom
+    from distviz.measure.spill import SpillBuffer
 
-__all__ = ["Call", "Halfway", "Keeper", "stream"]
+__all__ = ["Call", "LayerCheckpointer", "ResumePoint", "stream"]
 
 
 @dataclass(frozen=True)
-class Halfway:
+class ResumePoint:
     """Where an interrupted call goes on.
 
     Attributes
@@ -45,7 +45,7 @@ class Halfway:
     arrival: str
 
 
-class Keeper(Protocol):
+class LayerCheckpointer(Protocol):
     """Keeps what calls need to go on from after a layer."""
 
     def begin(self, layer: str) -> bool:
@@ -87,11 +87,14 @@ class Call:
     hooked: Callable[[str], AbstractContextManager[Any]]
     passed: Callable[[str], None]
     finish: Callable[[Any], None]
-    halfway: Halfway | None = None
+    halfway: ResumePoint | None = None
 
 
 def stream(
-    on_disk: LayersOnDisk, calls: Sequence[Call], room: WaitingRoom, keeper: Keeper | None = None
+    on_disk: LayersOnDisk,
+    calls: Sequence[Call],
+    room: SpillBuffer,
+    keeper: LayerCheckpointer | None = None,
 ) -> None:
     """Send calls through a model whose layers are on disk, layer by layer.
 
@@ -148,9 +151,9 @@ class _Running:
 @dataclass
 class _Sweep:
     on_disk: LayersOnDisk
-    room: WaitingRoom
+    room: SpillBuffer
     running: list[_Running]
-    keeper: Keeper | None
+    keeper: LayerCheckpointer | None
     _keeps: bool = False
     _current: _Running | None = None
     _of_model: frozenset[int] = frozenset()
@@ -215,7 +218,7 @@ class _Sweep:
 
         def body() -> None:
             running.left = set(self.on_disk.wanted)
-            with suppress(EnoughError):
+            with suppress(StopForward):
                 running.result = running.call.forward()
             running.is_finished = True
 
@@ -236,12 +239,12 @@ class _Sweep:
         self._arrive(running, path, (args, kwargs))
         if path not in self.on_disk.loaded:
             if self.on_disk.wanted and not running.left:
-                raise EnoughError
-            tickets = [self.room.put(value) for value in self._private(running, args, kwargs)]
+                raise StopForward
+            tickets = [self.room.store(value) for value in self._private(running, args, kwargs)]
             running.at = path
             running.thread.parent.switch()
             for ticket in tickets:
-                self.room.give_back(ticket)
+                self.room.restore(ticket)
         output = call_impl(*args, **kwargs)
         running.left.discard(path)
         running.n_passed += 1

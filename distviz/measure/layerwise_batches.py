@@ -12,27 +12,33 @@ from typing import Any
 import torch
 
 from distviz.data.corpus import Batch
-from distviz.hooks.moe_routing import rows_at_once, rows_shown
+from distviz.hooks.moe_routing import force_batched_experts, rows_shown
 from distviz.hooks.redistribution import check_fired, experts_of, observing
-from distviz.measure.forward import Stage, inputs_of, listening, redistribution, tokens_of
+from distviz.measure.forward import (
+    Measurement,
+    capture_head_input,
+    inputs_of,
+    redistribution,
+    tokens_of,
+)
 from distviz.measure.layer_checkpoint import OutputsKeeper
-from distviz.measure.layerwise import Call, Halfway, stream
+from distviz.measure.layerwise import Call, ResumePoint, stream
 from distviz.measure.output_effect import Baseline, HeadInput
-from distviz.measure.spill import WaitingRoom
+from distviz.measure.spill import SpillBuffer
 from distviz.models.lazy_layers import LayersOnDisk, layer_of
 from distviz.progress import Progress
-from distviz.sites import Point
+from distviz.sites import HookPoint
 
-__all__ = ["CallStates", "Keeping", "stream_batches"]
+__all__ = ["BatchCheckpoint", "Keeping", "stream_batches"]
 
 
 def stream_batches(
-    stage: Stage,
+    stage: Measurement,
     on_disk: LayersOnDisk,
     batches: Mapping[int, Batch],
     spans: Mapping[int, frozenset[int]],
     told: Progress,
-    room: WaitingRoom,
+    room: SpillBuffer,
     keeping: Keeping | None = None,
 ) -> None:
     """Send batches, by number, through the model together: without ARM and with it.
@@ -44,10 +50,10 @@ def stream_batches(
     model = stage.opened.model
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        head = stack.enter_context(listening(stage))
+        head = stack.enter_context(capture_head_input(stage))
         # What a plain pass switches to for its whole length, whichever layer asks for it.
         stack.enter_context(rows_shown(model, experts_of(stage.watched)))
-        stack.enter_context(rows_at_once(model, experts_of(stage.moved)))
+        stack.enter_context(force_batched_experts(model, experts_of(stage.moved)))
         passed: dict[str, set[int]] = {}
         pairs = [
             _Pair(stage, number, batch, watched, moved, spans, head, told, on_disk.layers, passed)
@@ -83,7 +89,7 @@ class Keeping:
     is_due: Callable[[], bool]
     save: Callable[[dict[str, Any]], bool]
     note: Callable[[str], None]
-    states: dict[int, CallStates] = field(default_factory=dict)
+    states: dict[int, BatchCheckpoint] = field(default_factory=dict)
 
     def keeper(self, on_disk: LayersOnDisk, pairs: Sequence[_Pair]) -> OutputsKeeper:
         """Return what keeps the calls of some batches."""
@@ -104,7 +110,7 @@ class Keeping:
 
 
 @dataclass(frozen=True)
-class CallStates:
+class BatchCheckpoint:
     """What was kept of the calls of one batch.
 
     Attributes
@@ -119,15 +125,15 @@ class CallStates:
         What was kept of them, as `keeping.OutputsKeeper` has it.
     """
 
-    halfway: Mapping[str, Halfway]
+    halfway: Mapping[str, ResumePoint]
     fired: Mapping[str, Sequence[int]]
     layers: Sequence[str]
     stacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def _by_layer(points: Sequence[Point], on_disk: LayersOnDisk) -> dict[str, list[Point]]:
+def _by_layer(points: Sequence[HookPoint], on_disk: LayersOnDisk) -> dict[str, list[HookPoint]]:
     """Sort points by the path of their layer; those outside all layers come under ``""``."""
-    found: dict[str, list[Point]] = {}
+    found: dict[str, list[HookPoint]] = {}
     for point in points:
         layer = layer_of(point.within or point.module, on_disk.layers) or ""
         found.setdefault(layer, []).append(point)
@@ -138,11 +144,11 @@ def _by_layer(points: Sequence[Point], on_disk: LayersOnDisk) -> dict[str, list[
 class _Pair:
     """One batch, on its way without ARM and with it."""
 
-    stage: Stage
+    stage: Measurement
     number: int
     batch: Batch
-    watched: Mapping[str, list[Point]]
-    moved: Mapping[str, list[Point]]
+    watched: Mapping[str, list[HookPoint]]
+    moved: Mapping[str, list[HookPoint]]
     spans: Mapping[int, frozenset[int]]
     head: HeadInput | None
     told: Progress
@@ -150,10 +156,10 @@ class _Pair:
     passed: dict[str, set[int]]
     _before: Any = None
     _steps: int = 0
-    _seen: dict[bool, set[Point]] = field(default_factory=lambda: {False: set(), True: set()})
-    _changed: set[Point] = field(default_factory=set)
-    _halfway: Mapping[str, Halfway] = field(default_factory=dict)
-    _before_now: dict[bool, frozenset[Point]] = field(default_factory=dict)
+    _seen: dict[bool, set[HookPoint]] = field(default_factory=lambda: {False: set(), True: set()})
+    _changed: set[HookPoint] = field(default_factory=set)
+    _halfway: Mapping[str, ResumePoint] = field(default_factory=dict)
+    _before_now: dict[bool, frozenset[HookPoint]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Return the names of the calls, in the order of `calls`."""
@@ -163,7 +169,7 @@ class _Pair:
     def is_paired(self) -> bool:
         return self.stage.is_paired
 
-    def restore(self, states: Mapping[int, CallStates]) -> None:
+    def restore(self, states: Mapping[int, BatchCheckpoint]) -> None:
         """Go on where the calls of this batch were interrupted, if they were."""
         state = states.get(self.number)
         if state is None:

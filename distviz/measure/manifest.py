@@ -16,7 +16,7 @@ from distviz.data.corpus import Batch, Corpus
 from distviz.hooks import moe_routing as routing
 from distviz.hooks.recorder import TOKEN_CLASSES
 from distviz.hooks.redistribution import experts_of
-from distviz.measure.forward import Stage
+from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models.open import OpenedModel
 from distviz.results.run import SCHEMA_VERSION, Run
@@ -37,7 +37,7 @@ _NO_MATTER = frozenset(
 _SHOWN = 3
 
 
-def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
+def assemble(stage: Measurement, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
     """Make the run of a measurement that is finished; ``seconds`` is what it took."""
     settings, opened, portion = stage.settings, stage.opened, stage.portion
     keep = settings.keep_text and bool(corpus.documents)
@@ -59,7 +59,9 @@ def assemble(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float)
     return result
 
 
-def _manifest(stage: Stage, corpus: Corpus, batches: list[Batch], seconds: float) -> dict[str, Any]:
+def _manifest(
+    stage: Measurement, corpus: Corpus, batches: list[Batch], seconds: float
+) -> dict[str, Any]:
     settings, opened = stage.settings, stage.opened
     arm = None
     if stage.moved:
@@ -165,7 +167,7 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
     return found
 
 
-def _replaced(stage: Stage) -> list[str]:
+def _replaced(stage: Measurement) -> list[str]:
     """Say where experts ran on another implementation than the model's own."""
     why = "ARM needs all their values at once", "it hides their activation"
     points = experts_of(stage.moved), experts_of(stage.watched)

@@ -17,13 +17,13 @@ from distviz.data.corpus import Batch, Corpus, make_batches, random_corpus, toke
 from distviz.data.documents import Document, read_documents
 from distviz.data.prompts import Filler
 from distviz.errors import RequestError
-from distviz.measure.forward import Stage, listening, measure_batch, needed_points
-from distviz.measure.layerwise_batches import CallStates, Keeping, stream_batches
+from distviz.measure.forward import Measurement, capture_head_input, measure_batch, needed_points
+from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping, stream_batches
 from distviz.measure.manifest import assemble, request
-from distviz.measure.partial import batches_of_documents, gather, share_out
-from distviz.measure.resume import StateFolder
+from distviz.measure.partial import batches_of_documents, gather, partition_batches
+from distviz.measure.resume import CheckpointFolder
 from distviz.measure.resume_point import check_kept, keeping_in, take_up
-from distviz.measure.spill import WaitingRoom
+from distviz.measure.spill import SpillBuffer
 from distviz.measure.world import agree, current
 from distviz.models.checkpoint import refuse_opened
 from distviz.models.memory import free_bytes
@@ -35,7 +35,7 @@ from distviz.results.run import Run
 from distviz.settings import LayerSettings, RunSettings, build_settings
 from distviz.stats import kernels
 
-__all__ = ["corpus_of", "filler_of", "first_look", "measure", "open_from", "random_input", "run"]
+__all__ = ["corpus_of", "filler_of", "measure", "open_from", "pilot_run", "random_input", "run"]
 
 _FIRST_LOOK = 16
 """Windows that a proposal of settings rests on."""
@@ -49,7 +49,7 @@ def run(
     text: Sequence[Text] | None = None,
     settings: RunSettings | None = None,
     progress: Progress | None = None,
-    states: StateFolder | None = None,
+    states: CheckpointFolder | None = None,
     **options: Any,
 ) -> Run:
     """Measure one model: without ARM, with ARM, paired.
@@ -118,11 +118,11 @@ def with_preset(
     if published is not None:
         progress.stage(f"preset auto: {published} ({settings.arm().described()})")
         return settings, {"name": published, "evidence": "published, chosen by the model's name"}
-    found = first_look(opened, corpus, settings, progress)
+    found = pilot_run(opened, corpus, settings, progress)
     return settings.with_proposal(found.settings), {"name": "proposed", "evidence": found.evidence}
 
 
-def first_look(
+def pilot_run(
     opened: OpenedModel, corpus: Corpus, settings: RunSettings, progress: Progress
 ) -> Proposal:
     """Propose settings for a model without published ones from its first windows, and say why.
@@ -238,8 +238,8 @@ def measure(
     progress: Progress | None = None,
     *,
     own_only: bool = False,
-    states: StateFolder | None = None,
-    stage: Stage | None = None,
+    states: CheckpointFolder | None = None,
+    stage: Measurement | None = None,
 ) -> Run:
     """Send a corpus through an open model and return what was seen.
 
@@ -254,14 +254,14 @@ def measure(
         If a place never fires.
     """
     told = progress or Progress()
-    stage = stage or Stage.prepare(opened, settings)
+    stage = stage or Measurement.prepare(opened, settings)
     batches = make_batches(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )
     world, wanted = current(), request(opened, settings, corpus, batches, own_only=own_only)
     agree(world, "request", wanted)
     done: set[int] = set()
-    halfway: dict[int, CallStates] = {}
+    halfway: dict[int, BatchCheckpoint] = {}
     if states is not None:
         kept, done = states.begin(wanted, told, partial(check_kept, stage, states))
         halfway = take_up(stage, states, kept)
@@ -283,11 +283,11 @@ def measure(
 
 
 def _measure_share(
-    stage: Stage,
+    stage: Measurement,
     batches: Sequence[Batch],
     done: Collection[int],
-    halfway: Mapping[int, CallStates],
-    states: StateFolder | None,
+    halfway: Mapping[int, BatchCheckpoint],
+    states: CheckpointFolder | None,
     told: Progress,
 ) -> None:
     """Measure this process's share of the batches, and keep it now and then.
@@ -298,7 +298,7 @@ def _measure_share(
     world = current()
     sizes = {n: batch.valid.size for n, batch in enumerate(batches)}
     left = {number: size for number, size in sizes.items() if number not in done}
-    mine = sorted({*share_out(left, world.size)[world.rank], *halfway})
+    mine = sorted({*partition_batches(left, world.size)[world.rank], *halfway})
     keeping = None
     if states is not None:
         keeping = keeping_in(states, stage, batches, mine, halfway, told)
@@ -317,7 +317,7 @@ def _measure_share(
 
 
 def _sweep(
-    stage: Stage,
+    stage: Measurement,
     batches: Sequence[Batch],
     numbers: Sequence[int],
     told: Progress,
@@ -330,18 +330,18 @@ def _sweep(
     spans, on_disk = batches_of_documents(batches), stage.opened.on_disk
     if on_disk is not None and on_disk.streams:
         chosen = {number: batches[number] for number in numbers}
-        with closing(WaitingRoom(_waiting_bytes(stage))) as room:
+        with closing(SpillBuffer(_waiting_bytes(stage))) as room:
             stream_batches(stage, on_disk, chosen, spans, told, room, keeping)
         yield from numbers
         return
-    with listening(stage) as head:
+    with capture_head_input(stage) as head:
         for number in numbers:
             measure_batch(stage, batches[number], head, told)
             stage.portion.finish(number, batches[number], spans)
             yield number
 
 
-def _waiting_bytes(stage: Stage) -> int:
+def _waiting_bytes(stage: Measurement) -> int:
     """Return how much of the hidden states may wait in memory: as asked, or a quarter of it."""
     asked = stage.settings.stream_memory
     device = entry_device(stage.opened.model)

@@ -19,7 +19,7 @@ from distviz.measure.output_effect import Effect
 from distviz.measure.world import World
 from distviz.stats.serialize import decode, encode
 
-__all__ = ["Portion", "batches_of_documents", "gather", "share_out"]
+__all__ = ["PartialResult", "batches_of_documents", "gather", "partition_batches"]
 
 _PLAN_ORDER = ["stack", "layer", "module", "document", "window", "pass"]
 
@@ -33,7 +33,7 @@ def batches_of_documents(batches: Sequence[Batch]) -> dict[int, frozenset[int]]:
     return {document: frozenset(numbers) for document, numbers in found.items()}
 
 
-def share_out(costs: Mapping[int, int], n_shares: int) -> list[list[int]]:
+def partition_batches(costs: Mapping[int, int], n_shares: int) -> list[list[int]]:
     """Cut batches, by number, into runs of about equal cost; some may be empty."""
     order, total = sorted(costs), sum(costs.values())
     shares: list[list[int]] = [[] for _ in range(n_shares)]
@@ -46,19 +46,19 @@ def share_out(costs: Mapping[int, int], n_shares: int) -> list[list[int]]:
     return shares
 
 
-def gather(world: World, portion: Portion) -> Portion:
+def gather(world: World, portion: PartialResult) -> PartialResult:
     """Return the portions of all processes together, in every process; added by rank."""
     if world.size == 1:
         return portion
-    total: Portion | None = None
+    total: PartialResult | None = None
     for rank, data in enumerate(world.broadcast(encode(portion.state()))):
-        one = portion if rank == world.rank else Portion.from_state(decode(data))
+        one = portion if rank == world.rank else PartialResult.from_state(decode(data))
         total = one if total is None else total + one
     return portion if total is None else total
 
 
 @dataclass
-class Portion:
+class PartialResult:
     """What was measured of a set of batches; portions of different batches add.
 
     Attributes
@@ -93,12 +93,12 @@ class Portion:
         plans = pd.DataFrame(self.plans)
         return plans.sort_values(_PLAN_ORDER, ignore_index=True) if len(plans) else plans
 
-    def __add__(self, other: Portion) -> Portion:
+    def __add__(self, other: PartialResult) -> PartialResult:
         """Return both together; neither side may be used afterwards."""
         if shared := self.batches & other.batches:
             raise ValueError(f"batch {min(shared)} would be counted twice")
         layers = {**self.attention, **other.attention}
-        return Portion(
+        return PartialResult(
             self.recorder + other.recorder,
             self.effect + other.effect,
             self.plans + other.plans,
@@ -118,7 +118,7 @@ class Portion:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], kind: type[Recorder] = Recorder) -> Portion:
+    def from_state(cls, state: dict[str, Any], kind: type[Recorder] = Recorder) -> PartialResult:
         """Return what `state` was taken of; ``kind`` is what its recorder was."""
         columns = {
             name: values.tolist() if isinstance(values, np.ndarray) else values

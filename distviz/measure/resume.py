@@ -21,7 +21,7 @@ from distviz.measure.world import World, current
 from distviz.progress import Progress
 from distviz.stats.serialize import decode, encode
 
-__all__ = ["StateFolder", "read_state", "write_state"]
+__all__ = ["CheckpointFolder", "read_state", "write_state"]
 
 _MAGIC = b"distviz state 2\n"
 _SUFFIX = ".state"
@@ -82,7 +82,7 @@ def _digest(data: bytes | memoryview) -> bytes:
 
 
 @dataclass
-class StateFolder:
+class CheckpointFolder:
     """Where a measurement keeps what is finished, and how often.
 
     Parameters
@@ -124,9 +124,11 @@ class StateFolder:
             return sorted(self.folder.rglob(pattern))
         return []
 
-    def part(self, name: str) -> StateFolder:
+    def part(self, name: str) -> CheckpointFolder:
         """Return where one of the several measurements of a command is kept: a folder inside."""
-        return StateFolder(self.folder / name, self.every, self.resumes, self.world, is_part=True)
+        return CheckpointFolder(
+            self.folder / name, self.every, self.resumes, self.world, is_part=True
+        )
 
     def begin(
         self,

@@ -7,11 +7,11 @@ from typing import Any
 
 from distviz.data.corpus import Batch
 from distviz.errors import RequestError
-from distviz.measure.forward import Stage
-from distviz.measure.layer_checkpoint import check_outputs, halfway_of
-from distviz.measure.layerwise_batches import CallStates, Keeping
-from distviz.measure.partial import Portion
-from distviz.measure.resume import StateFolder
+from distviz.measure.forward import Measurement
+from distviz.measure.layer_checkpoint import check_outputs, resume_point_of
+from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping
+from distviz.measure.partial import PartialResult
+from distviz.measure.resume import CheckpointFolder
 from distviz.models.wrappers import entry_device
 from distviz.progress import Progress
 
@@ -20,7 +20,7 @@ __all__ = ["check_kept", "keeping_in", "take_up"]
 _STREAMED = "streamed"
 
 
-def check_kept(stage: Stage, states: StateFolder, content: Mapping[str, Any]) -> None:
+def check_kept(stage: Measurement, states: CheckpointFolder, content: Mapping[str, Any]) -> None:
     """Check a state of which layers returned.
 
     Raises
@@ -42,27 +42,29 @@ def check_kept(stage: Stage, states: StateFolder, content: Mapping[str, Any]) ->
 
 
 def take_up(
-    stage: Stage, states: StateFolder, contents: Sequence[Mapping[str, Any]]
-) -> dict[int, CallStates]:
+    stage: Measurement, states: CheckpointFolder, contents: Sequence[Mapping[str, Any]]
+) -> dict[int, BatchCheckpoint]:
     """Add what states hold to the stage; return where the batches that are halfway go on."""
     device = entry_device(stage.opened.model)
-    found: dict[int, CallStates] = {}
+    found: dict[int, BatchCheckpoint] = {}
     for content in contents:
-        stage.portion += Portion.from_state(dict(content), type(stage.portion.recorder))
+        stage.portion += PartialResult.from_state(dict(content), type(stage.portion.recorder))
         state = content.get(_STREAMED)
         if state is not None:
-            halfway = halfway_of(state, states.folder, device)
+            halfway = resume_point_of(state, states.folder, device)
             for number, fired in state["fired"].items():
-                found[int(number)] = CallStates(halfway, fired, state["layers"], state["stacks"])
+                found[int(number)] = BatchCheckpoint(
+                    halfway, fired, state["layers"], state["stacks"]
+                )
     return found
 
 
 def keeping_in(
-    states: StateFolder,
-    stage: Stage,
+    states: CheckpointFolder,
+    stage: Measurement,
     batches: Sequence[Batch],
     numbers: Sequence[int],
-    calls: Mapping[int, CallStates],
+    calls: Mapping[int, BatchCheckpoint],
     told: Progress,
 ) -> Keeping:
     """Return how the streamed calls of some batches are kept after a layer.

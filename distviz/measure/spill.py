@@ -20,11 +20,11 @@ from distviz.errors import MeasurementError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Ticket", "WaitingRoom"]
+__all__ = ["SpillBuffer", "SpillHandle"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class SpillHandle:
     """For one tensor that waits.
 
     Attributes
@@ -43,7 +43,7 @@ class Ticket:
 
 
 @dataclass
-class WaitingRoom:
+class SpillBuffer:
     """Keeps tensors between two layers.
 
     Parameters
@@ -61,7 +61,7 @@ class WaitingRoom:
     _file: IO[bytes] | None = None
     _free: dict[int, list[int]] = field(default_factory=dict)
 
-    def put(self, tensor: torch.Tensor) -> Ticket:
+    def store(self, tensor: torch.Tensor) -> SpillHandle:
         """Take a tensor in; its memory may not be touched until it is given back.
 
         Raises
@@ -74,14 +74,14 @@ class WaitingRoom:
         fits = self.memory_bytes + n_bytes <= self.limit_bytes
         if fits or not n_bytes or not storage.resizable():
             self.memory_bytes += n_bytes
-            return Ticket(n_bytes)
+            return SpillHandle(n_bytes)
         place = self._place(n_bytes)
         self._mapped(place, n_bytes).copy_(_bytes_of(storage))
         storage.resize_(0)
         self.file_bytes += n_bytes
-        return Ticket(n_bytes, storage, place)
+        return SpillHandle(n_bytes, storage, place)
 
-    def give_back(self, ticket: Ticket) -> None:
+    def restore(self, ticket: SpillHandle) -> None:
         """Give a tensor its values back, in memory of its own."""
         if ticket.storage is None:
             self.memory_bytes -= ticket.n_bytes

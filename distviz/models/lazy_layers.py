@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from distviz.models.checkpoint import Checkpoint
 
 __all__ = [
-    "EnoughError",
     "LayersOnDisk",
     "SharedWeightsError",
+    "StopForward",
     "bytes_in_memory",
     "layer_of",
     "layer_paths",
+    "layers_up_to",
     "open_on_disk",
-    "reached",
     "refuse_shared",
     "why_not_on_disk",
 ]
@@ -46,7 +46,7 @@ class SharedWeightsError(RequestError):
     """Layers share their weights, so that they cannot be read one by one."""
 
 
-class EnoughError(Exception):
+class StopForward(Exception):  # noqa: N818
     """Every layer that was wanted has run; the rest of the forward pass is not needed."""
 
 
@@ -68,7 +68,7 @@ def bytes_in_memory(model: nn.Module, layers: Sequence[str], wanted: Collection[
 
     ``model`` may be without values; its dtypes count.
     """
-    part = set(reached(layers, wanted)) if wanted else set(layers)
+    part = set(layers_up_to(layers, wanted)) if wanted else set(layers)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     owners = ((value, layer_of(name, layers)) for name, value in tensors)
     return sum(value.nbytes for value, owner in owners if owner is None or owner in part)
@@ -101,7 +101,7 @@ def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
     return [f"{prefix}.{index}" for prefix in order for index in range(lists[prefix])]
 
 
-def reached(layers: Sequence[str], wanted: Collection[str]) -> list[str]:
+def layers_up_to(layers: Sequence[str], wanted: Collection[str]) -> list[str]:
     """Return the layers of each stack up to the last that is wanted there."""
     found: list[str] = []
     for stack in dict.fromkeys(path.rpartition(".")[0] for path in layers):
@@ -170,7 +170,7 @@ class LayersOnDisk:
         RequestError
             If their weights cannot be read.
         """
-        for path in reached(self.layers, self.wanted):
+        for path in layers_up_to(self.layers, self.wanted):
             try:
                 self.load(path)
             except MeasurementError as error:
@@ -228,14 +228,14 @@ class LayersOnDisk:
 
         def enter(path: str) -> None:
             if not left:
-                raise EnoughError
+                raise StopForward
             self.load(path)
 
         def call(**inputs: Any) -> None:
             left.update(self.wanted)
             try:
                 self.model.base_model(**inputs)
-            except EnoughError:
+            except StopForward:
                 return
 
         with ExitStack() as stack:
@@ -250,7 +250,10 @@ class LayersOnDisk:
     def summary(self) -> dict[str, Any]:
         """Return what ``run.json`` says of a model that was read in part or streamed."""
         if self.streams:
-            return {"streamed": True, "layers": reached(self.layers, self.wanted) or self.layers}
+            return {
+                "streamed": True,
+                "layers": layers_up_to(self.layers, self.wanted) or self.layers,
+            }
         resident = [value for value in self.model.parameters() if not value.is_meta]
         return {
             "layers": [path for path in self.layers if path in self.loaded],

@@ -19,21 +19,21 @@ from distviz.models.loading import (
     rehearse,
 )
 from distviz.models.memory import free_bytes
-from distviz.sites import Point
+from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-__all__ = ["Choose", "DiskPlan", "Prepared", "prepare_checkpoint"]
+__all__ = ["CheckpointInfo", "LoadPlan", "RequiredPoints", "inspect_checkpoint"]
 
-Choose = Callable[["nn.Module", list[Mlp]], Sequence[Point] | None]
+RequiredPoints = Callable[["nn.Module", list[Mlp]], Sequence[HookPoint] | None]
 """Told a model without weights and its MLPs: the points that are all that is needed of it, or None
 where the whole forward pass is needed."""
 
 
 @dataclass(frozen=True, slots=True)
-class DiskPlan:
+class LoadPlan:
     """Which layers stay on disk: all but those ``wanted``, or all of them until their turn."""
 
     layers: list[str]
@@ -44,7 +44,7 @@ class DiskPlan:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class CheckpointInfo:
     """A checkpoint found fit to be opened.
 
     Attributes
@@ -74,18 +74,18 @@ class Prepared:
     mlps: list[Mlp]
     notes: list[str]
     tokenizer: Any | None
-    points: Sequence[Point] | None
-    disk: DiskPlan | None
+    points: Sequence[HookPoint] | None
+    disk: LoadPlan | None
 
 
-def prepare_checkpoint(
+def inspect_checkpoint(
     checkpoint: Checkpoint,
     options: LoadOptions,
     *,
     needs_tokenizer: bool = True,
-    choose: Choose | None = None,
+    choose: RequiredPoints | None = None,
     stream: bool | None = False,
-) -> Prepared:
+) -> CheckpointInfo:
     """Check configuration, class, names and shapes of the weights, MLPs and tokenizer.
 
     Raises
@@ -107,16 +107,16 @@ def prepare_checkpoint(
         disk = _plan_disk(checkpoint, options, empty, points, stream)
         tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
     judged = (auto, has_head, empty, mlps, notes, tokenizer, points, disk)
-    return Prepared(checkpoint, options, config, *judged)
+    return CheckpointInfo(checkpoint, options, config, *judged)
 
 
 def _plan_disk(
     checkpoint: Checkpoint,
     options: LoadOptions,
     empty: nn.Module,
-    points: Sequence[Point] | None,
+    points: Sequence[HookPoint] | None,
     stream: bool | None,
-) -> DiskPlan | None:
+) -> LoadPlan | None:
     """Decide whether layers stay on disk; None where the whole model is loaded."""
     if why := why_not_on_disk(checkpoint, options):
         if stream:
@@ -135,4 +135,4 @@ def _plan_disk(
         why = f"the model takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: " * stream
     if not stream and not wanted:
         return None
-    return DiskPlan(layers, wanted, streams=stream, is_asked_for=not why, why=why)
+    return LoadPlan(layers, wanted, streams=stream, is_asked_for=not why, why=why)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
 from distviz.models.adapters import inject
-from distviz.models.quantized import check_quantization, settle
-from distviz.models.weight_checks import judge
+from distviz.models.quantized import check_quantization, finalize_quantized
+from distviz.models.weight_checks import validate_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -290,7 +290,7 @@ def rehearse(
         )
     except Exception as error:
         raise _unreadable(checkpoint, "model", error) from error
-    notes = judge(model, info, checkpoint, all_layers=all_layers)
+    notes = validate_weights(model, info, checkpoint, all_layers=all_layers)
     return model.eval().requires_grad_(requires_grad=False), notes
 
 
@@ -323,9 +323,9 @@ def read_model(
 
     """
     model, info = _load(auto, checkpoint, config, options)
-    notes = judge(model, info, checkpoint, all_layers=all_layers)
+    notes = validate_weights(model, info, checkpoint, all_layers=all_layers)
     if checkpoint.is_quantized:
-        notes += settle(model, options.dtype)
+        notes += finalize_quantized(model, options.dtype)
     if checkpoint.adapter is not None:
         inject(model, checkpoint.adapter, checkpoint.source)
     return model, notes

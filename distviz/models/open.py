@@ -16,7 +16,7 @@ from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, modul
 from distviz.models.architectures.projections import linear_widths
 from distviz.models.checkpoint import Checkpoint, fingerprint, locate
 from distviz.models.lazy_layers import LayersOnDisk, SharedWeightsError, open_on_disk
-from distviz.models.load_plan import Choose, DiskPlan, Prepared, prepare_checkpoint
+from distviz.models.load_plan import CheckpointInfo, LoadPlan, RequiredPoints, inspect_checkpoint
 from distviz.models.loading import (
     DTYPES,
     LoadOptions,
@@ -94,7 +94,7 @@ def open_model(
     device_map: str | Mapping[str, Any] | None = None,
     layer: LayerSettings | None = None,
     needs_tokenizer: bool = True,
-    choose: Choose | None = None,
+    choose: RequiredPoints | None = None,
     stream: bool | None = False,
 ) -> OpenedModel:
     """Open a checkpoint, or build layers, and find its MLPs.
@@ -148,7 +148,7 @@ def open_model(
     checkpoint = locate(wanted, revision=revision, allow_pickle=allow_pickle)
     if layer is not None:
         return _open_taken(layer, checkpoint, options)
-    found = prepare_checkpoint(
+    found = inspect_checkpoint(
         checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
     )
     with quiet():
@@ -165,7 +165,7 @@ def open_model(
     return OpenedModel(model, found.tokenizer, name, details, mlps, found.has_head, on_disk=on_disk)
 
 
-def _open_on_disk(found: Prepared, plan: DiskPlan) -> LayersOnDisk | None:
+def _open_on_disk(found: CheckpointInfo, plan: LoadPlan) -> LayersOnDisk | None:
     """Open what is no layer, and the layers wanted unless they are streamed.
 
     Paths, and so all that is recorded of them, are those of the whole model. None where layers

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-__all__ = ["check_quantization", "method_of", "quantization_of", "settle"]
+__all__ = ["check_quantization", "finalize_quantized", "method_of", "quantization_of"]
 
 _PIP = re.compile(r"pip install [^`)\n]+")
 # transformers says no more than that a GPU is needed where this package would run on a CPU.
@@ -95,7 +95,7 @@ def _pip_command(error: ImportError, method: str) -> str:
     )
 
 
-def settle(model: nn.Module, asked: Any) -> list[str]:
+def finalize_quantized(model: nn.Module, asked: Any) -> list[str]:
     """Finish what a quantizer leaves to the first forward pass; return what has to be said.
 
     compressed-tensors unpacks its weights then, and shows a bar that nobody asked for.

@@ -17,14 +17,14 @@ from distviz.models.safetensors_files import StoredTensor
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["judge"]
+__all__ = ["validate_weights"]
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _HINT = "the files do not belong to this config.json, or are damaged"
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 
 
-def judge(
+def validate_weights(
     model: Any, info: Mapping[str, Any], checkpoint: Checkpoint, *, all_layers: bool = True
 ) -> list[str]:
     """Refuse weights that contradict the configuration; return what has to be said of the others.

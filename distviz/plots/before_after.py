@@ -24,7 +24,7 @@ from distviz.plots.margin import (
     table_height,
     write_beside,
 )
-from distviz.plots.page_format import Sheet
+from distviz.plots.page_format import PageFormat
 from distviz.results.labels import (
     arm_layers,
     arm_settings,
@@ -97,7 +97,7 @@ def draw_paired(
         return figure
 
 
-def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
+def _draw_wide(data: PairedBins, heading: Heading, sheet: PageFormat) -> tuple[Figure, list[Axes]]:
     """Draw the panels with the numbers in a column beside them."""
     inches = sheet.or_width(8.0)
     panel, rows = data.panels[0], list(numbers(data))
@@ -128,7 +128,9 @@ def _draw_wide(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure
     return figure, axes
 
 
-def _draw_narrow(data: PairedBins, heading: Heading, sheet: Sheet) -> tuple[Figure, list[Axes]]:
+def _draw_narrow(
+    data: PairedBins, heading: Heading, sheet: PageFormat
+) -> tuple[Figure, list[Axes]]:
     """Draw the panels with legend and numbers below them."""
     inches = sheet.or_width(8.0)
     rows = [*numbers(data), *beyond_rows([tails(data, panel) for panel in data.panels])]
@@ -270,7 +272,7 @@ def _outlined(data: PairedBins, panel: Panel) -> str:
 def _outline(data: PairedBins, panel: Panel) -> NDArray[np.int64] | None:
     if panel.phase == "after" and len(data.panels) > 1:
         return data.panels[0].counts
-    return data.untouched if panel.phase == "arriving" else None
+    return data.untouched if panel.phase == "arm_input" else None
 
 
 def _label_band(ax: Axes, data: PairedBins) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Panel:
     Attributes
     ----------
     phase
-        ``"before"``, ``"arriving"`` or ``"after"``.
+        ``"before"``, ``"arm_input"`` or ``"after"``.
     counts
         int64 (bins,), every value in a bin.
     moved
@@ -78,12 +78,12 @@ class PairedBins:
     panels
         One or two, in the order drawn.
     untouched
-        Counts of the phase ``before`` where the first panel shows ``arriving``; else None.
+        Counts of the phase ``before`` where the first panel shows ``arm_input``; else None.
     moved
         Number of values that ARM moved; None where it does not act.
     """
 
-    key: Key
+    key: SiteKey
     edges: NDArray[np.float64]
     first: int
     last: int
@@ -134,17 +134,17 @@ def paired_bins(
     """
     keys = {key.phase: key for key in _place(run, layer, site, module)}
     sketches = {phase: run.merged[key] for phase, key in keys.items()}
-    leads = "arriving" if "arriving" in keys else "before"
+    leads = "arm_input" if "arm_input" in keys else "before"
     key = next(iter(keys.values()))
     edges, eps = run.edges(key), run.bands[key]
-    partners = {leads: "leaving", "after": "landing"}
+    partners = {leads: "moved_before", "after": "moved_after"}
     panels = tuple(
         _panel(phase, sketches[phase], sketches.get(partner), edges, eps)
         for phase, partner in partners.items()
         if phase in sketches
     )
     untouched = None
-    if leads == "arriving" and "before" in sketches:
+    if leads == "arm_input" and "before" in sketches:
         untouched = statistics.histogram(sketches["before"], edges)
     drawn = fine_bins(edges)
     bars = [panel.counts[drawn] for panel in panels]
@@ -161,7 +161,7 @@ def paired_bins(
         eps=eps,
         panels=panels,
         untouched=untouched,
-        moved=sketches["leaving"].count if "leaving" in sketches else None,
+        moved=sketches["moved_before"].count if "moved_before" in sketches else None,
     )
 
 
@@ -208,7 +208,7 @@ def _all_but(counts: NDArray[Any], share: float) -> NDArray[np.bool_]:
     return np.asarray(inside, dtype=np.bool_)
 
 
-def _place(run: Run, layer: int, site: str, module: str | None) -> list[Key]:
+def _place(run: Run, layer: int, site: str, module: str | None) -> list[SiteKey]:
     """Return the keys of one place, all phases."""
     places = [
         keys for keys in run.places().values() if (keys[0].layer, keys[0].site) == (layer, site)

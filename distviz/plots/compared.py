@@ -21,7 +21,7 @@ from distviz.plots.margin import (
     table_height,
     write_beside,
 )
-from distviz.plots.page_format import Sheet
+from distviz.plots.page_format import PageFormat
 from distviz.results.labels import layer_name, number, percent, side_names
 from distviz.sites import SITES
 
@@ -86,7 +86,7 @@ def draw_compared(
 _RULED = ("n", "KS")
 
 
-def _draw_wide(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
+def _draw_wide(data: ComparedBins, heading: Heading, sheet: PageFormat) -> Figure:
     """Draw the panels with the numbers in a column beside them."""
     inches = sheet.or_width(8.0)
     shrunk = 1.0 if sheet.width is None else 0.85
@@ -109,7 +109,7 @@ def _draw_wide(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
     return figure
 
 
-def _draw_narrow(data: ComparedBins, heading: Heading, sheet: Sheet) -> Figure:
+def _draw_narrow(data: ComparedBins, heading: Heading, sheet: PageFormat) -> Figure:
     """Draw the panels with legend and numbers below them."""
     inches = sheet.or_width(8.0)
     rows = [*_rows(data), *beyond_rows(_tails(data)), ("in other bins", [percent(data.moved)])]

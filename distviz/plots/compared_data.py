@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from distviz.results.comparison import Comparison, Pair
     from distviz.stats.sketch import Sketch
 
-__all__ = ["ComparedBins", "Side", "compared_bins"]
+__all__ = ["ComparedBins", "ComparedSide", "compared_bins"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedSide:
     """One of the two distributions.
 
     Attributes
@@ -70,8 +70,8 @@ class ComparedBins:
     last: int
     log: bool
     eps: float
-    a: Side
-    b: Side
+    a: ComparedSide
+    b: ComparedSide
     ks: float
     wasserstein_normalized: float
     js_divergence: float
@@ -90,7 +90,7 @@ class ComparedBins:
         """Return the shares of the drawn bins."""
         return shares[self.first : self.last]
 
-    def beyond(self, side: Side) -> tuple[float, float]:
+    def beyond(self, side: ComparedSide) -> tuple[float, float]:
         """Return which parts of a side lie left and right of the window."""
         return float(side.shares[: self.first].sum()), float(side.shares[self.last :].sum())
 
@@ -134,9 +134,9 @@ def compared_bins(comparison: Comparison, pair: Pair, *, log: bool | str = "auto
     )
 
 
-def _side(sketch: Sketch, edges: Floats, eps: float) -> Side:
+def _side(sketch: Sketch, edges: Floats, eps: float) -> ComparedSide:
     counts = statistics.histogram(sketch, edges)
-    return Side(
+    return ComparedSide(
         shares=counts / max(int(counts.sum()), 1),
         count=sketch.count,
         near_zero=statistics.near_zero(sketch, eps),

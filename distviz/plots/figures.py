@@ -13,18 +13,18 @@ from distviz.results.filler_study import FillerStudy
 from distviz.results.run import Run
 from distviz.results.sweep import Sweep
 from distviz.results.whatif import WhatIf
-from distviz.sites import Key
+from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from distviz.results.kinds import Result
 
-__all__ = ["Drawing", "Drawings", "drawings", "figure_names"]
+__all__ = ["FigureSpec", "FigureSpecs", "figure_names", "figure_specs"]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class FigureSpec:
     """A figure that is drawn when called, so that one is kept at a time.
 
     Attributes
@@ -43,11 +43,13 @@ class Drawing:
         return self.draw(width=width)
 
 
-Drawings = dict[str, Drawing]
+FigureSpecs = dict[str, FigureSpec]
 """By file name without its ending."""
 
 
-def drawings(result: Result, log: bool | None = None, whole: Result | None = None) -> Drawings:
+def figure_specs(
+    result: Result, log: bool | None = None, whole: Result | None = None
+) -> FigureSpecs:
     """Return every figure of a result.
 
     Parameters
@@ -74,11 +76,11 @@ def drawings(result: Result, log: bool | None = None, whole: Result | None = Non
     raise TypeError(f"{type(result).__name__} has no figures")
 
 
-def _of_run(run: Run, log: bool | str, names: dict[Key, str]) -> Drawings:
+def _of_run(run: Run, log: bool | str, names: dict[SiteKey, str]) -> FigureSpecs:
     from distviz import plots
 
-    figures: Drawings = {
-        names[key]: Drawing(
+    figures: FigureSpecs = {
+        names[key]: FigureSpec(
             "paired",
             partial(plots.paired, run, key.layer, key.site, module=key.module, log=log),
         )
@@ -86,71 +88,77 @@ def _of_run(run: Run, log: bool | str, names: dict[Key, str]) -> Drawings:
     }
     sites = _by_site(key.site for key in run.places())
     for end, site in sites:
-        figures[f"overview{end}"] = Drawing("overview", partial(plots.overview, run, site))
+        figures[f"overview{end}"] = FigureSpec("overview", partial(plots.overview, run, site))
     classes = run.classes()
     for end, site in sites:
         if site in set(classes.loc[classes["phase"].isin(["before", "after"]), "site"]):
             draw = partial(plots.token_classes, run, site)
-            figures[f"token_classes{end}"] = Drawing("classes", draw)
+            figures[f"token_classes{end}"] = FigureSpec("classes", draw)
     return figures
 
 
-def _of_comparison(comparison: Comparison, log: bool | str, names: dict[Key, str]) -> Drawings:
+def _of_comparison(
+    comparison: Comparison, log: bool | str, names: dict[SiteKey, str]
+) -> FigureSpecs:
     from distviz import plots
 
-    figures: Drawings = {
-        names[pair.a]: Drawing("compared", partial(plots.compared, comparison, pair, log=log))
+    figures: FigureSpecs = {
+        names[pair.a]: FigureSpec("compared", partial(plots.compared, comparison, pair, log=log))
         for pair in comparison.pairs
     }
     for end, site in _by_site(pair.a.site for pair in comparison.pairs):
         draw = partial(plots.comparison_overview, comparison, site)
-        figures[f"overview{end}"] = Drawing("overview", draw)
+        figures[f"overview{end}"] = FigureSpec("overview", draw)
         if len(comparison.classes) and site in set(comparison.classes["site"]):
             draw = partial(plots.token_classes, comparison, site)
-            figures[f"token_classes{end}"] = Drawing("classes", draw)
+            figures[f"token_classes{end}"] = FigureSpec("classes", draw)
     return figures
 
 
-def _of_whatif(asked: WhatIf) -> Drawings:
+def _of_whatif(asked: WhatIf) -> FigureSpecs:
     from distviz import plots
 
-    figures: Drawings = {}
+    figures: FigureSpecs = {}
     for end, site in _by_site(asked.sites):
         if asked.kinds(site):
-            figures[f"formats{end}"] = Drawing("formats", partial(plots.format_losses, asked, site))
+            figures[f"formats{end}"] = FigureSpec(
+                "formats", partial(plots.format_losses, asked, site)
+            )
         if asked.levels(site):
-            figures[f"zeros{end}"] = Drawing("zeros", partial(plots.zeros_kept, asked, site))
+            figures[f"zeros{end}"] = FigureSpec("zeros", partial(plots.zeros_kept, asked, site))
     return figures
 
 
-def _of_sweep(sweep: Sweep) -> Drawings:
+def _of_sweep(sweep: Sweep) -> FigureSpecs:
     from distviz import plots
 
     draw = plots.sweep_by_layer if sweep.is_by_layer else plots.sweep_overview
-    return {"sweep": Drawing("sweep", partial(draw, sweep, str(sweep.manifest["model"]["name"])))}
+    return {
+        "sweep": FigureSpec("sweep", partial(draw, sweep, str(sweep.manifest["model"]["name"])))
+    }
 
 
-def _of_filler(study: FillerStudy) -> Drawings:
+def _of_filler(study: FillerStudy) -> FigureSpecs:
     from distviz import plots
 
     counts, last = study.counts, study.counts[-1]
-    figures: Drawings = {}
+    figures: FigureSpecs = {}
     for site in dict.fromkeys(study.table["site"]):
         end = _safe(site)
         for count in counts:
             what = (study, count, site)
             by_layer = partial(plots.filler_by_layer, *what)
-            figures[f"filler_{count:03d}_{end}"] = Drawing("filler", by_layer)
+            figures[f"filler_{count:03d}_{end}"] = FigureSpec("filler", by_layer)
             along = partial(plots.filler_positions, *what)
-            figures[f"positions_{count:03d}_{end}"] = Drawing("positions", along)
+            figures[f"positions_{count:03d}_{end}"] = FigureSpec("positions", along)
         if len(counts) > 1:
             layer = study.most_changed(last, site)[0]
             by_count = partial(plots.filler_by_count, study, layer, site)
-            figures[f"by_count_layer_{layer:03d}_{end}"] = Drawing("by-count", by_count)
+            figures[f"by_count_layer_{layer:03d}_{end}"] = FigureSpec("by-count", by_count)
     return figures
 
 
-def figure_names(measured: Result) -> dict[Key, str]:
+def figure_names(measured: Result) -> dict[SiteKey, str]:
     """Return the file name of each place's figure, without its ending.
 
     ``layer_000_act``; with the stack before it unless that is the decoder, and with the module's
@@ -169,7 +177,7 @@ def figure_names(measured: Result) -> dict[Key, str]:
     }
 
 
-def _plain_name(key: Key) -> str:
+def _plain_name(key: SiteKey) -> str:
     stack = "" if key.stack == "decoder" else f"{_safe(key.stack)}_"
     if key.layer < 0:
         return f"{stack}outside_{_safe(key.module)}"

@@ -27,7 +27,7 @@ _PITCH = 1.28
 
 @dataclass(frozen=True)
 class Line:
-    """A paragraph; ``kind`` names a size of `Sheet`, ``lead`` stands before it."""
+    """A paragraph; ``kind`` names a size of `PageFormat`, ``lead`` stands before it."""
 
     text: str
     kind: str = "caption"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from distviz.results.run import Run
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
 
 __all__ = ["LayerSeries", "layer_series", "overview"]
 
@@ -83,7 +83,7 @@ def layer_series(run: Run, site: str = "act") -> list[LayerSeries]:
     RequestError
         If the site was not observed.
     """
-    places: dict[str, list[Key]] = {}
+    places: dict[str, list[SiteKey]] = {}
     for key in run.places():
         if key.site == site:
             name = f"{key.stack}:{key.module.replace(f'.{key.layer}.', '.*.', 1)}"
@@ -94,7 +94,7 @@ def layer_series(run: Run, site: str = "act") -> list[LayerSeries]:
     return [_series(run, name, sorted(keys)) for name, keys in places.items()]
 
 
-def _series(run: Run, name: str, keys: list[Key]) -> LayerSeries:
+def _series(run: Run, name: str, keys: list[SiteKey]) -> LayerSeries:
     values: dict[tuple[str, str], NDArray[np.float64]] = {}
     for phase in ("before", "after"):
         rows = [_measure(run, key, phase) for key in keys]
@@ -103,7 +103,7 @@ def _series(run: Run, name: str, keys: list[Key]) -> LayerSeries:
     return LayerSeries(name, np.array([key.layer for key in keys]), values)
 
 
-def _measure(run: Run, place: Key, phase: str) -> dict[str, float]:
+def _measure(run: Run, place: SiteKey, phase: str) -> dict[str, float]:
     key = place._replace(phase=phase)
     if key not in run.merged:
         return {}

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from distviz.errors import RequestError, nearest
 
-__all__ = ["DOUBLE", "SCREEN", "SINGLE", "WIDTHS", "Sheet", "sheet_named"]
+__all__ = ["DOUBLE", "SCREEN", "SINGLE", "WIDTHS", "PageFormat", "page_format_named"]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PageFormat:
     """How wide a figure is, and how large its text.
 
     Attributes
@@ -73,14 +73,14 @@ _DOUBLE = {
     "tick": 7.5, "note": 7.0, "bar": 7.0,
 }  # fmt: skip
 
-SCREEN = Sheet("screen", None, _SCREEN)
-SINGLE = Sheet("single", 3.25, _SINGLE)
-DOUBLE = Sheet("double", 6.75, _DOUBLE)
+SCREEN = PageFormat("screen", None, _SCREEN)
+SINGLE = PageFormat("single", 3.25, _SINGLE)
+DOUBLE = PageFormat("double", 6.75, _DOUBLE)
 WIDTHS = {"single": SINGLE, "double": DOUBLE}
 """By the words of ``--figure-width``."""
 
 
-def sheet_named(width: str | None) -> Sheet:
+def page_format_named(width: str | None) -> PageFormat:
     """Return the sheet of a width; None is the screen.
 
     Raises

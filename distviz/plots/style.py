@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from distviz.plots.page_format import SCREEN, Sheet, sheet_named
+from distviz.plots.page_format import SCREEN, PageFormat, page_format_named
 from distviz.plots.text_fit import FAMILY
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ INK = "#1f2328"
 MUTED = "#6a7178"
 GRID = "#e4e7ea"
 BAND = "#d9dcdf"
-LIGHT = {"before": "#7cb5d8", "arriving": "#7cb5d8", "after": "#f2ab7c"}
+LIGHT = {"before": "#7cb5d8", "arm_input": "#7cb5d8", "after": "#f2ab7c"}
 """Fill of a phase: tints of Okabe and Ito's blue and vermillion."""
-LINE = {"before": "#0072b2", "arriving": "#0072b2", "after": "#d55e00"}
-DARK = {"before": "#00416b", "arriving": "#00416b", "after": "#8f3a00"}
+LINE = {"before": "#0072b2", "arm_input": "#0072b2", "after": "#d55e00"}
+DARK = {"before": "#00416b", "arm_input": "#00416b", "after": "#8f3a00"}
 """The same hue in dark: the mass that moves."""
 
 RC: dict[Any, Any] = {
@@ -89,7 +89,7 @@ _sheet = SCREEN
 
 
 @contextmanager
-def styled(width: str | None = None) -> Iterator[Sheet]:
+def styled(width: str | None = None) -> Iterator[PageFormat]:
     """Draw or save under the style of distviz and nobody else's; one thread at a time.
 
     Matplotlib keeps its settings in one place for all threads; the sheet is one more of them.
@@ -105,7 +105,7 @@ def styled(width: str | None = None) -> Iterator[Sheet]:
         If there is no such width.
     """
     global _sheet  # noqa: PLW0603 -- guarded by the lock, like Matplotlib's own settings
-    chosen = sheet_named(width)
+    chosen = page_format_named(width)
     with _LOCK, mpl.rc_context({**_BASE, **RC, **_sizes(chosen)}):
         before, _sheet = _sheet, chosen
         try:
@@ -114,17 +114,17 @@ def styled(width: str | None = None) -> Iterator[Sheet]:
             _sheet = before
 
 
-def sheet() -> Sheet:
+def sheet() -> PageFormat:
     """Return the sheet that is drawn on."""
     return _sheet
 
 
 def size(kind: str) -> float:
-    """Return a size in points on the sheet that is drawn on, see `Sheet`."""
+    """Return a size in points on the sheet that is drawn on, see `PageFormat`."""
     return _sheet.sizes[kind]
 
 
-def _sizes(chosen: Sheet) -> dict[Any, Any]:
+def _sizes(chosen: PageFormat) -> dict[Any, Any]:
     sizes = chosen.sizes
     return {
         "font.size": sizes["label"],

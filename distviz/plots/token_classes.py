@@ -128,7 +128,7 @@ def _chosen(measured: Run | Comparison, places: list[Place]) -> list[Place]:
         table = measured.table.sort_values("ks", ascending=False, kind="stable")
         ranked = table[["stack", "layer_a", "module_a"]].itertuples(index=False, name=None)
         return [place for place in dict.fromkeys(ranked) if place in places]
-    moved = [key for key in measured.keys if key.phase == "landing"]
+    moved = [key for key in measured.keys if key.phase == "moved_after"]
     marked = {(key.stack, key.layer, key.module) for key in moved}
     return [place for place in places if place in marked] or places
 

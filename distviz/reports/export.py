@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
-from distviz.plots.figures import Drawings, drawings, figure_names
+from distviz.plots.figures import FigureSpecs, figure_names, figure_specs
 from distviz.results.kinds import Result, load
 from distviz.results.run import records, staging
 from distviz.settings import check_figure_width
@@ -79,7 +79,7 @@ def write_folder(
         result.write(place)
         if figures:
             (place / "figures").mkdir()
-            _draw(drawings(result), place / "figures", figures, width)
+            _draw(figure_specs(result), place / "figures", figures, width)
     return Path(out)
 
 
@@ -177,7 +177,7 @@ def export(
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
     part = result.select(layers, sites)
-    drawn = _chosen(drawings(part, log, result), only) if figures else {}
+    drawn = _chosen(figure_specs(part, log, result), only) if figures else {}
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")
@@ -203,7 +203,7 @@ def export(
     return [place / name for name in planned]
 
 
-def _chosen(drawn: Drawings, only: Sequence[str] | None) -> Drawings:
+def _chosen(drawn: FigureSpecs, only: Sequence[str] | None) -> FigureSpecs:
     """Return the figures of some kinds; None takes all."""
     if only is None:
         return drawn
@@ -237,7 +237,9 @@ _WRITERS: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def _draw(figures: Drawings, place: Path, formats: Sequence[str], width: str | None = None) -> None:
+def _draw(
+    figures: FigureSpecs, place: Path, formats: Sequence[str], width: str | None = None
+) -> None:
     """Draw every figure once, save it in every format."""
     for name, draw in figures.items():
         save_figure(draw(width), place, name, formats, width)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distviz.plots.before_after_data import PairedBins, Panel, paired_bins
-from distviz.plots.compared_data import ComparedBins, Side, compared_bins
+from distviz.plots.compared_data import ComparedBins, ComparedSide, compared_bins
 from distviz.results.labels import layer_name, number, percent
 
 if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
     from distviz.results.run import Run
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
 
 __all__ = ["compared_frames", "paired_frames"]
 
@@ -33,7 +33,7 @@ def paired_frames(run: Run) -> Frames:
     return groups
 
 
-def _label(run: Run, key: Key, places: Sequence[Key]) -> str:
+def _label(run: Run, key: SiteKey, places: Sequence[SiteKey]) -> str:
     same = [k for k in places if (k.layer, k.stack, k.site) == (key.layer, key.stack, key.site)]
     name = layer_name(run, key.layer, key.stack)
     return f"{name} · {key.module}" if len(same) > 1 or key.layer < 0 else name
@@ -77,7 +77,7 @@ def _axis(site: str) -> str:
 def _outlined(data: PairedBins, panel: Panel) -> Any:
     if panel.phase == "after" and len(data.panels) > 1:
         return data.panels[0].counts
-    return data.untouched if panel.phase == "arriving" else None
+    return data.untouched if panel.phase == "arm_input" else None
 
 
 def _tokens(data: PairedBins | ComparedBins, peak: float, floor: float) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _note(data: PairedBins) -> str:
     return " · ".join(words)
 
 
-def _numbers(columns: Sequence[tuple[str, Panel | Side]]) -> list[list[str]]:
+def _numbers(columns: Sequence[tuple[str, Panel | ComparedSide]]) -> list[list[str]]:
     found = [one for _, one in columns]
     return [
         ["", *(name for name, _ in columns)],

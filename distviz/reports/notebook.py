@@ -101,7 +101,7 @@ def run_html(run: Run) -> str:
     from distviz.reports.summary import measured, run_verdict
     from distviz.results.labels import model_name
 
-    leads = [key for key in run.keys if key.phase == "landing"] or run.keys
+    leads = [key for key in run.keys if key.phase == "moved_after"] or run.keys
     figure = None
     if leads:
         key = leads[0]

@@ -173,7 +173,7 @@ def _arm_section(run: Run) -> Section | None:
         return None
     pairs = []
     if layers:
-        moved = sum(run.merged[key].count for key in run.keys if key.phase == "leaving")
+        moved = sum(run.merged[key].count for key in run.keys if key.phase == "moved_before")
         pairs += [("settings", arm_settings(run) or "–"), ("layers", ", ".join(map(str, layers)))]
         pairs.append(("values moved", f"{moved:,}"))
     pairs += [(word, text) for word, text in _effect_pairs(effect) if text]

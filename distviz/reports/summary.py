@@ -18,7 +18,7 @@ from distviz.stats import statistics
 
 if TYPE_CHECKING:
     from distviz.results.run import Run
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
 
 __all__ = ["listed", "measured", "run_verdict"]
 
@@ -71,12 +71,12 @@ def _observed(run: Run) -> str:
     )
 
 
-def _where(run: Run, key: Key) -> str:
+def _where(run: Run, key: SiteKey) -> str:
     return layer_name(run, key.layer, key.stack)
 
 
 def _moved(run: Run) -> str:
-    places = [key for key in run.keys if key.phase == "leaving"]
+    places = [key for key in run.keys if key.phase == "moved_before"]
     moved = sum(run.merged[key].count for key in places)
     values = sum(run.merged[key._replace(phase="after")].count for key in places)
     layers = arm_layers(run)

@@ -26,7 +26,7 @@ from distviz.results.run import (
     staging,
 )
 from distviz.results.tables import choose_places, read_csv, rows_at
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats.sketch import Sketch
 
 __all__ = [
@@ -52,8 +52,8 @@ _RUN_TEXTS = "documents.jsonl"
 class Pair(NamedTuple):
     """Two distributions that are set against each other."""
 
-    a: Key
-    b: Key
+    a: SiteKey
+    b: SiteKey
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def pair_keys(
     return found
 
 
-def _of_phase(run: Run, phase: str, sites: Sequence[str] | None) -> Iterator[Key]:
+def _of_phase(run: Run, phase: str, sites: Sequence[str] | None) -> Iterator[SiteKey]:
     for key in run.keys:
         if key.phase == phase and (sites is None or key.site in sites):
             yield key
@@ -240,7 +240,7 @@ def depth(run: Run, stack: str) -> int:
     return max(seen, number) if isinstance(number, int) else seen
 
 
-def _partner(key: Key, a: Run, b: Run, phase: str) -> Key | None:
+def _partner(key: SiteKey, a: Run, b: Run, phase: str) -> SiteKey | None:
     n_a, n_b = depth(a, key.stack), depth(b, key.stack)
     layer = key.layer
     if n_a != n_b and layer >= 0:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats import float_grid as grid
 from distviz.stats.moments import Moments
 from distviz.stats.sketch import Sketch
@@ -26,7 +26,7 @@ _METADATA = b"distviz"
 _KEY = ("layer", "site", "phase", "module", "token_class", "stack")
 
 
-def write(path: Path, sketches: dict[Key, dict[str, Sketch]], schema_version: int) -> None:
+def write(path: Path, sketches: dict[SiteKey, dict[str, Sketch]], schema_version: int) -> None:
     """Write the sketches; equal sketches give equal bytes.
 
     Columns: layer int32, site, phase, module, token_class (strings), value float32, count int64,
@@ -58,7 +58,7 @@ def write(path: Path, sketches: dict[Key, dict[str, Sketch]], schema_version: in
     pq.write_table(whole, path, compression="zstd")
 
 
-def _names(key: Key, token_class: str) -> dict[str, Any]:
+def _names(key: SiteKey, token_class: str) -> dict[str, Any]:
     return {**key._asdict(), "token_class": token_class}
 
 
@@ -75,7 +75,7 @@ def _exact(sketch: Sketch) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> dict[Key, dict[str, Sketch]]:
+def read(path: Path) -> dict[SiteKey, dict[str, Sketch]]:
     """Read what `write` wrote.
 
     Raises
@@ -87,10 +87,10 @@ def read(path: Path) -> dict[Key, dict[str, Sketch]]:
     note = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
     values = table["value"].to_numpy()
     counts = table["count"].to_numpy()
-    sketches: dict[Key, dict[str, Sketch]] = {}
+    sketches: dict[SiteKey, dict[str, Sketch]] = {}
     start = 0
     for entry in note["sketches"]:
-        key = Key(*(entry[name] for name in Key._fields))
+        key = SiteKey(*(entry[name] for name in SiteKey._fields))
         stop = start + entry["cells"]
         if stop > values.size:
             raise ValueError("it holds fewer rows than it says")

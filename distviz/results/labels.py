@@ -185,7 +185,7 @@ def layer_axis(run: Described, side: str = "") -> str:
 
 def arm_layers(run: Run) -> list[int]:
     """Return the layers whose values ARM moved."""
-    return sorted({key.layer for key in run.keys if key.phase == "landing"})
+    return sorted({key.layer for key in run.keys if key.phase == "moved_after"})
 
 
 def change_name(run: Described) -> str:

@@ -22,7 +22,7 @@ import pandas as pd
 from distviz.errors import MeasurementError, RequestError
 from distviz.results import counts_file
 from distviz.results.tables import choose_places, rows_at
-from distviz.sites import PHASES, Key, key_order
+from distviz.sites import PHASES, SiteKey, key_order
 from distviz.stats import statistics
 from distviz.stats.sketch import Sketch
 
@@ -39,7 +39,7 @@ __all__ = [
     "staging",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Changes whenever a file's meaning changes; a run of another version is refused by name."""
 
 RUN = "run.json"
@@ -49,7 +49,7 @@ WHATIF = "whatif.json"
 SWEEP = "sweep.json"
 KINDS = (RUN, COMPARISON, FILLER, SWEEP, WHATIF)
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
-_PAIRED = ("before", "after", "arriving")
+_PAIRED = ("before", "after", "arm_input")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Run:
     """
 
     manifest: dict[str, Any]
-    sketches: dict[Key, dict[str, Sketch]]
+    sketches: dict[SiteKey, dict[str, Sketch]]
     documents: pd.DataFrame = field(default_factory=pd.DataFrame)
     channels: pd.DataFrame = field(default_factory=pd.DataFrame)
     plans: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -78,7 +78,7 @@ class Run:
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[SiteKey]:
         """Every observed distribution, by layer, site (in the order of the layer) and phase."""
         return sorted(self.sketches, key=key_order)
 
@@ -89,7 +89,7 @@ class Run:
         return float(arm.get("c", self.manifest.get("near_zero_c", statistics.DEFAULT_C)))
 
     @cached_property
-    def merged(self) -> dict[Key, Sketch]:
+    def merged(self) -> dict[SiteKey, Sketch]:
         """For every key, the sketch of all token classes together."""
         whole = {}
         for key in self.keys:
@@ -100,9 +100,9 @@ class Run:
         return whole
 
     @cached_property
-    def bands(self) -> dict[Key, float]:
+    def bands(self) -> dict[SiteKey, float]:
         """For every key, eps of the phase ``before`` at the same place."""
-        own: dict[Key, float] = {}
+        own: dict[SiteKey, float] = {}
         for key in self.keys:
             before = key._replace(phase="before")
             if before not in own:
@@ -141,7 +141,7 @@ class Run:
             experts=rows_at(self.experts, places),
         )
 
-    def find(self, layer: int, site: str = "act", phase: str = "before") -> Key:
+    def find(self, layer: int, site: str = "act", phase: str = "before") -> SiteKey:
         """Return the first key of a layer, site and phase.
 
         Raises
@@ -178,14 +178,14 @@ class Run:
         ]
         return pd.DataFrame(rows)
 
-    def places(self) -> dict[Key, list[Key]]:
+    def places(self) -> dict[SiteKey, list[SiteKey]]:
         """Group the keys by place: the ``before`` key (or first), then all phases there."""
-        groups: dict[Key, list[Key]] = {}
+        groups: dict[SiteKey, list[SiteKey]] = {}
         for key in self.keys:
             groups.setdefault(key._replace(phase=""), []).append(key)
         return {keys[0]: keys for keys in groups.values()}
 
-    def edges(self, key: Key) -> Any:
+    def edges(self, key: SiteKey) -> Any:
         """Return the histogram edges shared by all phases at a key's place, float64."""
         phases = [self.merged.get(key._replace(phase=phase)) for phase in PHASES]
         return statistics.bin_edges([sketch for sketch in phases if sketch is not None])
@@ -329,7 +329,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _named(key: Key) -> dict[str, Any]:
+def _named(key: SiteKey) -> dict[str, Any]:
     return {name: getattr(key, name) for name in _KEY_COLUMNS}
 
 

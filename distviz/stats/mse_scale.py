@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from distviz.stats.number_formats import NumberFormat, Quantizer
 
-__all__ = ["Side", "Spread", "least_error"]
+__all__ = ["Magnitudes", "Spread", "least_error"]
 
 _ROUNDING = 1e-12
 _CELLS = 64
@@ -43,7 +43,7 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Side:
+class Magnitudes:
     """Magnitudes above 0, ascending, and how often each occurred; float64."""
 
     values: Floats
@@ -72,8 +72,8 @@ class Spread:
     """
 
     format: NumberFormat
-    folded: Side
-    signed: tuple[Side, Side]
+    folded: Magnitudes
+    signed: tuple[Magnitudes, Magnitudes]
 
     @property
     def energy(self) -> float:
@@ -84,7 +84,7 @@ class Spread:
         """Return all there are: 0 alone where the format is symmetric."""
         return np.arange(self.format.levels.size if self.format.is_asymmetric else 1)
 
-    def sides(self, zero_points: Integers) -> list[tuple[Side, Integers]]:
+    def sides(self, zero_points: Integers) -> list[tuple[Magnitudes, Integers]]:
         """Return each side, and the index of the highest level it has at each zero point."""
         top = self.format.levels.size - 1
         if not self.format.is_asymmetric:
@@ -194,7 +194,9 @@ class _Turns(NamedTuple):
     kk: Floats
 
 
-def _turns(side: Side, levels: Floats, tops: Integers, first: Integers, last: Integers) -> _Turns:
+def _turns(
+    side: Magnitudes, levels: Floats, tops: Integers, first: Integers, last: Integers
+) -> _Turns:
     """Let each value go from its ``first`` level to its ``last``, or to the highest there is."""
     squares = levels**2
     number = last - first

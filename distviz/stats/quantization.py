@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.stats.mse_scale import Side, Spread, least_error
+from distviz.stats.mse_scale import Magnitudes, Spread, least_error
 from distviz.stats.number_formats import Losses, NumberFormat, Quantizer, losses
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
@@ -49,12 +49,12 @@ class Sample:
         return int(self.magnitude_pairs[1].sum())
 
     @cached_property
-    def folded(self) -> Side:
+    def folded(self) -> Magnitudes:
         """Both signs together."""
         return _side(*self.magnitude_pairs)
 
     @cached_property
-    def signed(self) -> tuple[Side, Side]:
+    def signed(self) -> tuple[Magnitudes, Magnitudes]:
         """The positive values, and the magnitudes of the negative ones."""
         values, counts = self.pairs
         return _side(values, counts), _side(-values[::-1], counts[::-1])
@@ -65,8 +65,8 @@ class Sample:
         return losses(*(self.pairs if is_asymmetric else self.magnitude_pairs), quantizer)
 
 
-def _side(values: Floats, counts: Counts) -> Side:
-    return Side(values[values > 0], counts[values > 0].astype(np.float64))
+def _side(values: Floats, counts: Counts) -> Magnitudes:
+    return Magnitudes(values[values > 0], counts[values > 0].astype(np.float64))
 
 
 def fit(sample: Sample, of: NumberFormat, range_: str, percentile: float = 99.9) -> Quantizer:

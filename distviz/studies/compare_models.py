@@ -21,15 +21,15 @@ from distviz.results.comparison import (
 )
 from distviz.results.run import COMPARISON, FILLER, RUN, Run
 from distviz.settings import RunSettings
-from distviz.sites import Key, parse_layers, parse_sites
+from distviz.sites import SiteKey, parse_layers, parse_sites
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
-from distviz.studies.synthetic_sides import check_inputs, is_description, with_description
+from distviz.studies.synthetic_sides import check_inputs, is_description, settings_from_toml
 
 if TYPE_CHECKING:
-    from distviz.measure.resume import StateFolder
+    from distviz.measure.resume import CheckpointFolder
     from distviz.progress import Progress
 
-__all__ = ["Side", "compare", "compare_runs", "find_sides", "finished_comparison"]
+__all__ = ["CompareSide", "compare", "compare_runs", "find_sides", "finished_comparison"]
 
 _PHASES = ("before", "after")
 _LAST = ["module", "stack"]
@@ -51,7 +51,7 @@ def compare(
     settings: RunSettings | None = None,
     given: frozenset[str] = frozenset(),
     progress: Progress | None = None,
-    states: StateFolder | None = None,
+    states: CheckpointFolder | None = None,
 ) -> Comparison:
     """Compare two runs; a side that is a model is measured first, one model in memory at a time.
 
@@ -142,7 +142,7 @@ def _wanted(
 
 
 @dataclass(frozen=True)
-class Side:
+class CompareSide:
     """One side of a comparison: a run, or what is to be measured.
 
     Attributes
@@ -164,7 +164,7 @@ def find_sides(
     phases: tuple[str, str],
     base: RunSettings,
     given: frozenset[str],
-) -> list[Side]:
+) -> list[CompareSide]:
     """Tell what is measured already and how the rest would be; arguments as of `compare`.
 
     Raises
@@ -182,12 +182,12 @@ def find_sides(
     each = _settings_of((a, b), base, leader, given)
     check_inputs((a, b), known, each)
     return [
-        Side(run, own) if run else _side(str(side), phase, own, leader)
+        CompareSide(run, own) if run else _side(str(side), phase, own, leader)
         for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
     ]
 
 
-def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Side:
+def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
     texts: list[Any] | None = None
     if like is not None and not settings.text and settings.layer is None:
         if like.texts is None:
@@ -199,10 +199,10 @@ def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Si
     arm_layers = settings.arm_layers if phase == "after" else "none"
     source = model if settings.layer is None else None
     chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
-    return Side(None, chosen, texts)
+    return CompareSide(None, chosen, texts)
 
 
-def _measure(side: Side, progress: Progress | None, states: StateFolder | None) -> Run:
+def _measure(side: CompareSide, progress: Progress | None, states: CheckpointFolder | None) -> Run:
     from distviz.measure import measure as collect
 
     measured = collect.run(
@@ -268,7 +268,7 @@ def _settings_of(
         own = base
         if is_description(side):
             seed = found[0].seed if found else None
-            own = with_description(side, base, given, seed)
+            own = settings_from_toml(side, base, given, seed)
         found.append(_like(own, leader, given, is_first=not found))
     return found
 
@@ -368,7 +368,7 @@ def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int)
     return table[[*order, *_LAST]]
 
 
-def _by_document(run: Run, keys: Sequence[Key]) -> dict[str, pd.DataFrame]:
+def _by_document(run: Run, keys: Sequence[SiteKey]) -> dict[str, pd.DataFrame]:
     """Return std and near-zero share as (places, documents), columns the documents' numbers."""
     names = ["layer", "stack", "site", "phase", "module"]
     wanted = pd.MultiIndex.from_tuples([tuple(getattr(key, n) for n in names) for key in keys])

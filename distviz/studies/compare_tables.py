@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distviz.results.comparison import Pair
 from distviz.results.run import Run
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats import statistics
 
 __all__ = ["channel_changes", "class_shares", "distances"]
@@ -77,7 +77,7 @@ def channel_changes(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _place(key: Key) -> tuple[Any, ...]:
+def _place(key: SiteKey) -> tuple[Any, ...]:
     return key.layer, key.stack, key.site, key.phase, key.module
 
 

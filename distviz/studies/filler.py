@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distviz.hooks.token_recorder import PositionRecorder
-    from distviz.measure.resume import StateFolder
+    from distviz.measure.resume import CheckpointFolder
     from distviz.models.open import OpenedModel
     from distviz.progress import Progress
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
 
 __all__ = [
     "DEFAULT_FILLER",
@@ -58,7 +58,7 @@ def study_filler(
     settings: RunSettings,
     counts: Sequence[int],
     progress: Progress,
-    states: StateFolder | None = None,
+    states: CheckpointFolder | None = None,
 ) -> FillerStudy:
     """Measure prompts without filler and with each number of filler tokens; model stays loaded.
 
@@ -146,18 +146,18 @@ def _measure(
     settings: RunSettings,
     count: int,
     attention: Mapping[int, str],
-    bands: Mapping[tuple[int, Key], float] | None,
+    bands: Mapping[tuple[int, SiteKey], float] | None,
     progress: Progress,
-    states: StateFolder | None,
+    states: CheckpointFolder | None,
 ) -> _Measured:
     from distviz.hooks.token_recorder import PositionRecorder
     from distviz.measure import measure as collect
     from distviz.measure.attention import AttentionKept
-    from distviz.measure.forward import Stage
+    from distviz.measure.forward import Measurement
 
     corpus = filled_corpus(opened, documents, settings, count)
     progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
-    stage = Stage.prepare(opened, settings)
+    stage = Measurement.prepare(opened, settings)
     plain = stage.portion.recorder
     stage.portion.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
     own = {window.document: window.own for window in corpus.windows}

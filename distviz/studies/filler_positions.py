@@ -19,11 +19,11 @@ from distviz.stats import inference
 
 if TYPE_CHECKING:
     from distviz.data.corpus import Corpus
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
 
 __all__ = ["by_distance", "token_changes", "token_names"]
 
-Rows = Mapping[tuple["Key", int], NDArray[np.float64]]
+Rows = Mapping[tuple["SiteKey", int], NDArray[np.float64]]
 
 _PLACE = ["layer", "site", "module", "stack"]
 _BIN = ["distance_low", "distance_high"]

@@ -10,7 +10,7 @@ from distviz.models import open as models
 from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, modules_at
 from distviz.models.architectures.projections import linear_widths
 from distviz.settings import build_settings
-from distviz.sites import Point
+from distviz.sites import HookPoint
 
 __all__ = ["Inspection", "inspect"]
 
@@ -42,10 +42,10 @@ class Inspection:
     details: dict[str, Any]
     layer: int
     mlps: list[Mlp]
-    widths: dict[Point, int]
+    widths: dict[HookPoint, int]
     stacks: dict[str, int]
     alike: list[int]
-    points: list[Point]
+    points: list[HookPoint]
     has_rope: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -116,9 +116,9 @@ def _shape(mlp: Mlp) -> tuple[Any, ...]:
     return (mlp.activation, mlp.gated, mlp.routed, tuple(point.site for point in mlp.points))
 
 
-def _widths(model: Any, mlps: list[Mlp]) -> dict[Point, int]:
+def _widths(model: Any, mlps: list[Mlp]) -> dict[HookPoint, int]:
     """Channels of each point: from the projections they enter or leave."""
-    found: dict[Point, int] = {}
+    found: dict[HookPoint, int] = {}
     for mlp in mlps:
         for point in mlp.points:
             widths = linear_widths(modules_at(model, point)[0])

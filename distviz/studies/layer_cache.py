@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from distviz.models.architectures.mlp import Mlp
 
-__all__ = ["Shortcut", "find_layers"]
+__all__ = ["LayerCache", "find_layers"]
 
 
 @dataclass
-class Shortcut:
+class LayerCache:
     """The outputs of some layers for one input.
 
     Parameters
@@ -47,7 +47,7 @@ class Shortcut:
             yield
 
     @contextmanager
-    def behind(self, index: int) -> Iterator[None]:
+    def start_after(self, index: int) -> Iterator[None]:
         """Let passes made inside start behind a layer whose output was kept; -1 skips nothing."""
         output = self._kept[index] if index >= 0 else None
         with ExitStack() as stack:

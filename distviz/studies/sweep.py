@@ -19,25 +19,25 @@ import pandas as pd
 import torch
 
 from distviz.data.corpus import Batch, Corpus, make_batches
-from distviz.hooks.moe_routing import rows_at_once
+from distviz.hooks.moe_routing import force_batched_experts
 from distviz.hooks.recorder import Tokens
 from distviz.hooks.redistribution import Redistribution, Tracker, attach, experts_of
 from distviz.measure.forward import inputs_of, tokens_of
 from distviz.measure.manifest import describe, request
 from distviz.measure.output_effect import Baseline, Effect, HeadInput
-from distviz.measure.resume import StateFolder
+from distviz.measure.resume import CheckpointFolder
 from distviz.models.architectures.mlp import count_layers, find_points, main_stack
 from distviz.models.open import OpenedModel
 from distviz.progress import Progress
 from distviz.results.run import SCHEMA_VERSION
 from distviz.results.sweep import Sweep, join_seeds
 from distviz.settings import RunSettings
-from distviz.sites import Point, parse_layers
+from distviz.sites import HookPoint, parse_layers
 from distviz.stats import kernels, statistics
 from distviz.stats.serialize import pack_sketches, unpack_sketches
 from distviz.stats.sketch import Sketch
-from distviz.studies.layer_cache import Shortcut, find_layers
-from distviz.studies.sweep_grid import Grid, Presets, Setting, by_layer, combine
+from distviz.studies.layer_cache import LayerCache, find_layers
+from distviz.studies.sweep_grid import Presets, Setting, SweepGrid, by_layer, combine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,8 +64,8 @@ class Trial:
 
     setting: Setting
     settings: RunSettings
-    moved: list[Point]
-    after: dict[Point, Sketch] = field(default_factory=dict)
+    moved: list[HookPoint]
+    after: dict[HookPoint, Sketch] = field(default_factory=dict)
     effect: Effect = field(default_factory=Effect)
     changed: int = 0
 
@@ -80,7 +80,7 @@ def sweep_model(
     progress: Progress,
     *,
     is_by_layer: bool = False,
-    states: StateFolder | None = None,
+    states: CheckpointFolder | None = None,
 ) -> Sweep:
     """Measure every setting of a grid on an open model.
 
@@ -122,7 +122,7 @@ def sweep_model(
         if work.head is not None:
             stack.callback(work.head.close)
         # All passes on the same code, so that the settings alone tell them apart.
-        stack.enter_context(rows_at_once(opened.model, experts_of(work.places)))
+        stack.enter_context(force_batched_experts(opened.model, experts_of(work.places)))
         for number, batch in enumerate(batches):
             units = Units(number * (1 + len(work.trials)), done, batch.tokens, progress)
             if states is not None:
@@ -145,7 +145,7 @@ def sweep_model(
 
 def every_setting(
     opened: OpenedModel,
-    grid: Grid,
+    grid: SweepGrid,
     settings: RunSettings,
     *,
     is_by_layer: bool,
@@ -157,7 +157,7 @@ def every_setting(
 
 
 def first_place(
-    opened: OpenedModel, grid: Grid, settings: RunSettings, *, is_by_layer: bool
+    opened: OpenedModel, grid: SweepGrid, settings: RunSettings, *, is_by_layer: bool
 ) -> str:
     """Return the first layers that a sweep changes, as ``--arm-layers`` names them."""
     if is_by_layer:
@@ -187,7 +187,7 @@ def _go_on(
     settings: RunSettings,
     corpus: Corpus,
     batches: list[Batch],
-    states: StateFolder | None,
+    states: CheckpointFolder | None,
     progress: Progress,
 ) -> set[int]:
     """Take over what an interrupted sweep kept; return the numbers of its finished passes."""
@@ -202,7 +202,7 @@ def _go_on(
 
 
 def _keep(
-    states: StateFolder, work: _Work, done: set[int], passes: int, progress: Progress
+    states: CheckpointFolder, work: _Work, done: set[int], passes: int, progress: Progress
 ) -> None:
     states.save_if_due(work.state, sorted(done), len(done) / passes, progress)
 
@@ -256,10 +256,10 @@ class _Work:
 
     opened: OpenedModel
     trials: list[Trial]
-    last: list[Point]
+    last: list[HookPoint]
     head: HeadInput | None
-    shortcut: Shortcut
-    before: dict[Point, Sketch] = field(default_factory=dict)
+    shortcut: LayerCache
+    before: dict[HookPoint, Sketch] = field(default_factory=dict)
     tracker: Tracker = field(default_factory=Tracker)
     is_exact: bool | None = None
 
@@ -285,11 +285,11 @@ class _Work:
             for seed in seeds
         ]
         head = HeadInput.of(opened.model) if opened.has_head else None
-        layers = Shortcut(find_layers(opened.model, opened.mlps, stack))
+        layers = LayerCache(find_layers(opened.model, opened.mlps, stack))
         return cls(opened, trials, last, head, layers)
 
     @property
-    def places(self) -> list[Point]:
+    def places(self) -> list[HookPoint]:
         """Every point that some trial changes, and the last layer's."""
         moved = [point for trial in self.trials for point in trial.moved]
         return list(dict.fromkeys([*moved, *self.last]))
@@ -307,7 +307,7 @@ class _Work:
             with self.shortcut.keeping(kept), self._seeing(self.places, seen):
                 hidden = self._pass(inputs)
             if self.is_exact is None and starts:
-                with self.shortcut.behind(max(starts)):
+                with self.shortcut.start_after(max(starts)):
                     self.is_exact = self._agrees(inputs, hidden)
             open_units.close(0)
             baseline = None
@@ -342,7 +342,7 @@ class _Work:
             trial.after = {point: next(sketches) for point in self._points(trial)}
             trial.effect, trial.changed = Effect.from_state(effect), changed
 
-    def _points(self, trial: Trial) -> list[Point]:
+    def _points(self, trial: Trial) -> list[HookPoint]:
         return list(dict.fromkeys([*trial.moved, *self.last]))
 
     def _pass(self, inputs: dict[str, Any]) -> Any:
@@ -362,7 +362,7 @@ class _Work:
         start = min(trial.setting.layers) - 1 if self.is_exact else -1
 
         def report(
-            _point: Point,
+            _point: HookPoint,
             _old: torch.Tensor,
             _new: torch.Tensor,
             moved: torch.Tensor,
@@ -375,16 +375,16 @@ class _Work:
         points = self._points(trial)
         work = Redistribution(trial.settings.arm(), trial.moved, self.tracker, report=report)
         with (
-            self.shortcut.behind(start),
+            self.shortcut.start_after(start),
             self._seeing(points, trial.after),
             work.active(self.opened.model),
         ):
             return self._pass(inputs)
 
-    def _seeing(self, points: Sequence[Point], sketches: dict[Point, Sketch]) -> Any:
+    def _seeing(self, points: Sequence[HookPoint], sketches: dict[HookPoint, Sketch]) -> Any:
         """Count what leaves the points into sketches."""
 
-        def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+        def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
             slots: NDArray[np.int64] = np.where(tokens.counted.ravel(), 0, -1)
             seen = kernels.observe(values, slots, 1, channels=False)
             sketches.setdefault(point, Sketch()).absorb(seen, [0])
@@ -406,7 +406,7 @@ class _Work:
             **{name: effect.get(name) for name in _EFFECT},
         }
 
-    def _change(self, trial: Trial, points: Sequence[Point]) -> dict[str, float]:
+    def _change(self, trial: Trial, points: Sequence[HookPoint]) -> dict[str, float]:
         """Compare distributions before and after at some points; means over them."""
         rows = []
         for point in points:

@@ -12,14 +12,14 @@ from distviz.errors import RequestError
 from distviz.settings import RunSettings
 from distviz.sites import parse_layers
 
-__all__ = ["Grid", "Presets", "Setting", "by_layer", "check", "combine"]
+__all__ = ["Presets", "Setting", "SweepGrid", "by_layer", "check", "combine"]
 
 _NUMBERS = ("c", "p1", "fraction")
 _WORDS = ("arm_mode", "redistribution")
 
 
 @dataclass(frozen=True)
-class Grid:
+class SweepGrid:
     """What was listed on the command line, as text; None where nothing was said.
 
     Attributes
@@ -81,7 +81,7 @@ Presets = Mapping[str, dict[str, Any]]
 
 
 def combine(
-    grid: Grid, base: RunSettings, n_layers: int, presets: Presets | None = None
+    grid: SweepGrid, base: RunSettings, n_layers: int, presets: Presets | None = None
 ) -> list[Setting]:
     """Return every combination, in the order given: layers, then parameters, then presets.
 
@@ -122,7 +122,7 @@ def combine(
     return [replace(setting, preset=join_names(names)) for setting, names in found]
 
 
-def check(grid: Grid, base: RunSettings, presets: Presets | None = None) -> None:
+def check(grid: SweepGrid, base: RunSettings, presets: Presets | None = None) -> None:
     """Refuse what `combine` would refuse, as far as it can be known without the model."""
     combine(replace(grid, arm_layers="0"), base, 1, presets)
 

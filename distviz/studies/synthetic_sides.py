@@ -15,7 +15,7 @@ from distviz.models.checkpoint import locate
 from distviz.results.run import Run
 from distviz.settings import RunSettings, build_settings
 
-__all__ = ["check_inputs", "is_description", "with_description"]
+__all__ = ["check_inputs", "is_description", "settings_from_toml"]
 
 _OF_THE_COMMAND = frozenset(("model", "text", "out", "force", "figures", "resume", "save_every"))
 
@@ -25,7 +25,7 @@ def is_description(side: Run | str | Path) -> TypeGuard[str | Path]:
     return not isinstance(side, Run) and str(side).endswith(".toml")
 
 
-def with_description(
+def settings_from_toml(
     side: str | Path, base: RunSettings, given: frozenset[str], seed: int | None
 ) -> RunSettings:
     """Return the settings that a TOML describes; flags and ``--config`` are stronger than it.

@@ -19,16 +19,16 @@ from distviz.errors import RequestError, nearest
 from distviz.results.run import RUN, SCHEMA_VERSION, Run
 from distviz.results.tables import choose_places
 from distviz.results.whatif import COLUMNS, WhatIf
-from distviz.sites import PHASES, Key, parse_layers, parse_sites
+from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
 from distviz.stats.number_formats import FORMATS
 from distviz.stats.pruning import prune, threshold_for
 from distviz.stats.quantization import RANGES, Sample, fit
 
-__all__ = ["Questions", "answer", "parse_questions", "read_run"]
+__all__ = ["WhatIfRequest", "evaluate_whatif", "parse_whatif", "read_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
+class WhatIfRequest:
     """What is asked.
 
     Attributes
@@ -64,7 +64,7 @@ class Questions:
                     yield name, range_
 
 
-def parse_questions(
+def parse_whatif(
     *,
     sparsity: str | None = None,
     thresholds: str | None = None,
@@ -74,8 +74,8 @@ def parse_questions(
     phases: str | None = None,
     layers: str | None = None,
     sites: str | None = None,
-) -> Questions:
-    """Read the options of ``distviz whatif``; None takes what `Questions` says.
+) -> WhatIfRequest:
+    """Read the options of ``distviz whatif``; None takes what `WhatIfRequest` says.
 
     ``sparsity`` is in percent. ``none`` leaves out all levels of sparsity, or all formats.
 
@@ -102,7 +102,7 @@ def parse_questions(
                 f"--percentile {percentile:g}: give a number above 0, at most 100", "such as 99.9"
             )
         asked["percentile"] = percentile
-    questions = Questions(**asked)
+    questions = WhatIfRequest(**asked)
     if questions.formats and not list(questions.kinds()):
         raise RequestError(
             f"--ranges {ranges}: integers have no range of their own",
@@ -175,7 +175,7 @@ def read_run(folder: Path) -> Run:
     return Run.load(folder)
 
 
-def answer(run: Run, questions: Questions, source: str = "") -> WhatIf:
+def evaluate_whatif(run: Run, questions: WhatIfRequest, source: str = "") -> WhatIf:
     """Answer the questions about a run.
 
     Parameters
@@ -213,7 +213,7 @@ def answer(run: Run, questions: Questions, source: str = "") -> WhatIf:
     return WhatIf(_manifest(run, keys, questions, source), table.astype({"zero_point": "Int64"}))
 
 
-def _answers(run: Run, key: Key, questions: Questions) -> Iterator[dict[str, Any]]:
+def _answers(run: Run, key: SiteKey, questions: WhatIfRequest) -> Iterator[dict[str, Any]]:
     sample = Sample.of(run.merged[key])
     place = key._asdict()
     for level in questions.levels:
@@ -234,7 +234,9 @@ def _answers(run: Run, key: Key, questions: Questions) -> Iterator[dict[str, Any
         yield place | asked | scaled | asdict(sample.measure(quantizer))
 
 
-def _manifest(run: Run, keys: Sequence[Key], questions: Questions, source: str) -> dict[str, Any]:
+def _manifest(
+    run: Run, keys: Sequence[SiteKey], questions: WhatIfRequest, source: str
+) -> dict[str, Any]:
     told = {name: run.manifest.get(name) for name in ("model", "arm", "text", "dtype")}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -252,7 +254,7 @@ def _manifest(run: Run, keys: Sequence[Key], questions: Questions, source: str) 
     }
 
 
-def _warnings(run: Run, keys: Sequence[Key]) -> Iterator[str]:
+def _warnings(run: Run, keys: Sequence[SiteKey]) -> Iterator[str]:
     holes = [key for key in keys if run.merged[key].nan or run.merged[key].inf]
     if holes:
         nan, inf = (sum(getattr(run.merged[key], name) for key in holes) for name in ("nan", "inf"))

@@ -17,10 +17,10 @@ from distviz.measure.forward import inputs_of
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.studies import sweep as sweeps
-from distviz.studies.sweep_grid import Grid, combine
+from distviz.studies.sweep_grid import SweepGrid, combine
 
 TOKENS = 2048
-GRID = Grid(c="0.05,0.13,0.32,1", p1="75,90,99.5")
+GRID = SweepGrid(c="0.05,0.13,0.32,1", p1="75,90,99.5")
 
 
 def main() -> None:

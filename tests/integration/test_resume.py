@@ -13,7 +13,7 @@ from support.texts import TEXTS
 from support.tiny_models import save_tiny
 
 from distviz.measure import measure as collect
-from distviz.measure.resume import StateFolder
+from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 
@@ -54,7 +54,7 @@ def _settings(**more: Any) -> RunSettings:
 
 def _measure(folder: Path, steps: int, *, resumes: bool, **more: Any) -> tuple[Run, int]:
     told = Stops(steps)
-    states = StateFolder(folder, 0.0, resumes=resumes)
+    states = CheckpointFolder(folder, 0.0, resumes=resumes)
     run = collect.run(text=TEXTS, settings=_settings(**more), progress=told, states=states)
     return run, told.begun
 

@@ -126,7 +126,7 @@ def assert_all_stats(run: Run, found: Measured, c: float = 0.13) -> None:
 
 def assert_documents(run: Run, found: Measured, c: float = 0.13) -> None:
     numbers = sorted({document for document, _ in found.places})
-    keys = [key for key in found.values if key[2] not in ("leaving", "landing")]
+    keys = [key for key in found.values if key[2] not in ("moved_before", "moved_after")]
     table = run.documents.set_index(["document", "layer", "site", "phase"])
     assert len(table) == len(numbers) * len(keys)
     for layer, site, phase in keys:
@@ -147,7 +147,7 @@ def assert_documents(run: Run, found: Measured, c: float = 0.13) -> None:
 
 
 def assert_channels(run: Run, found: Measured) -> None:
-    keys = [key for key in found.values if key[2] not in ("leaving", "landing")]
+    keys = [key for key in found.values if key[2] not in ("moved_before", "moved_after")]
     groups = dict(iter(run.channels.groupby(["layer", "site", "phase"])))
     assert set(groups) == set(keys)
     for key, group in groups.items():
@@ -185,7 +185,9 @@ def assert_classes(run: Run, found: Measured, layers: set[int], tokenizer: Any) 
     }
     table = run.classes().set_index(["layer", "site", "phase", "token_class"])
     keys = [
-        key for key in found.values if key[0] in layers and key[2] not in ("leaving", "landing")
+        key
+        for key in found.values
+        if key[0] in layers and key[2] not in ("moved_before", "moved_after")
     ]
     assert len(table) == len(keys) * len(CLASSES)
     for layer, site, phase in keys:
@@ -217,10 +219,10 @@ def assert_effect(run: Run, found: Measured, tolerance: float) -> None:
 def test_two_arm_layers(dtype: str, demo_folder: Path, demo_tokenizer: Any) -> None:
     run, found = measure_both(demo_folder, demo_tokenizer, arm_layers=(0, 2), dtype=dtype)
     assert {key[2] for key in found.values if key[0] == 2} == {
-        "before", "after", "arriving", "leaving", "landing",
+        "before", "after", "arm_input", "moved_before", "moved_after",
     }  # fmt: skip
     assert {key[2] for key in found.values if key[0] == 0} == {
-        "before", "after", "leaving", "landing",
+        "before", "after", "moved_before", "moved_after",
     }  # fmt: skip
     assert_all_stats(run, found)
     assert_documents(run, found)
@@ -270,7 +272,7 @@ def test_without_ripple_arm_stands_beside_the_untouched_model(
     )
     paired = {key[0] for key in found.values if key[2] != "before"}
     assert paired == set(arm_layers)
-    assert not [key for key in found.values if key[2] == "arriving"]
+    assert not [key for key in found.values if key[2] == "arm_input"]
     assert_all_stats(run, found)
     assert_documents(run, found)
     assert_channels(run, found)
@@ -473,7 +475,7 @@ def test_the_folder_is_whole_and_says_what_the_run_says(tmp_path: Path, demo_run
     texts = [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
     assert [text["text"] for text in texts] == TEXTS
     manifest = json.loads((folder / "run.json").read_text())
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     for name in ("settings", "model", "text", "versions", "device", "dtype", "seconds", "warnings"):
         assert name in manifest
     assert set(manifest["effect"]) >= {"loss_before", "loss_after", "kl", "top1_agreement"}
@@ -567,8 +569,8 @@ def test_another_redistribution_in_place_of_arm(tmp_path: Path, call: Any) -> No
         assert run.manifest["arm"]["redistribution"] == name
         before, after = (run.sketch(0, phase=phase) for phase in ("before", "after"))
         if name == "threshold":
-            moved = run.sketch(0, phase="leaving").count
-            assert run.sketch(0, phase="landing").zeros == moved > 0
+            moved = run.sketch(0, phase="moved_before").count
+            assert run.sketch(0, phase="moved_after").zeros == moved > 0
             assert after.zeros == moved + before.zeros
         else:
             assert after.max == before.max / 2

@@ -13,7 +13,7 @@ from support.texts import TEXTS
 
 from distviz.errors import RequestError
 from distviz.measure import measure as collect
-from distviz.measure.resume import StateFolder
+from distviz.measure.resume import CheckpointFolder
 from distviz.models.lazy_layers import LayersOnDisk
 from distviz.progress import Progress
 from distviz.settings import RunSettings
@@ -42,7 +42,7 @@ def measure(folder: Path, *, resumes: bool = True, stream: bool = True, told: An
     settings = RunSettings(
         device="cpu", arm_layers="0,2", max_length=32, batch_size=2, sites="act,down", stream=stream
     )
-    states = StateFolder(folder, 0.0, resumes)
+    states = CheckpointFolder(folder, 0.0, resumes)
     return collect.run(text=TEXTS, settings=settings, progress=told or Told(), states=states)
 
 
@@ -75,7 +75,7 @@ def test_stopped_after_each_layer_in_turn(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.manifest["effect"] == whole.manifest["effect"]
     assert told.passed == told.total > 0
     assert told.notes == []
-    StateFolder(tmp_path / "states", 0.0, resumes=True).remove()
+    CheckpointFolder(tmp_path / "states", 0.0, resumes=True).remove()
     assert not (tmp_path / "states").exists()
 
 

@@ -13,7 +13,7 @@ from support.texts import TEXTS
 from distviz.data.documents import read_documents
 from distviz.measure import measure as collect
 from distviz.measure.forward import measure_batch
-from distviz.measure.resume import StateFolder
+from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.studies import compare_models as comparing
@@ -81,10 +81,10 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return measured
 
 
-def _to_the_end(measure: Callable[[StateFolder], Any], states: Path) -> tuple[Any, int]:
+def _to_the_end(measure: Callable[[CheckpointFolder], Any], states: Path) -> tuple[Any, int]:
     for stops in range(50):
         try:
-            return measure(StateFolder(states, 0.0, resumes=True)), stops
+            return measure(CheckpointFolder(states, 0.0, resumes=True)), stops
         except KeyboardInterrupt:
             continue
     raise AssertionError("it never ends")
@@ -93,7 +93,7 @@ def _to_the_end(measure: Callable[[StateFolder], Any], states: Path) -> tuple[An
 def test_a_comparison_stopped_again_and_again(
     tmp_path: Path, text: Path, demo_folder: Path, tiny_saved: Path, stopping: list[int]
 ) -> None:
-    def compare(states: StateFolder | None) -> Comparison:
+    def compare(states: CheckpointFolder | None) -> Comparison:
         settings = RunSettings(text=[str(text)], max_length=16, batch_size=1, device="cpu")
         a, b = str(demo_folder), str(tiny_saved)
         return comparing.compare(a, b, phase_a="after", settings=settings, states=states)
@@ -117,7 +117,7 @@ def test_a_filler_study_stopped_again_and_again(tmp_path: Path, stopping: list[i
     opened = collect.open_from(settings, Progress())
     documents = read_documents(PROMPTS)
 
-    def study(states: StateFolder | None) -> FillerStudy:
+    def study(states: CheckpointFolder | None) -> FillerStudy:
         return fillers.study_filler(opened, documents, settings, [2, 5], Progress(), states)
 
     stopping.append(-1)

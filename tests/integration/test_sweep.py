@@ -46,7 +46,7 @@ def _by_run(row: pd.Series[Any], text: Path, model: Any = None, **options: Any) 
         fraction=fraction, arm_mode=row["mode"], redistribution=row["redistribution"],
         seed=int(row["seed"]), max_length=32, device="cpu", **options,
     )  # fmt: skip
-    moved = [key for key in run.keys if key.phase == "landing"]
+    moved = [key for key in run.keys if key.phase == "moved_after"]
     rows = []
     for key in moved:
         before, after = (run.merged[key._replace(phase=phase)] for phase in ("before", "after"))
@@ -169,7 +169,7 @@ def _equals_a_run(
     assert row["loss_after"] == pytest.approx(run["effect"]["loss_after"], rel=1e-12)
     by_phase = {one["phase"]: one for one in run["stats"] if one["layer"] == int(row["layers"])}
     assert row["gini_after"] == pytest.approx(by_phase["after"]["gini"], rel=1e-9)
-    moved = by_phase["landing"]["count"] / by_phase["after"]["count"]
+    moved = by_phase["moved_after"]["count"] / by_phase["after"]["count"]
     assert row["fraction_moved"] == pytest.approx(moved, rel=1e-12)
 
 
@@ -321,12 +321,12 @@ def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved:
     from distviz.progress import Progress
     from distviz.settings import RunSettings
     from distviz.studies import sweep as sweeps
-    from distviz.studies.sweep_grid import Grid, combine
+    from distviz.studies.sweep_grid import SweepGrid, combine
 
     settings = RunSettings(model=str(tiny_saved), max_length=32)
     opened = collect.open_from(settings, Progress())
     corpus = collect.corpus_of(read_documents([text]), opened, settings)
-    grid = combine(Grid(c="0.1", arm_layers="1"), settings, 2)
+    grid = combine(SweepGrid(c="0.1", arm_layers="1"), settings, 2)
     sweeps.sweep_model(opened, corpus, settings, grid, [0], 0.05, Progress())
     for name, value in opened.model.state_dict().items():
         assert torch.equal(value, before[name])

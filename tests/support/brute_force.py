@@ -332,7 +332,7 @@ class Measured:
         for number, value in enumerate(self.values[key]):
             part = value.to(torch.float64).numpy()
             chosen = slice(None) if keep is None else np.asarray(keep(number))
-            if key[2] in ("leaving", "landing"):
+            if key[2] in ("moved_before", "moved_after"):
                 parts.append(part[chosen][self.moved[key[0]][number][chosen]].reshape(-1))
             else:
                 parts.append(part[chosen].reshape(-1))
@@ -378,7 +378,7 @@ def measure(
             for handle in handles:
                 handle.remove()
     first = min(acts, default=0)
-    for key in [key for key in found.values if key[2] == "arriving"]:
+    for key in [key for key in found.values if key[2] == "arm_input"]:
         if not ripple or key[0] == first:
             del found.values[key]
     return found
@@ -432,9 +432,9 @@ def _redistribute(
         result[row, :size] = new
         found.moved.setdefault(layer, []).append(moved)
         found.plans.setdefault(layer, []).append(plans)
-    _keep(found, (layer, "act", "arriving"), whole, batch)
-    _keep(found, (layer, "act", "leaving"), whole, batch)
-    _keep(found, (layer, "act", "landing"), result, batch)
+    _keep(found, (layer, "act", "arm_input"), whole, batch)
+    _keep(found, (layer, "act", "moved_before"), whole, batch)
+    _keep(found, (layer, "act", "moved_after"), result, batch)
     return result.reshape(output.shape)
 
 

@@ -33,7 +33,7 @@ def study() -> FillerStudy:
         for layer in LAYERS
     ]
     manifest = {
-        "schema_version": 1, "kind": "filler", "filler": "/", "filler_kind": "repeat",
+        "schema_version": 2, "kind": "filler", "filler": "/", "filler_kind": "repeat",
         "filler_position": "between", "counts": [0, *COUNTS], "warnings": [],
         "model": runs[0].manifest["model"], "text": text,
     }  # fmt: skip

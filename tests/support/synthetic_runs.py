@@ -11,7 +11,7 @@ import torch
 
 from distviz.arm.arm import ARM
 from distviz.results.run import Run
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class Synthetic:
     raw: dict[tuple[int, str], NDArray[np.float64]]
 
 
-def place(layer: int, phase: str, site: str = "act", module: str = "") -> Key:
-    return Key(layer, "decoder", site, phase, module or f"model.layers.{layer}.mlp.act_fn")
+def place(layer: int, phase: str, site: str = "act", module: str = "") -> SiteKey:
+    return SiteKey(layer, "decoder", site, phase, module or f"model.layers.{layer}.mlp.act_fn")
 
 
-def run_of(values: Mapping[Key, Any], **manifest: Any) -> Run:
+def run_of(values: Mapping[SiteKey, Any], **manifest: Any) -> Run:
     """Count tensors or arrays into a run."""
     stated = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "run",
         "model": {"name": "synthetic", "activation": "silu", "layers": 3},
         "arm": None,
@@ -55,7 +55,7 @@ def silu_run(dtype: torch.dtype = torch.bfloat16, **settings: Any) -> Synthetic:
     """Three layers of SiLU values, 4 sequences x 64 tokens x 96 channels, ARM in the first."""
     generator = torch.Generator().manual_seed(7)
     arm = ARM(**settings)
-    values: dict[Key, torch.Tensor] = {}
+    values: dict[SiteKey, torch.Tensor] = {}
     for layer in range(3):
         gate = torch.randn(4, 64, 96, generator=generator) * (0.5 + 0.3 * layer) - 0.1 * layer
         before = torch.nn.functional.silu(gate).to(dtype)
@@ -63,8 +63,8 @@ def silu_run(dtype: torch.dtype = torch.bfloat16, **settings: Any) -> Synthetic:
         if layer == 0:
             after, _, moved = arm.trace(before, layer=layer)
             assert moved is not None
-            values[place(layer, "leaving")] = before[moved.bool()]
-            values[place(layer, "landing")] = after[moved.bool()]
+            values[place(layer, "moved_before")] = before[moved.bool()]
+            values[place(layer, "moved_after")] = after[moved.bool()]
         else:
             noise = torch.randn(before.shape, generator=generator) * 0.01
             after = (before.float() + noise).to(dtype)

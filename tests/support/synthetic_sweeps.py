@@ -33,7 +33,7 @@ def sweep_of(*, by_layer: bool = False) -> Sweep:
         kl=np.geomspace(1e-4, 0.3, n),
     )
     manifest = {
-        "schema_version": 1, "kind": "sweep", "budget_kl": 0.05, "by_layer": by_layer,
+        "schema_version": 2, "kind": "sweep", "budget_kl": 0.05, "by_layer": by_layer,
         "seeds": [0], "model": {"name": LONG.rpartition("/")[2], "source": LONG, "layers": 30},
         "text": {"tokens": 2048, "documents": 7},
     }  # fmt: skip

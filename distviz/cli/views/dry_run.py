@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from distviz.cli.dry_run import Plan
+from distviz.cli.dry_run import Estimate
 from distviz.cli.views.console import paragraph
 from distviz.sites import join_layers
 
@@ -25,7 +25,7 @@ _PARTS = {"start": "start", "load": "load", "forward": "passes", "counting": "co
 }
 
 
-def plan(found: Plan, console: Console | None = None) -> Group:
+def plan(found: Estimate, console: Console | None = None) -> Group:
     """Return a plan as lines no wider than the console."""
     head = f"distviz {found.command}: a dry run, no weights were read and nothing was measured"
     parts: list[Any] = [paragraph(head, console, style="bold")]
@@ -87,7 +87,7 @@ def _files(one: Measurement) -> str:
     return f"{size(sum(one.files.values()))} of {names}{part}"
 
 
-def _totals(found: Plan) -> Iterator[tuple[str, str]]:
+def _totals(found: Estimate) -> Iterator[tuple[str, str]]:
     low, high = found.seconds
     yield "in all", f"about {duration(low)} to {duration(high)} on this machine, as busy as it is"
     several = f" in each of {found.processes} processes" if found.processes > 1 else ""

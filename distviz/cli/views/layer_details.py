@@ -16,9 +16,9 @@ from distviz.results.run import records
 
 if TYPE_CHECKING:
     from distviz.results.run import Run
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
 
-__all__ = ["closeup", "sparkline", "sparklines"]
+__all__ = ["layer_details", "sparkline", "sparklines"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.:-=+*#"
@@ -28,7 +28,7 @@ _BESIDE = 44
 """Columns beside a sparkline: what it is, and its ends."""
 
 
-def closeup(whole: Run, part: Run | None = None, console: Console | None = None) -> Group:
+def layer_details(whole: Run, part: Run | None = None, console: Console | None = None) -> Group:
     """Return sparklines of a whole run, and histograms of the layers of a part of it.
 
     Parameters
@@ -56,9 +56,9 @@ def closeup(whole: Run, part: Run | None = None, console: Console | None = None)
     return Group(*parts)
 
 
-def _not_shown(part: Run) -> Iterator[Key]:
+def _not_shown(part: Run) -> Iterator[SiteKey]:
     """Yield a place for each layer and site, but for the one of the summary."""
-    shown = next(((k.layer, k.site) for k in part.keys if k.phase == "landing"), None)
+    shown = next(((k.layer, k.site) for k in part.keys if k.phase == "moved_after"), None)
     seen = {shown}
     for key in part.places():
         if (key.layer, key.site) not in seen:

@@ -30,7 +30,7 @@ from distviz.stats import statistics
 
 if TYPE_CHECKING:
     from distviz.results.run import Run
-    from distviz.sites import Key
+    from distviz.sites import SiteKey
     from distviz.stats.sketch import Sketch
 
 __all__ = ["effect_line", "histogram_blocks", "stats_table", "summary"]
@@ -61,7 +61,7 @@ def summary(run: Run, console: Console | None = None) -> Group:
         parts.append(Text(write(moved, console)))
     parts.append(stats_table(run, console))
     for key in run.keys:
-        if key.phase == "landing":
+        if key.phase == "moved_after":
             width = min((console.width if console else 80) - 8, 96)
             title = f"{layer_name(run, key.layer, key.stack)} · {key.site}"
             shape = histogram_blocks(
@@ -96,8 +96,8 @@ def _moved(run: Run) -> str:
     if not layers:
         return ""
     shown = ", ".join(map(str, layers[:6])) + ", …" * (len(layers) > 6)
-    moved = sum(run.merged[key].count for key in run.keys if key.phase == "leaving")
-    behind = [key for key in run.keys if key.phase == "leaving"]
+    moved = sum(run.merged[key].count for key in run.keys if key.phase == "moved_before")
+    behind = [key for key in run.keys if key.phase == "moved_before"]
     values = sum(run.merged[key._replace(phase="after")].count for key in behind)
     words = [
         f"{change_name(run)} in layer{'s' * (len(layers) > 1)} {shown}",
@@ -140,7 +140,7 @@ def stats_table(run: Run, console: Console | None = None) -> Table:
     has_ends = is_wide or not has_modules
     for heading in _headings(is_paired=is_paired, is_wide=is_wide, has_ends=has_ends):
         table.add_column(heading, justify="right", no_wrap=True)
-    marked = {key._replace(phase="") for key in run.keys if key.phase == "landing"}
+    marked = {key._replace(phase="") for key in run.keys if key.phase == "moved_after"}
     for key in places:
         has_arm = key._replace(phase="") in marked
         name = "" if key.stack == "decoder" else f"{key.stack} "
@@ -152,10 +152,10 @@ def stats_table(run: Run, console: Console | None = None) -> Table:
     return table
 
 
-def _module_labels(places: Iterable[Key]) -> dict[Key, str]:
+def _module_labels(places: Iterable[SiteKey]) -> dict[SiteKey, str]:
     """Tell the modules of a layer's site apart by as few parts of their paths as it takes."""
-    labels: dict[Key, str] = {}
-    groups: dict[tuple[str, int, str], list[Key]] = {}
+    labels: dict[SiteKey, str] = {}
+    groups: dict[tuple[str, int, str], list[SiteKey]] = {}
     for key in places:
         groups.setdefault((key.stack, key.layer, key.site), []).append(key)
     for keys in groups.values():
@@ -187,7 +187,9 @@ def _headings(*, is_paired: bool, is_wide: bool, has_ends: bool) -> Iterator[str
         yield "W1\n/ std"
 
 
-def _cells(run: Run, key: Key, *, is_paired: bool, is_wide: bool, has_ends: bool) -> Iterator[str]:
+def _cells(
+    run: Run, key: SiteKey, *, is_paired: bool, is_wide: bool, has_ends: bool
+) -> Iterator[str]:
     """Yield the cells of one place, in the order of `_headings`."""
     before = run.merged.get(key._replace(phase="before"))
     after = run.merged.get(key._replace(phase="after"))
@@ -246,7 +248,9 @@ def histogram_blocks(
     peak = max(1, *(int(bars.max()) for bars in counts.values()))
     shape = Text()
     for name, bars in counts.items():
-        partner = run.merged.get(first._replace(phase={"before": "leaving"}.get(name, "landing")))
+        partner = run.merged.get(
+            first._replace(phase={"before": "moved_before"}.get(name, "moved_after"))
+        )
         rest = bars if partner is None else bars - statistics.histogram(partner, edges)
         blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
         for row in reversed(range(_ROWS)):

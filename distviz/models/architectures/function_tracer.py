@@ -19,10 +19,10 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Chain", "Follower"]
+__all__ = ["FunctionTracer", "OpPath"]
 
-Chain = tuple[str, ...]
-Receive = Callable[[Chain, Any, torch.Tensor], torch.Tensor | None]
+OpPath = tuple[str, ...]
+Receive = Callable[[OpPath, Any, torch.Tensor], torch.Tensor | None]
 
 _ACTIVATIONS = frozenset(
     (
@@ -43,7 +43,7 @@ _SUMS = frozenset(("add", "radd", "iadd", "sub", "rsub"))
 _POWERS = frozenset(("square", "pow"))
 
 
-class Follower(TorchFunctionMode):
+class FunctionTracer(TorchFunctionMode):
     """Follows chains while it is entered.
 
     Parameters
@@ -60,14 +60,14 @@ class Follower(TorchFunctionMode):
     def __init__(
         self,
         receive: Receive,
-        wanted: Collection[Chain] | None = None,
-        on_linear: Callable[[Chain, torch.Tensor, torch.Tensor], None] | None = None,
+        wanted: Collection[OpPath] | None = None,
+        on_linear: Callable[[OpPath, torch.Tensor, torch.Tensor], None] | None = None,
     ) -> None:
         super().__init__()
         self._receive = receive
         self._wanted = wanted
         self._on_linear = on_linear
-        self._known: dict[int, tuple[Any, Chain, Any]] = {}
+        self._known: dict[int, tuple[Any, OpPath, Any]] = {}
         self._unscaled: dict[int, tuple[Any, Any]] = {}
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ class Follower(TorchFunctionMode):
             self._on_linear(before[0], args[1], result)
         return result
 
-    def note(self, result: torch.Tensor, chain: Chain, entered: Any) -> torch.Tensor:
+    def note(self, result: torch.Tensor, chain: OpPath, entered: Any) -> torch.Tensor:
         """Take `result` for the end of `chain`; return what stands in its place."""
         if self._wanted is not None and not any(w[: len(chain)] == chain for w in self._wanted):
             return result
@@ -109,18 +109,18 @@ class Follower(TorchFunctionMode):
         self._remember(kept, chain, entered)
         return kept
 
-    def _before(self, args: tuple[Any, ...]) -> tuple[Chain, Any] | None:
+    def _before(self, args: tuple[Any, ...]) -> tuple[OpPath, Any] | None:
         """Return the chain of an operand, that of a whole activation before that of a softcap."""
         found = [known for value in args[:2] if (known := self._look_up(value)) is not None]
         return min(found, key=lambda known: known[0][0] in _WEAK, default=None)
 
-    def _look_up(self, value: Any) -> tuple[Chain, Any] | None:
+    def _look_up(self, value: Any) -> tuple[OpPath, Any] | None:
         known = self._known.get(id(value))
         if known is None or known[0]() is not value:
             return None
         return known[1], known[2]() if isinstance(known[2], ref) else known[2]
 
-    def _remember(self, value: torch.Tensor, chain: Chain, entered: Any) -> None:
+    def _remember(self, value: torch.Tensor, chain: OpPath, entered: Any) -> None:
         weak = ref(entered) if isinstance(entered, torch.Tensor) else entered
         self._known[id(value)] = (ref(value), chain, weak)
 

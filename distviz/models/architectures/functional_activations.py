@@ -24,7 +24,7 @@ from distviz.models.architectures.projections import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from distviz.models.architectures.function_tracer import Chain
+    from distviz.models.architectures.function_tracer import OpPath
 
 __all__ = ["find_functional"]
 
@@ -52,10 +52,10 @@ def find_functional(path: str, modules: Mapping[str, nn.Module]) -> Functional |
 def _of_experts(module: nn.Module) -> Functional | None:
     import torch
 
-    from distviz.models.architectures.function_tracer import Follower
+    from distviz.models.architectures.function_tracer import FunctionTracer
 
-    seen: list[tuple[Chain, torch.Tensor]] = []
-    follower = Follower(lambda chain, _, result: seen.append((chain, result)))
+    seen: list[tuple[OpPath, torch.Tensor]] = []
+    follower = FunctionTracer(lambda chain, _, result: seen.append((chain, result)))
     product = None
     with contextlib.suppress(Exception), torch.no_grad():
         bare = _skeleton(module)
@@ -70,11 +70,11 @@ def _of_experts(module: nn.Module) -> Functional | None:
 def _of_forward(path: str, module: nn.Module, width: int, beside: str | None) -> Functional | None:
     import torch
 
-    from distviz.models.architectures.function_tracer import Follower
+    from distviz.models.architectures.function_tracer import FunctionTracer
 
-    ends: list[tuple[Chain, torch.Tensor, torch.Tensor]] = []
-    steps: list[tuple[Chain, torch.Tensor]] = []
-    follower = Follower(
+    ends: list[tuple[OpPath, torch.Tensor, torch.Tensor]] = []
+    steps: list[tuple[OpPath, torch.Tensor]] = []
+    follower = FunctionTracer(
         lambda chain, _, result: steps.append((chain, result)),
         on_linear=lambda *end: ends.append(end),
     )
@@ -100,7 +100,7 @@ def _takes_one(module: nn.Module) -> bool:
     return sum(p.default is p.empty for p in named) == 2
 
 
-def _act_of(chain: Chain) -> Chain:
+def _act_of(chain: OpPath) -> OpPath:
     found = _COMPLETE.match(" ".join(chain))
     return tuple(found[0].split()) if found else chain[:1]
 

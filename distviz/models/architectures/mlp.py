@@ -24,7 +24,7 @@ from distviz.models.architectures.activations import (
     shared_modules,
 )
 from distviz.models.architectures.projections import SitePlace, layer_sites, parent
-from distviz.sites import MODULE_PREFIX, SITES, Point
+from distviz.sites import MODULE_PREFIX, SITES, HookPoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class Mlp:
     path: str
     activation: str
     gated: bool
-    points: tuple[Point, ...]
+    points: tuple[HookPoint, ...]
     routed: bool = False
 
 
@@ -149,8 +149,8 @@ def _build(
         is_sum = is_output and (experts != container or _adds_up(modules[site.module]))
         where = site._replace(module=_of_every_expert(site.module, container, modules))
         routed = None if is_sum else experts
-        points.append(Point(layer, stack, *where, within=within(site.module), experts=routed))
-    points += [Point(layer, stack, *site, within=within(site.module)) for site in around]
+        points.append(HookPoint(layer, stack, *where, within=within(site.module), experts=routed))
+    points += [HookPoint(layer, stack, *site, within=within(site.module)) for site in around]
     holder = _of_every_expert(found.holder, container, modules)
     return Mlp(layer, stack, holder, found.name, found.gated, tuple(points), experts is not None)
 
@@ -174,7 +174,7 @@ def find_points(
     model: nn.Module,
     sites: Sequence[str],
     layers: Collection[int] | Mapping[str, Collection[int]] | None = None,
-) -> list[Point]:
+) -> list[HookPoint]:
     """Choose the points of some sites in some layers; ordered by stack, layer, site and path.
 
     Parameters
@@ -197,7 +197,7 @@ def find_points(
 
     """
     offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
-    chosen: list[Point] = []
+    chosen: list[HookPoint] = []
     for site in dict.fromkeys(sites):
         if site.startswith(MODULE_PREFIX):
             candidates = _matching(model, site, mlps)
@@ -214,7 +214,7 @@ def find_points(
 
 
 def _in_layers(
-    point: Point, layers: Collection[int] | Mapping[str, Collection[int]] | None
+    point: HookPoint, layers: Collection[int] | Mapping[str, Collection[int]] | None
 ) -> bool:
     if layers is None or point.layer < 0:
         return True
@@ -224,7 +224,7 @@ def _in_layers(
 
 
 def _absent(
-    site: str, model: nn.Module, elsewhere: Sequence[Point], offered: Sequence[Point]
+    site: str, model: nn.Module, elsewhere: Sequence[HookPoint], offered: Sequence[HookPoint]
 ) -> RequestError:
     name = type(model).__name__
     if elsewhere:
@@ -246,7 +246,7 @@ def _absent(
     )
 
 
-def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
+def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoint]:
     from torch import nn
 
     modules = dict(model.named_modules())
@@ -264,7 +264,7 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[Point]:
         place = place_of(f"{path}.", lists)
         layer = place[1] if place else -1
         stack = stacks.get(place[0], place[0]) if place else "model"
-        points.append(Point(layer, stack, site, path, "output"))
+        points.append(HookPoint(layer, stack, site, path, "output"))
     return points
 
 
@@ -377,7 +377,7 @@ def has_forward(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
-def modules_at(model: nn.Module, point: Point) -> list[nn.Module]:
+def modules_at(model: nn.Module, point: HookPoint) -> list[nn.Module]:
     """Return the module of a point; where each expert is one of its own, those of all experts."""
     if "*" not in point.module:
         return [model.get_submodule(point.module)]

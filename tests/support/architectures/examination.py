@@ -13,15 +13,15 @@ from torch import nn
 import distviz
 from distviz.arm.arm import ARM
 from distviz.errors import DistvizError
-from distviz.hooks.attach import tap
+from distviz.hooks.attach import attach_hook
 from distviz.hooks.redistribution import Redistribution, Tracker
 from distviz.models.architectures.mlp import Mlp
-from distviz.sites import SITES, Point
+from distviz.sites import SITES, HookPoint
 from support.architectures.capture import Capture
 from support.architectures.inputs import BATCH, call
 
 SEED = ARM(c=1.0, p1=95.0, seed=3)
-Seen = dict[Point, list[torch.Tensor]]
+WatchResult = dict[HookPoint, list[torch.Tensor]]
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Examination:
         for mlp in dict.fromkeys(one for one in (first, dense) if one is not None):
             self.check_arm(mlp)
 
-    def observe(self) -> Seen:
+    def observe(self) -> WatchResult:
         """Return what passes every point, raw; nothing may be changed by looking."""
         points = list(dict.fromkeys(point for mlp in self.mlps for point in mlp.points))
         with ExitStack() as stack:
@@ -227,16 +227,16 @@ class Examination:
             self.wrong.append(f"ARM on {mlp.path} is not what ARM by hand gives")
 
 
-def _keep(model: nn.Module, points: list[Point], stack: ExitStack) -> Seen:
-    seen: Seen = {}
+def _keep(model: nn.Module, points: list[HookPoint], stack: ExitStack) -> WatchResult:
+    seen: WatchResult = {}
 
-    def keep(point: Point, value: Any) -> None:
+    def keep(point: HookPoint, value: Any) -> None:
         while isinstance(value, tuple | list):
             value = value[0]
         part = slice(*point.part) if point.part else slice(None)
         seen.setdefault(point, []).append(value[..., part].detach().clone())
 
-    tap(model, points, keep, stack)
+    attach_hook(model, points, keep, stack)
     return seen
 
 
@@ -262,7 +262,7 @@ def _alike(one: list[torch.Tensor], other: list[torch.Tensor], *, any_order: boo
     return left.shape == right.shape and torch.allclose(left, right, rtol=1e-5, atol=1e-7)
 
 
-def _point(mlp: Mlp, site: str) -> Point | None:
+def _point(mlp: Mlp, site: str) -> HookPoint | None:
     return next((point for point in mlp.points if point.site == site), None)
 
 

@@ -27,7 +27,7 @@ from transformers import (
 from distviz.cli import estimate as estimates
 from distviz.cli.calibration import Speeds, measure_speeds
 from distviz.cli.costs import rough_cost, trace
-from distviz.cli.dry_run import Plan, plan_compare, plan_filler, plan_run
+from distviz.cli.dry_run import Estimate, plan_compare, plan_filler, plan_run
 from distviz.cli.opening import open_empty
 from distviz.cli.views import dry_run as estimate_tables
 from distviz.errors import RequestError
@@ -285,7 +285,7 @@ def test_processes_share_the_passes(
         assert f"each of {size} processes" in table(plan) or size == 1
 
 
-def table(plan: Plan) -> str:
+def table(plan: Estimate) -> str:
     out = io.StringIO()
     console = Console(file=out, width=200)
     console.print(estimate_tables.plan(plan, console))

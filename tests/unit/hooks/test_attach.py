@@ -15,13 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import distviz
 from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError
-from distviz.hooks.attach import tap
+from distviz.hooks.attach import attach_hook
 from distviz.models.architectures.mlp import find_mlps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from distviz.sites import Point
+    from distviz.sites import HookPoint
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -57,15 +57,15 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=IDS, use_cache=False).logits
 
 
-def points_of(model: Any, layer: int | None = None) -> list[Point]:
+def points_of(model: Any, layer: int | None = None) -> list[HookPoint]:
     points = [p for m in find_mlps(model) for p in m.points if layer in (None, m.layer)]
     return [p for p in dict.fromkeys(points) if p.site in ("gate", "act", "product", "down")]
 
 
-def observe(model: Any, points: Sequence[Point]) -> dict[str, list[torch.Tensor]]:
+def observe(model: Any, points: Sequence[HookPoint]) -> dict[str, list[torch.Tensor]]:
     seen: dict[str, list[torch.Tensor]] = {point.site: [] for point in points}
     with ExitStack() as stack:
-        tap(model, points, lambda p, v: seen[p.site].append(as_tensor(v).clone()), stack)
+        attach_hook(model, points, lambda p, v: seen[p.site].append(as_tensor(v).clone()), stack)
         logits(model)
     return seen
 

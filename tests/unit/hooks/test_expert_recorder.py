@@ -170,7 +170,7 @@ def test_a_run_tells_what_each_expert_did(measured: Any) -> None:
     n_tokens = measured.manifest["text"]["counted"]
     groups = frame.groupby(["layer", "site", "phase"])
     assert set(groups.groups) == {
-        key for key in stats.index if key[2] in ("before", "after", "arriving")
+        key for key in stats.index if key[2] in ("before", "after", "arm_input")
     }
     for key, rows in groups:
         assert rows["expert"].tolist() == [0, 1, 2, 3]
@@ -188,7 +188,7 @@ def test_a_run_tells_what_each_expert_did(measured: Any) -> None:
 def test_token_classes_count_each_choice_of_a_token(measured: Any) -> None:
     classes = measured.manifest["token_classes"]
     for key, by_class in measured.sketches.items():
-        if key.phase in ("before", "after", "arriving"):
+        if key.phase in ("before", "after", "arm_input"):
             found = {name: sketch.count for name, sketch in by_class.items()}
             assert found == {name: number * 2 * 24 for name, number in classes.items()}
 
@@ -201,8 +201,8 @@ def test_plans_of_routed_layers(measured: Any) -> None:
         counted = by_document[by_document["layer"] == layer].groupby("document")["count"].sum()
         planned = plans[plans["layer"] == layer].groupby("document")["n"].sum()
         assert planned.to_dict() == counted.to_dict()
-    moved = measured.sketch(0, "act", "leaving").count
-    assert moved == measured.sketch(0, "act", "landing").count
+    moved = measured.sketch(0, "act", "moved_before").count
+    assert moved == measured.sketch(0, "act", "moved_after").count
     assert moved == plans[plans["layer"] == 0]["k"].sum()
     assert measured.manifest["effect"]["kl"] > 0
 

@@ -19,7 +19,7 @@ from distviz.models.architectures.mlp import find_mlps, find_points
 
 if TYPE_CHECKING:
     from distviz.hooks.recorder import Tokens
-    from distviz.sites import Point
+    from distviz.sites import HookPoint
 
 CASES = [
     (name, implementation)
@@ -81,13 +81,13 @@ class Told:
         return self.hidden[token] * scale
 
 
-def routed_points(model: Any, layer: int, sites: list[str]) -> list[Point]:
+def routed_points(model: Any, layer: int, sites: list[str]) -> list[HookPoint]:
     mlps = find_mlps(model)
     points = find_points(mlps, model, sites, [layer])
     return [point for point in points if point.experts is not None]
 
 
-def routing_of(model: Any, points: list[Point]) -> Any:
+def routing_of(model: Any, points: list[HookPoint]) -> Any:
     """Return how the rows of the only point were routed in one call."""
     seen: list[Any] = []
     with hooks.attach(model, points, lambda _p, _v, t: seen.append(t.routed), hooks.Tracker()):
@@ -110,7 +110,7 @@ def test_every_row_is_what_its_expert_makes_of_its_token(name: str, implementati
         ("act", family.experts),
     }
 
-    def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+    def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         assert point.site not in found  # all rows of a call come at once
         found[point.site] = (values.clone(), tokens)
 
@@ -349,7 +349,7 @@ def test_experts_in_a_list_are_known_by_what_they_are_given(style: str) -> None:
     given: list[torch.Tensor] = []
     block.register_forward_pre_hook(lambda _m, args: given.append(args[0].reshape(-1, 16)))
 
-    def receive(point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+    def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         assert point.site not in found
         found[point.site] = (values.clone(), tokens.routed)
 
@@ -384,7 +384,7 @@ def test_arm_behind_experts_in_a_list(style: str) -> None:
     changed: dict[tuple[int, int], torch.Tensor] = {}
 
     def into(rows: dict[tuple[int, int], torch.Tensor]) -> Any:
-        def receive(_point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+        def receive(_point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
             routed = tokens.routed
             assert routed is not None
             whose = zip(routed.tokens.tolist(), routed.slots.tolist(), strict=True)

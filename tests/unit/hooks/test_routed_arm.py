@@ -19,7 +19,7 @@ from distviz.stats import kernels
 
 if TYPE_CHECKING:
     from distviz.hooks.recorder import Tokens
-    from distviz.sites import Point
+    from distviz.sites import HookPoint
 
 CASES = [
     (name, implementation)
@@ -37,7 +37,7 @@ def batch(side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-class Seen:
+class WatchResult:
     """Rows of one point as they came, and the (token, slot) of each; one entry a forward call."""
 
     def __init__(self, name: str, model: Any) -> None:
@@ -48,7 +48,7 @@ class Seen:
         self.owners: list[list[tuple[int, int]]] = []
         self.watch = hooks.attach(model, self.points, self.receive, hooks.Tracker())
 
-    def receive(self, _point: Point, values: torch.Tensor, tokens: Tokens) -> None:
+    def receive(self, _point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         routed = tokens.routed
         assert routed is not None
         self.values.append(values.clone())
@@ -112,7 +112,7 @@ def test_redistribute_is_the_reference_over_the_gathered_values(
     ids, mask = batch(side)
     arm = ARM(seed=7, p1=97.0)
     layer = FAMILIES[name].layer
-    plain, changed = Seen(name, model), Seen(name, model)
+    plain, changed = WatchResult(name, model), WatchResult(name, model)
     if FAMILIES[name].switchable and implementation == "eager":
         model.set_experts_implementation("grouped_mm")  # what ARM will run on
     with plain.watch:
@@ -132,7 +132,7 @@ def test_redistribute_is_the_reference_over_the_gathered_values(
 def test_what_is_written_is_what_the_experts_go_on_with(name: str, implementation: str) -> None:
     model = tiny_experts(name, implementation)
     ids, mask = batch()
-    changed = Seen(name, model)
+    changed = WatchResult(name, model)
     # The experts alone: `redistribute` would change the shared experts of the layer as well.
     work = hooks.Redistribution(ARM(seed=3), changed.points, hooks.Tracker())
     with work.active(model), changed.watch:
@@ -169,7 +169,7 @@ def test_what_is_written_is_what_the_experts_go_on_with(name: str, implementatio
 def test_every_mode_on_either_path(arm: ARM, forced: bool) -> None:
     model = tiny_experts("qwen3_moe")
     ids, mask = batch()
-    plain, changed = Seen("qwen3_moe", model), Seen("qwen3_moe", model)
+    plain, changed = WatchResult("qwen3_moe", model), WatchResult("qwen3_moe", model)
     with plain.watch:
         call("qwen3_moe", model, ids, mask)
     with distviz.redistribute(model, arm, layers=[1]), changed.watch:
@@ -214,7 +214,7 @@ def test_implementations_agree() -> None:
     found = []
     for implementation in IMPLEMENTATIONS:
         model = tiny_experts("mixtral", implementation)
-        seen = Seen("mixtral", model)
+        seen = WatchResult("mixtral", model)
         with distviz.redistribute(model, arm, layers=[1]), seen.watch:
             call("mixtral", model, *batch())
         found.append(seen.rows())
@@ -234,7 +234,7 @@ def test_the_steps_of_a_cache(on: str, implementation: str) -> None:
     arm = ARM(seed=9)
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     model.set_experts_implementation(implementation)
-    changed = Seen("mixtral", model)
+    changed = WatchResult("mixtral", model)
     raw: list[torch.Tensor] = []
     act = model.get_submodule(FAMILIES["mixtral"].act)
     with distviz.redistribute(model, arm, layers=[1], on=on), changed.watch:

@@ -18,15 +18,15 @@ from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.recorder import Tokens
 from distviz.hooks.token_recorder import STATISTICS, PositionRecorder, token_statistics
 from distviz.results.filler_study import QUANTITIES
-from distviz.sites import Key, Point
+from distviz.sites import HookPoint, SiteKey
 from distviz.studies import filler_positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EPS = 0.3
-POINT = Point(2, "decoder", "act", "m", "output")
-PLACE = Key(2, "decoder", "act", "before", "m")
+POINT = HookPoint(2, "decoder", "act", "m", "output")
+PLACE = SiteKey(2, "decoder", "act", "before", "m")
 
 
 def plain(row: NDArray[np.float32], eps: float = EPS) -> list[float]:

@@ -24,7 +24,7 @@ from distviz.models.wrappers import entry_device
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.studies import sweep as sweeps
-from distviz.studies.sweep_grid import Grid
+from distviz.studies.sweep_grid import SweepGrid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,7 +155,7 @@ def test_a_sweep_enters_behind_layers_that_wait_on_the_disk(folders: Any) -> Non
         opened = open_model(str(folders("llama")), device="cpu", device_map=places)
         settings = RunSettings(max_length=16, batch_size=2)
         corpus = corpus_of(read_documents(TEXTS), opened, settings)
-        lists = Grid(c="0.13,1", p1="90", arm_layers="1;3")
+        lists = SweepGrid(c="0.13,1", p1="90", arm_layers="1;3")
         grid = sweeps.every_setting(opened, lists, settings, is_by_layer=False)
         swept = sweeps.sweep_model(opened, corpus, settings, grid, [0], 0.05, Progress())
         tables.append(swept.table)

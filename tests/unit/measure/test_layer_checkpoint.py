@@ -15,11 +15,11 @@ from distviz.data.corpus import make_batches, tokenize
 from distviz.data.documents import read_documents
 from distviz.errors import MeasurementError
 from distviz.hooks.recorder import Recorder
-from distviz.measure.forward import Stage
-from distviz.measure.layer_checkpoint import check_outputs, halfway_of
-from distviz.measure.layerwise_batches import CallStates, Keeping, stream_batches
-from distviz.measure.partial import Portion, batches_of_documents
-from distviz.measure.spill import WaitingRoom
+from distviz.measure.forward import Measurement
+from distviz.measure.layer_checkpoint import check_outputs, resume_point_of
+from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping, stream_batches
+from distviz.measure.partial import PartialResult, batches_of_documents
+from distviz.measure.spill import SpillBuffer
 from distviz.models.lazy_layers import LayersOnDisk
 from distviz.models.open import open_model
 from distviz.progress import Progress
@@ -43,7 +43,7 @@ class Work:
         corpus = tokenize(read_documents(TEXTS), opened.tokenizer, max_length=16)
         self.batches = make_batches(corpus, 2, skip_special=False, own_only=False)
         self.numbers = list(range(len(self.batches)))
-        self.stage = Stage.prepare(opened, self.settings)
+        self.stage = Measurement.prepare(opened, self.settings)
 
     def save(self, state: dict[str, Any]) -> bool:
         self.saved += 1
@@ -52,25 +52,25 @@ class Work:
         (self.place / "state.tmp").replace(self.place / "state")
         return True
 
-    def resume(self) -> dict[int, CallStates]:
+    def resume(self) -> dict[int, BatchCheckpoint]:
         tree = decode((self.place / "state").read_bytes())
-        self.stage.portion += Portion.from_state(tree["portion"])
+        self.stage.portion += PartialResult.from_state(tree["portion"])
         state = tree["streamed"]
         check_outputs(state, self.place)
-        halfway = halfway_of(state, self.place, torch.device("cpu"))
+        halfway = resume_point_of(state, self.place, torch.device("cpu"))
         return {
-            int(number): CallStates(halfway, fired, state["layers"], state["stacks"])
+            int(number): BatchCheckpoint(halfway, fired, state["layers"], state["stacks"])
             for number, fired in state["fired"].items()
         }
 
-    def go(self, *, is_due: Any = lambda: True, resumes: bool = False) -> Portion:
+    def go(self, *, is_due: Any = lambda: True, resumes: bool = False) -> PartialResult:
         states = self.resume() if resumes else {}
         keeping = Keeping(self.place, "rank-0", is_due, self.save, self.notes.append, states)
         batches = {number: self.batches[number] for number in self.numbers}
         spans = batches_of_documents(self.batches)
         on_disk = self.stage.opened.on_disk
         assert on_disk is not None
-        with closing(WaitingRoom(0)) as room:
+        with closing(SpillBuffer(0)) as room:
             stream_batches(self.stage, on_disk, batches, spans, Progress(), room, keeping)
         return self.stage.portion
 
@@ -93,7 +93,7 @@ def interrupted(
     return work
 
 
-def in_order(portion: Portion) -> Portion:
+def in_order(portion: PartialResult) -> PartialResult:
     """Batches that began elsewhere come to a place first, which shows in the order alone."""
     recorder = portion.recorder
     for kept in (recorder.sketches, recorder._channels, recorder.documents._rows):
@@ -102,7 +102,7 @@ def in_order(portion: Portion) -> Portion:
     return portion
 
 
-def equal(a: Portion, b: Portion) -> None:
+def equal(a: PartialResult, b: PartialResult) -> None:
     facts = [in_order(one).recorder.state() | {"documents": None} for one in (a, b)]
     assert encode(facts[0]) == encode(facts[1])
     assert a.batches == b.batches
@@ -182,7 +182,7 @@ def test_one_goes_on_from_several_that_were_differently_far(
     places[2].mkdir()
     work = Work(folders(kind), places[2])
     whole = Work(folders(kind), tmp_path).go(is_due=lambda: False)
-    portions, states = Portion(Recorder(work.stage.portion.recorder.c, frozenset([0, 2]))), {}
+    portions, states = PartialResult(Recorder(work.stage.portion.recorder.c, frozenset([0, 2]))), {}
     for place in places[:2]:
         one = Work(folders(kind), place)
         states |= one.resume()

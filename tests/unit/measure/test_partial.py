@@ -14,13 +14,13 @@ import torch
 from distviz.data.corpus import Batch
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.measure.output_effect import Effect
-from distviz.measure.partial import Portion, batches_of_documents
-from distviz.sites import Point
+from distviz.measure.partial import PartialResult, batches_of_documents
+from distviz.sites import HookPoint
 from distviz.stats import serialize as packing
 from distviz.stats.moments import ExactSum
 
 WIDTH, LENGTH = 7, 5
-POINTS = [Point(layer, "decoder", "act", f"layers.{layer}.act", "output") for layer in (0, 1)]
+POINTS = [HookPoint(layer, "decoder", "act", f"layers.{layer}.act", "output") for layer in (0, 1)]
 # Which documents the rows of each batch belong to: one, two and four batches long.
 ROWS = [[0, 1], [1, 2], [3, 4], [4, 4], [4, 4], [4, 5], [6, 7]]
 
@@ -42,7 +42,7 @@ BATCHES = [_batch(number) for number in range(len(ROWS))]
 SPANS = batches_of_documents(BATCHES)
 
 
-def _measure(portion: Portion, number: int, dtype: torch.dtype) -> None:
+def _measure(portion: PartialResult, number: int, dtype: torch.dtype) -> None:
     """What a batch gives depends on its number alone, as a forward pass does."""
     batch = BATCHES[number]
     tokens = Tokens(
@@ -63,18 +63,18 @@ def _measure(portion: Portion, number: int, dtype: torch.dtype) -> None:
     portion.finish(number, batch, SPANS)
 
 
-def _portion(numbers: list[int], dtype: torch.dtype) -> Portion:
-    portion = Portion(Recorder(class_layers=frozenset([1])))
+def _portion(numbers: list[int], dtype: torch.dtype) -> PartialResult:
+    portion = PartialResult(Recorder(class_layers=frozenset([1])))
     for number in numbers:
         _measure(portion, number, dtype)
     return portion
 
 
-def _saved(portion: Portion) -> Portion:
-    return Portion.from_state(packing.decode(packing.encode(portion.state())))
+def _saved(portion: PartialResult) -> PartialResult:
+    return PartialResult.from_state(packing.decode(packing.encode(portion.state())))
 
 
-def _exact(portion: Portion) -> dict[str, Any]:
+def _exact(portion: PartialResult) -> dict[str, Any]:
     """Everything that is promised to the bit."""
     facts = {
         (key, name): (*packing.pack_sketches([sketch])["facts"], sketch.moments)
@@ -88,7 +88,7 @@ def _exact(portion: Portion) -> dict[str, Any]:
     }
 
 
-def _assert_same(one: Portion, other: Portion) -> None:
+def _assert_same(one: PartialResult, other: PartialResult) -> None:
     assert _exact(one) == _exact(other)
     for key, by_class in one.recorder.sketches.items():
         for name, sketch in by_class.items():
@@ -130,7 +130,7 @@ def test_going_on_from_a_saved_state_is_not_seen(stop: int) -> None:
 
 
 def test_documents_close_as_soon_as_nothing_follows() -> None:
-    portion = Portion(Recorder())
+    portion = PartialResult(Recorder())
     open_after = []
     for number in range(len(BATCHES)):
         _measure(portion, number, torch.float32)

@@ -14,7 +14,7 @@ import pytest
 
 from distviz.errors import RequestError
 from distviz.measure import resume as states
-from distviz.measure.resume import StateFolder, read_state, write_state
+from distviz.measure.resume import CheckpointFolder, read_state, write_state
 from distviz.progress import Progress
 
 TREE = {"request": {"--c": "0.13"}, "batches": [0, 2], "content": {"table": np.arange(40)}}
@@ -49,7 +49,7 @@ def _saved(folder: Path, rank: int, batches: list[int], request: dict[str, str] 
 
 def _begin(folder: Path, **world: Any) -> tuple[list[Any], set[int], list[str]]:
     told = Notes()
-    state_folder = StateFolder(folder, 0.0, resumes=True, **world)
+    state_folder = CheckpointFolder(folder, 0.0, resumes=True, **world)
     return *state_folder.begin(REQUEST, told), told.said
 
 
@@ -81,7 +81,7 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_state_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, folder = Notes(), StateFolder(tmp_path / "x.partial", 0.0, resumes=False)
+    told, folder = Notes(), CheckpointFolder(tmp_path / "x.partial", 0.0, resumes=False)
     folder.begin(REQUEST, told)
     folder.save_if_due(lambda: "first", [0], 0.1, told)
     before = (folder.folder / "rank-0.state").read_bytes()
@@ -103,7 +103,7 @@ def test_a_full_disk_leaves_the_state_before_it(
 def test_states_take_little_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(states.time, "monotonic", lambda: clock[0])
-    folder, written = StateFolder(tmp_path / "x.partial", 10.0, resumes=False), []
+    folder, written = CheckpointFolder(tmp_path / "x.partial", 10.0, resumes=False), []
 
     def content() -> str:
         written.append(clock[0])
@@ -126,7 +126,7 @@ def test_a_state_of_another_request_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_without_resume_nothing_is_read(tmp_path: Path) -> None:
     _saved(tmp_path, 0, [0])
-    assert StateFolder(tmp_path, 0.0, resumes=False).begin(REQUEST, Notes()) == ([], set())
+    assert CheckpointFolder(tmp_path, 0.0, resumes=False).begin(REQUEST, Notes()) == ([], set())
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_what_a_larger_state_holds_is_not_counted_twice(tmp_path: Path) -> None:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    found = StateFolder(folder, 0.0, resumes=True)
+    found = CheckpointFolder(folder, 0.0, resumes=True)
     found._request = REQUEST
     return {path.name: found._look(path) | {"content": None} for path in folder.glob("*.state")}
 
@@ -195,22 +195,22 @@ def test_removing_takes_what_distviz_wrote_alone(tmp_path: Path) -> None:
     _saved(tmp_path / "x", 0, [0])
     (tmp_path / "x" / "rank-1.state.tmp").touch()
     (tmp_path / "x" / "mine.txt").touch()
-    StateFolder(tmp_path / "x", 0.0, resumes=False).remove()
+    CheckpointFolder(tmp_path / "x", 0.0, resumes=False).remove()
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["mine.txt"]
     (tmp_path / "x" / "mine.txt").unlink()
-    StateFolder(tmp_path / "x", 0.0, resumes=False).remove()
+    CheckpointFolder(tmp_path / "x", 0.0, resumes=False).remove()
     assert not (tmp_path / "x").exists()
 
 
 def test_processes_that_remove_at_the_same_time_are_not_in_each_others_way(tmp_path: Path) -> None:
     for number in range(60):
-        states = StateFolder(tmp_path / str(number), 0, resumes=False)
+        states = CheckpointFolder(tmp_path / str(number), 0, resumes=False)
         for path in (states.folder / part / f"rank-{n}.state" for part in "ab" for n in range(3)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")
         together = threading.Barrier(3)
 
-        def drop(states: StateFolder = states, together: threading.Barrier = together) -> None:
+        def drop(states: CheckpointFolder = states, together: threading.Barrier = together) -> None:
             together.wait()
             states.exists()
             states.remove()

@@ -15,7 +15,7 @@ from distviz.hooks.recorder import Recorder
 from distviz.measure import wires
 from distviz.measure import world as processes
 from distviz.measure.output_effect import Effect
-from distviz.measure.partial import Portion, gather, share_out
+from distviz.measure.partial import PartialResult, gather, partition_batches
 from distviz.measure.wires import FirstEnd, OtherEnd
 from distviz.measure.world import World, agree
 from distviz.progress import Progress
@@ -46,7 +46,7 @@ class Told(World):
 @pytest.mark.parametrize("n_shares", [1, 2, 3, 7])
 def test_shares_are_runs_of_about_equal_cost(n_shares: int) -> None:
     costs = {number: 100 + 37 * (number % 5) for number in range(3, 90) if number % 7}
-    shares = share_out(costs, n_shares)
+    shares = partition_batches(costs, n_shares)
     assert [number for share in shares for number in share] == sorted(costs)
     totals = [sum(costs[number] for number in share) for share in shares]
     assert max(totals) - min(totals) <= 2 * max(costs.values())
@@ -54,13 +54,13 @@ def test_shares_are_runs_of_about_equal_cost(n_shares: int) -> None:
 
 @pytest.mark.parametrize(("n_batches", "n_shares"), [(1, 3), (2, 3), (0, 2)])
 def test_fewer_batches_than_processes(n_batches: int, n_shares: int) -> None:
-    shares = share_out(dict.fromkeys(range(n_batches), 5), n_shares)
+    shares = partition_batches(dict.fromkeys(range(n_batches), 5), n_shares)
     assert len(shares) == n_shares
     assert sorted(map(len, shares)) == sorted([1] * n_batches + [0] * (n_shares - n_batches))
 
 
-def _portion(batches: set[int], kl: float) -> Portion:
-    return Portion(Recorder(), Effect(len(batches), kl=ExactSum().plus(kl)), [], batches)
+def _portion(batches: set[int], kl: float) -> PartialResult:
+    return PartialResult(Recorder(), Effect(len(batches), kl=ExactSum().plus(kl)), [], batches)
 
 
 def test_every_process_has_the_whole_after_gathering() -> None:

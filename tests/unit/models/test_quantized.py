@@ -130,7 +130,7 @@ def test_arm_on_a_compressed_checkpoint(compressed: Path, call: Any) -> None:
     assert done.err.splitlines() == done.complaint()[:1]  # that the text was cut, no bar
     run = distviz.Run.load("r")
     assert run.manifest["effect"]["kl"] > 0
-    assert set(run.stats()["phase"]) == {"before", "after", "leaving", "landing"}
+    assert set(run.stats()["phase"]) == {"before", "after", "moved_before", "moved_after"}
 
 
 def test_a_dtype_that_the_quantizer_overrules_is_said(compressed: Path) -> None:

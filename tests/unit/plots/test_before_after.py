@@ -69,7 +69,7 @@ def test_bar_heights_are_counts_of_the_raw_values(dtype: torch.dtype, log: bool)
 
 
 @pytest.mark.parametrize(
-    ("axes_index", "whole", "part"), [(0, "before", "leaving"), (1, "after", "landing")]
+    ("axes_index", "whole", "part"), [(0, "before", "moved_before"), (1, "after", "moved_after")]
 )
 def test_the_dark_mass_is_what_moves(
     synthetic: Synthetic, axes_index: int, whole: str, part: str
@@ -114,7 +114,7 @@ def test_texts_say_what_was_measured(synthetic: Synthetic) -> None:
     words = _words(plots.paired(synthetic.run, 0))
     assert "synthetic · layer 0 (first) · act · 24,576 values" in words
     assert any("ARM: c = 0.13, p1 = 99.5" in word for word in words)
-    moved = synthetic.raw[0, "leaving"].size
+    moved = synthetic.raw[0, "moved_before"].size
     assert f"k = {moved:,} ({100 * moved / 24576:.2f} %)" in words
     assert {"before", "after", "moves away", "received", "before, for comparison"} <= set(words)
     for phase in ("before", "after"):
@@ -181,9 +181,9 @@ def test_behind_another_arm_layer_the_dark_mass_stands_on_arriving() -> None:
     leaving = arriving[np.abs(arriving) < 0.05]
     values = {
         place(1, "before"): generator.normal(size=4000).astype(np.float32),
-        place(1, "arriving"): arriving,
-        place(1, "leaving"): leaving,
-        place(1, "landing"): leaving + np.float32(1),
+        place(1, "arm_input"): arriving,
+        place(1, "moved_before"): leaving,
+        place(1, "moved_after"): leaving + np.float32(1),
         place(1, "after"): np.where(np.abs(arriving) < 0.05, arriving + 1, arriving),
     }
     run = run_of(values)
@@ -221,7 +221,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("values", DEGENERATE.values(), ids=DEGENERATE.keys())
 @pytest.mark.parametrize("log", ["auto", True, False])
 def test_degenerate_data_draw(values: Any, log: bool | str, tmp_path: Path) -> None:
-    phases = ("before", "after", "leaving", "landing")
+    phases = ("before", "after", "moved_before", "moved_after")
     run = run_of({place(0, phase): values for phase in phases})
     figure = plots.paired(run, 0, log=log)
     for name, one in (("paired.png", figure), ("overview.png", plots.overview(run))):

@@ -38,9 +38,9 @@ def _wide_range() -> Any:
     for layer in range(30):
         values[place(layer, "before")] = arriving * np.float32(1 + layer)
         values[place(layer, "after")] = np.where(np.abs(arriving) < 0.05, arriving + 1, arriving)
-    values[place(1, "arriving")] = arriving
-    values[place(1, "leaving")] = leaving
-    values[place(1, "landing")] = leaving + np.float32(1)
+    values[place(1, "arm_input")] = arriving
+    values[place(1, "moved_before")] = leaving
+    values[place(1, "moved_after")] = leaving + np.float32(1)
     arm = {"c": 0.13, "p1": 99.5, "layers": [1], "fraction": None, "percentile_of": "magnitude"}
     return run_of(values, model={"name": LONG, "activation": "silu", "layers": 30}, arm=arm)
 
@@ -56,14 +56,14 @@ def _results() -> dict[str, Result]:
         "filler": synthetic_fillers.study(),
         "sweep": sweep_of(),
         "by layer": sweep_of(by_layer=True),
-        "whatif": questions.answer(silu_run().run, questions.parse_questions(), "run"),
+        "whatif": questions.evaluate_whatif(silu_run().run, questions.parse_whatif(), "run"),
     }
 
 
 def _figures() -> list[tuple[str, drawings.Drawing]]:
     found = []
     for result_name, result in _results().items():
-        drawn = drawings.drawings(result)
+        drawn = drawings.figure_specs(result)
         for name, drawing in list(drawn.items())[:2] + list(drawn.items())[3:]:
             if "_0" not in name or not name.startswith("layer_0") or name[:9] <= "layer_001":
                 found.append((f"{result_name}: {name}", drawing))

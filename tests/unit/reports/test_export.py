@@ -16,7 +16,7 @@ from support.synthetic_runs import place, run_of, silu_run, with_tables
 from distviz.errors import MeasurementError, RequestError
 from distviz.reports import export as exports
 from distviz.results.run import Run
-from distviz.sites import Key
+from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
     from typing import Any
@@ -165,9 +165,9 @@ def test_figure_names_tell_places_apart() -> None:
             place(0, "before"): values,
             place(0, "before", site="product", module="experts.0.down"): values,
             place(0, "before", site="product", module="experts.1.down"): values,
-            Key(0, "encoder", "act", "before", "encoder.0.act"): values,
+            SiteKey(0, "encoder", "act", "before", "encoder.0.act"): values,
             place(1, "before", site="module:*.o_proj", module="layers.1.o_proj"): values,
-            Key(-1, "decoder", "module:lm_head", "before", "lm_head"): values,
+            SiteKey(-1, "decoder", "module:lm_head", "before", "lm_head"): values,
         }
     )
     assert set(exports.figure_names(run).values()) == {

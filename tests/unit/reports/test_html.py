@@ -155,7 +155,7 @@ def test_bins_of_the_figure_hold_the_values(html: str, synthetic: Synthetic) -> 
                 most = (raw <= edge).sum() - (raw < edges[0]).sum()
                 assert least <= running <= most
     moved = [sum(panel["columns"]["m"]) for panel in frames[0]["panels"]]
-    assert 0 < moved[0] <= synthetic.raw[0, "leaving"].size
+    assert 0 < moved[0] <= synthetic.raw[0, "moved_before"].size
     assert not any(sum(panel["columns"]["m"]) for panel in frames[1]["panels"])
 
 
@@ -239,7 +239,7 @@ def test_a_filler_study(tmp_path: Path) -> None:
         for count in runs
         for layer in range(3)
     ]
-    manifest = {"schema_version": 1, "kind": "filler", "filler": EVIL, "counts": [0, 5, 10]}
+    manifest = {"schema_version": 2, "kind": "filler", "filler": EVIL, "counts": [0, 5, 10]}
     manifest |= {"filler_kind": "repeat", "filler_position": "between", "warnings": []}
     manifest |= {"model": {"name": "synthetic", "layers": 3}, "text": {"documents": 10}}
     tables = (pd.DataFrame(rows), pd.DataFrame(kept), pd.DataFrame(), pd.DataFrame())
@@ -267,7 +267,7 @@ def test_what_if_answers() -> None:
         base | {"layer": layer, "question": "sparsity", "level": 0.5, "l2_kept": 0.9 - 0.1 * layer}
         for layer in range(2)
     ]
-    manifest = {"schema_version": 1, "kind": "whatif", "model": {"name": EVIL}}
+    manifest = {"schema_version": 2, "kind": "whatif", "model": {"name": EVIL}}
     text = render(Page("w", [whatif_part(WhatIf(manifest, pd.DataFrame(rows)))]))
     strict(text)
     shown = curves(text)
@@ -291,7 +291,7 @@ def test_a_sweep() -> None:
         for c in (0.1, 0.2, 0.4)
         for p1 in (75.0, 99.5)
     ]  # fmt: skip
-    manifest = {"schema_version": 1, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
+    manifest = {"schema_version": 2, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
     swept = Sweep(
         manifest | {"model": {"name": EVIL, "source": EVIL}}, pd.DataFrame(rows), pd.DataFrame(rows)
     )

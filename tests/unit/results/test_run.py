@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import distviz
 from distviz.errors import MeasurementError, RequestError
 from distviz.results.run import Run, check_output, staging
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 ODD = [0.0, -0.0, -0.0, math.nan, math.nan, math.inf, -math.inf, 1e-45, -9.2e-41, 3.4e38, -7.25]
 
 
-def key(layer: int = 0, phase: str = "before", site: str = "act") -> Key:
-    return Key(layer, "decoder", site, phase, f"model.layers.{layer}.mlp.act_fn")
+def key(layer: int = 0, phase: str = "before", site: str = "act") -> SiteKey:
+    return SiteKey(layer, "decoder", site, phase, f"model.layers.{layer}.mlp.act_fn")
 
 
-def make_run(sketches: dict[Key, dict[str, Sketch]], **manifest: Any) -> Run:
-    content = {"schema_version": 1, "kind": "run", "effect": {}, "warnings": [], "arm": None}
+def make_run(sketches: dict[SiteKey, dict[str, Sketch]], **manifest: Any) -> Run:
+    content = {"schema_version": 2, "kind": "run", "effect": {}, "warnings": [], "arm": None}
     return Run(content | {"text": {}, "settings": {}, "model": {"name": "m"}} | manifest, sketches)
 
 
@@ -295,7 +295,7 @@ def test_reading_imports_no_torch(saved: Path) -> None:
 # Histograms ---------------------------------------------------------------------------------
 
 
-def assert_histograms(run: Run, raw_values: dict[Key, np.ndarray]) -> None:
+def assert_histograms(run: Run, raw_values: dict[SiteKey, np.ndarray]) -> None:
     """Values are finite and on the grid."""
     table = run.histograms()
     for place_key, phases in run.places().items():
@@ -326,7 +326,7 @@ def test_every_value_is_in_a_bin(dtype: torch.dtype, kind: str) -> None:
         "odd": torch.tensor([1.0, math.nan, -math.inf, -0.0]),
     }[kind].to(dtype)
     other = (made * 0.5)[: max(1, made.numel() // 2)]
-    values = {key(0, "before"): made, key(0, "after"): other, key(0, "leaving"): made[:0]}
+    values = {key(0, "before"): made, key(0, "after"): other, key(0, "moved_before"): made[:0]}
     run = make_run({k: {"all": Sketch().add(v)} for k, v in values.items()})
     grid = "fp16" if dtype == torch.float16 else "bf16"
     exact = {k: on_grid(raw([v]), grid) for k, v in values.items()}
@@ -343,16 +343,16 @@ def test_histograms_of_a_measured_run(demo_folder: Path) -> None:
 
 
 def test_finding_a_distribution(demo_run: Run) -> None:
-    assert demo_run.sketch(2, phase="arriving").count == demo_run.sketch(2).count
+    assert demo_run.sketch(2, phase="arm_input").count == demo_run.sketch(2).count
     with pytest.raises(RequestError, match=r"no layer 9, site act, phase before\n.*layers 0 to 5"):
         demo_run.find(9)
     with pytest.raises(RequestError, match="phase arriving"):
-        demo_run.find(0, phase="arriving")
+        demo_run.find(0, phase="arm_input")
 
 
 def test_the_summary_is_one_json_object_with_the_numbers_of_the_table(demo_run: Run) -> None:
     summary = json.loads(json.dumps(demo_run.summary(), allow_nan=False))
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     for row, wanted in zip(summary["stats"], demo_run.stats().to_dict("records"), strict=True):
         for name, value in wanted.items():
             if isinstance(value, float) and math.isnan(value):

@@ -19,7 +19,7 @@ from distviz.errors import RequestError
 from distviz.plots import sweep_by_layer, sweep_overview
 from distviz.results.sweep import QUANTITIES, Sweep, join_seeds, pareto
 from distviz.settings import RunSettings
-from distviz.studies.sweep_grid import Grid, by_layer, combine
+from distviz.studies.sweep_grid import SweepGrid, by_layer, combine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def _rows(**columns: Any) -> pd.DataFrame:
 
 def _sweep(seeds: pd.DataFrame, *, budget: float = 0.05, by_layer: bool = False) -> Sweep:
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "sweep",
         "budget_kl": budget,
         "by_layer": by_layer,
@@ -52,7 +52,7 @@ def _sweep(seeds: pd.DataFrame, *, budget: float = 0.05, by_layer: bool = False)
 
 
 def test_every_combination_in_the_order_given() -> None:
-    grid = Grid(c="0.05,1", p1="75,90", arm_layers="0;1-2;all", redistribution="arm,noise")
+    grid = SweepGrid(c="0.05,1", p1="75,90", arm_layers="0;1-2;all", redistribution="arm,noise")
     found = combine(grid, RunSettings(p_min=0.1), 3)
     named = [(s.label, s.settings.c, s.settings.p1, s.settings.redistribution) for s in found]
     expected = [
@@ -68,16 +68,16 @@ def test_every_combination_in_the_order_given() -> None:
 
 
 def test_fractions_stand_in_place_of_c_or_beside_it() -> None:
-    alone = combine(Grid(fraction="0.1,0.2"), RunSettings(c=0.4), 2)
+    alone = combine(SweepGrid(fraction="0.1,0.2"), RunSettings(c=0.4), 2)
     assert [(s.settings.c, s.settings.fraction) for s in alone] == [(0.4, 0.1), (0.4, 0.2)]
-    both = combine(Grid(fraction="0.1", c="0.2"), RunSettings(fraction=0.9), 2)
+    both = combine(SweepGrid(fraction="0.1", c="0.2"), RunSettings(fraction=0.9), 2)
     assert [(s.settings.c, s.settings.fraction) for s in both] == [(0.2, None), (0.13, 0.1)]
 
 
 def test_one_setting_and_repeats() -> None:
-    (only,) = combine(Grid(), RunSettings(c=0.2, arm_layers="1"), 2)
+    (only,) = combine(SweepGrid(), RunSettings(c=0.2, arm_layers="1"), 2)
     assert (only.layers, only.settings.c) == ((1,), 0.2)
-    assert len(combine(Grid(c="0.1,0.10,.1", arm_layers="0;0;0-0"), RunSettings(), 2)) == 1
+    assert len(combine(SweepGrid(c="0.1,0.10,.1", arm_layers="0;0;0-0"), RunSettings(), 2)) == 1
 
 
 PUBLISHED = {
@@ -88,7 +88,7 @@ PUBLISHED = {
 }
 
 
-def _labelled(grid: Grid, base: RunSettings) -> list[tuple[Any, ...]]:
+def _labelled(grid: SweepGrid, base: RunSettings) -> list[tuple[Any, ...]]:
     return [
         (s.preset, s.settings.c, s.settings.fraction, s.settings.p1, s.settings.percentile_of)
         for s in combine(grid, base, 2, PUBLISHED)
@@ -103,22 +103,22 @@ def test_presets_stand_alone_or_beside_the_grid() -> None:
         (both, 0.13, 0.25, 85.0, "magnitude"),
         ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
     ]
-    assert _labelled(Grid(), RunSettings()) == alone
-    assert _labelled(Grid(arm_mode="replace"), RunSettings(preset="auto")) == alone
+    assert _labelled(SweepGrid(), RunSettings()) == alone
+    assert _labelled(SweepGrid(arm_mode="replace"), RunSettings(preset="auto")) == alone
     # The setting of a preset that is listed, too, gets its name and stays in its place.
-    assert _labelled(Grid(c="0.13,1"), RunSettings()) == [
+    assert _labelled(SweepGrid(c="0.13,1"), RunSettings()) == [
         ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
         ("", 1.0, None, 99.5, "value"),
         *alone[:2],
     ]
     # What was said explicitly is stronger than a preset.
     said = RunSettings(percentile_of="value", explicit=frozenset({"percentile_of"}))
-    assert {row[4] for row in _labelled(Grid(), said)} == {"value"}
+    assert {row[4] for row in _labelled(SweepGrid(), said)} == {"value"}
     spread = combine(
-        Grid(arm_layers="0;1", redistribution="arm,noise"), RunSettings(), 2, PUBLISHED
+        SweepGrid(arm_layers="0;1", redistribution="arm,noise"), RunSettings(), 2, PUBLISHED
     )
     assert len(spread) == 3 * 2 * 2
-    layered = by_layer(combine(Grid(), RunSettings(), 2, PUBLISHED), [0, 1])
+    layered = by_layer(combine(SweepGrid(), RunSettings(), 2, PUBLISHED), [0, 1])
     assert [s.preset for s in layered] == [row[0] for row in alone for _ in range(2)]
 
 
@@ -139,7 +139,7 @@ def test_names_of_presets() -> None:
 
 
 def test_layer_after_layer() -> None:
-    found = by_layer(combine(Grid(c="0.1,0.2", arm_layers="0;1"), RunSettings(), 3), [0, 2])
+    found = by_layer(combine(SweepGrid(c="0.1,0.2", arm_layers="0;1"), RunSettings(), 3), [0, 2])
     assert [(s.label, s.layers, s.settings.c) for s in found] == [
         ("0", (0,), 0.1), ("2", (2,), 0.1), ("0", (0,), 0.2), ("2", (2,), 0.2),
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def test_layer_after_layer() -> None:
 )
 def test_a_grid_that_cannot_be(grid: dict[str, str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        combine(Grid(**grid), RunSettings(), 3)
+        combine(SweepGrid(**grid), RunSettings(), 3)
 
 
 # The front and the recommendation -----------------------------------------------------------

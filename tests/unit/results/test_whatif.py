@@ -19,10 +19,10 @@ from distviz.cli.views import whatif as whatif_tables
 from distviz.errors import RequestError
 from distviz.reports.export import write_folder
 from distviz.results.whatif import COLUMNS, WhatIf
-from distviz.sites import Key
+from distviz.sites import SiteKey
 from distviz.stats.number_formats import FORMATS
 from distviz.stats.quantization import RANGES
-from distviz.studies.whatif import answer, parse_questions, read_run
+from distviz.studies.whatif import evaluate_whatif, parse_whatif, read_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +39,8 @@ def measured() -> Synthetic:
 
 @pytest.fixture(scope="module")
 def asked(measured: Synthetic) -> WhatIf:
-    questions = parse_questions(sparsity="25,50,90", thresholds="0.05,1", percentile=99)
-    return answer(measured.run, questions, "mine")
+    questions = parse_whatif(sparsity="25,50,90", thresholds="0.05,1", percentile=99)
+    return evaluate_whatif(measured.run, questions, "mine")
 
 
 # Numbers -------------------------------------------------------------------------------------
@@ -142,10 +142,10 @@ def test_modules_of_a_layer_are_asked_apart_and_the_worst_speaks() -> None:
         {
             place(0, "before", module="experts.0"): torch.tensor(easy).to(torch.bfloat16),
             place(0, "before", module="experts.1"): torch.tensor(hard).to(torch.bfloat16),
-            Key(0, "encoder", "act", "before", "e.0"): torch.tensor(easy).to(torch.bfloat16),
+            SiteKey(0, "encoder", "act", "before", "e.0"): torch.tensor(easy).to(torch.bfloat16),
         }
     )
-    found = answer(run, parse_questions(formats="int8", ranges="max"))
+    found = evaluate_whatif(run, parse_whatif(formats="int8", ranges="max"))
     rows = found.losses("act", "int8", "max")
     assert list(zip(rows["stack"], rows["module"], strict=True)) == [
         ("decoder", "experts.1"),
@@ -168,16 +168,16 @@ def test_layers_sites_and_phases_are_chosen() -> None:
             place(layer, phase, site=site): values * (layer + 1)
             for layer in range(3)
             for site in ("gate", "act")
-            for phase in ("before", "after", "landing")
+            for phase in ("before", "after", "moved_after")
         }
     )
     options = {"layers": "0,2", "sites": "act", "phases": "landing,before", "sparsity": "50"}
-    found = answer(run, parse_questions(**options, formats="none"))
+    found = evaluate_whatif(run, parse_whatif(**options, formats="none"))
     assert found.table[["layer", "site", "phase"]].to_numpy().tolist() == [
-        [layer, "act", phase] for layer in (0, 2) for phase in ("before", "landing")
+        [layer, "act", phase] for layer in (0, 2) for phase in ("before", "moved_after")
     ]
-    assert found.manifest["phases"] == ["before", "landing"]
-    both = answer(run, parse_questions(formats="int4", ranges="max", sparsity="none"))
+    assert found.manifest["phases"] == ["before", "moved_after"]
+    both = evaluate_whatif(run, parse_whatif(formats="int4", ranges="max", sparsity="none"))
     assert both.sites == ["gate", "act"]
     assert both.select([1], ["gate"]).table["layer"].tolist() == [1, 1]
     assert told(both).count("SQNR") == 2
@@ -191,7 +191,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
         ({"ranges": "maximum"}, r"unknown range 'maximum' \(did you mean 'max'"),
         ({"formats": "int8", "ranges": "none"}, "integers have no range of their own"),
         ({"phases": "afterwards"}, "unknown phase 'afterwards'"),
-        ({"phases": "arriving"}, "the run has no phase arriving there"),
+        ({"phases": "arm_input"}, "the run has no phase arriving there"),
         ({"percentile": 0.0}, "--percentile 0: give a number above 0, at most 100"),
         ({"percentile": 101.0}, "--percentile 101"),
         ({"percentile": math.nan}, "--percentile nan"),
@@ -212,11 +212,11 @@ def test_what_cannot_be_asked_is_refused(
     measured: Synthetic, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        answer(measured.run, parse_questions(**options))
+        evaluate_whatif(measured.run, parse_whatif(**options))
 
 
 def test_percentages_may_have_signs_and_digits() -> None:
-    levels = parse_questions(sparsity="12.5%, 99.9").levels
+    levels = parse_whatif(sparsity="12.5%, 99.9").levels
     assert [float(level) for level in levels] == [0.125, 0.999]
     assert [str(level) for level in levels] == ["1/8", "999/1000"]
 
@@ -249,7 +249,7 @@ def _assert_same(read: pd.DataFrame, written: pd.DataFrame) -> None:
 
 
 def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path: Path) -> None:
-    found = answer(awkward, parse_questions(thresholds="0,1"))
+    found = evaluate_whatif(awkward, parse_whatif(thresholds="0,1"))
     rows = found.losses("act", "int8", "mse").set_index("layer")
     assert rows["sqnr_db"].isna().tolist() == [True, True, False, False, False, False]
     assert math.isinf(rows.loc[2, "sqnr_db"])
@@ -267,7 +267,7 @@ def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path
 
 def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds no distributions"):
-        answer(run_of({}), parse_questions())
+        evaluate_whatif(run_of({}), parse_whatif())
 
 
 # Told ----------------------------------------------------------------------------------------
@@ -297,7 +297,9 @@ def test_the_terminal_names_the_worst_layers_first(asked: WhatIf) -> None:
 
 
 def test_the_table_of_zeros_in_full(measured: Synthetic) -> None:
-    found = answer(measured.run, parse_questions(sparsity="50", formats="none", phases="before"))
+    found = evaluate_whatif(
+        measured.run, parse_whatif(sparsity="50", formats="none", phases="before")
+    )
     least = sorted((found.thinned("act", 0.5)["l2_kept"].iloc[layer], layer) for layer in range(3))[
         :2
     ]
@@ -319,7 +321,7 @@ def test_ascii_where_the_console_asks_for_it(asked: WhatIf, tmp_path: Path) -> N
 
 def test_rounded_values_are_said_to_be_and_answer_closely() -> None:
     measured = silu_run(torch.float32)
-    found = answer(measured.run, parse_questions(formats="int8", ranges="max", sparsity="50"))
+    found = evaluate_whatif(measured.run, parse_whatif(formats="int8", ranges="max", sparsity="50"))
     assert found.manifest["is_rounded"]
     assert "fp32 values were counted rounded to bf16" in " ".join(told(found).split())
     for layer in range(3):
@@ -391,11 +393,11 @@ def test_the_figure_of_zeros_draws_the_table(asked: WhatIf) -> None:
 
 
 def test_what_was_not_asked_is_not_drawn(measured: Synthetic) -> None:
-    few = answer(measured.run, parse_questions(formats="int4", ranges="max", sparsity="none"))
+    few = evaluate_whatif(measured.run, parse_whatif(formats="int4", ranges="max", sparsity="none"))
     assert len(plots.format_losses(few, "act").axes) == 1
     with pytest.raises(RequestError, match="no levels of sparsity"):
         plots.zeros_kept(few, "act")
-    none = answer(measured.run, parse_questions(formats="none", sparsity="50"))
+    none = evaluate_whatif(measured.run, parse_whatif(formats="none", sparsity="50"))
     with pytest.raises(RequestError, match="no number formats"):
         plots.format_losses(none, "act")
 

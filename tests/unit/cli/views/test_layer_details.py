@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from support.synthetic_runs import place, run_of, silu_run
 
-from distviz.cli.views.layer_details import closeup, sparkline, sparklines
+from distviz.cli.views.layer_details import layer_details, sparkline, sparklines
 
 
 def shown(renderable: object, **options: object) -> str:
@@ -53,12 +53,12 @@ def test_deep_models_put_several_layers_in_a_mark() -> None:
 
 def test_layers_are_shown_closely_once() -> None:
     run = silu_run().run
-    said = shown(closeup(run, run.select([0, 2])))
+    said = shown(layer_details(run, run.select([0, 2])))
     assert "layer 2 (last) · act" in said
     assert "layer 0 (first) · act" not in said  # the summary shows it
     assert "layer 1" not in said
     assert "█" in said
-    assert "layer" not in shown(closeup(run)).replace("by layer", "")
+    assert "layer" not in shown(layer_details(run)).replace("by layer", "")
 
 
 def test_one_layer_has_no_course() -> None:
@@ -70,4 +70,4 @@ def test_one_layer_has_no_course() -> None:
 def test_degenerate(values: list[float]) -> None:
     keys = [place(layer, "before") for layer in range(2)]
     run = run_of({key: np.array(values, dtype="float32") for key in keys}, dtype="float32")
-    shown(closeup(run, run))
+    shown(layer_details(run, run))

@@ -40,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "filler": synthetic_fillers.study(),
         "sweep": sweep_of(),
         "layers": sweep_of(by_layer=True),
-        "whatif": questions.answer(second, questions.parse_questions(phases="before"), "é"),
+        "whatif": questions.evaluate_whatif(second, questions.parse_whatif(phases="before"), "é"),
     }
     for name, result in results.items():
         exports.write_folder(result, home / name, figures=())

@@ -249,7 +249,7 @@ def test_modules_are_told_apart_by_little(paths: list[str], labels: list[str]) -
 def test_degenerate_data_print(values: Any) -> None:
     array = values.astype(np.float32)
     run: Run = run_of(
-        {place(0, phase): array for phase in ("before", "after", "leaving", "landing")}
+        {place(0, phase): array for phase in ("before", "after", "moved_before", "moved_after")}
     )
     assert "0 ARM" in _shown(lambda console: tables.summary(run, console))
 

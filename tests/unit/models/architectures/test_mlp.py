@@ -16,7 +16,7 @@ from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, find_
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from distviz.sites import Point
+    from distviz.sites import HookPoint
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 32, 48, 4, 2, 8, 64
 LLAMA_LIKE: dict[str, Any] = {
@@ -84,11 +84,13 @@ def forward(name: str, model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def record(model: nn.Module, points: Sequence[Point]) -> Iterator[dict[Point, torch.Tensor]]:
+def record(
+    model: nn.Module, points: Sequence[HookPoint]
+) -> Iterator[dict[HookPoint, torch.Tensor]]:
     """Keep what passes at each point, with plain hooks that know nothing of distviz."""
-    seen: dict[Point, torch.Tensor] = {}
+    seen: dict[HookPoint, torch.Tensor] = {}
 
-    def keep(point: Point, value: Any) -> None:
+    def keep(point: HookPoint, value: Any) -> None:
         tensor = value[0] if isinstance(value, tuple) else value
         part = slice(*point.part) if point.part else slice(None)
         seen[point] = tensor[..., part].detach().clone()
@@ -109,7 +111,7 @@ def record(model: nn.Module, points: Sequence[Point]) -> Iterator[dict[Point, to
             handle.remove()
 
 
-def values(mlp: Mlp, seen: dict[Point, torch.Tensor]) -> dict[str, torch.Tensor]:
+def values(mlp: Mlp, seen: dict[HookPoint, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {point.site: seen[point] for point in mlp.points}
 
 
