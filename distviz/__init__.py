@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distviz.arm.arm import ARM, Plan
     from distviz.errors import DistvizError
-    from distviz.hooks.redistribution import redistribute
-    from distviz.hooks.watching import WatchResult, watch
+    from distviz.hooks.redistribute import redistribute
+    from distviz.hooks.watch import WatchResult, watch
     from distviz.measure.measure import run
     from distviz.results.comparison import Comparison
     from distviz.results.run import Run
     from distviz.stats.sketch import Sketch
-    from distviz.studies.compare_models import compare
+    from distviz.studies.compare import compare
 
 __all__ = [
     "ARM",
@@ -39,12 +39,12 @@ _MODULES = {
     "DistvizError": "errors",
     "Plan": "arm.arm",
     "Run": "results.run",
-    "WatchResult": "hooks.watching",
+    "WatchResult": "hooks.watch",
     "Sketch": "stats.sketch",
-    "compare": "studies.compare_models",
-    "redistribute": "hooks.redistribution",
+    "compare": "studies.compare",
+    "redistribute": "hooks.redistribute",
     "run": "measure.measure",
-    "watch": "hooks.watching",
+    "watch": "hooks.watch",
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from distviz.cli.dry_run import Estimate
-    from distviz.results.kinds import Result
+    from distviz.results.load import Result
 
 __all__ = ["app", "main"]
 
@@ -614,7 +614,7 @@ def inspect(
     if architectures:
         _list_architectures(model, as_json=as_json)
         return
-    from distviz.studies import inspection
+    from distviz.studies import inspect as inspection
 
     found = inspection.inspect(model, layer, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
@@ -712,7 +712,7 @@ def show(
 ) -> None:
     """Show the findings of a folder again, on the terminal."""
     from distviz.cli.views import layer_details as closeups
-    from distviz.results import kinds as folders
+    from distviz.results import load as folders
     from distviz.results.run import Run
     from distviz.sites import parse_layers
 

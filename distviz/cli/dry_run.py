@@ -165,7 +165,7 @@ def plan_compare(
     settings = replace(build_settings(flags, config), layer=None)
     out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
     state_folder(out, settings)
-    from distviz.studies.compare_models import find_sides
+    from distviz.studies.compare import find_sides
 
     given = frozenset(name for name, value in flags.items() if value is not None)
     sides = find_sides(a, b, (phase_a, phase_b), settings, given)

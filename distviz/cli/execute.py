@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.results.comparison import Comparison
     from distviz.results.filler_study import FillerStudy
-    from distviz.results.kinds import Result
+    from distviz.results.load import Result
     from distviz.results.whatif import WhatIf
-    from distviz.studies.continuations import Continuations
+    from distviz.studies.generate import Continuations
 
 __all__ = [
     "GRID",
@@ -141,7 +141,7 @@ def compare_to_folder(
     """
     settings = build_settings(flags, config)
     _agree_on(settings)
-    from distviz.studies import compare_models as comparing
+    from distviz.studies import compare as comparing
 
     asked: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
     asked["given"] = frozenset(name for name, value in flags.items() if value is not None)
@@ -310,7 +310,7 @@ def continuations(
 ) -> Continuations:
     """Write on from a prompt with ARM off and on, as the flags say; nothing is saved.
 
-    ``decoding`` holds the fields of `distviz.studies.continuations.Decoding`; the prompt ``-`` is
+    ``decoding`` holds the fields of `distviz.studies.generate.Decoding`; the prompt ``-`` is
     read from standard input.
     """
     settings = build_settings(flags, config, model)
@@ -323,7 +323,7 @@ def continuations(
         raise RequestError("--prompt is empty, there is nothing to go on from")
     from distviz.data.documents import read_documents
     from distviz.measure import measure as collect
-    from distviz.studies import continuations as generation
+    from distviz.studies import generate as generation
 
     chosen = generation.Decoding(**decoding)
     try:

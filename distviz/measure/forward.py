@@ -14,7 +14,7 @@ from distviz.data.corpus import Batch
 from distviz.errors import RequestError
 from distviz.hooks.moe_routing import force_batched_experts
 from distviz.hooks.recorder import Recorder, Tokens
-from distviz.hooks.redistribution import Redistribution, Tracker, experts_of, observing
+from distviz.hooks.redistribute import Redistribution, Tracker, experts_of, observing
 from distviz.measure.output_effect import Baseline, HeadInput
 from distviz.measure.partial import PartialResult
 from distviz.models.architectures.mlp import Mlp, count_layers, find_points

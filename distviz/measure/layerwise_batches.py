@@ -13,7 +13,7 @@ import torch
 
 from distviz.data.corpus import Batch
 from distviz.hooks.moe_routing import force_batched_experts, rows_shown
-from distviz.hooks.redistribution import check_fired, experts_of, observing
+from distviz.hooks.redistribute import check_fired, experts_of, observing
 from distviz.measure.forward import (
     Measurement,
     capture_head_input,

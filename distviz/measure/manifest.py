@@ -15,7 +15,7 @@ from distviz.arm.arm import ARM
 from distviz.data.corpus import Batch, Corpus
 from distviz.hooks import moe_routing as routing
 from distviz.hooks.recorder import TOKEN_CLASSES
-from distviz.hooks.redistribution import experts_of
+from distviz.hooks.redistribute import experts_of
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models.open import OpenedModel

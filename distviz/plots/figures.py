@@ -18,7 +18,7 @@ from distviz.sites import SiteKey
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distviz.results.kinds import Result
+    from distviz.results.load import Result
 
 __all__ = ["FigureSpec", "FigureSpecs", "figure_names", "figure_specs"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
 from distviz.plots.figures import FigureSpecs, figure_names, figure_specs
-from distviz.results.kinds import Result, load
+from distviz.results.load import Result, load
 from distviz.results.run import records, staging
 from distviz.settings import check_figure_width
 from distviz.sites import parse_layers, parse_sites

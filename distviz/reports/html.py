@@ -15,7 +15,7 @@ from distviz.reports.rendering import render
 from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
-from distviz.results import kinds as folders
+from distviz.results import load as folders
 from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
 from distviz.results.run import Run

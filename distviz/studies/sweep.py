@@ -21,7 +21,7 @@ import torch
 from distviz.data.corpus import Batch, Corpus, make_batches
 from distviz.hooks.moe_routing import force_batched_experts
 from distviz.hooks.recorder import Tokens
-from distviz.hooks.redistribution import Redistribution, Tracker, attach, experts_of
+from distviz.hooks.redistribute import Redistribution, Tracker, attach, experts_of
 from distviz.measure.forward import inputs_of, tokens_of
 from distviz.measure.manifest import describe, request
 from distviz.measure.output_effect import Baseline, Effect, HeadInput

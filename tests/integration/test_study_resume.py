@@ -16,7 +16,7 @@ from distviz.measure.forward import measure_batch
 from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress
 from distviz.settings import RunSettings
-from distviz.studies import compare_models as comparing
+from distviz.studies import compare as comparing
 from distviz.studies import filler as fillers
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from distviz.cli.views.plain_text import is_unicode_name
 from distviz.models.architectures.mlp import Mlp
 from distviz.plots.layer_diagram import layer_lines
 from distviz.sites import SITES
-from distviz.studies.inspection import Inspection
+from distviz.studies.inspect import Inspection
 
 __all__ = ["inspection", "layer_diagram"]
 

@@ -31,7 +31,7 @@ from distviz.results.run import Run
 from distviz.results.sweep import NAMED, Sweep
 from distviz.results.sweep import QUANTITIES as QUANTITIES_OF_SWEEPS
 from distviz.results.whatif import COLUMNS, WhatIf
-from distviz.studies.compare_models import compare
+from distviz.studies.compare import compare
 
 EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distviz.errors import MeasurementError, RequestError
-from distviz.hooks.redistribution import STEPS, redistribute
+from distviz.hooks.redistribute import STEPS, redistribute
 from distviz.models.wrappers import entry_device
 from distviz.results.run import SCHEMA_VERSION
 from distviz.settings import RunSettings
