@@ -1,6 +1,6 @@
 """``python -m distviz``."""
 
-from distviz.cli.app import main
+from distviz.cli import main
 
 if __name__ == "__main__":
     main()

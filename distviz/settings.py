@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distviz.arm.arm import ARM
-from distviz.arm.controls import make
-from distviz.arm.presets import find_preset
+from distviz.arm import ARM, find_preset, make_redistribution
 from distviz.errors import RequestError, nearest
 from distviz.sites import check_layers
 
@@ -180,7 +178,7 @@ class RunSettings:
             passes=self.passes,
             seed=self.seed,
         )
-        return make(self.redistribution, parameters)
+        return make_redistribution(self.redistribution, parameters)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""

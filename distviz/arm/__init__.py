@@ -1,1 +1,5 @@
 """ARM, the redistributions to compare it with, and the published settings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

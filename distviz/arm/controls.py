@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from distviz.stats.kernels import Cut
 
-__all__ = ["REDISTRIBUTIONS", "Custom", "Noise", "Scale", "Threshold", "make"]
+__all__ = ["REDISTRIBUTIONS", "Custom", "Noise", "Scale", "Threshold", "make_redistribution"]
 
 _OWN_PASS = 1 << 32
 """Keeps the places that `Noise` draws apart from the numbers that ARM draws."""
@@ -205,7 +205,7 @@ REDISTRIBUTIONS: dict[str, tuple[type[ARM], str]] = {
 """Name -> class, and what it does."""
 
 
-def make(name: str, arm: ARM) -> ARM:
+def make_redistribution(name: str, arm: ARM) -> ARM:
     """Return the redistribution of a name with the parameters of ``arm``.
 
     Parameters

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid as grid
-from distviz.stats import kernels
+from distviz.stats import float_grid, kernels
 
 __all__ = ["OrderStatistics", "rank_values"]
 
@@ -60,7 +59,7 @@ def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> OrderStatistic
         return _Sorted(picked.cpu().double().numpy())
     if values.dtype == torch.float32:
         return _Refined(values, rows)
-    name = grid.grid_for_dtype(str(values.dtype))
+    name = float_grid.grid_for_dtype(str(values.dtype))
     return _Counted(kernels.count(values, rows).table, name)
 
 
@@ -123,11 +122,11 @@ class _Counted:
     """From a table of all 65,536 codes of a 16-bit type."""
 
     def __init__(self, table: NDArray[np.int64], name: str) -> None:
-        top = grid.first_nonfinite(name)
-        self._codes = grid.ordered_values(name)
-        self._signed = np.cumsum(table[grid.ordered_codes(name)])
-        self._cells = grid.magnitudes(name)
-        self._counts = table[:top] + table[grid.SIGN : grid.SIGN + top]
+        top = float_grid.first_nonfinite(name)
+        self._codes = float_grid.ordered_values(name)
+        self._signed = np.cumsum(table[float_grid.ordered_codes(name)])
+        self._cells = float_grid.magnitudes(name)
+        self._counts = table[:top] + table[float_grid.SIGN : float_grid.SIGN + top]
         self._running = np.cumsum(self._counts)
         self.n = int(self._running[-1])
 
@@ -162,17 +161,17 @@ class _Refined:
     def __init__(self, values: torch.Tensor, rows: NDArray[np.int64]) -> None:
         self._source = (values, rows)
         self._tally = kernels.count(values, rows)
-        top = grid.first_nonfinite("bf16")
-        positive, negative = self._tally.table[:top], self._tally.table[grid.SIGN :][:top]
+        top = float_grid.first_nonfinite("bf16")
+        positive, negative = self._tally.table[:top], self._tally.table[float_grid.SIGN :][:top]
         both = positive + negative
         self._cells = np.flatnonzero(both)
         self._counts = both[self._cells]
         self._running = np.cumsum(self._counts)
         self.n = int(self._running[-1]) if self._cells.size else 0
-        self._lows = grid.magnitudes("bf16")[self._cells]
+        self._lows = float_grid.magnitudes("bf16")[self._cells]
         self._highs = _cell_ends()[self._cells]
         below, above = (self._cells[side[self._cells] > 0] for side in (negative, positive))
-        self._codes = np.concatenate([below[::-1] + grid.SIGN, above])
+        self._codes = np.concatenate([below[::-1] + float_grid.SIGN, above])
         self._signed = np.cumsum(self._tally.table[self._codes])
         self._inside: dict[int, NDArray[np.float32]] = {}
 
@@ -189,7 +188,7 @@ class _Refined:
 
     def _magnitudes_in(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """All magnitudes in some cells, in no order."""
-        codes = np.concatenate([self._cells[places], self._cells[places] + grid.SIGN])
+        codes = np.concatenate([self._cells[places], self._cells[places] + float_grid.SIGN])
         self._fetch(codes)
         known = [self._inside[code] for code in codes.tolist() if code in self._inside]
         return np.abs(np.concatenate(known)) if known else np.empty(0, np.float32)
@@ -219,7 +218,7 @@ class _Refined:
         ).astype(np.int64)
         cells = self._cells[places]
         signed = self._codes[np.searchsorted(self._signed, np.array([*ranks]), side="right")]
-        self._fetch(np.concatenate([cells, cells + grid.SIGN, signed]))
+        self._fetch(np.concatenate([cells, cells + float_grid.SIGN, signed]))
 
     def _rank_of(self, near: int, shares: tuple[float, float]) -> int:
         share = min(max(near / self.n, shares[0]), shares[1])
@@ -274,5 +273,5 @@ class _Refined:
 @cache
 def _cell_ends() -> NDArray[np.float64]:
     """The largest float32 magnitude of each cell."""
-    codes = np.arange(grid.first_nonfinite("bf16"), dtype=np.uint32)
+    codes = np.arange(float_grid.first_nonfinite("bf16"), dtype=np.uint32)
     return ((codes << _HALF) | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)

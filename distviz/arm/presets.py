@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from distviz.stats.sketch import Sketch
+    from distviz.stats import Sketch
 
 __all__ = [
     "PRESETS",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from distviz.cli.dry_run import Estimate
-    from distviz.results.load import Result
+    from distviz.results import Result
 
 __all__ = ["app", "main"]
 
@@ -196,13 +196,13 @@ def run(
     """Measure one model: without ARM, with ARM, paired."""
     flags = _flags(locals())
     if dry_run:
-        from distviz.cli import dry_run as planning
+        from distviz.cli import dry_run as estimate_command
 
-        _present_plan(planning.plan_run(flags, config, model), quiet=quiet, as_json=as_json)
+        _present_plan(estimate_command.plan_run(flags, config, model), quiet=quiet, as_json=as_json)
         return
-    from distviz.cli import execute as measuring
+    from distviz.cli import execute
 
-    finished, folder = measuring.run_to_folder(flags, config, model, _reporter(quiet or as_json))
+    finished, folder = execute.run_to_folder(flags, config, model, _reporter(quiet or as_json))
     _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
 
 
@@ -363,14 +363,14 @@ def compare(
     """Compare two models or runs: distances, and what exceeds noise."""
     flags = _flags(locals())
     if dry_run:
-        from distviz.cli import dry_run as planning
+        from distviz.cli import dry_run as estimate_command
 
-        plan = planning.plan_compare(a, b, phase_a, phase_b, flags, config)
+        plan = estimate_command.plan_compare(a, b, phase_a, phase_b, flags, config)
         _present_plan(plan, quiet=quiet, as_json=as_json)
         return
-    from distviz.cli import execute as measuring
+    from distviz.cli import execute
 
-    finished, folder = measuring.compare_to_folder(
+    finished, folder = execute.compare_to_folder(
         a, b, phase_a, phase_b, flags, config, _reporter(quiet or as_json)
     )
     _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
@@ -418,14 +418,14 @@ def filler(
     """Measure the same prompts with and without meaningless tokens."""
     flags = _flags(locals())
     if dry_run:
-        from distviz.cli import dry_run as planning
+        from distviz.cli import dry_run as estimate_command
 
-        plan = planning.plan_filler(model, counts, flags, config)
+        plan = estimate_command.plan_filler(model, counts, flags, config)
         _present_plan(plan, quiet=quiet, as_json=as_json)
         return
-    from distviz.cli import execute as measuring
+    from distviz.cli import execute
 
-    study, folder = measuring.filler_to_folder(
+    study, folder = execute.filler_to_folder(
         model, counts, flags, config, _reporter(quiet or as_json)
     )
     _present(study, folder, quiet=quiet, as_json=as_json, report=report)
@@ -483,18 +483,18 @@ def sweep(
 ) -> None:
     """Try a grid of settings: what each does, and which one to take."""
     flags = _flags(locals())
-    from distviz.cli import execute as measuring
+    from distviz.cli import execute
 
-    asked = measuring.SweepRequest(
-        {name: flags.pop(name) for name in measuring.GRID}, seeds, budget_kl, by_layer
+    asked = execute.SweepRequest(
+        {name: flags.pop(name) for name in execute.GRID}, seeds, budget_kl, by_layer
     )
     if dry_run:
-        from distviz.cli import dry_run as planning
+        from distviz.cli import dry_run as estimate_command
 
-        plan = planning.plan_sweep(model, asked, flags, config)
+        plan = estimate_command.plan_sweep(model, asked, flags, config)
         _present_plan(plan, quiet=quiet, as_json=as_json)
         return
-    swept, folder = measuring.sweep_to_folder(
+    swept, folder = execute.sweep_to_folder(
         model, asked, flags, config, _reporter(quiet or as_json)
     )
     _present(swept, folder, quiet=quiet, as_json=as_json, report=report)
@@ -525,9 +525,9 @@ def whatif(
     asked = {"sparsity": sparsity, "thresholds": thresholds, "formats": formats, "ranges": ranges}
     asked |= {"phases": phases, "layers": layers, "sites": sites}
     drawn = _formats("png" if figures is None else figures, no_figures) or []
-    from distviz.cli import execute as measuring
+    from distviz.cli import execute
 
-    answers, folder = measuring.whatif_to_folder(
+    answers, folder = execute.whatif_to_folder(
         run, asked | {"percentile": percentile}, drawn, out, width=figure_width, force=force
     )
     _present(answers, folder, quiet=quiet, as_json=as_json, report=report)
@@ -572,9 +572,9 @@ def generate(
 ) -> None:
     """Let a model go on from a prompt with ARM off and on."""
     flags = _flags(locals())
-    from distviz.cli import execute as measuring
+    from distviz.cli import execute
 
-    found = measuring.continuations(
+    found = execute.continuations(
         model,
         prompt,
         flags,
@@ -614,9 +614,9 @@ def inspect(
     if architectures:
         _list_architectures(model, as_json=as_json)
         return
-    from distviz.studies import inspect as inspection
+    from distviz import studies
 
-    found = inspection.inspect(model, layer, revision=revision, trust_remote_code=trust_remote_code)
+    found = studies.inspect(model, layer, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(found.as_dict())
         return
@@ -628,14 +628,14 @@ def inspect(
 
 def _list_architectures(model: str | None, *, as_json: bool) -> None:
     from distviz.errors import RequestError
-    from distviz.models.architectures.support import load
+    from distviz.models.architectures import load_architectures
 
     if model is not None:
         raise RequestError(
             f"--architectures lists every type, it takes no MODEL ('{model}')",
             "leave one of them out",
         )
-    known = load()
+    known = load_architectures()
     if as_json:
         _print_json(known.as_dict())
         return
@@ -664,9 +664,9 @@ def export(
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
     """Write figures and tables again, in other formats."""
-    from distviz.reports import export as exports
+    from distviz.reports import export_folder
 
-    written = exports.export_folder(
+    written = export_folder(
         run,
         out,
         figure=figure,
@@ -712,11 +712,10 @@ def show(
 ) -> None:
     """Show the findings of a folder again, on the terminal."""
     from distviz.cli.views import layer_details as closeups
-    from distviz.results import load as folders
-    from distviz.results.run import Run
+    from distviz.results import Run, load
     from distviz.sites import parse_layers
 
-    whole = folders.load(run)
+    whole = load(run)
     part = None if layers is None else whole.select(parse_layers(layers, whole.n_layers))
     closer = None
     if isinstance(whole, Run):

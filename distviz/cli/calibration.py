@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from distviz.arm.arm import ARM
+from distviz.arm import ARM
 from distviz.stats import kernels
 
 __all__ = ["Speeds", "Start", "measure_speeds"]

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distviz.arm.presets import every_preset, published_for
+from distviz.arm import every_preset, published_for
 from distviz.errors import RequestError
-from distviz.measure.resume import CheckpointFolder
-from distviz.measure.world import current
-from distviz.results.run import SWEEP, check_output, read_manifest
+from distviz.measure import CheckpointFolder, current
+from distviz.results import SWEEP, check_output, read_manifest
 from distviz.settings import RunSettings, build_settings
-from distviz.studies.sweep_grid import SweepGrid, check
+from distviz.studies import SweepGrid, check
 
 __all__ = [
     "GRID",

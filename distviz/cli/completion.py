@@ -87,7 +87,7 @@ def listed(*words: str) -> Completer:
 
 def presets(incomplete: str) -> list[str]:
     """Complete the name of a preset; benchmarks once the model's name is there."""
-    from distviz.arm.presets import PRESETS
+    from distviz.arm import PRESETS
 
     wanted = incomplete.lower()
     models = ["auto", *(name for name in PRESETS if ":" not in name)]

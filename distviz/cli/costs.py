@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from distviz.hooks.attach import attach_hook
+from distviz.hooks import attach_hook
 from distviz.sites import HookPoint
 
 __all__ = ["Cost", "rough_cost", "trace"]

@@ -135,8 +135,8 @@ def _measure_once(settings: RunSettings, texts: list[Any] | None) -> tuple[Measu
     from distviz.cli.estimate import estimate
     from distviz.cli.opening import open_empty
     from distviz.cli.walk import Task
-    from distviz.data.documents import read_documents
-    from distviz.measure.measure import corpus_of
+    from distviz.data import read_documents
+    from distviz.measure import corpus_of
 
     sources = [Path(name) for name in settings.text] if texts is None else texts
     documents = read_documents(sources) if settings.layer is None else []
@@ -147,13 +147,13 @@ def _measure_once(settings: RunSettings, texts: list[Any] | None) -> tuple[Measu
 
 
 def _has_arm(opening: Opening, settings: RunSettings) -> bool:
-    from distviz.measure.forward import choose_points
+    from distviz.measure import choose_points
 
     return bool(choose_points(settings, opening.opened.model, opening.opened.mlps)[1])
 
 
 def _free(opening: Opening) -> int:
-    from distviz.models.memory import free_bytes
+    from distviz.models import free_bytes
 
     return free_bytes(opening.options.device)
 
@@ -165,7 +165,7 @@ def plan_compare(
     settings = replace(build_settings(flags, config), layer=None)
     out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
     state_folder(out, settings)
-    from distviz.studies.compare import find_sides
+    from distviz.studies import find_sides
 
     given = frozenset(name for name, value in flags.items() if value is not None)
     sides = find_sides(a, b, (phase_a, phase_b), settings, given)
@@ -191,7 +191,7 @@ def plan_filler(
     from distviz.cli.estimate import estimate
     from distviz.cli.opening import open_empty
     from distviz.cli.walk import Task
-    from distviz.studies.filler import filled_corpus, read_prompts
+    from distviz.studies import filled_corpus, read_prompts
 
     documents = read_prompts([Path(name) for name in settings.text])
     chosen = replace(settings, arm_layers="none", classes="all")
@@ -215,10 +215,10 @@ def plan_sweep(
     from distviz.cli.estimate import estimate
     from distviz.cli.opening import open_empty
     from distviz.cli.walk import Task
-    from distviz.data.documents import read_documents
-    from distviz.measure.measure import corpus_of
+    from distviz.data import read_documents
+    from distviz.measure import corpus_of
     from distviz.sites import join_layers
-    from distviz.studies.sweep import every_setting, layer_count
+    from distviz.studies import every_setting, layer_count
 
     documents = read_documents([Path(name) for name in settings.text])
     opening = open_empty(settings, is_for_measure=False)

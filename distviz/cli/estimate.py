@@ -15,10 +15,9 @@ from typing import Any
 from distviz.cli.calibration import Speeds, Start, measure_speeds
 from distviz.cli.opening import Opening
 from distviz.cli.walk import Task, Walk
-from distviz.data.corpus import Batch
-from distviz.measure.partial import partition_batches
-from distviz.measure.world import current
-from distviz.models.memory import resident_bytes
+from distviz.data import Batch
+from distviz.measure import current, partition_batches
+from distviz.models import resident_bytes
 from distviz.settings import RunSettings
 from distviz.sites import join_layers
 

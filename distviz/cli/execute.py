@@ -22,18 +22,14 @@ from distviz.cli.checks import (
 )
 from distviz.cli.interruption import kept_work
 from distviz.errors import RequestError
-from distviz.measure.world import agree, current
-from distviz.results.run import COMPARISON, FILLER, RUN, SWEEP, Run, check_output, read_manifest
-from distviz.results.sweep import Sweep
+from distviz.measure import agree, current
+from distviz.results import COMPARISON, FILLER, RUN, SWEEP, Run, Sweep, check_output, read_manifest
 from distviz.settings import RunSettings, build_settings, check_figure_width
 
 if TYPE_CHECKING:
     from distviz.progress import Progress
-    from distviz.results.comparison import Comparison
-    from distviz.results.filler_study import FillerStudy
-    from distviz.results.load import Result
-    from distviz.results.whatif import WhatIf
-    from distviz.studies.generate import Continuations
+    from distviz.results import Comparison, FillerStudy, Result, WhatIf
+    from distviz.studies import Continuations
 
 __all__ = [
     "GRID",
@@ -62,23 +58,23 @@ def run_to_folder(
         folder = _note_finished(settings, progress)
         return Run.load(folder), folder
     out = checked_output(settings, short_name(model or settings.model or "demo"))
-    from distviz.measure import measure as collect
+    from distviz import measure
 
     with kept_work(out, settings, progress) as states:
-        measured = collect.run(settings=settings, progress=progress, states=states)
+        measured = measure.run(settings=settings, progress=progress, states=states)
         _deliver(measured, out, settings, progress)
     return measured, out
 
 
 def _deliver(result: Result, out: Path, settings: RunSettings, progress: Progress) -> None:
     """Write the folder, in the first process; the others wait until it is there."""
-    from distviz.reports import export as exports
+    from distviz import reports
 
     progress.stop()
     if current().is_first:
         if settings.figures:
             progress.stage("drawing figures")
-        exports.write_folder(
+        reports.write_folder(
             result,
             out,
             figures=tuple(settings.figures),
@@ -141,18 +137,18 @@ def compare_to_folder(
     """
     settings = build_settings(flags, config)
     _agree_on(settings)
-    from distviz.studies import compare as comparing
+    from distviz import studies
 
     asked: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
     asked["given"] = frozenset(name for name, value in flags.items() if value is not None)
     asked["sites"] = flags.get("sites")
     if current().exchange("finished", _may_be_finished(settings, COMPARISON))[0]:
-        finished = comparing.finished_comparison(Path(str(settings.out)), a, b, **asked)
+        finished = studies.finished_comparison(Path(str(settings.out)), a, b, **asked)
         if finished is not None:
             return finished, _note_finished(settings, progress)
     out = checked_output(settings, f"{short_name(a)}-vs-{short_name(b)}")
     with kept_work(out, settings, progress, of_parts=True) as states:
-        compared = comparing.compare(a, b, **asked, progress=progress, states=states)
+        compared = studies.compare(a, b, **asked, progress=progress, states=states)
         _deliver(compared, out, settings, progress)
     return compared, out
 
@@ -170,19 +166,19 @@ def filler_to_folder(
     numbers = parse_counts(counts, settings.filler_count)
     if settings.layer is not None:
         raise RequestError("distviz filler needs a checkpoint, not layers built from a TOML")
-    from distviz.studies import filler as fillers
+    from distviz import studies
 
     if _may_be_finished(settings, FILLER):
-        finished = fillers.finished_study(Path(str(settings.out)), settings, numbers)
+        finished = studies.finished_study(Path(str(settings.out)), settings, numbers)
         if finished is not None:
             return finished, _note_finished(settings, progress)
     out = checked_output(settings, f"{short_name(model)}-filler")
-    from distviz.measure import measure as collect
+    from distviz import measure
 
     with kept_work(out, settings, progress, of_parts=True) as states:
-        documents = fillers.read_prompts([Path(name) for name in settings.text])
-        opened = collect.open_from(settings, progress)
-        study = fillers.study_filler(opened, documents, settings, numbers, progress, states)
+        documents = studies.read_prompts([Path(name) for name in settings.text])
+        opened = measure.open_from(settings, progress)
+        study = studies.study_filler(opened, documents, settings, numbers, progress, states)
         _deliver(study, out, settings, progress)
     return study, out
 
@@ -206,23 +202,22 @@ def sweep_to_folder(
         folder = _note_finished(settings, progress)
         return Sweep.load(folder), folder
     out = checked_output(settings, f"{short_name(model or settings.model or 'demo')}-sweep")
-    from distviz.data.documents import read_documents
-    from distviz.measure import measure as collect
-    from distviz.studies import sweep as sweeps
+    from distviz import measure, studies
+    from distviz.data import read_documents
 
     with kept_work(out, settings, progress) as states:
         documents = read_documents([Path(name) for name in settings.text])
-        opened = collect.open_from(settings, progress)
-        corpus = collect.corpus_of(documents, opened, settings)
+        opened = measure.open_from(settings, progress)
+        corpus = measure.corpus_of(documents, opened, settings)
         if not is_published(settings):
-            place = sweeps.first_place(opened, grid, settings, is_by_layer=asked.by_layer)
+            place = studies.first_place(opened, grid, settings, is_by_layer=asked.by_layer)
             looking = replace(settings, arm_layers=place)
-            proposal = collect.pilot_run(opened, corpus, looking, progress)
+            proposal = measure.pilot_run(opened, corpus, looking, progress)
             presets[PROPOSED] = proposal.settings
-        chosen = sweeps.every_setting(
+        chosen = studies.every_setting(
             opened, grid, settings, is_by_layer=asked.by_layer, presets=presets
         )
-        swept = sweeps.sweep_model(
+        swept = studies.sweep_model(
             opened,
             corpus,
             settings,
@@ -283,18 +278,17 @@ def whatif_to_folder(
     -------
     The answers, and the folder.
     """
-    from distviz.reports import export as exports
-    from distviz.studies import whatif as questions
+    from distviz import reports, studies
 
     check_figure_width(width)
-    asked = questions.parse_whatif(**flags)
+    asked = studies.parse_whatif(**flags)
     folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
     check_output(folder, force=force)
-    answers = questions.evaluate_whatif(questions.read_run(run), asked, run.resolve().name)
+    answers = studies.evaluate_whatif(studies.read_run(run), asked, run.resolve().name)
     answers.manifest["asked"] = {"run": str(run)} | {
         name: value for name, value in flags.items() if value is not None
     }
-    exports.write_folder(answers, folder, figures=figures, width=width, force=force)
+    reports.write_folder(answers, folder, figures=figures, width=width, force=force)
     return answers, folder
 
 
@@ -321,23 +315,22 @@ def continuations(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not (text + system).strip():
         raise RequestError("--prompt is empty, there is nothing to go on from")
-    from distviz.data.documents import read_documents
-    from distviz.measure import measure as collect
-    from distviz.studies import generate as generation
+    from distviz import measure, studies
+    from distviz.data import read_documents
 
-    chosen = generation.Decoding(**decoding)
+    chosen = studies.Decoding(**decoding)
     try:
-        opened = collect.open_from(settings, progress)
+        opened = measure.open_from(settings, progress)
         preset = None
         if not is_published(settings):
             # The rule of thumb is asked of the prompt: nothing else will be read.
             parts = {"system": system, "question": text}
             source = parts if settings.chat_template else {"text": system + text}
-            corpus = collect.corpus_of(read_documents([source]), opened, settings)
-            found = collect.pilot_run(opened, corpus, settings, progress)
+            corpus = measure.corpus_of(read_documents([source]), opened, settings)
+            found = measure.pilot_run(opened, corpus, settings, progress)
             settings = settings.with_proposal(found.settings)
             preset = {"name": PROPOSED, "evidence": found.evidence}
-        written = generation.generate(opened, text, settings, chosen, progress, system=system)
+        written = studies.generate(opened, text, settings, chosen, progress, system=system)
         written.manifest["preset"] = preset
         return written
     finally:

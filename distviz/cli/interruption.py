@@ -12,8 +12,7 @@ from pathlib import Path
 
 from distviz.cli.checks import state_folder
 from distviz.errors import InterruptedRunError, RequestError
-from distviz.measure.resume import CheckpointFolder
-from distviz.measure.world import current
+from distviz.measure import CheckpointFolder, current
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 

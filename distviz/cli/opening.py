@@ -8,13 +8,22 @@ from typing import Any
 
 import torch
 
-from distviz.measure.forward import needed_points
-from distviz.models.architectures.mlp import find_mlps
-from distviz.models.checkpoint import locate
-from distviz.models.lazy_layers import bytes_in_memory, layers_up_to
-from distviz.models.load_plan import CheckpointInfo, inspect_checkpoint
-from distviz.models.loading import LoadOptions, parse_device, parse_device_map, parse_dtype
-from distviz.models.open import OpenedModel, describe, model_details
+from distviz.measure import needed_points
+from distviz.models import (
+    CheckpointInfo,
+    LoadedModel,
+    LoadOptions,
+    bytes_in_memory,
+    describe,
+    inspect_checkpoint,
+    layers_up_to,
+    locate,
+    model_details,
+    parse_device,
+    parse_device_map,
+    parse_dtype,
+)
+from distviz.models.architectures import find_mlps
 from distviz.settings import RunSettings
 
 __all__ = ["Opening", "open_empty"]
@@ -34,7 +43,7 @@ class Opening:
         Where it would be loaded.
     """
 
-    opened: OpenedModel
+    opened: LoadedModel
     found: CheckpointInfo | None
     options: LoadOptions
 
@@ -149,5 +158,5 @@ def _opening(
         model = model.to(dtype)
         details["dtype"] = str(dtype).removeprefix("torch.")
     details["device"] = str(options.device)
-    opened = OpenedModel(model, tokenizer, name, details, find_mlps(model), has_head)
+    opened = LoadedModel(model, tokenizer, name, details, find_mlps(model), has_head)
     return Opening(opened, found, options)

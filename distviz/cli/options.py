@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distviz.cli import completion as completions
+from distviz.cli import completion
 
 GROUPS = (
     "Text and places",
@@ -57,14 +57,14 @@ def _value(
     )
 
 
-def _completer(name: str, metavar: str) -> completions.Completer | None:
+def _completer(name: str, metavar: str) -> completion.Completer | None:
     if name == "--preset":
-        return completions.presets
-    words = completions.VALUES.get(name)
+        return completion.presets
+    words = completion.VALUES.get(name)
     if words is None:
         return None
     several = name in _LISTS or metavar == "LIST"
-    return completions.listed(*words) if several else completions.one_of(*words)
+    return completion.listed(*words) if several else completion.one_of(*words)
 
 
 def _switch(names: str, text: str, group: str) -> Any:
@@ -72,7 +72,7 @@ def _switch(names: str, text: str, group: str) -> Any:
 
 
 def _result(metavar: str, text: str) -> Any:
-    return typer.Argument(metavar=metavar, help=text, autocompletion=completions.results)
+    return typer.Argument(metavar=metavar, help=text, autocompletion=completion.results)
 
 
 # Arguments ----------------------------------------------------------------------------------

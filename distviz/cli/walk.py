@@ -13,15 +13,15 @@ from typing import Any
 
 from distviz.cli.costs import Cost, rough_cost, trace
 from distviz.cli.opening import Opening
-from distviz.data.corpus import Batch, Corpus, make_batches
-from distviz.measure.forward import choose_points
+from distviz.data import Batch, Corpus, make_batches
+from distviz.measure import choose_points
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint
-from distviz.stats import float_grid as grid
+from distviz.stats import float_grid
 
 __all__ = ["Task", "Walk"]
 
-_TABLE_BYTES = 8 * grid.CELLS
+_TABLE_BYTES = 8 * float_grid.CELLS
 _CLASSES = 4
 _LOGIT_VALUES = 1 << 23
 _LOGIT_COPIES = 7

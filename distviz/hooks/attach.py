@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distviz.models.architectures.mlp import modules_at
+from distviz.models.architectures import modules_at
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distviz.models.architectures.function_tracer import FunctionTracer
+    from distviz.models.architectures import FunctionTracer
 
 __all__ = ["Receive", "attach_hook"]
 
@@ -119,7 +119,7 @@ def _tap_functions(
     first: bool,
 ) -> None:
     """Follow the chains of the points while the module's forward runs."""
-    from distviz.models.architectures.function_tracer import FunctionTracer, OpPath
+    from distviz.models.architectures import FunctionTracer, OpPath
 
     def step(chain: OpPath, entered: Any, result: torch.Tensor) -> torch.Tensor | None:
         changed = None

@@ -16,10 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.sites import PHASES, SiteKey
-from distviz.stats import float_grid as grid
-from distviz.stats import kernels
-from distviz.stats.moments import Moments
-from distviz.stats.serialize import pack_moments, pack_tables, unpack_moments, unpack_tables
+from distviz.stats import (
+    Moments,
+    float_grid,
+    kernels,
+    pack_moments,
+    pack_tables,
+    unpack_moments,
+    unpack_tables,
+)
 
 __all__ = ["Documents"]
 
@@ -88,7 +93,7 @@ class Documents:
         is_before = key.phase == "before"
         given = -1.0 if is_before else self._eps.get(place, math.nan)
         name, is_rounded = self._kinds[key]
-        found = kernels.summarise(part.table, grid.magnitudes(name), self.c, given)
+        found = kernels.summarise(part.table, float_grid.magnitudes(name), self.c, given)
         count, mean, std, eps, near_zero, l1, l2, gini = found
         if is_before:
             self._eps[place] = eps

@@ -22,10 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid as grid
-from distviz.stats.moments import Moments
-from distviz.stats.serialize import pack_moments, unpack_moments
-from distviz.stats.sketch import Sketch
+from distviz.stats import Moments, Sketch, float_grid, pack_moments, unpack_moments
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +50,7 @@ def coarse_cells(magnitudes: NDArray[np.float64]) -> NDArray[np.int64]:
 @cache
 def _starts(name: str) -> NDArray[np.int64]:
     """The first magnitude code of each cell of a grid that has any, and the cells they start."""
-    cells = coarse_cells(grid.magnitudes(name))
+    cells = coarse_cells(float_grid.magnitudes(name))
     return np.stack([np.flatnonzero(np.diff(cells, prepend=-1)), np.unique(cells)])
 
 
@@ -108,8 +105,8 @@ class ExpertTable:
             self._absorb(part, found)
 
     def _absorb(self, part: NDArray[np.int64], found: Any) -> None:
-        top = grid.first_nonfinite(found.grid)
-        halves = found.tables[:, : grid.SIGN], found.tables[:, grid.SIGN :]
+        top = float_grid.first_nonfinite(found.grid)
+        halves = found.tables[:, : float_grid.SIGN], found.tables[:, float_grid.SIGN :]
         both = halves[0].astype(np.int64) + halves[1]
         first, cells = _starts(found.grid)
         self.tables[np.ix_(part, cells)] += np.add.reduceat(both[:, :top], first, axis=1)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from distviz.errors import MeasurementError, RequestError
-from distviz.hooks import moe_layouts as layouts
+from distviz.hooks import moe_layouts
 from distviz.hooks.moe_layouts import Layout, Routed
-from distviz.models.architectures.mlp import has_forward
+from distviz.models.architectures import has_forward
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -60,24 +60,24 @@ class Routing:
     def hear_router(self, router: Any, _args: Any, output: Any) -> None:
         """Forward hook of a router, for experts that are not told what it chose."""
         if isinstance(output, tuple) and len(output) == 5 and isinstance(output[3], list):
-            self._start(layouts.by_sorted_index(output[0], output[3], router.top_k))
+            self._start(moe_layouts.by_sorted_index(output[0], output[3], router.top_k))
         else:
             self._routing = router, output
 
     def start(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the experts: read who goes where."""
         given = [*args, *kwargs.values()]
-        index = next((value for value in given[1:] if layouts.is_index(value)), None)
+        index = next((value for value in given[1:] if moe_layouts.is_index(value)), None)
         if index is not None:
-            layout = layouts.from_index(
+            layout = moe_layouts.from_index(
                 index, _count_experts(self.module), _implementation(self.module)
             )
             self._start(layout)
         elif self._routing is not None:
             router, (_, logits) = self._routing
-            self._start(layouts.chosen_of_every_expert(logits, router.top_k))
+            self._start(moe_layouts.chosen_of_every_expert(logits, router.top_k))
         else:
-            self._start(layouts.every_expert(given[0], _count_experts(self.module)))
+            self._start(moe_layouts.every_expert(given[0], _count_experts(self.module)))
 
     def _start(self, layout: Layout) -> None:
         self.layout = layout
@@ -168,7 +168,7 @@ class _Matched(Routing):
     def hear_router(self, _router: Any, _args: Any, output: Any) -> None:
         parts = output if isinstance(output, tuple) else (output,)
         flat = [part.reshape(-1, part.shape[-1]) for part in parts if hasattr(part, "reshape")]
-        listed = next((part for part in flat if layouts.is_index(part)), None)
+        listed = next((part for part in flat if moe_layouts.is_index(part)), None)
         self._choice = listed if listed is not None else next(iter(flat), None)
 
     def start(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ class _Matched(Routing):
         hidden = args[0] if args else next(iter(kwargs.values()))
         hidden = hidden.reshape(-1, hidden.shape[-1])
         n_experts = len(self.module.get_submodule("experts"))  # type: ignore[arg-type]
-        layout = layouts.by_content(hidden, self._given, self._choice, n_experts)
+        layout = moe_layouts.by_content(hidden, self._given, self._choice, n_experts)
         self._given = []
         if layout is None:
             raise MeasurementError(
@@ -229,7 +229,7 @@ def force_batched_experts(model: nn.Module, paths: Iterable[str]) -> Iterator[No
 
 @contextmanager
 def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
-    """Let the experts at some paths run on the implementation that `track_routing` lets them run on."""
+    """Let the experts at some paths run on an implementation that `track_routing` supports."""
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
             stack.enter_context(_replacing(model.get_submodule(path), *_OPEN))
@@ -237,7 +237,7 @@ def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
 
 
 def replaced(model: nn.Module, paths: Iterable[str], *, at_once: bool) -> list[str]:
-    """Return the implementations that `force_batched_experts`, or else `track_routing`, does not leave in place."""
+    """Return the implementations that `force_batched_experts` or `track_routing` replaces."""
     allowed = _AT_ONCE if at_once else _OPEN
     modules = (model.get_submodule(path) for path in dict.fromkeys(paths))
     names = (_implementation(module) for module in modules if hasattr(module, "is_concatenated"))

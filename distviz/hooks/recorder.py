@@ -14,19 +14,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz.arm.arm import SequenceRows
+from distviz.arm import SequenceRows
 from distviz.hooks.document_recorder import Documents
 from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.moe_layouts import Routed
-from distviz.results.run import Run
+from distviz.results import Run
 from distviz.sites import HookPoint, SiteKey, key_order
-from distviz.stats import kernels
-from distviz.stats.channel_sums import ChannelTotals
+from distviz.stats import (
+    DEFAULT_C,
+    ChannelTotals,
+    Moments,
+    Sketch,
+    kernels,
+    pack_sketches,
+    unpack_sketches,
+)
 from distviz.stats.kernels import Observation
-from distviz.stats.moments import Moments
-from distviz.stats.serialize import pack_sketches, unpack_sketches
-from distviz.stats.sketch import Sketch
-from distviz.stats.statistics import DEFAULT_C
 
 if TYPE_CHECKING:
     import torch

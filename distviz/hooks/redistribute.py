@@ -14,14 +14,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from distviz.arm.arm import ARM, Plan
+from distviz.arm import ARM, Plan
 from distviz.errors import MeasurementError, RequestError
 from distviz.hooks.attach import Receive, attach_hook
 from distviz.hooks.moe_routing import Routing, force_batched_experts, track_routing
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.token_tracker import Tracker, rows_of
-from distviz.models.architectures.mlp import count_layers, find_mlps, find_points
-from distviz.models.wrappers import bare, uncompiled
+from distviz.models import bare, uncompiled
+from distviz.models.architectures import count_layers, find_mlps, find_points
 from distviz.sites import HookPoint, parse_layers
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.redistribute import Layers, Tracker, attach, choose_points, phase_of
-from distviz.models.wrappers import bare, uncompiled
-from distviz.results.run import SCHEMA_VERSION, Run
+from distviz.models import bare, uncompiled
+from distviz.results import SCHEMA_VERSION, Run
 from distviz.sites import HookPoint, parse_sites
-from distviz.stats.sketch import Sketch
-from distviz.stats.statistics import DEFAULT_C
+from distviz.stats import DEFAULT_C, Sketch
 
 if TYPE_CHECKING:
     import pandas as pd

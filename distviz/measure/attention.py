@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import MeasurementError, RequestError
-from distviz.models.architectures.mlp import count_layers
+from distviz.models.architectures import count_layers
 from distviz.sites import parse_layers
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distviz.measure.forward import Measurement
-    from distviz.models.architectures.mlp import Mlp
+    from distviz.models.architectures import Mlp
 
 __all__ = ["AttentionKept", "attention_modules"]
 

@@ -9,17 +9,22 @@ from typing import Any
 
 import torch
 
-from distviz.arm.arm import Plan
-from distviz.data.corpus import Batch
+from distviz.arm import Plan
+from distviz.data import Batch
 from distviz.errors import RequestError
-from distviz.hooks.moe_routing import force_batched_experts
-from distviz.hooks.recorder import Recorder, Tokens
-from distviz.hooks.redistribute import Redistribution, Tracker, experts_of, observing
+from distviz.hooks import (
+    Recorder,
+    Redistribution,
+    Tokens,
+    Tracker,
+    experts_of,
+    force_batched_experts,
+    observing,
+)
 from distviz.measure.output_effect import Baseline, HeadInput
 from distviz.measure.partial import PartialResult
-from distviz.models.architectures.mlp import Mlp, count_layers, find_points
-from distviz.models.open import OpenedModel
-from distviz.models.wrappers import entry_device
+from distviz.models import LoadedModel, entry_device
+from distviz.models.architectures import Mlp, count_layers, find_points
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, parse_layers, parse_sites
@@ -85,7 +90,7 @@ class Measurement:
         The forward call; see `capture_head_input`.
     """
 
-    opened: OpenedModel
+    opened: LoadedModel
     settings: RunSettings
     watched: list[HookPoint]
     moved: list[HookPoint]
@@ -97,7 +102,7 @@ class Measurement:
         self.call = self.opened.model
 
     @classmethod
-    def prepare(cls, opened: OpenedModel, settings: RunSettings) -> Measurement:
+    def prepare(cls, opened: LoadedModel, settings: RunSettings) -> Measurement:
         """Check layers, sites and ARM layers against the model."""
         watched, moved = choose_points(settings, opened.model, opened.mlps)
         arm_layers = {point.layer for point in moved}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distviz.errors import MeasurementError
 from distviz.measure.layer_outputs import digest_of
-from distviz.models.lazy_layers import LayersOnDisk, StopForward
+from distviz.models import LayersOnDisk, StopForward
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from distviz.data.corpus import Batch
-from distviz.hooks.moe_routing import force_batched_experts, rows_shown
-from distviz.hooks.redistribute import check_fired, experts_of, observing
+from distviz.data import Batch
+from distviz.hooks import check_fired, experts_of, force_batched_experts, observing, rows_shown
 from distviz.measure.forward import (
     Measurement,
     capture_head_input,
@@ -25,7 +24,7 @@ from distviz.measure.layer_checkpoint import OutputsKeeper
 from distviz.measure.layerwise import Call, ResumePoint, stream
 from distviz.measure.output_effect import Baseline, HeadInput
 from distviz.measure.spill import SpillBuffer
-from distviz.models.lazy_layers import LayersOnDisk, layer_of
+from distviz.models import LayersOnDisk, layer_of
 from distviz.progress import Progress
 from distviz.sites import HookPoint
 

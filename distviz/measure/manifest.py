@@ -11,15 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from distviz.arm.arm import ARM
-from distviz.data.corpus import Batch, Corpus
-from distviz.hooks import moe_routing as routing
-from distviz.hooks.recorder import TOKEN_CLASSES
-from distviz.hooks.redistribute import experts_of
+from distviz.arm import ARM
+from distviz.data import Batch, Corpus
+from distviz.hooks import TOKEN_CLASSES, experts_of, replaced
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
-from distviz.models.open import OpenedModel
-from distviz.results.run import SCHEMA_VERSION, Run
+from distviz.models import LoadedModel
+from distviz.results import SCHEMA_VERSION, Run
 from distviz.settings import RunSettings
 
 __all__ = ["assemble", "describe", "request", "versions"]
@@ -83,7 +81,7 @@ def _manifest(
     }
 
 
-def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[str, Any]:
+def describe(opened: LoadedModel, corpus: Corpus, batches: list[Batch]) -> dict[str, Any]:
     """Return what any manifest says of the model, the text and the place of a measurement."""
     counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
     details = {name: value for name, value in opened.details.items() if name != "warnings"}
@@ -112,7 +110,7 @@ def describe(opened: OpenedModel, corpus: Corpus, batches: list[Batch]) -> dict[
 
 
 def request(
-    opened: OpenedModel,
+    opened: LoadedModel,
     settings: RunSettings,
     corpus: Corpus,
     batches: list[Batch],
@@ -172,7 +170,7 @@ def _replaced(stage: Measurement) -> list[str]:
     why = "ARM needs all their values at once", "it hides their activation"
     points = experts_of(stage.moved), experts_of(stage.watched)
     for paths, at_once, reason in zip(points, (True, False), why, strict=True):
-        for name in routing.replaced(stage.opened.model, paths, at_once=at_once):
+        for name in replaced(stage.opened.model, paths, at_once=at_once):
             return [f"the experts ran on grouped_mm instead of {name}: {reason}"]
     return []
 

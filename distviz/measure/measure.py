@@ -12,10 +12,17 @@ from typing import Any
 
 import torch
 
-from distviz.arm.presets import Proposal, propose, published_for
-from distviz.data.corpus import Batch, Corpus, make_batches, random_corpus, tokenize
-from distviz.data.documents import Document, read_documents
-from distviz.data.prompts import Filler
+from distviz.arm import Proposal, propose, published_for
+from distviz.data import (
+    Batch,
+    Corpus,
+    Document,
+    Filler,
+    make_batches,
+    random_corpus,
+    read_documents,
+    tokenize,
+)
 from distviz.errors import RequestError
 from distviz.measure.forward import Measurement, capture_head_input, measure_batch, needed_points
 from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping, stream_batches
@@ -25,13 +32,17 @@ from distviz.measure.resume import CheckpointFolder
 from distviz.measure.resume_point import check_kept, keeping_in, take_up
 from distviz.measure.spill import SpillBuffer
 from distviz.measure.world import agree, current
-from distviz.models.checkpoint import refuse_opened
-from distviz.models.memory import free_bytes
-from distviz.models.open import OpenedModel, open_model
-from distviz.models.synthetic import HIDDEN_VOCABULARY
-from distviz.models.wrappers import as_written, entry_device
+from distviz.models import (
+    HIDDEN_VOCABULARY,
+    LoadedModel,
+    as_written,
+    entry_device,
+    free_bytes,
+    open_model,
+    refuse_opened,
+)
 from distviz.progress import Progress
-from distviz.results.run import Run
+from distviz.results import Run
 from distviz.settings import LayerSettings, RunSettings, build_settings
 from distviz.stats import kernels
 
@@ -102,7 +113,7 @@ def run(
 
 
 def with_preset(
-    opened: OpenedModel, corpus: Corpus, settings: RunSettings, progress: Progress
+    opened: LoadedModel, corpus: Corpus, settings: RunSettings, progress: Progress
 ) -> tuple[RunSettings, dict[str, str] | None]:
     """Say which preset holds; where ``auto`` found none published, propose one from a first look.
 
@@ -123,7 +134,7 @@ def with_preset(
 
 
 def pilot_run(
-    opened: OpenedModel, corpus: Corpus, settings: RunSettings, progress: Progress
+    opened: LoadedModel, corpus: Corpus, settings: RunSettings, progress: Progress
 ) -> Proposal:
     """Propose settings for a model without published ones from its first windows, and say why.
 
@@ -144,7 +155,7 @@ def pilot_run(
     return Proposal(found.settings, evidence)
 
 
-def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunSettings) -> Corpus:
+def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunSettings) -> Corpus:
     """Tokenize documents as the settings say; random input where layers were built."""
     if settings.layer is not None:
         return random_input(settings.layer, settings.seed, opened.model.config)
@@ -160,7 +171,7 @@ def corpus_of(documents: Sequence[Document], opened: OpenedModel, settings: RunS
 
 def open_from(
     settings: RunSettings, progress: Progress, *, is_for_measure: bool = False
-) -> OpenedModel:
+) -> LoadedModel:
     """Open the model that the settings name, on as many threads as they say.
 
     With ``is_for_measure`` it is for `measure` with these settings alone: layers that are not
@@ -232,7 +243,7 @@ def random_input(layer: LayerSettings, seed: int, config: Any) -> Corpus:
 
 
 def measure(
-    opened: OpenedModel,
+    opened: LoadedModel,
     corpus: Corpus,
     settings: RunSettings,
     progress: Progress | None = None,

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from distviz.errors import MeasurementError
-from distviz.stats.moments import ExactSum
+from distviz.stats import ExactSum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distviz.data.corpus import Batch
-from distviz.hooks.recorder import Recorder
+from distviz.data import Batch
+from distviz.hooks import Recorder
 from distviz.measure.output_effect import Effect
 from distviz.measure.world import World
-from distviz.stats.serialize import decode, encode
+from distviz.stats import decode, encode
 
 __all__ = ["PartialResult", "batches_of_documents", "gather", "partition_batches"]
 

@@ -19,7 +19,7 @@ from typing import Any
 from distviz.errors import RequestError
 from distviz.measure.world import World, current
 from distviz.progress import Progress
-from distviz.stats.serialize import decode, encode
+from distviz.stats import decode, encode
 
 __all__ = ["CheckpointFolder", "read_state", "write_state"]
 

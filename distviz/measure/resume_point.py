@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distviz.data.corpus import Batch
+from distviz.data import Batch
 from distviz.errors import RequestError
 from distviz.measure.forward import Measurement
 from distviz.measure.layer_checkpoint import check_outputs, resume_point_of
 from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping
 from distviz.measure.partial import PartialResult
 from distviz.measure.resume import CheckpointFolder
-from distviz.models.wrappers import entry_device
+from distviz.models import entry_device
 from distviz.progress import Progress
 
 __all__ = ["check_kept", "keeping_in", "take_up"]

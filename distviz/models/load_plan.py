@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
-from distviz.models.architectures.mlp import Mlp, find_mlps
+from distviz.models.architectures import Mlp, find_mlps
 from distviz.models.checkpoint import Checkpoint, has_tokenizer
 from distviz.models.lazy_layers import bytes_in_memory, layer_of, layer_paths, why_not_on_disk
 from distviz.models.loading import (

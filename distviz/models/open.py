@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
-from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, modules_at
-from distviz.models.architectures.projections import linear_widths
+from distviz.models.architectures import Mlp, count_layers, find_mlps, linear_widths, modules_at
 from distviz.models.checkpoint import Checkpoint, fingerprint, locate
 from distviz.models.lazy_layers import LayersOnDisk, SharedWeightsError, open_on_disk
 from distviz.models.load_plan import CheckpointInfo, LoadPlan, RequiredPoints, inspect_checkpoint
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
 
     from distviz.settings import LayerSettings
 
-__all__ = ["DTYPES", "OpenedModel", "describe", "has_rope", "model_details", "open_model"]
+__all__ = ["DTYPES", "LoadedModel", "describe", "has_rope", "model_details", "open_model"]
 
 
 @dataclass
-class OpenedModel:
+class LoadedModel:
     """A model ready to be measured.
 
     Parameters
@@ -96,7 +95,7 @@ def open_model(
     needs_tokenizer: bool = True,
     choose: RequiredPoints | None = None,
     stream: bool | None = False,
-) -> OpenedModel:
+) -> LoadedModel:
     """Open a checkpoint, or build layers, and find its MLPs.
 
     Everything that can be known without reading weights is checked first: files and their
@@ -162,7 +161,7 @@ def open_model(
     if checkpoint.is_quantized:  # packed values are not parameters
         details["parameters"] = sum(parameter.numel() for parameter in found.empty.parameters())
     name = checkpoint.name
-    return OpenedModel(model, found.tokenizer, name, details, mlps, found.has_head, on_disk=on_disk)
+    return LoadedModel(model, found.tokenizer, name, details, mlps, found.has_head, on_disk=on_disk)
 
 
 def _open_on_disk(found: CheckpointInfo, plan: LoadPlan) -> LayersOnDisk | None:
@@ -197,7 +196,7 @@ def describe(
     -------
     tuple
         The model (parameters have shapes and no values) and the details of
-        :class:`OpenedModel`, where ``device`` is ``"meta"`` and ``fingerprint`` is ``None``.
+        :class:`LoadedModel`, where ``device`` is ``"meta"`` and ``fingerprint`` is ``None``.
 
     Raises
     ------
@@ -229,7 +228,7 @@ def describe(
 # Built layers -------------------------------------------------------------------------------
 
 
-def _open_built(layer: LayerSettings, options: LoadOptions) -> OpenedModel:
+def _open_built(layer: LayerSettings, options: LoadOptions) -> LoadedModel:
     import torch
 
     with quiet():
@@ -244,10 +243,10 @@ def _open_built(layer: LayerSettings, options: LoadOptions) -> OpenedModel:
     details = model_details(model, config, mlps, None, [])
     details["fingerprint"] = fingerprint(json.dumps(asdict(layer), sort_keys=True, default=str))
     name = f"{layer.architecture}-{layer.layers}x{layer.hidden_size}"
-    return OpenedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
+    return LoadedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
 
 
-def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptions) -> OpenedModel:
+def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptions) -> LoadedModel:
     """Open some layers of a checkpoint: reads up to the last one wanted, then drops the others."""
     with quiet():
         config = read_config(checkpoint, options)
@@ -261,7 +260,7 @@ def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptio
     mlps = find_mlps(model)
     details = model_details(model, whole, mlps, checkpoint, notes)
     name = f"{checkpoint.name}-layer{'+'.join(map(str, kept))}"
-    return OpenedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
+    return LoadedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
 
 
 def _taken_layers(layer: LayerSettings, config: PretrainedConfig) -> list[int]:

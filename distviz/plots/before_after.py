@@ -25,14 +25,7 @@ from distviz.plots.margin import (
     write_beside,
 )
 from distviz.plots.page_format import PageFormat
-from distviz.results.labels import (
-    arm_layers,
-    arm_settings,
-    change_name,
-    layer_name,
-    model_name,
-    number,
-)
+from distviz.results import arm_layers, arm_settings, change_name, layer_name, model_name, number
 from distviz.sites import SITES
 
 if TYPE_CHECKING:
@@ -40,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results.run import Run
+    from distviz.results import Run
 
 __all__ = ["draw_paired", "paired"]
 

@@ -14,8 +14,8 @@ from distviz.sites import SiteKey
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
-    from distviz.results.run import Run
-    from distviz.stats.sketch import Sketch
+    from distviz.results import Run
+    from distviz.stats import Sketch
 
 __all__ = ["PairedBins", "Panel", "fine_bins", "paired_bins", "visible", "wants_log"]
 

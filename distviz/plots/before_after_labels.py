@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from distviz.plots import style
 from distviz.plots.before_after_data import PairedBins, Panel
 from distviz.plots.margin import Row, Tails
-from distviz.results.labels import number, percent
+from distviz.results import number, percent
 
 __all__ = ["RULED", "heads", "numbers", "tails"]
 

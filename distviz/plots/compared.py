@@ -22,7 +22,7 @@ from distviz.plots.margin import (
     write_beside,
 )
 from distviz.plots.page_format import PageFormat
-from distviz.results.labels import layer_name, number, percent, side_names
+from distviz.results import layer_name, number, percent, side_names
 from distviz.sites import SITES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from distviz.results.comparison import Comparison, Pair
+    from distviz.results import Comparison, Pair
 
 __all__ = ["compared", "draw_compared"]
 

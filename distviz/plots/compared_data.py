@@ -12,8 +12,8 @@ from distviz.plots.before_after_data import fine_bins, visible, wants_log
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
-    from distviz.results.comparison import Comparison, Pair
-    from distviz.stats.sketch import Sketch
+    from distviz.results import Comparison, Pair
+    from distviz.stats import Sketch
 
 __all__ = ["ComparedBins", "ComparedSide", "compared_bins"]
 

@@ -23,14 +23,14 @@ from distviz.plots.layout import (
     panel_title,
     panels,
 )
-from distviz.results.labels import alignment, layer_axis, number, side_names
+from distviz.results import alignment, layer_axis, number, side_names
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results.comparison import Comparison
+    from distviz.results import Comparison
 
 __all__ = ["DepthSeries", "comparison_overview", "depth_series"]
 

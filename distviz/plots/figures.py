@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from distviz.results.comparison import Comparison
-from distviz.results.filler_study import FillerStudy
-from distviz.results.run import Run
-from distviz.results.sweep import Sweep
-from distviz.results.whatif import WhatIf
+from distviz.results import Comparison, FillerStudy, Run, Sweep, WhatIf
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distviz.results.load import Result
+    from distviz.results import Result
 
 __all__ = ["FigureSpec", "FigureSpecs", "figure_names", "figure_specs"]
 

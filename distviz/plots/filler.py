@@ -12,13 +12,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import extra_title, fit_left, panel_title, panels
-from distviz.results.filler_study import ALPHA
-from distviz.results.labels import layer_name, model_name
+from distviz.results import ALPHA, layer_name, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from distviz.results.filler_study import FillerStudy
+    from distviz.results import FillerStudy
 
 __all__ = ["filler_by_count", "filler_by_layer"]
 

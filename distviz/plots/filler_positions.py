@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import extra_title, fit_left, panel_title, panels, scale_beside, thinned
-from distviz.results.filler_study import ALPHA
-from distviz.results.labels import distance_name, filler_name, layer_name, model_name
+from distviz.results import ALPHA, distance_name, filler_name, layer_name, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from distviz.results.filler_study import FillerStudy
+    from distviz.results import FillerStudy
 
 __all__ = ["filler_positions"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.lines import Line2D
 
 from distviz.plots import style
-from distviz.results.labels import number, percent
+from distviz.results import number, percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -14,7 +14,7 @@ from distviz.errors import RequestError
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import fit_left, legend_above, legend_height, panel_title, panels
-from distviz.results.labels import arm_layers, arm_settings, change_name, layer_axis, model_name
+from distviz.results import arm_layers, arm_settings, change_name, layer_axis, model_name
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results.run import Run
+    from distviz.results import Run
     from distviz.sites import SiteKey
 
 __all__ = ["LayerSeries", "layer_series", "overview"]

@@ -18,14 +18,9 @@ from matplotlib.ticker import (
 
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
-from distviz.plots.layout import (
-    legend_over,
-    place_apart,
-    rows_height,
-)
+from distviz.plots.layout import legend_over, place_apart, rows_height
 from distviz.plots.sweep_heatmap import heatmap, limits, map_places, mark
-from distviz.results.labels import sample_name
-from distviz.results.sweep import NAMED, Sweep, pareto, setting_name
+from distviz.results import NAMED, Sweep, pareto, sample_name, setting_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

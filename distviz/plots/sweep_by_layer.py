@@ -19,8 +19,7 @@ from distviz.plots.layout import (
     rows_height,
 )
 from distviz.plots.sweep import COLORS, MARKERS, plain_ticks, varied
-from distviz.results.labels import layer_axis
-from distviz.results.sweep import NAMED, Sweep, setting_name
+from distviz.results import NAMED, Sweep, layer_axis, setting_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

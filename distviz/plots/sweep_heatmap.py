@@ -21,8 +21,7 @@ from distviz.plots.layout import (
     thinned,
 )
 from distviz.plots.text_fit import text_width
-from distviz.results.labels import number
-from distviz.results.sweep import band_names
+from distviz.results import band_names, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

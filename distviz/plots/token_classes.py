@@ -15,8 +15,8 @@ from distviz.plots import style
 from distviz.plots.headings import Heading, Line, sides
 from distviz.plots.layout import fit_left, panel_title, room_of
 from distviz.plots.text_fit import text_width
-from distviz.results.comparison import Comparison
-from distviz.results.labels import (
+from distviz.results import (
+    Comparison,
     arm_settings,
     change_name,
     layer_name,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results.run import Run
+    from distviz.results import Run
 
 __all__ = ["ClassBars", "class_bars", "token_classes"]
 

@@ -13,15 +13,15 @@ from distviz.plots import style
 from distviz.plots.headings import EDGE, Heading, Line
 from distviz.plots.layout import legend_in_figure, room_of, rows_height
 from distviz.plots.text_fit import text_width
-from distviz.results.labels import (
+from distviz.results import (
     arm_settings,
     change_name,
     decibels,
     layer_axis,
+    least_first,
     model_name,
     place_name,
 )
-from distviz.results.whatif import least_first
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results.whatif import WhatIf
+    from distviz.results import WhatIf
 
 __all__ = ["format_losses"]
 

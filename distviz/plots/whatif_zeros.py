@@ -23,14 +23,13 @@ from distviz.plots.layout import (
     panels,
     place_apart,
 )
-from distviz.results.labels import layer_axis, model_name, percent, place_name
-from distviz.results.whatif import least_first
+from distviz.results import layer_axis, least_first, model_name, percent, place_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results.whatif import WhatIf
+    from distviz.results import WhatIf
 
 __all__ = ["zeros_kept"]
 

@@ -4,6 +4,6 @@
 makes HTML of it, `writing` puts it into a file. Nothing here needs torch.
 """
 
-from distviz.reports.html import page_of, report_folders, write_page
+import lazy_loader
 
-__all__ = ["page_of", "report_folders", "write_page"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.reports.page import Cell, DataTable
-from distviz.results.labels import number, percent
+from distviz.results import number, percent
 
 __all__ = ["data_table"]
 

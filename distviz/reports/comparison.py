@@ -15,11 +15,10 @@ from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import compare_command
 from distviz.reports.run import layer_section
 from distviz.reports.summary import measured
-from distviz.results.labels import alignment, side_names
-from distviz.results.run import records
+from distviz.results import alignment, records, side_names
 
 if TYPE_CHECKING:
-    from distviz.results.comparison import Comparison
+    from distviz.results import Comparison
 
 __all__ = ["comparison_part", "interval_rows"]
 

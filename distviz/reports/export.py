@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
-from distviz.plots.figures import FigureSpecs, figure_names, figure_specs
-from distviz.results.load import Result, load
-from distviz.results.run import records, staging
+from distviz.plots import FigureSpecs, figure_names, figure_specs
+from distviz.results import Result, load, records, staging
 from distviz.settings import check_figure_width
 from distviz.sites import parse_layers, parse_sites
 
@@ -249,9 +248,9 @@ def save_figure(
     figure: Any, place: Path, name: str, formats: Sequence[str], width: str | None = None
 ) -> None:
     """Save a figure in every format; equal figures give equal bytes."""
-    from distviz.plots import style
+    from distviz.plots import styled
 
-    with style.styled(width):
+    with styled(width):
         for kind in formats:
             figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
 

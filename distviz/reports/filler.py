@@ -12,14 +12,12 @@ from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import filler_command
 from distviz.reports.run import layer_section
 from distviz.reports.summary import measured
-from distviz.results.filler_study import QUANTITIES
-from distviz.results.labels import filler_name, model_name
-from distviz.results.run import records
+from distviz.results import QUANTITIES, filler_name, model_name, records
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from distviz.results.filler_study import FillerStudy
+    from distviz.results import FillerStudy
 
 __all__ = ["filler_part"]
 

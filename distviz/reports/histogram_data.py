@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distviz.plots.before_after_data import PairedBins, Panel, paired_bins
-from distviz.plots.compared_data import ComparedBins, ComparedSide, compared_bins
-from distviz.results.labels import layer_name, number, percent
+from distviz.plots import ComparedBins, ComparedSide, PairedBins, Panel, compared_bins, paired_bins
+from distviz.results import layer_name, number, percent
 
 if TYPE_CHECKING:
-    from distviz.results.comparison import Comparison
-    from distviz.results.run import Run
+    from distviz.results import Comparison, Run
     from distviz.sites import SiteKey
 
 __all__ = ["compared_frames", "paired_frames"]

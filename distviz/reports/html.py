@@ -15,11 +15,7 @@ from distviz.reports.rendering import render
 from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
-from distviz.results import load as folders
-from distviz.results.comparison import Comparison
-from distviz.results.filler_study import FillerStudy
-from distviz.results.run import Run
-from distviz.results.sweep import Sweep
+from distviz.results import Comparison, FillerStudy, Run, Sweep, load
 
 __all__ = ["page_of", "report_folders", "write_page"]
 
@@ -63,7 +59,7 @@ def page_of(places: Sequence[Path]) -> Page:
 def _part(folder: Path, is_one_of_several: bool) -> Part:
     """Read a folder of any kind and say what is in it."""
     name = folder.resolve().name if is_one_of_several else ""
-    measured = folders.load(folder)
+    measured = load(folder)
     if isinstance(measured, Sweep):
         return sweep_part(measured, name)
     if isinstance(measured, Comparison):

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from distviz.results.comparison import Comparison
-    from distviz.results.run import Run
+    from distviz.results import Comparison, Run
 
 __all__ = ["ComparisonPlots", "RunPlots", "comparison_html", "run_html"]
 
@@ -99,7 +98,7 @@ def run_html(run: Run) -> str:
     """Return the verdict, the signature figure of the first changed layer, the main numbers."""
     from distviz import plots
     from distviz.reports.summary import measured, run_verdict
-    from distviz.results.labels import model_name
+    from distviz.results import model_name
 
     leads = [key for key in run.keys if key.phase == "moved_after"] or run.keys
     figure = None
@@ -116,7 +115,7 @@ def run_html(run: Run) -> str:
 def comparison_html(comparison: Comparison) -> str:
     """Return the verdict, the overview by depth, the distances."""
     from distviz import plots
-    from distviz.results.labels import alignment, side_names
+    from distviz.results import alignment, side_names
 
     return _html(
         " against ".join(side_names(comparison)),
@@ -145,9 +144,9 @@ def _html(
 
 def _png(figure: Figure) -> str:
     """Return a figure as base64."""
-    from distviz.plots import style
+    from distviz.plots import styled
 
     place = io.BytesIO()
-    with style.styled():
+    with styled():
         figure.savefig(place, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return base64.b64encode(place.getvalue()).decode()

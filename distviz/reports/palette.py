@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distviz.plots import style
+from distviz.plots import BAND, DARK, GRID, INK, LIGHT, LINE
 
 __all__ = ["DISTANCES", "PALETTES"]
 
@@ -15,16 +15,16 @@ DISTANCES = {
 
 _LIGHT = {
     "ground": "#ffffff",
-    "ink": style.INK,
+    "ink": INK,
     "muted": "#5c646b",
-    "grid": style.GRID,
-    "band": style.BAND,
-    "before": style.LINE["before"],
-    "before-light": style.LIGHT["before"],
-    "before-dark": style.DARK["before"],
-    "after": style.LINE["after"],
-    "after-light": style.LIGHT["after"],
-    "after-dark": style.DARK["after"],
+    "grid": GRID,
+    "band": BAND,
+    "before": LINE["before"],
+    "before-light": LIGHT["before"],
+    "before-dark": DARK["before"],
+    "after": LINE["after"],
+    "after-light": LIGHT["after"],
+    "after-dark": DARK["after"],
     "ks": "#009e73",
     "w1": "#cc79a7",
     "js": "#56a0c8",

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.settings import LayerSettings, RunSettings
 
 if TYPE_CHECKING:
-    from distviz.results.filler_study import FillerStudy
-    from distviz.results.sweep import Sweep
-    from distviz.results.whatif import WhatIf
+    from distviz.results import FillerStudy, Sweep, WhatIf
 
 __all__ = [
     "NOT_ON_COMMAND_LINE",

@@ -8,38 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.plots.layer_diagram import layer_lines
-from distviz.plots.overview import layer_series
+from distviz.plots import layer_lines, layer_series
 from distviz.reports import class_charts, depth_charts, distribution_charts
 from distviz.reports.cells import data_table
 from distviz.reports.histogram_data import paired_frames
-from distviz.reports.page import (
-    Block,
-    Browser,
-    Chart,
-    Drawing,
-    Facts,
-    Fold,
-    Part,
-    Prose,
-    Section,
-)
+from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
 from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import run_command
 from distviz.reports.summary import measured, run_verdict
-from distviz.results.labels import (
+from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
     model_name,
     number,
     percent,
+    records,
 )
-from distviz.results.run import records
 from distviz.sites import SITES
 
 if TYPE_CHECKING:
-    from distviz.results.run import Run
+    from distviz.results import Run
 
 __all__ = ["layer_section", "run_part"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from distviz.results.labels import (
+from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
@@ -17,7 +17,7 @@ from distviz.results.labels import (
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
-    from distviz.results.run import Run
+    from distviz.results import Run
     from distviz.sites import SiteKey
 
 __all__ = ["listed", "measured", "run_verdict"]

@@ -13,11 +13,10 @@ from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Secti
 from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import sweep_command
 from distviz.reports.summary import measured
-from distviz.results.run import records
-from distviz.results.sweep import NAMED, QUANTITIES, band_names, pareto, setting_name
+from distviz.results import NAMED, SWEEP_QUANTITIES, band_names, pareto, records, setting_name
 
 if TYPE_CHECKING:
-    from distviz.results.sweep import Sweep
+    from distviz.results import Sweep
 
 __all__ = ["sweep_part"]
 
@@ -139,7 +138,7 @@ def _trade_off(sweep: Sweep) -> Section:
 
 
 def _tables(sweep: Sweep) -> Section:
-    lead = [*NAMED, "seeds", *QUANTITIES]
+    lead = [*NAMED, "seeds", *SWEEP_QUANTITIES]
     columns = [name for name in lead if name in sweep.table]
     columns += [str(name) for name in sweep.table if name not in columns]
     blocks: list[Block] = [data_table("sweep", sweep.table, columns)]

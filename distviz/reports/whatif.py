@@ -10,12 +10,12 @@ from distviz.reports.page import Block, Chart, Part, Section
 from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import whatif_command
 from distviz.reports.summary import measured
-from distviz.results.run import records
+from distviz.results import records
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from distviz.results.whatif import WhatIf
+    from distviz.results import WhatIf
 
 __all__ = ["whatif_part"]
 

@@ -27,7 +27,7 @@ from distviz.results.run import (
 )
 from distviz.results.tables import choose_places, read_csv, rows_at
 from distviz.sites import SiteKey
-from distviz.stats.sketch import Sketch
+from distviz.stats import Sketch
 
 __all__ = [
     "Comparison",
@@ -120,12 +120,12 @@ class Comparison:
     @property
     def plot(self) -> Any:
         """The figures of this comparison."""
-        from distviz.reports.notebook import ComparisonPlots
+        from distviz.reports import ComparisonPlots
 
         return ComparisonPlots(self)
 
     def _repr_html_(self) -> str:
-        from distviz.reports.notebook import comparison_html
+        from distviz.reports import comparison_html
 
         return comparison_html(self)
 

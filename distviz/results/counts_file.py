@@ -16,9 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distviz.sites import SiteKey
-from distviz.stats import float_grid as grid
-from distviz.stats.moments import Moments
-from distviz.stats.sketch import Sketch
+from distviz.stats import Moments, Sketch, float_grid
 
 __all__ = ["read", "write"]
 
@@ -107,7 +105,7 @@ def _restore(entry: dict[str, Any], values: Any, counts: Any) -> Sketch:
     if sketch.grid == "fp16":
         codes = values.astype(np.float16).view(np.uint16)
     else:
-        codes = grid.to_bf16_codes(values.astype(np.float64))
+        codes = float_grid.to_bf16_codes(values.astype(np.float64))
     sketch.table[codes] = counts
     sketch.nan, sketch.inf, sketch.zeros = entry["nan"], entry["inf"], entry["zeros"]
     sketch.min = math.nan if entry["min"] is None else entry["min"]

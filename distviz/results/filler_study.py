@@ -17,8 +17,7 @@ import pandas as pd
 from distviz.errors import RequestError
 from distviz.results.run import FILLER, Run, read_manifest, records, staging
 from distviz.results.tables import choose_places, read_csv, read_parquet, rows_at
-from distviz.stats import inference
-from distviz.stats.verdict import verdict
+from distviz.stats import inference, verdict
 
 __all__ = ["ALPHA", "QUANTITIES", "FillerStudy", "run_folder"]
 

@@ -23,8 +23,7 @@ from distviz.errors import MeasurementError, RequestError
 from distviz.results import counts_file
 from distviz.results.tables import choose_places, rows_at
 from distviz.sites import PHASES, SiteKey, key_order
-from distviz.stats import statistics
-from distviz.stats.sketch import Sketch
+from distviz.stats import Sketch, statistics
 
 __all__ = [
     "COMPARISON",
@@ -229,12 +228,12 @@ class Run:
     @property
     def plot(self) -> Any:
         """The figures of this run."""
-        from distviz.reports.notebook import RunPlots
+        from distviz.reports import RunPlots
 
         return RunPlots(self)
 
     def _repr_html_(self) -> str:
-        from distviz.reports.notebook import run_html
+        from distviz.reports import run_html
 
         return run_html(self)
 

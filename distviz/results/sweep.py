@@ -13,13 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from distviz.arm.presets import PRESETS
+from distviz.arm import PRESETS
 from distviz.errors import RequestError
 from distviz.results.run import SWEEP, read_manifest, records
 
 __all__ = [
     "NAMED",
-    "QUANTITIES",
+    "SWEEP_QUANTITIES",
     "Recommendation",
     "Sweep",
     "band_names",
@@ -31,7 +31,7 @@ __all__ = [
 NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
 """The columns that tell settings apart."""
 
-QUANTITIES = {
+SWEEP_QUANTITIES = {
     "fraction_moved": "share of the values that changed",
     "near_zero_before": "near-zero share where the redistribution stands, mean over its layers",
     "near_zero_after": "the same behind it",
@@ -220,7 +220,7 @@ def join_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
     """
     groups = seeds.groupby(NAMED, sort=False, dropna=False)
     table = groups["seed"].count().rename("seeds").reset_index()
-    for name in QUANTITIES:
+    for name in SWEEP_QUANTITIES:
         table[name] = groups[name].mean().to_numpy()
         table[f"{name}_spread"] = groups[name].std(ddof=1).to_numpy()
     return table

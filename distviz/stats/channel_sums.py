@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.stats.kernels import ChannelSums
-from distviz.stats.kernels import numba_loops as loops
+from distviz.stats.kernels.numba_loops import exact_add, exact_span
 
 __all__ = ["ChannelTotals", "ExactSums"]
 
@@ -44,10 +44,10 @@ class ExactSums:
 
     def add(self, terms: NDArray[np.float64]) -> None:
         """Add (terms, channels), in place; all finite."""
-        low, high = loops.exact_span(terms)
+        low, high = exact_span(terms)
         if low < high:
             self._reach(low // _BITS, (high - 1) // _BITS)
-            loops.exact_add(terms, self.lowest, self.rows)
+            exact_add(terms, self.lowest, self.rows)
 
     def _reach(self, first: int, last: int) -> None:
         """Make room for digits of these powers."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid as grid
+from distviz.stats import float_grid
 from distviz.stats.moments import Moments
 from distviz.stats.sketch import Sketch
 
@@ -82,7 +82,7 @@ def unpack_tables(packed: dict[str, Any]) -> list[NDArray[np.int64]]:
     """Return the tables, int64 (65536,) each."""
     tables, start = [], 0
     for length in packed["lengths"]:
-        table = np.zeros(grid.CELLS, np.int64)
+        table = np.zeros(float_grid.CELLS, np.int64)
         part = slice(start, start + length)
         table[packed["cells"][part]] = packed["counts"][part]
         tables.append(table)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distviz.errors import RequestError
-from distviz.stats import float_grid as grid
+from distviz.stats import float_grid
 from distviz.stats.moments import Moments
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Sketch:
         from distviz.stats import kernels
 
         rows, slots = _as_rows(values, mask)
-        self._agree(grid.grid_for_dtype(str(rows.dtype)))
+        self._agree(float_grid.grid_for_dtype(str(rows.dtype)))
         if rows.numel():
             seen = kernels.observe(rows, slots, 1, channels=False)
             self.absorb(seen, [0])
@@ -110,8 +110,8 @@ class Sketch:
             if seen.low[slot] <= seen.high[slot]:
                 self._stretch(seen.low[slot], seen.high[slot])
         self.is_rounded |= seen.is_rounded
-        top = grid.first_nonfinite(seen.grid)
-        for half in (self.table[: grid.SIGN], self.table[grid.SIGN :]):
+        top = float_grid.first_nonfinite(seen.grid)
+        for half in (self.table[: float_grid.SIGN], self.table[float_grid.SIGN :]):
             self.inf += int(half[top])
             self.nan += int(half[top + 1 :].sum())
             half[top:] = 0
@@ -169,17 +169,17 @@ class Sketch:
     def pairs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the values that occurred, ascending (-0.0 before 0.0), and how often each did."""
         name = self.grid or "bf16"
-        counts = self.table[grid.ordered_codes(name)]
+        counts = self.table[float_grid.ordered_codes(name)]
         occupied = np.flatnonzero(counts)
-        return grid.ordered_values(name)[occupied], counts[occupied]
+        return float_grid.ordered_values(name)[occupied], counts[occupied]
 
     def magnitude_pairs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the magnitudes that occurred, ascending, and how often each did."""
         name = self.grid or "bf16"
-        top = grid.first_nonfinite(name)
-        counts = self.table[:top] + self.table[grid.SIGN : grid.SIGN + top]
+        top = float_grid.first_nonfinite(name)
+        counts = self.table[:top] + self.table[float_grid.SIGN : float_grid.SIGN + top]
         occupied = np.flatnonzero(counts)
-        return grid.magnitudes(name)[occupied], counts[occupied]
+        return float_grid.magnitudes(name)[occupied], counts[occupied]
 
     def mean(self) -> float:
         """Return the mean; NaN where nothing was counted."""
@@ -213,8 +213,8 @@ class Sketch:
         return float(found[0]) if wanted.ndim == 0 else found.reshape(wanted.shape)
 
 
-_GRIDS = grid.GRIDS
-_CELLS = grid.CELLS
+_GRIDS = float_grid.GRIDS
+_CELLS = float_grid.CELLS
 
 
 def interpolate_quantiles(

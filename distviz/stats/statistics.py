@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid as grid
+from distviz.stats import float_grid
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
 __all__ = [
@@ -280,8 +280,8 @@ def js_divergence(a: Sketch, b: Sketch) -> float:
 def _on_bf16(sketch: Sketch) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     values, counts = sketch.pairs()
     if sketch.grid == "fp16":
-        codes = grid.to_bf16_codes(values)
-        rounded = grid.values("bf16")[codes]
+        codes = float_grid.to_bf16_codes(values)
+        rounded = float_grid.values("bf16")[codes]
         distinct, where = np.unique(rounded, return_inverse=True)
         merged = np.zeros(distinct.size, np.int64)
         np.add.at(merged, where, counts)

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.errors import RequestError
-from distviz.models.checkpoint import locate, refuse_opened
-from distviz.results.comparison import (
+from distviz.models import locate, refuse_opened
+from distviz.results import (
+    COMPARISON,
+    FILLER,
+    RUN,
     Comparison,
     Pair,
+    Run,
     compare_manifest,
     depth,
     pair_keys,
 )
-from distviz.results.run import COMPARISON, FILLER, RUN, Run
 from distviz.settings import RunSettings
 from distviz.sites import SiteKey, parse_layers, parse_sites
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
 from distviz.studies.synthetic_sides import check_inputs, is_description, settings_from_toml
 
 if TYPE_CHECKING:
-    from distviz.measure.resume import CheckpointFolder
+    from distviz.measure import CheckpointFolder
     from distviz.progress import Progress
 
 __all__ = ["CompareSide", "compare", "compare_runs", "find_sides", "finished_comparison"]
@@ -203,9 +206,9 @@ def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Co
 
 
 def _measure(side: CompareSide, progress: Progress | None, states: CheckpointFolder | None) -> Run:
-    from distviz.measure import measure as collect
+    from distviz import measure
 
-    measured = collect.run(
+    measured = measure.run(
         settings=side.settings, text=side.texts, progress=progress, states=states
     )
     gc.collect()
@@ -302,7 +305,7 @@ def compare_runs(
     seed: int = 0,
 ) -> Comparison:
     """Compare two measured runs; ``layers`` are those of A, None takes all. See `compare`."""
-    from distviz.stats.verdict import verdict
+    from distviz.stats import verdict
 
     pairs = pair_keys(a, b, phase_a, phase_b, sites, layers)
     is_paired = _same_documents(a, b)

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz.results.comparison import Pair
-from distviz.results.run import Run
+from distviz.results import Pair, Run
 from distviz.sites import SiteKey
 from distviz.stats import statistics
 

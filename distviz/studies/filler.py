@@ -16,20 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from distviz.data.corpus import Corpus, tokenize
-from distviz.data.documents import Document, read_documents
+from distviz.data import Corpus, Document, read_documents, tokenize
 from distviz.errors import RequestError
-from distviz.results.filler_study import FillerStudy, run_folder
-from distviz.results.run import SCHEMA_VERSION, Run
+from distviz.results import SCHEMA_VERSION, FillerStudy, Run, run_folder
 from distviz.settings import RunSettings
 from distviz.stats import inference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distviz.hooks.token_recorder import PositionRecorder
-    from distviz.measure.resume import CheckpointFolder
-    from distviz.models.open import OpenedModel
+    from distviz.hooks import PositionRecorder
+    from distviz.measure import CheckpointFolder
+    from distviz.models import LoadedModel
     from distviz.progress import Progress
     from distviz.sites import SiteKey
 
@@ -53,7 +51,7 @@ _KEPT_COLUMNS = ("filler_count", "layer", "attention_kept", "prompts", "module")
 
 
 def study_filler(
-    opened: OpenedModel,
+    opened: LoadedModel,
     documents: Sequence[Document],
     settings: RunSettings,
     counts: Sequence[int],
@@ -85,7 +83,7 @@ def study_filler(
     MeasurementError
         If ``attention_layers`` names layers whose attention tells no weights.
     """
-    from distviz.measure.attention import attention_modules
+    from distviz.measure import attention_modules
     from distviz.studies import filler_positions
 
     chosen = _chosen(settings)
@@ -141,7 +139,7 @@ class _Measured:
 
 
 def _measure(
-    opened: OpenedModel,
+    opened: LoadedModel,
     documents: Sequence[Document],
     settings: RunSettings,
     count: int,
@@ -150,10 +148,8 @@ def _measure(
     progress: Progress,
     states: CheckpointFolder | None,
 ) -> _Measured:
-    from distviz.hooks.token_recorder import PositionRecorder
-    from distviz.measure import measure as collect
-    from distviz.measure.attention import AttentionKept
-    from distviz.measure.forward import Measurement
+    from distviz.hooks import PositionRecorder
+    from distviz.measure import AttentionKept, Measurement, measure
 
     corpus = filled_corpus(opened, documents, settings, count)
     progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
@@ -164,9 +160,7 @@ def _measure(
     kept = AttentionKept(stage, attention, own)
     part = None if states is None else states.part(run_folder(count))
     with kept.watching():
-        run = collect.measure(
-            opened, corpus, settings, progress, own_only=True, states=part, stage=stage
-        )
+        run = measure(opened, corpus, settings, progress, own_only=True, states=part, stage=stage)
     progress.stop()
     recorder: Any = stage.portion.recorder  # not the one of above where it went on from a state
     warning = kept.check(required=settings.attention_layers is not None)
@@ -198,10 +192,10 @@ def read_prompts(sources: Sequence[Path]) -> list[Document]:
 
 
 def filled_corpus(
-    opened: OpenedModel, documents: Sequence[Document], settings: RunSettings, count: int
+    opened: LoadedModel, documents: Sequence[Document], settings: RunSettings, count: int
 ) -> Corpus:
     """Tokenize prompts with so many filler tokens; RequestError if one is longer than a window."""
-    from distviz.measure import measure as collect
+    from distviz.measure import filler_of
 
     string = settings.filler or DEFAULT_FILLER
     asked = replace(settings, filler=string if count else None, filler_count=count)
@@ -209,7 +203,7 @@ def filled_corpus(
         documents,
         opened.tokenizer,
         max_length=settings.max_length,
-        filler=collect.filler_of(asked),
+        filler=filler_of(asked),
         chat_template=settings.chat_template,
     )
     cut = next((window for window in corpus.windows if not window.is_last), None)

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz.data.prompts import PARTS
-from distviz.hooks.token_recorder import STATISTICS
-from distviz.results.filler_study import QUANTITIES
+from distviz.data import PARTS
+from distviz.hooks import STATISTICS
+from distviz.results import QUANTITIES
 from distviz.stats import inference
 
 if TYPE_CHECKING:
-    from distviz.data.corpus import Corpus
+    from distviz.data import Corpus
     from distviz.sites import SiteKey
 
 __all__ = ["by_distance", "token_changes", "token_names"]

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distviz.errors import MeasurementError, RequestError
-from distviz.hooks.redistribute import STEPS, redistribute
-from distviz.models.wrappers import entry_device
-from distviz.results.run import SCHEMA_VERSION
+from distviz.hooks import STEPS, redistribute
+from distviz.models import entry_device
+from distviz.results import SCHEMA_VERSION
 from distviz.settings import RunSettings
 
 if TYPE_CHECKING:
-    from distviz.models.open import OpenedModel
+    from distviz.models import LoadedModel
     from distviz.progress import Progress
 
 __all__ = ["Continuations", "Decoding", "diversity", "generate"]
@@ -117,7 +117,7 @@ class Continuations:
 
 
 def generate(
-    opened: OpenedModel,
+    opened: LoadedModel,
     prompt: str,
     settings: RunSettings,
     decoding: Decoding,
@@ -171,7 +171,7 @@ def generate(
 
 
 def _manifest(
-    opened: OpenedModel,
+    opened: LoadedModel,
     prompt: str,
     system: str,
     settings: RunSettings,
@@ -210,7 +210,7 @@ def _encode(tokenizer: Any, prompt: str, system: str, *, is_chat: bool) -> list[
     return ids
 
 
-def _write(opened: OpenedModel, ids: list[int], decoding: Decoding, seed: int) -> list[list[int]]:
+def _write(opened: LoadedModel, ids: list[int], decoding: Decoding, seed: int) -> list[list[int]]:
     """Return the tokens written, one list a sample, up to and without the end of the text."""
     model: Any = opened.model
     tokenizer: Any = opened.tokenizer

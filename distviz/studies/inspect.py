@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distviz.errors import RequestError
-from distviz.models import open as models
-from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, modules_at
-from distviz.models.architectures.projections import linear_widths
+from distviz.models import describe, has_rope
+from distviz.models.architectures import Mlp, count_layers, find_mlps, linear_widths, modules_at
 from distviz.settings import build_settings
 from distviz.sites import HookPoint
 
@@ -84,7 +83,7 @@ def inspect(
         If the model cannot be described, or has no such layer.
     """
     settings = build_settings({}, None, source)
-    model, details = models.describe(
+    model, details = describe(
         settings.model,
         revision=revision,
         trust_remote_code=trust_remote_code,
@@ -108,7 +107,7 @@ def inspect(
         stacks=stacks,
         alike=sorted(set(alike)),
         points=list(dict.fromkeys(point for mlp in mlps for point in mlp.points)),
-        has_rope=models.has_rope(model.config),
+        has_rope=has_rope(model.config),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from distviz.models.architectures.mlp import Mlp
+    from distviz.models.architectures import Mlp
 
 __all__ = ["LayerCache", "find_layers"]
 

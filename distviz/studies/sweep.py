@@ -18,24 +18,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from distviz.data.corpus import Batch, Corpus, make_batches
-from distviz.hooks.moe_routing import force_batched_experts
-from distviz.hooks.recorder import Tokens
-from distviz.hooks.redistribute import Redistribution, Tracker, attach, experts_of
-from distviz.measure.forward import inputs_of, tokens_of
-from distviz.measure.manifest import describe, request
-from distviz.measure.output_effect import Baseline, Effect, HeadInput
-from distviz.measure.resume import CheckpointFolder
-from distviz.models.architectures.mlp import count_layers, find_points, main_stack
-from distviz.models.open import OpenedModel
+from distviz.data import Batch, Corpus, make_batches
+from distviz.hooks import Redistribution, Tokens, Tracker, attach, experts_of, force_batched_experts
+from distviz.measure import (
+    Baseline,
+    CheckpointFolder,
+    Effect,
+    HeadInput,
+    describe,
+    inputs_of,
+    request,
+    tokens_of,
+)
+from distviz.models import LoadedModel
+from distviz.models.architectures import count_layers, find_points, main_stack
 from distviz.progress import Progress
-from distviz.results.run import SCHEMA_VERSION
-from distviz.results.sweep import Sweep, join_seeds
+from distviz.results import SCHEMA_VERSION, Sweep, join_seeds
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, parse_layers
-from distviz.stats import kernels, statistics
-from distviz.stats.serialize import pack_sketches, unpack_sketches
-from distviz.stats.sketch import Sketch
+from distviz.stats import Sketch, kernels, pack_sketches, statistics, unpack_sketches
 from distviz.studies.layer_cache import LayerCache, find_layers
 from distviz.studies.sweep_grid import Presets, Setting, SweepGrid, by_layer, combine
 
@@ -71,7 +72,7 @@ class Trial:
 
 
 def sweep_model(
-    opened: OpenedModel,
+    opened: LoadedModel,
     corpus: Corpus,
     settings: RunSettings,
     grid: Sequence[Setting],
@@ -144,7 +145,7 @@ def sweep_model(
 
 
 def every_setting(
-    opened: OpenedModel,
+    opened: LoadedModel,
     grid: SweepGrid,
     settings: RunSettings,
     *,
@@ -157,7 +158,7 @@ def every_setting(
 
 
 def first_place(
-    opened: OpenedModel, grid: SweepGrid, settings: RunSettings, *, is_by_layer: bool
+    opened: LoadedModel, grid: SweepGrid, settings: RunSettings, *, is_by_layer: bool
 ) -> str:
     """Return the first layers that a sweep changes, as ``--arm-layers`` names them."""
     if is_by_layer:
@@ -165,12 +166,12 @@ def first_place(
     return (grid.arm_layers or settings.arm_layers).split(";")[0]
 
 
-def layer_count(opened: OpenedModel) -> int:
+def layer_count(opened: LoadedModel) -> int:
     """Return how many layers ``--arm-layers`` counts."""
     return max(count_layers(opened.mlps).values())
 
 
-def activation_layers(opened: OpenedModel, wanted: str | None) -> list[int]:
+def activation_layers(opened: LoadedModel, wanted: str | None) -> list[int]:
     """Return the layers that have an activation, of those wanted (None: all)."""
     stack = main_stack(opened.mlps)
     offered = [point for mlp in opened.mlps for point in mlp.points if point.site == "act"]
@@ -183,7 +184,7 @@ def activation_layers(opened: OpenedModel, wanted: str | None) -> list[int]:
 
 def _go_on(
     work: _Work,
-    opened: OpenedModel,
+    opened: LoadedModel,
     settings: RunSettings,
     corpus: Corpus,
     batches: list[Batch],
@@ -254,7 +255,7 @@ class Units:
 class _Work:
     """Everything that the passes of a sweep share."""
 
-    opened: OpenedModel
+    opened: LoadedModel
     trials: list[Trial]
     last: list[HookPoint]
     head: HeadInput | None
@@ -266,7 +267,7 @@ class _Work:
     @classmethod
     def prepare(
         cls,
-        opened: OpenedModel,
+        opened: LoadedModel,
         grid: Sequence[Setting],
         seeds: Sequence[int],
     ) -> _Work:

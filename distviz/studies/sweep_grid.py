@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distviz.arm.presets import join_names
+from distviz.arm import join_names
 from distviz.errors import RequestError
 from distviz.settings import RunSettings
 from distviz.sites import parse_layers

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from distviz.errors import RequestError
-from distviz.models.checkpoint import locate
-from distviz.results.run import Run
+from distviz.models import locate
+from distviz.results import Run
 from distviz.settings import RunSettings, build_settings
 
 __all__ = ["check_inputs", "is_description", "settings_from_toml"]
@@ -115,22 +115,22 @@ def _fed_before(run: Run) -> tuple[str, str]:
 
 def _to_be_fed(settings: RunSettings) -> tuple[str, str]:
     """Return what layers will be fed; their configuration alone is read."""
-    from distviz.measure import measure as collect
-    from distviz.models import open as models
+    from distviz.measure import random_input
+    from distviz.models import describe
 
     layer = settings.layer
     if layer is None:
         raise TypeError("these settings describe no layers")
     if layer.weights is not None:
         locate(layer.weights, revision=settings.revision, allow_pickle=settings.allow_pickle)
-    model, _ = models.describe(
+    model, _ = describe(
         None,
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         layer=layer,
     )
     config: Any = model.config
-    corpus = collect.random_input(layer, settings.seed, config)
+    corpus = random_input(layer, settings.seed, config)
     return _words(asdict(layer), settings.seed, config.hidden_size), corpus.sha256
 
 

@@ -16,13 +16,9 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError, nearest
-from distviz.results.run import RUN, SCHEMA_VERSION, Run
-from distviz.results.tables import choose_places
-from distviz.results.whatif import COLUMNS, WhatIf
+from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_places
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
-from distviz.stats.number_formats import FORMATS
-from distviz.stats.pruning import prune, threshold_for
-from distviz.stats.quantization import RANGES, Sample, fit
+from distviz.stats import FORMATS, RANGES, Sample, fit, prune, threshold_for
 
 __all__ = ["WhatIfRequest", "evaluate_whatif", "parse_whatif", "read_run"]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from distviz.results.sweep import QUANTITIES, Sweep, join_seeds
+from distviz.results.sweep import SWEEP_QUANTITIES, Sweep, join_seeds
 
 LONG = "organisation/a-model-with-quite-a-long-name-70B-Instruct-v0.2"
 
@@ -19,7 +19,7 @@ def sweep_of(*, by_layer: bool = False) -> Sweep:
         grid = [(c, 90.0, "replace") for c in cs[:2] for _ in range(30)]
     n = len(grid)
     usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
-    rows = pd.DataFrame({name: [usual.get(name, 1.0)] * n for name in QUANTITIES})
+    rows = pd.DataFrame({name: [usual.get(name, 1.0)] * n for name in SWEEP_QUANTITIES})
     rows = rows.assign(
         redistribution="arm",
         layers=[str(index % 30) for index in range(n)] if by_layer else "0",

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from distviz.models.architectures.support import Architecture, Architectures
+from distviz.models.architectures import Architecture, Architectures
 from distviz.sites import SITES
 
 __all__ = ["architectures"]

@@ -15,11 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import paragraph, plain_table, write
-from distviz.results.labels import alignment, number, percent, side_names
-from distviz.results.run import records
+from distviz.results import alignment, number, percent, records, side_names
 
 if TYPE_CHECKING:
-    from distviz.results.comparison import Comparison
+    from distviz.results import Comparison
 
 __all__ = ["ALPHA", "channel_lines", "class_line", "pairs_table", "summary"]
 

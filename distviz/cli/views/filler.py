@@ -15,19 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import paragraph, plain_table, write
-from distviz.results.filler_study import ALPHA, QUANTITIES
-from distviz.results.labels import (
+from distviz.results import (
+    ALPHA,
+    QUANTITIES,
     distance_name,
     dtype_name,
     filler_name,
     model_name,
     number,
     percent,
+    records,
 )
-from distviz.results.run import records
 
 if TYPE_CHECKING:
-    from distviz.results.filler_study import FillerStudy
+    from distviz.results import FillerStudy
 
 __all__ = ["changes_table", "positions_table", "summary"]
 

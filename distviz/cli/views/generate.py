@@ -11,7 +11,7 @@ from rich.text import Text
 from distviz.cli.views.console import paragraph, plain_table, write
 
 if TYPE_CHECKING:
-    from distviz.studies.generate import Continuations
+    from distviz.studies import Continuations
 
 __all__ = ["summary"]
 

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.plain_text import is_unicode_name
-from distviz.models.architectures.mlp import Mlp
-from distviz.plots.layer_diagram import layer_lines
+from distviz.models.architectures import Mlp
+from distviz.plots import layer_lines
 from distviz.sites import SITES
-from distviz.studies.inspect import Inspection
+from distviz.studies import Inspection
 
 __all__ = ["inspection", "layer_diagram"]
 

@@ -11,11 +11,10 @@ from rich.text import Text
 
 from distviz.cli.views import run as tables
 from distviz.cli.views.console import is_unicode, write
-from distviz.results.labels import layer_name, number, percent
-from distviz.results.run import records
+from distviz.results import layer_name, number, percent, records
 
 if TYPE_CHECKING:
-    from distviz.results.run import Run
+    from distviz.results import Run
     from distviz.sites import SiteKey
 
 __all__ = ["layer_details", "sparkline", "sparklines"]

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import is_unicode, plain_table, write
-from distviz.results.labels import (
+from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
@@ -29,9 +29,9 @@ from distviz.results.labels import (
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
-    from distviz.results.run import Run
+    from distviz.results import Run
     from distviz.sites import SiteKey
-    from distviz.stats.sketch import Sketch
+    from distviz.stats import Sketch
 
 __all__ = ["effect_line", "histogram_blocks", "stats_table", "summary"]
 

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import paragraph, plain_table, write
-from distviz.results.labels import number, percent
-from distviz.results.sweep import NAMED, Sweep, pareto
+from distviz.results import NAMED, Sweep, number, pareto, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,20 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import paragraph, plain_table, write
-from distviz.results.labels import (
+from distviz.results import (
     arm_settings,
     change_name,
     decibels,
     dtype_name,
+    least_first,
     model_name,
     number,
     percent,
     place_name,
 )
-from distviz.results.whatif import least_first
 
 if TYPE_CHECKING:
-    from distviz.results.whatif import WhatIf
+    from distviz.results import WhatIf
 
 __all__ = ["formats_table", "summary", "zeros_table"]
 

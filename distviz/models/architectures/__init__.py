@@ -1,1 +1,5 @@
 """Where each architecture has its MLPs, projections and activation functions."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
 
-__all__ = ["Architecture", "Architectures", "load"]
+__all__ = ["Architecture", "Architectures", "load_architectures"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Architectures:
         }
 
 
-def load() -> Architectures:
+def load_architectures() -> Architectures:
     """Read the table that the package carries."""
     text = (resources.files("distviz.models.architectures") / "architectures.json").read_text(
         encoding="utf-8"

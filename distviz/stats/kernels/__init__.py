@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats.kernels import cpu
-from distviz.stats.kernels import numba_loops as loops
-from distviz.stats.kernels import torch_ops as device
+from distviz.stats.kernels import cpu, numba_loops, torch_ops
 from distviz.stats.kernels.numba_loops import (
     add_table,
     distance_of_rank,
@@ -67,19 +65,19 @@ def force_torch() -> Iterator[None]:
 
 def is_compiled() -> bool:
     """Whether the compiled loops are cached on disk, so that a first call is quick."""
-    folder = getattr(getattr(loops.count_16, "_cache", None), "cache_path", None)
+    folder = getattr(getattr(numba_loops.count_16, "_cache", None), "cache_path", None)
     return folder is not None and any(Path(folder).glob("loops.observe*.nbi"))
 
 
 def sorts_there(values: torch.Tensor) -> bool:
     """Whether a few values are sorted where they are; else they are handed to NumPy."""
     is_elsewhere = values.device.type != "cpu" or _forced
-    return is_elsewhere and device.has_float64(values.device.type)
+    return is_elsewhere and torch_ops.has_float64(values.device.type)
 
 
 def _path(values: torch.Tensor) -> Any:
     is_compiled = values.device.type == "cpu" and values.dtype in _CPU_TYPES and not _forced
-    return cpu if is_compiled else device
+    return cpu if is_compiled else torch_ops
 
 
 def observe(
@@ -146,5 +144,5 @@ def apply(
     """
     path = _path(values)
     if path is cpu and values.dtype == torch.float16:
-        path = device
+        path = torch_ops
     path.apply(values, out, rows, keys, cut, bounds, adds)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid as grid
-from distviz.stats.kernels import numba_loops as loops
+from distviz.stats import float_grid
+from distviz.stats.kernels import numba_loops
 from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
 
 _SMALL = 1 << 16
@@ -68,14 +68,14 @@ def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
     is_wide = words.dtype == np.uint32
 
     def one(part: NDArray[np.int64]) -> tuple[NDArray[np.uint32], int]:
-        table = np.zeros(grid.CELLS, np.uint32)
-        lowest = loops.count_32(words, part, table) if is_wide else 0
+        table = np.zeros(float_grid.CELLS, np.uint32)
+        lowest = numba_loops.count_32(words, part, table) if is_wide else 0
         if not is_wide:
-            loops.count_16(words, part, table)
+            numba_loops.count_16(words, part, table)
         return table, int(lowest)
 
     tables, lowest = zip(*_share(one, _chunks(rows, values.shape[1])), strict=True)
-    total = np.zeros(grid.CELLS, np.int64)
+    total = np.zeros(float_grid.CELLS, np.int64)
     for table in tables:
         total += table
     return Tally(total, list(tables), float(np.uint32(max(lowest)).view(np.float32)))
@@ -87,7 +87,7 @@ def gather(
     """Return the float32 values in some cells (upper 16 bits, ascending), cell by cell."""
     array = values.numpy()
     words = array.view(np.uint32)
-    lot = np.zeros(grid.CELLS, np.uint16)
+    lot = np.zeros(float_grid.CELLS, np.uint16)
     lot[cells] = np.arange(1, cells.size + 1)
     places = np.concatenate([[0], [0], np.cumsum(tally.table[cells])])
     out = np.empty(int(places[-1]), np.float32)
@@ -95,14 +95,14 @@ def gather(
     for chunk, table in zip(_chunks(rows, values.shape[1]), tally.parts, strict=True):
         parts.append((chunk, places.copy()))
         places[1:-1] += table[cells]
-    _share(lambda part: loops.gather_32(array, words, part[0], lot, part[1], out), parts)
+    _share(lambda part: numba_loops.gather_32(array, words, part[0], lot, part[1], out), parts)
     return out
 
 
 def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
     """Return the place just behind the ``ties``-th value of that magnitude."""
     bits = magnitude_bits(magnitude, values.dtype)
-    row, column = loops.find_cut(_words(values), rows, _magnitude_mask(values), bits, ties)
+    row, column = numba_loops.find_cut(_words(values), rows, _magnitude_mask(values), bits, ties)
     return Cut(magnitude, row, column)
 
 
@@ -140,9 +140,9 @@ def apply(
         limits = (bits, cut_row, column)
         if values.dtype == torch.float32:
             floats = (values.numpy(), source, out.numpy())
-            loops.apply_32(*floats, chunk, keys[span], limits, lower_upper, adds)
+            numba_loops.apply_32(*floats, chunk, keys[span], limits, lower_upper, adds)
         else:
-            loops.apply_bf16(source, target, chunk, keys[span], limits, lower_upper, adds)
+            numba_loops.apply_bf16(source, target, chunk, keys[span], limits, lower_upper, adds)
 
     _share(one, _parts_before_cut(rows, values.shape[1], cut))
 
@@ -152,7 +152,7 @@ def find_moved(
 ) -> None:
     """Mark in ``moved`` (uint8, shape of values) what the cut selects among the rows."""
     limits = _limits(cut, values.dtype)
-    loops.find_moved(_words(values), rows, _magnitude_mask(values), limits, moved.numpy())
+    numba_loops.find_moved(_words(values), rows, _magnitude_mask(values), limits, moved.numpy())
 
 
 def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.int64]]]:
@@ -171,13 +171,13 @@ def observe(
 ) -> Observation:
     """Count the rows of (rows, channels) by slot, -1 leaving a row out; see `Observation`."""
     width = values.shape[1]
-    name = grid.grid_for_dtype(str(values.dtype))
+    name = float_grid.grid_for_dtype(str(values.dtype))
     items = _items(slots, width)
-    tables = np.zeros((n_slots, grid.CELLS), np.uint32)
+    tables = np.zeros((n_slots, float_grid.CELLS), np.uint32)
     first = {slot: index for index, (slot, _) in reversed(list(enumerate(items)))}
     # Only a slot that is split among threads needs a second table.
     work = [
-        (rows, tables[slot] if first[slot] == index else np.zeros(grid.CELLS, np.uint32))
+        (rows, tables[slot] if first[slot] == index else np.zeros(float_grid.CELLS, np.uint32))
         for index, (slot, rows) in enumerate(items)
     ]
     counted = _share(lambda item: _observe_item(values, *item), work)
@@ -210,16 +210,16 @@ def _observe_item(
     state = (rows, shift, table, sums, squares, low, high)
     if values.dtype == torch.float32:
         array = values.numpy()
-        zeros = loops.observe_32(array, array.view(np.uint32), *state)
+        zeros = numba_loops.observe_32(array, array.view(np.uint32), *state)
     else:
         codes = _codes(values)
         if values.dtype == torch.bfloat16:
-            loops.observe_bf16(codes, *state)
+            numba_loops.observe_bf16(codes, *state)
         else:
-            loops.observe_16(codes, _floats_of_fp16(), *state)
-        zeros = int(table[0]) + int(table[grid.SIGN])
-    top = grid.first_nonfinite(grid.grid_for_dtype(str(values.dtype)))
-    if table[top : grid.SIGN].any() or table[top + grid.SIGN :].any():
+            numba_loops.observe_16(codes, _floats_of_fp16(), *state)
+        zeros = int(table[0]) + int(table[float_grid.SIGN])
+    top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
+    if table[top : float_grid.SIGN].any() or table[top + float_grid.SIGN :].any():
         picked = values[torch.from_numpy(rows)].double().numpy()
         return zeros, ChannelSums.from_values(picked)
     number = np.full(width, rows.size, np.int64)
@@ -232,4 +232,4 @@ def _observe_item(
 @cache
 def _floats_of_fp16() -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
-        return np.arange(grid.CELLS, dtype=np.uint16).view(np.float16).astype(np.float32)
+        return np.arange(float_grid.CELLS, dtype=np.uint16).view(np.float16).astype(np.float32)

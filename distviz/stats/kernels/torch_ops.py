@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid as grid
+from distviz.stats import float_grid
 from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
 
 _WORD = 0xFFFFFFFF
@@ -56,8 +56,8 @@ def _grid_codes(values: torch.Tensor) -> torch.Tensor:
     narrow = values.float().to(torch.bfloat16)
     codes = _upper_codes(narrow)
     overflow = torch.isfinite(values) & ~torch.isfinite(narrow)
-    sign = codes & grid.SIGN
-    return torch.where(overflow, sign | (grid.first_nonfinite("bf16") - 1), codes)
+    sign = codes & float_grid.SIGN
+    return torch.where(overflow, sign | (float_grid.first_nonfinite("bf16") - 1), codes)
 
 
 @cache
@@ -83,10 +83,10 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 
 def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
     """See `distviz.stats.kernels.cpu.count`."""
-    table = torch.zeros(grid.CELLS, dtype=torch.int64, device=values.device)
+    table = torch.zeros(float_grid.CELLS, dtype=torch.int64, device=values.device)
     lowest = torch.zeros((), dtype=values.dtype, device=values.device)
     for _, _, picked in _pieces(values, rows):
-        table += torch.bincount(_upper_codes(picked).flatten(), minlength=grid.CELLS)
+        table += torch.bincount(_upper_codes(picked).flatten(), minlength=float_grid.CELLS)
         if picked.numel():
             lowest = torch.minimum(lowest, torch.where(torch.isfinite(picked), picked, 0).amin())
     counted = table.cpu().numpy()
@@ -98,7 +98,7 @@ def gather(
 ) -> NDArray[np.float32]:
     """See `distviz.stats.kernels.cpu.gather`."""
     del tally
-    wanted = torch.zeros(grid.CELLS, dtype=torch.bool)
+    wanted = torch.zeros(float_grid.CELLS, dtype=torch.bool)
     wanted[torch.from_numpy(cells)] = True
     wanted = wanted.to(values.device)
     found = []
@@ -183,16 +183,16 @@ def observe(
 ) -> Observation:
     """See `distviz.stats.kernels.cpu.observe`."""
     rows = np.flatnonzero(slots >= 0)
-    tables = torch.zeros(n_slots * grid.CELLS, dtype=torch.int64, device=values.device)
+    tables = torch.zeros(n_slots * float_grid.CELLS, dtype=torch.int64, device=values.device)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
     moments = [Moments() for _ in range(n_slots)]
     sums = ChannelSums.from_values(np.empty((0, values.shape[1]))) if channels else None
     for _, part, picked in _pieces(values, rows):
         of_row = slots[part]
-        offsets = torch.from_numpy(of_row * grid.CELLS).to(values.device)
+        offsets = torch.from_numpy(of_row * float_grid.CELLS).to(values.device)
         cells = _grid_codes(picked) + offsets[:, None]
-        tables += torch.bincount(cells.flatten(), minlength=n_slots * grid.CELLS)
+        tables += torch.bincount(cells.flatten(), minlength=n_slots * float_grid.CELLS)
         np.add.at(zeros, of_row, (picked == 0).sum(1).cpu().numpy())
         if not picked.numel():
             continue
@@ -204,8 +204,8 @@ def observe(
         found = _moments(wide, finite, of_row, n_slots)
         moments = [before + new for before, new in zip(moments, found, strict=True)]
         sums = sums + _channel_sums(wide, finite) if sums is not None else None
-    counted = tables.cpu().numpy().reshape(n_slots, grid.CELLS)
-    name = grid.grid_for_dtype(str(values.dtype))
+    counted = tables.cpu().numpy().reshape(n_slots, float_grid.CELLS)
+    name = float_grid.grid_for_dtype(str(values.dtype))
     return Observation(name, counted, zeros, low, high, moments, values.element_size() > 2, sums)
 
 

@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from support.arm_reference import as_float64, reference_plan, reference_selection
 
 from distviz.arm.arm import ARM
-from distviz.arm.controls import make
+from distviz.arm.controls import make_redistribution
 from distviz.errors import MeasurementError, RequestError
 from distviz.settings import RunSettings
 from distviz.stats import kernels
@@ -39,7 +39,7 @@ def _selection(x: torch.Tensor, parameters: dict[str, float]) -> np.ndarray:
 def test_threshold_zeroes_what_arm_selects(dtype: torch.dtype, parameters: dict) -> None:
     x = _activations(9, 64, dtype=dtype)
     chosen = _selection(x, parameters)
-    found = as_float64(make("threshold", ARM(**parameters))(x))
+    found = as_float64(make_redistribution("threshold", ARM(**parameters))(x))
     assert np.array_equal(found, np.where(chosen, 0.0, as_float64(x)))
 
 
@@ -49,7 +49,7 @@ def test_scale_multiplies_what_arm_selects(dtype: torch.dtype, name: str, factor
     x = _activations(9, 64, dtype=dtype)
     chosen = _selection(x, {"fraction": 0.3})
     scaled = as_float64((x.float() * factor).to(dtype))
-    found = as_float64(make(name, ARM(fraction=0.3))(x))
+    found = as_float64(make_redistribution(name, ARM(fraction=0.3))(x))
     assert np.array_equal(found, np.where(chosen, scaled, as_float64(x)))
 
 
@@ -57,7 +57,7 @@ def test_noise_makes_the_changes_of_arm_elsewhere() -> None:
     x = _activations(40, 96)
     arm = ARM(fraction=0.2, seed=3)
     of_arm = as_float64(arm(x)) - as_float64(x)
-    made, _, moved = make("noise", arm).trace(x)
+    made, _, moved = make_redistribution("noise", arm).trace(x)
     of_noise = as_float64(made) - as_float64(x)
     places = moved.numpy().ravel().astype(bool)
     selected = np.zeros(x.numel(), bool)
@@ -79,7 +79,7 @@ def test_noise_is_uniform_over_rows_channels_and_seeds() -> None:
     x = _activations(16, 32)
     hits = np.zeros(x.shape)
     for seed in range(400):
-        _, _, moved = make("noise", ARM(fraction=0.25, seed=seed)).trace(x)
+        _, _, moved = make_redistribution("noise", ARM(fraction=0.25, seed=seed)).trace(x)
         hits += moved.numpy()
     for counts in (hits.sum(0), hits.sum(1), hits.ravel()):
         assert scipy_stats.chisquare(counts).pvalue > 1e-3
@@ -92,7 +92,7 @@ def test_batch_mask_and_out_do_not_matter(name: str, dtype: torch.dtype) -> None
     x[1, 4, 5], x[1, 3, 7] = torch.nan, torch.inf
     mask = torch.ones(3, 12, dtype=torch.bool)
     mask[0, 9:], mask[2, :4] = False, False
-    change = make(name, ARM(fraction=0.3))
+    change = make_redistribution(name, ARM(fraction=0.3))
     whole = change(x, mask)
     assert torch.equal(whole[~mask], x[~mask])
     finite = torch.isfinite(x)
@@ -109,8 +109,8 @@ def test_batch_mask_and_out_do_not_matter(name: str, dtype: torch.dtype) -> None
 
 def test_passes_go_on_from_the_result() -> None:
     x = _activations(8, 64)
-    twice = make("scale:2", ARM(fraction=0.1, passes=2))(x)
-    once = make("scale:2", ARM(fraction=0.1))
+    twice = make_redistribution("scale:2", ARM(fraction=0.1, passes=2))(x)
+    once = make_redistribution("scale:2", ARM(fraction=0.1))
     assert torch.equal(twice, once(once(x)))
 
 
@@ -129,18 +129,18 @@ def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     x = _activations(2, 6, 32)
     mask = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]], bool)
-    made, _, moved = make("mine:clip", ARM()).trace(x, mask)
+    made, _, moved = make_redistribution("mine:clip", ARM()).trace(x, mask)
     clipped = torch.where(torch.from_numpy(mask)[..., None], x.clamp(max=0.5), x)
     assert torch.equal(made, clipped)
     assert torch.equal(moved.bool(), clipped != x)
     with pytest.raises(MeasurementError, match=r"mine:wrong returned \(1, 32\) torch.float32"):
-        make("mine:wrong", ARM())(x)
+        make_redistribution("mine:wrong", ARM())(x)
     with pytest.raises(MeasurementError, match="mine:fails failed: ValueError: not today"):
-        make("mine:fails", ARM())(x)
+        make_redistribution("mine:fails", ARM())(x)
     with pytest.raises(RequestError, match="'mine:number' is not callable"):
-        make("mine:number", ARM())
+        make_redistribution("mine:number", ARM())
     with pytest.raises(RequestError, match="'mine:absent' cannot be imported: AttributeError"):
-        make("mine:absent", ARM())
+        make_redistribution("mine:absent", ARM())
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from distviz.reports.rendering import render
 from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
-from distviz.results.filler_study import QUANTITIES, FillerStudy
+from distviz.results.filler_study import SWEEP_QUANTITIES, FillerStudy
 from distviz.results.run import Run
 from distviz.results.sweep import NAMED, Sweep
-from distviz.results.sweep import QUANTITIES as QUANTITIES_OF_SWEEPS
+from distviz.results.sweep import SWEEP_QUANTITIES as QUANTITIES_OF_SWEEPS
 from distviz.results.whatif import COLUMNS, WhatIf
 from distviz.studies.compare import compare
 
@@ -231,7 +231,7 @@ def test_a_filler_study(tmp_path: Path) -> None:
         | tested
         for count in (5, 10)
         for layer in range(3)
-        for quantity in QUANTITIES
+        for quantity in SWEEP_QUANTITIES
     ]
     kept = [
         {"filler_count": count, "layer": layer, "attention_kept": 1 / (1 + count), "prompts": 10}

@@ -17,7 +17,7 @@ from distviz.arm.presets import PRESETS, every_preset, join_names
 from distviz.cli.views import sweep as sweep_tables
 from distviz.errors import RequestError
 from distviz.plots import sweep_by_layer, sweep_overview
-from distviz.results.sweep import QUANTITIES, Sweep, join_seeds, pareto
+from distviz.results.sweep import SWEEP_QUANTITIES, Sweep, join_seeds, pareto
 from distviz.settings import RunSettings
 from distviz.studies.sweep_grid import SweepGrid, by_layer, combine
 
@@ -31,7 +31,7 @@ def _rows(**columns: Any) -> pd.DataFrame:
     base |= {"c": [0.13] * n, "p1": [99.5] * n, "fraction": [math.nan] * n, "mode": ["replace"] * n}
     base |= {"preset": [""] * n}
     usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
-    frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in QUANTITIES})
+    frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in SWEEP_QUANTITIES})
     return frame.assign(**columns)
 
 

@@ -1,0 +1,11 @@
+from .arm import ARM as ARM
+from .arm import Plan as Plan
+from .arm import SequenceRows as SequenceRows
+from .controls import make_redistribution as make_redistribution
+from .presets import PRESETS as PRESETS
+from .presets import Proposal as Proposal
+from .presets import every_preset as every_preset
+from .presets import find_preset as find_preset
+from .presets import join_names as join_names
+from .presets import propose as propose
+from .presets import published_for as published_for

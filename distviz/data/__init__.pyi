@@ -1,0 +1,9 @@
+from .corpus import Batch as Batch
+from .corpus import Corpus as Corpus
+from .corpus import make_batches as make_batches
+from .corpus import random_corpus as random_corpus
+from .corpus import tokenize as tokenize
+from .documents import Document as Document
+from .documents import read_documents as read_documents
+from .prompts import PARTS as PARTS
+from .prompts import Filler as Filler

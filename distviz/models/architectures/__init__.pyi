@@ -1,0 +1,13 @@
+from .function_tracer import FunctionTracer as FunctionTracer
+from .function_tracer import OpPath as OpPath
+from .mlp import Mlp as Mlp
+from .mlp import count_layers as count_layers
+from .mlp import find_mlps as find_mlps
+from .mlp import find_points as find_points
+from .mlp import has_forward as has_forward
+from .mlp import main_stack as main_stack
+from .mlp import modules_at as modules_at
+from .projections import linear_widths as linear_widths
+from .support import Architecture as Architecture
+from .support import Architectures as Architectures
+from .support import load_architectures as load_architectures

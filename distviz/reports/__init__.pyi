@@ -1,0 +1,10 @@
+from .export import export as export
+from .export import export_folder as export_folder
+from .export import write_folder as write_folder
+from .html import page_of as page_of
+from .html import report_folders as report_folders
+from .html import write_page as write_page
+from .notebook import ComparisonPlots as ComparisonPlots
+from .notebook import RunPlots as RunPlots
+from .notebook import comparison_html as comparison_html
+from .notebook import run_html as run_html
