@@ -304,7 +304,7 @@ def continuations(
 ) -> Continuations:
     """Write on from a prompt with ARM off and on, as the flags say; nothing is saved.
 
-    ``decoding`` holds the fields of `distviz.studies.generate.Decoding`; the prompt ``-`` is
+    ``decoding`` holds the fields of `distviz.studies.generation.Decoding`; the prompt ``-`` is
     read from standard input.
     """
     settings = build_settings(flags, config, model)

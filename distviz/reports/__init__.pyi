@@ -1,4 +1,3 @@
-from .export import export as export
 from .export import export_folder as export_folder
 from .export import write_folder as write_folder
 from .html import page_of as page_of

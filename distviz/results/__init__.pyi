@@ -23,8 +23,8 @@ from .labels import percent as percent
 from .labels import place_name as place_name
 from .labels import sample_name as sample_name
 from .labels import side_names as side_names
-from .load import Result as Result
-from .load import load as load
+from .loading import Result as Result
+from .loading import load as load
 from .run import COMPARISON as COMPARISON
 from .run import FILLER as FILLER
 from .run import RUN as RUN

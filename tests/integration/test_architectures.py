@@ -92,7 +92,7 @@ def test_the_table_has_every_type_and_names_its_exceptions() -> None:
 
 def test_an_examination_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook that looks at another place, or an ARM that is not written, does not go through."""
-    from distviz.hooks import redistribute as hooks
+    from distviz.hooks import redistribution as hooks
     from distviz.models.architectures import projections
 
     right = projections.mlp_sites

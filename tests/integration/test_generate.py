@@ -12,7 +12,7 @@ from support.tiny_models import save_tiny_llama
 from transformers import AutoModelForCausalLM
 
 import distviz
-from distviz.studies.generate import diversity
+from distviz.studies.generation import diversity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

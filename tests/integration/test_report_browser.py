@@ -20,7 +20,7 @@ from distviz.reports.comparison import comparison_part
 from distviz.reports.page import Page
 from distviz.reports.run import run_part
 from distviz.results.run import Run
-from distviz.studies.compare import compare_runs
+from distviz.studies.comparison import compare_runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -12,7 +12,7 @@ from support.interrupted import killed_and_resumed, running, wait_for_a_state
 from support.texts import TEXTS
 from support.tiny_models import save_tiny
 
-from distviz.measure import measure as collect
+from distviz.measure import measurement as collect
 from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress
 from distviz.settings import RunSettings

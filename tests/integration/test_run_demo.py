@@ -501,7 +501,7 @@ def test_the_folder_is_enough_to_repeat_the_run(tmp_path: Path, demo_run: Run) -
 def test_a_run_leaves_no_hook_and_no_thread_setting_behind() -> None:
     from distviz.data.corpus import tokenize
     from distviz.data.documents import read_documents
-    from distviz.measure.measure import measure as measure_open
+    from distviz.measure.measurement import measure as measure_open
     from distviz.models.open import open_model
     from distviz.settings import RunSettings
 

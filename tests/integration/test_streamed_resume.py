@@ -12,7 +12,7 @@ import pytest
 from support.texts import TEXTS
 
 from distviz.errors import RequestError
-from distviz.measure import measure as collect
+from distviz.measure import measurement as collect
 from distviz.measure.resume import CheckpointFolder
 from distviz.models.lazy_layers import LayersOnDisk
 from distviz.progress import Progress

@@ -11,12 +11,12 @@ from support.interrupted import killed_and_resumed, running, wait_for_a_state
 from support.texts import TEXTS
 
 from distviz.data.documents import read_documents
-from distviz.measure import measure as collect
+from distviz.measure import measurement as collect
 from distviz.measure.forward import measure_batch
 from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress
 from distviz.settings import RunSettings
-from distviz.studies import compare as comparing
+from distviz.studies import comparison as comparing
 from distviz.studies import filler as fillers
 
 if TYPE_CHECKING:

@@ -109,7 +109,7 @@ def test_layers_below_the_change_are_not_computed_again(
     from transformers.models.llama.modeling_llama import LlamaMLP
 
     from distviz.cli import execute as measuring
-    from distviz.measure import measure as collect
+    from distviz.measure import measurement as collect
     from distviz.progress import Progress
 
     calls: dict[int, int] = {}
@@ -317,7 +317,7 @@ def _path(name: str) -> Path:
 def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved: Path) -> None:
     before = AutoModelForCausalLM.from_pretrained(tiny_saved).state_dict()
     from distviz.data.documents import read_documents
-    from distviz.measure import measure as collect
+    from distviz.measure import measurement as collect
     from distviz.progress import Progress
     from distviz.settings import RunSettings
     from distviz.studies import sweep as sweeps

@@ -329,8 +329,8 @@ from distviz import cli, passes
 def broken(*_):
     raise OSError(28, "No space left on device")
 if os.environ["RANK"] == "1":
-    import distviz.measure.measure
-    distviz.measure.measure.measure_batch = broken
+    import distviz.measure.measurement
+    distviz.measure.measurement.measure_batch = broken
 cli.main()
 """
 

@@ -349,7 +349,7 @@ def test_numbers_in_words(function: Any, number: float, text: str) -> None:
 def test_too_little_memory_is_said(
     call: Any, tiny_llama: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distviz.models.memory.free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr("distviz.models.free_bytes", lambda _: 1_000_000)
     done = call("run", tiny_llama, "--text", text_file, "--dry-run", "--no-stream")
     assert re.search(r"warning: \d\.\d GB are needed, 0\.0 GB are free", done.err)
 

@@ -213,7 +213,7 @@ def test_runs_do_not_depend_on_the_implementation(
 ) -> None:
     from distviz.data.corpus import tokenize
     from distviz.data.documents import read_documents
-    from distviz.measure.measure import measure
+    from distviz.measure.measurement import measure
     from distviz.models.open import open_model
     from distviz.settings import RunSettings
 

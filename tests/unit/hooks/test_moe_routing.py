@@ -14,7 +14,7 @@ from torch import nn
 import distviz
 from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError
-from distviz.hooks import redistribute as hooks
+from distviz.hooks import redistribution as hooks
 from distviz.models.architectures.mlp import find_mlps, find_points
 
 if TYPE_CHECKING:

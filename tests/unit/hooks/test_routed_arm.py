@@ -13,7 +13,7 @@ from support.tiny_experts import FAMILIES, IMPLEMENTATIONS, call, tiny_experts
 
 import distviz
 from distviz.arm.arm import ARM
-from distviz.hooks import redistribute as hooks
+from distviz.hooks import redistribution as hooks
 from distviz.models.architectures.mlp import find_mlps, find_points
 from distviz.stats import kernels
 

@@ -135,7 +135,7 @@ def test_a_model_too_large_is_streamed_by_itself_and_says_so(
     told = Told()
     folder = folders("llama")
     monkeypatch.setattr("distviz.models.load_plan.free_bytes", lambda _: 300_000)
-    monkeypatch.setattr("distviz.measure.measure.free_bytes", lambda _: 1 << 30)
+    monkeypatch.setattr("distviz.measure.measurement.free_bytes", lambda _: 1 << 30)
     streamed = run(folder, progress=told)
     assert streamed.manifest["model"]["loaded"]["streamed"]
     line = "the model takes 0.0 GB, 0.0 GB are free: streaming, layers are read one by one"
@@ -207,7 +207,7 @@ def test_a_full_disk_ends_all_and_leaves_the_model_clean(
 ) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(
-        "distviz.measure.measure.open_model",
+        "distviz.measure.measurement.open_model",
         lambda *a, **k: opened.append(open_model(*a, **k)) or opened[0],
     )
 

@@ -22,7 +22,7 @@ import distviz
 from distviz.data.corpus import tokenize
 from distviz.data.documents import read_documents
 from distviz.errors import RequestError
-from distviz.measure.measure import measure
+from distviz.measure.measurement import measure
 from distviz.models.lazy_layers import SharedWeightsError, layer_of, layer_paths, refuse_shared
 from distviz.models.open import open_model
 from distviz.settings import RunSettings

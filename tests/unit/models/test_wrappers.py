@@ -16,7 +16,7 @@ from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 import distviz
 from distviz.data.documents import read_documents
 from distviz.errors import RequestError
-from distviz.measure import measure as collect
+from distviz.measure import measurement as collect
 from distviz.models.open import open_model
 from distviz.models.wrappers import bare, find_compiled
 from distviz.settings import RunSettings

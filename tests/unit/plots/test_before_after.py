@@ -175,7 +175,7 @@ def test_without_arm_one_panel() -> None:
     assert not any("ARM" in word for word in words)
 
 
-def test_behind_another_arm_layer_the_dark_mass_stands_on_arriving() -> None:
+def test_behind_another_arm_layer_the_dark_mass_stands_on_arm_input() -> None:
     generator = np.random.default_rng(3)
     arriving = generator.normal(size=4000).astype(np.float32)
     leaving = arriving[np.abs(arriving) < 0.05]
@@ -196,7 +196,7 @@ def test_behind_another_arm_layer_the_dark_mass_stands_on_arriving() -> None:
     assert (bottoms >= 0).all()
     assert (tops - bottoms).sum() == leaving.size
     assert _artists(figure.axes[0], "outline")
-    assert "arriving, for comparison" in _words(figure)
+    assert "arm_input, for comparison" in _words(figure)
 
 
 def test_log_is_chosen_where_one_bar_dwarfs_the_rest() -> None:

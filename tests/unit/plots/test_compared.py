@@ -22,7 +22,7 @@ from distviz.errors import RequestError
 from distviz.plots import style
 from distviz.reports import export as exports
 from distviz.results.labels import alignment, side_names
-from distviz.studies import compare as comparing
+from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

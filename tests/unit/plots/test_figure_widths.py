@@ -17,13 +17,13 @@ from distviz.errors import RequestError
 from distviz.plots import figures as drawings
 from distviz.plots import style
 from distviz.plots.text_fit import shortened, text_width, wrapped
-from distviz.studies import compare as comparing
+from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distviz.results.load import Result
+    from distviz.results.loading import Result
 
 INCHES = {"single": 3.25, "double": 6.75}
 LONG = "organisation/a-model-with-quite-a-long-name-70B-Instruct-v0.2"

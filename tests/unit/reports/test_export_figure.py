@@ -11,7 +11,7 @@ from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 
 from distviz.reports import export as exports
-from distviz.studies import compare as comparing
+from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,12 +26,11 @@ from distviz.reports.rendering import render
 from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
-from distviz.results.filler_study import SWEEP_QUANTITIES, FillerStudy
+from distviz.results.filler_study import QUANTITIES, FillerStudy
 from distviz.results.run import Run
-from distviz.results.sweep import NAMED, Sweep
-from distviz.results.sweep import SWEEP_QUANTITIES as QUANTITIES_OF_SWEEPS
+from distviz.results.sweep import NAMED, SWEEP_QUANTITIES, Sweep
 from distviz.results.whatif import COLUMNS, WhatIf
-from distviz.studies.compare import compare
+from distviz.studies.comparison import compare
 
 EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"
@@ -231,7 +230,7 @@ def test_a_filler_study(tmp_path: Path) -> None:
         | tested
         for count in (5, 10)
         for layer in range(3)
-        for quantity in SWEEP_QUANTITIES
+        for quantity in QUANTITIES
     ]
     kept = [
         {"filler_count": count, "layer": layer, "attention_kept": 1 / (1 + count), "prompts": 10}
@@ -282,7 +281,7 @@ def test_what_if_answers() -> None:
 
 
 def test_a_sweep() -> None:
-    base = dict.fromkeys([*NAMED, "seeds", *QUANTITIES_OF_SWEEPS], np.nan)
+    base = dict.fromkeys([*NAMED, "seeds", *SWEEP_QUANTITIES], np.nan)
     base |= {"redistribution": "arm", "layers": "0", "mode": "replace", "preset": "", "seeds": 1}
     rows = [
         base | {"c": c, "p1": p1, "kl": c * p1 / 1000, "near_zero_removed": c / 4}

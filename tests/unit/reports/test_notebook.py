@@ -79,7 +79,7 @@ def test_a_comparison() -> None:
     "imported",
     [
         "from distviz.results.run import Run; from distviz.results.comparison import Comparison",
-        "from distviz.results import kinds; Comparison, Run = kinds.Comparison, kinds.Run",
+        "from distviz.results import load, Comparison, Run",
         "from distviz import Run, Comparison",
         "import distviz; Run, Comparison = distviz.Run, distviz.Comparison",
     ],

@@ -17,9 +17,9 @@ from support.synthetic_runs import place, run_of
 
 from distviz.errors import RequestError
 from distviz.results.comparison import Comparison, pair_keys
-from distviz.results.load import load
+from distviz.results.loading import load
 from distviz.results.run import Run
-from distviz.studies import compare as comparing
+from distviz.studies import comparison as comparing
 from distviz.studies.compare_tables import channel_changes, distances
 
 
@@ -400,7 +400,7 @@ def test_a_phase_that_a_run_lacks_is_refused_before_anything_is_measured(first: 
 def test_comparing_saved_runs_imports_no_torch(first: Made, second: Made, tmp_path: Path) -> None:
     sides = [made.run.save(tmp_path / name) for made, name in ((first, "one"), (second, "two"))]
     code = (
-        "import sys; from distviz.studies import compare as comparing; "
+        "import sys; from distviz.studies import comparison as comparing; "
         "from distviz.reports import export as exports; "
         f"found = comparing.compare({str(sides[0])!r}, {str(sides[1])!r}); "
         f"exports.write_folder(found, {str(tmp_path / 'out')!r}); "

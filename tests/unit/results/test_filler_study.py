@@ -22,7 +22,7 @@ from distviz.cli.views import filler as filler_tables
 from distviz.errors import RequestError
 from distviz.reports import export as exports
 from distviz.results import labels as wording
-from distviz.results import load as folders
+from distviz.results import loading as folders
 from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
 
@@ -214,7 +214,7 @@ def test_every_kind_of_folder_is_loaded(folder: Path, tmp_path: Path) -> None:
 def test_showing_imports_no_torch(saved: Path) -> None:
     code = (
         "import sys; from distviz.cli.views import filler as filler_tables; "
-        "from distviz.results import load as folders; "
+        "from distviz.results import loading as folders; "
         f"filler_tables.summary(folders.load({str(saved)!r})); "
         "print([n for n in ('torch', 'numba', 'transformers', 'matplotlib') if n in sys.modules])"
     )

@@ -252,10 +252,10 @@ def edit_manifest(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_schema_version_is_refused_by_name(version: Any, saved: Path) -> None:
     edit_manifest(saved, schema_version=version)
-    with pytest.raises(RequestError, match=f"schema version {version}, this distviz reads 1"):
+    with pytest.raises(RequestError, match=f"schema version {version}, this distviz reads 2"):
         Run.load(saved)
 
 
@@ -346,7 +346,7 @@ def test_finding_a_distribution(demo_run: Run) -> None:
     assert demo_run.sketch(2, phase="arm_input").count == demo_run.sketch(2).count
     with pytest.raises(RequestError, match=r"no layer 9, site act, phase before\n.*layers 0 to 5"):
         demo_run.find(9)
-    with pytest.raises(RequestError, match="phase arriving"):
+    with pytest.raises(RequestError, match="phase arm_input"):
         demo_run.find(0, phase="arm_input")
 
 

@@ -171,7 +171,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
             for phase in ("before", "after", "moved_after")
         }
     )
-    options = {"layers": "0,2", "sites": "act", "phases": "landing,before", "sparsity": "50"}
+    options = {"layers": "0,2", "sites": "act", "phases": "moved_after,before", "sparsity": "50"}
     found = evaluate_whatif(run, parse_whatif(**options, formats="none"))
     assert found.table[["layer", "site", "phase"]].to_numpy().tolist() == [
         [layer, "act", phase] for layer in (0, 2) for phase in ("before", "moved_after")
@@ -191,7 +191,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
         ({"ranges": "maximum"}, r"unknown range 'maximum' \(did you mean 'max'"),
         ({"formats": "int8", "ranges": "none"}, "integers have no range of their own"),
         ({"phases": "afterwards"}, "unknown phase 'afterwards'"),
-        ({"phases": "arm_input"}, "the run has no phase arriving there"),
+        ({"phases": "arm_input"}, "the run has no phase arm_input there"),
         ({"percentile": 0.0}, "--percentile 0: give a number above 0, at most 100"),
         ({"percentile": 101.0}, "--percentile 101"),
         ({"percentile": math.nan}, "--percentile nan"),

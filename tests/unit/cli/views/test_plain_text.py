@@ -18,7 +18,7 @@ from support.synthetic_sweeps import sweep_of
 
 from distviz.cli.views.plain_text import PLAIN, write_plainly
 from distviz.reports import export as exports
-from distviz.studies import compare as comparing
+from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
 
 if TYPE_CHECKING:

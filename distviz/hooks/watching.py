@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distviz.hooks.recorder import Recorder, Tokens
-from distviz.hooks.redistribute import Layers, Tracker, attach, choose_points, phase_of
+from distviz.hooks.redistribution import Layers, Tracker, attach, choose_points, phase_of
 from distviz.models import bare, uncompiled
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.sites import HookPoint, parse_sites
