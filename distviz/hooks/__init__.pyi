@@ -7,9 +7,9 @@ from .recorder import Recorder as Recorder
 from .recorder import Tokens as Tokens
 from .redistribution import STEPS as STEPS
 from .redistribution import Redistribution as Redistribution
-from .redistribution import attach as attach
 from .redistribution import check_fired as check_fired
 from .redistribution import experts_of as experts_of
+from .redistribution import observe as observe
 from .redistribution import observing as observing
 from .redistribution import redistribute as redistribute
 from .token_recorder import STATISTICS as STATISTICS

@@ -33,10 +33,10 @@ __all__ = [
     "Layers",
     "Redistribution",
     "Tracker",
-    "attach",
     "check_fired",
     "choose_points",
     "experts_of",
+    "observe",
     "observing",
     "redistribute",
 ]
@@ -47,7 +47,7 @@ _active: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 @contextmanager
-def attach(
+def observe(
     model: nn.Module,
     points: Sequence[HookPoint],
     receive: Callable[[HookPoint, torch.Tensor, Tokens], None],
@@ -153,7 +153,7 @@ class Redistribution:
     ) -> Iterator[Redistribution]:
         """Put ARM behind the points; hooks come off on leaving, in every case.
 
-        With ``parts`` a piece of one forward call is hooked, see `attach`.
+        With ``parts`` a piece of one forward call is hooked, see `observe`.
         """
         fired: set[HookPoint] = set() if parts is None else parts
         before = self.tracker.calls
@@ -356,10 +356,10 @@ def observing(
     tracker: Tracker,
     parts: set[HookPoint] | None = None,
 ) -> Iterator[None]:
-    """Record the points; the phase is ``after`` while ARM writes into the model; see `attach`."""
+    """Record the points; the phase is ``after`` while ARM writes into the model; see `observe`."""
 
     def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         recorder.add(point, phase_of(model), values, tokens)
 
-    with attach(model, points, receive, tracker, parts):
+    with observe(model, points, receive, tracker, parts):
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distviz.hooks.recorder import Recorder, Tokens
-from distviz.hooks.redistribution import Layers, Tracker, attach, choose_points, phase_of
+from distviz.hooks.redistribution import Layers, Tracker, choose_points, observe, phase_of
 from distviz.models import bare, uncompiled
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.sites import HookPoint, parse_sites
@@ -129,5 +129,5 @@ def watch(
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
     points = choose_points(model, names, layers)
     seen = WatchResult(Recorder(c), model)
-    with uncompiled(given) as seen.warnings, attach(model, points, seen.receive, seen.tracker):
+    with uncompiled(given) as seen.warnings, observe(model, points, seen.receive, seen.tracker):
         yield seen

@@ -19,7 +19,14 @@ import pandas as pd
 import torch
 
 from distviz.data import Batch, Corpus, make_batches
-from distviz.hooks import Redistribution, Tokens, Tracker, attach, experts_of, force_batched_experts
+from distviz.hooks import (
+    Redistribution,
+    Tokens,
+    Tracker,
+    experts_of,
+    force_batched_experts,
+    observe,
+)
 from distviz.measure import (
     Baseline,
     CheckpointFolder,
@@ -390,7 +397,7 @@ class _Work:
             seen = kernels.observe(values, slots, 1, channels=False)
             sketches.setdefault(point, Sketch()).absorb(seen, [0])
 
-        return attach(self.opened.model, points, receive, self.tracker)
+        return observe(self.opened.model, points, receive, self.tracker)
 
     def row(self, trial: Trial) -> dict[str, Any]:
         """Return a row of ``sweep_seeds.csv``."""

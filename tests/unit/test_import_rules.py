@@ -65,6 +65,17 @@ def test_other_packages_are_entered_by_their_doors(path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_no_door_names_what_a_module_hides(package: str) -> None:
+    """Loading ``hooks/attach.py`` would replace a function ``attach`` of another module."""
+    folder = ROOT.joinpath(*package.split("."))
+    stub = folder / "__init__.pyi"
+    for node in ast.parse(stub.read_text("utf-8") if stub.exists() else "").body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            others = {path.stem for path in folder.iterdir()} - {node.module}
+            assert not others & {alias.name for alias in node.names}, f"{package}: {node.module}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_says_what_it_is_for(package: str) -> None:
     door = ROOT.joinpath(*package.split("."), "__init__.py")
     said = ast.get_docstring(ast.parse(door.read_text("utf-8"))) or ""

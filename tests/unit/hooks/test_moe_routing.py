@@ -90,7 +90,7 @@ def routed_points(model: Any, layer: int, sites: list[str]) -> list[HookPoint]:
 def routing_of(model: Any, points: list[HookPoint]) -> Any:
     """Return how the rows of the only point were routed in one call."""
     seen: list[Any] = []
-    with hooks.attach(model, points, lambda _p, _v, t: seen.append(t.routed), hooks.Tracker()):
+    with hooks.observe(model, points, lambda _p, _v, t: seen.append(t.routed), hooks.Tracker()):
         call("mixtral", model, *batch())
     (routed,) = seen
     return routed
@@ -115,7 +115,7 @@ def test_every_row_is_what_its_expert_makes_of_its_token(name: str, implementati
         found[point.site] = (values.clone(), tokens)
 
     ids, mask = batch()
-    with hooks.attach(model, points, receive, hooks.Tracker()):
+    with hooks.observe(model, points, receive, hooks.Tracker()):
         call(name, model, ids, mask)
     assert told.chosen
     experts = model.get_submodule(family.experts)
@@ -353,7 +353,7 @@ def test_experts_in_a_list_are_known_by_what_they_are_given(style: str) -> None:
         assert point.site not in found
         found[point.site] = (values.clone(), tokens.routed)
 
-    with torch.no_grad(), hooks.attach(model, points, receive, hooks.Tracker()):
+    with torch.no_grad(), hooks.observe(model, points, receive, hooks.Tracker()):
         model(ids, mask)
     weight = block.gate.weight
     chosen = (given[0] @ weight.T).topk(2, dim=-1).indices.tolist()
@@ -392,13 +392,13 @@ def test_arm_behind_experts_in_a_list(style: str) -> None:
 
         return receive
 
-    with torch.no_grad(), hooks.attach(model, points, into(plain), hooks.Tracker()):
+    with torch.no_grad(), hooks.observe(model, points, into(plain), hooks.Tracker()):
         untouched = model(ids, mask)
     work = hooks.Redistribution(arm, points, hooks.Tracker())
     with (
         torch.no_grad(),
         work.active(model),
-        hooks.attach(model, points, into(changed), hooks.Tracker()),
+        hooks.observe(model, points, into(changed), hooks.Tracker()),
     ):
         found = model(ids, mask)
     for row in range(3):

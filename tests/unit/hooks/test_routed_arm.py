@@ -46,7 +46,7 @@ class WatchResult:
         self.points = [point for point in points if point.module == family.act]
         self.values: list[torch.Tensor] = []
         self.owners: list[list[tuple[int, int]]] = []
-        self.watch = hooks.attach(model, self.points, self.receive, hooks.Tracker())
+        self.watch = hooks.observe(model, self.points, self.receive, hooks.Tracker())
 
     def receive(self, _point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         routed = tokens.routed
