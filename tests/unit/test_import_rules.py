@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ MODULES = [path for path in ROOT.rglob("*.py") if "demo" not in path.parts]
 PACKAGES = sorted({".".join(path.parent.relative_to(ROOT).parts) for path in MODULES} - {""})
 
 
+@cache
 def package_of(module: str) -> str:
     """The package that a module stands in, without ``distviz.``; empty at the top."""
     inside = [name for name in PACKAGES if f"{module}.".startswith(f"{name}.")]
@@ -31,6 +33,7 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
             assert not any(alias.name.startswith("distviz.") for alias in node.names), path
 
 
+@cache
 def names_of(package: str) -> set[str]:
     """What the door of a package names."""
     door = ROOT.joinpath(*package.split("."), "__init__.py")
