@@ -5,7 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DistvizError", "InterruptedRunError", "MeasurementError", "RequestError", "nearest"]
+__all__ = [
+    "DistvizError",
+    "InterruptedRunError",
+    "MeasurementError",
+    "RequestError",
+    "first_line",
+    "nearest",
+]
 
 
 class DistvizError(Exception):
@@ -52,3 +59,14 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest allowed word, or an empty string."""
     found = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its class if it has none.
+
+    A line that ends in a colon is joined with the next one.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ class TerminalProgress(Progress):
             progress.TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            # The mean since the start: a batch may take longer than rich's usual 30 seconds.
+            speed_estimate_period=math.inf,
         )
         self._task = self._bar.add_task("", total=tokens, speed="")
         self._bar.start()

@@ -18,7 +18,7 @@ from distviz.cli import examples as manual
 from distviz.cli import help as help_pages
 from distviz.cli import options
 from distviz.cli.views.plain_text import is_unicode_name, write_plainly
-from distviz.errors import DistvizError, RequestError
+from distviz.errors import DistvizError, RequestError, first_line
 from distviz.measure import world as processes
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def _edge(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            reason = str(error).strip().split("\n")[0]
+            name = type(error).__name__
             raise _ended(
-                f"{type(error).__name__}: {reason}".rstrip(": "),
+                f"{name}: {first_line(error)}" if str(error).strip() else name,
                 "run again with --debug to see where it happened",
                 1,
             ) from None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from distviz.errors import MeasurementError
+from distviz.errors import MeasurementError, first_line
 from distviz.measure.wires import FirstEnd, OtherEnd
 from distviz.measure.world import World, agree
 from distviz.progress import ForwardedProgress, Progress
@@ -111,8 +111,9 @@ def join(command: str) -> LaunchedWorld:
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=_JOINING)))
     except (ValueError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise MeasurementError(f"the processes do not find each other: {reason}") from error
+        raise MeasurementError(
+            f"the processes do not find each other: {first_line(error)}"
+        ) from error
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     world = LaunchedWorld(rank, size, local_rank, store=store)
     seconds = _JOINING.total_seconds()

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distviz.errors import MeasurementError, RequestError
+from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.models.loading import LoadOptions, quiet
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class LayersOnDisk:
         try:
             self._read(path)
         except Exception as error:  # safetensors, transformers and the system have their own kinds
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             raise MeasurementError(f"the weights of {path} cannot be read: {reason}") from error
         layer = self.model.get_submodule(path)
         missing = [name for name, value in layer.named_parameters() if value.is_meta]
@@ -308,7 +308,7 @@ def open_on_disk(
     try:
         on_disk.load_rest()
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise RequestError(
             f"the model of '{checkpoint.source}' cannot be read: {reason}"
         ) from error

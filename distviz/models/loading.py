@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distviz.errors import RequestError, nearest
+from distviz.errors import RequestError, first_line, nearest
 from distviz.models.adapters import inject
 from distviz.models.quantized import check_quantization, finalize_quantized
 from distviz.models.weight_checks import validate_weights
@@ -217,7 +217,7 @@ def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn
             model: nn.Module = auto.from_config(copy.deepcopy(config), **options.for_transformers())
     except Exception as error:
         raise RequestError(
-            f"transformers cannot build a {config.model_type} model: {_first_line(error)}"
+            f"transformers cannot build a {config.model_type} model: {first_line(error)}"
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -370,15 +370,7 @@ def _load(
 
 
 def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
-    return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # A heading says nothing without the line below it.
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {first_line(error)}")
 
 
 @contextlib.contextmanager
@@ -409,6 +401,6 @@ def move(model: nn.Module, options: LoadOptions) -> nn.Module:
         model = model.to(options.device)
     except RuntimeError as error:
         raise RequestError(
-            f"the model does not fit on {options.device}: {_first_line(error)}"
+            f"the model does not fit on {options.device}: {first_line(error)}"
         ) from error
     return model.eval().requires_grad_(requires_grad=False)

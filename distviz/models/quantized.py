@@ -11,7 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from distviz.errors import RequestError, nearest
+from distviz.errors import RequestError, first_line, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,7 +87,7 @@ def _pip_command(error: ImportError, method: str) -> str:
     found = _PIP.search(str(error))
     if found is None:
         name = (error.name or "").partition(".")[0].replace("_", "-")
-        return f"pip install {name}" if name else _RUNS_WITH.get(method, str(error).split("\n")[0])
+        return f"pip install {name}" if name else _RUNS_WITH.get(method, first_line(error))
     words = found[0].rstrip(" .").split()
     is_bare = [">" in word and not word.startswith("'") for word in words]
     return " ".join(

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from distviz.errors import MeasurementError, RequestError
+from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.results import counts_file
 from distviz.results.tables import choose_places, rows_at
 from distviz.sites import PHASES, SiteKey, key_order
@@ -314,8 +314,7 @@ class Run:
         except FileNotFoundError:
             raise RequestError(f"{path} is not a complete run: {name} is missing") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RequestError(f"{path / name} is damaged: {reason}") from error
+            raise RequestError(f"{path / name} is damaged: {first_line(error)}") from error
         return cls(manifest, sketches, documents, channels, plans, texts, experts)
 
 
@@ -409,7 +408,7 @@ def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        reason = error.strerror or str(error).split("\n")[0]
+        reason = error.strerror or first_line(error)
         raise MeasurementError(
             f"{out} cannot be written: {reason}", "free space there, or give another --out"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from distviz.errors import RequestError
+from distviz.errors import RequestError, first_line
 
 __all__ = ["choose_places", "read_csv", "rows_at"]
 
@@ -45,8 +45,7 @@ def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
 def _unreadable(path: Path, error: Exception) -> RequestError:
     if isinstance(error, FileNotFoundError):
         return RequestError(f"{path} is missing, the folder is not complete")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return RequestError(f"{path} is damaged: {reason}")
+    return RequestError(f"{path} is damaged: {first_line(error)}")
 
 
 def _checked(table: pd.DataFrame, path: Path, columns: Collection[str]) -> pd.DataFrame:

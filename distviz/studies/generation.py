@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distviz.errors import MeasurementError, RequestError
+from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.hooks import STEPS, redistribute
 from distviz.models import entry_device
 from distviz.results import SCHEMA_VERSION
@@ -228,7 +228,7 @@ def _write(opened: LoadedModel, ids: list[int], decoding: Decoding, seed: int) -
                 **decoding.options(),
             )
         except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             raise MeasurementError(f"{opened.name} cannot generate: {reason}") from error
     return [_until(row, ends) for row in made[:, len(ids) :].tolist()]
 

@@ -1,0 +1,44 @@
+"""The progress bar on a terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from distviz.progress import TerminalProgress
+
+
+def shown(bar: TerminalProgress, out: io.StringIO) -> str:
+    inner: Any = bar._bar
+    inner.refresh()
+    return out.getvalue().splitlines()[-1]
+
+
+def test_time_left_is_shown_from_the_first_batch_on() -> None:
+    """Also where a batch takes minutes, and where a part was measured before."""
+    now = [100.0]
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, get_time=lambda: now[0])
+    bar = TerminalProgress(console)
+    bar.start(1000)
+    bar.advance(400)  # saved by an interrupted run
+    assert "-:--:--" in shown(bar, out)
+    now[0] += 120.0
+    bar.advance(60)
+    line = shown(bar, out)
+    assert "0:18:00" in line  # 540 tokens at half a token a second
+    assert "460/1,000 tokens" in line
+    bar.stop()
+
+
+def test_silent_progress_still_prints_notes() -> None:
+    out = io.StringIO()
+    bar = TerminalProgress(Console(file=out, force_terminal=True), is_silent=True)
+    bar.stage("loading")
+    bar.start(10)
+    bar.advance(5)
+    bar.note("a warning")
+    bar.stop()
+    assert out.getvalue() == "distviz: a warning\n"
