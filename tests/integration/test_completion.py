@@ -82,7 +82,7 @@ def typed(place: Path, command: list[str], lines: list[str], wanted: str) -> str
 
 
 def _read(master: int, pattern: str) -> str:
-    seen, end = "", time.monotonic() + 30
+    seen, end = "", time.monotonic() + 300
     while not re.search(pattern, seen):
         assert time.monotonic() < end, f"no {pattern!r} in {seen!r}"
         if select.select([master], [], [], 0.2)[0]:

@@ -128,7 +128,7 @@ def test_interrupted_from_the_keyboard(tmp_path: Path, call: Callable[..., Done]
     with running("run", *SMALL, "--save-every", "0", "--out", out) as process:
         wait_for_a_state(process, tmp_path / "out.partial")
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=600)
     assert process.returncode == 130
     said, hint = error.splitlines()[-2:]
     kept = rf"distviz: interrupted, \d+% of the work is kept in {tmp_path / 'out.partial'}"

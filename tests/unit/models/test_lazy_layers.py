@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -150,27 +149,24 @@ def test_nothing_else_is_taken_from_the_files(tiny: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_layer_0_of_24_takes_a_fifth_of_time_memory_and_bytes(tmp_path: Path) -> None:
-    """2 GB; time, peak memory and what came into the page cache, by the operating system."""
+def test_layer_0_of_24_takes_a_fifth_of_memory_and_bytes(tmp_path: Path) -> None:
+    """2 GB; peak memory and what came into the page cache, by the operating system."""
     folder = write_llama(tmp_path / "m", layers=24, hidden=1792, intermediate=6144, shards=6)
     part_options = ["--layers", "0", "--arm-layers", "0", "--no-ripple"]
-    seconds, peaks, read = [], [], []
+    peaks, read = [], []
     for options in (part_options, []):
         forget(folder)
         command = [sys.executable, "-m", "distviz", "run", str(folder), *options, "--quiet"]
         command += ["--max-tokens", "4096", "--no-figures", "--out", str(tmp_path / "run")]
-        started = time.perf_counter()
         process = subprocess.Popen([*command, "--force"], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
         assert status == 0
-        seconds.append(time.perf_counter() - started)
         peaks.append(usage.ru_maxrss / 1024 - LIBRARIES_MB)
         read.append(resident_bytes(folder))
     assert read[1] > 2e9
     assert read[0] < 0.1 * read[1]  # a layer, the embedding, and what the disk reads ahead
     assert peaks[0] < peaks[1] / 5
-    assert seconds[0] < seconds[1] / 5
 
 
 @pytest.mark.parametrize("ripple", [True, False])
