@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
 from distviz.errors import RequestError
-from distviz.results.run import (
-    COMPARISON,
-    RUN,
-    SCHEMA_VERSION,
-    Run,
-    read_manifest,
-    records,
-    staging,
-)
-from distviz.results.tables import choose_places, read_csv, rows_at
+from distviz.results.result import Result, model_layers
+from distviz.results.run import Run
+from distviz.results.storage import COMPARISON, RUN, SCHEMA_VERSION
+from distviz.results.tables import damaged, records
 from distviz.sites import SiteKey
 from distviz.stats import Sketch
 
@@ -37,10 +31,8 @@ __all__ = [
     "pair_keys",
 ]
 
-_TABLES = ("compare", "inference", "channels", "classes")
 _DISTANCES = {"layer_a", "layer_b", "site", "ks", "wasserstein_normalized", "js_divergence"}
 _TESTS = {"layer_a", "quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
-_NEEDED = {"compare": _DISTANCES, "inference": _TESTS}
 _RUN_FILES = (
     RUN,
     *(f"{name}.csv" for name in ("stats", "histograms", "plans", "classes")),
@@ -50,15 +42,15 @@ _RUN_TEXTS = "documents.jsonl"
 
 
 class Pair(NamedTuple):
-    """Two distributions that are set against each other."""
+    """Two distributions that are compared with each other."""
 
     a: SiteKey
     b: SiteKey
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Run A against run B.
+class Comparison(Result):
+    """Run A compared with run B.
 
     Attributes
     ----------
@@ -67,14 +59,22 @@ class Comparison:
     a, b
         Both runs.
     pairs
-        What was compared with what, in the order of A.
+        The compared pairs, in the order of A.
     table, inference, channels, classes
         ``compare.csv``, ``inference.csv``, ``channels.csv`` and ``classes.csv``.
     folders
-        Where A and B were read from; their files are copied rather than computed again.
+        Where A and B were read from; their files are copied instead of computed again.
     """
 
-    manifest: dict[str, Any]
+    FILE: ClassVar[str] = COMPARISON
+    NOUN: ClassVar[str] = "comparison"
+    TABLES: ClassVar[dict[str, Collection[str]]] = {
+        "compare.csv": _DISTANCES,
+        "inference.csv": _TESTS,
+        "channels.csv": (),
+        "classes.csv": (),
+    }
+
     a: Run
     b: Run
     pairs: list[Pair]
@@ -95,23 +95,15 @@ class Comparison:
 
     @property
     def n_layers(self) -> int:
-        """The number of layers that may be asked for, which is that of A."""
+        """The number of layers that can be selected, which is that of A."""
         return self.a.n_layers
 
-    def select(
-        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
-    ) -> Comparison:
-        """Return the part at some layers (of A) and sites; None takes all, see `Run.select`."""
-        known = ((pair.a.layer, pair.a.site) for pair in self.pairs)
-        places = choose_places(known, layers, sites, "comparison")
-        return replace(
-            self,
-            pairs=[pair for pair in self.pairs if (pair.a.layer, pair.a.site) in places],
-            table=rows_at(self.table, places),
-            inference=rows_at(self.inference, places),
-            channels=rows_at(self.channels, places),
-            classes=rows_at(self.classes, places),
-        )
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return ((pair.a.layer, pair.a.site) for pair in self.pairs)
+
+    def _at(self, places: set[tuple[int, str]]) -> Comparison:
+        chosen = [pair for pair in self.pairs if (pair.a.layer, pair.a.site) in places]
+        return replace(super()._at(places), pairs=chosen)
 
     def sketches(self, pair: Pair) -> tuple[Sketch, Sketch]:
         """Return both distributions of a pair."""
@@ -139,45 +131,28 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        for name, table in self.tables().items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+        super().write(folder)
         for name, run, source in zip("ab", (self.a, self.b), self.folders, strict=True):
             (folder / name).mkdir()
             if source is None or not _copy(run, source, folder / name):
                 run.write(folder / name)
-        text = json.dumps(self.manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / COMPARISON).write_text(text + "\n", encoding="utf-8")
-
-    def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the comparison folder without figures: complete, or not at all."""
-        with staging(Path(folder), force=force) as place:
-            self.write(place)
-        return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Comparison:
-        """Read a comparison folder.
-
-        Raises
-        ------
-        RequestError
-            If it is not there, not a comparison, of another schema version, or damaged.
-        """
-        path = Path(folder)
-        manifest = read_manifest(path, COMPARISON, "comparison")
-        a, b = Run.load(path / "a"), Run.load(path / "b")
-        tables = {name: read_csv(path / f"{name}.csv", _NEEDED.get(name, ())) for name in _TABLES}
+    def _from_folder(
+        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
+    ) -> Comparison:
+        a, b = Run.load(folder / "a"), Run.load(folder / "b")
         try:
             phases = (manifest["phase_a"], manifest["phase_b"])
             pairs = pair_keys(a, b, *phases, manifest["sites"], manifest.get("layers"))
         except KeyError as error:
-            raise RequestError(f"{path / COMPARISON} is damaged: it has no {error}") from error
-        if len(pairs) != len(tables["compare"]):
-            raise RequestError(
-                f"{path / 'compare.csv'} is damaged: it has {len(tables['compare'])} rows, "
-                f"the runs beside it make {len(pairs)} pairs"
+            raise damaged(folder / COMPARISON, f"it has no {error}") from error
+        if len(pairs) != len(tables[0]):
+            raise damaged(
+                folder / "compare.csv",
+                f"it has {len(tables[0])} rows, the runs beside it make {len(pairs)} pairs",
             )
-        table, inference, channels, classes = tables.values()
+        table, inference, channels, classes = tables
         return cls(manifest, a, b, pairs, table, inference, channels, classes)
 
 
@@ -236,8 +211,7 @@ def _of_phase(run: Run, phase: str, sites: Sequence[str] | None) -> Iterator[Sit
 def depth(run: Run, stack: str) -> int:
     """Return the number of layers of a stack: the model's own, or what was observed."""
     seen = 1 + max((key.layer for key in run.keys if key.stack == stack), default=-1)
-    number = (run.manifest.get("model") or {}).get("layers")
-    return max(seen, number) if isinstance(number, int) else seen
+    return max(seen, model_layers(run.manifest))
 
 
 def _partner(key: SiteKey, a: Run, b: Run, phase: str) -> SiteKey | None:

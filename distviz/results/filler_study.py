@@ -1,22 +1,21 @@
-"""What filler tokens do to the prompt's own tokens: plain data, and the folder that holds it.
+"""The result of a filler study: how filler tokens change the activations of other tokens.
 
-A filler folder holds a run for each number of filler tokens (``count_000`` ...) beside its tables,
-so it can be shown and drawn again by itself.
+A filler folder holds a run for each number of filler tokens (``count_000`` ...) beside its tables.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from distviz.errors import RequestError
-from distviz.results.run import FILLER, Run, read_manifest, records, staging
-from distviz.results.tables import choose_places, read_csv, read_parquet, rows_at
+from distviz.results.result import Result
+from distviz.results.run import Run
+from distviz.results.storage import FILLER
+from distviz.results.tables import damaged, records
 from distviz.stats import inference, verdict
 
 __all__ = ["ALPHA", "QUANTITIES", "FillerStudy", "run_folder"]
@@ -41,27 +40,36 @@ _TOKENS = _PLACE | {"document", "position", "distance", "token", *QUANTITIES}
 
 
 @dataclass(frozen=True)
-class FillerStudy:
-    """What filler tokens do, by how many there are.
+class FillerStudy(Result):
+    """How filler tokens change the activations, by their number.
 
     Attributes
     ----------
     manifest
         Content of ``filler.json``.
     runs
-        Filler count -> run over the prompt's own tokens; 0 is always there.
+        Filler count -> run over the prompt's own tokens; 0 is always included.
     table
         ``filler.csv``: for each count, layer, site and quantity the mean change over prompts with
         its interval and p-value, see `distviz.stats.inference`.
     attention
-        ``attention.csv``: the mean attention weight that the prompt's own tokens keep.
+        ``attention.csv``: the mean attention weight that remains on the prompt's own tokens.
     positions
-        ``positions.csv``: as ``table``, by distance to the filler.
+        ``positions.csv``: like ``table``, by distance to the filler.
     tokens
-        ``tokens.parquet``: what changed in every single own token.
+        ``tokens.parquet``: the change at every own token.
     """
 
-    manifest: dict[str, Any]
+    FILE: ClassVar[str] = FILLER
+    NOUN: ClassVar[str] = "filler study"
+    TABLES: ClassVar[dict[str, Collection[str]]] = {
+        "filler.csv": _CHANGES,
+        "attention.csv": _KEPT,
+        "positions.csv": _ALONG,
+        "tokens.parquet": _TOKENS,
+    }
+    COMPRESSION: ClassVar[Literal["snappy", "zstd"]] = "zstd"
+
     runs: dict[int, Run]
     table: pd.DataFrame
     attention: pd.DataFrame
@@ -104,22 +112,11 @@ class FillerStudy:
 
     @property
     def n_layers(self) -> int:
-        """How many layers may be asked for."""
+        """The number of layers that can be selected."""
         return self.runs[0].n_layers
 
-    def select(
-        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
-    ) -> FillerStudy:
-        """Return the part at some layers and sites; None takes all, see `Run.select`."""
-        known = zip(self.table["layer"], self.table["site"], strict=True)
-        places = choose_places(known, layers, sites, "filler study")
-        return replace(
-            self,
-            table=rows_at(self.table, places),
-            attention=rows_at(self.attention, places),
-            positions=rows_at(self.positions, places),
-            tokens=rows_at(self.tokens, places),
-        )
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return zip(self.table["layer"], self.table["site"], strict=True)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
@@ -137,53 +134,28 @@ class FillerStudy:
 
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        for name, table in self.tables().items():
-            if name == "tokens":
-                table.to_parquet(folder / "tokens.parquet", index=False, compression="zstd")
-            else:
-                table.to_csv(folder / f"{name}.csv", index=False)
+        whole = replace(self, manifest=self.manifest | {"verdict": self.verdict})
+        super(FillerStudy, whole).write(folder)
         for count, run in self.runs.items():
             place = folder / run_folder(count)
             place.mkdir()
             run.write(place)
-        text = json.dumps(self.manifest | {"verdict": self.verdict}, indent=2, ensure_ascii=False)
-        (folder / FILLER).write_text(f"{text}\n", encoding="utf-8")
-
-    def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the folder without figures: complete, or not at all."""
-        with staging(Path(folder), force=force) as place:
-            self.write(place)
-        return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> FillerStudy:
-        """Read a filler folder.
-
-        Raises
-        ------
-        RequestError
-            If it is not there, not a filler study, of another schema version, or damaged; the
-            file is named.
-        """
-        path = Path(folder)
-        manifest = read_manifest(path, FILLER, "filler study")
+    def _from_folder(
+        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
+    ) -> FillerStudy:
         counts = manifest.get("counts")
         if not isinstance(counts, list) or 0 not in counts or set(map(type, counts)) != {int}:
-            raise RequestError(f"{path / FILLER} is damaged: its counts are {counts!r}")
-        tables = {
-            name: read_csv(path / f"{name}.csv", columns)
-            for name, columns in (("filler", _CHANGES), ("positions", _ALONG))
-        }
-        for name, table in tables.items():
-            if not len(table) or sorted(set(table["filler_count"])) != sorted({*counts} - {0}):
-                raise RequestError(
-                    f"{path / name}.csv is damaged: it does not hold the counts of {FILLER}, "
-                    f"{', '.join(map(str, counts))}"
-                )
-        attention = read_csv(path / "attention.csv", _KEPT)
-        tokens = read_parquet(path / "tokens.parquet", _TOKENS)
-        runs = {count: Run.load(path / run_folder(count)) for count in counts}
-        return cls(manifest, runs, tables["filler"], attention, tables["positions"], tokens)
+            raise damaged(folder / FILLER, f"its counts are {counts!r}")
+        for name, table in zip(cls.TABLES, tables, strict=True):
+            if name in ("filler.csv", "positions.csv") and set(table["filler_count"]) != (
+                {*counts} - {0}
+            ):
+                known = ", ".join(map(str, counts))
+                raise damaged(folder / name, f"it does not hold the counts of {FILLER}, {known}")
+        runs = {count: Run.load(folder / run_folder(count)) for count in counts}
+        return cls(manifest, runs, *tables)
 
 
 def run_folder(count: int) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distviz.results.result import model_layers
+
 if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
     from distviz.results.filler_study import FillerStudy
@@ -125,8 +127,7 @@ def alignment(comparison: Comparison) -> str:
 
 
 def _depth(run: Run) -> int:
-    number = (run.manifest.get("model") or {}).get("layers")
-    return number if isinstance(number, int) else 1 + max(key.layer for key in run.keys)
+    return model_layers(run.manifest) or 1 + max(key.layer for key in run.keys)
 
 
 def _counted(number: int | None) -> str:
@@ -161,8 +162,7 @@ def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:
     """Return ``layer 0 (first)``, ``layer 29 (last)`` or ``layer 7``."""
     if layer < 0:
         return "outside the layers"
-    number = (run.manifest.get("model") or {}).get("layers")
-    is_last = isinstance(number, int) and layer == number - 1 and stack == "decoder"
+    is_last = layer == model_layers(run.manifest) - 1 and stack == "decoder"
     note = " (first)" if layer == 0 else " (last)" if is_last else ""
     return f"{'' if stack == 'decoder' else stack + ' '}layer {layer}{note}"
 

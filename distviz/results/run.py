@@ -1,58 +1,32 @@
-"""A run: what was measured, as plain data, and the folder that holds it.
-
-The measuring side fills a `Run`, the showing side reads one. A folder is complete or absent: it is
-written beside its place and moved into it.
-"""
+"""A run: what was measured for one model, as plain data."""
 
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from distviz.errors import MeasurementError, RequestError, first_line
+from distviz.errors import RequestError
 from distviz.results import counts_file
-from distviz.results.tables import choose_places, rows_at
+from distviz.results.result import Result, model_layers
+from distviz.results.storage import RUN, SCHEMA_VERSION
+from distviz.results.tables import damaged, read_table, records
 from distviz.sites import PHASES, SiteKey, key_order
 from distviz.stats import Sketch, statistics
 
-__all__ = [
-    "COMPARISON",
-    "FILLER",
-    "RUN",
-    "SCHEMA_VERSION",
-    "SWEEP",
-    "Run",
-    "check_output",
-    "read_manifest",
-    "records",
-    "staging",
-]
+__all__ = ["Run"]
 
-SCHEMA_VERSION = 2
-"""Changes whenever a file's meaning changes; a run of another version is refused by name."""
-
-RUN = "run.json"
-COMPARISON = "comparison.json"
-FILLER = "filler.json"
-WHATIF = "whatif.json"
-SWEEP = "sweep.json"
-KINDS = (RUN, COMPARISON, FILLER, SWEEP, WHATIF)
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arm_input")
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Result):
     """One measured model.
 
     Attributes
@@ -60,15 +34,22 @@ class Run:
     manifest
         Content of ``run.json``.
     sketches
-        For every key, a sketch by token class (``"all"`` where classes were not kept apart).
+        For every key, a sketch per token class (``"all"`` where classes were not separated).
     documents, channels, plans, experts
-        The tables of the same names; see docs/files.md. The last is empty where no
-        experts were observed.
+        The tables of the same names, see docs/files.md; ``experts`` is empty where no experts
+        were observed.
     texts
-        The documents measured, one dict a line of ``documents.jsonl``; None if not kept.
+        The measured documents, one dict per line of ``documents.jsonl``; None if not saved.
     """
 
-    manifest: dict[str, Any]
+    FILE: ClassVar[str] = RUN
+    NOUN: ClassVar[str] = "run"
+    TABLES: ClassVar[dict[str, Collection[str]]] = {
+        "documents.parquet": (),
+        "channels.parquet": (),
+        "plans.csv": (),
+    }
+
     sketches: dict[SiteKey, dict[str, Sketch]]
     documents: pd.DataFrame = field(default_factory=pd.DataFrame)
     channels: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -111,34 +92,16 @@ class Run:
 
     @property
     def n_layers(self) -> int:
-        """The number of layers that may be asked for, the model's or up to the last observed."""
-        number = (self.manifest.get("model") or {}).get("layers")
-        seen = max((key.layer for key in self.keys), default=-1) + 1
-        return max(seen, number if isinstance(number, int) else 0)
+        """The number of layers that can be selected: the model's, or up to the last observed."""
+        last = max((key.layer for key in self.keys), default=-1)
+        return max(last + 1, model_layers(self.manifest))
 
-    def select(
-        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
-    ) -> Run:
-        """Return the part at some layers and sites, its tables cut to the same; None takes all.
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return ((key.layer, key.site) for key in self.keys)
 
-        Raises
-        ------
-        RequestError
-            If the run holds none of them.
-        """
-        places = choose_places(((key.layer, key.site) for key in self.keys), layers, sites, "run")
-        return replace(
-            self,
-            sketches={
-                key: by_class
-                for key, by_class in self.sketches.items()
-                if (key.layer, key.site) in places
-            },
-            documents=rows_at(self.documents, places),
-            channels=rows_at(self.channels, places),
-            plans=rows_at(self.plans, places),
-            experts=rows_at(self.experts, places),
-        )
+    def _at(self, places: set[tuple[int, str]]) -> Run:
+        chosen = {k: v for k, v in self.sketches.items() if (k.layer, k.site) in places}
+        return replace(super()._at(places), sketches=chosen)
 
     def find(self, layer: int, site: str = "act", phase: str = "before") -> SiteKey:
         """Return the first key of a layer, site and phase.
@@ -256,175 +219,35 @@ class Run:
 
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        tables = self.tables()
-        for name, table in tables.items():
-            if name in ("documents", "channels"):
-                table.to_parquet(folder / f"{name}.parquet", index=False)
-            else:
-                table.to_csv(folder / f"{name}.csv", index=False)
+        super().write(folder)
         sketches = {key: self.sketches[key] for key in self.keys}
         counts_file.write(folder / "counts.parquet", sketches, SCHEMA_VERSION)
         if self.texts is not None:
             lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self.texts)
             (folder / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
-        text = json.dumps(self.manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / RUN).write_text(text + "\n", encoding="utf-8")
-
-    def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the run folder without figures: complete, or not at all.
-
-        Raises
-        ------
-        RequestError
-            If the folder exists and ``force`` is off, or holds something that is no run.
-        """
-        with staging(Path(folder), force=force) as place:
-            self.write(place)
-        return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Run:
-        """Read a run folder.
-
-        Raises
-        ------
-        RequestError
-            If it is not there, not a run, of another schema version, or damaged (which file).
-        """
-        path = Path(folder)
-        manifest = read_manifest(path)
+    def _from_folder(
+        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
+    ) -> Run:
+        path = folder / "counts.parquet"
         texts = None
         try:
-            name = "counts.parquet"
-            sketches = counts_file.read(path / name)
-            name = "plans.csv"
-            plans = pd.read_csv(path / name) if (path / name).stat().st_size > 1 else pd.DataFrame()
-            name = "documents.parquet"
-            documents = pd.read_parquet(path / name)
-            name = "channels.parquet"
-            channels = pd.read_parquet(path / name)
-            name = "experts.csv"
-            there = (path / name).exists()
-            experts = pd.read_csv(path / name) if there else pd.DataFrame()
-            name = "documents.jsonl"
-            if (path / name).exists():
+            sketches = counts_file.read(path)
+            path = folder / "documents.jsonl"
+            if path.exists():
                 # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-                lines = (path / name).read_text(encoding="utf-8").split("\n")
+                lines = path.read_text(encoding="utf-8").split("\n")
                 texts = [json.loads(line) for line in lines if line]
         except FileNotFoundError:
-            raise RequestError(f"{path} is not a complete run: {name} is missing") from None
+            raise RequestError(f"{path} is missing, the folder is not complete") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{path / name} is damaged: {first_line(error)}") from error
+            raise damaged(path, error) from error
+        path = folder / "experts.csv"
+        experts = read_table(path) if path.exists() else pd.DataFrame()
+        documents, channels, plans = tables
         return cls(manifest, sketches, documents, channels, plans, texts, experts)
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as plain data for JSON: every digit kept, NaN and infinities as null."""
-    columns = {
-        str(name): [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
-        for name, values in frame.to_dict(orient="list").items()
-    }
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _named(key: SiteKey) -> dict[str, Any]:
     return {name: getattr(key, name) for name in _KEY_COLUMNS}
-
-
-def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, Any]:
-    """Read ``run.json`` or ``comparison.json`` and check its schema version.
-
-    Raises
-    ------
-    RequestError
-        If the folder is not of this kind, the file is damaged, or the version is another.
-    """
-    if not path.is_dir():
-        raise RequestError(f"{path} is not a folder", f"give the folder of a {kind}")
-    if not (path / name).exists():
-        raise RequestError(f"{path} is not a {kind}: it has no {name}")
-    try:
-        manifest = json.loads((path / name).read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path / name} is damaged: {error}") from error
-    if version != SCHEMA_VERSION:
-        raise RequestError(
-            f"{path} was written in schema version {version}, this distviz reads {SCHEMA_VERSION}",
-            f"measure again, or use the version of distviz that {name} tells",
-        )
-    return dict(manifest)
-
-
-def check_output(out: Path, *, force: bool) -> None:
-    """Refuse an output folder that may not be written, before anything is measured.
-
-    Raises
-    ------
-    RequestError
-        If it exists and ``force`` is off, if it holds something else than a result of distviz,
-        or if its parent cannot be written.
-    """
-    if out.exists():
-        if not out.is_dir():
-            raise RequestError(f"{out} is a file", "give another folder with --out")
-        entries = [entry.name for entry in out.iterdir()]
-        if entries and not force:
-            raise RequestError(f"{out} exists", "give another --out, or --force to replace it")
-        if entries and not set(entries) & set(KINDS):
-            raise RequestError(
-                f"{out} holds files that distviz did not write, it is not replaced",
-                "give another folder with --out",
-            )
-    parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())
-    if not parent.is_dir():
-        raise RequestError(f"{parent} is a file, {out} cannot be made below it")
-
-
-@contextmanager
-def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a folder beside ``out`` to write in; it takes the place of ``out`` at the end.
-
-    On any error, Ctrl-C included, what was written is removed and ``out`` stays as it was.
-
-    Raises
-    ------
-    RequestError
-        If the folder may not be written.
-    MeasurementError
-        If it cannot be written to its end: a full disk.
-    """
-    check_output(out, force=force)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise RequestError(f"cannot write to {out.parent}: {error.strerror}") from error
-    try:
-        place.chmod(0o755)
-        yield place
-        _exchange(place, out)
-    except BaseException as error:
-        shutil.rmtree(place, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        reason = error.strerror or first_line(error)
-        raise MeasurementError(
-            f"{out} cannot be written: {reason}", "free space there, or give another --out"
-        ) from error
-
-
-def _exchange(place: Path, out: Path) -> None:
-    """Move a finished folder into its place; what was there before goes, or comes back."""
-    if not out.exists():
-        place.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / out.name)
-    try:
-        place.rename(out)
-    except BaseException:
-        shutil.move(old / out.name, out)
-        old.rmdir()
-        raise
-    shutil.rmtree(old)

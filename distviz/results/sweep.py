@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from distviz.arm import PRESETS
 from distviz.errors import RequestError
-from distviz.results.run import SWEEP, read_manifest, records
+from distviz.results.result import Result, model_layers
+from distviz.results.storage import SWEEP
+from distviz.results.tables import damaged, records
 
 __all__ = [
     "NAMED",
@@ -72,8 +73,8 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What every setting does.
+class Sweep(Result):
+    """The effect of every setting.
 
     Attributes
     ----------
@@ -85,7 +86,13 @@ class Sweep:
         ``sweep_seeds.csv``: one row a setting and seed.
     """
 
-    manifest: dict[str, Any]
+    FILE: ClassVar[str] = SWEEP
+    NOUN: ClassVar[str] = "sweep folder"
+    TABLES: ClassVar[dict[str, Collection[str]]] = {
+        "sweep.csv": {*NAMED, "kl_spread"},
+        "sweep_seeds.csv": {*NAMED, "seed"},
+    }
+
     table: pd.DataFrame
     seeds: pd.DataFrame
 
@@ -132,18 +139,18 @@ class Sweep:
 
     @property
     def n_layers(self) -> int:
-        """How many layers may be asked for."""
-        return int(self.manifest["model"].get("layers") or 1)
+        """The number of layers that can be selected."""
+        return model_layers(self.manifest) or 1
 
     def select(
         self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
     ) -> Sweep:
-        """Return the settings that stand in some of the layers alone; None takes all.
+        """Return the settings that redistribute in one of the layers alone; None selects all.
 
         Raises
         ------
         RequestError
-            If there is none, or a site other than act is asked for.
+            If there is none, or ``sites`` does not include act.
         """
         if sites is not None and "act" not in sites:
             raise RequestError("a sweep is made at site act alone")
@@ -155,11 +162,11 @@ class Sweep:
                 "the sweep holds no setting in these layers alone",
                 f"it has layers {', '.join(dict.fromkeys(self.table['layers']))}",
             )
-        parts = (
+        table, seeds = (
             table[table["layers"].isin(wanted)].reset_index(drop=True)
             for table in (self.table, self.seeds)
         )
-        return Sweep(self.manifest, *parts)
+        return replace(self, table=table, seeds=seeds)
 
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -177,39 +184,17 @@ class Sweep:
         return {"sweep": self.table, "sweep_seeds": self.seeds}
 
     def write(self, folder: Path) -> None:
-        """Write tables and manifest into an existing folder."""
-        for name, table in self.tables().items():
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        """Write every file but the figures into an existing folder (not atomic, see `save`)."""
         found = self.recommendation
         said = {"reason": found.reason, "command": found.command}
-        text = json.dumps(self.manifest | said, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / SWEEP).write_text(f"{text}\n", encoding="utf-8")
+        super(Sweep, replace(self, manifest=self.manifest | said)).write(folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Sweep:
-        """Read a folder.
-
-        Raises
-        ------
-        RequestError
-            If a file is missing, damaged, or of another schema version.
-        """
-        place = Path(folder)
-        manifest = read_manifest(place, SWEEP, "sweep folder")
-        if not {"budget_kl", "by_layer", "model"} <= set(manifest):
-            raise RequestError(f"{place / SWEEP} is damaged: fields are missing")
-        tables = []
-        for name, needed in (("sweep", "kl_spread"), ("sweep_seeds", "seed")):
-            path = place / f"{name}.csv"
-            try:
-                table = pd.read_csv(path, dtype={"layers": str, "preset": str})
-            except (OSError, ValueError) as error:
-                raise RequestError(f"{path} cannot be read: {error}") from error
-            # A sweep without presets has none in its column, an older one has no such column.
-            table["preset"] = table["preset"].fillna("") if "preset" in table else ""
-            if needed not in table or set(NAMED) - set(table):
-                raise RequestError(f"{path} is damaged: columns are missing")
-            tables.append(table)
+    def _from_folder(
+        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
+    ) -> Sweep:
+        if missing := {"budget_kl", "by_layer", "model"} - set(manifest):
+            raise damaged(folder / SWEEP, f"it has no {min(missing)}")
         return cls(manifest, *tables)
 
 

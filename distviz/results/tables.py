@@ -1,21 +1,26 @@
-"""Tables of a result as DataFrames: read again from CSV, and cut to some layers and sites."""
+"""Tables of a result as DataFrames: reading, selecting rows, conversion to plain data."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from distviz.errors import RequestError, first_line
 
-__all__ = ["choose_places", "read_csv", "rows_at"]
+__all__ = ["choose_places", "damaged", "read_table", "records", "rows_at"]
 
-_TEXTS = ("site", "module", "module_a", "module_b", "stack", "reason")
+_STRINGS = (
+    *("site", "module", "module_a", "module_b", "stack", "reason"),
+    *("layers", "preset", "question", "format", "range"),
+)
 
 
-def read_csv(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """Read a table as it was written; empty texts are empty, not missing.
+def read_table(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """Read a CSV or Parquet file as it was written; empty strings are empty, not missing.
 
     Raises
     ------
@@ -23,36 +28,36 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
         If the file is missing, damaged, or lacks one of the ``columns``; it is named.
     """
     try:
-        table = pd.read_csv(path)
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=dict.fromkeys(_STRINGS, str))
+            table = table.fillna({name: "" for name in _STRINGS if name in table})
     except pd.errors.EmptyDataError:
-        return pd.DataFrame()
+        table = pd.DataFrame()
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing, the folder is not complete") from None
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    texts = [name for name in _TEXTS if name in table]
-    table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
-    return _checked(table, path, columns)
-
-
-def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """Read a Parquet table; errors as of `read_csv`."""
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    return _checked(table, path, columns)
-
-
-def _unreadable(path: Path, error: Exception) -> RequestError:
-    if isinstance(error, FileNotFoundError):
-        return RequestError(f"{path} is missing, the folder is not complete")
-    return RequestError(f"{path} is damaged: {first_line(error)}")
-
-
-def _checked(table: pd.DataFrame, path: Path, columns: Collection[str]) -> pd.DataFrame:
+        raise damaged(path, error) from error
     missing = set(columns) - set(table)
     if missing:
-        raise RequestError(f"{path} is damaged: it has no column {min(missing)}")
+        raise damaged(path, f"it has no column {min(missing)}")
     return table
+
+
+def damaged(path: Path, reason: str | Exception) -> RequestError:
+    """Return the error for a file that cannot be used."""
+    text = reason if isinstance(reason, str) else first_line(reason)
+    return RequestError(f"{path} is damaged: {text}")
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as plain data for JSON, with all digits; NaN and infinities become None."""
+    columns = {
+        str(name): [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
+        for name, values in table.to_dict(orient="list").items()
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def choose_places(
@@ -61,34 +66,34 @@ def choose_places(
     sites: Iterable[str] | None,
     name: str,
 ) -> set[tuple[int, str]]:
-    """Return the (layer, site) pairs that are asked for; None takes all.
+    """Return the (layer, site) pairs that are asked for; None selects all.
 
     Raises
     ------
     RequestError
-        If none is there; the message lists what ``name`` (the run, the comparison) holds.
+        If none exists; the message lists what ``name`` (the run, the comparison) has.
     """
     there = list(dict.fromkeys(known))
     if not there:
         raise RequestError(f"the {name} holds no distributions")
     wanted = None if layers is None else set(layers)
     named = None if sites is None else set(sites)
-    kept = {
+    chosen = {
         (layer, site)
         for layer, site in there
         if (wanted is None or layer in wanted) and (named is None or site in named)
     }
-    if not kept:
+    if not chosen:
         raise RequestError(
             f"the {name} holds none of these layers and sites",
             f"it has layers {', '.join(map(str, sorted({layer for layer, _ in there})))}; "
             f"sites {', '.join(dict.fromkeys(site for _, site in there))}",
         )
-    return kept
+    return chosen
 
 
 def rows_at(table: pd.DataFrame, places: set[tuple[int, str]]) -> pd.DataFrame:
-    """Return the rows at some (layer, site) pairs, by layer alone where a table names no site."""
+    """Return the rows at some (layer, site) pairs; by layer alone if the table has no site."""
     column = next((name for name in ("layer", "layer_a") if name in table), None)
     if column is None:
         return table

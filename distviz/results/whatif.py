@@ -1,21 +1,20 @@
-"""What would become of a run's values: zeroed, or kept in fewer bits; and the folder that says so.
+"""The result of a what-if study: values of a run set to zero, or stored in fewer bits.
 
-Plain data. Everything is answered from the sketches of a run, see `questions`.
+Everything is computed from the sketches of a run, see `distviz.studies.whatif`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from distviz.errors import RequestError
-from distviz.results.run import WHATIF, read_manifest, records, staging
-from distviz.results.tables import choose_places, read_csv, rows_at
+from distviz.results.result import Result, model_layers
+from distviz.results.storage import WHATIF
+from distviz.results.tables import damaged, records
 
 __all__ = ["COLUMNS", "WhatIf", "least_first"]
 
@@ -44,12 +43,11 @@ COLUMNS = (
 )
 """Of ``whatif.csv``; docs/files.md explains each."""
 
-_TEXTS = ("question", "format", "range")
 _PLACE = ["stack", "layer"]
 
 
 @dataclass(frozen=True)
-class WhatIf:
+class WhatIf(Result):
     """Answers about a run.
 
     Attributes
@@ -62,7 +60,10 @@ class WhatIf:
         threshold makes) or ``format`` (what a number format loses).
     """
 
-    manifest: dict[str, Any]
+    FILE: ClassVar[str] = WHATIF
+    NOUN: ClassVar[str] = "whatif folder"
+    TABLES: ClassVar[dict[str, Collection[str]]] = {"whatif.csv": COLUMNS}
+
     table: pd.DataFrame
 
     @property
@@ -72,24 +73,11 @@ class WhatIf:
 
     @property
     def n_layers(self) -> int:
-        """How many layers may be asked for: those of the model, or up to the last in the table."""
-        number = (self.manifest.get("model") or {}).get("layers")
-        seen = int(self.table["layer"].max()) + 1
-        return max(seen, number if isinstance(number, int) else 0)
+        """The number of layers that can be selected: the model's or the table's."""
+        return max(int(self.table["layer"].max()) + 1, model_layers(self.manifest))
 
-    def select(
-        self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
-    ) -> WhatIf:
-        """Return the part at some layers and sites; None takes all.
-
-        Raises
-        ------
-        RequestError
-            If none of them is there.
-        """
-        known = zip(self.table["layer"], self.table["site"], strict=True)
-        places = choose_places(known, layers, sites, "whatif folder")
-        return replace(self, table=rows_at(self.table, places))
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return zip(self.table["layer"], self.table["site"], strict=True)
 
     def kinds(self, site: str) -> list[tuple[str, str]]:
         """Return every (format, range) that was asked for."""
@@ -138,35 +126,13 @@ class WhatIf:
         """Return what ``--json`` prints."""
         return self.manifest | {"whatif": records(self.table)}
 
-    def write(self, folder: Path) -> None:
-        """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        self.table.to_csv(folder / "whatif.csv", index=False)
-        text = json.dumps(self.manifest, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / WHATIF).write_text(f"{text}\n", encoding="utf-8")
-
-    def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the folder without figures: complete, or not at all."""
-        with staging(Path(folder), force=force) as place:
-            self.write(place)
-        return Path(folder)
-
     @classmethod
-    def load(cls, folder: str | Path) -> WhatIf:
-        """Read a whatif folder.
-
-        Raises
-        ------
-        RequestError
-            If it is not there, no such folder, of another schema version, or damaged; the file
-            is named.
-        """
-        path = Path(folder)
-        manifest = read_manifest(path, WHATIF, "whatif folder")
-        table = read_csv(path / "whatif.csv", COLUMNS)
+    def _from_folder(
+        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
+    ) -> WhatIf:
+        (table,) = tables
         if not len(table):
-            raise RequestError(f"{path / 'whatif.csv'} is damaged: it holds no rows")
-        for name in _TEXTS:
-            table[name] = table[name].astype(object).where(table[name].notna(), "")
+            raise damaged(folder / "whatif.csv", "it has no rows")
         return cls(manifest, table.astype({"zero_point": "Int64"}))
 
 

@@ -23,7 +23,7 @@ from distviz.studies import whatif as questions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distviz.results.loading import Result
+    from distviz.results.result import Result
 
 INCHES = {"single": 3.25, "double": 6.75}
 LONG = "organisation/a-model-with-quite-a-long-name-70B-Instruct-v0.2"

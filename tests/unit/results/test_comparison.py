@@ -345,7 +345,7 @@ def test_runs_from_folders_are_copied(first: Made, second: Made, tmp_path: Path)
     [
         ("comparison.json", None, "is not a result of distviz: it has no run.json, "),
         ("comparison.json", "{", r"comparison.json is damaged"),
-        ("comparison.json", '{"schema_version": 99}', "was written in schema version 99"),
+        ("comparison.json", '{"schema_version": 99}', "was written with schema version 99"),
         ("comparison.json", '{"schema_version": 2}', "comparison.json is damaged: it has no"),
         ("compare.csv", None, "compare.csv is missing"),
         ("compare.csv", "layer_a\n1\n", "compare.csv is damaged: it has no column"),

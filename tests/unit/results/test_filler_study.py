@@ -164,7 +164,7 @@ def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[...,
     [
         ("filler.json", None, "is not a result of distviz"),
         ("filler.json", "{", "filler.json is damaged"),
-        ("filler.json", '{"schema_version": 99}', "was written in schema version 99"),
+        ("filler.json", '{"schema_version": 99}', "was written with schema version 99"),
         ("filler.json", '{"schema_version": 2}', "filler.json is damaged: its counts are None"),
         ("filler.json", '{"schema_version": 2, "counts": [0, 5]}', "filler.csv is damaged: it do"),
         ("filler.csv", None, "filler.csv is missing"),

@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import distviz
 from distviz.errors import MeasurementError, RequestError
-from distviz.results.run import Run, check_output, staging
+from distviz.results.run import Run
+from distviz.results.storage import check_output, staging
 from distviz.sites import SiteKey
 from distviz.stats.sketch import Sketch
 
@@ -255,7 +256,10 @@ def edit_manifest(folder: Path, **fields: Any) -> None:
 @pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_schema_version_is_refused_by_name(version: Any, saved: Path) -> None:
     edit_manifest(saved, schema_version=version)
-    with pytest.raises(RequestError, match=f"schema version {version}, this distviz reads 2"):
+    with pytest.raises(
+        RequestError,
+        match=rf"schema version {version}; this version of distviz reads 2\nmeasure again",
+    ):
         Run.load(saved)
 
 

@@ -435,7 +435,7 @@ def test_damage_is_named(asked: WhatIf, tmp_path: Path) -> None:
     out = asked.save(tmp_path / "out")
     text = (out / "whatif.csv").read_text().splitlines()
     (out / "whatif.csv").write_text(text[0] + "\n")
-    with pytest.raises(RequestError, match=r"whatif\.csv is damaged: it holds no rows"):
+    with pytest.raises(RequestError, match=r"whatif\.csv is damaged: it has no rows"):
         WhatIf.load(out)
     (out / "whatif.csv").write_text("layer,site\n0,act\n")
     with pytest.raises(RequestError, match=r"whatif\.csv is damaged: it has no column clip_high"):

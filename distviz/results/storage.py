@@ -1,0 +1,172 @@
+"""Folders of results: which kind a folder is, its manifest, and writing it whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distviz.errors import MeasurementError, RequestError, first_line
+
+__all__ = [
+    "COMPARISON",
+    "FILLER",
+    "RUN",
+    "SCHEMA_VERSION",
+    "SWEEP",
+    "WHATIF",
+    "check_output",
+    "read_manifest",
+    "replacing",
+    "staging",
+    "write_manifest",
+]
+
+SCHEMA_VERSION = 2
+"""Changes whenever the meaning of a file changes; other versions are refused."""
+
+RUN = "run.json"
+COMPARISON = "comparison.json"
+FILLER = "filler.json"
+WHATIF = "whatif.json"
+SWEEP = "sweep.json"
+_MANIFESTS = {RUN, COMPARISON, FILLER, SWEEP, WHATIF}
+
+
+def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, Any]:
+    """Read the manifest of a folder, such as ``run.json``, and check its schema version.
+
+    Raises
+    ------
+    RequestError
+        If the folder is of another kind, the file is damaged, or its version is not supported.
+    """
+    if not path.is_dir():
+        raise RequestError(f"{path} is not a folder", f"give the folder of a {kind}")
+    if not (path / name).exists():
+        raise RequestError(f"{path} is not a {kind}: it has no {name}")
+    try:
+        manifest = json.loads((path / name).read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path / name} is damaged: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise RequestError(
+            f"{path} was written with schema version {version}; "
+            f"this version of distviz reads {SCHEMA_VERSION}",
+            "measure again",
+        )
+    return dict(manifest)
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest as JSON."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Refuse an output folder that may not be written, before anything is measured.
+
+    Raises
+    ------
+    RequestError
+        If it exists and ``force`` is off, if it holds files that distviz did not write, or if its
+        parent is a file.
+    """
+    if out.exists():
+        if not out.is_dir():
+            raise RequestError(f"{out} is a file", "give another folder with --out")
+        entries = {entry.name for entry in out.iterdir()}
+        if entries and not force:
+            raise RequestError(f"{out} exists", "give another --out, or --force to replace it")
+        if entries and not entries & _MANIFESTS:
+            raise RequestError(
+                f"{out} holds files that distviz did not write and is not replaced",
+                "give another folder with --out",
+            )
+    parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())
+    if not parent.is_dir():
+        raise RequestError(f"{parent} is a file, so {out} cannot be created")
+
+
+@contextmanager
+def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside ``out``, which replaces ``out`` at the end.
+
+    After any error, Ctrl-C included, the new folder is removed and ``out`` is unchanged.
+
+    Raises
+    ------
+    RequestError
+        If the folder may not be written, see `check_output`.
+    MeasurementError
+        If writing fails, for instance because the disk is full.
+    """
+    check_output(out, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise RequestError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        new.chmod(0o755)
+        yield new
+        _replace_folder(out, new)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or first_line(error)
+        raise MeasurementError(
+            f"{out} cannot be written: {reason}", "free space there, or give another --out"
+        ) from error
+
+
+def _replace_folder(out: Path, new: Path) -> None:
+    """Move ``new`` to ``out``; what was there is removed, or restored if the move fails."""
+    if not out.exists():
+        new.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        new.rename(out)
+    except BaseException:
+        shutil.move(old / out.name, out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)
+
+
+@contextmanager
+def replacing(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
+    """Yield the path of a temporary file (``path`` and ``.tmp``), which then replaces ``path``.
+
+    After any error the temporary file is removed and ``path`` is unchanged. With ``is_durable`` the
+    content and the name are flushed to the disk, so that they survive a power failure.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        if is_durable:
+            _flush(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if is_durable and os.name == "posix":
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
