@@ -17,7 +17,7 @@ from distviz.cli import completion as completions
 from distviz.cli import examples as manual
 from distviz.cli import help as help_pages
 from distviz.cli import options
-from distviz.cli.views.plain_text import is_unicode_name, write_plainly
+from distviz.cli.views.console import is_unicode_name, replace_unencodable
 from distviz.errors import DistvizError, RequestError, first_line
 from distviz.measure import world as processes
 
@@ -620,10 +620,10 @@ def inspect(
     if as_json:
         _print_json(found.as_dict())
         return
-    from distviz.cli.views import inspect as diagrams
+    from distviz.cli.views import inspect as views
 
     console = _console()
-    console.print(diagrams.inspection(found, console))
+    console.print(views.inspection(found, console))
 
 
 def _list_architectures(model: str | None, *, as_json: bool) -> None:
@@ -639,12 +639,12 @@ def _list_architectures(model: str | None, *, as_json: bool) -> None:
     if as_json:
         _print_json(known.as_dict())
         return
-    from distviz.cli.views import architectures as architecture_tables
+    from distviz.cli.views import inspect as views
 
     console = _console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    console.print(architecture_tables.architectures(known))
+    console.print(views.architectures(known))
 
 
 @_command
@@ -711,7 +711,7 @@ def show(
     debug: options.Debug = False,  # noqa: ARG001
 ) -> None:
     """Show the findings of a folder again, on the terminal."""
-    from distviz.cli.views import layer_details as closeups
+    from distviz.cli.views.run import layer_details
     from distviz.results import Run, load
     from distviz.sites import parse_layers
 
@@ -719,14 +719,14 @@ def show(
     part = None if layers is None else whole.select(parse_layers(layers, whole.n_layers))
     closer = None
     if isinstance(whole, Run):
-        closer = partial(closeups.layer_details, whole, cast("Run | None", part))
+        closer = partial(layer_details, whole, cast("Run | None", part))
     _present(part or whole, run, quiet=False, as_json=as_json, closer=closer)
 
 
 def main() -> None:
     """Entry point of the ``distviz`` command."""
     completions.name_shell(sys.argv[1:], os.environ)
-    write_plainly(sys.stdout, sys.stderr)
+    replace_unencodable(sys.stdout, sys.stderr)
     try:
         with completions.in_bash(os.environ):
             code = app(prog_name="distviz", standalone_mode=False)

@@ -20,14 +20,14 @@ from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import legend_over, place_apart, rows_height
 from distviz.plots.sweep_heatmap import heatmap, limits, map_places, mark
-from distviz.results import NAMED, Sweep, pareto, sample_name, setting_name
+from distviz.results import Sweep, pareto, sample_name, setting_name, varied_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "MARKERS", "plain_ticks", "sweep_overview", "varied"]
+__all__ = ["COLORS", "MARKERS", "plain_ticks", "sweep_overview"]
 
 _MOST_BLOCKS = 4
 """Heatmaps for so many alternatives of layers, mode and redistribution, for half as many in one
@@ -78,7 +78,7 @@ def _heading(sweep: Sweep, title: str, width: float) -> Heading:
     if found.row is None:
         text = found.reason
     else:
-        name = setting_name(sweep.table.iloc[found.row], varied(sweep.table))
+        name = setting_name(sweep.table.iloc[found.row], varied_columns(sweep.table))
         text = f"largest redistribution within KL {sweep.budget_kl:g}: {name} (outlined)"
     return Heading(
         [Line.title(f"{title} · sweep · act"), Line(_measured(sweep)), Line(text)], width
@@ -90,12 +90,6 @@ def _measured(sweep: Sweep) -> str:
     seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
     often = f"means and standard deviations over {seeds} seeds" if seeds > 1 else ""
     return " · ".join(filter(None, [sample_name(sweep), often]))
-
-
-def varied(table: pd.DataFrame) -> list[str]:
-    """Return the naming columns that differ, or c and p1 where none does."""
-    names = [name for name in NAMED if len(table[name].drop_duplicates()) > 1]
-    return names or ["c", "fraction", "p1"]
 
 
 def _block_name(name: Any, table: pd.DataFrame) -> str:
@@ -162,7 +156,7 @@ def plain_ticks(axis: Axis) -> None:
 
 def _name_front(ax: Axes, sweep: Sweep, front: pd.DataFrame, least: float) -> None:
     """Write the names of the settings on the front beside their points, the recommended first."""
-    told = [name for name in varied(sweep.table) if name not in _APART]
+    told = [name for name in varied_columns(sweep.table) if name not in _APART]
     chosen = sweep.recommendation.row
     ranked = sorted(front.index, key=lambda index: (index != chosen, -front.loc[index, "kl"]))
     named = [

@@ -18,8 +18,8 @@ from distviz.plots.layout import (
     panels,
     rows_height,
 )
-from distviz.plots.sweep import COLORS, MARKERS, plain_ticks, varied
-from distviz.results import NAMED, Sweep, layer_axis, setting_name
+from distviz.plots.sweep import COLORS, MARKERS, plain_ticks
+from distviz.results import NAMED, Sweep, layer_axis, setting_name, varied_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def sweep_by_layer(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
 
 
 def _kind_name(part: pd.DataFrame, sweep: Sweep) -> str:
-    told = [column for column in varied(sweep.table) if column != "layers"]
+    told = [column for column in varied_columns(sweep.table) if column != "layers"]
     return setting_name(part.iloc[0], told) if told else ""
 
 

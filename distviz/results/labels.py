@@ -1,9 +1,9 @@
-"""How figures and tables name a model, a layer, the settings of ARM, and how they write numbers."""
+"""Names of models, layers and settings of ARM in figures and tables, and formats of numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distviz.results.result import model_layers
@@ -18,13 +18,17 @@ __all__ = [
     "arm_layers",
     "arm_settings",
     "change_name",
+    "counted",
     "decibels",
     "distance_name",
     "dtype_name",
     "filler_name",
     "layer_axis",
     "layer_name",
+    "layer_names",
+    "measured_line",
     "model_name",
+    "moved_values",
     "number",
     "percent",
     "place_name",
@@ -32,11 +36,13 @@ __all__ = [
     "side_names",
 ]
 
+_MOST_LAYERS = 6
+"""Layers named in a list; more are cut."""
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 class Described(Protocol):
-    """What a manifest describes: a run, or what was found out about one."""
+    """A result with a manifest."""
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -50,16 +56,49 @@ def model_name(run: Described) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name
 
 
-def dtype_name(run: Described) -> str:
-    """Return ``bf16``, ``fp16``, ``fp32`` or what else the run says; empty where it says none."""
-    dtype = str(run.manifest.get("dtype") or "").removeprefix("torch.")
+def dtype_name(run: Described, side: str = "") -> str:
+    """Return ``bf16``, ``fp16``, ``fp32`` or another name of the manifest; empty if it has none."""
+    model = run.manifest.get(f"model{side}") or {}
+    dtype = str(run.manifest.get("dtype") or model.get("dtype") or "").removeprefix("torch.")
     return _DTYPES.get(dtype, dtype)
 
 
-def side_names(comparison: Comparison) -> tuple[str, str]:
-    """Name both sides: the models, and what tells them apart where that is not the model.
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``1 layer`` or ``2,048 tokens``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
-    Where nothing does, both bear the same name.
+
+def measured_line(
+    result: Described, side: str = "", *, name: str | None = None, sample: str | None = None
+) -> str:
+    """Return what was measured: model, activation, layers, text and dtype.
+
+    Parameters
+    ----------
+    result
+        Its manifest has ``model``, ``text`` and ``dtype``, or ``model_a`` and so on.
+    side
+        ``"_a"`` or ``"_b"`` in a comparison.
+    name, sample
+        Replace the model's name and the numbers of tokens and documents.
+    """
+    name = model_name(result) if name is None else name
+    model = result.manifest.get(f"model{side}") or {}
+    layers = model.get("layers")
+    words = [
+        str(model.get("activation") or ""),
+        counted(layers, "layer") if isinstance(layers, int) else "",
+        sample_name(result, side) if sample is None else sample,
+        dtype_name(result, side),
+    ]
+    named = (word for word in words if word and not name.endswith((f" {word}", f"({word})")))
+    return " · ".join(filter(None, [name, *named]))
+
+
+def side_names(comparison: Comparison) -> tuple[str, str]:
+    """Name both sides: the models, and what distinguishes them if the models are the same.
+
+    Both names are equal where nothing distinguishes the sides.
     """
     sides = (comparison.a, comparison.b)
     first, second = (model_name(run) for run in sides)
@@ -70,16 +109,16 @@ def side_names(comparison: Comparison) -> tuple[str, str]:
         ),
         tuple(dtype_name(run) for run in sides) if first == second else ("", ""),
     ]
-    told = [(a, b) for a, b in marks if a != b]
-    if first == second and not told:
-        told = [(a, b) for a, b in _other_marks(comparison) if a != b][:1]
-    names = zip((first, second), zip(*told, strict=True) if told else ((), ()), strict=True)
+    used = [(a, b) for a, b in marks if a != b]
+    if first == second and not used:
+        used = [(a, b) for a, b in _other_marks(comparison) if a != b][:1]
+    names = zip((first, second), zip(*used, strict=True) if used else ((), ()), strict=True)
     a, b = (" ".join(filter(None, (name, *notes))) for name, notes in names)
     return a, b
 
 
 def _change(comparison: Comparison) -> str:
-    """Name what acts on the sides asked for ``after``."""
+    """Name the redistribution of the sides whose phase is ``after``."""
     sides = zip((comparison.a, comparison.b), _phases(comparison), strict=True)
     names = dict.fromkeys(change_name(run) for run, phase in sides if phase == "after")
     return " or ".join(names) or "ARM"
@@ -90,7 +129,7 @@ def _phases(comparison: Comparison) -> tuple[str, str]:
 
 
 def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
-    """What may tell runs of one name apart: activation, ARM's settings, folder, text."""
+    """Return what may distinguish runs of one name: activation, ARM settings, folder, text."""
     sides = (comparison.a, comparison.b)
     parts = []
     for run in sides:
@@ -109,7 +148,7 @@ def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def alignment(comparison: Comparison) -> str:
-    """Say how the layers were set against each other, and whether the tokens differ."""
+    """Describe how layers were paired and whether the texts or tokens differ."""
     manifest = comparison.manifest
     n_a, n_b = (_depth(run) for run in (comparison.a, comparison.b))
     ways = set(manifest.get("alignment", {}).values())
@@ -122,7 +161,8 @@ def alignment(comparison: Comparison) -> str:
         text += " · different texts"
     elif not manifest.get("same_tokenizer", True):
         tokens = [(manifest.get(f"text_{side}") or {}).get("tokens") for side in "ab"]
-        text += f" · different tokenizers ({_counted(tokens[0])} and {_counted(tokens[1])} tokens)"
+        first, second = ("?" if count is None else f"{count:,}" for count in tokens)
+        text += f" · different tokenizers ({first} and {second} tokens)"
     return text
 
 
@@ -130,20 +170,16 @@ def _depth(run: Run) -> int:
     return model_layers(run.manifest) or 1 + max(key.layer for key in run.keys)
 
 
-def _counted(number: int | None) -> str:
-    return "?" if number is None else f"{number:,}"
-
-
 _FILLER_PLACES = {
     "start": "at the start",
     "between": "between system prompt and question",
     "end": "at the end",
-    "random": "at a random place",
+    "random": "at a random position",
 }
 
 
 def filler_name(study: FillerStudy, count: int | None = None) -> str:
-    """Say what was put into the prompts, how often (every number, or one) and where."""
+    """Describe the filler: what was inserted, how many times (all counts or one) and where."""
     manifest = study.manifest
     kinds = {"random": "random tokens", "words": "a repeated word"}
     name = kinds.get(str(manifest.get("filler_kind")), f"“{manifest.get('filler')}”")
@@ -153,7 +189,7 @@ def filler_name(study: FillerStudy, count: int | None = None) -> str:
 
 
 def distance_name(row: Mapping[Any, Any]) -> str:
-    """Name a bin of distances to the filler, such as 5 to 8, or 1; with a true minus."""
+    """Name a bin of distances to the filler, such as ``5 to 8``."""
     ends = dict.fromkeys([int(row["distance_low"]), int(row["distance_high"])])
     return " to ".join(f"{end}".replace("-", "−") for end in ends)
 
@@ -167,18 +203,21 @@ def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:
     return f"{'' if stack == 'decoder' else stack + ' '}layer {layer}{note}"
 
 
+def layer_names(layers: Sequence[int]) -> str:
+    """Return ``layer 0`` or ``layers 0, 2, 5``; a long list is cut."""
+    names = ", ".join(map(str, layers[:_MOST_LAYERS])) + ", …" * (len(layers) > _MOST_LAYERS)
+    return f"layer{'s' * (len(layers) > 1)} {names}"
+
+
 def sample_name(run: Described, side: str = "") -> str:
-    """Say how much was measured, such as ``4,096 tokens in 15 documents``; empty if not known."""
+    """Return the size of the text, such as ``4,096 tokens in 15 documents``; empty if unknown."""
     text = run.manifest.get(f"text{side}") or {}
-    tokens, documents = text.get("tokens"), text.get("documents")
-    words = [f"{tokens:,} token{'s' * (tokens != 1)}"] if isinstance(tokens, int) else []
-    if isinstance(documents, int):
-        words.append(f"{documents:,} document{'s' * (documents != 1)}")
-    return " in ".join(words)
+    counts = ((text.get(f"{noun}s"), noun) for noun in ("token", "document"))
+    return " in ".join(counted(count, noun) for count, noun in counts if isinstance(count, int))
 
 
 def layer_axis(run: Described, side: str = "") -> str:
-    """Return the title of an axis of layers, with how much was measured in each."""
+    """Return the title of an axis of layers, with the size of the text."""
     sample = sample_name(run, side)
     return f"layer ({sample})" if sample else "layer"
 
@@ -188,14 +227,22 @@ def arm_layers(run: Run) -> list[int]:
     return sorted({key.layer for key in run.keys if key.phase == "moved_after"})
 
 
+def moved_values(run: Run) -> str:
+    """Return how many values ARM moved, such as ``1,321 values (5.38 %)``."""
+    keys = [key for key in run.keys if key.phase == "moved_before"]
+    moved = sum(run.merged[key].count for key in keys)
+    total = sum(run.merged[key._replace(phase="after")].count for key in keys)
+    return f"{counted(moved, 'value')} ({percent(moved / max(total, 1))})"
+
+
 def change_name(run: Described) -> str:
-    """Return ``ARM``, or the name of the redistribution that stood in its place."""
+    """Return ``ARM``, or the name of the redistribution used instead."""
     name = str((run.manifest.get("arm") or {}).get("redistribution") or "arm")
     return "ARM" if name == "arm" else name
 
 
 def arm_settings(run: Described) -> str:
-    """Return the settings of ARM that matter to the reader, or an empty string."""
+    """Return the main settings of ARM, or an empty string."""
     arm: dict[str, Any] = run.manifest.get("arm") or {}
     fraction = arm.get("fraction")
     words = []
@@ -213,9 +260,9 @@ def arm_settings(run: Described) -> str:
     return ", ".join(words)
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Write a number in ``digits`` significant digits, large and small ones with an exponent."""
-    if not math.isfinite(value):
+def number(value: float | None, digits: int = 3) -> str:
+    """Format ``digits`` significant digits; large and small numbers get an exponent."""
+    if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
@@ -226,9 +273,9 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:,.{places}f}".replace("-", "−")
 
 
-def percent(share: float) -> str:
-    """Write a share as a percentage; what is neither none nor all never reads so."""
-    if not math.isfinite(share):
+def percent(share: float | None) -> str:
+    """Format a fraction as a percentage; only 0 and 1 are shown as 0 % and 100.0 %."""
+    if share is None or not math.isfinite(share):
         return "–"
     if share == 0:
         return "0 %"
@@ -241,13 +288,13 @@ def percent(share: float) -> str:
 
 
 def decibels(ratio: float) -> str:
-    """Write a ratio in dB with one place; nothing lost is infinite."""
+    """Format a ratio in dB with one decimal; a lossless format has ``inf``."""
     if math.isnan(ratio):
         return "–"
     return f"{ratio:.1f}".replace("-", "−") if math.isfinite(ratio) else "inf"
 
 
 def place_name(row: Mapping[str, Any]) -> str:
-    """Name the layer of a row of a table: its number, with the stack unless that is the decoder."""
+    """Return the layer number of a table row, with the stack unless it is the decoder."""
     stack = "" if row["stack"] == "decoder" else f"{row['stack']} "
     return f"{stack}{row['layer']}" if row["layer"] >= 0 else "outside"

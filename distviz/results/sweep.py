@@ -27,6 +27,7 @@ __all__ = [
     "join_seeds",
     "pareto",
     "setting_name",
+    "varied_columns",
 ]
 
 NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
@@ -274,6 +275,12 @@ def band_names(part: pd.DataFrame) -> list[str]:
         seen.add((name, row["p1"]))
         names.append(name)
     return names
+
+
+def varied_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns by which settings differ; c, fraction and p1 if all are equal."""
+    names = [name for name in NAMED if len(table[name].drop_duplicates()) > 1]
+    return names or ["c", "fraction", "p1"]
 
 
 def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = NAMED) -> str:

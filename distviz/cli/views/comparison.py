@@ -1,7 +1,4 @@
-"""A comparison on the terminal: the verdict, every pair of layers, what changed most.
-
-Where the console's encoding is not a Unicode one, every character is ASCII.
-"""
+"""A comparison on the terminal: the verdict, every pair of layers, what changed most."""
 
 from __future__ import annotations
 
@@ -14,36 +11,28 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import paragraph, plain_table, write
-from distviz.results import alignment, number, percent, records, side_names
+from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table
+from distviz.results import ALPHA, alignment, measured_line, number, percent, records, side_names
 
 if TYPE_CHECKING:
     from distviz.results import Comparison
 
-__all__ = ["ALPHA", "channel_lines", "class_line", "pairs_table", "summary"]
+__all__ = ["channel_lines", "class_line", "pairs_table", "summary"]
 
-ALPHA = 0.05
-"""A layer is marked where its adjusted p is below."""
 _QUANTITIES = ("log_variance_ratio", "near_zero_difference")
 _PLACE = ["layer_a", "layer_b", "site", "module_a", "stack"]
 _CHANNELS = 5
 
 
 def summary(comparison: Comparison, console: Console | None = None) -> Group:
-    """Return the findings: the sides, the verdict, a table of layers, channels, token classes.
-
-    Parameters
-    ----------
-    comparison
-        What was compared.
-    console
-        Where it will be printed: its width and encoding decide what is shown; None means a
-        standard terminal of 80 columns.
-    """
+    """Return the findings: both sides, the verdict, tables of layers, channels, token classes."""
     names = side_names(comparison)
     parts: list[RenderableType] = [
-        paragraph(f"{side}  {_side(comparison, side, name)}", console, style=style, indent=3)
-        for side, name, style in zip("AB", names, ("bold blue", "bold yellow"), strict=True)
+        paragraph(f"{side}  {measured_line(run, name=name)}", console, style=style, indent=3)
+        for side, run, name, style in (
+            ("A", comparison.a, names[0], "bold blue"),
+            ("B", comparison.b, names[1], "bold yellow"),
+        )
     ]
     parts += [paragraph(alignment(comparison), console), Text()]
     first, *rest = str(comparison.manifest.get("verdict", "")).split("\n")
@@ -56,23 +45,8 @@ def summary(comparison: Comparison, console: Console | None = None) -> Group:
     return Group(*parts)
 
 
-def _side(comparison: Comparison, side: str, name: str) -> str:
-    run = comparison.a if side == "A" else comparison.b
-    model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
-    words = [name]
-    if model.get("activation") and not name.endswith(f"({model['activation']})"):
-        words.append(str(model["activation"]))
-    if isinstance(model.get("layers"), int):
-        words.append(f"{model['layers']} layer{'s' * (model['layers'] != 1)}")
-    if text.get("tokens"):
-        words.append(f"{text['tokens']:,} tokens")
-    if text.get("documents"):
-        words.append(f"{text['documents']:,} documents")
-    return " · ".join(words)
-
-
 def pairs_table(comparison: Comparison, console: Console | None = None) -> Table:
-    """Return one row a pair of layers; it fits 80 columns."""
+    """Return one row per pair of layers; it fits 80 columns."""
     rows = comparison.table
     table = plain_table(console)
     is_aligned = bool((rows["layer_a"] == rows["layer_b"]).all())
@@ -84,7 +58,7 @@ def pairs_table(comparison: Comparison, console: Console | None = None) -> Table
             table.add_column(name, no_wrap=True, overflow="ellipsis")
     headings = ("near-0\nA", "\nB", "std\nB / A", "KS", "W1 /\nstd A", "JS\nbits")
     for heading in (*headings, "p var.\nadj.", "p near\nadj."):
-        table.add_column(write(heading, console), justify="right", no_wrap=True)
+        table.add_column(encode(heading, console), justify="right", no_wrap=True)
     places = 3 if has_stacks or has_sites or has_modules else 4
     found = _p_values(comparison.inference)
     for row in records(rows):
@@ -94,7 +68,7 @@ def pairs_table(comparison: Comparison, console: Console | None = None) -> Table
         p_values = [found.get((quantity, *_place(row))) for quantity in _QUANTITIES]
         marked = any(p is not None and p < ALPHA for p in p_values)
         cells = [*map(str, names), *_distance_cells(row, places), *map(_p_cell, p_values)]
-        table.add_row(*(write(cell, console) for cell in cells), style="bold" if marked else "")
+        table.add_row(*(encode(cell, console) for cell in cells), style="bold" if marked else "")
     return table
 
 
@@ -111,7 +85,7 @@ def _p_values(frame: pd.DataFrame) -> dict[tuple[Any, ...], float]:
 
 def _distance_cells(row: dict[str, Any], places: int) -> Iterator[str]:
     for side in "ab":
-        yield _share(row[f"near_zero_{side}"]).replace(" %", "%")
+        yield percent_cell(row[f"near_zero_{side}"])
     ratio = row["std_ratio"]
     yield number(ratio) if ratio and ratio < 0.01 else _decimals(ratio, places)
     for name in ("ks", "wasserstein_normalized", "js_divergence"):
@@ -119,9 +93,9 @@ def _distance_cells(row: dict[str, Any], places: int) -> Iterator[str]:
 
 
 def _decimals(value: float | None, places: int) -> str:
-    """So many decimals where these say enough; what is not zero never reads so."""
+    """Format with fixed decimals; a value below the last one is shown as such, not as zero."""
     if value is None or value == 0 or value >= 10:
-        return _number(value)
+        return number(value)
     least = 10.0**-places
     return f"<{least:.{places}f}".replace("0.", ".") if value < least else f"{value:.{places}f}"
 
@@ -140,9 +114,9 @@ def _legend(comparison: Comparison) -> str:
 
 
 def _most_changed(comparison: Comparison, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of the pair whose distributions are furthest apart, of those with rows."""
-    there = {_place(row) for row in records(rows)}
-    pairs = [row for row in records(comparison.table) if _place(row) in there]
+    """Return the rows of the pair with the largest KS distance, of the pairs that have rows."""
+    known = {_place(row) for row in records(rows)}
+    pairs = [row for row in records(comparison.table) if _place(row) in known]
     if not pairs:
         return []
     most = _place(max(pairs, key=lambda row: row["ks"] or 0.0))
@@ -150,45 +124,37 @@ def _most_changed(comparison: Comparison, rows: pd.DataFrame) -> list[dict[str, 
 
 
 def channel_lines(comparison: Comparison) -> Iterator[str]:
-    """Yield the channels that changed most in the most changed layer, and the first of all."""
+    """Yield the channels that changed most in the most changed layer, and in all layers."""
     rows = comparison.channels.rename(columns={"module": "module_a"})
     changed = [row for row in _most_changed(comparison, rows) if row["change"] != 0]
     if not changed:
         return
-    place = f"layer {changed[0]['layer_a']}" + f" · {changed[0]['site']}"
-    yield f"Channels that changed most, {place}:"
+    head = changed[0]
+    yield f"Channels that changed most, layer {head['layer_a']} · {head['site']}:"
     for row in changed[:_CHANNELS]:
         yield _channel(row)
     first = max(records(rows), key=lambda row: math.inf if row["change"] is None else row["change"])
-    if _place(first) != _place(changed[0]):
-        yield f"and of all layers, layer {first['layer_a']} · {first['site']}:"
+    if _place(first) != _place(head):
+        yield f"and in all layers, layer {first['layer_a']} · {first['site']}:"
         yield _channel(first)
 
 
 def _channel(row: dict[str, Any]) -> str:
     words = [
-        f"{name} {_number(row[f'{column}_a'])} → {_number(row[f'{column}_b'])}"
+        f"{name} {number(row[f'{column}_a'])} → {number(row[f'{column}_b'])}"
         for name, column in (("std", "std"), ("mean", "mean"), ("max |x|", "absmax"))
     ]
     return f"  {row['channel']:>5}  {', '.join(words)}"
 
 
-def _number(value: float | None) -> str:
-    return number(math.nan if value is None else value)
-
-
 def class_line(comparison: Comparison) -> str:
-    """Return the near-zero shares by token class where the distributions are furthest apart."""
+    """Return the near-zero shares by token class of the most changed layer."""
     rows = _most_changed(comparison, comparison.classes)
     words = [
-        f"{row['token_class']} {_share(row['near_zero_a'])} → {_share(row['near_zero_b'])}"
+        f"{row['token_class']} {percent(row['near_zero_a'])} → {percent(row['near_zero_b'])}"
         for row in rows
         if row["near_zero_a"] is not None or row["near_zero_b"] is not None
     ]
     if len(words) < 2:
         return ""
     return f"Near zero by token class, layer {rows[0]['layer_a']}: {', '.join(words)}"
-
-
-def _share(value: float | None) -> str:
-    return percent(math.nan if value is None else value)

@@ -1,36 +1,96 @@
-"""What all texts on the terminal share: ASCII where the console asks for it, breaks, tables."""
+"""Text on the terminal: ASCII replacements for narrow encodings, line breaks, tables, cells.
+
+Consoles and pipes whose encoding is not a Unicode one get ASCII.
+"""
 
 from __future__ import annotations
 
+import codecs
 import textwrap
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from rich.box import SIMPLE_HEAD, Box
-from rich.table import Table
-from rich.text import Text
-
-from distviz.cli.views.plain_text import PLAIN, is_unicode_name
+from distviz.results import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["is_unicode", "paragraph", "plain_table", "write"]
+__all__ = [
+    "ASCII",
+    "encode",
+    "is_unicode",
+    "is_unicode_name",
+    "paragraph",
+    "percent_cell",
+    "plain_table",
+    "replace_unencodable",
+    "width_of",
+]
 
-_RULED_ASCII = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-_PLAIN = str.maketrans(PLAIN)
+ASCII = {
+    "−": "-",
+    "–": "-",
+    "→": "->",
+    "·": "|",
+    "…": "...",
+    "ε": "eps",
+    "Δ": "d",
+    "×": "x",
+    "“": '"',
+    "”": '"',
+    "‖": "||",
+}
+"""ASCII for the characters that texts and tables use."""
+_SAME_WIDTH = ASCII | {"…": "~", "→": ">", "─": "-", "━": "-", "│": "|", "█": "#", "•": "*"}
+"""Mostly one character each, so that tables keep their columns."""
+_TRANSLATION = str.maketrans(ASCII)
+_HANDLER = "distviz.ascii"
+_ASCII_RULE = "    \n    \n -- \n    \n    \n    \n    \n    \n"
+
+
+def is_unicode_name(encoding: str | None) -> bool:
+    """Return whether an encoding has every character."""
+    return (encoding or "").lower().replace("_", "-").startswith("utf")
 
 
 def is_unicode(console: Console | None) -> bool:
-    """Tell whether the console's encoding is a Unicode one; None is a standard terminal."""
+    """Return whether a console prints every character; None is a standard terminal."""
     return console is None or is_unicode_name(console.encoding)
 
 
-def write(text: str, console: Console | None = None) -> str:
-    """Numbers with a plain minus, everything in ASCII where the console asks for it."""
+def width_of(console: Console | None) -> int:
+    """Return the columns of a console; a standard terminal has 80."""
+    return console.width if console else 80
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    shown = [
+        _SAME_WIDTH.get(one) or one.encode("ascii", "backslashreplace").decode() for one in missing
+    ]
+    return "".join(shown), error.end
+
+
+codecs.register_error(_HANDLER, _replace)
+
+
+def replace_unencodable(*streams: TextIO) -> None:
+    """Make streams of narrow encodings write ASCII or escapes for characters that they lack."""
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and not is_unicode_name(stream.encoding):
+            reconfigure(errors=_HANDLER)
+
+
+def encode(text: str, console: Console | None = None) -> str:
+    """Return a text with plain minus signs, in ASCII if the console is not a Unicode one."""
     if is_unicode(console):
         return text.replace("−", "-")
-    parts = unicodedata.normalize("NFKD", text.translate(_PLAIN))
+    parts = unicodedata.normalize("NFKD", text.translate(_TRANSLATION))
     bare = "".join(part for part in parts if not unicodedata.combining(part))
     return bare.encode("ascii", "replace").decode()
 
@@ -38,18 +98,26 @@ def write(text: str, console: Console | None = None) -> str:
 def paragraph(
     text: str, console: Console | None = None, *, style: str = "", indent: int = 0
 ) -> Text:
-    """Return a text broken into lines as wide as the console; a number keeps its unit."""
-    width = console.width if console else 80
-    if len(text) <= width:
-        return Text(write(text, console), style=style)
-    kept = text.replace(" %", "\N{NO-BREAK SPACE}%")
-    lines = textwrap.wrap(
-        kept, width, subsequent_indent=" " * indent, break_on_hyphens=False, drop_whitespace=True
-    )
-    return Text(write("\n".join(lines).replace("\N{NO-BREAK SPACE}", " "), console), style=style)
+    """Return a text wrapped to the console's width; a number keeps its unit."""
+    from rich.text import Text
+
+    width = width_of(console)
+    if len(text) > width:
+        joined = text.replace(" %", "\N{NO-BREAK SPACE}%")
+        lines = textwrap.wrap(joined, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+        text = "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return Text(encode(text, console), style=style)
 
 
 def plain_table(console: Console | None = None) -> Table:
-    """Return an empty table with a rule below its head."""
-    box = SIMPLE_HEAD if is_unicode(console) else _RULED_ASCII
+    """Return an empty table with a rule below its header."""
+    from rich.box import SIMPLE_HEAD, Box
+    from rich.table import Table
+
+    box = SIMPLE_HEAD if is_unicode(console) else Box(_ASCII_RULE, ascii=True)
     return Table(box=box, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def percent_cell(share: float | None) -> str:
+    """Format a fraction as a percentage for a table, without spaces."""
+    return percent(share).replace(" ", "")

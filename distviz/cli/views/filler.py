@@ -1,7 +1,4 @@
-"""A filler study on the terminal: the verdict, what changed by layer, and by number of fillers.
-
-Where the console's encoding is not a Unicode one, every character is ASCII.
-"""
+"""A filler study on the terminal: the verdict, changes by layer, by count and by distance."""
 
 from __future__ import annotations
 
@@ -14,16 +11,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import paragraph, plain_table, write
+from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table
 from distviz.results import (
     ALPHA,
     QUANTITIES,
     distance_name,
-    dtype_name,
     filler_name,
-    model_name,
+    measured_line,
     number,
-    percent,
     records,
 )
 
@@ -41,23 +36,16 @@ _HEADINGS = (
 )
 _PLACES = ("filler_count", "layer", "distance_low", "distance_high", "stack", "site", "module")
 _SHOWN = 3
-"""How many of the most changed layers are named."""
+"""Number of most changed layers to name."""
 
 
 def summary(study: FillerStudy, console: Console | None = None) -> Group:
-    """Return the findings: the verdict, a table of layers, the curve by number of fillers.
-
-    Parameters
-    ----------
-    study
-        What was measured.
-    console
-        Where it will be printed: its width and encoding decide what is shown; None means a
-        standard terminal of 80 columns.
-    """
+    """Return the findings: the verdict, tables by layer, by count and by distance."""
     last = study.counts[-1]
+    text = study.runs[0].manifest.get("text") or {}
+    sample = f"{text.get('counted', 0):,} own tokens in {text.get('documents', 0):,} prompts"
     parts: list[RenderableType] = [
-        paragraph(_measured(study), console, style="bold"),
+        paragraph(measured_line(study.runs[0], sample=sample), console, style="bold"),
         paragraph(filler_name(study), console),
         Text(),
         *(paragraph(line, console) for line in study.verdict.split("\n")),
@@ -76,18 +64,6 @@ def summary(study: FillerStudy, console: Console | None = None) -> Group:
     return Group(*parts)
 
 
-def _measured(study: FillerStudy) -> str:
-    run = study.runs[0]
-    model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
-    words = [model_name(run)]
-    if model.get("activation"):
-        words.append(str(model["activation"]))
-    if isinstance(model.get("layers"), int):
-        words.append(f"{model['layers']} layer{'s' * (model['layers'] != 1)}")
-    words.append(f"{text.get('counted', 0):,} own tokens in {text.get('documents', 0):,} prompts")
-    return " · ".join(filter(None, [*words, dtype_name(run)]))
-
-
 def changes_table(
     study: FillerStudy,
     console: Console | None = None,
@@ -95,7 +71,7 @@ def changes_table(
     count: int | None = None,
     layer: int | None = None,
 ) -> Table:
-    """Return a row a layer (of one ``count``) or a row a count (of one ``layer``); 80 columns."""
+    """Return a row per layer (of one ``count``) or per count (of one ``layer``); 80 columns."""
     table = study.table
     rows = table[table["filler_count"] == count if layer is None else table["layer"] == layer]
     by, heading = ("layer", "layer") if layer is None else ("filler_count", "tokens")
@@ -105,7 +81,7 @@ def changes_table(
 def positions_table(
     study: FillerStudy, count: int, layer: int, console: Console | None = None
 ) -> Table:
-    """Return a row a bin of distances to the filler, before and behind it; 80 columns."""
+    """Return a row per bin of distances to the filler, before and after it; 80 columns."""
     rows = study.positions
     rows = rows[(rows["filler_count"] == count) & (rows["layer"] == layer)]
     return _by_place(rows, "own tokens\naway", distance_name, console)
@@ -118,24 +94,24 @@ def _by_place(
     console: Console | None,
     attention: pd.DataFrame | None = None,
 ) -> Table:
-    """Return a table of changes: for each place, the rows of its quantities are joined."""
+    """Return a table of changes with all quantities of a place in one row."""
     places = [column for column in _PLACES if column in rows]
     table = plain_table(console)
-    table.add_column(write(heading, console), no_wrap=True)
+    table.add_column(encode(heading, console), no_wrap=True)
     extra = [column for column in ("stack", "site") if len(set(rows[column])) > 1]
     if rows.duplicated([*(set(places) - {"module"}), "quantity"]).any():
         extra.append("module")
     for column in extra:
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for column in (*_HEADINGS, *(["attention\nkept"] if attention is not None else [])):
-        table.add_column(write(column, console), justify="right", no_wrap=True)
+        table.add_column(encode(column, console), justify="right", no_wrap=True)
     for _, of_place in rows.groupby(places, sort=False):
         by_name = {str(row["quantity"]): row for row in records(of_place)}
         head = by_name[QUANTITIES[0]]
         cells = [name(head), *(str(head[column]) for column in extra), *_change_cells(by_name)]
         cells += [_kept(attention, head)] if attention is not None else []
         marked = any(map(_is_sure, by_name.values()))
-        table.add_row(*(write(cell, console) for cell in cells), style="bold" if marked else "")
+        table.add_row(*(encode(cell, console) for cell in cells), style="bold" if marked else "")
     return table
 
 
@@ -145,7 +121,7 @@ def _change_cells(by_name: dict[str, dict[str, Any]]) -> Iterator[str]:
         mark = "*" if _is_sure(row) else " "
         value = math.nan if row["estimate"] is None else row["estimate"]
         if name == "near_zero_difference":
-            yield f"{_points(value)}{_interval(row)}{mark}"
+            yield f"{_points(value)}{_points_interval(row)}{mark}"
         elif name == "gini_difference":
             yield f"{value:+z.4f}{mark}" if math.isfinite(value) else "–"
         else:
@@ -156,7 +132,7 @@ def _points(share: float) -> str:
     return f"{100 * share:+z.2f}" if math.isfinite(share) else "–"
 
 
-def _interval(row: dict[str, Any]) -> str:
+def _points_interval(row: dict[str, Any]) -> str:
     if row["ci_low"] is None:
         return ""
     low, high = (f"{100 * row[name]:z.2f}" for name in ("ci_low", "ci_high"))
@@ -175,7 +151,7 @@ def _is_sure(row: dict[str, Any]) -> bool:
 def _kept(attention: pd.DataFrame, row: dict[str, Any]) -> str:
     same = attention[["filler_count", "layer"]] == [row["filler_count"], row["layer"]]
     found = attention.loc[same.all(axis=1), "attention_kept"]
-    return percent(float(found.iloc[0])).replace(" %", "%") if len(found) else "–"
+    return percent_cell(found.iloc[0]) if len(found) else "–"
 
 
 def _legend(study: FillerStudy, count: int) -> str:
@@ -189,17 +165,17 @@ def _legend(study: FillerStudy, count: int) -> str:
 
 
 def _most_changed(study: FillerStudy, count: int) -> Iterator[str]:
-    """Name the layers that changed most in near zero and in variance."""
+    """Yield the layers that changed most in the near-zero share and in variance."""
     for quantity, name in (
         ("near_zero_difference", "near zero"),
         ("log_variance_ratio", "variance"),
     ):
         layers = study.most_changed(count, quantity=quantity)[:_SHOWN]
         rows: pd.DataFrame = study.changes(count, quantity)
-        said = []
+        words = []
         for layer in layers:
             value = float(rows.loc[rows["layer"] == layer, "estimate"].iloc[0])
             is_share = quantity == "near_zero_difference"
-            said.append(f"layer {layer} {_points(value) if is_share else '×' + _ratio(value)}")
-        if said:
-            yield f"Most changed in {name}: {', '.join(said)}"
+            words.append(f"layer {layer} {_points(value) if is_share else '×' + _ratio(value)}")
+        if words:
+            yield f"Most changed in {name}: {', '.join(words)}"

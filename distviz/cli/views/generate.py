@@ -1,4 +1,4 @@
-"""Continuations on the terminal: what was written with ARM off and on, side by side, by rich."""
+"""Continuations on the terminal: the texts with ARM off and on, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import paragraph, plain_table, write
+from distviz.cli.views.console import encode, paragraph, plain_table, width_of
 
 if TYPE_CHECKING:
     from distviz.studies import Continuations
@@ -17,47 +17,37 @@ __all__ = ["summary"]
 
 
 def summary(found: Continuations, console: Console | None = None) -> Group:
-    """Return the prompt and both sides of every sample; what differs stands out.
-
-    Parameters
-    ----------
-    found
-        What was written.
-    console
-        Where it will be printed: its width and encoding decide what is shown; None means a
-        standard terminal of 80 columns.
-    """
+    """Return the prompt and both sides of every sample; the differing part is coloured."""
     manifest = found.manifest
     name = "ARM" if manifest["redistribution"] == "arm" else manifest["redistribution"]
-    acting = f"{name}: {manifest['arm']}, layers {manifest['settings']['arm_layers']}"
-    proposed = filter(None, [manifest.get("preset")])
+    change = f"{name}: {manifest['arm']}, layers {manifest['settings']['arm_layers']}"
+    preset = manifest.get("preset")
     parts: list[RenderableType] = [
-        Text(write(f"{manifest['model']['name']} · {acting}", console), style="bold"),
+        Text(encode(f"{manifest['model']['name']} · {change}", console), style="bold"),
         paragraph(f"prompt ({manifest['prompt_tokens']} tokens): {manifest['prompt']}", console),
-        *(paragraph(f"{preset['name']}: {preset['evidence']}", console) for preset in proposed),
-        Text(),
-        _sides(found, name, console),
-        *(paragraph(line, console) for line in _findings(found)),
     ]
-    return Group(*parts)
+    if preset:
+        parts.append(paragraph(f"{preset['name']}: {preset['evidence']}", console))
+    parts += [Text(), _sides(found, name, console)]
+    return Group(*parts, *(paragraph(line, console) for line in _findings(found)))
 
 
 def _sides(found: Continuations, name: str, console: Console | None) -> Table:
     table = plain_table(console)
-    width = ((console.width if console else 80) - 3) // 2
+    width = (width_of(console) - 3) // 2
     for heading in (f"{name} off", f"{name} on"):
         table.add_column(heading, width=width, overflow="fold")
     for before, after in zip(found.before, found.after, strict=True):
-        cut = _common(before, after)
+        cut = _common_length(before, after)
         cells = [
-            Text.assemble(write(text[:cut], console), (write(text[cut:], console), style))
+            Text.assemble(encode(text[:cut], console), (encode(text[cut:], console), style))
             for text, style in ((before, "blue"), (after, "yellow"))
         ]
         table.add_row(*cells, end_section=True)
     return table
 
 
-def _common(first: str, second: str) -> int:
+def _common_length(first: str, second: str) -> int:
     pairs = enumerate(zip(first, second, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
 

@@ -1,60 +1,66 @@
-"""The decoder layer as a drawing, with every point that can be observed."""
+"""A decoder layer as a diagram with its hook points; the table of supported architectures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.plain_text import is_unicode_name
-from distviz.models.architectures import Mlp
+from distviz.cli.views.console import is_unicode
+from distviz.models.architectures import Architecture, Architectures, Mlp
 from distviz.plots import layer_lines
 from distviz.sites import SITES
 from distviz.studies import Inspection
 
-__all__ = ["inspection", "layer_diagram"]
+__all__ = ["architectures", "inspection", "layer_diagram"]
 
-_ASCII = str.maketrans("┌└├┬┼─│┐┘┤×", "+++++-|+++x")
+_FRAMES = str.maketrans("┌└├┬┼─│┐┘┤×", "+++++-|+++x")
 
 
 def layer_diagram(mlp: Mlp, *, has_rope: bool, ascii_only: bool = False) -> Text:
-    """Draw one layer from its input down to its output, at most 78 columns wide.
+    """Draw one layer from input to output, at most 78 columns wide.
 
-    Places that can be observed stand in brackets; one that this architecture does not offer is
-    drawn as a plain line. Norms are drawn where most architectures have them.
+    Sites that can be observed are in brackets; a site that this architecture lacks is a plain
+    line. Norms are drawn where most architectures have them.
     """
     offered = {point.site for point in mlp.points}
     lines = layer_lines(offered, mlp.activation, gated=mlp.gated, has_rope=has_rope)
     drawing = "\n".join(lines)
-    text = Text(drawing.translate(_ASCII) if ascii_only else drawing, no_wrap=True)
+    text = Text(drawing.translate(_FRAMES) if ascii_only else drawing, no_wrap=True)
     text.highlight_regex(r"\[(" + "|".join(SITES) + r")\]", "bold cyan")
     text.highlight_regex(r"\bARM\b", "bold yellow")
     return text
 
 
 def inspection(found: Inspection, console: Console) -> Group:
-    """Show a layer: title, drawing and the table of its points."""
+    """Return the title of a layer, its diagram and the table of its hook points."""
     details = found.details
-    ascii_only = not is_unicode_name(console.encoding)
+    ascii_only = not is_unicode(console)
     others = [layer for layer in found.alike if layer != found.layer]
     first = " (first)" if found.layer == 0 else ""
     title = f"{details['architecture']}, {found.mlps[0].stack} layer {found.layer}{first}"
     counts = ", ".join(f"{count} {stack} layers" for stack, count in found.stacks.items())
     parts: list[Any] = [Text(title, style="bold")]
-    parts.append(Text(f"{counts}; {len(others)} others are built alike", style="dim"))
+    parts.append(Text(f"{counts}; {len(others)} others have the same structure", style="dim"))
     for mlp in found.mlps:
         parts += ["", layer_diagram(mlp, has_rope=found.has_rope, ascii_only=ascii_only)]
     parts += ["", _points_table(found)]
     return Group(*parts)
 
 
-def _points_table(found: Inspection) -> Table:
+def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("site", "channels", "module"):
-        table.add_column(title, justify="right" if title == "channels" else "left")
-    table.columns[2].overflow = "fold"
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _points_table(found: Inspection) -> Table:
+    table = _table("site", "channels", "module")
+    table.columns[1].justify = "right"
     points = dict.fromkeys(point for mlp in found.mlps for point in mlp.points)
     for site in SITES:
         for point in points:
@@ -62,4 +68,45 @@ def _points_table(found: Inspection) -> Table:
                 width = found.widths.get(point)
                 module = f"{point.takes} of {point.module}"
                 table.add_row(f"[cyan]{site}[/cyan]", f"{width or ''}", module)
+    return table
+
+
+def architectures(known: Architectures) -> Group:
+    """Return the supported types, causal language models first, and why others are not."""
+    parts: list[Any] = []
+    groups = (("causal language models", True), ("other types that AutoModel opens", False))
+    for title, causal in groups:
+        rows = known.group(causal=causal)
+        supported = [row for row in rows if row.status == "supported"]
+        heading = f"{title}: {len(supported)} of {len(rows)} supported"
+        parts += [Text(heading, style="bold"), _supported(supported), ""]
+        parts += [_exceptions([row for row in rows if row.status != "supported"]), ""]
+    note = (
+        f"Examined with transformers {known.transformers}. Found by: class or name of a module; "
+        "function called in the MLP's forward; gate of fused experts without an activation "
+        "module. Where: below the layer; * is every expert."
+    )
+    return Group(*parts, Text(note, style="dim"))
+
+
+def _supported(rows: Sequence[Architecture]) -> Table:
+    table = _table("type", "activation", "found by", "form", "where", "not offered")
+    for row in rows:
+        missing = [site for site in SITES if site not in row.sites]
+        form = ["gated" if row.gated else "plain"] + (["routed"] if row.routed else [])
+        table.add_row(
+            f"[cyan]{row.type}[/cyan]" + (f" (needs {row.needs})" if row.needs else ""),
+            ", ".join(row.activation),
+            ", ".join(row.found),
+            ", ".join(form),
+            "\n".join(dict.fromkeys(path.partition(".N.")[2] or path for path in row.where)),
+            ", ".join(missing),
+        )
+    return table
+
+
+def _exceptions(rows: Sequence[Architecture]) -> Table:
+    table = _table("not supported", "status", "reason")
+    for row in rows:
+        table.add_row(f"[cyan]{row.type}[/cyan]", row.status, Text(row.explanation))
     return table

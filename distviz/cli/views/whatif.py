@@ -1,7 +1,4 @@
-"""Answers on the terminal: where a number format loses most, and what zeros would cost.
-
-Where the console's encoding is not a Unicode one, every character is ASCII.
-"""
+"""What-if results on the terminal: the loss of number formats and of zeros, worst layers first."""
 
 from __future__ import annotations
 
@@ -14,16 +11,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import paragraph, plain_table, write
+from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table, width_of
 from distviz.results import (
     arm_settings,
     change_name,
     decibels,
-    dtype_name,
     least_first,
-    model_name,
+    measured_line,
     number,
-    percent,
     place_name,
 )
 
@@ -37,39 +32,17 @@ _WIDE = 96
 
 
 def summary(asked: WhatIf, console: Console | None = None) -> Group:
-    """Return the findings: for each site the formats, the layers that lose most named, and zeros.
-
-    Parameters
-    ----------
-    asked
-        The answers.
-    console
-        Where it will be printed: its width and encoding decide what is shown; None means a
-        standard terminal of 80 columns.
-    """
-    parts: list[RenderableType] = [paragraph(_measured(asked), console, style="bold")]
+    """Return the findings: for each site the formats and the zeros, with the worst layers."""
+    line = measured_line(asked)
+    if arm_settings(asked) and "after" in asked.manifest.get("phases", []):
+        line += f" · {change_name(asked)} {arm_settings(asked)}"
+    parts: list[RenderableType] = [paragraph(line, console, style="bold")]
     if asked.manifest.get("is_rounded"):
-        parts.append(paragraph(ROUNDED, console))
+        note = "fp32 values were counted rounded to bf16: results are for the rounded values."
+        parts.append(paragraph(note, console))
     for site in asked.sites:
         parts += [Text(), *_of_site(asked, site, console)]
     return Group(*parts)
-
-
-ROUNDED = "fp32 values were counted rounded to bf16: the answers are those for the rounded values."
-
-
-def _measured(asked: WhatIf) -> str:
-    model, text = asked.manifest.get("model") or {}, asked.manifest.get("text") or {}
-    layers = model.get("layers")
-    words = [model_name(asked)]
-    if isinstance(layers, int):
-        words.append(f"{layers} layer{'s' * (layers != 1)}")
-    if text.get("tokens"):
-        words.append(f"{text['tokens']:,} tokens")
-    words.append(dtype_name(asked))
-    if arm_settings(asked) and "after" in asked.manifest.get("phases", []):
-        words.append(f"{change_name(asked)} {arm_settings(asked)}")
-    return " · ".join(filter(None, words))
 
 
 def _of_site(asked: WhatIf, site: str, console: Console | None) -> Iterator[RenderableType]:
@@ -88,12 +61,12 @@ def _of_site(asked: WhatIf, site: str, console: Console | None) -> Iterator[Rend
 
 
 def formats_table(asked: WhatIf, site: str, console: Console | None = None) -> Table:
-    """Return a row a format and range: worst layers, medians over the layers; 80 columns."""
+    """Return a row per format and range: worst layers, medians over layers; 80 columns."""
     first, *others = asked.phases(site)
     table = plain_table(console)
     table.add_column("format", no_wrap=True)
     table.add_column("range", no_wrap=True)
-    table.add_column(write(f"worst layers\n{first}", console), no_wrap=True)
+    table.add_column(encode(f"worst layers\n{first}", console), no_wrap=True)
     for phase in (first, *others[:1]):
         table.add_column(f"median\n{phase}", justify="right", no_wrap=True)
     for heading in ("median\nclipped", "median\nzeroed"):
@@ -106,8 +79,8 @@ def formats_table(asked: WhatIf, site: str, console: Console | None = None) -> T
         cells.append(decibels(_median(rows["sqnr_db"])))
         others_losses = [asked.losses(site, name, range_, phase) for phase in others[:1]]
         cells += [decibels(_median(part["sqnr_db"])) for part in others_losses]
-        cells += [_share(_median(rows[column])) for column in ("clipped", "zeroed")]
-        table.add_row(*(write(cell, console) for cell in cells))
+        cells += [percent_cell(_median(rows[column])) for column in ("clipped", "zeroed")]
+        table.add_row(*(encode(cell, console) for cell in cells))
         last = name
     return table
 
@@ -115,41 +88,36 @@ def formats_table(asked: WhatIf, site: str, console: Console | None = None) -> T
 def zeros_table(
     asked: WhatIf, site: str, console: Console | None = None, *, thresholds: bool = False
 ) -> Table:
-    """Return a row a level of zeros, or a threshold: medians, and the layers that keep least."""
+    """Return a row per level of zeros, or per threshold: medians, and the worst layers."""
     first, *others = asked.phases(site)
     find = asked.cut if thresholds else asked.thinned
     table = plain_table(console)
     heads = ("threshold", "median\nzeros") if thresholds else ("zeros", "median\nthreshold")
     for heading in (*heads, "L1 kept\nmedian", "L2 energy\nmedian"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(write(f"least energy in layers\n{first}", console), no_wrap=True)
+    table.add_column(encode(f"least energy in layers\n{first}", console), no_wrap=True)
     for phase in others[:1]:
         table.add_column(f"L2 energy\n{phase}", justify="right", no_wrap=True)
     for asked_for in asked.thresholds(site) if thresholds else asked.levels(site):
         rows = find(site, asked_for, first)
         if thresholds:
-            cells = [number(asked_for), _share(_median(rows["zeros"]))]
+            cells = [number(asked_for), percent_cell(_median(rows["zeros"]))]
         else:
             cells = [f"{100 * asked_for:g} %", number(_median(rows["threshold"]))]
-        cells += [_share(_median(rows[column])) for column in ("l1_kept", "l2_kept")]
-        cells.append(_least(rows, "l2_kept", _share, console))
-        cells += [_share(_median(find(site, asked_for, p)["l2_kept"])) for p in others[:1]]
-        table.add_row(*(write(cell, console) for cell in cells))
+        cells += [percent_cell(_median(rows[column])) for column in ("l1_kept", "l2_kept")]
+        cells.append(_least(rows, "l2_kept", percent_cell, console))
+        cells += [percent_cell(_median(find(site, asked_for, p)["l2_kept"])) for p in others[:1]]
+        table.add_row(*(encode(cell, console) for cell in cells))
     return table
 
 
 def _least(
     rows: pd.DataFrame, column: str, words: Callable[[float], str], console: Console | None
 ) -> str:
-    """Name the layers where a column is least, as many as there is room for."""
-    room = 3 if console and console.width >= _WIDE else 2
-    least = least_first(rows, column, room)
+    """Return the layers where a column is least; a wide console shows three."""
+    least = least_first(rows, column, 3 if width_of(console) >= _WIDE else 2)
     return "  ".join(f"{place_name(row)} {words(row[column])}" for row in least)
 
 
 def _median(column: pd.Series[float]) -> float:
     return float(column.median()) if len(column.dropna()) else math.nan
-
-
-def _share(value: float) -> str:
-    return percent(value).replace(" ", "")

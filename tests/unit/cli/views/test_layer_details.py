@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from support.synthetic_runs import place, run_of, silu_run
 
-from distviz.cli.views.layer_details import layer_details, sparkline, sparklines
+from distviz.cli.views.run import layer_details, sparkline, sparklines
 
 
 def shown(renderable: object, **options: object) -> str:
@@ -43,7 +43,7 @@ def test_deep_models_put_several_layers_in_a_mark() -> None:
         for layer in range(100)
     }
     lines = sparklines(run_of(values, dtype="float32"))
-    assert lines[0] == "act by layer, 0 to 99, 3 a mark"
+    assert lines[0] == "act by layer, 0 to 99, 3 per mark"
     (std,) = [line for line in lines if line.startswith("std")]
     marks = std.removeprefix("std      before  ").split("  ")[0]
     assert len(marks) == 34

@@ -16,7 +16,7 @@ from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
 
-from distviz.cli.views.plain_text import PLAIN, write_plainly
+from distviz.cli.views.console import ASCII, replace_unencodable
 from distviz.reports import export as exports
 from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
@@ -92,17 +92,17 @@ def test_errors_are_told_in_ascii() -> None:
 def test_a_stream_replaces_what_it_lacks_and_keeps_what_it_has() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="latin-1")
-    write_plainly(stream)
+    replace_unencodable(stream)
     stream.write("é … → █ ε 漢 ×")
     stream.flush()
     assert raw.getvalue().decode("latin-1") == "é ~ > # eps \\u6f22 ×"
     kept = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    write_plainly(kept)
+    replace_unencodable(kept)
     assert kept.errors == "strict"
 
 
 def test_replacements_are_ascii() -> None:
-    assert all(word.isascii() for word in PLAIN.values())
+    assert all(word.isascii() for word in ASCII.values())
 
 
 def test_inspect_draws_in_ascii(call: Callable[..., Done]) -> None:
