@@ -11,13 +11,16 @@ from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
 from .labels import arm_settings as arm_settings
 from .labels import change_name as change_name
+from .labels import counted as counted
 from .labels import decibels as decibels
 from .labels import distance_name as distance_name
-from .labels import dtype_name as dtype_name
 from .labels import filler_name as filler_name
 from .labels import layer_axis as layer_axis
 from .labels import layer_name as layer_name
+from .labels import layer_names as layer_names
+from .labels import measured_line as measured_line
 from .labels import model_name as model_name
+from .labels import moved_values as moved_values
 from .labels import number as number
 from .labels import percent as percent
 from .labels import place_name as place_name
@@ -42,6 +45,7 @@ from .sweep import band_names as band_names
 from .sweep import join_seeds as join_seeds
 from .sweep import pareto as pareto
 from .sweep import setting_name as setting_name
+from .sweep import varied_columns as varied_columns
 from .tables import choose_places as choose_places
 from .tables import records as records
 from .whatif import COLUMNS as COLUMNS

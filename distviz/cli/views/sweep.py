@@ -28,10 +28,8 @@ _WIDE = 104
 
 def summary(sweep: Sweep, console: Console | None = None) -> Group:
     """Return the findings: the sample, every setting and the recommended one."""
-    parts: list[RenderableType] = [paragraph(_measured(sweep), console, style="bold")]
-    same = _shared(sweep.table)
-    if same:
-        parts.append(paragraph(same, console))
+    parts: list[RenderableType] = [paragraph(measured_line(sweep), console, style="bold")]
+    parts.append(paragraph(_setup(sweep), console))
     if "evidence" in sweep.manifest:
         parts.append(paragraph(f"proposed: {sweep.manifest['evidence']}", console))
     parts += [settings_table(sweep, console), paragraph(_legend(sweep), console), Text()]
@@ -44,15 +42,16 @@ def summary(sweep: Sweep, console: Console | None = None) -> Group:
     return Group(*parts)
 
 
-def _measured(sweep: Sweep) -> str:
-    words = [measured_line(sweep), counted(len(sweep.table), "setting")]
+def _setup(sweep: Sweep) -> str:
+    """Return how many settings were measured, the loss without them, and what they share."""
+    words = [counted(len(sweep.table), "setting")]
     seeds = sweep.manifest.get("seeds") or [0]
     if len(seeds) > 1:
         words.append(f"{len(seeds)} seeds")
     loss = sweep.table["loss_before"].iloc[0]
     if not math.isnan(loss):
         words.append(f"loss {loss:.4f} nats")
-    return " · ".join(words)
+    return " · ".join([*words, *_shared(sweep.table)])
 
 
 def _named_columns(table: pd.DataFrame) -> list[str]:
@@ -61,7 +60,7 @@ def _named_columns(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _shared(table: pd.DataFrame) -> str:
+def _shared(table: pd.DataFrame) -> list[str]:
     """Return the parameters that all settings share, without defaults."""
     first, varied = table.iloc[0], _named_columns(table)
     words = []
@@ -69,7 +68,7 @@ def _shared(table: pd.DataFrame) -> str:
         if name not in varied and first[name] not in ("arm", "replace", ""):
             word = "layer" if name == "layers" else name
             words.append(f"{word} {_cell(name, first)}")
-    return f"all: {', '.join(words)}" if words else ""
+    return [f"all: {', '.join(words)}"] if words else []
 
 
 def _cell(name: str, row: pd.Series[Any]) -> str:

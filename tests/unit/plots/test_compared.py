@@ -354,7 +354,7 @@ def _shown(comparison: Comparison, width: int = 80, encoding: str = "utf-8", **l
 
 def test_the_summary_holds_every_pair(comparison: Comparison) -> None:
     lines = _shown(comparison).splitlines()
-    assert lines[0] == "A  synthetic · silu · 3 layers · 60 tokens · 10 documents"
+    assert lines[0] == "A  synthetic · silu · 3 layers · 60 tokens in 10 documents · bf16"
     assert " ".join(comparison.manifest["verdict"].split("\n")[0].split()) in " ".join(lines)
     for row in comparison.table.to_dict("records"):
         (line,) = (line for line in lines if line.startswith(f" {row['layer_a']} "))
