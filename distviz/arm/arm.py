@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError, nearest
+from distviz.stats import MAD_TO_SIGMA
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,6 @@ __all__ = ["ARM", "MODES", "PERCENTILES_OF", "Plan", "SequenceRows"]
 
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
-_MAD_TO_SIGMA = 1.4826
 _SMALLEST_MAD = 1e-12
 
 
@@ -187,7 +187,7 @@ class ARM:
         ranks.prefetch(self.c, shares, ends)
         center = ranks.magnitude((n - 1) // 2)
         mad = ranks.distance((n - 1) // 2, center)
-        eps = _MAD_TO_SIGMA * max(mad, _SMALLEST_MAD) * self.c
+        eps = MAD_TO_SIGMA * max(mad, _SMALLEST_MAD) * self.c
         near = ranks.count_below(eps) / n
         fraction = min(max(near, shares[0]), shares[1])
         k = max(1, round(fraction * n))

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats import float_grid, kernels
+from distviz.stats import MAD_TO_SIGMA, float_grid, kernels
 
 __all__ = ["OrderStatistics", "rank_values"]
 
 _FEW = 1 << 15
 _HALF = 16
-_SIGMA = 1.4826
 
 
 class OrderStatistics(Protocol):
@@ -205,8 +204,8 @@ class _Refined:
         span = (float(self._lows[middle]), float(self._highs[middle]))
         least, most = self._distance_bounds(rank, *span)
         # eps lies between these, so near between two counts, so the k-th magnitude in a few cells
-        first = int(np.searchsorted(self._highs, _SIGMA * c * least, side="left"))
-        last = int(np.searchsorted(self._lows, _SIGMA * c * most, side="left"))
+        first = int(np.searchsorted(self._highs, MAD_TO_SIGMA * c * least, side="left"))
+        last = int(np.searchsorted(self._lows, MAD_TO_SIGMA * c * most, side="left"))
         ends = [self._place(self._rank_of(self._before(place), shares)) for place in (first, last)]
         places = np.concatenate(
             [

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import extra_title, fit_left, panel_title, panels
-from distviz.results import ALPHA, layer_name, model_name
+from distviz.results import layer_name, model_name
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from distviz.plots import style
 from distviz.plots.headings import Heading, Line
 from distviz.plots.layout import extra_title, fit_left, panel_title, panels, scale_beside, thinned
-from distviz.results import ALPHA, distance_name, filler_name, layer_name, model_name
+from distviz.results import distance_name, filler_name, layer_name, model_name
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

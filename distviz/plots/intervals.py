@@ -11,14 +11,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from distviz.plots import style
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["ALPHA", "draw_tested"]
+__all__ = ["draw_tested"]
 
-ALPHA = 0.05
 """A mark is filled where the adjusted p is below."""
 
 Floats = NDArray[np.float64]

@@ -16,6 +16,7 @@ from distviz.reports.repeat_command import compare_command
 from distviz.reports.run import layer_section
 from distviz.reports.summary import measured
 from distviz.results import alignment, records, side_names
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from distviz.results import Comparison
@@ -28,7 +29,6 @@ _TESTED = {
     "near_zero_difference": "near-zero difference, B − A, mean of documents",
 }
 _CLASS_SIDES = {"A": "$before", "B": "$after"}
-_ALPHA = 0.05
 
 
 def comparison_part(comparison: Comparison, place: str = "", folder: str = "") -> Part:
@@ -106,7 +106,7 @@ def interval_rows(table: pd.DataFrame, place: str) -> list[dict[str, Any]]:
             "low": row["ci_low"],
             "high": row["ci_high"],
             "p": row["p_adjusted"],
-            "sure": row["p_adjusted"] is not None and row["p_adjusted"] < _ALPHA,
+            "sure": row["p_adjusted"] is not None and row["p_adjusted"] < ALPHA,
         }
         for row in records(table)
         if row["estimate"] is not None

@@ -13,7 +13,15 @@ from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Secti
 from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import sweep_command
 from distviz.reports.summary import measured
-from distviz.results import NAMED, SWEEP_QUANTITIES, band_names, pareto, records, setting_name
+from distviz.results import (
+    NAMED,
+    SWEEP_QUANTITIES,
+    band_names,
+    pareto,
+    records,
+    setting_name,
+    varied_columns,
+)
 
 if TYPE_CHECKING:
     from distviz.results import Sweep
@@ -49,14 +57,9 @@ def sweep_part(sweep: Sweep, place: str = "") -> Part:
     return Part(title, measured(sweep.manifest), verdict, sections, warnings)
 
 
-def _varied(table: pd.DataFrame) -> list[str]:
-    names = [name for name in NAMED if len(table[name].drop_duplicates()) > 1]
-    return names or ["c", "fraction", "p1"]
-
-
 def _names(sweep: Sweep) -> list[str]:
-    varied = _varied(sweep.table)
-    return [setting_name(row, varied) for _, row in sweep.table.iterrows()]
+    columns = varied_columns(sweep.table)
+    return [setting_name(row, columns) for _, row in sweep.table.iterrows()]
 
 
 def _grid(sweep: Sweep) -> Section:
@@ -98,7 +101,7 @@ def _cell(index: Any, row: pd.Series[Any], quantity: str, sweep: Sweep) -> dict[
 def _by_layer(sweep: Sweep) -> Section:
     """Return one curve a quantity: the same setting in layer after layer."""
     table = sweep.table
-    names = [name for name in _varied(table) if name != "layers"]
+    names = [name for name in varied_columns(table) if name != "layers"]
     labels = [setting_name(row, names) or "setting" for _, row in table.iterrows()]
     series = {
         label: (label, color) for label, color in zip(dict.fromkeys(labels), _COLORS, strict=False)

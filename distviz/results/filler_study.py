@@ -16,12 +16,9 @@ from distviz.results.result import Result
 from distviz.results.run import Run
 from distviz.results.storage import FILLER
 from distviz.results.tables import damaged, records
-from distviz.stats import inference, verdict
+from distviz.stats import ALPHA, inference, verdict
 
-__all__ = ["ALPHA", "QUANTITIES", "FillerStudy", "run_folder"]
-
-ALPHA = 0.05
-"""A change is more than noise where the adjusted p is below."""
+__all__ = ["QUANTITIES", "FillerStudy", "run_folder"]
 
 QUANTITIES = (
     "near_zero_difference",

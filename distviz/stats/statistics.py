@@ -17,6 +17,7 @@ from distviz.stats.sketch import Sketch, interpolate_quantiles
 
 __all__ = [
     "DEFAULT_C",
+    "MAD_TO_SIGMA",
     "PERCENTILES",
     "bin_edges",
     "center_and_mad",
@@ -46,7 +47,8 @@ PERCENTILES = {
     "p99": 99.0,
     "p99_9": 99.9,
 }
-_SIGMA = 1.4826
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation over MAD of a normal distribution, as ARM defines it."""
 
 
 def moments(sketch: Sketch) -> dict[str, float]:
@@ -91,7 +93,7 @@ def _lower_median(values: NDArray[np.float64], counts: NDArray[np.int64]) -> flo
 
 def near_zero_eps(sketch: Sketch, c: float = DEFAULT_C) -> float:
     """Return the half width of the near-zero band, 1.4826 * MAD * c; the MAD is not floored."""
-    return _SIGMA * center_and_mad(sketch)[1] * c
+    return MAD_TO_SIGMA * center_and_mad(sketch)[1] * c
 
 
 def near_zero(sketch: Sketch, eps: float) -> float:
@@ -148,7 +150,7 @@ def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> 
     shares = np.array(list(PERCENTILES.values())) / 100
     quantiles = sketch.clip(interpolate_quantiles(values, counts, shares))
     mad = center_and_mad(sketch)[1]
-    band = _SIGMA * mad * c if eps is None else eps
+    band = MAD_TO_SIGMA * mad * c if eps is None else eps
     return {
         "count": sketch.count,
         "nan": sketch.nan,

@@ -10,10 +10,13 @@ import pandas as pd
 
 from distviz.stats.inference import MIN_DOCUMENTS
 
-__all__ = ["verdict"]
+__all__ = ["ALPHA", "verdict"]
+
+ALPHA = 0.05
+"""The false discovery rate: a difference is significant where the adjusted p is below."""
 
 
-def verdict(frame: pd.DataFrame, alpha: float = 0.05) -> str:
+def verdict(frame: pd.DataFrame, alpha: float = ALPHA) -> str:
     """Say in plain words which layers differ, by how much, and what that rests on.
 
     Parameters

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table
-from distviz.results import ALPHA, alignment, measured_line, number, percent, records, side_names
+from distviz.results import alignment, measured_line, number, percent, records, side_names
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from distviz.results import Comparison

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table
 from distviz.results import (
-    ALPHA,
     QUANTITIES,
     distance_name,
     filler_name,
@@ -21,6 +20,7 @@ from distviz.results import (
     number,
     records,
 )
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from distviz.results import FillerStudy

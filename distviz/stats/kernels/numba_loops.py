@@ -13,6 +13,8 @@ import math
 import numpy as np
 from numba import njit
 
+from distviz.stats.statistics import MAD_TO_SIGMA
+
 _BLOCK = 4
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 
@@ -432,7 +434,9 @@ def summarise(table, magnitudes, c, given_eps):
     eps = given_eps
     if given_eps < 0:
         rank = (total - 1) // 2
-        eps = 1.4826 * distance_of_rank(values, values, counts, rank, median, median, True) * c
+        eps = (
+            MAD_TO_SIGMA * distance_of_rank(values, values, counts, rank, median, median, True) * c
+        )
     near = 0
     for cell in range(filled):
         if values[cell] >= eps:
