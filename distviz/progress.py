@@ -4,48 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-__all__ = ["ForwardedProgress", "Progress", "TerminalProgress"]
+__all__ = ["Progress", "SharedProgress", "TerminalProgress"]
 
 
 class Progress:
-    """What a measurement tells while it works; this base says nothing."""
+    """What a measurement reports while it works; this base prints nothing."""
 
     def stage(self, text: str) -> None:
-        """Say what is being done."""
+        """Report what starts now."""
 
     def note(self, text: str) -> None:
-        """Say what a user must not miss; the bar goes on."""
+        """Report what a user must not miss; the bar stays."""
 
-    def start(self, tokens: int) -> None:
-        """Say how many tokens will pass through the model, all passes together."""
+    def start(self, tokens: int, done: int = 0) -> None:
+        """Report how many tokens pass through the model in all passes, and how many are done."""
 
     def advance(self, tokens: int) -> None:
-        """Say that so many more have passed."""
+        """Report that so many more tokens have passed."""
 
     def stop(self) -> None:
-        """Say that it is over, also after an error."""
+        """Report the end, also after an error."""
 
 
-class ForwardedProgress(Progress):
-    """Tells another process how far this one is, and says nothing itself."""
+class SharedProgress(Progress):
+    """Reports to a bar, except for tokens: those are counted over all processes.
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
+    Parameters
+    ----------
+    bar
+        Where everything else is shown.
+    count
+        Called with the tokens that have passed in this process.
+    """
+
+    def __init__(self, bar: Progress, count: Callable[[int], Any]) -> None:
+        self.stage, self.note = bar.stage, bar.note  # type: ignore[method-assign]
+        self.start, self.stop = bar.start, bar.stop  # type: ignore[method-assign]
+        self._count = count
 
     def advance(self, tokens: int) -> None:
-        """Say that so many more have passed."""
-        self._tell(tokens)
+        """Report that so many more tokens have passed in this process."""
+        self._count(tokens)
 
 
 class TerminalProgress(Progress):
-    """A bar with tokens, tokens a second and time left; plain lines where there is no terminal."""
+    """A bar with tokens, speed and time left; without a terminal only what starts is printed."""
 
     def __init__(self, console: Console, *, is_silent: bool = False) -> None:
         self._console = console
@@ -54,16 +64,16 @@ class TerminalProgress(Progress):
         self._task: TaskID | None = None
 
     def stage(self, text: str) -> None:
-        """Say what is being done."""
+        """Print what starts now."""
         self.stop()
         if not self._is_silent:
             self._console.print(text, style="dim", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Say it above the bar, also where progress is silent."""
+        """Print a note above the bar, also where progress is silent."""
         self._console.print(f"distviz: {text}", soft_wrap=True)
 
-    def start(self, tokens: int) -> None:
+    def start(self, tokens: int, done: int = 0) -> None:
         """Open the bar."""
         from rich import progress
 
@@ -80,10 +90,11 @@ class TerminalProgress(Progress):
             speed_estimate_period=math.inf,
         )
         self._task = self._bar.add_task("", total=tokens, speed="")
+        self._bar.advance(self._task, done)  # the start of the time that speed is measured in
         self._bar.start()
 
     def advance(self, tokens: int) -> None:
-        """Move the bar on; any thread may."""
+        """Move the bar and update speed and time left."""
         bar, task = self._bar, self._task
         if bar is None or task is None:
             return

@@ -738,10 +738,10 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message, file=sys.stderr)
         elif message:
-            processes.say(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
+            processes.report(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        processes.say("interrupted, nothing was written")
+        processes.report("interrupted, nothing was written")
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from distviz.cli.checks import state_folder
@@ -43,7 +42,6 @@ def kept_work(
     states = state_folder(out, settings)
     if states.exists() and not settings.resume:
         states.remove()
-    current().hint = partial(_how_to_go_on, states, out)
     try:
         if of_parts and states.resumes and not states.exists() and current().is_first:
             progress.note(f"nothing to resume in {states.folder}, starting afresh")

@@ -1,7 +1,8 @@
 """Processes started by ``torchrun`` or ``accelerate launch``, joined over torch.distributed.
 
-Small things are exchanged through the launcher's store, portions over gloo: they lie in the memory
-of the host whatever the device, so NCCL would only copy them there and back.
+Small values, progress and failures go through the store of the launcher. Partial results go over
+gloo: they are in host memory whatever the device, so NCCL would only copy them there and back.
+The launcher ends the other processes when one fails.
 """
 
 from __future__ import annotations
@@ -9,24 +10,28 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+import socket
 import time
-import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from distviz.errors import MeasurementError, first_line
-from distviz.measure.wires import FirstEnd, OtherEnd
-from distviz.measure.world import World, agree
-from distviz.progress import ForwardedProgress, Progress
+from distviz.measure.world import World, agree, report
+from distviz.progress import Progress, SharedProgress
 
 __all__ = ["LaunchedWorld", "join"]
 
-_JOINING = timedelta(minutes=5)
-_LONG = timedelta(days=30)
-_POLLING = 0.05
+_JOIN_TIMEOUT = timedelta(minutes=5)
+_TIMEOUT = timedelta(minutes=30)
+"""Time without progress in any process after which the missing ones are reported as lost."""
+_POLL_SECONDS = 0.05
+_GRACE_SECONDS = 1.0
+"""Time that the first process has to report an error that all processes find."""
+_INTERRUPTED = 130
+_FAILED = "distviz/failed"
 
 
 @dataclass
@@ -36,64 +41,111 @@ class LaunchedWorld(World):
     Attributes
     ----------
     store
-        The launcher's, reached by all.
-    wire
-        To the first process, or from it to all others.
+        The store of the launcher, which all processes reach.
+    bar
+        Shows the tokens of all processes, in the first; silent in the others.
     """
 
     store: Any = None
-    wire: FirstEnd | OtherEnd | None = None
+    bar: Progress = field(default_factory=Progress)
     _rounds: dict[str, int] = field(default_factory=dict)
+    _shown: int = 0
 
     def exchange(self, name: str, value: Any) -> list[Any]:
-        """Return what every process gave under this name, by rank; plain data, small."""
+        """Return the value of every process, by rank; small plain data.
+
+        Raises
+        ------
+        MeasurementError
+            If processes are missing and none makes progress; names the missing ranks.
+        """
         number = self._rounds[name] = self._rounds.get(name, -1) + 1
         keys = [f"distviz/{name}/{number}/{rank}" for rank in range(self.size)]
-        self.store.set(keys[self.rank], json.dumps(value))
-        while not self.store.check(keys):  # not get(): it cannot be interrupted
-            time.sleep(_POLLING)
-        return [json.loads(self.store.get(key)) for key in keys]
+        with _reachable():
+            self.store.set(keys[self.rank], json.dumps(value))
+            tokens, moved = self.count(0), time.monotonic()
+            while not self.store.check(keys):  # not get(): it cannot be interrupted
+                time.sleep(_POLL_SECONDS)
+                before, tokens = tokens, self.count(0)
+                moved = time.monotonic() if tokens != before else moved
+                if time.monotonic() - moved > _TIMEOUT.total_seconds():
+                    missing = [r for r, key in enumerate(keys) if not self.store.check([key])]
+                    raise MeasurementError(
+                        f"no response from rank {', '.join(map(str, missing))} of {self.size} "
+                        f"for {_TIMEOUT.total_seconds():.0f} s",
+                        "look for messages of those processes",
+                    )
+            return [json.loads(self.store.get(key)) for key in keys]
+
+    def count(self, tokens: int) -> int:
+        """Add measured tokens of this process and return those of all; end if another failed."""
+        with _reachable():
+            if self.store.check([_FAILED]):
+                raise SystemExit(int(self.store.get(_FAILED)))
+            total = int(self.store.add("distviz/tokens", tokens))
+        self.bar.advance(total - self._shown)
+        self._shown = total
+        return total
 
     def broadcast(self, data: bytes) -> Iterator[bytes]:
-        """Yield what every process gave, by rank; each has to take all."""
+        """Yield the bytes of every process, by rank; each process has to consume all."""
         import torch
         from torch import distributed
         from torch.distributed.distributed_c10d import PrefixStore
 
-        sizes = self.exchange("bytes", len(data))  # all are there before any waits inside gloo
+        sizes = self.exchange("bytes", len(data))  # all are present before any waits inside gloo
         if not distributed.is_initialized():
             prefixed = PrefixStore("distviz/group", self.store)
             distributed.init_process_group(
-                "gloo", store=prefixed, rank=self.rank, world_size=self.size, timeout=_LONG
+                "gloo", store=prefixed, rank=self.rank, world_size=self.size, timeout=_TIMEOUT
             )
         for rank, size in enumerate(sizes):
-            if rank == self.rank:
-                distributed.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8), rank)
-                yield data
-                continue
-            buffer = bytearray(size)
+            buffer = bytearray(data) if rank == self.rank else bytearray(size)
             distributed.broadcast(torch.frombuffer(buffer, dtype=torch.uint8), rank)
-            yield bytes(buffer)
+            yield data if rank == self.rank else bytes(buffer)
 
     def progress(self, bar: Progress) -> Progress:
-        """Return what to tell progress to: the bar of the process that prints."""
-        if isinstance(self.wire, OtherEnd):
-            return ForwardedProgress(self.wire.advance)
-        if self.wire is not None:
-            self.wire.progress = bar
-        return bar
+        """Return the progress to report to: the bar of the process that prints."""
+        if self.is_first:
+            self.bar = bar
+        return SharedProgress(self.bar, self.count)
 
     def fail(self, message: str, hint: str, code: int) -> None:
-        """Say why this process cannot go on, once among all processes, and end the others."""
-        if isinstance(self.wire, OtherEnd):
-            self.wire.fail(message, hint, code)
-        elif self.wire is not None:
-            self.wire.say(message, hint, code)
+        """Report why this process ends, with its rank; once among all processes."""
+        _ignore_signals()
+        try:
+            end = time.monotonic() + _GRACE_SECONDS
+            while not (self.is_first or self.store.check([_FAILED]) or time.monotonic() > end):
+                time.sleep(_POLL_SECONDS)
+            is_reported = self.store.add("distviz/failures", 1) > 1
+            self.store.set(_FAILED, str(code))
+        except RuntimeError:  # the store is lost, so is the process that holds it
+            is_reported = False
+        if is_reported:
+            return
+        where = f"rank {self.rank} of {self.size} ({socket.gethostname()}, process {os.getpid()})"
+        is_of_all = code == _INTERRUPTED or (self.is_first and code == 2)
+        report(message if is_of_all else f"{where}: {message}", hint)
 
     def finish(self) -> None:
-        """Wait until the result is written; the first process says so."""
-        if self.wire is not None:
-            self.wire.finish()
+        """Wait until the first process has written the result."""
+        self.exchange("finish", None)
+        left = int(self.store.add("distviz/finished", 1))
+        while self.is_first and left < self.size:  # without a launcher it holds the store
+            time.sleep(_POLL_SECONDS)
+            left = int(self.store.add("distviz/finished", 0))
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Turn the errors of a lost store into one of distviz."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise MeasurementError(
+            f"the other processes cannot be reached: {first_line(error)}",
+            "the launcher or rank 0 has ended: look for its messages",
+        ) from error
 
 
 def join(command: str) -> LaunchedWorld:
@@ -102,50 +154,30 @@ def join(command: str) -> LaunchedWorld:
     Raises
     ------
     MeasurementError
-        If they do not find each other.
+        If the processes cannot connect.
     RequestError
         If they were started for different commands.
     """
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, rank, size = next(iter(rendezvous("env://", timeout=_JOINING)))
+        store, rank, size = next(iter(rendezvous("env://", timeout=_JOIN_TIMEOUT)))
     except (ValueError, RuntimeError) as error:
-        raise MeasurementError(
-            f"the processes do not find each other: {first_line(error)}"
-        ) from error
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    world = LaunchedWorld(rank, size, local_rank, store=store)
-    seconds = _JOINING.total_seconds()
-
-    def hint() -> str:  # world.hint is not known yet
-        return world.hint()
-
-    if rank == 0:
-        first = FirstEnd(size, uuid.uuid4().hex, hint=hint)
-        world.wire = first
-        store.set("distviz/wire", json.dumps([first.listen(), first.key]))
-        first.accept(seconds)
-    else:
-        store.wait(["distviz/wire"], _JOINING)
-        port, key = json.loads(store.get("distviz/wire"))
-        other = OtherEnd(rank, size, key)
-        other.connect(os.environ["MASTER_ADDR"], port, seconds)
-        world.wire = other
-    _mind_the_launcher(world)
+        raise MeasurementError(f"the processes cannot connect: {first_line(error)}") from error
+    world = LaunchedWorld(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store=store)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     agree(world, "command", {"command": command})
     return world
 
 
-def _mind_the_launcher(world: World) -> None:
-    """When the launcher ends this process since another has died, leave time to say which."""
+def _interrupt(*_: Any) -> NoReturn:
+    """Stop this process as Ctrl-C does."""
+    _ignore_signals()
+    raise KeyboardInterrupt
 
-    def ended(*_: Any) -> None:
-        threading.Thread(target=say_late, daemon=True).start()
 
-    def say_late() -> None:
-        time.sleep(2)
-        world.fail("stopped from outside (SIGTERM)", world.hint(), 143)
-        os._exit(143)
-
-    signal.signal(signal.SIGTERM, ended)
+def _ignore_signals() -> None:
+    """Ignore further signals, of which launchers send several while a process ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

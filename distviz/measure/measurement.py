@@ -280,9 +280,8 @@ def measure(
         told.stage("compiling the counting loops (once, some ten seconds)")
     told.stage("measuring")
     passes = 1 + stage.is_paired
-    told.start(passes * corpus.tokens)
-    if world.is_first:
-        told.advance(passes * sum(batches[n].tokens for n in done if n not in halfway))
+    finished = sum(batches[n].tokens for n in done if n not in halfway)
+    told.start(passes * corpus.tokens, passes * finished)
     started = time.perf_counter()
     with as_written(opened.model) as notes:
         _measure_share(stage, batches, done, halfway, states, told)

@@ -1,67 +1,63 @@
-"""The processes that share a measurement: this one alone until a launcher says otherwise.
+"""The processes that share a measurement; without a launcher, this process alone.
 
-``torchrun`` and ``accelerate launch`` tell each process its rank by the environment; what the
-processes then say to each other is in `distributed`.
+``torchrun`` and ``accelerate launch`` set each process's rank in the environment; `distributed`
+holds what the processes then exchange.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from distviz.errors import RequestError
 from distviz.progress import Progress
 
-__all__ = ["World", "agree", "current", "enter", "launched_size", "say"]
-
+__all__ = ["World", "agree", "current", "enter", "launched_size", "report"]
 
 _SHOWN = 3
 
 
 @dataclass
 class World:
-    """Which process this is, and of how many; the base is the only one there is.
+    """The rank of this process and the number of processes; the base is a single process.
 
     Attributes
     ----------
     rank, size
-        This process, from 0, and how many there are.
+        Rank of this process, from 0, and the number of processes.
     local_rank
-        This process among those of its machine.
-    hint
-        Gives the line of what to do after a failure; may be empty.
+        Rank among the processes of the same machine.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    hint: Callable[[], str] = str
 
     @property
     def is_first(self) -> bool:
-        """Whether it is this process that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def exchange(self, name: str, value: Any) -> list[Any]:
-        """Return what every process gave under this name, by rank; plain data, small."""
+        """Return the value of every process, by rank; small plain data."""
         del name
         return [value]
 
     def broadcast(self, data: bytes) -> Iterator[bytes]:
-        """Yield what every process gave, by rank; each has to take all."""
+        """Yield the bytes of every process, by rank; each process has to consume all."""
         yield data
 
     def progress(self, bar: Progress) -> Progress:
-        """Return what to tell progress to: the bar of the process that prints."""
+        """Return the progress to report to: the bar of the process that prints."""
         return bar
 
     def fail(self, message: str, hint: str, code: int) -> None:
-        """Say why this process cannot go on, once among all processes, and end the others."""
+        """Report why this process ends; once among all processes."""
         del code
-        say(message, hint)
+        report(message, hint)
 
     def finish(self) -> None:
         """Wait until the result is written."""
@@ -71,29 +67,30 @@ _world = World()
 
 
 def current() -> World:
-    """Return the world that this process belongs to."""
+    """Return the world of this process."""
     return _world
 
 
 def enter(world: World) -> None:
-    """Make it the world that this process belongs to."""
+    """Set the world of this process."""
     global _world  # noqa: PLW0603
     _world = world
 
 
 def agree(world: World, name: str, facts: dict[str, str]) -> None:
-    """Make sure that all processes have the same facts.
+    """Check that all processes have the same facts.
 
     Raises
     ------
     RequestError
-        If one differs from the first process; which, and in what.
+        If a process differs from the first; names the rank and the facts.
     """
-    told = world.exchange(name, facts)
-    for rank, other in enumerate(told):
-        names = [n for n in {**told[0], **other} if told[0].get(n) != other.get(n)][:_SHOWN]
+    by_rank = world.exchange(name, facts)
+    first = by_rank[0]
+    for rank, other in enumerate(by_rank):
+        names = [n for n in {**first, **other} if first.get(n) != other.get(n)][:_SHOWN]
         if names:
-            shown = ", ".join(f"{n} {other.get(n)} (rank 0: {told[0].get(n)})" for n in names)
+            shown = ", ".join(f"{n} {other.get(n)} (rank 0: {first.get(n)})" for n in names)
             raise RequestError(
                 f"the processes differ: rank {rank} has {shown}",
                 "start all with the same command, files and versions",
@@ -101,14 +98,13 @@ def agree(world: World, name: str, facts: dict[str, str]) -> None:
 
 
 def launched_size() -> int:
-    """Return of how many processes a launcher made this one; 1 without a launcher."""
+    """Return the number of processes that a launcher started; 1 without a launcher."""
     if "RANK" not in os.environ:
         return 1
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def say(message: str, hint: str = "", stream: TextIO | None = None) -> None:
-    """Print an error, on standard error: one line, and one more for what to do next."""
-    place = stream or sys.stderr
-    place.write(f"distviz: {message}\n" + (f"  {hint}\n" if hint else ""))
-    place.flush()
+def report(message: str, hint: str = "") -> None:
+    """Print an error on standard error: one line, and a second with what to do next."""
+    sys.stderr.write(f"distviz: {message}\n" + (f"  {hint}\n" if hint else ""))
+    sys.stderr.flush()

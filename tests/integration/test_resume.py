@@ -35,13 +35,10 @@ class Stops(Progress):
         self.left = steps
         self.begun = 0
 
-    def start(self, tokens: int) -> None:
-        self.begun = -1
+    def start(self, tokens: int, done: int = 0) -> None:
+        self.begun = done
 
     def advance(self, tokens: int) -> None:
-        if self.begun == -1:  # what was done before
-            self.begun = tokens
-            return
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt

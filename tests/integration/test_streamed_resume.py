@@ -28,8 +28,8 @@ class Told(Progress):
         self.notes: list[str] = []
         self.total = self.passed = 0
 
-    def start(self, tokens: int) -> None:
-        self.total = tokens
+    def start(self, tokens: int, done: int = 0) -> None:
+        self.total, self.passed = tokens, done
 
     def advance(self, tokens: int) -> None:
         self.passed += tokens

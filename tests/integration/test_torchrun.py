@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from support.interrupted import running, wait_for_a_state
 from support.tiny_models import save_tiny
+from torch.distributed import TCPStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,21 +44,28 @@ def _port() -> str:
 
 
 @contextlib.contextmanager
-def _by_hand(
+def _started(
     commands: Sequence[Sequence[str | Path]],
-    environments: Sequence[dict[str, str]] | None = None,
     program: Sequence[str] = ("-m", "distviz"),
+    *,
+    has_launcher: bool = True,
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a process a command, as a launcher would that ends nobody."""
-    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": _port(), "WORLD_SIZE": str(len(commands))}
+    """Start a process for each command; nobody ends the others when one fails.
+
+    The store is here, as it is in a launcher, or in the process of rank 0.
+    """
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "localhost", "WORLD_SIZE": str(len(commands))}
+    shared["MASTER_PORT"] = str(store.port) if has_launcher else _port()
+    if has_launcher:
+        shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     processes = []
     for rank, args in enumerate(commands):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} | shared
-        own |= environments[rank] if environments else {}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         processes.append(
             subprocess.Popen(
                 [sys.executable, *program, *map(str, args)],
-                env=os.environ | own,
+                env=os.environ | shared | own,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -70,13 +79,52 @@ def _by_hand(
             process.communicate()
 
 
-def _complaints(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
-    """Exit codes by rank, and what was complained of by all together."""
+def _messages(error: str) -> list[str]:
+    return [line for line in error.splitlines() if line.startswith(("distviz: ", "  "))]
+
+
+def _ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    """Exit codes by rank, and the messages of all together."""
     errors = [process.communicate(timeout=300)[1] for process in processes]
-    lines = [line for error in errors for line in error.splitlines()]
-    return [process.returncode for process in processes], [
-        line for line in lines if line.startswith(("distviz: ", "  "))
-    ]
+    codes = [process.returncode for process in processes]
+    return codes, [line for error in errors for line in _messages(error)]
+
+
+def _finished(
+    args: Sequence[str | Path], size: int, program: Sequence[str] = ("-m", "distviz")
+) -> list[str]:
+    """Start processes without a launcher, as srun does; return what each wrote to stderr."""
+    with _started([args] * size, program, has_launcher=False) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors
+    return errors
+
+
+def _killed(args: Sequence[str | Path], states: Path, victim: int) -> tuple[list[str], str]:
+    """Start two processes by torchrun and kill one when both have saved a state.
+
+    Returns
+    -------
+    The messages of distviz, and everything that was written to stderr.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", _port(), "-m", "distviz", *map(str, args)]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as launcher:
+        try:
+            end = time.monotonic() + 300
+            while len(list(states.glob("*.state"))) < 2:
+                assert launcher.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            workers = psutil.Process(launcher.pid).children(recursive=True)
+            by_rank = {worker.environ().get("RANK"): worker for worker in workers}
+            by_rank[str(victim)].kill()
+            error = launcher.communicate(timeout=60)[1]
+        finally:
+            launcher.kill()
+    assert launcher.returncode == 1
+    assert not [worker for worker in workers if worker.is_running()]
+    return [line for line in _messages(error) if "distviz" in line or "--resume" in line], error
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +145,9 @@ def _assert_same(out: Path, alone: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_same_bytes_whatever_the_number(tmp_path: Path, alone: Path, size: int) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, alone: Path, size: int
+) -> None:
     done = _torchrun(size, "run", *SMALL, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "out")
@@ -106,7 +156,7 @@ def test_the_same_bytes_whatever_the_number(tmp_path: Path, alone: Path, size: i
     assert (manifest["processes"], manifest["threads"]) == (size, 1)
 
 
-def test_a_dry_run_is_told_once(tmp_path: Path) -> None:
+def test_a_dry_run_is_printed_once(tmp_path: Path) -> None:
     done = _torchrun(2, "run", *SMALL, "--dry-run", "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
@@ -146,24 +196,18 @@ def test_compare_by_two(tmp_path: Path, alone: Path, demo_folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_comparison_of_two_goes_on(
+def test_a_comparison_of_two_processes_is_resumed(
     tmp_path: Path, tiny_saved: Path, demo_folder: Path, size: int
 ) -> None:
     args = ["compare", tiny_saved, demo_folder, *SMALL]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    with _by_hand([[*args, "--out", whole]]) as processes:
-        assert processes[0].wait(300) == 0
+    _finished([*args, "--out", whole], 1)
     again = [*args, "--out", out, "--save-every", "0"]
-    with _by_hand([again] * 2) as processes:
-        _until_a_state(processes, tmp_path / "out.partial" / "b", 2)
-        processes[1].send_signal(signal.SIGKILL)
-        _, said = _complaints(processes)
-    assert "is kept in" in said[1]
+    messages, _ = _killed(again, tmp_path / "out.partial" / "b", 1)
+    assert "is kept in" in messages[0]
     # The side that was finished is there, whole.
     assert len(list((tmp_path / "out.partial" / "a").glob("*.state"))) == 2
-    with _by_hand([[*again, "--resume"]] * size) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
+    errors = _finished([*again, "--resume"], size)
     assert "starting afresh" not in errors[0]
     for side in "ab":
         for name in EXACT:
@@ -174,41 +218,28 @@ def test_a_comparison_of_two_goes_on(
     assert not (tmp_path / "out.partial").exists()
 
 
-# What ends them ------------------------------------------------------------------------------
-
-
-def _until_a_state(processes: list[subprocess.Popen[str]], folder: Path, size: int) -> None:
-    end = time.monotonic() + 300
-    while len(list(folder.glob("*.state"))) < size:
-        assert [process.poll() for process in processes] == [None] * size
-        assert time.monotonic() < end
-        time.sleep(0.01)
+# Failures ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_killed_process_ends_all_and_any_number_goes_on(
+def test_a_killed_process_ends_all_and_any_number_resumes(
     tmp_path: Path, alone: Path, victim: int, call: Callable[..., Done]
 ) -> None:
     out = tmp_path / "out"
     args = ["run", *SMALL, "--out", out, "--save-every", "0"]
-    with _by_hand([args] * 2) as processes:
-        _until_a_state(processes, tmp_path / "out.partial", 2)
-        processes[victim].send_signal(signal.SIGKILL)
-        killed = time.monotonic()
-        codes, said = _complaints(processes)
-        assert time.monotonic() - killed < 30
-    assert sorted(codes) == [-signal.SIGKILL, 1]
-    assert len(said) == 2, said
-    assert said[0].startswith(f"distviz: rank {victim} of 2 ")
-    assert said[0].endswith("was lost: killed, or out of memory")
-    assert "--resume" in said[1]
+    messages, error = _killed(args, tmp_path / "out.partial", victim)
+    assert len(messages) == 2, messages
+    assert messages[0].startswith("distviz: interrupted, ")
+    assert f"in {tmp_path / 'out.partial'}" in messages[0]
+    assert "--resume" in messages[1]
+    assert re.search(rf"rank +: {victim} ", error)  # by torchrun
     assert not out.exists()
     assert call("run", *SMALL, "--out", out, "--resume").code == 0
     _assert_same(out, alone)
 
 
 @pytest.mark.slow
-def test_two_go_on_where_one_stopped(tmp_path: Path, alone: Path) -> None:
+def test_two_processes_resume_a_run_of_one(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "out"
     args = ["run", *SMALL, "--out", str(out), "--save-every", "0"]
     with running(*args) as one:
@@ -242,28 +273,23 @@ def _assert_same_experts(out: Path, alone: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_experts_are_the_same_whatever_the_number(
+def test_experts_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, experts: Path, experts_alone: Path, size: int
 ) -> None:
     args = ["run", experts, *SMALL, "--out", tmp_path / "out"]
-    with _by_hand([args] * size) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
+    _finished(args, size)
     _assert_same_experts(tmp_path / "out", experts_alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
-def test_experts_go_on(tmp_path: Path, experts: Path, experts_alone: Path, size: int) -> None:
+def test_a_mixture_of_experts_is_resumed(
+    tmp_path: Path, experts: Path, experts_alone: Path, size: int
+) -> None:
     out = tmp_path / "out"
     args = ["run", experts, *SMALL, "--out", out, "--save-every", "0"]
-    with _by_hand([args] * 2) as processes:
-        _until_a_state(processes, tmp_path / "out.partial", 2)
-        processes[0].send_signal(signal.SIGKILL)
-        _complaints(processes)
-    with _by_hand([[*args, "--resume"]] * size) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
+    _killed(args, tmp_path / "out.partial", 0)
+    errors = _finished([*args, "--resume"], size)
     assert "starting afresh" not in errors[0]
     _assert_same_experts(out, experts_alone)
 
@@ -276,13 +302,14 @@ def _log_reads(place: Path) -> str:
     return f"""
 import os
 from pathlib import Path
-from distviz import cli, offloading
-read = offloading.LayersOnDisk._read
+from distviz import cli
+from distviz.models import lazy_layers
+read = lazy_layers.LayersOnDisk._read
 def noted(self, path):
     with Path({str(place)!r}, "rank-" + os.environ["RANK"]).open("a") as file:
         file.write(path + chr(10))
     return read(self, path)
-offloading.LayersOnDisk._read = noted
+lazy_layers.LayersOnDisk._read = noted
 cli.main()
 """
 
@@ -298,9 +325,7 @@ def streamed_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_process_streams_its_batches(tmp_path: Path, streamed_alone: Path) -> None:
     args = ["run", *SMALL, *STREAMED, "--out", tmp_path / "out"]
-    with _by_hand([args] * 2, program=("-c", _log_reads(tmp_path))) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    _finished(args, 2, ("-c", _log_reads(tmp_path)))
     _assert_same(tmp_path / "out", streamed_alone)
     layers = [f"model.layers.{index}" for index in range(6)]
     for rank in (0, 1):
@@ -308,24 +333,21 @@ def test_each_process_streams_its_batches(tmp_path: Path, streamed_alone: Path) 
 
 
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_streamed_run_of_two_goes_on(tmp_path: Path, streamed_alone: Path, size: int) -> None:
+def test_a_streamed_run_of_two_processes_is_resumed(
+    tmp_path: Path, streamed_alone: Path, size: int
+) -> None:
     out = tmp_path / "out"
     args = ["run", *SMALL, *STREAMED, "--out", out, "--save-every", "0"]
-    with _by_hand([args] * 2) as processes:
-        _until_a_state(processes, tmp_path / "out.partial", 2)
-        processes[1].send_signal(signal.SIGKILL)
-        _complaints(processes)
+    _killed(args, tmp_path / "out.partial", 1)
     assert list((tmp_path / "out.partial").glob("*.outputs"))
-    with _by_hand([[*args, "--resume"]] * size) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
+    errors = _finished([*args, "--resume"], size)
     assert "starting afresh" not in errors[0]
     _assert_same(out, streamed_alone)
 
 
 FAILS = """
 import os, sys
-from distviz import cli, passes
+from distviz import cli
 def broken(*_):
     raise OSError(28, "No space left on device")
 if os.environ["RANK"] == "1":
@@ -335,15 +357,15 @@ cli.main()
 """
 
 
-def test_an_exception_in_one_is_said_once(tmp_path: Path) -> None:
+def test_an_exception_in_one_process_is_reported_once(tmp_path: Path) -> None:
     args = ["run", *SMALL, "--out", tmp_path / "out"]
-    with _by_hand([args] * 2, program=("-c", FAILS)) as processes:
-        codes, said = _complaints(processes)
+    with _started([args] * 2, program=("-c", FAILS)) as processes:
+        codes, messages = _ended(processes)
     assert codes == [1, 1]
-    assert len(said) == 2, said
-    assert said[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
-    assert said[0].endswith("OSError: [Errno 28] No space left on device")
-    assert said[1] == "  run again with --debug to see where it happened"
+    assert len(messages) == 2, messages
+    assert messages[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
+    assert messages[0].endswith("OSError: [Errno 28] No space left on device")
+    assert messages[1] == "  run again with --debug to see where it happened"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -358,32 +380,30 @@ cli.main()
 """
 
 
-def test_a_full_disk_where_the_first_keeps_its_state(tmp_path: Path, alone: Path) -> None:
+def test_a_full_disk_where_the_first_saves_its_state(tmp_path: Path, alone: Path) -> None:
     args = ["run", *SMALL, "--out", tmp_path / "out", "--save-every", "0"]
     program = NO_SPACE.format(place="os.fsync")
-    with _by_hand([args] * 2, program=("-c", program)) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    said = f"{tmp_path / 'out.partial'} cannot be written (No space left on device)"
-    assert sum(error.count(said) for error in errors) == 1
+    errors = _finished(args, 2, ("-c", program))
+    message = f"{tmp_path / 'out.partial'} cannot be written (No space left on device)"
+    assert sum(error.count(message) for error in errors) == 1
     _assert_same(tmp_path / "out", alone)
 
 
 @pytest.mark.slow
 def test_a_full_disk_where_the_result_is_written(tmp_path: Path) -> None:
     args = ["run", *SMALL, "--out", tmp_path / "out"]
-    program = "from distviz import runs\n" + NO_SPACE.format(place="runs.Run.write")
-    with _by_hand([args] * 2, program=("-c", program)) as processes:
-        codes, said = _complaints(processes)
+    program = "from distviz.results import run\n" + NO_SPACE.format(place="run.Run.write")
+    with _started([args] * 2, program=("-c", program)) as processes:
+        codes, messages = _ended(processes)
     assert codes == [1, 1]
-    assert said == [
-        f"distviz: {tmp_path / 'out'} cannot be written: No space left on device",
-        "  free space there, or give another --out",
-    ]
+    assert len(messages) == 2
+    assert messages[0].startswith(f"distviz: rank 0 of 2 ({socket.gethostname()}, process ")
+    assert messages[0].endswith(f"): {tmp_path / 'out'} cannot be written: No space left on device")
+    assert messages[1] == "  free space there, or give another --out"
     assert not [path for path in tmp_path.iterdir() if path.name != "out.partial"]
 
 
-def test_a_file_that_is_damaged_for_one_alone(tmp_path: Path, tiny_saved: Path) -> None:
+def test_a_file_that_is_damaged_for_one_process(tmp_path: Path, tiny_saved: Path) -> None:
     for name in "ab":
         shutil.copytree(tiny_saved, tmp_path / name / "model")
     weights = tmp_path / "b" / "model" / "model.safetensors"
@@ -391,21 +411,21 @@ def test_a_file_that_is_damaged_for_one_alone(tmp_path: Path, tiny_saved: Path) 
     args = ["run", "model", *SMALL, "--out", tmp_path / "out"]
     start = f"import os; os.chdir(os.path.join({str(tmp_path)!r}, 'ab'[int(os.environ['RANK'])])); "
     program = ("-c", f"{start}from distviz import cli; cli.main()")
-    with _by_hand([args] * 2, program=program) as processes:
-        codes, said = _complaints(processes)
+    with _started([args] * 2, program=program) as processes:
+        codes, messages = _ended(processes)
     assert codes == [2, 2]
-    assert 1 <= len(said) <= 2, said
-    assert said[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
-    assert "model.safetensors" in said[0]
+    assert len(messages) <= 2, messages
+    assert messages[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
+    assert "model.safetensors" in messages[0]
     assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_are_named_before_anything_is_read(tmp_path: Path) -> None:
     args = ["run", *SMALL, "--out", tmp_path / "out", "--c"]
-    with _by_hand([[*args, "0.2"], [*args, "0.3"]]) as processes:
-        codes, said = _complaints(processes)
+    with _started([[*args, "0.2"], [*args, "0.3"]]) as processes:
+        codes, messages = _ended(processes)
     assert codes == [2, 2]
-    assert said == [
+    assert messages == [
         "distviz: the processes differ: rank 1 has --c 0.3 (rank 0: 0.2)",
         "  start all with the same command, files and versions",
     ]
@@ -432,20 +452,20 @@ def test_other_versions_and_other_texts_are_named(tmp_path: Path) -> None:
     args = ["run", *small, "--text", "text.txt", "--out", tmp_path / "out"]
     start = "import os; os.chdir('ab'[int(os.environ['RANK'])]); "
     place = f"import os; os.chdir({str(tmp_path)!r}); {start}{VERSION}"
-    with _by_hand([args] * 2, program=("-c", place)) as processes:
-        codes, said = _complaints(processes)
+    with _started([args] * 2, program=("-c", place)) as processes:
+        codes, messages = _ended(processes)
     assert codes == [2, 2]
-    assert len(said) == 2
-    assert said[0].startswith("distviz: the processes differ: rank 1 has text ")
-    assert "torch 2.9.0 (rank 0: " in said[0]
+    assert len(messages) == 2
+    assert messages[0].startswith("distviz: the processes differ: rank 1 has text ")
+    assert "torch 2.9.0 (rank 0: " in messages[0]
     assert not (tmp_path / "out").exists()
 
 
-def test_what_one_process_has_to_do(tmp_path: Path) -> None:
-    with _by_hand([["filler", "demo"]] * 2) as processes:
-        codes, said = _complaints(processes)
+def test_commands_for_one_process_are_refused(tmp_path: Path) -> None:
+    with _started([["filler", "demo"]] * 2) as processes:
+        codes, messages = _ended(processes)
     assert codes == [2, 2]
-    assert said == [
+    assert messages == [
         "distviz: distviz filler works in one process",
         "  start it without torchrun or accelerate",
     ]
@@ -461,8 +481,8 @@ def test_what_one_process_has_to_do(tmp_path: Path) -> None:
 )
 def test_requests_are_refused_once(tmp_path: Path, flags: list[str], message: str) -> None:
     args = ["run", *SMALL, "--out", tmp_path / "out", *flags]
-    with _by_hand([args] * 2) as processes:
-        codes, said = _complaints(processes)
+    with _started([args] * 2) as processes:
+        codes, messages = _ended(processes)
     assert codes == [2, 2]
-    assert message in said[0]  # perhaps with the rank that was the first to find out
-    assert len(said) <= 2
+    assert message in messages[0]
+    assert len(messages) <= 2

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distviz.progress import TerminalProgress
+from distviz.progress import Progress, SharedProgress, TerminalProgress
 
 
 def shown(bar: TerminalProgress, out: io.StringIO) -> str:
@@ -22,8 +22,7 @@ def test_time_left_is_shown_from_the_first_batch_on() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, get_time=lambda: now[0])
     bar = TerminalProgress(console)
-    bar.start(1000)
-    bar.advance(400)  # saved by an interrupted run
+    bar.start(1000, 400)  # saved by an interrupted run
     assert "-:--:--" in shown(bar, out)
     now[0] += 120.0
     bar.advance(60)
@@ -42,3 +41,35 @@ def test_silent_progress_still_prints_notes() -> None:
     bar.note("a warning")
     bar.stop()
     assert out.getvalue() == "distviz: a warning\n"
+
+
+def test_without_a_terminal_there_is_no_bar() -> None:
+    stream = io.StringIO()
+    bar = TerminalProgress(Console(file=stream))
+    bar.stage("measuring")
+    bar.start(10)
+    bar.advance(5)
+    bar.stop()
+    assert stream.getvalue() == "measuring\n"
+
+
+def test_shared_progress_counts_elsewhere() -> None:
+    class Seen(Progress):
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        def stage(self, text: str) -> None:
+            self.calls.append(text)
+
+        def start(self, tokens: int, done: int = 0) -> None:
+            self.calls.append((tokens, done))
+
+        def advance(self, tokens: int) -> None:
+            raise AssertionError(tokens)
+
+    seen, counted = Seen(), []
+    shared = SharedProgress(seen, counted.append)
+    shared.stage("measuring")
+    shared.start(10, 2)
+    shared.advance(8)
+    assert (seen.calls, counted) == (["measuring", (10, 2)], [8])

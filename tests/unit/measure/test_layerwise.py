@@ -127,8 +127,8 @@ def test_a_model_too_large_is_streamed_by_itself_and_says_so(
         def stage(self, text: str) -> None:
             self.lines.append(text)
 
-        def start(self, tokens: int) -> None:
-            self.total = tokens
+        def start(self, tokens: int, done: int = 0) -> None:
+            self.total, self.tokens = tokens, done
 
         def advance(self, tokens: int) -> None:
             self.tokens += tokens
