@@ -1,7 +1,7 @@
 from .arm import ARM as ARM
-from .arm import Plan as Plan
-from .arm import SequenceRows as SequenceRows
 from .controls import make_redistribution as make_redistribution
+from .plan import Plan as Plan
+from .plan import SequenceRows as SequenceRows
 from .presets import PRESETS as PRESETS
 from .presets import Proposal as Proposal
 from .presets import every_preset as every_preset

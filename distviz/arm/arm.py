@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.arm.plan import (
+    Plan,
+    SequenceRows,
+    copy_rows,
+    cut_of,
+    interpolate,
+    one_sequence,
+    target_of,
+    to_host,
+    valid_tokens,
+)
 from distviz.errors import RequestError, nearest
 from distviz.stats import MAD_TO_SIGMA
 
@@ -22,90 +33,33 @@ if TYPE_CHECKING:
 
     from distviz.stats.kernels import Cut
 
-__all__ = ["ARM", "MODES", "PERCENTILES_OF", "Plan", "SequenceRows"]
+__all__ = ["ARM", "MODES", "PERCENTILES_OF"]
 
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
 _SMALLEST_MAD = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one redistribution of one sequence will do; every field is deterministic and exact.
-
-    Attributes
-    ----------
-    n
-        Finite values in the sequence.
-    center, mad
-        Lower median of abs(x) and lower median of abs(abs(x) - center), the latter not floored.
-    eps
-        1.4826 * max(mad, 1e-12) * c.
-    near
-        Share of abs(x) < eps.
-    fraction, k
-        Share asked for (clipped or given) and number of values that move.
-    upper, lower
-        Bounds of the new values of either sign.
-    magnitude, ties
-        The k-th smallest magnitude, and how many values equal to it move (lowest flat index first).
-    """
-
-    n: int
-    center: float
-    mad: float
-    eps: float
-    near: float
-    fraction: float
-    k: int
-    upper: float
-    lower: float
-    magnitude: float
-    ties: int
-    ties_in_all: int
-
-
-@dataclass(frozen=True)
-class SequenceRows:
-    """The rows of one sequence, in the order in which ties are broken, and their keys.
-
-    Attributes
-    ----------
-    rows
-        int64 (n,): rows of the tensor.
-    document
-        Key of the random numbers.
-    tokens, slots
-        Further keys, one a row: the token, and the expert's rank among those of its token (0
-        where there are no experts).
-    """
-
-    rows: NDArray[np.int64]
-    document: int
-    tokens: NDArray[np.int64]
-    slots: NDArray[np.int64] | int = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class ARM:
-    """Push the near-zero values of each sequence outward.
+    """Move the near-zero values of each sequence away from zero.
 
     Parameters
     ----------
     c
         Width of the near-zero band: eps = 1.4826 * MAD * c. Positive.
     p1
-        Percentile of the values that bounds the new positive values, 0 to 100.
+        The percentile of the values that is the upper bound of the new values, 0 to 100.
     p_min, p_max
-        Limits of the share of values that move, 0 to 1.
+        Limits of the fraction of values that move, 0 to 1.
     fraction
-        The share that moves, given directly (as the paper does for Gemma); None measures it.
+        The fraction that moves (the paper sets it for Gemma); None measures it.
     mode
         ``"replace"`` (released code) or ``"add"`` (the paper's text).
     percentile_of
         ``"value"``, or ``"magnitude"`` (released code for Gemma).
     passes
-        How many times the step is repeated on its own result.
+        How often the step is applied, each time to the last result.
     seed
         Key of the random numbers, see `distviz.stats.kernels.rng`.
 
@@ -158,16 +112,16 @@ class ARM:
                 raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
 
     def described(self) -> str:
-        """Return the parameters that matter, in words: ``c = 0.13, p1 = 99.5``."""
+        """Return the main parameters as text: ``c = 0.13, p1 = 99.5``."""
         first = f"c = {self.c:g}" if self.fraction is None else f"fraction = {self.fraction:g}"
         return f"{first}, p1 = {self.p1:g}"
 
     def plan(self, x: torch.Tensor, mask: Any = None) -> Plan | None:
-        """Plan one sequence: any shape, mask of its leading dimensions (True = takes part).
+        """Return the plan for one sequence, None if it has no finite value.
 
-        Returns None if the sequence has no finite value.
+        ``x`` has any shape; ``mask`` has its leading dimensions, true where a token takes part.
         """
-        values, rows = _one_sequence(x, mask)
+        values, rows = one_sequence(x, mask)
         return self._plan(values, rows)
 
     def _plan(self, values: torch.Tensor, rows: NDArray[np.int64]) -> Plan | None:
@@ -193,7 +147,7 @@ class ARM:
         k = max(1, round(fraction * n))
         magnitude = ranks.magnitude(k - 1)
         rank_of = ranks.value if self.percentile_of == "value" else ranks.magnitude
-        upper = max(_interpolate(rank_of(ends[0]), rank_of(ends[1]), place - floor), 0.0)
+        upper = max(interpolate(rank_of(ends[0]), rank_of(ends[1]), place - floor), 0.0)
         return Plan(
             n=n,
             center=center,
@@ -210,16 +164,16 @@ class ARM:
         )
 
     def selected(self, x: torch.Tensor, mask: Any = None) -> NDArray[np.int64]:
-        """Return the flat indices into one sequence that the first pass moves, ascending."""
+        """Return the flat indices of the values that the first pass moves, ascending."""
         import torch
 
         from distviz.stats import kernels
 
-        values, rows = _one_sequence(x, mask)
+        values, rows = one_sequence(x, mask)
         plan = self._plan(values, rows)
         moved = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
         if plan is not None:
-            kernels.find_moved(values, rows, _cut(values, rows, plan), moved)
+            kernels.find_moved(values, rows, cut_of(values, rows, plan), moved)
         return np.flatnonzero(moved.cpu().numpy())
 
     def __call__(
@@ -239,19 +193,19 @@ class ARM:
         x
             (batch, tokens, channels), or (tokens, channels) for one sequence; any floating type.
         mask
-            Tensor or array (batch, tokens), true where a token is no padding; None counts all.
+            Tensor or array (batch, tokens), false for padding; None means no padding.
         out
-            Where to write, same shape and type as ``x``; may be ``x``. None makes a new tensor.
+            The result, same shape and type as ``x``; may be ``x``. None allocates a new tensor.
         layer
             Key of the random numbers.
         documents, tokens
-            Further keys: (batch,) and (batch, tokens) integers. By default the row of the batch,
+            Further keys: (batch,) and (batch, tokens) integers. By default the row of the batch
             and the index among the row's unpadded tokens.
 
         Returns
         -------
         Tensor
-            ``out``. Padding, NaN and infinite values are passed through.
+            ``out``. Padding, NaN and infinite values are unchanged.
         """
         result, _, _ = self.trace(
             x, mask, out, layer=layer, documents=documents, tokens=tokens, find_moved=False
@@ -269,25 +223,26 @@ class ARM:
         tokens: Any = None,
         find_moved: bool = True,
     ) -> tuple[torch.Tensor, list[list[Plan | None]], torch.Tensor | None]:
-        """Redistribute a batch and tell what was done; arguments as when called.
+        """Redistribute a batch and return details; arguments as of a call.
 
         Returns
         -------
         out
             The result.
         plans
-            One list a sequence, one plan a pass (None where a sequence has no finite value).
+            One list per sequence, one plan per pass (None if the sequence has no finite value).
         moved
-            uint8, shape of ``x``: 1 where a value was selected in any pass; None if not asked for.
+            uint8, shape of ``x``: 1 where a value was selected in any pass; None without
+            ``find_moved``.
         """
         values = x.detach().contiguous()
         batch = values if values.dim() == 3 else values.view(1, *values.shape)
-        valid = _valid_tokens(batch, mask)
+        valid = valid_tokens(batch, mask)
         if tokens is None:
             tokens = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
-        tokens = _on_host(tokens, "tokens", valid.shape, np.int64)
+        tokens = to_host(tokens, "tokens", valid.shape, np.int64)
         owners = np.arange(len(valid)) if documents is None else documents
-        owners = _on_host(owners, "documents", valid.shape[:1], np.int64)
+        owners = to_host(owners, "documents", valid.shape[:1], np.int64)
         sequences = [
             SequenceRows(
                 index * valid.shape[1] + np.flatnonzero(valid[index]),
@@ -307,28 +262,26 @@ class ARM:
         layer: int = 0,
         find_moved: bool = True,
     ) -> tuple[torch.Tensor, list[list[Plan | None]], torch.Tensor | None]:
-        """Redistribute sequences whose rows lie anywhere in ``x``; result as of `trace`.
+        """Redistribute sequences of arbitrary rows; other arguments and result as of `trace`.
 
         Parameters
         ----------
         x
-            (..., channels); its rows are counted over all leading dimensions.
+            (..., channels); rows are numbered over all leading dimensions.
         sequences
-            The rows of each; a row in none of them is passed through.
-        out, layer, find_moved
-            As for `trace`.
+            The rows of each; rows in no sequence are unchanged.
         """
         import torch
 
         values = x.detach().contiguous()
         flat = values.view(math.prod(values.shape[:-1]), values.shape[-1])
-        target = _target(flat, x, out)
+        target = target_of(flat, x, out)
         parts = list(sequences)
         if target.data_ptr() != flat.data_ptr():
             left_out = np.ones(flat.shape[0], bool)
             for part in parts:
                 left_out[part.rows] = False
-            _copy_rows(flat, target, np.flatnonzero(left_out))
+            copy_rows(flat, target, np.flatnonzero(left_out))
         moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
         plans = [self._redistribute(flat, target, part, layer, moved) for part in parts]
         result = target.view(x.shape)
@@ -346,7 +299,7 @@ class ARM:
         layer: int,
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
-        """Run every pass on one sequence; the first reads ``source``, all write ``target``."""
+        """Apply every pass to one sequence; the first reads ``source``, all write ``target``."""
         from distviz.stats import kernels
 
         rows = sequence.rows
@@ -356,9 +309,9 @@ class ARM:
             plan = self._plan(source, rows) if rows.size else None
             plans.append(plan)
             if plan is None:
-                _copy_rows(source, target, rows)
+                copy_rows(source, target, rows)
                 continue
-            cut = _cut(source, rows, plan)
+            cut = cut_of(source, rows, plan)
             if moved is not None:
                 of_pass = moved if number == 0 else moved.new_zeros(moved.shape)
                 kernels.find_moved(source, rows, cut, of_pass)
@@ -378,71 +331,8 @@ class ARM:
         cut: Cut,
         plan: Plan,
     ) -> None:
-        """Write what becomes of the rows of one sequence in one pass."""
+        """Write the result of one pass for the rows of one sequence."""
         from distviz.stats import kernels
 
         bounds = (plan.lower, plan.upper)
         kernels.apply(source, target, rows, keys, cut, bounds, adds=self.mode == "add")
-
-
-def _copy_rows(source: torch.Tensor, target: torch.Tensor, rows: NDArray[np.int64]) -> None:
-    import torch
-
-    if rows.size and source.data_ptr() != target.data_ptr():
-        index = torch.from_numpy(rows).to(source.device)
-        target[index] = source[index]
-
-
-def _target(flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-    """Return memory of (rows, channels) to write to: that of ``out`` if it is contiguous."""
-    import torch
-
-    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
-        raise RequestError(
-            f"out is {tuple(out.shape)} {out.dtype}, x is {tuple(x.shape)} {x.dtype}"
-        )
-    if out is None or not out.is_contiguous():
-        return torch.empty_like(flat)
-    return out.detach().view(flat.shape)
-
-
-def _interpolate(low: float, high: float, weight: float) -> float:
-    """Interpolate as numpy.percentile does, from the nearer end."""
-    if weight < 0.5:
-        return low + (high - low) * weight
-    return high - (high - low) * (1 - weight)
-
-
-def _cut(values: torch.Tensor, rows: NDArray[np.int64], plan: Plan) -> Cut:
-    """Find where the ties end; all of them moving needs no look at the data."""
-    from distviz.stats import kernels
-
-    if plan.ties == plan.ties_in_all:
-        return kernels.Cut(plan.magnitude, rows.size, 0)
-    return kernels.find_cut(values, rows, plan.magnitude, plan.ties)
-
-
-def _valid_tokens(batch: torch.Tensor, mask: Any) -> NDArray[np.bool_]:
-    """Return the mask as (batch, tokens) bool on the host."""
-    shape = tuple(batch.shape[:2])
-    if mask is None:
-        return np.ones(shape, bool)
-    return _on_host(mask, "mask", shape, np.bool_)
-
-
-def _on_host(values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return a tensor or array of that shape as NumPy; one sequence may leave the batch out."""
-    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    if array.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
-        raise RequestError(f"{name} has shape {array.shape}, expected {shape}")
-    return array.astype(dtype).reshape(shape)
-
-
-def _one_sequence(x: torch.Tensor, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """Return one sequence of any shape as (rows, channels), and its rows that take part."""
-    values = x.detach().contiguous()
-    leading = tuple(values.shape[:-1])
-    rows = values.view(math.prod(leading), values.shape[-1] if values.dim() else 1)
-    if mask is None:
-        return rows, np.arange(rows.shape[0])
-    return rows, np.flatnonzero(_on_host(mask, "mask", leading, np.bool_))

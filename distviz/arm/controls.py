@@ -1,8 +1,7 @@
-"""Redistributions beside ARM, so that it has company to be measured against.
+"""Other redistributions than ARM, for comparison with it.
 
-All of the built-in ones look at one sequence at a time and select the same values as `ARM` with the
-same parameters would (``c``, ``p_min``, ``p_max`` or ``fraction``): only what becomes of them, or
-where the change lands, differs.
+The built-in ones select the same values of a sequence as `ARM` does with the same parameters
+(``c``, ``p_min``, ``p_max`` or ``fraction``); they differ in the new values, or in their places.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.arm.arm import ARM, Plan, SequenceRows
+from distviz.arm.arm import ARM
+from distviz.arm.plan import Plan, SequenceRows
 from distviz.errors import MeasurementError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["REDISTRIBUTIONS", "Custom", "Noise", "Scale", "Threshold", "make_redistribution"]
 
 _OWN_PASS = 1 << 32
-"""Keeps the places that `Noise` draws apart from the numbers that ARM draws."""
+"""Pass number for the places that `Noise` draws; ARM never uses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(ARM):
-    """Set the selected values to zero: the move of the sparsifiers, the opposite of ARM."""
+    """Set the selected values to zero, as sparsification does: the opposite of ARM."""
 
     def _write(
         self,
@@ -41,7 +41,7 @@ class Threshold(ARM):
         rows: NDArray[np.int64],
         keys: NDArray[np.uint32],
         cut: Cut,
-        plan: Plan,  # noqa: ARG002  (the selection is in the cut)
+        plan: Plan,  # noqa: ARG002
     ) -> None:
         from distviz.stats import kernels
 
@@ -55,7 +55,7 @@ class Scale(ARM):
     Parameters
     ----------
     factor
-        What they are multiplied by, in float32, rounded to the tensor's type once.
+        The multiplier; the product is float32, rounded to the tensor's type once.
     """
 
     factor: float = 2.0
@@ -65,7 +65,7 @@ class Scale(ARM):
         source: torch.Tensor,
         target: torch.Tensor,
         rows: NDArray[np.int64],
-        keys: NDArray[np.uint32],  # noqa: ARG002  (nothing is drawn)
+        keys: NDArray[np.uint32],  # noqa: ARG002
         cut: Cut,
         plan: Plan,  # noqa: ARG002
     ) -> None:
@@ -82,10 +82,9 @@ class Scale(ARM):
 class Noise(ARM):
     """Make the changes of ARM at random places: the control experiment.
 
-    As many values change, by the same amounts, but which ones is drawn: if the output suffers as
-    much, it was not the near-zero values that mattered. The places are the k values with the
-    smallest hash (`distviz.stats.kernels.rng`, pass number + 2^32), without replacement, among the
-    finite ones; the changes are dealt out to them in the order of that hash.
+    As many values change, by the same amounts, but at random places: if the output changes as much,
+    the near-zero values were not the cause. The places are the k finite values with the smallest
+    hash (`distviz.stats.kernels.rng`, pass 2^32); they get the changes in the order of the hash.
     """
 
     def _redistribute(
@@ -151,11 +150,11 @@ class Custom(ARM):
     Parameters
     ----------
     function
-        Takes (tokens, channels) without padding (behind routed experts a row for each token and
-        expert, by token and rank of the expert), returns the same shape and type; may not change
-        its argument.
+        Takes (tokens, channels) without padding and returns the same shape and type; it must not
+        change its argument. With routed experts it gets a row per token and expert, ordered by
+        token and rank of the expert.
     name
-        As it was given: ``module:callable``.
+        As given: ``module:callable``.
 
     Raises
     ------
@@ -171,7 +170,7 @@ class Custom(ARM):
         source: torch.Tensor,
         target: torch.Tensor,
         sequence: SequenceRows,
-        layer: int,  # noqa: ARG002  (a function of its own draws its own numbers)
+        layer: int,  # noqa: ARG002
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
         import torch
@@ -202,7 +201,7 @@ REDISTRIBUTIONS: dict[str, tuple[type[ARM], str]] = {
     "scale": (Scale, "multiply the same values (scale:3; 2 unless given)"),
     "noise": (Noise, "make the changes of ARM at random places"),
 }
-"""Name -> class, and what it does."""
+"""Name -> class and description."""
 
 
 def make_redistribution(name: str, arm: ARM) -> ARM:
@@ -259,7 +258,7 @@ def _import(name: str, module: str, attribute: str) -> Callable[[torch.Tensor], 
     except Exception as error:
         raise RequestError(
             f"redistribution '{name}' cannot be imported: {type(error).__name__}: {error}",
-            "module:callable; the module is looked for here and among the installed packages",
+            "the module is searched in the current folder and in installed packages",
         ) from error
     finally:
         if added:

@@ -1,16 +1,16 @@
 """Exact order statistics of one sequence, of its values and of their magnitudes.
 
-Three ways to the same answers: sorting (few values, or float64), a table of codes (16-bit types,
-exact by itself), and a table of upper halves refined by the values of the few cells that decide
-(float32). Neither table sorts the sequence; the refinement reads it once more, and only rarely
-twice. What lies on a device is sorted or counted there.
+Three methods with equal results: sorting (few values, or float64); a table of codes (16-bit types);
+and a table of upper halves, refined by the values of the few cells that matter (float32), which
+reads the sequence a second time, rarely a third. Values on a device are sorted or counted there.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cache
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,37 +24,44 @@ _FEW = 1 << 15
 _HALF = 16
 
 
-class OrderStatistics(Protocol):
-    """Order statistics of the finite values of a sequence; ranks count from 0."""
+class OrderStatistics(ABC):
+    """Order statistics of the finite values of a sequence; ranks start at 0."""
 
     n: int
 
     def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
-        """Announce what will be asked, so that one look at the data serves every question."""
+        """Announce what will be requested, so that the data are read once for all requests."""
+        del c, shares, ranks
 
+    @abstractmethod
     def value(self, rank: int) -> float:
-        """Return the value of that rank in ascending order."""
+        """Return the value of a rank in ascending order."""
 
+    @abstractmethod
     def magnitude(self, rank: int) -> float:
-        """Return the magnitude of that rank in ascending order."""
+        """Return the magnitude of a rank in ascending order."""
 
+    @abstractmethod
     def distance(self, rank: int, center: float) -> float:
         """Return the rank-th smallest abs(magnitude - center)."""
 
+    @abstractmethod
     def count_below(self, limit: float) -> int:
-        """Return how many magnitudes are smaller than the limit."""
+        """Return how many magnitudes are below the limit."""
 
+    @abstractmethod
     def count_equal(self, magnitude: float) -> int:
-        """Return how many magnitudes equal that one."""
+        """Return how many magnitudes are equal to this one."""
 
 
 def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> OrderStatistics:
-    """Prepare the order statistics of the given rows of (rows, channels)."""
+    """Return the order statistics of some rows of (rows, channels)."""
     if rows.size * values.shape[1] <= _FEW or values.dtype == torch.float64:
         index = torch.from_numpy(rows).to(values.device)
         picked = values[index].flatten()
+        picked = picked[torch.isfinite(picked)]
         if kernels.sorts_there(values):
-            return _SortedThere(picked.double())
+            return _SortedOnDevice(picked.double())
         return _Sorted(picked.cpu().double().numpy())
     if values.dtype == torch.float32:
         return _Refined(values, rows)
@@ -62,16 +69,16 @@ def rank_values(values: torch.Tensor, rows: NDArray[np.int64]) -> OrderStatistic
     return _Counted(kernels.count(values, rows).table, name)
 
 
-class _Sorted:
-    """By sorting: for a decoding step's few values, and for float64."""
+class _Sorted(OrderStatistics):
+    """By sorting: for few values, as in a decoding step, and for float64."""
 
-    def __init__(self, values: NDArray[np.float64]) -> None:
-        self._values = np.sort(values[np.isfinite(values)])
-        self._magnitudes = np.sort(np.abs(self._values))
-        self.n = self._values.size
+    def __init__(self, values: Any) -> None:
+        self._values = self._sort(values)
+        self._magnitudes = self._sort(abs(self._values))
+        self.n = len(self._values)
 
-    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
-        del c, shares, ranks
+    def _sort(self, values: Any) -> Any:
+        return np.sort(values)
 
     def value(self, rank: int) -> float:
         return float(self._values[rank])
@@ -90,22 +97,11 @@ class _Sorted:
         return above - self.count_below(magnitude)
 
 
-class _SortedThere:
-    """By sorting on the device that holds the values; only what is asked for leaves it."""
+class _SortedOnDevice(_Sorted):
+    """By sorting on the device of the values; only single numbers are copied from it."""
 
-    def __init__(self, values: torch.Tensor) -> None:
-        self._values = values[torch.isfinite(values)].sort().values
-        self._magnitudes = self._values.abs().sort().values
-        self.n = self._values.numel()
-
-    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
-        del c, shares, ranks
-
-    def value(self, rank: int) -> float:
-        return float(self._values[rank])
-
-    def magnitude(self, rank: int) -> float:
-        return float(self._magnitudes[rank])
+    def _sort(self, values: Any) -> Any:
+        return values.sort().values
 
     def distance(self, rank: int, center: float) -> float:
         return float((self._magnitudes - center).abs().kthvalue(rank + 1).values)
@@ -117,7 +113,7 @@ class _SortedThere:
         return int((self._magnitudes == magnitude).sum())
 
 
-class _Counted:
+class _Counted(OrderStatistics):
     """From a table of all 65,536 codes of a 16-bit type."""
 
     def __init__(self, table: NDArray[np.int64], name: str) -> None:
@@ -128,9 +124,6 @@ class _Counted:
         self._counts = table[:top] + table[float_grid.SIGN : float_grid.SIGN + top]
         self._running = np.cumsum(self._counts)
         self.n = int(self._running[-1])
-
-    def prefetch(self, c: float, shares: tuple[float, float], ranks: Iterable[int]) -> None:
-        del c, shares, ranks
 
     def value(self, rank: int) -> float:
         return float(self._codes[np.searchsorted(self._signed, rank, side="right")])
@@ -150,11 +143,11 @@ class _Counted:
         return int(self._counts[np.searchsorted(self._cells, magnitude, side="left")])
 
 
-class _Refined:
-    """Float32: cells of equal upper 16 bits, and the values themselves where a cell decides.
+class _Refined(OrderStatistics):
+    """Float32: cells of equal upper 16 bits, and the values themselves where a cell matters.
 
-    Arrays by cell list the occupied cells alone, ascending by magnitude; a *place* is an index
-    into them, a *code* the upper 16 bits.
+    Arrays contain the occupied cells only, ascending by magnitude; a *place* is an index into
+    them, a *code* the upper 16 bits.
     """
 
     def __init__(self, values: torch.Tensor, rows: NDArray[np.int64]) -> None:
@@ -175,7 +168,7 @@ class _Refined:
         self._inside: dict[int, NDArray[np.float32]] = {}
 
     def _fetch(self, codes: NDArray[np.int64]) -> None:
-        """Read the values of these cells (codes with sign) unless they are known already."""
+        """Read the values of some cells (codes with sign) that are not known yet."""
         occupied = np.unique(codes[self._tally.table[codes] > 0])
         missing = [code for code in occupied.tolist() if code not in self._inside]
         if not missing:
@@ -186,7 +179,7 @@ class _Refined:
         self._inside.update(zip(missing, np.split(found, ends), strict=True))
 
     def _magnitudes_in(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """All magnitudes in some cells, in no order."""
+        """Return all magnitudes in some cells, unordered."""
         codes = np.concatenate([self._cells[places], self._cells[places] + float_grid.SIGN])
         self._fetch(codes)
         known = [self._inside[code] for code in codes.tolist() if code in self._inside]
@@ -229,7 +222,7 @@ class _Refined:
         return least, most
 
     def _undecided(self, low: float, high: float, least: float, most: float) -> NDArray[np.int64]:
-        """Cells that may hold a distance in [least, most] from a centre in [low, high]."""
+        """Return cells that may hold a distance in [least, most] from a centre in [low, high]."""
         nearest = np.maximum(np.maximum(self._lows - high, low - self._highs), 0.0)
         farthest = np.maximum(self._highs - low, high - self._lows)
         return np.flatnonzero((farthest >= least) & (nearest <= most))
@@ -271,6 +264,6 @@ class _Refined:
 
 @cache
 def _cell_ends() -> NDArray[np.float64]:
-    """The largest float32 magnitude of each cell."""
+    """Return the largest float32 magnitude of each cell."""
     codes = np.arange(float_grid.first_nonfinite("bf16"), dtype=np.uint32)
     return ((codes << _HALF) | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)

@@ -16,7 +16,8 @@ from hypothesis import strategies as some
 from scipy import stats as scipy_stats
 from support.arm_reference import SMALLEST_MAD, as_float64, reference_plan, reference_selection
 
-from distviz.arm.arm import ARM, Plan
+from distviz.arm.arm import ARM
+from distviz.arm.plan import Plan
 from distviz.errors import RequestError
 from distviz.stats import kernels
 

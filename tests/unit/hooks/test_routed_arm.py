@@ -13,6 +13,7 @@ from support.tiny_experts import FAMILIES, IMPLEMENTATIONS, call, tiny_experts
 
 import distviz
 from distviz.arm.arm import ARM
+from distviz.arm.plan import SequenceRows
 from distviz.hooks import redistribution as hooks
 from distviz.models.architectures.mlp import find_mlps, find_points
 from distviz.stats import kernels
@@ -186,7 +187,7 @@ def test_ties_go_by_token_then_slot_then_channel() -> None:
     rows = torch.full((6, 4), -1.0)
     owners = [(0, 1), (0, 0), (2, 1), (2, 0), (1, 1), (1, 0)]  # (token, slot) of each row
     order = np.array(sorted(range(6), key=owners.__getitem__))
-    sequence = distviz.arm.arm.SequenceRows(
+    sequence = SequenceRows(
         order,
         0,
         np.array([owners[row][0] for row in order]),

@@ -1,0 +1,152 @@
+"""What ARM will do to one sequence, the rows of the sequence, and helpers for tensors and masks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distviz.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+    from distviz.stats.kernels import Cut
+
+__all__ = [
+    "Plan",
+    "SequenceRows",
+    "copy_rows",
+    "cut_of",
+    "interpolate",
+    "one_sequence",
+    "target_of",
+    "to_host",
+    "valid_tokens",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One redistribution of one sequence; every field is deterministic and exact.
+
+    Attributes
+    ----------
+    n
+        Finite values in the sequence.
+    center, mad
+        Lower median of abs(x) and lower median of abs(abs(x) - center), without a lower limit.
+    eps
+        1.4826 * max(mad, 1e-12) * c.
+    near
+        Share of abs(x) < eps.
+    fraction, k
+        Fraction (clipped or given) and number of values that move.
+    upper, lower
+        Bounds of the new values of either sign.
+    magnitude, ties
+        The k-th smallest magnitude, and how many values equal to it move (lowest flat index first).
+    ties_in_all
+        How many values are equal to it.
+    """
+
+    n: int
+    center: float
+    mad: float
+    eps: float
+    near: float
+    fraction: float
+    k: int
+    upper: float
+    lower: float
+    magnitude: float
+    ties: int
+    ties_in_all: int
+
+
+@dataclass(frozen=True)
+class SequenceRows:
+    """The rows of one sequence, in the order in which ties are broken, and their random keys.
+
+    Attributes
+    ----------
+    rows
+        int64 (n,): rows of the tensor.
+    document
+        Key of the random numbers.
+    tokens, slots
+        Further keys, one per row: the token, and the expert's rank among the token's experts (0
+        without experts).
+    """
+
+    rows: NDArray[np.int64]
+    document: int
+    tokens: NDArray[np.int64]
+    slots: NDArray[np.int64] | int = 0
+
+
+def copy_rows(source: torch.Tensor, target: torch.Tensor, rows: NDArray[np.int64]) -> None:
+    """Copy some rows, unless both tensors share their memory."""
+    import torch
+
+    if rows.size and source.data_ptr() != target.data_ptr():
+        index = torch.from_numpy(rows).to(source.device)
+        target[index] = source[index]
+
+
+def target_of(flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """Return the (rows, channels) tensor to write: a view of ``out`` if that is contiguous."""
+    import torch
+
+    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
+        raise RequestError(
+            f"out is {tuple(out.shape)} {out.dtype}, x is {tuple(x.shape)} {x.dtype}"
+        )
+    if out is None or not out.is_contiguous():
+        return torch.empty_like(flat)
+    return out.detach().view(flat.shape)
+
+
+def interpolate(low: float, high: float, weight: float) -> float:
+    """Interpolate as numpy.percentile does, from the nearer end."""
+    if weight < 0.5:
+        return low + (high - low) * weight
+    return high - (high - low) * (1 - weight)
+
+
+def cut_of(values: torch.Tensor, rows: NDArray[np.int64], plan: Plan) -> Cut:
+    """Return which values move; the data are read only if some of the ties do not move."""
+    from distviz.stats import kernels
+
+    if plan.ties == plan.ties_in_all:
+        return kernels.Cut(plan.magnitude, rows.size, 0)
+    return kernels.find_cut(values, rows, plan.magnitude, plan.ties)
+
+
+def valid_tokens(batch: torch.Tensor, mask: Any) -> NDArray[np.bool_]:
+    """Return the mask as (batch, tokens) bool on the host."""
+    shape = tuple(batch.shape[:2])
+    if mask is None:
+        return np.ones(shape, bool)
+    return to_host(mask, "mask", shape, np.bool_)
+
+
+def to_host(values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return a tensor or array as NumPy; a batch of one may omit the batch dimension."""
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
+        raise RequestError(f"{name} has shape {array.shape}, expected {shape}")
+    return array.astype(dtype).reshape(shape)
+
+
+def one_sequence(x: torch.Tensor, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """Return one sequence of any shape as (rows, channels), and its rows that take part."""
+    values = x.detach().contiguous()
+    leading = tuple(values.shape[:-1])
+    rows = values.view(math.prod(leading), values.shape[-1] if values.dim() else 1)
+    if mask is None:
+        return rows, np.arange(rows.shape[0])
+    return rows, np.flatnonzero(to_host(mask, "mask", leading, np.bool_))
