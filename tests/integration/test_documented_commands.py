@@ -43,6 +43,7 @@ ELSEWHERE = {
     "python": "installation, scripts of the repository",
     ".": "installation, run by CI from README",
     "pip": "installation, run by CI from README",
+    "make": "the environment, the demo, the tests: run by CI",
     "pytest": "the tests themselves, run by CI from README",
 }
 """What is no command line of distviz, and why it is not run here."""
