@@ -29,7 +29,7 @@ nitpicky = True
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# Furo: furnished for reading on any width, light and dark, and asks nothing of the network.
+# Furo reads well on any width, light and dark, and loads nothing from the network.
 html_theme = "furo"
 html_math_renderer = "mathml"
 html_static_path = ["static"]
@@ -46,13 +46,13 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 
-# Other projects' names: their documentation is on the network, and this build does without.
-# Unions that a parameter's text spells out, and what autodoc makes of nested generics.
+# Names of other projects, whose documentation is on the network; unions that a parameter's text
+# spells out; and what autodoc makes of nested generics.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|np|numpy|pd|pandas|matplotlib|nn|collections|contextlib|pathlib)\..*"),
     (
         "py:.*",
         r"(Any|Path|Figure|DataFrame|NDArray|ArrayLike|Iterable|Iterator|Sequence|Tensor|u?(int|float)\d+)",
     ),
-    ("py:class", r"(Layers|StateFolder|distviz\.states\.StateFolder|dict\[str)"),
+    ("py:class", r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str)"),
 ]

@@ -92,7 +92,7 @@ class Run(Result):
 
     @property
     def n_layers(self) -> int:
-        """The number of layers that can be selected: the model's, or up to the last observed."""
+        """The number of layers that can be selected, the model's, or up to the last observed."""
         last = max((key.layer for key in self.keys), default=-1)
         return max(last + 1, model_layers(self.manifest))
 

@@ -73,7 +73,7 @@ class WhatIf(Result):
 
     @property
     def n_layers(self) -> int:
-        """The number of layers that can be selected: the model's or the table's."""
+        """The number of layers that can be selected, the model's or the table's."""
         return max(int(self.table["layer"].max()) + 1, model_layers(self.manifest))
 
     def _places(self) -> Iterable[tuple[int, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from distviz.models.architectures.support import Architecture, load
+from distviz.models.architectures import Architecture, load_architectures
 from distviz.sites import SITES
 
 _HEADS = {
@@ -27,7 +27,7 @@ class Architectures(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Build the table."""
         group, part = self.arguments
-        rows = load().group(causal=group == "causal")
+        rows = load_architectures().group(causal=group == "causal")
         chosen = [one for one in rows if (one.status == "supported") == (part == "supported")]
         cells = [_CELLS[part](one) for one in chosen]
         box = nodes.container("", _table(_HEADS[part], cells), classes=["table-wrapper"])

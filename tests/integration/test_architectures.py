@@ -16,13 +16,13 @@ import torch
 import transformers
 from support.architectures import battery, tiny
 
-from distviz.models.architectures.support import load
+from distviz.models.architectures.support import load_architectures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TABLE = load()
+TABLE = load_architectures()
 STORED = {one["type"]: one for one in TABLE.as_dict()["types"]}
 EXCEPTIONS = {
     "falcon_mamba": "no MLP", "mamba": "no MLP", "mamba2": "no MLP",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
+import importlib
 import importlib.util
 import os
 import re
@@ -66,7 +68,32 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 def test_every_page_is_reached_from_the_first() -> None:
     tree = [token for token in tokens_of(ROOT / "docs" / "index.md") if token.type == "fence"]
     listed = {word for token in tree if "toctree" in token.info for word in token.content.split()}
-    assert {page.stem for page in PAGES[1:]} - {"index"} <= listed
+    assert {page.stem for page in PAGES if page.parent == ROOT / "docs"} - {"index"} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    code = [token.content for token in tokens_of(page) if token.type == "code_inline"]
+    files = [
+        text for text in code if re.match(r"(distviz|tests|docs|scripts|sample_configs)/", text)
+    ]
+    assert not [name for name in files if name.isprintable() and not is_there(name)]
+    modules = re.findall(r"(?<![\w.])distviz\.[a-z_.]+[a-z_](?![\w(])", "\n".join(code))
+    assert not [name for name in modules if not is_a_name(name)]
+
+
+def is_there(name: str) -> bool:
+    """Whether a file or folder exists; capital letters and an ellipsis are placeholders."""
+    return bool(re.search(r"[A-Z…]", name)) or (ROOT / name).exists()
+
+
+def is_a_name(dotted: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    place, _, last = dotted.rpartition(".")
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module(dotted)
+        return True
+    return is_a_name(place) and hasattr(importlib.import_module(place), last)
 
 
 # Python examples ----------------------------------------------------------------------------
@@ -76,8 +103,8 @@ def python_of(page: Path) -> list[str]:
     return [t.content for t in tokens_of(page) if t.type == "fence" and t.info == "python"]
 
 
-def words(folder: Path, tokenizer: Any) -> dict[str, Any]:
-    """Return the names that examples take for granted: a model, its tokenizer, and inputs."""
+def names_at_hand(folder: Path, tokenizer: Any) -> dict[str, Any]:
+    """Return the names that examples use without defining them: a model, its tokenizer, inputs."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -94,8 +121,8 @@ def words(folder: Path, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def examined(code: str, place: Path, demo: Path) -> str:
-    """Put what is at hand where an example names what only a reader has."""
+def runnable(code: str, place: Path, demo: Path) -> str:
+    """Replace what only a reader has by what the tests have."""
     code = code.replace('"path/to/model"', repr(str(demo)))
     code = code.replace('save("runs/mine")', 'save("runs/mine", force=True)')
     if "lm_eval" in code:
@@ -117,7 +144,7 @@ def examined(code: str, place: Path, demo: Path) -> str:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the commands of the cookbook have been given."""
+    """A folder in which the commands of the cookbook have run."""
     from distviz.cli import execute as measuring
 
     place = tmp_path_factory.mktemp("measured")
@@ -140,7 +167,7 @@ def test_python_examples_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(measured)
-    names = words(demo_folder, demo_tokenizer)
+    names = names_at_hand(demo_folder, demo_tokenizer)
     checked = doctest.DocTestParser()
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     runner = doctest.DocTestRunner(optionflags=flags, verbose=False)
@@ -153,7 +180,7 @@ def test_python_examples_run(
                 out=failures.append, clear_globs=False,
             )  # fmt: skip
         else:
-            exec(compile(examined(block, measured, demo_folder), place, "exec"), names)
+            exec(compile(runnable(block, measured, demo_folder), place, "exec"), names)
     assert not failures, "".join(failures)
 
 
@@ -191,7 +218,7 @@ def test_every_column_of_a_run_is_explained(demo_run: distviz.Run) -> None:
 def test_every_column_of_a_comparison_is_explained(demo_run: distviz.Run) -> None:
     compared = distviz.compare(demo_run, demo_run, phase_b="after")
     for name in ("compare", "inference", "channels", "classes"):
-        # The few columns of the classes are told below those of the channels.
+        # The few columns of the classes are explained below those of the channels.
         given = explained("channels.csv" if name == "classes" else f"{name}.csv")
         columns = set(compared.tables()[name].columns)
         assert columns, name
@@ -226,9 +253,9 @@ def test_the_command_reference_holds_every_option_and_example(tmp_path: Path) ->
     spec = importlib.util.spec_from_file_location("command_pages", place)
     assert spec is not None
     assert spec.loader is not None
-    room = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(room)
-    room.write_pages(tmp_path / "commands")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write_pages(tmp_path / "commands")
     for name, command in get_command(app).commands.items():
         page = (tmp_path / "commands" / f"{name}.md").read_text(encoding="utf-8")
         blocks = re.findall(r"```bash\n(.*?)\n```", page, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What the tutorial shows is what its commands print."""
+"""The outputs that README and tutorial show are what their commands print."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from support.commands import Done
 
 NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?"
+PAGES = ("README.md", "docs/tutorial.md")
 FIRST = "distviz run --out runs/demo --no-figures"
 
 
@@ -25,7 +26,7 @@ def outputs_of(page: Path) -> list[tuple[str, str]]:
 
 
 def agree(printed: str, shown: str) -> bool:
-    """Whether two outputs say the same: the same words, numbers to what processors differ by."""
+    """Whether two outputs agree: equal words, numbers within what processors differ by."""
     ours, theirs = printed.split(), shown.split()
     if [re.sub(NUMBER, "0", word) for word in ours] != [re.sub(NUMBER, "0", w) for w in theirs]:
         return False
@@ -37,8 +38,8 @@ def _number(text: str) -> float:
     return float(text.replace(",", "").replace("−", "-"))
 
 
-def told(output: str) -> str:
-    """Leave out what ranks neighbours (single channels), drawings, and p-values of mere noise."""
+def comparable(output: str) -> str:
+    """Remove what differs between processors: rows of channels, drawings, p-values of noise."""
     lines = [
         line.rstrip()
         for line in output.splitlines()
@@ -48,20 +49,25 @@ def told(output: str) -> str:
 
 
 def _shown_outputs() -> list[Any]:
+    shown = {(page, pair) for page in PAGES for pair in outputs_of(ROOT / page)}
     return [
-        pytest.param(command, shown, id=command, marks=[pytest.mark.slow] * ("sweep" in command))
-        for command, shown in outputs_of(ROOT / "docs" / "tutorial.md")
+        pytest.param(
+            *pair,
+            id=f"{Path(page).stem}: {pair[0]}",
+            marks=[pytest.mark.slow] * ("sweep" in pair[0]),
+        )
+        for page, pair in sorted(shown)
     ]
 
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the first command of the tutorial has been given."""
+    """A folder for the files of the commands."""
     return tmp_path_factory.mktemp("tutorial")
 
 
 @pytest.mark.parametrize(("command", "shown"), _shown_outputs())
-def test_the_tutorial_shows_what_is_printed(
+def test_pages_show_what_is_printed(
     command: str,
     shown: str,
     tutorial: Path,
@@ -73,13 +79,13 @@ def test_the_tutorial_shows_what_is_printed(
         assert Path("runs/demo/run.json").exists() or not call(*FIRST.split()[1:]).code
     done = call(*command.split()[1:], "--no-figures", "--force")
     assert done.code == 0, done.err
-    assert agree(told(done.out), told(shown)), done.out
+    assert agree(comparable(done.out), comparable(shown)), done.out
 
 
-def test_outputs_that_differ_are_told_apart() -> None:
+def test_outputs_that_differ_are_distinguished() -> None:
     assert agree("near 2.98% of 8,285", "near 2.97% of 8,285")
     assert not agree("near 2.98% of 8,285", "near 4.98% of 8,285")
     assert not agree("layers 0-1 differ", "layers 0-1, 3 differ")
-    assert told("0.0005  0.131  0.487\n0.0005  0.002*  0.695") == (
+    assert comparable("0.0005  0.131  0.487\n0.0005  0.002*  0.695") == (
         "0.0005  noise  noise\n0.0005  0.002*  noise"
     )

@@ -49,10 +49,14 @@ class Line:
 
 
 def pages() -> list[Path]:
-    """README and every page of the documentation."""
+    """README, CONTRIBUTING and every page of the documentation."""
     documentation = sorted((ROOT / "docs").rglob("*.md"))
     built = [page for page in documentation if "_build" in page.parts]
-    return [ROOT / "README.md", *(page for page in documentation if page not in built)]
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(page for page in documentation if page not in built),
+    ]
 
 
 def command_lines() -> list[Line]:
