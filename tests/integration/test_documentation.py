@@ -74,10 +74,8 @@ def test_every_page_is_reached_from_the_first() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
     code = [token.content for token in tokens_of(page) if token.type == "code_inline"]
-    files = [
-        text for text in code if re.match(r"(distviz|tests|docs|scripts|sample_configs)/", text)
-    ]
-    assert not [name for name in files if name.isprintable() and not is_there(name)]
+    folders = r"(distviz|tests|docs|scripts|sample_configs)/"
+    assert not [text for text in code if re.match(folders, text) and not is_there(text)]
     modules = re.findall(r"(?<![\w.])distviz\.[a-z_.]+[a-z_](?![\w(])", "\n".join(code))
     assert not [name for name in modules if not is_a_name(name)]
 
@@ -229,7 +227,7 @@ def test_every_column_of_the_studies_is_explained() -> None:
     from support import synthetic_fillers
 
     from distviz.hooks.expert_recorder import ExpertTable
-    from distviz.results.sweep import NAMED, QUANTITIES
+    from distviz.results.sweep import NAMED, SWEEP_QUANTITIES
     from distviz.results.whatif import COLUMNS
 
     tables = synthetic_fillers.study().tables()
@@ -238,7 +236,7 @@ def test_every_column_of_the_studies_is_explained() -> None:
     assert set(tables["positions"].columns) <= own | explained("positions.csv") | SHARED
     assert set(tables["attention"].columns) <= explained("attention.csv") | own | SHARED
     assert set(tables["tokens"].columns) <= explained("tokens.parquet") | own | SHARED
-    assert {*NAMED, *QUANTITIES, "seeds"} <= explained("sweep.csv")
+    assert {*NAMED, *SWEEP_QUANTITIES, "seeds"} <= explained("sweep.csv")
     assert set(COLUMNS) <= explained("whatif.csv") | SHARED
     row = ExpertTable.empty(1).rows(0.1, distviz.Sketch())[0]
     assert set(row) <= explained("experts.csv")
