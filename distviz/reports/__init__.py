@@ -1,7 +1,7 @@
-"""One HTML file from any folder that distviz wrote: opens from disk, asks nothing of the network.
+"""One HTML file from any folder that distviz wrote, without network access; exports; notebooks.
 
-`page` says what a page consists of, the ``*_sections`` rooms fill it from results, `rendering`
-makes HTML of it, `writing` puts it into a file. Nothing here needs torch.
+`page` defines the content of a page, a module per kind of result builds its sections, `rendering`
+makes the HTML, `html` writes the file. Nothing here needs torch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Tables of numbers as tables of the page: short texts to read, full values to sort and copy."""
+"""Cells of tables: short texts to read, full values to sort and copy; settings as facts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 
 import pandas as pd
 
-from distviz.reports.page import Cell, DataTable
+from distviz.reports.page import Block, Cell, Command, DataTable, Facts, Fold, Section
 from distviz.results import number, percent
 
-__all__ = ["data_table"]
+__all__ = ["data_table", "provenance"]
 
 _SHARES = frozenset(
     ("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept")
 )
 _DIGITS = 4
+_GROUPS = ("model", "text", "text_a", "text_b", "model_a", "model_b", "arm", "versions", "seconds")
+_MACHINE = ("created", "device", "dtype", "threads", "schema_version")
 
 
 def data_table(title: str, frame: pd.DataFrame, columns: Sequence[str] | None = None) -> DataTable:
-    """Return a frame as a table of the page; columns that are empty or missing are left out."""
+    """Return a frame as a table of the page, without empty and missing columns."""
     names = [name for name in (columns or frame.columns) if name in frame]
     names = [name for name in names if not _is_blank(frame[name])]
     numeric = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in names}
@@ -50,3 +52,32 @@ def _cell(name: str, value: Any) -> Cell:
         is_short = not is_share and float(f"{value:.3g}") == value and 1e-4 <= abs(value) < 1e6
         return Cell(f"{value:g}".replace("-", "−") if is_short else text, repr(value))
     return Cell(str(value), str(value))
+
+
+def provenance(manifest: dict[str, Any], command: str) -> Section:
+    """Return the last section of a part: the command that repeats it, and the manifest."""
+    blocks: list[Block] = [Command(command)] if command else []
+    blocks.append(_facts({name: manifest[name] for name in _MACHINE if name in manifest}))
+    for name in (*_GROUPS, "settings", "asked"):
+        found = manifest.get(name)
+        if isinstance(found, dict) and found:
+            blocks.append(Fold(name.replace("_", " "), [_facts(found)]))
+    return Section("How this was made", blocks)
+
+
+def _facts(values: dict[str, Any]) -> Facts:
+    return Facts([(name.replace("_", " "), _text(value)) for name, value in values.items()])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    return str(value)

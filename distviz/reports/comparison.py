@@ -1,4 +1,4 @@
-"""The sections of a comparison: pairs of layers, distances by depth, what is more than noise."""
+"""The sections of a comparison: pairs of layers, distances by depth, significance."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.reports import class_charts, depth_charts, distribution_charts
+from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.histogram_data import compared_frames
 from distviz.reports.page import Block, Browser, Chart, Part, Prose, Section
-from distviz.reports.palette import DISTANCES
-from distviz.reports.provenance import provenance
+from distviz.reports.rendering import DISTANCES
 from distviz.reports.repeat_command import compare_command
-from distviz.reports.run import layer_section
-from distviz.reports.summary import measured
+from distviz.reports.run import class_section, layer_section
+from distviz.reports.summary import architecture_line, make_part
 from distviz.results import alignment, records, side_names
 from distviz.stats import ALPHA
 
@@ -28,42 +27,35 @@ _TESTED = {
     "log_variance_ratio": "log variance ratio, ln(var B / var A), mean of documents",
     "near_zero_difference": "near-zero difference, B − A, mean of documents",
 }
-_CLASS_SIDES = {"A": "$before", "B": "$after"}
 
 
-def comparison_part(comparison: Comparison, place: str = "", folder: str = "") -> Part:
-    """Return everything the page says of a comparison.
-
-    Parameters
-    ----------
-    comparison
-        What was compared.
-    place
-        The folder's name, to tell it from others.
-    folder
-        Where it lies, for the command that repeats it; empty where it is not known.
-    """
+def comparison_part(comparison: Comparison, folder: str = "") -> Part:
+    """Return the part of a comparison; its folder is for the command that repeats it."""
     a, b = side_names(comparison)
     manifest = comparison.manifest
-    sides = f"A: {a} · {measured(manifest, '_a')}\nB: {b} · {measured(manifest, '_b')}"
+    sides = [
+        f"{side}: {name} · {architecture_line(comparison, f'_{side.lower()}')}"
+        for side, name in (("A", a), ("B", b))
+    ]
     changed = "after" in (manifest.get("phase_a"), manifest.get("phase_b"))
     layers = layer_section(comparison.a, has_change=changed)
+    pairs = Browser("A and B", charts.COMPARED, compared_frames(comparison))
     sections = [
-        Section("The two sides", [Prose(sides), *layers.blocks]),
-        Section(
-            "Pair by pair",
-            [Browser("A and B", distribution_charts.COMPARED, compared_frames(comparison))],
-        ),
+        Section("The two sides", [Prose("\n".join(sides)), *layers.blocks]),
+        Section("Pairs of layers", [pairs]),
         *_depth(comparison),
-        Section("Every distance", [data_table("compare", comparison.table)]),
-        *_rest(comparison),
-        provenance(manifest, compare_command(manifest, folder)),
+        Section("All distances", [data_table("compare", comparison.table)]),
+        *_tables(comparison),
     ]
-    title = f"{a} against {b}" + (f" · {place}" if place else "")
-    warnings = [str(one) for one in manifest.get("warnings") or []]
     verdict = str(manifest.get("verdict") or "")
-    verdict = verdict[:1].upper() + verdict[1:]
-    return Part(title, alignment(comparison), verdict, sections, warnings)
+    return make_part(
+        comparison,
+        f"{a} against {b}",
+        verdict[:1].upper() + verdict[1:],
+        sections,
+        compare_command(manifest, folder),
+        alignment(comparison),
+    )
 
 
 def _depth(comparison: Comparison) -> list[Section]:
@@ -71,34 +63,34 @@ def _depth(comparison: Comparison) -> list[Section]:
     found = []
     for site in sites:
         here = comparison.table[comparison.table["site"] == site]
-        rows = [{"place": row["layer_a"], "kind": row["module_a"], **row} for row in records(here)]
-        if not here["layer_a"].duplicated().any():
-            rows = [row | {"kind": ""} for row in rows]
+        has_modules = bool(here["layer_a"].duplicated().any())
+        rows = [
+            {"place": row["layer_a"], "kind": row["module_a"] if has_modules else "", **row}
+            for row in records(here)
+        ]
         blocks: list[Block] = [
-            Chart("near-zero share, |x| < ε of A", depth_charts.by_depth(rows, _SIDES, share=True)),
-            Chart("distances of the distributions", depth_charts.by_depth(rows, DISTANCES)),
+            Chart("near-zero share, |x| < ε of A", charts.by_depth(rows, _SIDES, share=True)),
+            Chart("distances of the distributions", charts.by_depth(rows, DISTANCES)),
         ]
         blocks += _tested(comparison.inference, site)
         title = "By depth, with 95 % intervals" + (f": {site}" if len(sites) > 1 else "")
-        note = "Filled marks: adjusted p below 0.05. Layers are named as in A."
+        note = f"Filled marks: adjusted p below {ALPHA:g}. Layers are those of A."
         found.append(Section(title, [*blocks, Prose(note)], grid=True))
     return found
 
 
 def _tested(inference: pd.DataFrame, site: str) -> list[Chart]:
-    found = []
-    for quantity, title in _TESTED.items():
-        if not len(inference):
-            continue
-        here = inference[(inference["site"] == site) & (inference["quantity"] == quantity)]
-        rows = interval_rows(here, "layer_a")
-        if rows:
-            found.append(Chart(title, depth_charts.intervals(rows, "$ink")))
-    return found
+    if not len(inference):
+        return []
+    here = inference[inference["site"] == site]
+    rows = {name: interval_rows(here[here["quantity"] == name], "layer_a") for name in _TESTED}
+    return [
+        Chart(_TESTED[name], charts.intervals(rows[name], "$ink")) for name in rows if rows[name]
+    ]
 
 
 def interval_rows(table: pd.DataFrame, place: str) -> list[dict[str, Any]]:
-    """Return the rows of a table of inference as `depth_charts.intervals` takes them."""
+    """Return rows of an inference table for `charts.intervals`; ``place`` names the x column."""
     return [
         {
             "place": row[place],
@@ -106,36 +98,30 @@ def interval_rows(table: pd.DataFrame, place: str) -> list[dict[str, Any]]:
             "low": row["ci_low"],
             "high": row["ci_high"],
             "p": row["p_adjusted"],
-            "sure": row["p_adjusted"] is not None and row["p_adjusted"] < ALPHA,
+            "significant": row["p_adjusted"] is not None and row["p_adjusted"] < ALPHA,
         }
         for row in records(table)
         if row["estimate"] is not None
     ]
 
 
-def _rest(comparison: Comparison) -> list[Section]:
+def _class_marks(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": row["token_class"], "series": side}
+        | {"value": row[f"near_zero_{side.lower()}"], "tokens": row[f"tokens_{side.lower()}"]}
+        for side in "AB"
+    ]
+
+
+def _tables(comparison: Comparison) -> list[Section]:
     found = []
     if len(comparison.inference):
         table = data_table("inference", comparison.inference)
-        found.append(Section("Is it more than noise?", [table]))
+        found.append(Section("Significance", [table]))
     if len(comparison.classes):
-        found.append(_classes(comparison.classes))
+        keys = ["layer_a", "site", "module_a"]
+        found.append(class_section(comparison.classes, keys, _class_marks))
     if len(comparison.channels):
         table = data_table("channels", comparison.channels)
         found.append(Section("Channels that changed most", [table]))
     return found
-
-
-def _classes(table: pd.DataFrame) -> Section:
-    first = table.iloc[0]
-    here = table[(table["layer_a"] == first["layer_a"]) & (table["site"] == first["site"])]
-    here = here[here["module_a"] == first["module_a"]]
-    rows = [
-        {"name": row["token_class"], "series": side, "tokens": row[f"tokens_{side.lower()}"]}
-        | {"value": row[f"near_zero_{side.lower()}"]}
-        for row in records(here)
-        for side in _CLASS_SIDES
-    ]
-    title = f"near-zero share by token class, layer {first['layer_a']}, {first['site']}"
-    chart = Chart(title, class_charts.dots(rows, _CLASS_SIDES), 190)
-    return Section("Token classes", [chart, data_table("classes", table)])

@@ -1,18 +1,18 @@
-"""The sections of a filler study: what changes by layer and by number of fillers, and attention."""
+"""The sections of a filler study: changes by layer and by number of fillers, and attention."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distviz.reports import depth_charts
+from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.comparison import interval_rows
 from distviz.reports.page import Block, Chart, Fold, Part, Prose, Section
-from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import filler_command
 from distviz.reports.run import layer_section
-from distviz.reports.summary import measured
+from distviz.reports.summary import make_part
 from distviz.results import QUANTITIES, filler_name, model_name, records
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,37 +34,32 @@ _TITLES = dict(
         strict=True,
     )
 )
-_NOTE = "Bars: 95 % intervals over prompts. Filled marks: adjusted p below 0.05."
+_NOTE = Prose(f"Bars: 95 % intervals over prompts. Filled marks: adjusted p below {ALPHA:g}.")
 
 
-def filler_part(study: FillerStudy, place: str = "", texts: str | None = None) -> Part:
-    """Return everything the page says of a filler study.
-
-    ``place`` names its folder; ``texts`` is where its prompts are kept, None where they are not.
-    """
+def filler_part(study: FillerStudy, texts: str | None = None) -> Part:
+    """Return the part of a filler study; ``texts`` is the file of its prompts, if saved."""
     sites = list(dict.fromkeys(study.table["site"]))
     sections = [layer_section(study.runs[0], has_change=False)]
     for site in sites:
         named = f": {site}" if len(sites) > 1 else ""
         sections += [_by_layer(study, site, named), *_by_count(study, site, named)]
-    sections.append(Section("Every change", [data_table("filler", study.table)]))
+    sections.append(Section("All changes", [data_table("filler", study.table)]))
     if len(study.attention):
         sections.append(Section("Attention", [data_table("attention", study.attention)]))
-    sections.append(provenance(study.manifest, filler_command(study, texts)))
-    title = f"{model_name(study.runs[0])}: {filler_name(study)}" + (f" · {place}" if place else "")
-    warnings = [str(one) for one in study.manifest.get("warnings") or []]
-    return Part(title, measured(study.manifest), study.verdict, sections, warnings)
+    title = f"{model_name(study.runs[0])}: {filler_name(study)}"
+    return make_part(study, title, study.verdict, sections, filler_command(study, texts))
 
 
 def _by_layer(study: FillerStudy, site: str, named: str) -> Section:
-    """Show the largest number of fillers; the others when asked for."""
+    """Return the charts of the largest number of fillers; the others are folded."""
     *others, last = study.counts
     blocks: list[Block] = [*_layer_charts(study, last, site)]
     blocks += [
         Fold(f"{count} filler tokens", _layer_charts(study, count, site), grid=True)
         for count in reversed(others)
     ]
-    blocks.append(Prose(_NOTE))
+    blocks.append(_NOTE)
     return Section(f"{last} filler tokens against none, by layer{named}", blocks, grid=True)
 
 
@@ -75,13 +70,13 @@ def _layer_charts(study: FillerStudy, count: int, site: str) -> list[Chart]:
 
 
 def _by_count(study: FillerStudy, site: str, named: str) -> list[Section]:
-    """Show the layer that changes most by the number of fillers, where there are several."""
+    """Return the most changed layer by the number of fillers, if there are several."""
     if len(study.counts) < 2:
         return []
     layer = study.most_changed(study.counts[-1], site)[0]
     rows = study.table[(study.table["layer"] == layer) & (study.table["site"] == site)]
     kept = study.attention[study.attention["layer"] == layer]
-    blocks: list[Block] = [*_charts(rows, kept, "filler_count"), Prose(_NOTE)]
+    blocks: list[Block] = [*_charts(rows, kept, "filler_count"), _NOTE]
     title = f"By number of filler tokens, layer {layer}, which changes most{named}"
     return [Section(title, blocks, grid=True)]
 
@@ -92,7 +87,7 @@ def _charts(rows: pd.DataFrame, kept: pd.DataFrame, place: str) -> list[Chart]:
     for quantity, title in _TITLES.items():
         here = interval_rows(rows[rows["quantity"] == quantity], place)
         if here:
-            found.append(Chart(title, depth_charts.intervals(here, "$after", axis=axis)))
+            found.append(Chart(title, charts.intervals(here, "$after", axis=axis)))
     values = [
         {"place": row[place], "kind": row["module"], "kept": row["attention_kept"]}
         for row in records(kept)
@@ -101,6 +96,6 @@ def _charts(rows: pd.DataFrame, kept: pd.DataFrame, place: str) -> list[Chart]:
         if len({row["place"] for row in values}) == len(values):
             values = [row | {"kind": ""} for row in values]
         series = {"kept": ("attention kept", "$before")}
-        spec = depth_charts.by_depth(values, series, share=True, axis=axis)
-        found.append(Chart("attention that the prompt's own tokens keep", spec))
+        spec = charts.by_depth(values, series, share=True, axis=axis)
+        found.append(Chart("attention on the prompt's own tokens", spec))
     return found

@@ -1,4 +1,4 @@
-"""The signature figure of every layer, as numbers for the page: bins, counts, what to say."""
+"""The distributions of every layer as numbers for the page: bins, counts, notes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Frames = dict[str, list[dict[str, Any]]]
 
 
 def paired_frames(run: Run) -> Frames:
-    """Return what a slider walks through: by site, a frame for each place."""
+    """Return by site the frames of a slider, one per layer and module."""
     groups: Frames = {}
     places = list(run.places())
     for key in places:
@@ -96,11 +96,11 @@ def _tokens(data: PairedBins | ComparedBins, peak: float, floor: float) -> dict[
 def _note(data: PairedBins) -> str:
     words = [f"near zero: |x| < ε = {number(data.eps)}"]
     if data.moved is not None:
-        words.append(f"strong colour: the {data.moved:,} values that move")
+        words.append(f"strong colour: the {data.moved:,} moved values")
     beyond = [sum(data.beyond(panel)) for panel in data.panels]
     if any(beyond):
         share = max(beyond) / max(data.panels[0].count, 1)
-        words.append(f"beyond the axis: {percent(share)}")
+        words.append(f"outside the axis: {percent(share)}")
     if data.log:
         words.append("counts on a logarithmic scale")
     if data.key.module:
@@ -122,7 +122,7 @@ def _numbers(columns: Sequence[tuple[str, Panel | ComparedSide]]) -> list[list[s
 
 
 def compared_frames(comparison: Comparison) -> Frames:
-    """Return what a slider walks through: by site, a frame for each pair of layers."""
+    """Return by site the frames of a slider, one per pair of layers."""
     groups: Frames = {}
     for pair in comparison.pairs:
         data = compared_bins(comparison, pair)

@@ -1,8 +1,9 @@
-"""From folders to one HTML file."""
+"""One HTML file from folders of results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from distviz.errors import RequestError
@@ -19,16 +20,16 @@ __all__ = ["page_of", "report_folders", "write_page"]
 
 
 def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bool = False) -> Path:
-    """Do what ``distviz report`` says: read folders, write one page.
+    """Write one HTML page from folders of results, as ``distviz report`` does.
 
     Parameters
     ----------
     places
         Folders that distviz wrote, of any kind.
     out
-        The file; None is ``report.html`` in the first folder.
+        The file; None is ``report.html`` in the first folder, which is always replaced.
     force
-        Whether a file that is there already is replaced; one inside a folder always is.
+        Replace an existing ``out``.
 
     Returns
     -------
@@ -48,34 +49,38 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
 
 
 def page_of(places: Sequence[Path]) -> Page:
-    """Read folders and return what the page says of them, one part each."""
-    parts = [_part(Path(place), len(places) > 1) for place in places]
-    title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
-    return Page(title, parts)
+    """Read folders and return their page, one part each."""
+    parts = [_part(Path(place)) for place in places]
+    if len(parts) == 1:
+        return Page(parts[0].title, parts)
+    named = [
+        replace(part, title=f"{part.title} · {Path(place).resolve().name}")
+        for part, place in zip(parts, places, strict=True)
+    ]
+    return Page(f"{named[0].title} and {len(parts) - 1} more", named)
 
 
-def _part(folder: Path, is_one_of_several: bool) -> Part:
-    """Read a folder of any kind and say what is in it."""
-    name = folder.resolve().name if is_one_of_several else ""
-    measured = load(folder)
-    if isinstance(measured, Sweep):
-        return sweep_part(measured, name)
-    if isinstance(measured, Comparison):
-        return comparison_part(measured, name, str(folder))
-    if isinstance(measured, Run):
-        return run_part(measured, name, _texts(folder))
-    if isinstance(measured, FillerStudy):
-        return filler_part(measured, name, _texts(folder / "count_000"))
-    return whatif_part(measured, name)
+def _part(folder: Path) -> Part:
+    """Read a folder of any kind and return its part of the page."""
+    result = load(folder)
+    if isinstance(result, Sweep):
+        return sweep_part(result)
+    if isinstance(result, Comparison):
+        return comparison_part(result, str(folder))
+    if isinstance(result, Run):
+        return run_part(result, _documents(folder))
+    if isinstance(result, FillerStudy):
+        return filler_part(result, _documents(folder / "count_000"))
+    return whatif_part(result)
 
 
-def _texts(folder: Path) -> str | None:
-    kept = folder / "documents.jsonl"
-    return str(kept) if kept.exists() else None
+def _documents(folder: Path) -> str | None:
+    path = folder / "documents.jsonl"
+    return str(path) if path.exists() else None
 
 
 def write_page(page: Page, target: Path) -> Path:
-    """Write a page: complete, or not at all.
+    """Write a page atomically.
 
     Raises
     ------

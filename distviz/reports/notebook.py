@@ -1,4 +1,4 @@
-"""The display of runs and comparisons in notebooks, and their figures: ``run.plot.paired()``."""
+"""Runs and comparisons in notebooks: their HTML, and figures such as ``run.plot.paired()``."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class RunPlots:
         self._run = run
 
     def paired(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
-        """Draw one layer before and after ARM; arguments as of `distviz.plots.paired`."""
+        """Draw one layer before and after ARM; options as of `distviz.plots.paired`."""
         from distviz import plots
 
         return plots.paired(self._run, layer, site, **options)
 
     def overview(self, site: str = "act", **options: Any) -> Figure:
-        """Draw the main numbers of every layer, before and after."""
+        """Draw the main statistics of every layer, before and after."""
         from distviz import plots
 
         return plots.overview(self._run, site, **options)
@@ -63,7 +63,7 @@ class ComparisonPlots:
         self._comparison = comparison
 
     def compared(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
-        """Draw a layer of A against its partner in B.
+        """Draw a layer of A against the paired layer of B.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class ComparisonPlots:
         )
 
     def overview(self, site: str = "act", **options: Any) -> Figure:
-        """Draw how far the sides are apart by depth, and what is more than noise."""
+        """Draw the distances of the sides by depth, with the significant ones marked."""
         from distviz import plots
 
         return plots.comparison_overview(self._comparison, site, **options)
@@ -95,25 +95,23 @@ class ComparisonPlots:
 
 
 def run_html(run: Run) -> str:
-    """Return the verdict, the signature figure of the first changed layer, the main numbers."""
+    """Return the verdict, the figure of the first changed layer and the main statistics."""
     from distviz import plots
-    from distviz.reports.summary import measured, run_verdict
+    from distviz.reports.summary import architecture_line, run_verdict
     from distviz.results import model_name
 
-    leads = [key for key in run.keys if key.phase == "moved_after"] or run.keys
-    figure = None
-    if leads:
-        key = leads[0]
-        figure = plots.paired(run, key.layer, key.site, module=key.module)
+    key = next((key for key in run.keys if key.phase == "moved_after"), None)
+    key = key or next(iter(run.keys), None)
+    figure = key and plots.paired(run, key.layer, key.site, module=key.module)
     stats = run.stats()
     shown = stats[stats["phase"].isin(["before", "after"])] if len(stats) else stats
     return _html(
-        model_name(run), measured(run.manifest), run_verdict(run), figure, shown, _RUN_COLUMNS
+        model_name(run), architecture_line(run), run_verdict(run), figure, shown, _RUN_COLUMNS
     )
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """Return the verdict, the overview by depth, the distances."""
+    """Return the verdict, the overview by depth and the distances."""
     from distviz import plots
     from distviz.results import alignment, side_names
 

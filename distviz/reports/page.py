@@ -1,4 +1,4 @@
-"""What a page consists of, as plain data: parts, sections, and a few kinds of blocks."""
+"""The content of a page as plain data: parts, sections and blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class Prose:
-    """Sentences; lines are kept apart."""
+    """Sentences; each line is a paragraph."""
 
     kind: ClassVar[str] = "prose"
     text: str
@@ -35,7 +35,7 @@ class Prose:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing in characters: pieces of text, each ``plain``, ``seen`` or ``change``."""
+    """A drawing in characters: pieces of text and their kind, ``plain``, ``seen`` or ``change``."""
 
     kind: ClassVar[str] = "drawing"
     description: str
@@ -44,7 +44,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart, its data inside."""
+    """One chart with its data."""
 
     kind: ClassVar[str] = "chart"
     title: str
@@ -54,18 +54,18 @@ class Chart:
 
 @dataclass(frozen=True)
 class Browser:
-    """Figures of the same kind, one a layer, that a slider walks through.
+    """Figures of the same kind, one per layer, with a slider.
 
     Attributes
     ----------
     title
         What they show.
     specs
-        Charts by name; strings that begin with ``$`` are filled in from colours and frame.
+        Charts by name; strings that begin with ``$`` are replaced by colours and frame values.
     groups
-        By site: one frame a layer. A frame has ``label``, ``note``, ``left``, ``step`` (bins),
-        ``tokens`` (what its charts share), ``panels`` (``spec``, ``title``, ``phase``, ``columns``
-        of one number a bin) and ``numbers`` (a small table, texts).
+        By site: one frame per layer. A frame has ``label``, ``note``, ``left``, ``step`` (bins),
+        ``tokens`` (values shared by its charts), ``panels`` (``spec``, ``title``, ``phase``,
+        ``columns`` of one number per bin) and ``numbers`` (a small table of texts).
     """
 
     kind: ClassVar[str] = "browser"
@@ -76,7 +76,7 @@ class Browser:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, and the full value for sorting and copying."""
+    """The text of a cell, and the full value for sorting and copying."""
 
     text: str
     value: str
@@ -84,15 +84,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table that can be sorted, filtered and copied.
-
-    Attributes
-    ----------
-    columns
-        Name, and whether its cells are numbers.
-    rows
-        One cell a column.
-    """
+    """A table to sort, filter and copy; a column has a name and whether it is numeric."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -102,7 +94,7 @@ class DataTable:
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms and what they are."""
+    """Terms and their values."""
 
     kind: ClassVar[str] = "facts"
     pairs: list[tuple[str, str]]
@@ -110,7 +102,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Command:
-    """What to type."""
+    """A command to copy."""
 
     kind: ClassVar[str] = "command"
     text: str
@@ -118,7 +110,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are shown when asked for; facts and tables are printed in any case."""
+    """Collapsed blocks; their facts and tables are printed in any case."""
 
     kind: ClassVar[str] = "fold"
     title: str
@@ -131,7 +123,7 @@ Block = Prose | Drawing | Chart | Browser | DataTable | Facts | Command | Fold
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it; ``grid`` sets small charts side by side."""
+    """A heading with blocks; ``grid`` places small charts side by side."""
 
     title: str
     blocks: list[Block]
@@ -140,7 +132,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """One folder: its name, what was measured, the verdict in a paragraph, the sections."""
+    """One folder: name, what was measured, verdict in a paragraph, sections."""
 
     title: str
     subtitle: str
@@ -151,7 +143,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """All folders of a report, one after the other."""
+    """All folders of a report."""
 
     title: str
     parts: list[Part]

@@ -1,9 +1,8 @@
-"""A page as one HTML file: templates with autoescaping, a policy that lets nothing else run.
+"""A page as one HTML file, and its colours.
 
-Every text goes through Jinja's autoescaping, all data through ``tojson``, which writes ``<``, ``>``
-and ``&`` as escapes, so that no text can end a script element. The Content-Security-Policy names
-the two scripts of the page by their hash and forbids the network altogether; an attribute such as
-``onerror`` would not run even if one got in.
+Jinja escapes every text, and ``tojson`` writes ``<``, ``>`` and ``&`` of data as escapes, so no
+text can end a script element. The Content-Security-Policy allows only the two scripts of the page,
+by their hash, and no network; an attribute such as ``onerror`` would not run.
 """
 
 from __future__ import annotations
@@ -13,13 +12,55 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from distviz.plots import BAND, DARK, GRID, INK, LIGHT, LINE
 from distviz.reports.page import DataTable, Page
-from distviz.reports.palette import PALETTES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["render", "render_display"]
+__all__ = ["DISTANCES", "PALETTES", "render", "render_display"]
+
+DISTANCES = {
+    "ks": ("KS", "$ks"),
+    "wasserstein_normalized": ("W1 / std A", "$w1"),
+    "js_divergence": ("JS (bits)", "$js"),
+}
+"""Titles and colours of columns of compare.csv, as in the figures."""
+
+_LIGHT = {
+    "ground": "#ffffff",
+    "ink": INK,
+    "muted": "#5c646b",
+    "grid": GRID,
+    "band": BAND,
+    "before": LINE["before"],
+    "before-light": LIGHT["before"],
+    "before-dark": DARK["before"],
+    "after": LINE["after"],
+    "after-light": LIGHT["after"],
+    "after-dark": DARK["after"],
+    "ks": "#009e73",
+    "w1": "#cc79a7",
+    "js": "#56a0c8",
+}
+_DARK = {
+    "ground": "#16191d",
+    "ink": "#e6e8ea",
+    "muted": "#a3abb2",
+    "grid": "#30363c",
+    "band": "#3a4148",
+    "before": "#56b4e9",
+    "before-light": "#2f6f96",
+    "before-dark": "#a8dbfa",
+    "after": "#f08a4b",
+    "after-light": "#9c5a30",
+    "after-dark": "#ffc9a3",
+    "ks": "#2fc79a",
+    "w1": "#dd9cc0",
+    "js": "#7fbfe0",
+}
+PALETTES = {"light": _LIGHT, "dark": _DARK}
+"""Colours by scheme. On a dark background the moved values have the brighter tone."""
 
 
 def render(page: Page) -> str:
@@ -51,7 +92,7 @@ def render(page: Page) -> str:
 def render_display(
     title: str, subtitle: str, verdict: str, picture: str | None, table: DataTable
 ) -> str:
-    """Return what a notebook shows of a result; ``picture`` is a PNG in base64."""
+    """Return the HTML of a result in a notebook; ``picture`` is a PNG in base64."""
     template = _environment().get_template("display.html.j2")
     return template.render(
         title=title, subtitle=subtitle, verdict=verdict, picture=picture, table=table
@@ -59,7 +100,7 @@ def render_display(
 
 
 def _environment() -> Environment:
-    """Return the templates, every text escaped."""
+    """Return the templates; every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -83,7 +124,7 @@ def _digest(text: str) -> str:
 
 
 def _compact(block: Any) -> dict[str, Any]:
-    """Return what the script of the page needs of a chart or a browser."""
+    """Return the data of a chart or a browser for the script of the page."""
     if block.kind == "chart":
         return {"spec": block.spec, "title": block.title}
     return {"specs": block.specs, "groups": block.groups, "title": block.title}

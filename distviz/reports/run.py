@@ -1,26 +1,28 @@
-"""The sections of a run: the layer, the signature figure, depth, tables, plans, effect."""
+"""The sections of a run: the layer, its distributions, curves by depth, tables, plans, effect."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from distviz.plots import layer_lines, layer_series
-from distviz.reports import class_charts, depth_charts, distribution_charts
+from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.histogram_data import paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
-from distviz.reports.provenance import provenance
 from distviz.reports.repeat_command import run_command
-from distviz.reports.summary import measured, run_verdict
+from distviz.reports.summary import make_part, run_verdict
 from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
+    layer_names,
     model_name,
+    moved_values,
     number,
     percent,
     records,
@@ -30,7 +32,7 @@ from distviz.sites import SITES
 if TYPE_CHECKING:
     from distviz.results import Run
 
-__all__ = ["layer_section", "run_part"]
+__all__ = ["class_section", "layer_section", "run_part"]
 
 _MAIN = {
     "near_zero": "near-zero share",
@@ -40,42 +42,27 @@ _MAIN = {
 }
 _KEY = ("layer", "site", "phase", "module", "stack")
 _PAIR = {"before": ("before", "$before"), "after": ("after", "$after")}
+_CLASS_COLORS = {"before": "$before", "after": "$after", "A": "$before", "B": "$after"}
 _MOST_PLANS = 400
 _CHANNELS = 50
 
 
-def run_part(run: Run, place: str = "", texts: str | None = None) -> Part:
-    """Return everything the page says of a run.
-
-    Parameters
-    ----------
-    run
-        What was measured.
-    place
-        The folder's name, to tell it from others.
-    texts
-        Where its documents are kept, for the command that repeats it.
-    """
+def run_part(run: Run, texts: str | None = None) -> Part:
+    """Return the part of a run; ``texts`` is the file of its documents, None if not saved."""
     sections = [
         layer_section(run),
         figure_section(run),
         *depth_sections(run),
-        Section("Every statistic", [data_table("stats", run.stats())]),
-        *_optional(run),
-        provenance(run.manifest, run_command(run.manifest, texts)),
+        Section("All statistics", [data_table("stats", run.stats())]),
     ]
-    title = f"{model_name(run)} · {place}" if place else model_name(run)
-    warnings = [str(one) for one in run.manifest.get("warnings") or []]
-    return Part(title, measured(run.manifest), run_verdict(run), sections, warnings)
-
-
-def _optional(run: Run) -> list[Section]:
-    found = [_arm_section(run), _class_section(run), _channel_section(run)]
-    return [section for section in found if section is not None]
+    found = (_arm_section(run), _class_section(run), _channel_section(run))
+    sections += [section for section in found if section is not None]
+    command = run_command(run.manifest, texts)
+    return make_part(run, model_name(run), run_verdict(run), sections, command)
 
 
 def layer_section(run: Run, *, has_change: bool = True) -> Section:
-    """Draw the layer, the observed places and, where one is shown, the change marked."""
+    """Return the diagram of a layer with the observed sites and the redistribution marked."""
     model = run.manifest.get("model") or {}
     seen = {key.site for key in run.keys}
     activation = str(model.get("activation") or "activation")
@@ -89,23 +76,22 @@ def layer_section(run: Run, *, has_change: bool = True) -> Section:
         is_seen = piece.startswith("[") and piece[1:-1] in seen
         kind = "seen" if is_seen else "change" if piece == "ARM" and has_change else "plain"
         pieces.append((piece, kind))
-    where = ", ".join(site for site in dict.fromkeys(key.site for key in run.keys))
-    said = f"One decoder layer. Observed: {where}"
+    text = f"One decoder layer. Observed: {', '.join(dict.fromkeys(key.site for key in run.keys))}"
     if has_change:
-        said += f"; {change_name(run)} acts in layer {', '.join(map(str, arm_layers(run)))}"
-    return Section("Where it was measured", [Drawing(f"{said}.", pieces)])
+        text += f"; {change_name(run)} acts in {layer_names(arm_layers(run))}"
+    return Section("Observed sites", [Drawing(f"{text}.", pieces)])
 
 
 def figure_section(run: Run) -> Section:
-    """Return the signature figure of every layer, with a slider."""
+    """Return the distributions of every layer, with a slider."""
     is_paired = any(key.phase == "after" for key in run.keys)
     title = f"Before and after {change_name(run)}" if is_paired else "Distribution"
-    browser = Browser(title, distribution_charts.PAIRED, paired_frames(run))
-    return Section(f"{title}, layer by layer", [browser])
+    browser = Browser(title, charts.PAIRED, paired_frames(run))
+    return Section(f"{title}, by layer", [browser])
 
 
 def depth_sections(run: Run) -> list[Section]:
-    """Return the curves of every statistic by layer, a section a site."""
+    """Return the curves of every statistic by layer, one section per site."""
     stats = run.stats()
     shown = stats[stats["phase"].isin(list(_PAIR))]
     sites = list(dict.fromkeys(shown["site"]))
@@ -129,7 +115,7 @@ def _series_name(module: str, layer: int, stack: str) -> str:
 
 
 def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
-    """Return one statistic by layer; None where it is nowhere finite."""
+    """Return one statistic by layer; None if it has no finite value."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in records(stats[[*_KEY, name]]):
         kind = _series_name(row["module"], row["layer"], row["stack"])
@@ -138,7 +124,7 @@ def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
     series = {k: v for k, v in _PAIR.items() if any(r.get(k) is not None for r in rows.values())}
     if not series:
         return None
-    spec = depth_charts.by_depth(list(rows.values()), series, share=name == "near_zero")
+    spec = charts.by_depth(list(rows.values()), series, share=name == "near_zero")
     return Chart(title, spec)
 
 
@@ -151,33 +137,30 @@ def _distance_curve(run: Run, site: str) -> Chart | None:
                 rows.append({"place": layer, "kind": one.name, "distance": value})
     if not rows:
         return None
-    spec = depth_charts.by_depth(rows, {"distance": (_MAIN["distance"], "$after")})
+    spec = charts.by_depth(rows, {"distance": (_MAIN["distance"], "$after")})
     return Chart(_MAIN["distance"], spec)
 
 
 def _arm_section(run: Run) -> Section | None:
-    """Say what the redistribution planned and what it does to the output."""
+    """Return the plans of the redistribution and its effect on the output."""
     effect, layers = run.manifest.get("effect") or {}, arm_layers(run)
     if not layers and not effect:
         return None
     pairs = []
     if layers:
-        moved = sum(run.merged[key].count for key in run.keys if key.phase == "moved_before")
         pairs += [("settings", arm_settings(run) or "–"), ("layers", ", ".join(map(str, layers)))]
-        pairs.append(("values moved", f"{moved:,}"))
+        pairs.append(("moved", moved_values(run)))
     pairs += [(word, text) for word, text in _effect_pairs(effect) if text]
     blocks: list[Block] = [Facts(pairs)]
     if len(run.plans):
         names = [n for n in ("stack", "layer", "pass", "module") if n in run.plans]
         numbers = ("n", "near", "fraction", "k", "eps", "upper", "lower")
-        shown = [n for n in numbers if n in run.plans]
-        means = run.plans.groupby(names, sort=False)[shown].mean().reset_index()
-        means.insert(
-            len(names), "sequences", run.plans.groupby(names, sort=False).size().to_numpy()
-        )
+        groups = run.plans.groupby(names, sort=False)
+        means = groups[[n for n in numbers if n in run.plans]].mean().reset_index()
+        means.insert(len(names), "sequences", groups.size().to_numpy())
         blocks.append(data_table("plans, mean over sequences", means))
         if len(run.plans) <= _MOST_PLANS:
-            blocks.append(Fold("Every sequence", [data_table("plans", run.plans)]))
+            blocks.append(Fold("All sequences", [data_table("plans", run.plans)]))
         else:
             blocks.append(Prose(f"plans.csv holds all {len(run.plans):,} sequences."))
     title = f"{change_name(run)}: plan and effect on the output" if layers else "The output"
@@ -198,27 +181,51 @@ def _effect_pairs(effect: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _class_section(run: Run) -> Section | None:
-    """Compare the token classes where they were kept apart."""
+    """Compare the token classes if they were counted separately."""
     table = run.classes()
     shown = table[table["phase"].isin(list(_PAIR)) & (table["token_class"] != "all")]
     if not len(shown):
         return None
-    first = shown.iloc[0]
-    here = shown[(shown["layer"] == first["layer"]) & (shown["site"] == first["site"])]
-    here = here[(here["module"] == first["module"]) & (here["stack"] == first["stack"])]
-    rows = [
-        {"name": row["token_class"], "series": row["phase"], "tokens": row["tokens"]}
-        | {"value": row["near_zero"]}
-        for row in records(here)
+    return class_section(shown, ["layer", "site", "module", "stack"], _class_marks)
+
+
+def _class_marks(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": row["token_class"], "series": row["phase"]}
+        | {"value": row["near_zero"], "tokens": row["tokens"]}
     ]
-    colors = {phase: color for phase, (_, color) in _PAIR.items() if phase in set(here["phase"])}
-    title = f"near-zero share by token class, layer {first['layer']}, {first['site']}"
-    chart = Chart(title, class_charts.dots(rows, colors), 190)
-    return Section("Token classes", [chart, data_table("classes", shown)])
+
+
+def class_section(
+    table: pd.DataFrame,
+    keys: list[str],
+    marks: Callable[[dict[str, Any]], list[dict[str, Any]]],
+) -> Section:
+    """Return a chart of near-zero shares by token class in the first layer, and the whole table.
+
+    Parameters
+    ----------
+    table
+        One row per layer and token class.
+    keys
+        The columns of layer, site, module and so on.
+    marks
+        Returns the marks of a row, for `charts.class_shares`.
+    """
+    first = table.iloc[0]
+    rows = [
+        mark
+        for row in records(table[(table[keys] == first[keys]).all(axis=1)])
+        for mark in marks(row)
+    ]
+    colors = {name: _CLASS_COLORS[name] for name in dict.fromkeys(row["series"] for row in rows)}
+    title = f"near-zero share by token class, layer {first[keys[0]]}, {first[keys[1]]}"
+    chart = Chart(title, charts.class_shares(rows, colors), 190)
+    return Section("Token classes", [chart, data_table("classes", table)])
 
 
 def _channel_section(run: Run) -> Section | None:
-    """Show the channels that stand out: by layer, and the largest."""
+    """Return the largest and the median channel by layer, and the largest channels."""
     channels = run.channels
     if not {"absmax", "channel", "phase", "layer", "site", "module", "stack"} <= set(channels):
         return None
@@ -239,7 +246,7 @@ def _channel_section(run: Run) -> Section | None:
             )
         series = {"most": ("largest channel", "$ks"), "median": ("median channel", "$w1")}
         blocks.append(
-            Chart(f"largest |x| of a channel, {site}", depth_charts.by_depth(rows, series), 210)
+            Chart(f"largest |x| of a channel, {site}", charts.by_depth(rows, series), 210)
         )
     ranked = before.sort_values("absmax", ascending=False, kind="stable").head(_CHANNELS)
     names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]

@@ -1,56 +1,64 @@
-"""What a run says, in a paragraph of plain words; a comparison's verdict comes with it."""
+"""The findings of a run in a paragraph, and the frame of a part of the page."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from distviz.reports.cells import provenance
+from distviz.reports.page import Part, Section
 from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
     layer_name,
+    layer_names,
+    measured_line,
     model_name,
+    moved_values,
     number,
     percent,
 )
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
-    from distviz.results import Run
+    from distviz.results import Result, Run
     from distviz.sites import SiteKey
 
-__all__ = ["listed", "measured", "run_verdict"]
-
-_NAMED = 6
+__all__ = ["architecture_line", "make_part", "run_verdict"]
 
 
-def listed(layers: list[int]) -> str:
-    """Write ``layer 0`` or ``layers 0, 2, 5``."""
-    names = ", ".join(map(str, layers[:_NAMED])) + ", …" * (len(layers) > _NAMED)
-    return f"layer{'s' * (len(layers) > 1)} {names}"
+def make_part(
+    result: Result,
+    title: str,
+    verdict: str,
+    sections: Sequence[Section],
+    command: str,
+    subtitle: str | None = None,
+) -> Part:
+    """Return the part of a result: its sections, its warnings and how it was made.
+
+    ``command`` repeats it; the subtitle is the architecture and the size of the text unless given.
+    """
+    manifest = result.manifest
+    warnings = [str(warning) for warning in manifest.get("warnings") or []]
+    subtitle = architecture_line(result) if subtitle is None else subtitle
+    return Part(title, subtitle, verdict, [*sections, provenance(manifest, command)], warnings)
 
 
-def measured(manifest: dict[str, Any], side: str = "") -> str:
-    """Say what was measured: activation, layers, tokens, number format."""
-    model, text = manifest.get(f"model{side}") or {}, manifest.get(f"text{side}") or {}
-    words = [str(model[name]) for name in ("architecture", "activation") if model.get(name)]
-    layers = model.get("layers")
-    if isinstance(layers, int):
-        words.append(f"{layers} layer{'s' * (layers != 1)}")
-    if text.get("tokens"):
-        n = text.get("documents", 0)
-        words.append(f"{text['tokens']:,} tokens in {n:,} document{'s' * (n != 1)}")
-    dtype = model.get("dtype") or manifest.get("dtype")
-    return " · ".join([*words, *([str(dtype)] if dtype else [])])
+def architecture_line(result: Result, side: str = "") -> str:
+    """Return what was measured, with the architecture in place of the model's name."""
+    model = result.manifest.get(f"model{side}") or {}
+    return measured_line(result, side, name=str(model.get("architecture") or ""))
 
 
 def run_verdict(run: Run) -> str:
-    """Say in plain words what the run found."""
+    """Return the findings of a run in sentences."""
     if not run.keys:
         return f"{model_name(run)} was measured, and no value was observed."
-    said = [_moved(run), _ripple(run)] if arm_layers(run) else [_observed(run)]
-    return " ".join(filter(None, [*said, _effect(run)]))
+    sentences = [_moved(run), _ripple(run)] if arm_layers(run) else [_observed(run)]
+    return " ".join(filter(None, [*sentences, _effect(run)]))
 
 
 def _observed(run: Run) -> str:
@@ -62,10 +70,10 @@ def _observed(run: Run) -> str:
     }
     shares = {key: share for key, share in shares.items() if math.isfinite(share)}
     if not shares:
-        return f"{model_name(run)} was observed; no finite value was seen."
+        return f"{model_name(run)} was observed; it had no finite value."
     low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     return (
-        f"{model_name(run)} was observed as it is. At {site}, the share of near-zero values runs "
+        f"{model_name(run)} was observed without a change. At {site}, the near-zero share ranges "
         f"from {percent(shares[low])} in {_where(run, low)} to {percent(shares[high])} in "
         f"{_where(run, high)}."
     )
@@ -76,45 +84,40 @@ def _where(run: Run, key: SiteKey) -> str:
 
 
 def _moved(run: Run) -> str:
-    places = [key for key in run.keys if key.phase == "moved_before"]
-    moved = sum(run.merged[key].count for key in places)
-    values = sum(run.merged[key._replace(phase="after")].count for key in places)
-    layers = arm_layers(run)
+    first = next(key for key in run.keys if key.phase == "moved_before")
     settings = f" ({arm_settings(run)})" if arm_settings(run) else ""
-    said = f"In {model_name(run)}, {change_name(run)}{settings} in {listed(layers)} moved "
-    said += f"{moved:,} values, {percent(moved / max(values, 1))} of those there."
-    first = places[0]
-    pair = [run.merged.get(first._replace(phase=phase)) for phase in ("before", "after")]
-    before, after = pair
+    text = f"In {model_name(run)}, {change_name(run)}{settings} moved {moved_values(run)} in "
+    text += f"{layer_names(arm_layers(run))}."
+    before, after = (run.merged.get(first._replace(phase=name)) for name in ("before", "after"))
     if before is None or after is None:
-        return said
+        return text
     eps = run.bands[first]
-    shares = [percent(statistics.near_zero(one, eps)) for one in (before, after)]
+    shares = [percent(statistics.near_zero(sketch, eps)) for sketch in (before, after)]
     spread = after.std() / before.std() - 1 if before.std() > 0 else math.nan
     change = f" ({100 * spread:+.1f} %)".replace("-", "−") if math.isfinite(spread) else ""
     return (
-        f"{said} In {_where(run, first)} the near-zero share went from {shares[0]} to {shares[1]} "
+        f"{text} In {_where(run, first)} the near-zero share went from {shares[0]} to {shares[1]} "
         f"and the standard deviation from {number(before.std())} to {number(after.std())}{change}."
     )
 
 
 def _ripple(run: Run) -> str:
-    """Name the layer without ARM where the change arrives most."""
-    marked, apart = set(arm_layers(run)), {}
+    """Return a sentence on the layer without ARM that changed most."""
+    marked, distances = set(arm_layers(run)), {}
     for key in run.keys:
         before = run.merged.get(key._replace(phase="before"))
         if key.phase == "after" and key.layer not in marked and before is not None:
             spread = before.std()
             if spread > 0:
-                apart[key] = statistics.wasserstein(before, run.merged[key]) / spread
-    if not apart:
+                distances[key] = statistics.wasserstein(before, run.merged[key]) / spread
+    if not distances:
         return ""
-    most = max(apart, key=apart.__getitem__)
-    if apart[most] == 0:
+    most = max(distances, key=distances.__getitem__)
+    if distances[most] == 0:
         return "The other layers did not change."
     return (
         f"Of the other layers, {_where(run, most)} changed most: its values moved by "
-        f"{number(apart[most])} standard deviations on average (Wasserstein-1)."
+        f"{number(distances[most])} standard deviations on average (Wasserstein-1)."
     )
 
 
@@ -126,12 +129,10 @@ def _effect(run: Run) -> str:
     if after is None:
         return f"The next-token loss is {before:.4f} nats."
     change = f"{after - before:+.4f}".replace("-", "−")
-    said = f"The next-token loss went from {before:.4f} to {after:.4f} nats ({change})"
+    text = f"The next-token loss went from {before:.4f} to {after:.4f} nats ({change})"
     if effect.get("kl") is not None:
-        said += f", with a KL divergence of {number(effect['kl'])} nats"
+        text += f", with a KL divergence of {number(effect['kl'])} nats"
     if effect.get("top1_agreement") is not None:
-        said += (
-            f"; the most likely next token stayed the same at {percent(effect['top1_agreement'])}"
-        )
-        said += " of the positions"
-    return f"{said}."
+        agreement = percent(effect["top1_agreement"])
+        text += f"; the most likely next token stayed the same at {agreement} of the positions"
+    return f"{text}."

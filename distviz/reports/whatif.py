@@ -1,16 +1,15 @@
-"""The sections of what-if answers: what number formats lose and what zeros keep, by layer."""
+"""The sections of what-if results: what number formats and zeros lose, by layer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distviz.reports import depth_charts
+from distviz.reports import charts
 from distviz.reports.cells import data_table
-from distviz.reports.page import Block, Chart, Part, Section
-from distviz.reports.provenance import provenance
+from distviz.reports.page import Chart, Part, Section
 from distviz.reports.repeat_command import whatif_command
-from distviz.reports.summary import measured
-from distviz.results import records
+from distviz.reports.summary import make_part
+from distviz.results import counted, model_name, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,41 +18,34 @@ if TYPE_CHECKING:
 
 __all__ = ["whatif_part"]
 
-_COLORS = ("$before", "$after", "$ks", "$w1", "$js", "$muted")
-Curves = dict[str, "pd.DataFrame"]
 
-
-def whatif_part(answers: WhatIf, place: str = "") -> Part:
-    """Return everything the page says of what-if answers; ``place`` names their folder."""
-    name = str((answers.manifest.get("model") or {}).get("name") or "model")
+def whatif_part(results: WhatIf) -> Part:
+    """Return the part of what-if results."""
     sections = []
-    for site in answers.sites:
-        named = f": {site}" if len(answers.sites) > 1 else ""
-        blocks = _blocks(answers, site)
+    for site in results.sites:
+        blocks = _site_charts(results, site)
         if blocks:
-            sections.append(Section(f"By layer{named}", blocks, grid=True))
-    sections.append(Section("Every answer", [data_table("whatif", answers.table)]))
-    sections.append(provenance(answers.manifest, whatif_command(answers)))
-    title = f"{name}: what if" + (f" · {place}" if place else "")
-    n = len(answers.table)
+            title = "By layer" + (f": {site}" if len(results.sites) > 1 else "")
+            sections.append(Section(title, [*blocks], grid=True))
+    sections.append(Section("All results", [data_table("whatif", results.table)]))
     verdict = (
-        f"{n:,} answer{'s' * (n != 1)} from the counts of a saved run: what its values would lose "
-        "in fewer bits, and what would be left of them with more zeros. No model was run."
+        f"{counted(len(results.table), 'result')} from the counts of a saved run: what its values "
+        "lose in fewer bits, and what remains of them with more zeros. No model was run."
     )
-    warnings = [str(one) for one in answers.manifest.get("warnings") or []]
-    return Part(title, measured(answers.manifest), verdict, sections, warnings)
+    title = f"{model_name(results)}: what if"
+    return make_part(results, title, verdict, sections, whatif_command(results))
 
 
-def _blocks(answers: WhatIf, site: str) -> list[Block]:
-    phase = answers.phases(site)[0]
+def _site_charts(results: WhatIf, site: str) -> list[Chart]:
+    phase = results.phases(site)[0]
     formats = {
-        " ".join(filter(None, kind)): answers.losses(site, *kind, phase)
-        for kind in answers.kinds(site)
+        " ".join(filter(None, kind)): results.losses(site, *kind, phase)
+        for kind in results.kinds(site)
     }
     zeros = {
-        f"{level:.0%} zeros": answers.thinned(site, level, phase) for level in answers.levels(site)
+        f"{level:.0%} zeros": results.thinned(site, level, phase) for level in results.levels(site)
     }
-    cuts = {f"|x| < {edge:g}": answers.cut(site, edge, phase) for edge in answers.thresholds(site)}
+    cuts = {f"|x| < {edge:g}": results.cut(site, edge, phase) for edge in results.thresholds(site)}
     return [
         *_charts(f"signal over quantization noise, dB, {phase}", formats, "sqnr_db", share=False),
         *_charts(f"share of the energy kept, {phase}", zeros, "l2_kept", share=True),
@@ -61,28 +53,19 @@ def _blocks(answers: WhatIf, site: str) -> list[Block]:
     ]
 
 
-def _charts(title: str, curves: Curves, column: str, *, share: bool) -> list[Chart]:
-    """Return charts of six curves at most; there are only so many colours to tell apart."""
-    names = list(curves)
-    parts = [names[start : start + len(_COLORS)] for start in range(0, len(names), len(_COLORS))]
+def _charts(
+    title: str, tables: dict[str, pd.DataFrame], column: str, *, share: bool
+) -> list[Chart]:
+    """Return charts with as many curves each as there are colours."""
+    curves = {
+        name: [(int(row["layer"]), row[column]) for row in records(table)]
+        for name, table in tables.items()
+    }
+    names, size = list(curves), len(charts.COLORS)
+    groups = [names[start : start + size] for start in range(0, len(names), size)]
     found = []
-    for number, part in enumerate(parts, start=1):
-        heading = title if len(parts) == 1 else f"{title} ({number} of {len(parts)})"
-        shown = {name: curves[name] for name in part}
-        found.append(_chart(heading, shown, column, share=share))
+    for number, group in enumerate(groups, start=1):
+        heading = title if len(groups) == 1 else f"{title} ({number} of {len(groups)})"
+        part = {name: curves[name] for name in group}
+        found.append(charts.layer_curves(heading, part, share=share, height=230))
     return [chart for chart in found if chart is not None]
-
-
-def _chart(title: str, curves: Curves, column: str, *, share: bool) -> Chart | None:
-    """Return one curve a question; None where there is nothing finite to draw."""
-    rows: dict[int, dict[str, Any]] = {}
-    for name in curves:
-        for row in records(curves[name]):
-            layer = int(row["layer"])
-            rows.setdefault(layer, {"place": layer, "kind": ""})[name] = row[column]
-    ordered = [rows[layer] for layer in sorted(rows)]
-    if not any(row.get(name) is not None for row in ordered for name in curves):
-        return None
-    colors = zip(curves, _COLORS, strict=False)
-    series = {name: (name, color) for name, color in colors}
-    return Chart(title, depth_charts.by_depth(ordered, series, share=share), 230)

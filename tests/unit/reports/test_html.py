@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_texts_are_escaped_wherever_they_come_from(synthetic: Synthetic) -> None
     channels = pd.DataFrame([row | {"channel": 0, "absmax": 1.0, "mean": 0.1, "std": 0.1}])
     plans = pd.DataFrame([{"layer": 0, "document": EVIL, "window": 0, "k": 5, "n": 10}])
     made = Run(manifest, sketches, channels=channels, plans=plans)
-    text = render(Page(EVIL, [run_part(made, EVIL, EVIL)]))
+    text = render(Page(EVIL, [replace(run_part(made, EVIL), title=f"{IMAGE} · {EVIL}")]))
     strict(text)
     assert not elements(text, "img")
     plain = [one for one in elements(text, "script") if one.get("type") != "application/json"]
@@ -250,7 +251,7 @@ def test_a_filler_study(tmp_path: Path) -> None:
     assert "10 filler tokens against none, by layer" in headings
     assert "By number of filler tokens, layer 2, which changes most" in headings
     values = curves(text)["variance, log ratio"]["data"]["values"]
-    assert [(row["place"], row["sure"]) for row in values] == [(5, True), (10, True)]
+    assert [(row["place"], row["significant"]) for row in values] == [(5, True), (10, True)]
     assert [row["estimate"] for row in values] == pytest.approx([-0.25, -0.3])
 
 
@@ -342,7 +343,7 @@ def test_a_run_without_change_or_tables() -> None:
     }
     text = render(Page("x", [run_part(run_of(before, dtype="float32"))]))
     strict(text)
-    assert "was observed as it is" in text
+    assert "was observed without a change" in text
 
 
 @pytest.mark.parametrize("values", [[], [np.nan, np.inf], [0.0], [1.5]])
