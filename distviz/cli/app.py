@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print, exit code. No logic lives here."""
+"""The command line: parse, call one function, print, set the exit code."""
 
 from __future__ import annotations
 
@@ -6,125 +6,99 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from distviz.cli import completion as completions
-from distviz.cli import examples as manual
-from distviz.cli import help as help_pages
-from distviz.cli import options
+from distviz.cli import completion, options
+from distviz.cli.examples import PAGES
+from distviz.cli.help import HelpCommand, HelpGroup, print_versions
 from distviz.cli.views.console import is_unicode_name, replace_unencodable
 from distviz.errors import DistvizError, RequestError, first_line
-from distviz.measure import world as processes
+from distviz.measure import world
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from distviz.cli.dry_run import Estimate
     from distviz.results import Result
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="distviz",
-    cls=help_pages.HelpGroup,
+    cls=HelpGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-
-_SHARED = frozenset(("run", "compare"))
+_DISTRIBUTED = frozenset(("run", "compare"))
 """Commands that several processes can share."""
 
 
-def _edge(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what a user can cause into one or two lines and an exit code."""
-
-    @wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            _join(command.__name__)
-            command(*args, **kwargs)
-        except DistvizError as error:
-            if kwargs.get("debug"):
-                raise
-            raise _ended(error.message, error.hint, error.exit_code) from None
-        except KeyboardInterrupt:
-            raise _ended("interrupted, nothing was written", "", 130) from None
-        except BrokenPipeError:
-            # The reader of a pipe has gone (head, less); that is no error of ours.
-            sys.stdout = None
-            raise typer.Exit(0) from None
-        except Exception as error:
-            if kwargs.get("debug"):
-                raise
-            name = type(error).__name__
-            raise _ended(
-                f"{name}: {first_line(error)}" if str(error).strip() else name,
-                "run again with --debug to see where it happened",
-                1,
-            ) from None
-
-    return guarded
-
-
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function: its docstring and its page are its help."""
+def _command(function: Callable[[SimpleNamespace], None]) -> Callable[..., None]:
+    """Make a command of a function: its options are records, its docstring begins its help."""
     name = function.__name__
-    page = manual.PAGES[name]
-    registered = app.command(
-        name,
-        cls=help_pages.HelpCommand,
-        help=f"{function.__doc__}\n\n{page.description}",
-        rich_help_panel=page.group,
-    )
-    return registered(_edge(function))
+
+    def command(**arguments: Any) -> None:
+        _guard(name, function, SimpleNamespace(**arguments))
+
+    command.__name__ = name
+    command.__signature__ = options.signature(name)  # type: ignore[attr-defined]
+    text = f"{function.__doc__}\n\n{PAGES[name].description}"
+    return app.command(name, cls=HelpCommand, help=text)(command)
+
+
+def _guard(name: str, function: Callable[[SimpleNamespace], None], given: SimpleNamespace) -> None:
+    """Run a command; its errors become one or two lines and an exit code."""
+    try:
+        _join(name)
+        for option in options.options_of(name):
+            option.check(getattr(given, option.name))
+        function(given)
+    except DistvizError as error:
+        if given.debug:
+            raise
+        raise _failed(error.message, error.hint, error.exit_code) from None
+    except KeyboardInterrupt:
+        raise _failed("interrupted, nothing was written", "", 130) from None
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has ended, which is no error.
+        sys.stdout = None
+        raise typer.Exit(0) from None
+    except Exception as error:
+        if given.debug:
+            raise
+        kind = type(error).__name__
+        raise _failed(
+            f"{kind}: {first_line(error)}" if str(error).strip() else kind,
+            "run again with --debug to see the traceback",
+            1,
+        ) from None
 
 
 def _join(command: str) -> None:
     """Join the processes that a launcher started with this one."""
-    if processes.launched_size() == 1:
+    if world.launched_size() == 1:
         return
-    if command not in _SHARED:
+    if command not in _DISTRIBUTED:
         if os.environ["RANK"] != "0":
             sys.exit(2)
         raise RequestError(
-            f"distviz {command} works in one process", "start it without torchrun or accelerate"
+            f"distviz {command} runs in one process", "start it without torchrun or accelerate"
         )
     from distviz.measure import distributed
 
-    processes.enter(distributed.join(command))
+    world.enter(distributed.join(command))
 
 
-def _ended(message: str, hint: str, code: int) -> typer.Exit:
-    processes.current().fail(message, hint, code)
+def _failed(message: str, hint: str, code: int) -> typer.Exit:
+    world.current().fail(message, hint, code)
     return typer.Exit(code)
-
-
-_NEEDED = ("accelerate", "numba", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
-_OPTIONAL = ("gguf", "peft", "compressed-tensors", "bitsandbytes", "torchao", "lm-eval")
-
-
-def _version(value: bool) -> None:
-    """Print what numbers and files depend on, and which optional packages are there."""
-    if not value:
-        return
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    print(f"distviz {version('distviz')}")
-    print(f"python {platform.python_version()} ({platform.system()} {platform.machine()})")
-    for name in ("torch", "transformers", *_NEEDED, *_OPTIONAL):
-        try:
-            print(name, version(name))
-        except PackageNotFoundError:
-            print(name, "not installed" + " (optional)" * (name in _OPTIONAL))
-    raise typer.Exit
 
 
 @app.callback()
@@ -132,115 +106,17 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the versions that matter.", callback=_version, is_eager=True
+            "--version",
+            help="Print the versions of distviz and the packages it uses.",
+            callback=print_versions,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:
     """Exact activation distributions of transformer MLPs, before and after redistribution."""
 
 
-@_command
-def run(
-    model: options.Model = None,
-    config: options.Config = None,
-    text: options.Text = None,
-    layers: options.Layers = None,
-    sites: options.Sites = None,
-    arm_layers: options.ArmLayers = None,
-    redistribution: options.Redistribution = None,
-    c: options.C = None,
-    p1: options.P1 = None,
-    p_min: options.PMin = None,
-    p_max: options.PMax = None,
-    fraction: options.Fraction = None,
-    arm_mode: options.ArmMode = None,
-    percentile_of: options.PercentileOf = None,
-    passes: options.Passes = None,
-    preset: options.Preset = None,
-    ripple: options.Ripple = None,
-    filler: options.Filler = None,
-    filler_count: options.FillerCount = None,
-    filler_position: options.FillerPosition = None,
-    filler_kind: options.FillerKind = None,
-    chat_template: options.ChatTemplate = None,
-    max_length: options.MaxLength = None,
-    max_tokens: options.MaxTokens = None,
-    batch_size: options.BatchSize = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    stream: options.Stream = None,
-    stream_memory: options.StreamMemory = None,
-    attn_implementation: options.AttnImplementation = None,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
-    skip_special: options.SkipSpecial = None,
-    classes: options.Classes = None,
-    keep_text: options.KeepText = None,
-    seed: options.Seed = None,
-    out: options.Out = None,
-    force: options.Force = False,
-    resume: options.Resume = None,
-    save_every: options.SaveEvery = None,
-    figures: options.Figures = None,
-    no_figures: options.NoFigures = False,
-    figure_width: options.FigureWidth = None,
-    report: options.Report = False,
-    allow_pickle: options.AllowPickle = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
-    """Measure one model: without ARM, with ARM, paired."""
-    flags = _flags(locals())
-    if dry_run:
-        from distviz.cli import dry_run as estimate_command
-
-        _present_plan(estimate_command.plan_run(flags, config, model), quiet=quiet, as_json=as_json)
-        return
-    from distviz.cli import execute
-
-    finished, folder = execute.run_to_folder(flags, config, model, _reporter(quiet or as_json))
-    _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
-
-
-_NO_SETTINGS = frozenset(
-    (
-        *("model", "config", "quiet", "as_json", "debug", "no_figures", "report"),
-        *("dry_run",),
-        *("a", "b", "phase_a", "phase_b", "counts"),
-        *("seeds", "budget_kl", "by_layer"),
-        *("prompt", "system", "on", "max_new_tokens", "num_samples"),
-        *("sample", "temperature", "top_p"),
-    )
-)
-
-
-def _flags(given: dict[str, Any]) -> dict[str, Any]:
-    """Turn a command's arguments into settings; None where nothing was said."""
-    flags = {name: value for name, value in given.items() if name not in _NO_SETTINGS}
-    if "out" not in flags:  # a command that writes nothing
-        return flags
-    flags["force"] = flags["force"] or None
-    flags["out"] = None if flags["out"] is None else str(flags["out"])
-    flags["figures"] = _formats(given["figures"], given["no_figures"])
-    return flags
-
-
-def _formats(figures: str | None, no_figures: bool) -> list[str] | None:
-    """Return the formats of figures; None where nothing was said."""
-    if no_figures or figures == "none":
-        return []
-    return None if figures is None else [name.strip() for name in figures.split(",")]
-
-
-def _reporter(is_silent: bool) -> Any:
-    from distviz.progress import TerminalProgress
-
-    bar = TerminalProgress(_console(stderr=True), is_silent=is_silent)
-    return processes.current().progress(bar)
+# Printing -----------------------------------------------------------------------------------
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -249,61 +125,11 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
-def _present(
-    finished: Result,
-    folder: Path,
-    *,
-    quiet: bool,
-    as_json: bool,
-    report: bool = False,
-    closer: Callable[[Console], RenderableType] | None = None,
-) -> None:
-    if not processes.current().is_first:
-        return
-    if report:
-        from distviz import reports
+def _progress(given: SimpleNamespace) -> Any:
+    from distviz.progress import TerminalProgress
 
-        reports.report_folders([folder])
-    for warning in finished.manifest.get("warnings", []):
-        print(f"distviz: warning: {warning}", file=sys.stderr)
-    if as_json:
-        _print_json(finished.summary() | {"folder": str(folder)})
-    elif quiet:
-        print(folder)
-    else:
-        console = _console()
-        findings = import_module(f"distviz.cli.views.{_FINDINGS[finished.manifest['kind']]}")
-        console.print(findings.summary(finished, console))
-        if closer is not None:
-            console.print(closer(console))
-        console.print(f"\n{folder}", soft_wrap=True)
-
-
-def _present_plan(plan: Estimate, *, quiet: bool, as_json: bool) -> None:
-    processes.current().finish()
-    if not processes.current().is_first:
-        return
-    for note in plan.notes:
-        print(f"distviz: warning: {note}", file=sys.stderr)
-    if as_json:
-        _print_json(plan.as_dict())
-    elif quiet:
-        print(plan.out)
-    else:
-        from distviz.cli.views import dry_run as estimate_tables
-
-        console = _console()
-        console.print(estimate_tables.plan(plan, console))
-
-
-_FINDINGS = {
-    "run": "run",
-    "comparison": "comparison",
-    "filler": "filler",
-    "sweep": "sweep",
-    "whatif": "whatif",
-}
-"""Which room tells the findings of a kind of result on the terminal."""
+    bar = TerminalProgress(_console(stderr=True), is_silent=given.quiet or given.as_json)
+    return world.current().progress(bar)
 
 
 def _print_json(data: Any) -> None:
@@ -311,437 +137,263 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=escaped, allow_nan=False))
 
 
-@_command
-def compare(
-    a: options.SideA,
-    b: options.SideB,
-    phase_a: options.PhaseA = "before",
-    phase_b: options.PhaseB = "before",
-    config: options.Config = None,
-    text: options.Text = None,
-    layers: options.Layers = None,
-    sites: options.Sites = None,
-    arm_layers: options.ArmLayers = None,
-    redistribution: options.Redistribution = None,
-    c: options.C = None,
-    p1: options.P1 = None,
-    p_min: options.PMin = None,
-    p_max: options.PMax = None,
-    fraction: options.Fraction = None,
-    arm_mode: options.ArmMode = None,
-    percentile_of: options.PercentileOf = None,
-    passes: options.Passes = None,
-    preset: options.Preset = None,
-    chat_template: options.ChatTemplate = None,
-    max_length: options.MaxLength = None,
-    max_tokens: options.MaxTokens = None,
-    batch_size: options.BatchSize = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    stream: options.Stream = None,
-    stream_memory: options.StreamMemory = None,
-    attn_implementation: options.AttnImplementation = None,
-    threads: options.Threads = None,
-    skip_special: options.SkipSpecial = None,
-    seed: options.Seed = None,
-    out: options.Out = None,
-    force: options.Force = False,
-    resume: options.Resume = None,
-    save_every: options.SaveEvery = None,
-    figures: options.Figures = None,
-    no_figures: options.NoFigures = False,
-    figure_width: options.FigureWidth = None,
-    report: options.Report = False,
-    allow_pickle: options.AllowPickle = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
-    """Compare two models or runs: distances, and what exceeds noise."""
-    flags = _flags(locals())
-    if dry_run:
-        from distviz.cli import dry_run as estimate_command
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        print(f"distviz: warning: {warning}", file=sys.stderr)
 
-        plan = estimate_command.plan_compare(a, b, phase_a, phase_b, flags, config)
-        _present_plan(plan, quiet=quiet, as_json=as_json)
+
+def _present(
+    result: Result,
+    folder: Path,
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    details: Callable[[Console], RenderableType] | None = None,
+) -> None:
+    _warn(result.manifest.get("warnings", []))
+    if as_json:
+        _print_json(result.summary() | {"folder": str(folder)})
+    elif quiet:
+        print(folder)
+    else:
+        console = _console()
+        view = import_module(f"distviz.cli.views.{result.manifest['kind']}")
+        console.print(view.summary(result, console))
+        if details is not None:
+            console.print(details(console))
+        console.print(f"\n{folder}", soft_wrap=True)
+
+
+def _present_written(result: Result, folder: Path, given: SimpleNamespace) -> None:
+    if not world.current().is_first:
         return
-    from distviz.cli import execute
+    if given.report:
+        from distviz import reports
 
-    finished, folder = execute.compare_to_folder(
-        a, b, phase_a, phase_b, flags, config, _reporter(quiet or as_json)
-    )
-    _present(finished, folder, quiet=quiet, as_json=as_json, report=report)
+        reports.report_folders([folder])
+    _present(result, folder, as_json=given.as_json, quiet=given.quiet)
+
+
+def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
+    """Carry out a command that measures, or print an estimate of it."""
+    flags = options.flags_of(command, given)
+    if not given.dry_run:
+        from distviz.cli import execute
+
+        progress = _progress(given)
+        act = getattr(execute, f"{command}_to_folder")
+        result, folder = act(*request, flags, given.config, progress)
+        _present_written(result, folder, given)
+        return
+    from distviz.cli import dry_run
+
+    plan = getattr(dry_run, f"plan_{command}")(*request, flags, given.config)
+    world.current().finish()
+    if not world.current().is_first:
+        return
+    _warn(plan.notes)
+    if given.as_json:
+        _print_json(plan.as_dict())
+    elif given.quiet:
+        print(plan.out)
+    else:
+        from distviz.cli.views.dry_run import plan as view
+
+        console = _console()
+        console.print(view(plan, console))
+
+
+# Commands -----------------------------------------------------------------------------------
 
 
 @_command
-def filler(
-    model: options.ModelRequired,
-    counts: options.Counts = None,
-    config: options.Config = None,
-    text: options.Text = None,
-    layers: options.Layers = None,
-    sites: options.Sites = None,
-    filler: options.Filler = None,
-    filler_count: options.FillerCount = None,
-    filler_position: options.FillerPosition = None,
-    filler_kind: options.FillerKind = None,
-    chat_template: options.ChatTemplate = None,
-    max_length: options.MaxLength = None,
-    batch_size: options.BatchSize = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    attn_implementation: options.AttnImplementation = None,
-    attention_layers: options.AttentionLayers = None,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
-    skip_special: options.SkipSpecial = None,
-    seed: options.Seed = None,
-    out: options.Out = None,
-    force: options.Force = False,
-    resume: options.Resume = None,
-    save_every: options.SaveEvery = None,
-    figures: options.Figures = None,
-    no_figures: options.NoFigures = False,
-    figure_width: options.FigureWidth = None,
-    report: options.Report = False,
-    allow_pickle: options.AllowPickle = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
+def run(given: SimpleNamespace) -> None:
+    """Measure one model: without ARM, with ARM, paired."""
+    _measure("run", given, given.model)
+
+
+@_command
+def compare(given: SimpleNamespace) -> None:
+    """Compare two models or runs: distances and statistical tests."""
+    _measure("compare", given, given.a, given.b, given.phase_a, given.phase_b)
+
+
+@_command
+def filler(given: SimpleNamespace) -> None:
     """Measure the same prompts with and without meaningless tokens."""
-    flags = _flags(locals())
-    if dry_run:
-        from distviz.cli import dry_run as estimate_command
-
-        plan = estimate_command.plan_filler(model, counts, flags, config)
-        _present_plan(plan, quiet=quiet, as_json=as_json)
-        return
-    from distviz.cli import execute
-
-    study, folder = execute.filler_to_folder(
-        model, counts, flags, config, _reporter(quiet or as_json)
-    )
-    _present(study, folder, quiet=quiet, as_json=as_json, report=report)
+    _measure("filler", given, given.model, given.counts)
 
 
 @_command
-def sweep(
-    model: options.Model = None,
-    c: options.CList = None,
-    p1: options.P1List = None,
-    fraction: options.FractionList = None,
-    arm_mode: options.ModeList = None,
-    redistribution: options.RedistributionList = None,
-    arm_layers: options.LayerAlternatives = None,
-    by_layer: options.ByLayer = False,
-    preset: options.PresetList = None,
-    seeds: options.Seeds = 1,
-    budget_kl: options.BudgetKl = 0.05,
-    p_min: options.PMin = None,
-    p_max: options.PMax = None,
-    percentile_of: options.PercentileOf = None,
-    passes: options.Passes = None,
-    config: options.Config = None,
-    text: options.Text = None,
-    filler: options.Filler = None,
-    filler_count: options.FillerCount = None,
-    filler_position: options.FillerPosition = None,
-    filler_kind: options.FillerKind = None,
-    chat_template: options.ChatTemplate = None,
-    max_length: options.MaxLength = None,
-    max_tokens: options.MaxTokens = None,
-    batch_size: options.BatchSize = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    attn_implementation: options.AttnImplementation = None,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
-    skip_special: options.SkipSpecial = None,
-    seed: options.Seed = None,
-    resume: options.Resume = None,
-    save_every: options.SaveEvery = None,
-    out: options.Out = None,
-    force: options.Force = False,
-    figures: options.Figures = None,
-    no_figures: options.NoFigures = False,
-    figure_width: options.FigureWidth = None,
-    report: options.Report = False,
-    allow_pickle: options.AllowPickle = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
-    """Try a grid of settings: what each does, and which one to take."""
-    flags = _flags(locals())
-    from distviz.cli import execute
+def sweep(given: SimpleNamespace) -> None:
+    """Measure a grid of ARM settings and recommend one."""
+    from distviz.cli.checks import GRID, SweepRequest
 
-    asked = execute.SweepRequest(
-        {name: flags.pop(name) for name in execute.GRID}, seeds, budget_kl, by_layer
-    )
-    if dry_run:
-        from distviz.cli import dry_run as estimate_command
-
-        plan = estimate_command.plan_sweep(model, asked, flags, config)
-        _present_plan(plan, quiet=quiet, as_json=as_json)
-        return
-    swept, folder = execute.sweep_to_folder(
-        model, asked, flags, config, _reporter(quiet or as_json)
-    )
-    _present(swept, folder, quiet=quiet, as_json=as_json, report=report)
+    lists = {name: getattr(given, name) for name in GRID}
+    request = SweepRequest(lists, given.seeds, given.budget_kl, given.by_layer)
+    _measure("sweep", given, given.model, request)
 
 
 @_command
-def whatif(
-    run: options.MeasuredRun,
-    sparsity: options.Sparsity = None,
-    thresholds: options.Thresholds = None,
-    formats: options.Formats = None,
-    ranges: options.Ranges = None,
-    percentile: options.Percentile = None,
-    phases: options.Phases = None,
-    layers: options.Layers = None,
-    sites: options.Sites = None,
-    out: options.Out = None,
-    force: options.Force = False,
-    figures: options.Figures = None,
-    no_figures: options.NoFigures = False,
-    figure_width: options.FigureWidth = None,
-    report: options.Report = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,  # noqa: ARG001
-) -> None:
-    """Ask a saved run what zeros and fewer bits would cost."""
-    asked = {"sparsity": sparsity, "thresholds": thresholds, "formats": formats, "ranges": ranges}
-    asked |= {"phases": phases, "layers": layers, "sites": sites}
-    drawn = _formats("png" if figures is None else figures, no_figures) or []
-    from distviz.cli import execute
-
-    answers, folder = execute.whatif_to_folder(
-        run, asked | {"percentile": percentile}, drawn, out, width=figure_width, force=force
-    )
-    _present(answers, folder, quiet=quiet, as_json=as_json, report=report)
-
-
-@_command
-def generate(
-    prompt: options.Prompt,
-    model: options.Model = None,
-    system: options.System = "",
-    arm_layers: options.ArmLayers = None,
-    redistribution: options.Redistribution = None,
-    c: options.C = None,
-    p1: options.P1 = None,
-    p_min: options.PMin = None,
-    p_max: options.PMax = None,
-    fraction: options.Fraction = None,
-    arm_mode: options.ArmMode = None,
-    percentile_of: options.PercentileOf = None,
-    passes: options.Passes = None,
-    preset: options.Preset = None,
-    on: options.Steps = "both",
-    max_new_tokens: options.MaxNewTokens = 64,
-    num_samples: options.NumSamples = 1,
-    sample: options.Sample = False,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    chat_template: options.ChatTemplate = None,
-    seed: options.Seed = None,
-    config: options.Config = None,
-    dtype: options.Dtype = None,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    attn_implementation: options.AttnImplementation = None,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
-    allow_pickle: options.AllowPickle = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
-    """Let a model go on from a prompt with ARM off and on."""
-    flags = _flags(locals())
+def generate(given: SimpleNamespace) -> None:
+    """Continue a prompt with ARM off and on."""
     from distviz.cli import execute
 
     found = execute.continuations(
-        model,
-        prompt,
-        flags,
-        config,
-        _reporter(quiet or as_json),
-        system=system,
+        given.model,
+        given.prompt,
+        options.flags_of("generate", given),
+        given.config,
+        _progress(given),
+        system=given.system,
         decoding={
-            "max_new_tokens": max_new_tokens,
-            "samples": num_samples,
-            "temperature": 1.0 if sample and temperature is None else temperature,
-            "top_p": top_p,
-            "on": on,
+            "max_new_tokens": given.max_new_tokens,
+            "samples": given.num_samples,
+            "temperature": 1.0 if given.sample and given.temperature is None else given.temperature,
+            "top_p": given.top_p,
+            "on": given.on,
         },
     )
-    if as_json:
+    if given.as_json:
         _print_json(found.summary())
-    elif quiet:
+    elif given.quiet:
         print("\n\n".join(found.after))
     else:
-        from distviz.cli.views import generate as continuation_tables
+        from distviz.cli.views.generate import summary
 
         console = _console()
-        console.print(continuation_tables.summary(found, console))
+        console.print(summary(found, console))
 
 
 @_command
-def inspect(
-    model: options.Model = None,
-    layer: options.Layer = 0,
-    architectures: options.ListArchitectures = False,
-    revision: options.Revision = None,
-    trust_remote_code: options.RemoteCode = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,  # noqa: ARG001
-) -> None:
-    """Draw a layer with every point that can be observed."""
-    if architectures:
-        _list_architectures(model, as_json=as_json)
+def inspect(given: SimpleNamespace) -> None:
+    """Draw a layer with every site that can be observed."""
+    if given.architectures:
+        _list_architectures(given.model, as_json=given.as_json)
         return
     from distviz import studies
 
-    found = studies.inspect(model, layer, revision=revision, trust_remote_code=trust_remote_code)
-    if as_json:
+    remote = bool(given.trust_remote_code)
+    found = studies.inspect(
+        given.model, given.layer, revision=given.revision, trust_remote_code=remote
+    )
+    if given.as_json:
         _print_json(found.as_dict())
-        return
-    from distviz.cli.views import inspect as views
+    else:
+        from distviz.cli.views.inspect import inspection
 
-    console = _console()
-    console.print(views.inspection(found, console))
+        console = _console()
+        console.print(inspection(found, console))
 
 
 def _list_architectures(model: str | None, *, as_json: bool) -> None:
-    from distviz.errors import RequestError
     from distviz.models.architectures import load_architectures
 
     if model is not None:
         raise RequestError(
-            f"--architectures lists every type, it takes no MODEL ('{model}')",
-            "leave one of them out",
+            f"--architectures lists all model types, it takes no MODEL ('{model}')",
+            "remove one of them",
         )
     known = load_architectures()
     if as_json:
         _print_json(known.as_dict())
         return
-    from distviz.cli.views import inspect as views
+    from distviz.cli.views.inspect import architectures
 
     console = _console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    console.print(views.architectures(known))
+    console.print(architectures(known))
 
 
 @_command
-def export(
-    run: options.RunFolder,
-    out: options.Out = None,
-    figure: options.OnlyFigure = None,
-    figures: options.ExportFigures = None,
-    tables: options.ExportTables = None,
-    figure_width: options.FigureWidth = None,
-    layers: options.Layers = None,
-    sites: options.Sites = None,
-    log: options.Log = None,
-    force: options.Force = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,  # noqa: ARG001
-) -> None:
-    """Write figures and tables again, in other formats."""
-    from distviz.reports import export_folder
+def whatif(given: SimpleNamespace) -> None:
+    """Compute the cost of sparsity and quantization from a saved run."""
+    from distviz.cli import execute
 
-    written = export_folder(
-        run,
-        out,
-        figure=figure,
-        figures=figures,
-        tables=tables,
-        width=figure_width,
-        layers=layers,
-        sites=sites,
-        log=log,
-        force=force,
+    asked = ("sparsity", "thresholds", "formats", "ranges", "phases", "layers", "sites")
+    figures = options.flags_of("whatif", given)["figures"]
+    answers, folder = execute.whatif_to_folder(
+        given.run,
+        {name: getattr(given, name) for name in (*asked, "percentile")},
+        ["png"] if figures is None else figures,
+        None if given.out is None else Path(given.out),
+        width=given.figure_width,
+        force=bool(given.force),
     )
-    if as_json:
-        _print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})
-    else:
-        print("\n".join(map(str, written[:1] if quiet else written)))
+    _present_written(answers, folder, given)
 
 
 @_command
-def report(
-    folders: options.Folders,
-    out: options.OutFile = None,
-    force: options.ForceFile = False,
-    quiet: options.Quiet = False,  # noqa: ARG001 -- the path is all there is to say
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,  # noqa: ARG001
-) -> None:
-    """Write one HTML file to read and share: figures, curves, tables."""
+def show(given: SimpleNamespace) -> None:
+    """Show the results in a folder on the terminal."""
+    from distviz.cli.views.run import layer_details
+    from distviz.results import Run, load
+    from distviz.sites import parse_layers
+
+    whole = load(given.run)
+    part = None
+    if given.layers is not None:
+        part = whole.select(parse_layers(given.layers, whole.n_layers))
+    details = None
+    if isinstance(whole, Run):
+        details = partial(layer_details, whole, cast("Run | None", part))
+    _present(part or whole, given.run, as_json=given.as_json, details=details)
+
+
+@_command
+def report(given: SimpleNamespace) -> None:
+    """Write one HTML file with figures, curves and tables."""
     from distviz import reports
 
-    written = reports.report_folders(folders, out, force=force)
-    if as_json:
+    written = reports.report_folders(given.folders, given.out, force=given.force)
+    if given.as_json:
         _print_json({"file": str(written), "bytes": written.stat().st_size})
     else:
         _console().print(str(written), soft_wrap=True, markup=False)
 
 
 @_command
-def show(
-    run: options.RunFolder,
-    layers: options.ShownLayers = None,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,  # noqa: ARG001
-) -> None:
-    """Show the findings of a folder again, on the terminal."""
-    from distviz.cli.views.run import layer_details
-    from distviz.results import Run, load
-    from distviz.sites import parse_layers
+def export(given: SimpleNamespace) -> None:
+    """Write figures and tables in other formats."""
+    from distviz.reports import export_folder
 
-    whole = load(run)
-    part = None if layers is None else whole.select(parse_layers(layers, whole.n_layers))
-    closer = None
-    if isinstance(whole, Run):
-        closer = partial(layer_details, whole, cast("Run | None", part))
-    _present(part or whole, run, quiet=False, as_json=as_json, closer=closer)
+    written = export_folder(
+        given.run,
+        None if given.out is None else Path(given.out),
+        figure=given.figure,
+        figures=given.figures,
+        tables=given.tables,
+        width=given.figure_width,
+        layers=given.layers,
+        sites=given.sites,
+        log=given.log,
+        force=bool(given.force),
+    )
+    if given.as_json:
+        _print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})
+    else:
+        print("\n".join(map(str, written[:1] if given.quiet else written)))
 
 
 def main() -> None:
-    """Entry point of the ``distviz`` command."""
-    completions.name_shell(sys.argv[1:], os.environ)
+    """Run the ``distviz`` command."""
+    completion.name_shell(sys.argv[1:], os.environ)
     replace_unencodable(sys.stdout, sys.stderr)
     try:
-        with completions.in_bash(os.environ):
-            code = app(prog_name="distviz", standalone_mode=False)
+        code = app(prog_name="distviz", standalone_mode=False)
     except typer.Abort:
         code = 130
     except typer.TyperException as error:
-        # Errors of usage: one line, no box, and where the help is.
+        # Errors of usage: one line, no box, and how to get help.
         message = error.format_message()
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message, file=sys.stderr)
         elif message:
-            processes.report(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
+            world.report(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        processes.report("interrupted, nothing was written")
+        world.report("interrupted, nothing was written")
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -116,7 +116,7 @@ class Estimate:
         }
 
 
-def plan_run(flags: dict[str, Any], config: Path | None, model: str | None) -> Estimate:
+def plan_run(model: str | None, flags: dict[str, Any], config: Path | None) -> Estimate:
     """Say what `measuring.run_to_folder` would do with the same arguments.
 
     Raises

@@ -24,7 +24,7 @@ from distviz.cli.interruption import kept_work
 from distviz.errors import RequestError
 from distviz.measure import agree, current
 from distviz.results import COMPARISON, FILLER, RUN, SWEEP, Run, Sweep, check_output, read_manifest
-from distviz.settings import RunSettings, build_settings, check_figure_width
+from distviz.settings import OPTIONS, RunSettings, build_settings
 
 if TYPE_CHECKING:
     from distviz.progress import Progress
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def run_to_folder(
-    flags: dict[str, Any], config: Path | None, model: str | None, progress: Progress
+    model: str | None, flags: dict[str, Any], config: Path | None, progress: Progress
 ) -> tuple[Run, Path]:
     """Measure as the flags and files say, and write the run folder with its figures.
 
@@ -280,7 +280,7 @@ def whatif_to_folder(
     """
     from distviz import reports, studies
 
-    check_figure_width(width)
+    OPTIONS["figure_width"].check(width)
     asked = studies.parse_whatif(**flags)
     folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
     check_output(folder, force=force)

@@ -18,19 +18,9 @@ from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
 from distviz.results import SCHEMA_VERSION, Run
-from distviz.settings import RunSettings
+from distviz.settings import RunSettings, names_affecting
 
 __all__ = ["assemble", "describe", "request", "versions"]
-
-_NO_MATTER = frozenset(
-    (
-        *("model", "text", "dtype", "device", "device_map", "threads", "revision", "keep_text"),
-        *("allow_pickle", "trust_remote_code", "out", "force", "resume", "save_every"),
-        *("figures", "figure_width"),
-        *("stream", "stream_memory", "preset"),
-    )
-)
-"""Settings that do not decide what is counted, or do so through what `request` records of them."""
 
 _SHOWN = 3
 
@@ -119,6 +109,7 @@ def request(
 ) -> dict[str, str]:
     """Return what must agree where a measurement is shared or goes on, by the name users know."""
     given = settings.as_dict()
+    counted = (*names_affecting("tokens", "arm", "counts"), "layer")
     details = opened.details
     names = ("fingerprint", "architecture", "dtype")
     return {
@@ -128,7 +119,7 @@ def request(
         "tokens": str(corpus.tokens),
         "batches": str(len(batches)),
         "own tokens only": str(own_only),
-        **{f"--{n.replace('_', '-')}": str(v) for n, v in given.items() if n not in _NO_MATTER},
+        **{f"--{n.replace('_', '-')}": str(v) for n, v in given.items() if n in counted},
         "threads": str(torch.get_num_threads()),
         **versions(),
     }

@@ -18,6 +18,7 @@ from distviz.errors import RequestError, first_line, nearest
 from distviz.models.adapters import inject
 from distviz.models.quantized import check_quantization, finalize_quantized
 from distviz.models.weight_checks import validate_weights
+from distviz.settings import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from distviz.models.checkpoint import Checkpoint
 
 __all__ = [
-    "DTYPES",
     "LoadOptions",
     "build_empty",
     "choose_class",
@@ -44,17 +44,6 @@ __all__ = [
     "read_tokenizer",
     "rehearse",
 ]
-
-DTYPES = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-}
-"""The allowed spellings of a dtype beside ``auto``, and the torch name of each."""
-
 
 _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 _STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {

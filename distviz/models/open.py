@@ -17,7 +17,6 @@ from distviz.models.checkpoint import Checkpoint, fingerprint, locate
 from distviz.models.lazy_layers import LayersOnDisk, SharedWeightsError, open_on_disk
 from distviz.models.load_plan import CheckpointInfo, LoadPlan, RequiredPoints, inspect_checkpoint
 from distviz.models.loading import (
-    DTYPES,
     LoadOptions,
     build_empty,
     choose_class,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from distviz.settings import LayerSettings
 
-__all__ = ["DTYPES", "LoadedModel", "describe", "has_rope", "model_details", "open_model"]
+__all__ = ["LoadedModel", "describe", "has_rope", "model_details", "open_model"]
 
 
 @dataclass
@@ -108,7 +107,7 @@ def open_model(
         Ignored where `layer` is given.
     dtype
         ``auto`` (as the checkpoint says; float32 for a GGUF and for built layers) or a key of
-        :data:`DTYPES`.
+        :data:`distviz.settings.DTYPES`.
     device
         ``auto`` (a GPU if there is one) or a torch device. Where `device_map` is given, it rules.
     revision

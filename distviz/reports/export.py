@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError, nearest
 from distviz.plots import FigureSpecs, figure_names, figure_specs
 from distviz.results import Result, load, records, staging
-from distviz.settings import check_figure_width
+from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
 from distviz.sites import parse_layers, parse_sites
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "FIGURE_FORMATS",
-    "TABLE_FORMATS",
     "export",
     "export_folder",
     "figure_names",
@@ -31,8 +29,6 @@ __all__ = [
     "write_folder",
 ]
 
-FIGURE_FORMATS = ("png", "svg", "pdf")
-TABLE_FORMATS = ("csv", "parquet", "json")
 _NO_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -73,7 +69,7 @@ def write_folder(
         If the folder may not be written, or a format is unknown.
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
-    check_figure_width(width)
+    OPTIONS["figure_width"].check(width)
     with staging(Path(out), force=force) as place:
         result.write(place)
         if figures:
@@ -170,7 +166,7 @@ def export(
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
     _check_formats("tables", tables, TABLE_FORMATS)
-    check_figure_width(width)
+    OPTIONS["figure_width"].check(width)
     if only and not figures:
         raise RequestError("--figure is given, and no format to write it in", "give --format pdf")
     if not figures and not tables:

@@ -8,13 +8,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distviz.settings import LayerSettings, RunSettings
+from distviz.settings import OPTIONS, LayerSettings, names_affecting
 
 if TYPE_CHECKING:
     from distviz.results import FillerStudy, Sweep, WhatIf
 
 __all__ = [
-    "NOT_ON_COMMAND_LINE",
     "compare_command",
     "filler_command",
     "run_command",
@@ -24,34 +23,8 @@ __all__ = [
 
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
-_NOT_TYPED = frozenset(
-    (
-        *("model", "text", "layer", "explicit"),
-        *("out", "force", "resume", "save_every", "figures", "figure_width"),
-    )
-)
+_NOT_TYPED = ("model", "text", *names_affecting("figures", "nothing"))
 """Written in another way, or without influence on what is measured."""
-_ARM = ("redistribution", "c", "p1", "fraction", "arm_mode")
-_ELSEWHERE = ("ripple", "stream", "stream_memory", "keep_text")
-NOT_ON_COMMAND_LINE = {
-    "run": frozenset(("attention_layers",)),
-    "filler": frozenset(
-        (
-            *_ARM,
-            *_ELSEWHERE,
-            *("preset", "p_min", "p_max", "percentile_of", "passes", "max_tokens"),
-            *("arm_layers", "classes"),
-        )
-    ),
-    "sweep": frozenset(
-        (
-            *_ARM,
-            *_ELSEWHERE,
-            *("arm_layers", "layers", "sites", "classes", "attention_layers"),
-        )
-    ),
-}
-"""By command: the settings that it takes from a file alone, as single values."""
 
 
 def run_command(manifest: dict[str, Any], texts: str | None) -> str:
@@ -130,8 +103,9 @@ def _command(
 ) -> str:
     """Return a command that measures, and before it the file of what has no flag there."""
     changed = dict(_changed(settings))
-    absent = NOT_ON_COMMAND_LINE[command]
-    filed = {name: value for name, value in changed.items() if name in absent}
+    filed = {
+        name: value for name, value in changed.items() if command not in OPTIONS[name].commands
+    }
     layer = settings.get("layer")
     line = [f"distviz {command}"]
     if layer is not None:
@@ -143,7 +117,7 @@ def _command(
     given = settings.get("text") or []
     named = [texts] if given and texts is not None else given
     line += [f"--text {shlex.quote(str(name))}" for name in named]
-    line += [_typed(name, value) for name, value in changed.items() if name not in absent]
+    line += [_typed(name, value) for name, value in changed.items() if name not in filed]
     text = " ".join([*line, *words])
     if layer is None and not filed:
         return text
@@ -153,10 +127,10 @@ def _command(
 
 def _changed(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the settings that are not the default."""
-    for field in dataclasses.fields(RunSettings):
-        value = settings.get(field.name)
-        if field.name not in _NOT_TYPED and value is not None and value != field.default:
-            yield field.name, value
+    for name, option in OPTIONS.items():
+        value = settings.get(name)
+        if name not in _NOT_TYPED and value is not None and value != option.default:
+            yield name, value
 
 
 def _layer_fields(layer: dict[str, Any]) -> dict[str, Any]:

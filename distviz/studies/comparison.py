@@ -23,7 +23,7 @@ from distviz.results import (
     depth,
     pair_keys,
 )
-from distviz.settings import RunSettings
+from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
 from distviz.studies.synthetic_sides import check_inputs, is_description, settings_from_toml
@@ -36,12 +36,6 @@ __all__ = ["CompareSide", "compare", "compare_runs", "find_sides", "finished_com
 
 _PHASES = ("before", "after")
 _LAST = ["module", "stack"]
-_OF_THE_TEXT = ("max_length", "max_tokens", "batch_size", "skip_special", "chat_template")
-_OF_THE_FILLER = ("filler", "filler_count", "filler_position", "filler_kind", "seed")
-_OF_ARM = (
-    *("arm_layers", "c", "p1", "p_min", "p_max", "fraction", "arm_mode", "percentile_of"),
-    *("passes", "ripple", "redistribution"),
-)
 
 
 def compare(
@@ -287,8 +281,8 @@ def _like(
     if run is None:
         return base if is_first else replace(base, layers="all")
     own = run.manifest.get("settings") or {}
-    of_arm = _OF_ARM if run.manifest.get("arm") else ()
-    names = (*_OF_THE_TEXT, *_OF_THE_FILLER, "sites", *of_arm)
+    of_arm = names_affecting("arm") if run.manifest.get("arm") else ()
+    names = (*names_affecting("tokens"), "sites", *of_arm)
     taken = {name: own[name] for name in names if name in own and name not in given}
     layers = base.layers if is_first and "layers" in given else "all"
     return replace(base, **taken | {"layers": layers})
@@ -419,8 +413,9 @@ def _differences(a: Run, b: Run) -> list[str]:
             "its difference is not tested"
         )
     settings = [run.manifest.get("settings") or {} for run in (a, b)]
-    for name in (*_OF_THE_TEXT, *_OF_THE_FILLER[:3]):
+    for name in names_affecting("tokens"):
         first, second = (own.get(name) for own in settings)
-        if all(name in own for own in settings) and first != second and name != "batch_size":
+        is_noted = name not in ("batch_size", "seed") and all(name in own for own in settings)
+        if is_noted and first != second:
             found.append(f"the sides differ in {name}: {first} and {second}")
     return found

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from distviz.cli import examples as manual
 from distviz.cli.app import app as cli
-from distviz.cli.options import GROUPS
+from distviz.option import HEADINGS
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)")
@@ -66,14 +66,14 @@ def _examples(examples: Iterable[manual.Example]) -> list[str]:
 
 def _definitions(command: Any, context: Any) -> list[str]:
     """Return arguments and options, under the headings of the command's own help."""
-    sections: dict[str, list[str]] = {name: [] for name in (_ARGUMENTS, *GROUPS, "Options")}
+    sections: dict[str, list[str]] = {name: [] for name in (_ARGUMENTS, *HEADINGS, "Options")}
     for param in command.get_params(context):
         record = param.get_help_record(context)
         if record is None:
             continue
         is_argument = param.param_type_name == "argument"
         name = (param.metavar or param.name.upper()) if is_argument else record[0]
-        last = "Options" if command.name == "distviz" else GROUPS[-1]
+        last = "Options" if command.name == "distviz" else HEADINGS[-1]
         heading = _ARGUMENTS if is_argument else param.rich_help_panel or last
         sections[heading] += [f"`{name}`", f": {_escape(record[1])}", ""]
     filled = {heading: lines for heading, lines in sections.items() if lines}

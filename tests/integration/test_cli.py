@@ -263,7 +263,7 @@ def refuse(call: Any, args: list[Any], match: str, *, code: int = 2) -> None:
         (["--filler", "/", "--filler-position", "top"], "--filler-position"),
         (["--text", "nowhere.txt"], r"nowhere\.txt"),
         (["--text", "."], "--text"),
-        (["--config", "nowhere.toml"], r"nowhere\.toml is not there"),
+        (["--config", "nowhere.toml"], r"nowhere\.toml does not exist"),
         (["--no-such-flag"], "--no-such-flag"),
         (["one", "two"], "two"),
     ],

@@ -288,7 +288,7 @@ def test_layers_that_cannot_be_compared(folder: Path, call: Callable[..., Done])
         _refused(call("compare", layers, other, *out), *words, "must be fed alike")
     Path("plain.toml").write_text("c = 0.2")
     _refused(call("compare", layers, "plain.toml", *out), "plain.toml describes no layers")
-    _refused(call("compare", "absent.toml", layers, *out), "absent.toml is not there")
+    _refused(call("compare", "absent.toml", layers, *out), "absent.toml does not exist")
     absent = _layers("weights.toml", weights="no/such/model")
     _refused(call("compare", layers, absent, *out), "no/such/model")
     assert call("run", layers, "--out", "run", "--no-figures", "--seed", "5").code == 0

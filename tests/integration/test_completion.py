@@ -17,15 +17,14 @@ from typing import Any
 
 import pytest
 
-from distviz import settings as config
-from distviz import sites
-from distviz.arm import arm, presets
-from distviz.arm import controls as redistributions
-from distviz.cli import completion as completions
-from distviz.cli.completion import VALUES, listed, results, whole_words
-from distviz.plots import figures as drawings
-from distviz.reports import export as exports
-from distviz.results import run as runs
+from distviz.arm import controls, presets
+from distviz.arm.arm import MODES, PERCENTILES_OF
+from distviz.cli import completion
+from distviz.cli.completion import of_choices, results
+from distviz.cli.options import options_of
+from distviz.option import MEASURING
+from distviz.plots import figures
+from distviz.results import storage
 from distviz.stats.number_formats import FORMATS
 from distviz.stats.quantization import RANGES
 
@@ -101,7 +100,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 def in_bash(place: Path, *words: str) -> list[str]:
-    """What bash would offer for the last word, the words as bash has divided them."""
+    """What bash would offer for the last word."""
     done = subprocess.run(
         [shell("bash"), "--norc", "-c", ASK, "bash", "distviz", *words],
         capture_output=True, text=True, check=True, cwd=place, env=environment(place),
@@ -120,8 +119,7 @@ def in_bash(place: Path, *words: str) -> list[str]:
         (["run", "--sites", "gate,d"], ["gate,down"]),
         (["whatif", "runs/mine", "--formats", "int8,fp8-e5"], ["int8,fp8-e5m2"]),
         (["run", "--preset", "qwen2.5-7"], ["qwen2.5-7b-instruct"]),
-        (["run", "--preset", "gemma-3-4b-it", ":", "aime"], ["aime24", "aime25"]),
-        (["run", "--preset", "=", "au"], ["auto"]),
+        (["run", "--preset", "gemma-3-4b-it:aime2"], [f"gemma-3-4b-it:aime2{y}" for y in "45"]),
         (["show", ""], ["runs/grid", "runs/mine"]),
         (["report", "runs/mine", "runs/g"], ["runs/grid"]),
         (["run", "mod"], []),  # bash completes files by itself
@@ -141,8 +139,8 @@ def test_bash_completes_what_is_typed_after_installation(place: Path) -> None:
     assert "bash completion installed in" in done.stdout
     bash = [shell("bash"), "--noprofile", "-i"]
     assert "distviz run" in typed(place, bash, ["true", "distviz ru\t"], "distviz run ")
-    line = "distviz run --preset qwen2.5-7b-instruct:hu\t"
-    typed(place, bash, ["true", line], "qwen2.5-7b-instruct:humaneval")
+    line = "distviz run --preset qwen2.5-7\t"
+    typed(place, bash, ["true", line], "qwen2.5-7b-instruct")
     typed(place, bash, ["true", "distviz show runs/m\t"], "runs/mine")
 
 
@@ -195,50 +193,43 @@ def test_a_shell_is_named_or_found(place: Path) -> None:
 
 
 def _kinds_of_figures() -> set[str]:
-    """The names that the drawings bear in their source."""
-    tree = ast.parse(Path(drawings.__file__).read_text("utf-8"))
+    """The names of the figures in their source."""
+    tree = ast.parse(Path(figures.__file__).read_text("utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    named = [call.args[0] for call in calls if getattr(call.func, "id", "") == "Drawing"]
+    named = [call.args[0] for call in calls if getattr(call.func, "id", "") == "FigureSpec"]
     return {str(name.value) for name in named if isinstance(name, ast.Constant)}
 
 
-def test_the_words_are_those_of_their_rooms() -> None:
-    known: dict[str, Any] = {
-        "--arm-mode": arm.MODES,
-        "--percentile-of": arm.PERCENTILES_OF,
-        "--classes": config.CLASS_CHOICES,
-        "--filler-kind": config.FILLER_KINDS,
-        "--filler-position": config.FILLER_POSITIONS,
-        "--figure": _kinds_of_figures(),
-        "--figure-width": config.FIGURE_WIDTHS,
-        "--figures": {*exports.FIGURE_FORMATS, "none"},
-        "--tables": {*exports.TABLE_FORMATS, "none"},
-        "--formats": {*FORMATS, "none"},
-        "--ranges": RANGES,
-        "--phases": sites.PHASES,
-        "--redistribution": redistributions.REDISTRIBUTIONS,
-        "--sites": sites.SITES,
+def test_choices_are_those_of_the_modules_that_use_them() -> None:
+    choices = {
+        option.name: set(option.choices)
+        for command in (*MEASURING, "generate", "whatif", "export")
+        for option in options_of(command)
     }
-    for option, words in known.items():
-        assert set(VALUES[option]) == set(words), option
-    assert set(VALUES["--dtype"]) <= set(config.DTYPES)
-    manifests = {runs.RUN, runs.COMPARISON, runs.FILLER, runs.SWEEP, runs.WHATIF}
-    assert set(completions._MANIFESTS) == manifests
-    assert set(VALUES) == {*known, "--dtype", "--device", "--on"}
+    assert choices["arm_mode"] == set(MODES)
+    assert choices["percentile_of"] == set(PERCENTILES_OF)
+    assert choices["redistribution"] == set(controls.REDISTRIBUTIONS)
+    assert choices["figure"] == _kinds_of_figures()
+    assert choices["formats"] == {*FORMATS, "none"}
+    assert choices["ranges"] == set(RANGES)
+    manifests = {storage.RUN, storage.COMPARISON, storage.FILLER, storage.SWEEP, storage.WHATIF}
+    assert set(completion._MANIFESTS) == manifests
 
 
 def test_presets_are_offered_model_first() -> None:
-    assert completions.presets("") == ["auto", *(n for n in presets.PRESETS if ":" not in n)]
-    assert completions.presets("Gemma-3-4b-it:a") == [
+    assert completion.presets("") == ["auto", *(n for n in presets.PRESETS if ":" not in n)]
+    assert completion.presets("Gemma-3-4b-it:a") == [
         "gemma-3-4b-it:aime24", "gemma-3-4b-it:aime25",
     ]  # fmt: skip
-    assert len(completions.presets("gemma-3-4b-it")) == 7
-    assert completions.presets("llama-4") == []
+    assert len(completion.presets("gemma-3-4b-it")) == 7
+    assert completion.presets("llama-4") == []
 
 
 def test_a_list_does_not_offer_twice() -> None:
-    assert listed("a", "ab", "b")("a,") == ["a,ab", "a,b"]
-    assert listed("a", "ab", "b")("a,a") == ["a,ab"]
+    complete = of_choices(("a", "ab", "b"), is_list=True)
+    assert complete("a,") == ["a,ab", "a,b"]
+    assert complete("a,a") == ["a,ab"]
+    assert of_choices(("a", "ab", "b"), is_list=False)("a") == ["a", "ab"]
 
 
 def test_results_of_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,16 +241,6 @@ def test_results_of_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert results("../r") == ["../run-1"]
     assert results("") == results("x") == results("nowhere/") == []
     assert results(f"{tmp_path}/w") == [f"{tmp_path}/work/run-1"]
-
-
-def test_words_that_bash_divided() -> None:
-    asked = {"COMP_WORDS": "distviz run 'a b' --preset x : y", "COMP_CWORD": "6"}
-    assert whole_words(asked) == 2
-    assert asked == {"COMP_WORDS": "distviz run 'a b' --preset x:y", "COMP_CWORD": "4"}
-    for open_quote in ("distviz run 'a", 'distviz "x'):
-        asked = {"COMP_WORDS": open_quote, "COMP_CWORD": "1"}
-        assert whole_words(asked) == 0
-        assert asked["COMP_WORDS"] == open_quote
 
 
 def test_completion_is_quick_and_imports_nothing_large(place: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import os
@@ -19,8 +18,7 @@ from distviz.cli import app as cli
 from distviz.cli.checks import GRID
 from distviz.reports.html import page_of
 from distviz.reports.page import Command
-from distviz.reports.repeat_command import _NOT_TYPED, NOT_ON_COMMAND_LINE
-from distviz.settings import RunSettings
+from distviz.settings import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,13 +74,12 @@ def _assert_same_tables(first: Path, second: Path, least: int) -> None:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_what_has_no_flag_is_known() -> None:
-    fields = {field.name for field in dataclasses.fields(RunSettings)} - _NOT_TYPED
-    for command, absent in NOT_ON_COMMAND_LINE.items():
+def test_settings_of_a_command_have_flags() -> None:
+    for command in ("run", "filler", "sweep"):
         flags = set(inspect.signature(getattr(cli, command)).parameters)
         lists = set(GRID) if command == "sweep" else set()
-        forced = {"filler": {"arm_layers", "classes"}}.get(command, set())
-        assert (fields - flags) | lists | forced == set(absent), command
+        settings = {name for name, option in OPTIONS.items() if command in option.commands}
+        assert settings | {"model"} == (flags & set(OPTIONS)) - lists, command
 
 
 def test_layers_that_a_file_describes(call: Callable[..., Done]) -> None:

@@ -152,9 +152,9 @@ def test_a_toml_that_is_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RequestError, match=r"bad\.toml cannot be read"):
         build_settings({}, path)
-    with pytest.raises(RequestError, match=r"none\.toml is not there"):
+    with pytest.raises(RequestError, match=r"none\.toml does not exist"):
         build_settings({}, tmp_path / "none.toml")
-    with pytest.raises(RequestError, match=r"none\.toml is not there"):
+    with pytest.raises(RequestError, match=r"none\.toml does not exist"):
         build_settings({}, None, str(tmp_path / "none.toml"))
     with pytest.raises(RequestError, match="cannot be read"):
         build_settings({}, tmp_path)

@@ -10,7 +10,7 @@ import textwrap
 import unicodedata
 from typing import TYPE_CHECKING, TextIO
 
-from distviz.results import percent
+from distviz import results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,4 +120,4 @@ def plain_table(console: Console | None = None) -> Table:
 
 def percent_cell(share: float | None) -> str:
     """Format a fraction as a percentage for a table, without spaces."""
-    return percent(share).replace(" ", "")
+    return results.percent(share).replace(" ", "")

@@ -15,8 +15,8 @@ import typer
 
 from distviz.cli import app as cli
 from distviz.cli import examples as manual
-from distviz.cli import options
 from distviz.cli.help import wrap_command
+from distviz.option import HEADINGS
 
 PROGRAM: Any = typer.main.get_command(cli.app)
 COMMANDS = PROGRAM.commands
@@ -54,16 +54,16 @@ def test_every_command_has_a_page_and_the_list_is_in_order() -> None:
     for heading in manual.GROUPS:
         listed = re.findall(r"^  (\w+) ", section(text, heading), re.MULTILINE)
         assert listed == [name for name, one in manual.PAGES.items() if one.group == heading]
-    assert "..." not in text.split("Options:")[0].split("COMMAND [ARGS]...")[1]  # nothing cut
+    assert "..." not in text.split("Options:")[0].split("COMMAND [ARGS]...")[1]  # complete lines
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_stands_under_a_heading(name: str) -> None:
     text, seen = page(name), set()
     headings = HEADING.findall(text)
-    order = ["Arguments", *options.GROUPS, "Examples", "Exit codes"]
+    order = ["Arguments", *HEADINGS, "Examples", "Exit codes"]
     assert headings == [heading for heading in order if heading in headings]
-    assert headings[-3:] == ["This command", "Examples", "Exit codes"]
+    assert headings[-3:] == ["General", "Examples", "Exit codes"]
     for param in COMMANDS[name].params:
         assert param.help, param.name
         if param.param_type_name == "argument":
@@ -71,7 +71,7 @@ def test_every_option_stands_under_a_heading(name: str) -> None:
                 rf"^  {re.escape(param.metavar)}  \S", section(text, "Arguments"), re.MULTILINE
             )
             continue
-        assert param.rich_help_panel in options.GROUPS, param.name
+        assert param.rich_help_panel in HEADINGS, param.name
         own = section(text, param.rich_help_panel)
         for word in (*param.opts, *param.secondary_opts):
             assert re.search(rf"(^|[ ,]){word}([ ,]|$)", own, re.MULTILINE), word

@@ -22,6 +22,7 @@ from distviz.errors import RequestError
 from distviz.plots import style
 from distviz.reports import export as exports
 from distviz.results.labels import alignment, side_names
+from distviz.settings import FIGURE_FORMATS
 from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
@@ -430,7 +431,7 @@ def test_export_of_a_comparison_folder(comparison: Comparison, tmp_path: Path) -
         exports.export_folder(folder, tmp_path / "other", sites="gate")
 
 
-@pytest.mark.parametrize("kind", exports.FIGURE_FORMATS)
+@pytest.mark.parametrize("kind", FIGURE_FORMATS)
 def test_equal_comparisons_give_equal_figures(
     comparison: Comparison, tmp_path: Path, kind: str
 ) -> None:

@@ -16,6 +16,7 @@ from support.synthetic_runs import place, run_of, silu_run, with_tables
 from distviz.errors import MeasurementError, RequestError
 from distviz.reports import export as exports
 from distviz.results.run import Run
+from distviz.settings import FIGURE_FORMATS
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def test_a_failing_figure_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("kind", exports.FIGURE_FORMATS)
+@pytest.mark.parametrize("kind", FIGURE_FORMATS)
 def test_equal_runs_give_equal_figures(run: Run, tmp_path: Path, kind: str) -> None:
     for name in ("first", "second"):
         exports.export(run, tmp_path / name, figures=[kind], tables=[], layers=[0])

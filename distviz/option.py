@@ -1,0 +1,160 @@
+"""The record of an option: all that the command line, TOML files and help know of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from distviz.errors import RequestError, nearest
+
+__all__ = [
+    "HEADINGS",
+    "MEASURING",
+    "Affects",
+    "Option",
+    "check_choice",
+    "checked_field",
+    "records_of",
+    "setting",
+]
+
+HEADINGS = (
+    "Input and layers",
+    "Redistribution",
+    "Filler tokens",
+    "Grid of settings",
+    "Generation",
+    "Sparsity and quantization",
+    "Model and hardware",
+    "Output",
+    "General",
+)
+"""The headings of a command's options in its help, in this order."""
+MEASURING = ("run", "compare", "filler", "sweep")
+"""The commands that measure and write a folder."""
+
+Affects = Literal["tokens", "arm", "counts", "source", "figures", "speed", "nothing"]
+"""What an option changes in a result.
+
+``tokens``: which tokens are measured. ``arm``: how values are redistributed. ``counts``: what else
+is counted. ``source``: model, text and hardware, which manifests identify by fingerprint.
+``figures``. ``speed``: only time and memory. ``nothing``: only where and when files are written.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option or argument of the command line.
+
+    Attributes
+    ----------
+    name, type, default
+        Of the value; the default ``...`` is none.
+    metavar
+        Placeholder of the value in help; empty for a switch.
+    text
+        Help without full stop and default, which are added; ``{choices}`` stands for the choices.
+    heading
+        One of `HEADINGS`; empty for an argument.
+    commands
+        The commands that have the option.
+    flags
+        Its spellings, where they are not ``--name`` alone.
+    choices, is_open
+        The allowed values; where it is open, common ones besides others.
+    is_list
+        Whether it takes several values, separated by commas; they are checked where they are used.
+    shown
+        The default as help prints it, where ``default`` does not say it.
+    minimum
+        Least number.
+    affects
+        See `Affects`.
+    """
+
+    name: str = ""
+    type: Any = None
+    default: Any = None
+    metavar: str = ""
+    text: str = ""
+    heading: str = ""
+    commands: tuple[str, ...] = MEASURING
+    flags: str = ""
+    choices: tuple[str, ...] = ()
+    is_open: bool = False
+    is_list: bool = False
+    shown: str = ""
+    minimum: float | None = None
+    affects: Affects = "counts"
+
+    @property
+    def spellings(self) -> list[str]:
+        """How it is written on the command line."""
+        return (self.flags or f"--{self.name.replace('_', '-')}").split()
+
+    @property
+    def help(self) -> str:
+        """One sentence of help: text, choices and default."""
+        text = self.text.format(choices=", ".join(self.choices))
+        return f"{text} [default: {self.shown_default}]." if self.shown_default else f"{text}."
+
+    @property
+    def shown_default(self) -> str:
+        """The default as help prints it; empty where there is none to print."""
+        if self.shown or self.default in (None, ..., "", []):
+            return self.shown
+        if isinstance(self.default, bool):
+            names = self.spellings[0].split("/")
+            return names[not self.default] if len(names) == 2 else ""
+        if isinstance(self.default, list):
+            return ",".join(self.default)
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def check(self, value: Any, name: str = "") -> None:
+        """Raise a RequestError where a value is below the minimum or none of the choices."""
+        name = name or self.spellings[0]
+        if value is None:
+            return
+        if self.minimum is not None and not self.minimum <= value < math.inf:
+            raise RequestError(f"{name} is {value}, it must be at least {self.minimum}")
+        if self.choices and not (self.is_open or self.is_list):
+            check_choice(name, value, self.choices)
+
+
+def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise a RequestError that names the nearest allowed value where this one is none."""
+    if value not in allowed:
+        raise RequestError(
+            f"{name} is '{value}'{nearest(value, allowed)}", f"allowed: {', '.join(allowed)}"
+        )
+
+
+def setting(default: Any, metavar: str, text: str, heading: str, **record: Any) -> Any:
+    """Return a dataclass field that is the record of an option; further arguments of `Option`."""
+    option = Option(default=default, metavar=metavar, text=text, heading=heading, **record)
+    return _field(default, option)
+
+
+def checked_field(default: Any, **record: Any) -> Any:
+    """Return a dataclass field that has a check, and no option on the command line."""
+    return _field(default, Option(default=default, **record))
+
+
+def _field(default: Any, option: Option) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"option": option})
+    return field(default=default, metadata={"option": option})
+
+
+def records_of(kind: Any) -> dict[str, Option]:
+    """Return the records of a dataclass's fields, by name."""
+    hints = typing.get_type_hints(kind)
+    return {
+        one.name: dataclasses.replace(one.metadata["option"], name=one.name, type=hints[one.name])
+        for one in dataclasses.fields(kind)
+        if "option" in one.metadata
+    }
