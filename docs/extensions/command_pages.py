@@ -1,6 +1,6 @@
-"""The command reference: one MyST page a command, from the command objects themselves.
+"""The command reference: one MyST page per command, from the command objects.
 
-The pages are written to ``commands/`` before the sources are read, and belong to no repository.
+The pages are written to ``commands/`` before the sources are read, and are not in the repository.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ARGUMENTS = "Arguments"
 
 
 def write_pages(folder: Path) -> None:
-    """Write an index and one page a command; pages that did not change keep their time."""
+    """Write an index and one page per command; unchanged pages keep their modification time."""
     folder.mkdir(exist_ok=True)
     group = get_command(cli)
     context = group.make_context("distviz", [], resilient_parsing=True)

@@ -1,6 +1,6 @@
-"""Formulas as MathML, which browsers draw by themselves: no script, no font, no network.
+"""Formulas as MathML, which browsers draw without scripts, fonts or network.
 
-docutils converts LaTeX to MathML; Sphinx only has to be told.
+docutils converts LaTeX to MathML; this extension registers it with Sphinx.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 _BARS = ((r"\lvert", r"\left\lvert"), (r"\rvert", r"\right\rvert"))
-"""Bars that belong together, told as such: else browsers give both the room of an operator."""
+"""Bars in pairs are written as fences; otherwise browsers space them like operators."""
 
 
 def _convert(node: nodes.Element, *, as_block: bool) -> str:

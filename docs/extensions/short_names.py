@@ -1,4 +1,4 @@
-"""Names in docstrings and signatures as their readers know them.
+"""Short names in docstrings and signatures.
 
 ``Run.select`` stands for ``distviz.Run.select``, ``NDArray[float64]`` for what it is an alias of.
 """
@@ -19,7 +19,7 @@ _SHORTER = (
 
 
 def _resolve(app: Any, env: Any, node: nodes.Element, content: nodes.Element) -> Any:
-    """Look a Python name up again, by its end; it is still missing unless that is unique."""
+    """Look up a Python name by its last part; the result is used only if it is unique."""
     if node.get("refdomain") != "py":
         return None
     node["refspecific"] = True
@@ -41,7 +41,7 @@ def _short(text: str | None) -> str | None:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Ask where Sphinx itself has not found anything; shorten before it parses."""
+    """Resolve names that Sphinx has not found; shorten signatures before it parses them."""
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-signature", _shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
