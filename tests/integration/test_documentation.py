@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pytest
 from support.report_pages import PAGES, ROOT, tokens_of
 
 import distviz
+from distviz import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,6 +182,15 @@ def test_python_examples_run(
         else:
             exec(compile(runnable(block, measured, demo_folder), place, "exec"), names)
     assert not failures, "".join(failures)
+
+
+def test_the_sample_configuration_has_every_setting_and_its_default() -> None:
+    lines = (ROOT / "sample_configs" / "all_options.toml").read_text("utf-8").splitlines()
+    general = lines[: next(i for i, line in enumerate(lines) if line.startswith("# [layer]"))]
+    named = {found[1] for line in general if (found := re.match(r"(?:# )?(\w+) = ", line))}
+    assert named == set(settings.OPTIONS)
+    values = tomllib.loads("\n".join(lines))
+    assert values == {name: settings.OPTIONS[name].default for name in values}
 
 
 # Tables and outputs -------------------------------------------------------------------------
