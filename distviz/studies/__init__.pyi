@@ -1,5 +1,5 @@
+from .compare_sides import find_sides as find_sides
 from .comparison import compare as compare
-from .comparison import find_sides as find_sides
 from .comparison import finished_comparison as finished_comparison
 from .filler import filled_corpus as filled_corpus
 from .filler import finished_study as finished_study

@@ -1,40 +1,28 @@
-"""The study behind `distviz compare`: two runs or models in, a `Comparison` out."""
+"""The study of `distviz compare`: it makes a `Comparison` of two runs or models."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.errors import RequestError
-from distviz.models import locate, refuse_opened
-from distviz.results import (
-    COMPARISON,
-    FILLER,
-    RUN,
-    Comparison,
-    Pair,
-    Run,
-    compare_manifest,
-    depth,
-    pair_keys,
-)
+from distviz.models import refuse_opened
+from distviz.results import Comparison, Pair, Run, compare_manifest, depth, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
+from distviz.studies.compare_sides import CompareSide, find_sides
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
-from distviz.studies.synthetic_sides import check_inputs, is_description, settings_from_toml
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder
     from distviz.progress import Progress
 
-__all__ = ["CompareSide", "compare", "compare_runs", "find_sides", "finished_comparison"]
+__all__ = ["compare", "compare_runs", "finished_comparison"]
 
-_PHASES = ("before", "after")
 _LAST = ["module", "stack"]
 
 
@@ -55,25 +43,25 @@ def compare(
     Parameters
     ----------
     a, b
-        A `Run`, a run folder, or a model (as for `distviz.run`). Where one side is a run, its text
-        and settings hold for the other. A TOML describes layers, which are compared with layers.
+        A `Run`, a run folder, or a model (as for `distviz.run`). If one side is a run, its text and
+        settings apply to the other. A TOML file describes layers; then both sides must be layers.
     phase_a, phase_b
-        ``"before"`` or ``"after"``; a model asked for ``after`` is measured with ARM.
+        ``"before"`` or ``"after"``; for ``after`` a model is measured with ARM.
     sites
         Comma-separated; None compares every site that both have.
     settings
         For sides that are measured.
     given
-        Names of settings that were said explicitly: a run's own do not replace them.
+        Names of settings given explicitly, which those of a run do not replace.
     progress
-        Told how far it is.
+        Receives the progress.
     states
-        Where to keep what is finished of each side, and to go on from.
+        Folder for the checkpoints of each side.
 
     Raises
     ------
     RequestError
-        If a side is no run and cannot be measured, or the runs have nothing in common.
+        If a side is not a run and cannot be measured, or the runs have no site in common.
     """
     for given_side in (a, b):
         if not isinstance(given_side, Run):
@@ -138,67 +126,6 @@ def _wanted(
     return sites, parse_layers(base.layers, max(depth(run, key.stack) for key in run.keys))
 
 
-@dataclass(frozen=True)
-class CompareSide:
-    """One side of a comparison: a run, or what is to be measured.
-
-    Attributes
-    ----------
-    settings
-        Of the measurement.
-    texts
-        Documents of the other side, to be measured on; None for those of the settings.
-    """
-
-    run: Run | None
-    settings: RunSettings
-    texts: list[Any] | None = None
-
-
-def find_sides(
-    a: Run | str | Path,
-    b: Run | str | Path,
-    phases: tuple[str, str],
-    base: RunSettings,
-    given: frozenset[str],
-) -> list[CompareSide]:
-    """Tell what is measured already and how the rest would be; arguments as of `compare`.
-
-    Raises
-    ------
-    RequestError
-        If a side is no run and cannot be measured.
-    """
-    for name, phase in zip(("--phase-a", "--phase-b"), phases, strict=True):
-        if phase not in _PHASES:
-            raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
-    wanted = parse_sites(base.sites) if "sites" in given else None
-    known = [_known(side) for side in (a, b)]
-    _check_sides((a, b), known, phases, wanted, base)
-    leader = next((run for run in known if run is not None), None)
-    each = _settings_of((a, b), base, leader, given)
-    check_inputs((a, b), known, each)
-    return [
-        CompareSide(run, own) if run else _side(str(side), phase, own, leader)
-        for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
-    ]
-
-
-def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
-    texts: list[Any] | None = None
-    if like is not None and not settings.text and settings.layer is None:
-        if like.texts is None:
-            raise RequestError(
-                "the run keeps no text, the other side cannot be measured on the same",
-                "give --text, or measure the run again without --no-keep-text",
-            )
-        texts = list(like.texts)
-    arm_layers = settings.arm_layers if phase == "after" else "none"
-    source = model if settings.layer is None else None
-    chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
-    return CompareSide(None, chosen, texts)
-
-
 def _measure(side: CompareSide, progress: Progress | None, states: CheckpointFolder | None) -> Run:
     from distviz import measure
 
@@ -207,85 +134,6 @@ def _measure(side: CompareSide, progress: Progress | None, states: CheckpointFol
     )
     gc.collect()
     return measured
-
-
-def _known(side: Run | str | Path) -> Run | None:
-    """Return a run that is there already; None for a model that has to be measured."""
-    if isinstance(side, Run):
-        return side
-    path = Path(side)
-    if (path / RUN).exists():
-        return Run.load(path)
-    if (path / COMPARISON).exists():
-        raise RequestError(
-            f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
-        )
-    if (path / FILLER).exists():
-        raise RequestError(
-            f"{path} is a filler study, not a run",
-            f"give one of its runs, such as {path / 'count_000'}",
-        )
-    if path.is_dir() and not any((*path.glob("*config.json"), *path.glob("*.gguf"))):
-        raise RequestError(
-            f"{path} is neither a run nor a checkpoint",
-            f"it has no {RUN} and no config.json; give a run folder or a model",
-        )
-    return None
-
-
-def _check_sides(
-    sides: Sequence[Run | str | Path],
-    known: Sequence[Run | None],
-    phases: Sequence[str],
-    wanted: Sequence[str] | None,
-    settings: RunSettings,
-) -> None:
-    """Refuse what cannot be compared before anything is measured."""
-    for side, run, phase in zip(sides, known, phases, strict=True):
-        if is_description(side):
-            continue
-        if run is None:
-            locate(str(side), revision=settings.revision, allow_pickle=settings.allow_pickle)
-        elif not any(k.phase == phase and (wanted is None or k.site in wanted) for k in run.keys):
-            held = ", ".join(sorted({f"{key.site}/{key.phase}" for key in run.keys}))
-            asked = f"phase {phase}" + ("" if wanted is None else f" at site {', '.join(wanted)}")
-            name = "the run" if isinstance(side, Run) else side
-            raise RequestError(f"{name} holds no {asked}", f"it has {held or 'nothing'}")
-
-
-def _settings_of(
-    sides: Sequence[Run | str | Path],
-    base: RunSettings,
-    leader: Run | None,
-    given: frozenset[str],
-) -> list[RunSettings]:
-    """Return with which settings each side is measured if it has to be."""
-    found: list[RunSettings] = []
-    for side in sides:
-        own = base
-        if is_description(side):
-            seed = found[0].seed if found else None
-            own = settings_from_toml(side, base, given, seed)
-        found.append(_like(own, leader, given, is_first=not found))
-    return found
-
-
-def _like(
-    base: RunSettings, run: Run | None, given: frozenset[str], *, is_first: bool
-) -> RunSettings:
-    """Take over what decides the text and the places from a run.
-
-    Where not all layers are asked for, the second side is measured at all of its own: which ones
-    belong to those of the first is known when its depth is.
-    """
-    if run is None:
-        return base if is_first else replace(base, layers="all")
-    own = run.manifest.get("settings") or {}
-    of_arm = names_affecting("arm") if run.manifest.get("arm") else ()
-    names = (*names_affecting("tokens"), "sites", *of_arm)
-    taken = {name: own[name] for name in names if name in own and name not in given}
-    layers = base.layers if is_first and "layers" in given else "all"
-    return replace(base, **taken | {"layers": layers})
 
 
 def compare_runs(
@@ -404,13 +252,13 @@ def _same_tokens(a: Run, b: Run) -> bool:
 def _differences(a: Run, b: Run) -> list[str]:
     found = []
     if not _same_documents(a, b):
-        found.append("the sides saw different texts; documents are compared unpaired")
+        found.append("the two sides have different texts; documents are compared unpaired")
     elif not _same_tokens(a, b):
-        found.append("the sides cut the same text into different tokens")
+        found.append("the two sides tokenize the text differently")
     if a.c != b.c:
         found.append(
-            f"near zero by document means c = {a.c:g} in A and {b.c:g} in B; "
-            "its difference is not tested"
+            f"near-zero shares by document use c = {a.c:g} in A and {b.c:g} in B; "
+            "their difference is not tested"
         )
     settings = [run.manifest.get("settings") or {} for run in (a, b)]
     for name in names_affecting("tokens"):

@@ -1,8 +1,8 @@
-"""Start a forward pass behind a layer: outputs of layers are kept, and handed on in a later pass.
+"""Start a forward pass after a layer: outputs of layers are recorded and reused in later passes.
 
-Layers below are called, but return at once; embedding, masks and position embeddings are computed
-by the model itself. A model whose layers pass anything else to one another (shared keys and values,
-for instance) cannot be entered so: whoever uses it must try first.
+The layers before return the recorded output at once; the model computes embeddings, masks and
+position embeddings. It fails for models whose layers share anything else, such as keys and values,
+so callers must compare one pass first.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class LayerCache:
     """
 
     layers: Sequence[nn.Module]
-    _kept: dict[int, Any] = field(default_factory=dict)
+    _outputs: dict[int, Any] = field(default_factory=dict)
 
     @contextmanager
-    def keeping(self, indices: Collection[int]) -> Iterator[None]:
-        """Keep what these layers give in the pass that is made inside; earlier ones are dropped."""
-        self._kept.clear()
+    def recording(self, indices: Collection[int]) -> Iterator[None]:
+        """Record the outputs of some layers in a pass made inside; earlier records are dropped."""
+        self._outputs.clear()
         with ExitStack() as stack:
             for index in indices:
 
-                def keep(_module: Any, _args: Any, output: Any, index: int = index) -> None:
-                    self._kept[index] = output
+                def record(_module: Any, _args: Any, output: Any, index: int = index) -> None:
+                    self._outputs[index] = output
 
-                stack.callback(self.layers[index].register_forward_hook(keep).remove)
+                stack.callback(self.layers[index].register_forward_hook(record).remove)
             yield
 
     @contextmanager
     def start_after(self, index: int) -> Iterator[None]:
-        """Let passes made inside start behind a layer whose output was kept; -1 skips nothing."""
-        output = self._kept[index] if index >= 0 else None
+        """Start passes made inside after a layer that was recorded; -1 starts at the beginning."""
+        output = self._outputs[index] if index >= 0 else None
         with ExitStack() as stack:
             for layer in self.layers[: index + 1]:
                 own = layer.__dict__.get("forward")
@@ -66,7 +66,7 @@ def _restore(layer: nn.Module, forward: Any) -> None:
 
 
 def find_layers(model: nn.Module, mlps: Sequence[Mlp], stack: str) -> list[nn.Module]:
-    """Return the layers of a stack, in order, those without an MLP included."""
+    """Return the layers of a stack in order, including those without an MLP."""
     points = (point for mlp in mlps for point in mlp.points if point.stack == stack)
     path = next(point.module for point in points if point.site == "residual")
     layers: Any = model.get_submodule(path.rpartition(".")[0])

@@ -20,7 +20,7 @@ _WORDS = ("arm_mode", "redistribution")
 
 @dataclass(frozen=True)
 class SweepGrid:
-    """What was listed on the command line, as text; None where nothing was said.
+    """The lists of the command line, as text; None for options that were not given.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class SweepGrid:
     arm_mode, redistribution
         Names, comma-separated.
     arm_layers
-        Alternatives, apart by ``;``: ``0;1;0,1;all``.
+        Alternatives, separated by ``;``: ``0;1;0,1;all``.
     """
 
     c: str | None = None
@@ -42,19 +42,18 @@ class SweepGrid:
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of a sweep: where a redistribution stands, and its parameters.
+    """One row of a sweep: layers and parameters of a redistribution.
 
     Attributes
     ----------
     layers
         0-based indices.
     label
-        The layers as they were asked for.
+        The layers as given.
     settings
-        Everything else, as for ``distviz run``; its seed is the first of the sweep's.
+        Everything else, as for ``distviz run``, with the first seed of the sweep.
     preset
-        Of which presets these are the settings, see `distviz.arm.presets.join_names`; empty: of
-        none.
+        The presets with these settings, see `distviz.arm.presets.join_names`; may be empty.
     """
 
     layers: tuple[int, ...]
@@ -63,7 +62,7 @@ class Setting:
     preset: str = ""
 
     def named(self) -> dict[str, Any]:
-        """Return the columns of ``sweep.csv`` that tell settings apart."""
+        """Return the columns of ``sweep.csv`` that identify a setting."""
         own = self.settings
         return {
             "redistribution": own.redistribution,
@@ -85,9 +84,9 @@ def combine(
 ) -> list[Setting]:
     """Return every combination, in the order given: layers, then parameters, then presets.
 
-    Where fractions are listed, they take the place of c, unless c is listed too: then both kinds
-    are tried. What the grid does not list is as ``base`` says. Presets stand beside c, p1 and
-    fractions that are listed, or alone; one with the settings of another row gives it its name.
+    Fractions replace c, unless c is listed too: then both are tried. What the grid does not list is
+    taken from ``base``. Presets are tried in addition to listed values of c, p1 and fraction; a
+    preset with the settings of another row adds its name to that row.
 
     Raises
     ------
@@ -123,7 +122,7 @@ def combine(
 
 
 def check(grid: SweepGrid, base: RunSettings, presets: Presets | None = None) -> None:
-    """Refuse what `combine` would refuse, as far as it can be known without the model."""
+    """Raise the errors of `combine` that do not depend on the model."""
     combine(replace(grid, arm_layers="0"), base, 1, presets)
 
 
@@ -143,7 +142,7 @@ def _places(text: str, n_layers: int) -> list[tuple[tuple[int, ...], str]]:
         if not layers:
             raise RequestError(
                 f"--arm-layers '{text}': an alternative names no layer",
-                "alternatives stand apart by ; such as '0;1;0,1;all'; none is measured anyway",
+                "separate alternatives by ;, such as '0;1;0,1;all'; none is always measured",
             )
         found.setdefault(layers, part.strip())
     return list(found.items())
@@ -163,7 +162,7 @@ def _words(name: str, text: str | None) -> list[str]:
         return []
     words = [word.strip() for word in text.split(",")]
     if not all(words):
-        raise RequestError(f"{_flag(name)} '{text}' has an empty place in its list")
+        raise RequestError(f"{_flag(name)} '{text}' has an empty item in its list")
     return list(dict.fromkeys(words))
 
 

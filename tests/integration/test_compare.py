@@ -277,7 +277,7 @@ def test_layers_that_cannot_be_compared(folder: Path, call: Callable[..., Done])
     out = ("--out", "x.out")
     for other in ("demo", folder):
         for sides in ((layers, other), (other, layers)):
-            words = ("layers.toml is built layers", "reads text", "layers on both sides")
+            words = ("layers.toml describes layers", "reads text", "layers on both sides")
             _refused(call("compare", *sides, *out), *words)
     for name, fields in {
         "more": {"documents": 10}, "longer": {"tokens": 17}, "loud": {"scale": 2.0},
@@ -285,7 +285,7 @@ def test_layers_that_cannot_be_compared(folder: Path, call: Callable[..., Done])
     }.items():  # fmt: skip
         other = _layers(f"{name}.toml", **fields)
         words = ("9 × 16 hidden states of width 48 (scale 1, seed 0)", f"{name}.toml")
-        _refused(call("compare", layers, other, *out), *words, "must be fed alike")
+        _refused(call("compare", layers, other, *out), *words, "need the same input")
     Path("plain.toml").write_text("c = 0.2")
     _refused(call("compare", layers, "plain.toml", *out), "plain.toml describes no layers")
     _refused(call("compare", "absent.toml", layers, *out), "absent.toml does not exist")
@@ -293,7 +293,7 @@ def test_layers_that_cannot_be_compared(folder: Path, call: Callable[..., Done])
     _refused(call("compare", layers, absent, *out), "no/such/model")
     assert call("run", layers, "--out", "run", "--no-figures", "--seed", "5").code == 0
     _refused(call("compare", layers, "run", "--seed", "6", *out), "seed 6", "seed 5")
-    _refused(call("compare", "demo", "run", *out), "run is built layers")
+    _refused(call("compare", "demo", "run", *out), "run describes layers")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_runs_without_a_common_site(folder: Path, call: Callable[..., Done]) -> 
 def test_a_run_that_keeps_no_text(folder: Path, call: Callable[..., Done]) -> None:
     bare = Path(shutil.copytree(folder, "bare"))
     (bare / "documents.jsonl").unlink()
-    _refused(call("compare", bare, "demo", "--out", "x.out"), "keeps no text", "--text")
+    _refused(call("compare", bare, "demo", "--out", "x.out"), "contains no text", "--text")
 
 
 def test_two_saved_runs_need_no_torch(folder: Path, tmp_path: Path) -> None:

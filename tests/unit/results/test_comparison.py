@@ -195,7 +195,7 @@ def test_other_texts_are_compared_unpaired(first: Made) -> None:
     assert not found.inference["paired"].any()
     assert (found.inference["documents"] == 9).all()
     assert (
-        "the sides saw different texts; documents are compared unpaired"
+        "the two sides have different texts; documents are compared unpaired"
         in found.manifest["warnings"]
     )
 
@@ -235,7 +235,7 @@ def test_other_tokens_of_one_text_are_said(
     other = Run(manifest, run.sketches, run.documents, run.channels)
     found = comparing.compare_runs(run, other).manifest
     assert found["same_tokenizer"] is same
-    assert ("the sides cut the same text into different tokens" in found["warnings"]) is not same
+    assert ("the two sides tokenize the text differently" in found["warnings"]) is not same
 
 
 # Channels and classes -----------------------------------------------------------------------

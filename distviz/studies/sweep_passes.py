@@ -1,0 +1,276 @@
+"""The passes of a sweep: per batch one of the unchanged model, then one per setting and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from distviz.arm import ARM
+from distviz.data import Batch
+from distviz.hooks import Redistribution, Tokens, Tracker, attach
+from distviz.measure import Baseline, Effect, HeadInput, inputs_of, tokens_of
+from distviz.models import LoadedModel
+from distviz.models.architectures import find_points, main_stack
+from distviz.progress import Progress
+from distviz.settings import RunSettings
+from distviz.sites import HookPoint
+from distviz.stats import Sketch, kernels, pack_sketches, statistics, unpack_sketches
+from distviz.studies.layer_cache import LayerCache, find_layers
+from distviz.studies.sweep_grid import Setting
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BatchPasses", "SweepPasses", "Trial"]
+
+_EFFECT = ("loss_before", "loss_after", "kl", "top1_agreement")
+_BASELINE_BYTES = 1 << 30
+"""Limit of the log-probabilities of a batch in memory; others are computed again."""
+
+
+@dataclass
+class Trial:
+    """One setting with one seed, and its results so far.
+
+    Attributes
+    ----------
+    settings, arm
+        With the seed.
+    moved
+        The ``act`` points that are redistributed.
+    after
+        The distribution at each of these points and at the last layer.
+    changed
+        Number of values that were selected.
+    """
+
+    setting: Setting
+    settings: RunSettings
+    arm: ARM
+    moved: list[HookPoint]
+    after: dict[HookPoint, Sketch] = field(default_factory=dict)
+    effect: Effect = field(default_factory=Effect)
+    changed: int = 0
+
+
+@dataclass
+class BatchPasses:
+    """The passes of one batch; pass 0 is that of the unchanged model.
+
+    Parameters
+    ----------
+    first
+        Number of the batch's first pass, counted over all batches.
+    done
+        Numbers of all finished passes.
+    tokens
+        Number of tokens of the batch.
+    progress
+        Advanced by every finished pass.
+    save
+        Called after every newly finished pass.
+    """
+
+    first: int
+    done: set[int]
+    tokens: int
+    progress: Progress
+    save: Callable[[], None] = lambda: None
+
+    def is_pending(self, number: int) -> bool:
+        """Whether a pass is not finished."""
+        return self.first + number not in self.done
+
+    def skip_if_done(self, trials: int) -> bool:
+        """Whether all passes are finished; if so, advance the progress by their tokens."""
+        if any(self.is_pending(number) for number in range(1 + trials)):
+            return False
+        self.progress.advance((1 + trials) * self.tokens)
+        return True
+
+    def finish(self, number: int) -> None:
+        """Mark a pass as finished; pass 0 may be repeated after a restore."""
+        self.progress.advance(self.tokens)
+        if self.is_pending(number):
+            self.done.add(self.first + number)
+            self.save()
+
+
+@dataclass
+class SweepPasses:
+    """What the passes of a sweep share."""
+
+    opened: LoadedModel
+    trials: list[Trial]
+    last: list[HookPoint]
+    head: HeadInput | None
+    cache: LayerCache
+    before: dict[HookPoint, Sketch] = field(default_factory=dict)
+    tracker: Tracker = field(default_factory=Tracker)
+    is_exact: bool | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        opened: LoadedModel,
+        grid: Sequence[Setting],
+        seeds: Sequence[int],
+    ) -> SweepPasses:
+        """Find the points of every setting."""
+        offered = [point for mlp in opened.mlps for point in mlp.points if point.site == "act"]
+        stack = main_stack(opened.mlps)
+        final = max(point.layer for point in offered if point.stack == stack)
+        last = find_points(opened.mlps, opened.model, ["act"], {stack: [final]})
+        trials = []
+        for setting in grid:
+            moved = find_points(opened.mlps, opened.model, ["act"], setting.layers)
+            for seed in seeds:
+                settings = replace(setting.settings, seed=seed)
+                trials.append(Trial(setting, settings, settings.arm(), moved))
+        head = HeadInput.of(opened.model) if opened.has_head else None
+        layers = LayerCache(find_layers(opened.model, opened.mlps, stack))
+        return cls(opened, trials, last, head, layers)
+
+    @property
+    def places(self) -> list[HookPoint]:
+        """Every point that a trial redistributes, and the last layer's."""
+        moved = [point for trial in self.trials for point in trial.moved]
+        return list(dict.fromkeys([*moved, *self.last]))
+
+    def measure(self, batch: Batch, passes: BatchPasses) -> None:
+        """Make the unfinished passes of one batch."""
+        if passes.skip_if_done(len(self.trials)):
+            return
+        starts = {min(trial.setting.layers) - 1 for trial in self.trials} - {-1}
+        self.tracker.given = tokens_of(batch)
+        inputs = inputs_of(batch, self.opened.model)
+        with torch.inference_mode():
+            recorded = starts if self.is_exact is not False else set()
+            seen = self.before if passes.is_pending(0) else {}
+            with self.cache.recording(recorded), self._counting(self.places, seen):
+                hidden = self._pass(inputs)
+            if self.is_exact is None and starts:
+                with self.cache.start_after(max(starts)):
+                    self.is_exact = self._agrees(inputs, hidden)
+            passes.finish(0)
+            baseline = None
+            if self.head is not None:
+                baseline = Baseline(self.head, hidden, batch.ids, batch.counted, _BASELINE_BYTES)
+            for number, trial in enumerate(self.trials, start=1):
+                if not passes.is_pending(number):
+                    continue
+                changed = self._changed(trial, inputs)
+                if baseline is not None:
+                    trial.effect.compare(baseline, changed)
+                passes.finish(number)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint."""
+        sketches = [
+            *(self.before.get(point, Sketch()) for point in self.places),
+            *(trial.after.get(p, Sketch()) for trial in self.trials for p in self._points(trial)),
+        ]
+        return {
+            "sketches": pack_sketches(sketches),
+            "effects": [trial.effect.state() for trial in self.trials],
+            "changed": [trial.changed for trial in self.trials],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        sketches = iter(unpack_sketches(state["sketches"]))
+        self.before = {point: next(sketches) for point in self.places}
+        rows = zip(self.trials, state["effects"], state["changed"], strict=True)
+        for trial, effect, changed in rows:
+            trial.after = {point: next(sketches) for point in self._points(trial)}
+            trial.effect, trial.changed = Effect.from_state(effect), changed
+
+    def _points(self, trial: Trial) -> list[HookPoint]:
+        return list(dict.fromkeys([*trial.moved, *self.last]))
+
+    def _pass(self, inputs: dict[str, Any]) -> Any:
+        return self.head.run(**inputs) if self.head else self.opened.model(**inputs)
+
+    def _agrees(self, inputs: dict[str, Any], expected: Any) -> bool:
+        """Whether a pass that starts after the highest recorded layer has the same result."""
+        if self.head is None:
+            return False
+        try:
+            return bool(torch.equal(self._pass(inputs), expected))
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+            return False
+
+    def _changed(self, trial: Trial, inputs: dict[str, Any]) -> Any:
+        """Make one trial's pass; return the input of the head."""
+        start = min(trial.setting.layers) - 1 if self.is_exact else -1
+
+        def report(
+            _point: HookPoint,
+            _old: torch.Tensor,
+            _new: torch.Tensor,
+            moved: torch.Tensor,
+            _plans: Any,
+            tokens: Tokens,
+        ) -> None:
+            rows = torch.from_numpy(np.flatnonzero(tokens.counted)).to(moved.device)
+            trial.changed += int(moved.reshape(-1, moved.shape[-1])[rows].sum())
+
+        points = self._points(trial)
+        work = Redistribution(trial.arm, trial.moved, self.tracker, report=report)
+        with (
+            self.cache.start_after(start),
+            self._counting(points, trial.after),
+            work.active(self.opened.model),
+        ):
+            return self._pass(inputs)
+
+    def _counting(self, points: Sequence[HookPoint], sketches: dict[HookPoint, Sketch]) -> Any:
+        """Count the outputs of the points into sketches."""
+
+        def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
+            slots: NDArray[np.int64] = np.where(tokens.counted.ravel(), 0, -1)
+            seen = kernels.observe(values, slots, 1, channels=False)
+            sketches.setdefault(point, Sketch()).absorb(seen, [0])
+
+        return observe(self.opened.model, points, receive, self.tracker)
+
+    def row(self, trial: Trial) -> dict[str, Any]:
+        """Return a row of ``sweep_seeds.csv``."""
+        own, last = self._change(trial, trial.moved), self._change(trial, self.last)
+        values = sum(trial.after[point].count for point in trial.moved)
+        effect = trial.effect.result(is_paired=True) or {}
+        return {
+            **trial.setting.named(),
+            "seed": trial.settings.seed,
+            "fraction_moved": trial.changed / values if values else math.nan,
+            "near_zero_removed": own["near_zero_before"] - own["near_zero_after"],
+            **own,
+            **{f"last_{name}": value for name, value in last.items()},
+            **{name: effect.get(name) for name in _EFFECT},
+        }
+
+    def _change(self, trial: Trial, points: Sequence[HookPoint]) -> dict[str, float]:
+        """Compare the distributions before and after at some points; return means over them."""
+        rows = []
+        for point in points:
+            before, after = self.before[point], trial.after[point]
+            band = statistics.near_zero_eps(before, trial.settings.c)
+            spread = before.std()
+            rows.append(
+                {
+                    "near_zero_before": statistics.near_zero(before, band),
+                    "near_zero_after": statistics.near_zero(after, band),
+                    "std_ratio": after.std() / spread if spread else math.nan,
+                    "gini_before": statistics.gini(before),
+                    "gini_after": statistics.gini(after),
+                    "wasserstein_normalized": statistics.wasserstein(before, after) / spread
+                    if spread
+                    else math.nan,
+                }
+            )
+        return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
