@@ -1,3 +1,4 @@
+from . import attach as attach
 from .attach import attach_hook as attach_hook
 from .moe_routing import force_batched_experts as force_batched_experts
 from .moe_routing import replaced as replaced
@@ -9,7 +10,6 @@ from .redistribution import STEPS as STEPS
 from .redistribution import Redistribution as Redistribution
 from .redistribution import check_fired as check_fired
 from .redistribution import experts_of as experts_of
-from .redistribution import observe as observe
 from .redistribution import observing as observing
 from .redistribution import redistribute as redistribute
 from .token_recorder import STATISTICS as STATISTICS

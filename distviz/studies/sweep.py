@@ -146,7 +146,7 @@ def _restore(
     states: CheckpointFolder | None,
     progress: Progress,
 ) -> set[int]:
-    """Restore the checkpoints of an interrupted sweep; return the numbers of its finished passes."""
+    """Restore an interrupted sweep; return the numbers of its finished passes."""
     if states is None:
         return set()
     asked = request(opened, settings, corpus, batches)
