@@ -1,4 +1,3 @@
-from . import attach as attach
 from .attach import attach_hook as attach_hook
 from .moe_routing import force_batched_experts as force_batched_experts
 from .moe_routing import replaced as replaced
@@ -10,6 +9,7 @@ from .redistribution import STEPS as STEPS
 from .redistribution import Redistribution as Redistribution
 from .redistribution import check_fired as check_fired
 from .redistribution import experts_of as experts_of
+from .redistribution import observe as observe
 from .redistribution import observing as observing
 from .redistribution import redistribute as redistribute
 from .token_recorder import STATISTICS as STATISTICS

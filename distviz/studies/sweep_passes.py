@@ -12,7 +12,7 @@ import torch
 
 from distviz.arm import ARM
 from distviz.data import Batch
-from distviz.hooks import Redistribution, Tokens, Tracker
+from distviz.hooks import Redistribution, Tokens, Tracker, observe
 from distviz.measure import Baseline, Effect, HeadInput, inputs_of, tokens_of
 from distviz.models import LoadedModel
 from distviz.models.architectures import find_points, main_stack

@@ -66,7 +66,7 @@ def force_torch() -> Iterator[None]:
 def is_compiled() -> bool:
     """Whether the compiled loops are cached on disk, so that a first call is quick."""
     folder = getattr(getattr(numba_loops.count_16, "_cache", None), "cache_path", None)
-    return folder is not None and any(Path(folder).glob("loops.observe*.nbi"))
+    return folder is not None and any(Path(folder).glob("numba_loops.observe*.nbi"))
 
 
 def sorts_there(values: torch.Tensor) -> bool:
