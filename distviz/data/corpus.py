@@ -1,11 +1,12 @@
-"""From documents to batches of tokens: windows, masks, and random input for built layers."""
+"""Batches of tokens from documents: windows, masks, token classes; random input for layers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,34 @@ from numpy.typing import NDArray
 
 from distviz.data.documents import Document, fingerprint
 from distviz.data.prompts import FILLER, PARTS, Filler, document_ids, prefix_ids
-from distviz.data.token_classes import OTHER, classify_tokens
 from distviz.errors import RequestError
 
-__all__ = ["Batch", "Corpus", "Window", "make_batches", "random_corpus", "tokenize"]
+__all__ = [
+    "OTHER",
+    "Batch",
+    "Corpus",
+    "Window",
+    "classify_tokens",
+    "make_batches",
+    "random_corpus",
+    "tokenize",
+]
+
+OTHER = 3
+"""The class of all other tokens."""
+_OPERATORS = re.compile(r"^[-+*/=<>^%&|~!×÷·∙±∓≤≥≠≈√∑∏∫−∗⋅]+$")
+_DIGITS = re.compile(r"^[0-9]+([.,][0-9]+)*$")
+_CONJUNCTIONS = re.compile(
+    r"^(and|or|but|nor|so|yet|for|because|although|though|since|unless|while|whereas|if|then|thus"
+    r"|hence|therefore|however|when|whenever|until|before|after|once|than|whether|as|that)$"
+)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of one document, the "sequence" of ARM.
+    """A piece of one document: one sequence of ARM.
 
-    ``parts`` (int8, index into `PARTS`) says what each token belongs to.
+    ``parts`` (int8, index into `PARTS`) is the part of the prompt that each token belongs to.
     """
 
     document: int
@@ -36,28 +54,28 @@ class Window:
 
     @property
     def own(self) -> NDArray[np.bool_]:
-        """False where a token belongs to a filler."""
+        """False for tokens of a filler."""
         return np.not_equal(self.parts, FILLER)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Windows in document order, and what the manifest says of them.
+    """Windows in document order.
 
     Attributes
     ----------
     windows
         In document order.
     documents
-        The documents they were cut from (empty for random input).
+        The documents of the windows (empty for random input).
     classes
-        Token id -> index of its token class; ids beyond are class "other".
+        Token id -> index of its token class; larger ids have class "other".
     special
         Ids of special tokens.
     sha256
         Of the text (or of the seed and shape of random input).
     truncated
-        Whether ``max_tokens`` cut the text short.
+        Whether ``max_tokens`` truncated the text.
     """
 
     windows: list[Window]
@@ -75,7 +93,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows side by side, padded on the right; arrays of shape (batch, tokens) or (batch,)."""
+    """Windows padded on the right; arrays of shape (batch, tokens) or (batch,)."""
 
     ids: NDArray[np.int64]
     hidden: NDArray[np.float32] | None
@@ -90,7 +108,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, padding left out."""
+        """Number of tokens without padding."""
         return int(self.valid.sum())
 
 
@@ -103,35 +121,34 @@ def tokenize(
     filler: Filler | None = None,
     chat_template: bool = False,
 ) -> Corpus:
-    """Tokenize documents and cut them into windows of at most ``max_length`` tokens.
+    """Tokenize documents and split them into windows of at most ``max_length`` tokens.
 
-    What the tokenizer adds at the start is put at the start of every window and counts in its
-    length. System, filler and question are tokenized apart and their ids joined.
+    Every window starts with the tokens that the tokenizer adds at the start of a text; they count
+    in its length. System prompt, filler and question are tokenized separately.
 
     Raises
     ------
     RequestError
-        If ``max_length`` leaves no room, a chat template is missing, or no token is left.
+        If ``max_length`` is too small, a chat template is missing, or no token is left.
     """
     prefix = prefix_ids(tokenizer)
-    room = max_length - len(prefix)
-    if room < 1:
+    size = max_length - len(prefix)
+    if size < 1:
         raise RequestError(
-            f"--max-length {max_length} leaves no room behind the {len(prefix)} tokens that the "
-            "tokenizer adds"
+            f"--max-length {max_length} is too small: the tokenizer adds {len(prefix)} tokens"
         )
     windows: list[Window] = []
     left = sys.maxsize if max_tokens is None else max_tokens
     truncated = False
     for number, document in enumerate(documents):
         ids, parts = document_ids(document, tokenizer, filler, chat_template, number)
-        starts = range(0, len(ids), room)
-        joined = [np.concatenate([prefix, ids[start : start + room]]) for start in starts]
+        starts = range(0, len(ids), size)
+        joined = [np.concatenate([prefix, ids[start : start + size]]) for start in starts]
         kept = _take(joined, left)
         truncated |= sum(map(len, kept)) < sum(map(len, joined))
         left -= sum(map(len, kept))
         for index, piece in enumerate(kept):
-            inside = parts[index * room : index * room + len(piece) - len(prefix)]
+            inside = parts[index * size : index * size + len(piece) - len(prefix)]
             whole = np.concatenate([np.zeros(len(piece) - len(inside), np.int8), inside])
             is_last = index == len(kept) - 1
             windows.append(Window(number, index, piece, is_last, whole))
@@ -148,6 +165,20 @@ def tokenize(
     return Corpus(windows, list(documents), classes, special, fingerprint(documents), truncated)
 
 
+def classify_tokens(tokens: Iterable[str]) -> list[int]:
+    """Return the class of each decoded token: 0 digits, 1 operators, 2 conjunctions, 3 other."""
+    found = []
+    for token in tokens:
+        word = token.strip()
+        if _DIGITS.match(word):
+            found.append(0)
+        elif _OPERATORS.match(word):
+            found.append(1)
+        else:
+            found.append(2 if _CONJUNCTIONS.match(word.lower()) else OTHER)
+    return found
+
+
 def _take(pieces: list[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:
     kept: list[NDArray[np.int64]] = []
     for piece in pieces:
@@ -161,14 +192,14 @@ def _take(pieces: list[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]
 def random_corpus(
     documents: int, tokens: int, *, seed: int, vocabulary: int, width: int | None, scale: float
 ) -> Corpus:
-    """Make seeded random input for built layers.
+    """Return seeded random input for built layers.
 
     Parameters
     ----------
     documents, tokens
-        How many sequences, and how long each is.
+        Number of sequences, and tokens of each.
     vocabulary
-        Token ids are uniform below it.
+        Token ids are uniform below this.
     width
         Hidden states of this width, normal with standard deviation ``scale``, instead of ids.
     """
@@ -191,7 +222,7 @@ def make_batches(
 ) -> list[Batch]:
     """Group windows in document order, ``batch_size`` at a time, padded on the right.
 
-    ``skip_special`` and ``own_only`` leave special tokens and fillers out of what is counted.
+    ``skip_special`` and ``own_only`` exclude special tokens and fillers from the counts.
     """
     groups = [
         corpus.windows[start : start + batch_size]

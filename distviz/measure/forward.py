@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from distviz.arm import Plan
+from distviz.arm import ARM, Plan
 from distviz.data import Batch
 from distviz.errors import RequestError
 from distviz.hooks import (
@@ -109,6 +110,11 @@ class Measurement:
         apart = None if settings.classes == "all" else frozenset(arm_layers)
         c = settings.c if moved else Recorder.c
         return cls(opened, settings, watched, moved, PartialResult(Recorder(c, apart)))
+
+    @cached_property
+    def arm(self) -> ARM:
+        """The redistribution, built once."""
+        return self.settings.arm()
 
     @property
     def is_paired(self) -> bool:
@@ -224,9 +230,8 @@ def redistribution(
         recorder.add(point, "moved_after", new, tokens, moved)
 
     writes = stage.is_paired
-    arm = stage.settings.arm()
     places = stage.moved if points is None else points
-    return Redistribution(arm, places, stage.tracker, report=report, writes=writes)
+    return Redistribution(stage.arm, places, stage.tracker, report=report, writes=writes)
 
 
 def _plan_rows(

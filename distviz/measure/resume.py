@@ -8,7 +8,6 @@ holds is the set of batches it stands for, so any number of processes can go on 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any
 from distviz.errors import RequestError
 from distviz.measure.world import World, current
 from distviz.progress import Progress
+from distviz.results import replacing
 from distviz.stats import decode, encode
 
 __all__ = ["CheckpointFolder", "read_state", "write_state"]
@@ -38,22 +38,8 @@ def write_state(path: Path, tree: dict[str, Any]) -> None:
         If the disk is full or the folder cannot be written.
     """
     data = encode(tree)
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with beside.open("wb") as file:
-            file.writelines([_MAGIC, _digest(data), data])
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the name, too, is to survive a loss of power
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with replacing(path, is_durable=True) as temporary, temporary.open("wb") as file:
+        file.writelines([_MAGIC, _digest(data), data])
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], str]:

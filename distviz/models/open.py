@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
-from distviz.models.architectures import Mlp, count_layers, find_mlps, linear_widths, modules_at
+from distviz.models.architectures import Mlp, count_layers, find_mlps, point_width
 from distviz.models.checkpoint import Checkpoint, fingerprint, locate
 from distviz.models.lazy_layers import LayersOnDisk, SharedWeightsError, open_on_disk
 from distviz.models.load_plan import CheckpointInfo, LoadPlan, RequiredPoints, inspect_checkpoint
@@ -343,9 +343,8 @@ def _intermediate_size(model: nn.Module, mlps: list[Mlp], text: PretrainedConfig
     """Return the width of the activation, from the down projection rather than a field's name."""
     for mlp in mlps:
         for point in mlp.points:
-            widths = linear_widths(modules_at(model, point)[0])
-            if point.site == "product" and widths:
-                return widths[0]
+            if point.site == "product" and (width := point_width(model, point)):
+                return width
     for name in ("moe_intermediate_size", "intermediate_size"):
         if size := getattr(text, name, None):
             return int(size)

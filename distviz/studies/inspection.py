@@ -1,4 +1,4 @@
-"""What `distviz inspect` finds: the layers of a model and their observable points, no weights."""
+"""The study of `distviz inspect`: the layers of a model and their points, without weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from distviz.errors import RequestError
 from distviz.models import describe, has_rope
-from distviz.models.architectures import Mlp, count_layers, find_mlps, linear_widths, modules_at
+from distviz.models.architectures import Mlp, count_layers, find_mlps, point_width
 from distviz.settings import build_settings
 from distviz.sites import HookPoint
 
@@ -16,14 +16,14 @@ __all__ = ["Inspection", "inspect"]
 
 @dataclass(frozen=True)
 class Inspection:
-    """One layer of a model, and what the others have in common with it.
+    """One layer of a model, compared with the others.
 
     Attributes
     ----------
     details
         Of the model, as ``run.json`` records them.
     layer
-        Which layer was asked for.
+        The index of the layer.
     mlps
         The MLPs of that layer.
     widths
@@ -31,7 +31,7 @@ class Inspection:
     stacks
         Number of layers of each stack.
     alike
-        Layers of the same stack with the same points.
+        Layers of the same stack with the same MLP and points.
     points
         Every point of every layer.
     has_rope
@@ -75,7 +75,7 @@ def inspect(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Inspection:
-    """Find what can be observed, from the configuration alone.
+    """Return what can be observed, from the configuration alone.
 
     Raises
     ------
@@ -116,15 +116,12 @@ def _shape(mlp: Mlp) -> tuple[Any, ...]:
 
 
 def _widths(model: Any, mlps: list[Mlp]) -> dict[HookPoint, int]:
-    """Channels of each point: from the projections they enter or leave."""
+    """Return the channels of each point, from its projection or from a related point."""
     found: dict[HookPoint, int] = {}
     for mlp in mlps:
         for point in mlp.points:
-            widths = linear_widths(modules_at(model, point)[0])
-            if point.part is not None:
-                found[point] = point.part[1] - point.part[0]
-            elif widths is not None:
-                found[point] = widths[0 if point.takes == "input" else 1]
+            if width := point_width(model, point):
+                found[point] = width
         product = next((p for p in mlp.points if p.site == "product"), None)
         if product in found:
             found |= {p: found[product] for p in mlp.points if p.site in ("act", "gate")}

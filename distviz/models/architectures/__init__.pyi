@@ -7,7 +7,7 @@ from .mlp import find_points as find_points
 from .mlp import has_forward as has_forward
 from .mlp import main_stack as main_stack
 from .mlp import modules_at as modules_at
-from .projections import linear_widths as linear_widths
+from .mlp import point_width as point_width
 from .support import Architecture as Architecture
 from .support import Architectures as Architectures
 from .support import load_architectures as load_architectures

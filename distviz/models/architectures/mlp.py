@@ -23,7 +23,7 @@ from distviz.models.architectures.activations import (
     place_of,
     shared_modules,
 )
-from distviz.models.architectures.projections import SitePlace, layer_sites, parent
+from distviz.models.architectures.projections import SitePlace, layer_sites, linear_widths, parent
 from distviz.sites import MODULE_PREFIX, SITES, HookPoint
 
 if TYPE_CHECKING:
@@ -382,3 +382,11 @@ def modules_at(model: nn.Module, point: HookPoint) -> list[nn.Module]:
     if "*" not in point.module:
         return [model.get_submodule(point.module)]
     return [module for path, module in model.named_modules() if fnmatchcase(path, point.module)]
+
+
+def point_width(model: nn.Module, point: HookPoint) -> int | None:
+    """Return the channels of a point; None unless it is the input or output of a projection."""
+    if point.part is not None:
+        return point.part[1] - point.part[0]
+    widths = linear_widths(modules_at(model, point)[0])
+    return None if widths is None else widths[0 if point.takes == "input" else 1]

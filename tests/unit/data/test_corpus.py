@@ -14,10 +14,9 @@ from support.brute_force import CLASSES, token_class
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from distviz.data.corpus import make_batches, random_corpus, tokenize
+from distviz.data.corpus import classify_tokens, make_batches, random_corpus, tokenize
 from distviz.data.documents import Document, read_documents
 from distviz.data.prompts import Filler
-from distviz.data.token_classes import classify_tokens
 from distviz.errors import RequestError
 
 WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {
@@ -87,7 +86,7 @@ def test_documents_are_decided_by_position_not_by_content() -> None:
 def test_a_window_needs_room_behind_the_prefix(max_length: int) -> None:
     tokenizer = word_tokenizer(adds=True)
     if max_length == 1:
-        with pytest.raises(RequestError, match="--max-length 1 leaves no room"):
+        with pytest.raises(RequestError, match="--max-length 1 is too small"):
             tokenize(texts("a b"), tokenizer, max_length=1)
     else:
         assert ids_of(tokenize(texts("a b"), tokenizer, max_length=2)) == [
