@@ -17,7 +17,6 @@ __all__ = [
     "Affects",
     "Option",
     "check_choice",
-    "checked_field",
     "records_of",
     "setting",
 ]
@@ -48,46 +47,29 @@ is counted. ``source``: model, text and hardware, which manifests identify by fi
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """An option or argument of the command line.
-
-    Attributes
-    ----------
-    name, type, default
-        Of the value; the default ``...`` is none.
-    metavar
-        Placeholder of the value in help; empty for a switch.
-    text
-        Help without full stop and default, which are added; ``{choices}`` stands for the choices.
-    heading
-        One of `HEADINGS`; empty for an argument.
-    commands
-        The commands that have the option.
-    flags
-        Its spellings, where they are not ``--name`` alone.
-    choices, is_open
-        The allowed values; where it is open, common ones besides others.
-    is_list
-        Whether it takes several values, separated by commas; they are checked where they are used.
-    shown
-        The default as help prints it, where ``default`` does not say it.
-    minimum
-        Least number.
-    affects
-        See `Affects`.
-    """
+    """An option or argument of the command line."""
 
     name: str = ""
     type: Any = None
     default: Any = None
+    """The default value; ``...`` if the option is required."""
     metavar: str = ""
+    """Placeholder of the value in help; empty for a switch."""
     text: str = ""
+    """Help without full stop and default; ``{choices}`` stands for the choices."""
     heading: str = ""
+    """One of `HEADINGS`; empty for an argument."""
     commands: tuple[str, ...] = MEASURING
+    """The commands that have the option."""
     flags: str = ""
+    """Its spellings, if they are not ``--name`` alone."""
     choices: tuple[str, ...] = ()
     is_open: bool = False
+    """Whether other values than the choices are allowed."""
     is_list: bool = False
+    """Whether it takes several values, separated by commas."""
     shown: str = ""
+    """The default as printed in help, if ``default`` does not tell it."""
     minimum: float | None = None
     affects: Affects = "counts"
 
@@ -133,18 +115,11 @@ def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
         )
 
 
-def setting(default: Any, metavar: str, text: str, heading: str, **record: Any) -> Any:
-    """Return a dataclass field that is the record of an option; further arguments of `Option`."""
+def setting(
+    default: Any, metavar: str = "", text: str = "", heading: str = "", **record: Any
+) -> Any:
+    """Return a dataclass field that holds the record of an option, see `Option`."""
     option = Option(default=default, metavar=metavar, text=text, heading=heading, **record)
-    return _field(default, option)
-
-
-def checked_field(default: Any, **record: Any) -> Any:
-    """Return a dataclass field that has a check, and no option on the command line."""
-    return _field(default, Option(default=default, **record))
-
-
-def _field(default: Any, option: Option) -> Any:
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"option": option})
     return field(default=default, metadata={"option": option})

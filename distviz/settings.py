@@ -23,7 +23,6 @@ from distviz.option import (
     MEASURING,
     Affects,
     check_choice,
-    checked_field,
     records_of,
     setting,
 )
@@ -72,7 +71,7 @@ _source = partial(setting, heading=_HARDWARE, commands=_MODEL, affects="source")
 _speed = partial(setting, heading=_HARDWARE, commands=("run", "compare"), affects="speed")
 _files = partial(setting, heading=_OUTPUT, affects="nothing")
 _figures = partial(setting, heading=_OUTPUT, affects="figures")
-_positive = partial(checked_field, minimum=1)
+_positive = partial(setting, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class LayerSettings:
     seed: int = 0
     weights: str | None = None
     weights_layers: list[int] = field(default_factory=list)
-    input: str = checked_field("hidden", choices=("hidden", "tokens"))
+    input: str = setting("hidden", choices=("hidden", "tokens"))
     documents: int = _positive(8)
     tokens: int = _positive(256)
     scale: float = 1.0

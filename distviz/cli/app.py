@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_DISTRIBUTED = frozenset(("run", "compare"))
-"""Commands that several processes can share."""
+_DISTRIBUTED = ("run", "compare")
+"""Commands that can run in several processes."""
 
 
 def _command(function: Callable[[SimpleNamespace], None]) -> Callable[..., None]:
@@ -137,41 +137,52 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=escaped, allow_nan=False))
 
 
+def _output(
+    given: SimpleNamespace,
+    data: Callable[[], Any],
+    views: Sequence[Callable[[Console], RenderableType]],
+    line: object = "",
+) -> None:
+    """Print what was found: as JSON, as one line with ``--quiet``, or as views show it."""
+    if given.as_json:
+        _print_json(data())
+    elif getattr(given, "quiet", False):
+        print(line)
+    else:
+        console = _console()
+        for view in views:
+            console.print(view(console))
+
+
 def _warn(warnings: list[str]) -> None:
     for warning in warnings:
         print(f"distviz: warning: {warning}", file=sys.stderr)
 
 
-def _present(
-    result: Result,
-    folder: Path,
-    *,
-    as_json: bool,
-    quiet: bool = False,
-    details: Callable[[Console], RenderableType] | None = None,
+def _output_result(
+    given: SimpleNamespace, result: Result, folder: Path, *details: Callable[..., RenderableType]
 ) -> None:
+    """Print a result, ``details`` after its summary, and its folder."""
     _warn(result.manifest.get("warnings", []))
-    if as_json:
-        _print_json(result.summary() | {"folder": str(folder)})
-    elif quiet:
-        print(folder)
-    else:
-        console = _console()
-        view = import_module(f"distviz.cli.views.{result.manifest['kind']}")
-        console.print(view.summary(result, console))
-        if details is not None:
-            console.print(details(console))
-        console.print(f"\n{folder}", soft_wrap=True)
+    summary = import_module(f"distviz.cli.views.{result.manifest['kind']}").summary
+    _output(
+        given,
+        lambda: result.summary() | {"folder": str(folder)},
+        (partial(summary, result), *details),
+        folder,
+    )
+    if not (given.as_json or getattr(given, "quiet", False)):
+        _console().print(f"\n{folder}", soft_wrap=True)
 
 
-def _present_written(result: Result, folder: Path, given: SimpleNamespace) -> None:
+def _output_written(given: SimpleNamespace, result: Result, folder: Path) -> None:
     if not world.current().is_first:
         return
     if given.report:
         from distviz import reports
 
         reports.report_folders([folder])
-    _present(result, folder, as_json=given.as_json, quiet=given.quiet)
+    _output_result(given, result, folder)
 
 
 def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
@@ -183,7 +194,7 @@ def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
         progress = _progress(given)
         act = getattr(execute, f"{command}_to_folder")
         result, folder = act(*request, flags, given.config, progress)
-        _present_written(result, folder, given)
+        _output_written(given, result, folder)
         return
     from distviz.cli import dry_run
 
@@ -191,16 +202,10 @@ def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
     world.current().finish()
     if not world.current().is_first:
         return
-    _warn(plan.notes)
-    if given.as_json:
-        _print_json(plan.as_dict())
-    elif given.quiet:
-        print(plan.out)
-    else:
-        from distviz.cli.views.dry_run import plan as view
+    from distviz.cli.views.dry_run import plan as view
 
-        console = _console()
-        console.print(view(plan, console))
+    _warn(plan.notes)
+    _output(given, plan.as_dict, [partial(view, plan)], plan.out)
 
 
 # Commands -----------------------------------------------------------------------------------
@@ -254,56 +259,44 @@ def generate(given: SimpleNamespace) -> None:
             "on": given.on,
         },
     )
-    if given.as_json:
-        _print_json(found.summary())
-    elif given.quiet:
-        print("\n\n".join(found.after))
-    else:
-        from distviz.cli.views.generate import summary
+    from distviz.cli.views.generate import summary
 
-        console = _console()
-        console.print(summary(found, console))
+    _output(given, found.summary, [partial(summary, found)], "\n\n".join(found.after))
 
 
 @_command
 def inspect(given: SimpleNamespace) -> None:
     """Draw a layer with every site that can be observed."""
     if given.architectures:
-        _list_architectures(given.model, as_json=given.as_json)
+        _list_architectures(given)
         return
     from distviz import studies
+    from distviz.cli.views.inspect import inspection
 
     remote = bool(given.trust_remote_code)
     found = studies.inspect(
         given.model, given.layer, revision=given.revision, trust_remote_code=remote
     )
-    if given.as_json:
-        _print_json(found.as_dict())
-    else:
-        from distviz.cli.views.inspect import inspection
-
-        console = _console()
-        console.print(inspection(found, console))
+    _output(given, found.as_dict, [partial(inspection, found)])
 
 
-def _list_architectures(model: str | None, *, as_json: bool) -> None:
+def _list_architectures(given: SimpleNamespace) -> None:
+    from distviz.cli.views.inspect import architectures
     from distviz.models.architectures import load_architectures
 
-    if model is not None:
+    if given.model is not None:
         raise RequestError(
-            f"--architectures lists all model types, it takes no MODEL ('{model}')",
+            f"--architectures lists all model types, it takes no MODEL ('{given.model}')",
             "remove one of them",
         )
     known = load_architectures()
-    if as_json:
-        _print_json(known.as_dict())
-        return
-    from distviz.cli.views.inspect import architectures
 
-    console = _console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(architectures(known))
+    def view(console: Console) -> RenderableType:
+        if not console.is_terminal:
+            console.width = max(console.width, 120)
+        return architectures(known)
+
+    _output(given, known.as_dict, [view])
 
 
 @_command
@@ -321,7 +314,7 @@ def whatif(given: SimpleNamespace) -> None:
         width=given.figure_width,
         force=bool(given.force),
     )
-    _present_written(answers, folder, given)
+    _output_written(given, answers, folder)
 
 
 @_command
@@ -335,10 +328,10 @@ def show(given: SimpleNamespace) -> None:
     part = None
     if given.layers is not None:
         part = whole.select(parse_layers(given.layers, whole.n_layers))
-    details = None
+    details = []
     if isinstance(whole, Run):
-        details = partial(layer_details, whole, cast("Run | None", part))
-    _present(part or whole, given.run, as_json=given.as_json, details=details)
+        details.append(partial(layer_details, whole, cast("Run | None", part)))
+    _output_result(given, part or whole, given.run, *details)
 
 
 @_command
