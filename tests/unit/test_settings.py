@@ -1,4 +1,4 @@
-"""Settings: who wins, what a preset means, and what a mistyped key is told."""
+"""Settings: precedence of flags, files and presets, and errors for wrong keys and values."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from distviz.arm.arm import ARM
-from distviz.arm.presets import PRESETS, find_preset, propose
 from distviz.errors import RequestError
-from distviz.settings import LayerSettings, RunSettings, build_settings
-from distviz.stats.sketch import Sketch
+from distviz.settings import (
+    OPTIONS,
+    LayerSettings,
+    RunSettings,
+    build_settings,
+    names_affecting,
+)
 
 
 def toml(folder: Path, text: str, name: str = "c.toml") -> Path:
@@ -25,7 +28,7 @@ def toml(folder: Path, text: str, name: str = "c.toml") -> Path:
 # Precedence ---------------------------------------------------------------------------------
 
 
-def test_defaults_are_those_of_the_design() -> None:
+def test_defaults() -> None:
     settings = build_settings({})
     expected = {
         "model": None, "text": [], "layers": "all", "sites": "act", "arm_layers": "0", "c": 0.13,
@@ -40,7 +43,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert settings.arm() == ARM()
 
 
-def test_flag_beats_config_beats_model_toml_beats_default(tmp_path: Path) -> None:
+def test_precedence_of_flag_config_model_toml_and_default(tmp_path: Path) -> None:
     weak = toml(tmp_path, "c = 0.2\np1 = 90\nseed = 3\nbatch_size = 2", "model.toml")
     strong = toml(tmp_path, "c = 0.3\np1 = 95", "config.toml")
     settings = build_settings({"c": 0.4, "seed": None}, strong, str(weak))
@@ -58,27 +61,27 @@ def test_flag_beats_config_beats_model_toml_beats_default(tmp_path: Path) -> Non
         ({"skip_special": False}, "skip_special", False),
     ],
 )
-def test_a_flag_that_says_no_is_still_a_flag(
+def test_a_false_or_zero_flag_overrides_the_file(
     flags: dict[str, Any], name: str, value: Any, tmp_path: Path
 ) -> None:
     text = 'ripple = true\nseed = 9\np-min = 0.1\nfigures = ["svg"]\nskip-special = true'
     assert getattr(build_settings(flags, toml(tmp_path, text)), name) == value
 
 
-def test_the_model_may_stand_in_the_config_and_the_flag_wins(tmp_path: Path) -> None:
+def test_the_model_argument_overrides_the_config(tmp_path: Path) -> None:
     config = toml(tmp_path, 'model = "org/one"\n')
     assert build_settings({}, config).model == "org/one"
     assert build_settings({}, config, "org/two").model == "org/two"
 
 
-def test_keys_may_be_written_with_hyphens(tmp_path: Path) -> None:
+def test_keys_with_hyphens(tmp_path: Path) -> None:
     config = toml(tmp_path, 'arm-layers = "0,2"\nmax-length = 64\np-max = 1\n')
     settings = build_settings({}, config)
     assert (settings.arm_layers, settings.max_length, settings.p_max) == ("0,2", 64, 1.0)
     assert isinstance(settings.p_max, float)
 
 
-def test_lists_of_one_may_be_given_bare(tmp_path: Path) -> None:
+def test_a_list_of_one_may_be_a_single_value(tmp_path: Path) -> None:
     settings = build_settings({}, toml(tmp_path, 'text = "a.txt"\nfigures = "svg"\n'))
     assert (settings.text, settings.figures) == (["a.txt"], ["svg"])
 
@@ -147,7 +150,7 @@ def test_a_bad_toml_names_the_key(tmp_path: Path, text: str, match: str) -> None
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_a_toml_that_is_no_text(tmp_path: Path) -> None:
+def test_a_toml_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RequestError, match=r"bad\.toml cannot be read"):
@@ -208,7 +211,7 @@ def test_layers_that_cannot_be_built(table: dict[str, Any], match: str) -> None:
         LayerSettings(**table)
 
 
-def test_the_sample_configs_are_valid() -> None:
+def test_sample_configs_are_valid() -> None:
     folder = Path(__file__).parents[2] / "sample_configs"
     found = sorted(folder.glob("*.toml"))
     assert len(found) >= 5
@@ -218,115 +221,43 @@ def test_the_sample_configs_are_valid() -> None:
 
 # Presets ------------------------------------------------------------------------------------
 
-# ARM.md, "Settings published for seven models", typed out by hand: (c or fraction, p1).
-BENCHMARKS = ("gpqa", "math-500", "aime24", "aime25", "humaneval", "livecodebench")
-QWEN: dict[str, list[tuple[float, float] | None]] = {
-    "qwen2.5-math-1.5b": [
-        (0.15, 99.5), (0.13, 99.5), (0.13, 99.5), (0.13, 99.5), (0.13, 99.5), None,
-    ],
-    "qwen2.5-math-7b": [(0.2, 99.5), (0.1, 95), (0.05, 90), (0.13, 99.5), (0.13, 95), None],
-    "qwen2.5-7b-instruct": [(0.15, 99.5), (0.1, 99.5), None, (0.13, 95), (0.05, 90), (0.3, 99.5)],
-    "qwen2.5-32b-instruct": [
-        (0.05, 90.5), None, (0.13, 99.5), (0.05, 99), (0.13, 99.5), (0.3, 99.5),
-    ],
-}  # fmt: skip
-LLAMA: dict[str, list[tuple[float, float] | None]] = {
-    "llama-3.1-8b-instruct": [(0.45, 80), (0.32, 90), (0.32, 90), None, (0.3, 90), (0.3, 90)],
-}
-GEMMA: dict[str, list[tuple[float, float] | None]] = {
-    "gemma-3-4b-it": [(0.5, 96.5), (0.25, 85), (0.25, 96.5), (0.25, 85), (0.25, 96.5), (0.25, 75)],
-    "gemma-3-27b-it": [(0.5, 96.5), (0.25, 85), (0.25, 85), (0.25, 70), (0.25, 85), (0.25, 85)],
-}
 
-
-def published() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for table in (QWEN, LLAMA, GEMMA):
-        for model, cells in table.items():
-            for benchmark, cell in zip(BENCHMARKS, cells, strict=True):
-                if cell is None:
-                    continue
-                first, p1 = cell
-                if table is GEMMA:
-                    entry = {"fraction": first, "p1": p1, "percentile_of": "magnitude"}
-                else:
-                    entry = {"c": first, "p1": p1} | ({"p_min": 0.2} if table is LLAMA else {})
-                found[f"{model}:{benchmark}"] = entry
-            default = "aime24" if model == "qwen2.5-32b-instruct" else "math-500"
-            found[model] = found[f"{model}:{default}"]
-    return found
-
-
-def test_presets_are_those_of_the_paper() -> None:
-    assert published() == PRESETS
-    assert len(PRESETS) == 7 + 37
-
-
-@pytest.mark.parametrize("name", sorted(published()))
-def test_every_preset_builds(name: str) -> None:
-    arm = build_settings({"preset": name}).arm()
-    assert arm == ARM(**published()[name])
-
-
-def test_an_explicit_value_beats_a_preset(tmp_path: Path) -> None:
+def test_an_explicit_value_overrides_a_preset(tmp_path: Path) -> None:
     config = toml(tmp_path, 'preset = "llama-3.1-8b-instruct:gpqa"\np1 = 70\n')
     settings = build_settings({"c": 0.9}, config)
     assert (settings.c, settings.p1, settings.p_min) == (0.9, 70.0, 0.2)
     assert build_settings({"preset": "qwen2.5-math-7b"}, config).c == 0.1
 
 
-@pytest.mark.parametrize(
-    ("model", "preset"),
-    [
-        ("org/Qwen2.5-Math-7B", "qwen2.5-math-7b"),
-        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b-instruct"),
-        ("google/gemma-3-4b-it", "gemma-3-4b-it"),
-        ("models/gemma-3-27b-it-Q4_K_M.gguf", "gemma-3-27b-it"),
-        ("Qwen/Qwen2.5-7B-Instruct/", "qwen2.5-7b-instruct"),
-    ],
-)
-def test_auto_goes_by_the_name_of_the_model(model: str, preset: str) -> None:
-    assert find_preset("auto", model) == published()[preset]
-
-
-def test_unknown_presets() -> None:
-    assert find_preset("auto", "org/some") is None
-    assert find_preset("auto", None) is None
-    with pytest.raises(RequestError, match=r"'gemma-3-4b' \(did you mean 'gemma-3-4b-it'\?\)"):
-        find_preset("gemma-3-4b", None)
-    with pytest.raises(RequestError, match=r"unknown preset 'qwen2\.5-32b-instruct:math-500'"):
-        find_preset("qwen2.5-32b-instruct:math-500", None)
-    assert find_preset("Gemma-3-4B-it:GPQA", None) == published()["gemma-3-4b-it:gpqa"]
-
-
-def test_a_preset_is_a_copy() -> None:
-    find_preset("gemma-3-4b-it", None)["p1"] = 0
-    assert find_preset("gemma-3-4b-it", None) == published()["gemma-3-4b-it"]
-
-
-@pytest.mark.parametrize(
-    ("near", "others", "expected"),
-    [
-        (95, 5, {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"}),
-        (60, 40, {"c": 0.1, "p1": 99.5}),
-        (40, 60, {"c": 0.32, "p1": 90.0}),
-    ],
-)
-def test_the_rule_of_thumb(near: int, others: int, expected: dict[str, Any]) -> None:
-    values = np.array([1e-3] * near + [1.0, -1.0] * (others // 2) + [1.0] * (others % 2))
-    found = propose(Sketch().add(values))
-    assert found.settings == expected
-    assert found.evidence.startswith(f"{near}% of the values")
-    assert propose(Sketch().add(values * 100)).settings == expected
-
-
-def test_a_proposal_fills_what_nothing_was_said_of(tmp_path: Path) -> None:
+def test_a_proposal_fills_only_what_was_not_given(tmp_path: Path) -> None:
     proposed = {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"}
-    said = build_settings({"preset": "auto", "p1": 99.5}, toml(tmp_path, "seed = 3\n"))
-    found = said.with_proposal(proposed)
+    given = build_settings({"preset": "auto", "p1": 99.5}, toml(tmp_path, "seed = 3\n"))
+    found = given.with_proposal(proposed)
     assert (found.fraction, found.p1, found.percentile_of) == (0.25, 99.5, "magnitude")
     with_c = build_settings({"preset": "auto", "c": 0.13}).with_proposal(proposed)
     assert (with_c.c, with_c.fraction, with_c.p1) == (0.13, None, 85.0)
     assert "explicit" not in found.as_dict()
     with pytest.raises(RequestError, match="unknown key 'explicit'"):
         build_settings({}, toml(tmp_path, 'explicit = ["c"]\n'))
+
+
+# What a setting changes ---------------------------------------------------------------------
+
+
+def test_every_setting_says_what_it_changes() -> None:
+    assert names_affecting("speed") == ("stream", "stream_memory")
+    assert names_affecting("nothing") == ("out", "force", "resume", "save_every")
+    assert names_affecting("figures") == ("figures", "figure_width")
+    assert set(names_affecting("arm")) == {
+        "arm_layers", "redistribution", "c", "p1", "p_min", "p_max", "fraction", "arm_mode",
+        "percentile_of", "passes", "ripple",
+    }  # fmt: skip
+    kinds = ("tokens", "arm", "counts", "source", "figures", "speed", "nothing")
+    assert set(names_affecting(*kinds)) == set(OPTIONS)
+
+
+def test_the_same_result_is_asked_for_whatever_its_folder_and_speed() -> None:
+    known = build_settings({"c": 0.2, "out": "a", "save_every": 1.0}).as_dict()
+    assert build_settings({"c": 0.2, "out": "b", "stream": True}).asks_the_same(known)
+    assert not build_settings({"c": 0.3}).asks_the_same(known)
+    assert not build_settings({"c": 0.2, "dtype": "fp32"}).asks_the_same(known)
