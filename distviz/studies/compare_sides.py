@@ -20,7 +20,7 @@ from distviz.sites import parse_sites
 __all__ = ["CompareSide", "find_sides", "settings_from_toml"]
 
 _PHASES = ("before", "after")
-_COMMAND_SETTINGS = frozenset(("model", "text", "out", "force", "figures", "resume", "save_every"))
+_COMMAND_SETTINGS = frozenset(("model", "text", *names_affecting("figures", "nothing")))
 
 
 @dataclass(frozen=True)
