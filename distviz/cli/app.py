@@ -186,26 +186,27 @@ def _output_written(given: SimpleNamespace, result: Result, folder: Path) -> Non
 
 
 def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
-    """Carry out a command that measures, or print an estimate of it."""
+    """Execute a command that measures, or print an estimate of it."""
+    from distviz.cli import commands
+
     flags = options.flags_of(command, given)
+    study = getattr(commands, f"{command}_study")(*request, flags, given.config)
     if not given.dry_run:
-        from distviz.cli import execute
+        from distviz.cli.execute import execute
 
-        progress = _progress(given)
-        act = getattr(execute, f"{command}_to_folder")
-        result, folder = act(*request, flags, given.config, progress)
-        _output_written(given, result, folder)
+        _output_written(given, *execute(study, _progress(given)))
         return
-    from distviz.cli import dry_run
+    from distviz.cli.dry_run import dry_run
 
-    plan = getattr(dry_run, f"plan_{command}")(*request, flags, given.config)
+    found = dry_run(study)
     world.current().finish()
     if not world.current().is_first:
         return
-    from distviz.cli.views.dry_run import plan as view
+    from distviz.cli.views.dry_run import summary
 
-    _warn(plan.notes)
-    _output(given, plan.as_dict, [partial(view, plan)], plan.out)
+    plain = found.as_dict()
+    _warn(plain["warnings"])
+    _output(given, lambda: plain, [partial(summary, found)], found.out)
 
 
 # Commands -----------------------------------------------------------------------------------
@@ -232,11 +233,10 @@ def filler(given: SimpleNamespace) -> None:
 @_command
 def sweep(given: SimpleNamespace) -> None:
     """Measure a grid of ARM settings and recommend one."""
-    from distviz.cli.checks import GRID, SweepRequest
+    from distviz.cli.commands import GRID
 
     lists = {name: getattr(given, name) for name in GRID}
-    request = SweepRequest(lists, given.seeds, given.budget_kl, given.by_layer)
-    _measure("sweep", given, given.model, request)
+    _measure("sweep", given, given.model, lists, given.seeds, given.budget_kl, given.by_layer)
 
 
 @_command
@@ -244,7 +244,7 @@ def generate(given: SimpleNamespace) -> None:
     """Continue a prompt with ARM off and on."""
     from distviz.cli import execute
 
-    found = execute.continuations(
+    found = execute.execute_generate(
         given.model,
         given.prompt,
         options.flags_of("generate", given),
@@ -306,7 +306,7 @@ def whatif(given: SimpleNamespace) -> None:
 
     asked = ("sparsity", "thresholds", "formats", "ranges", "phases", "layers", "sites")
     figures = options.flags_of("whatif", given)["figures"]
-    answers, folder = execute.whatif_to_folder(
+    answers, folder = execute.execute_whatif(
         given.run,
         {name: getattr(given, name) for name in (*asked, "percentile")},
         ["png"] if figures is None else figures,

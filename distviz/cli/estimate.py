@@ -1,229 +1,450 @@
-"""What a measurement would read, do and take, told before anything of it is done.
+"""What a measurement reads, does and needs, from shapes alone: no weights are loaded.
 
-No weights are read and nothing of the model is computed: one batch is walked through its shapes,
-and the machine is timed for about a second on products of such shapes.
+The largest batch goes through the model on fake tensors: torch's own formulas count operations, the
+tensors alive at once are the memory. Disk follows from the number of tables and figures.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import weakref
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from distviz.cli.calibration import Speeds, Start, measure_speeds
-from distviz.cli.opening import Opening
-from distviz.cli.walk import Task, Walk
-from distviz.data import Batch
-from distviz.measure import current, partition_batches
-from distviz.models import resident_bytes
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from distviz.cli.dry_run import Estimate
+from distviz.data import Batch, Corpus, make_batches, read_documents
+from distviz.hooks import attach_hook
+from distviz.measure import choose_points, corpus_of, current, needed_points
+from distviz.models import (
+    CheckpointInfo,
+    LoadedModel,
+    LoadOptions,
+    LoadPlan,
+    StopForward,
+    bytes_in_memory,
+    describe,
+    inspect_checkpoint,
+    layers_up_to,
+    locate,
+    model_details,
+    parse_device,
+    parse_device_map,
+    parse_dtype,
+    resident_bytes,
+)
+from distviz.models.architectures import find_mlps
 from distviz.settings import RunSettings
-from distviz.sites import join_layers
+from distviz.sites import HookPoint, join_layers
+from distviz.stats import float_grid
 
-__all__ = ["Measurement", "estimate"]
+__all__ = ["EmptyModel", "Part", "estimate", "estimate_run", "open_empty"]
 
-_READ_RATE, _UNPACK_RATE = 1.5e9, 1e7
-"""Bytes of safetensors, parameters of a GGUF, that come into memory in a second."""
-_FIRST_SECONDS, _TABLE_SECONDS, _FIGURE_SECONDS = 2.0, 2e-4, 0.25
-"""Of what is done once in a process, a table that a batch fills, a figure; on an idle machine."""
-_SPREAD, _ROUGH_SPREAD = (0.6, 1.7), (0.3, 3.0)
+_TABLE_BYTES = 8 * float_grid.CELLS
+_CLASSES = 4
+_LOGIT_VALUES, _LOGIT_COPIES = 1 << 23, 7
+"""Of a slice of logits; float32 copies of it in each pass until its loss is known."""
+_BUFFER_BYTES = 60_000_000
+"""Of the libraries of matrix products."""
+_SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK = 8_500, 19_000, 65, 140
+"""Bytes on disk: a sketch, statistics of a key, a row of documents.parquet and of plans.csv."""
+_CHANNEL_DISK = (24, 39)
+"""A row of channels.parquet: from values of 16 bits, from wider ones."""
+_FIGURE_DISK = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
+
+
+# A model without weights --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What measuring one model would read, do and take.
+class EmptyModel:
+    """A model as `open_model` would return it, but on the meta device.
+
+    ``info`` is what is known of the checkpoint; None where layers are built.
+    """
+
+    opened: LoadedModel
+    info: CheckpointInfo | None
+
+    @property
+    def plan(self) -> LoadPlan | None:
+        """Which layers stay on disk; None where the whole model is loaded."""
+        return None if self.info is None else self.info.disk
+
+    def files(self) -> dict[str, int]:
+        """Return the bytes that are read of each file."""
+        if self.info is None:
+            return {}
+        checkpoint, plan = self.info.checkpoint, self.plan
+        if plan is None or not plan.wanted:
+            return {path.name: path.stat().st_size for path in checkpoint.files}
+        unread = set(plan.layers).difference(layers_up_to(plan.layers, plan.wanted))
+        found: Counter[str] = Counter()
+        for name, tensor in checkpoint.tensors.items():
+            if not any(f".{path}." in f".{name}" for path in unread):
+                found[tensor.file.name] += tensor.bytes
+        return dict(found)
+
+    def weight_bytes(self) -> int:
+        """Return the memory of all weights that are loaded at once."""
+        model, plan = self.opened.model, self.plan
+        if plan is None:
+            return bytes_in_memory(model, (), ())
+        if not plan.streams:
+            return bytes_in_memory(model, plan.layers, plan.wanted)
+        layers = [model.get_submodule(path).parameters() for path in plan.layers]
+        sizes = [sum(value.nbytes for value in layer) for layer in layers]
+        return bytes_in_memory(model, plan.layers, ()) - sum(sizes) + 2 * max(sizes, default=0)
+
+
+def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyModel:
+    """Make every check of opening a model that needs no weights; raises RequestError."""
+    options = LoadOptions(
+        parse_dtype(settings.dtype),
+        parse_device(settings.device),
+        parse_device_map(settings.device_map),
+        settings.attn_implementation,
+        settings.trust_remote_code,
+    )
+    dtype, info = options.dtype or torch.float32, None
+    if settings.layer is not None:
+        trusts = settings.trust_remote_code
+        model, details = describe(None, trust_remote_code=trusts, layer=settings.layer)
+        name = str(details["source"]).removeprefix("built: ")
+        opened = LoadedModel(model, None, name, details, find_mlps(model), has_head=False)
+    else:
+        checkpoint = locate(
+            settings.model, revision=settings.revision, allow_pickle=settings.allow_pickle
+        )
+        info = inspect_checkpoint(
+            checkpoint,
+            options,
+            choose=partial(needed_points, settings) if is_for_measure else None,
+            stream=settings.stream if is_for_measure else False,
+        )
+        model, mlps = info.empty, info.mlps
+        details = model_details(model, info.config, mlps, checkpoint, info.notes)
+        opened = LoadedModel(
+            model, info.tokenizer, checkpoint.name, details, mlps, has_head=info.has_head
+        )
+        if options.dtype is None and checkpoint.gguf is None:
+            dtype = getattr(torch, details["dtype"])
+    opened.model = model.to(dtype)
+    opened.details |= {"dtype": str(dtype).removeprefix("torch."), "device": str(options.device)}
+    return EmptyModel(opened, info)
+
+
+# One forward pass ---------------------------------------------------------------------------
+
+
+@dataclass
+class ForwardCost:
+    """One forward pass of one batch, without the language head.
 
     Attributes
     ----------
-    model
-        Its details, as ``run.json`` has them, and its name.
-    files
-        Bytes read of each file.
-    places
-        ``layers``, ``sites``, ``points``, ``arm_layers``.
-    text
-        ``documents``, ``windows``, ``tokens``, ``batches``, ``positions`` (padding included).
-    passes
-        Through the model, all texts together.
-    processes
-        How many share the batches; the seconds are those of the one that takes longest, the memory
-        is that of each.
-    seconds
-        By part: ``start, load, forward, counting, redistribution, effect, figures``.
-    memory_bytes
-        By part: ``weights, activations, buffers, counting, sketches, logits``, where layers are
-        streamed ``waiting``, too; beside what the libraries take.
-    library_bytes
-        What this process takes now, with everything imported and no model.
-    disk_bytes
-        Of the folder written.
     operations
-        Floating-point operations of all passes.
-    spread
-        By what the seconds may be multiplied.
-    notes
-        What has to be said.
+        Floating-point operations.
+    peak
+        Largest number of bytes of activations alive at once.
+    values
+        Number of values at each point.
+    is_rough
+        Whether it is estimated from the parameters alone.
     """
 
-    model: dict[str, Any]
-    files: dict[str, int]
-    places: dict[str, Any]
-    text: dict[str, Any]
-    passes: float
-    processes: int
-    seconds: dict[str, float]
-    memory_bytes: dict[str, int]
-    library_bytes: int
-    disk_bytes: int
-    operations: float
-    spread: tuple[float, float]
-    notes: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for ``--json``."""
-        low, high = (sum(self.seconds.values()) * factor for factor in self.spread)
-        return {
-            "model": self.model,
-            "files": [{"name": name, "bytes": size} for name, size in self.files.items()],
-            "bytes_read": sum(self.files.values()),
-            **self.places,
-            "text": self.text,
-            "passes": self.passes,
-            "processes": self.processes,
-            "operations": self.operations,
-            "seconds": {"low": low, "high": high, "parts": self.seconds},
-            "memory_bytes": self.memory_bytes | {"total": sum(self.memory_bytes.values())},
-            "library_bytes": self.library_bytes,
-            "disk_bytes": self.disk_bytes,
-            "notes": self.notes,
-        }
+    operations: float = 0.0
+    peak: int = 0
+    values: Counter[HookPoint] = field(default_factory=Counter)
+    is_rough: bool = False
 
 
-def estimate(opening: Opening, settings: RunSettings, tasks: Sequence[Task]) -> Measurement:
-    """Estimate one measurement.
+def trace(
+    model: nn.Module,
+    points: Sequence[HookPoint],
+    rows: int,
+    tokens: int,
+    until: Collection[str] = (),
+) -> ForwardCost:
+    """Send a batch of ``rows`` by ``tokens`` through a model on the meta device.
+
+    Parameters
+    ----------
+    points
+        Where values are counted.
+    until
+        Paths of layers: the pass ends when all of them have run. Empty: no layer is left out.
+    """
+    cost, left = ForwardCost(), set(until)
+    base: Any = getattr(model, "base_model", model)
+
+    def see(point: HookPoint, value: Any) -> None:
+        tensor = value[0] if isinstance(value, tuple | list) else value
+        width = tensor.shape[-1] if point.part is None else point.part[1] - point.part[0]
+        cost.values[point] += tensor.numel() // max(tensor.shape[-1], 1) * width
+
+    def leave(path: str, *_: Any) -> None:
+        left.discard(path)
+        if not left:
+            raise StopForward
+
+    with ExitStack() as stack:
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)  # torch logs what it cannot trace
+        attach_hook(model, points, see, stack)
+        for path in until:
+            hook = model.get_submodule(path).register_forward_hook(partial(leave, path))
+            stack.callback(hook.remove)
+        stack.enter_context(torch.no_grad())
+        # Fake tensors rather than plain ones: transformers never asks for their values.
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(_Attention(cost))
+        stack.enter_context(_Operations(cost))
+        ids = torch.zeros((rows, tokens), dtype=torch.long, device="meta")
+        options = {"use_cache": False} if hasattr(base.config, "use_cache") else {}
+        try:
+            with suppress(StopForward):
+                base(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+        except Exception:  # whatever an architecture cannot do without values  # noqa: BLE001
+            return _rough_cost(base, points, rows * tokens)
+    return cost
+
+
+def _rough_cost(base: Any, points: Sequence[HookPoint], positions: int) -> ForwardCost:
+    """Estimate from the parameters: each matrix meets every token, an expert its share of them."""
+    text = base.config.get_text_config()
+    experts = max(getattr(text, name, 0) or 0 for name in ("num_experts", "num_local_experts"))
+    share = (getattr(text, "num_experts_per_tok", None) or 1) / experts if experts else 1.0
+    embeddings = {id(one.weight) for one in base.modules() if isinstance(one, nn.Embedding)}
+    met = sum(
+        value.numel() * (share if value.dim() > 2 else 1.0)
+        for value in base.parameters()
+        if value.dim() > 1 and id(value) not in embeddings
+    )
+    width = int(getattr(text, "hidden_size", 0) or 1024)
+    values = Counter(dict.fromkeys(points, positions * width * 3))
+    return ForwardCost(2.0 * positions * met, 64 * positions * width, values, is_rough=True)
+
+
+class _Attention(TorchFunctionMode):
+    """Counts attention as fused kernels do it, which hold no matrix of scores."""
+
+    def __init__(self, cost: ForwardCost) -> None:
+        super().__init__()
+        self.cost = cost
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is not functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        query, key, value = given["query"], given["key"], given["value"]
+        self.cost.operations += sdpa_flop_count(  # type: ignore[no-untyped-call]
+            query.shape, key.shape, value.shape
+        )
+        return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations, and the bytes of tensors alive at once."""
+
+    def __init__(self, cost: ForwardCost) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.cost = cost
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        packet, given = func.overloadpacket, kwargs or {}
+        if packet is torch.ops.aten._grouped_mm:  # noqa: SLF001
+            # torch has no formula for it, and refuses fake tensors of float32.
+            left, right = args[:2]
+            out = left.new_empty((left.shape[0], right.shape[-1]))
+            self.cost.operations += 2.0 * left.numel() * right.shape[-1]
+        else:
+            out = func(*args, **given)
+        if packet in flop_registry:
+            self.cost.operations += flop_registry[packet](*args, **given, out_val=out)
+        for value in () if func.is_view else tree_leaves(out):
+            if isinstance(value, torch.Tensor):
+                self._hold(value.untyped_storage())
+        return out
+
+    def _hold(self, storage: Any) -> None:
+        if id(storage) not in self._alive:
+            self._alive[id(storage)] = storage.nbytes()
+            self.cost.peak = max(self.cost.peak, sum(self._alive.values()))
+            weakref.finalize(storage, self._alive.pop, id(storage), None)
+
+
+# A measurement ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A text, how often it goes through the model, and whether phase ``after`` is counted."""
+
+    corpus: Corpus
+    passes: float = 1
+    is_paired: bool = False
+
+
+def estimate_run(settings: RunSettings, texts: Sequence[Any] | None = None) -> Estimate:
+    """Estimate ``distviz run``; ``texts`` replace those of the settings."""
+    sources = [Path(name) for name in settings.text] if texts is None else texts
+    documents = read_documents(sources) if settings.layer is None else []
+    empty = open_empty(settings)
+    opened = empty.opened
+    corpus = corpus_of(documents, opened, settings)
+    is_paired = settings.ripple and bool(choose_points(settings, opened.model, opened.mlps)[1])
+    return estimate(empty, settings, [Part(corpus, 1 + is_paired, is_paired)])
+
+
+def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) -> Estimate:
+    """Estimate the measurement of some texts on one model.
 
     Raises
     ------
     RequestError
         If layers or sites do not exist in this model.
     """
-    start, libraries = Start.now(), resident_bytes()
-    walk = Walk.of(opening, settings, tasks)
-    notes = list(opening.opened.details.get("warnings", []))
-    if walk.cost.is_rough:
-        notes.append("the path through this model depends on values; the estimate is rough")
-    return Measurement(
-        model={"name": opening.opened.name, **opening.opened.details},
-        files=opening.files(),
-        places=_places(walk),
-        text=walk.text(),
-        passes=sum(task.passes for task in tasks),
+    libraries, opened = resident_bytes(), empty.opened
+    watched, moved = choose_points(settings, opened.model, opened.mlps)
+    batches = [make_batches(part.corpus, settings.batch_size) for part in parts]
+    rows, tokens = max((batch.valid.shape for each in batches for batch in each), key=math.prod)
+    plan = empty.plan
+    wanted = plan.wanted if plan is not None else frozenset()
+    cost = trace(opened.model, list(dict.fromkeys([*watched, *moved])), rows, tokens, wanted)
+    sizes = _Sizes(empty, settings, parts, batches, watched, moved, cost, rows, tokens)
+    notes = list(opened.details.get("warnings", []))
+    if cost.is_rough:
+        notes.append("the forward pass depends on values; the estimate is rough")
+    files = empty.files()
+    return Estimate(
+        model={"name": opened.name, **opened.details},
+        files=[{"name": name, "bytes": size} for name, size in files.items()],
+        bytes_read=sum(files.values()),
+        layers=join_layers(point.layer for point in watched),
+        sites=list(dict.fromkeys(point.site for point in watched)),
+        points=len(watched),
+        arm_layers=sorted({point.layer for point in moved}),
+        ripple=settings.ripple,
+        streamed=plan is not None and plan.streams,
+        reads_all=not wanted,
+        text=sizes.text(),
+        passes=sum(part.passes for part in parts),
         processes=current().size,
-        seconds=_Clock.of(walk, start).seconds(),
-        memory_bytes=walk.memory(),
+        operations=cost.operations * sizes.positions(lambda part: part.passes) / (rows * tokens),
+        memory_bytes=sizes.memory(),
         library_bytes=libraries,
-        disk_bytes=walk.disk(),
-        operations=_operations(walk),
-        spread=_ROUGH_SPREAD if walk.cost.is_rough else _SPREAD,
+        disk_bytes=sizes.disk(),
         notes=notes,
     )
 
 
-def _places(walk: Walk) -> dict[str, Any]:
-    return {
-        "layers": join_layers(point.layer for point in walk.watched),
-        "sites": list(dict.fromkeys(point.site for point in walk.watched)),
-        "points": len(walk.watched),
-        "arm_layers": sorted({point.layer for point in walk.moved}),
-        "ripple": walk.settings.ripple,
-        "streamed": walk.opening.streams,
-        "reads_all": not walk.opening.until,
-    }
-
-
-def _operations(walk: Walk) -> float:
-    """Floating-point operations of every pass, heads left out."""
-    of_position = walk.cost.operations / walk.positions
-    return sum(
-        task.passes * of_position * sum(batch.valid.size for batch in batches)
-        for task, batches in zip(walk.tasks, walk.batches, strict=True)
-    )
-
-
 @dataclass(frozen=True)
-class _Clock:
-    """Turns a walk and the speeds of the machine into seconds."""
+class _Sizes:
+    """Counts and bytes of a measurement; ``rows`` and ``tokens`` are those of the largest batch."""
 
-    walk: Walk
-    speeds: Speeds
-    start: Start
+    empty: EmptyModel
+    settings: RunSettings
+    parts: Sequence[Part]
+    batches: list[list[Batch]]
+    watched: list[HookPoint]
+    moved: list[HookPoint]
+    cost: ForwardCost
+    rows: int
+    tokens: int
 
-    @classmethod
-    def of(cls, walk: Walk, start: Start) -> _Clock:
-        products = dict(walk.cost.products) | ({walk.head: 1} if walk.head else {})
-        opening = walk.opening
-        shapes = (products, walk.cost.attention, walk.width)
-        speeds = measure_speeds(*shapes, opening.dtype, opening.options.device)
-        return cls(walk, speeds, start)
+    def positions(self, weight: Callable[[Part], float]) -> float:
+        """Return the number of tokens, padding included, each part with its weight."""
+        sizes = [sum(batch.valid.size for batch in each) for each in self.batches]
+        return sum(weight(part) * size for part, size in zip(self.parts, sizes, strict=True))
 
-    def seconds(self) -> dict[str, float]:
-        busy = self.start.busy
-        parts = {"start": self.start.seconds + busy * _FIRST_SECONDS, "load": self._load()}
-        parts |= dict.fromkeys(("forward", "counting", "redistribution", "effect"), 0.0)
-        for task, batches in zip(self.walk.tasks, self.walk.batches, strict=True):
-            for part, seconds in self._longest_share(task, batches).items():
-                parts[part] += seconds
-        return parts | {"figures": busy * self.walk.figures() * _FIGURE_SECONDS}
-
-    def _longest_share(self, task: Task, batches: Sequence[Batch]) -> Counter[str]:
-        """Seconds by part of the process that measures longest."""
-        sizes = {number: batch.valid.size for number, batch in enumerate(batches)}
-        found = []
-        for share in partition_batches(sizes, current().size):
-            parts: Counter[str] = Counter()
-            for number in share:
-                parts.update(self._batch(task, batches[number]))
-            found.append(parts)
-        return max(found, key=lambda parts: parts.total())
-
-    def _batch(self, task: Task, batch: Batch) -> dict[str, float]:
-        walk, speeds = self.walk, self.speeds
-        share = float(batch.valid.sum()) / walk.positions
-        changed = task.passes - 1 if walk.settings.ripple else 1.0
-        counted = walk.values(walk.watched) * (2 if task.paired else 1)
+    def text(self) -> dict[str, Any]:
+        """Return counts of all texts together; documents of the longest."""
+        corpora = [part.corpus for part in self.parts]
         return {
-            "forward": task.passes * self._pass(*batch.valid.shape),
-            "counting": share * counted * speeds.count
-            + self.start.busy * walk.slots(task, len(batch.valid)) * _TABLE_SECONDS,
-            "redistribution": max(0.0, changed) * share * walk.values(walk.moved) * speeds.arm,
-            "effect": max(1.0, task.passes) * self._head(int(batch.counted.sum())),
+            "documents": max(len({w.document for w in corpus.windows}) for corpus in corpora),
+            "windows": sum(len(corpus.windows) for corpus in corpora),
+            "tokens": sum(corpus.tokens for corpus in corpora),
+            "batches": sum(map(len, self.batches)),
+            "positions": self.positions(lambda _: 1),
+            "truncated": any(corpus.truncated for corpus in corpora),
         }
 
-    def _pass(self, rows: int, tokens: int) -> float:
-        """Seconds of a batch, maybe of another shape than the one that was walked through."""
-        cost, speeds = self.walk.cost, self.speeds
-        linear = rows * tokens / self.walk.positions
-        products = sum(
-            2.0 * math.prod(shape) * times / speeds.product(*shape[1:])
-            for shape, times in cost.products.items()
-        )
-        attention = sum(4.0 * math.prod(s) * times for s, times in cost.attention.items())
-        return (
-            linear * (products + cost.moved / speeds.moving)
-            + linear * tokens / cost.tokens * attention / speeds.attention
-            + cost.calls * speeds.call
-        )
+    def _tables(self, part: Part) -> int:
+        """Return the number of sketches, with separate ones for token classes."""
+        arm_layers = {point.layer for point in self.moved}
+        first, total = min(arm_layers, default=-1), 0
+        for point in self.watched:
+            phases = 1 + part.is_paired
+            if point in self.moved:
+                phases = 4 + (part.is_paired and point.layer > first)
+            by_class = self.settings.classes == "all" or point.layer in arm_layers
+            total += phases * (_CLASSES if by_class else 1)
+        return total
 
-    def _head(self, positions: int) -> float:
-        if self.walk.head is None:
-            return 0.0
-        _, width, words = self.walk.head
-        product = 2.0 * positions * width * words / self.speeds.product(width, words)
-        return product + 4.0 * positions * words * 8 / self.speeds.moving
+    def memory(self) -> dict[str, int]:
+        """Return bytes held at once, by what holds them."""
+        model: Any = self.empty.opened.model
+        itemsize = getattr(torch, self.empty.opened.details["dtype"]).itemsize
+        head = model.get_output_embeddings() if self.empty.opened.has_head else None
+        shape = (0, 0) if head is None or not self.settings.ripple else head.weight.shape
+        words, width = shape
+        positions = self.rows * self.tokens
+        kept = 2 * positions * width  # what enters the head, in both passes
+        if self.moved:
+            kept += 2 * max(self.cost.values.values(), default=0)
+        batches = [batch for each in self.batches for batch in each]
+        # A document in several batches has tables of its own until its last one.
+        is_split = any(len(b.whole) < len(set(b.documents.tolist())) for b in batches)
+        by_class = _CLASSES if self.moved or self.settings.classes == "all" else 1
+        passes = 2 if any(part.passes > 1 for part in self.parts) else 1
+        logits = words and min(max(1, _LOGIT_VALUES // words), positions) * words
+        found = {
+            "weights": self.empty.weight_bytes(),
+            "activations": self.cost.peak + kept * itemsize,
+            "buffers": _BUFFER_BYTES,
+            "counting": self.rows * by_class * _TABLE_BYTES,
+            "sketches": max(map(self._tables, self.parts)) * _TABLE_BYTES * (1 + is_split),
+            "logits": passes * _LOGIT_COPIES * 4 * logits,
+        }
+        if self.empty.plan is not None and self.empty.plan.streams:
+            hidden = model.config.get_text_config().hidden_size * itemsize
+            found["hidden_states"] = hidden * self.positions(lambda part: 1 + part.is_paired)
+        return found | {"total": sum(found.values())}
 
-    def _load(self) -> float:
-        opening = self.walk.opening
-        if opening.found is not None and opening.found.checkpoint.gguf is not None:
-            return self.start.busy * float(opening.opened.details["parameters"]) / _UNPACK_RATE
-        return sum(opening.files().values()) / _READ_RATE
+    def disk(self) -> int:
+        """Return bytes written: sketches, documents, channels, statistics, texts, figures."""
+        is_wide = self.empty.opened.details["dtype"] == "float32"
+        channels = sum(self.cost.values[point] for point in self.watched) // (
+            self.rows * self.tokens
+        )
+        # One figure per point, two per site over all layers.
+        figures = len(self.watched) + 2 * len({point.site for point in self.watched})
+        total = figures * sum(_FIGURE_DISK[kind] for kind in self.settings.figures)
+        for part in self.parts:
+            phases = 1 + part.is_paired
+            keys = len(self.watched) * phases + 2 * len(self.moved)
+            documents = len({window.document for window in part.corpus.windows})
+            text = sum(len(str(document)) for document in part.corpus.documents)
+            total += self._tables(part) * _SKETCH_DISK + documents * keys * _DOCUMENT_DISK
+            total += channels * phases * _CHANNEL_DISK[is_wide] + keys * _KEY_DISK + 10_000
+            total += text * self.settings.keep_text
+            total += len(part.corpus.windows) * len(self.moved) * _PLAN_DISK
+        return total

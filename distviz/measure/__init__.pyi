@@ -19,7 +19,6 @@ from .measurement import run as run
 from .output_effect import Baseline as Baseline
 from .output_effect import Effect as Effect
 from .output_effect import HeadInput as HeadInput
-from .partial import partition_batches as partition_batches
 from .resume import CheckpointFolder as CheckpointFolder
 from .world import agree as agree
 from .world import current as current

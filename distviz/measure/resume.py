@@ -156,7 +156,7 @@ class CheckpointFolder:
             told.note(note)
         done = {number for entry in chosen for number in entry["batches"]}
         if not (chosen or self.is_part) and self.world.rank == 0:
-            told.note(f"nothing to resume in {self.folder}, starting afresh")
+            told.note(f"no checkpoint in {self.folder}; starting from the beginning")
         taken = [mine[e["name"]]["content"] for e in chosen if _taker(e, seen) == self.world.rank]
         return taken, done
 

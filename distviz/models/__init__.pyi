@@ -6,6 +6,7 @@ from .lazy_layers import bytes_in_memory as bytes_in_memory
 from .lazy_layers import layer_of as layer_of
 from .lazy_layers import layers_up_to as layers_up_to
 from .load_plan import CheckpointInfo as CheckpointInfo
+from .load_plan import LoadPlan as LoadPlan
 from .load_plan import inspect_checkpoint as inspect_checkpoint
 from .loading import LoadOptions as LoadOptions
 from .loading import parse_device as parse_device

@@ -147,7 +147,7 @@ def test_settings_are_proposed_from_the_prompt_alone(
         (["--prompt", "a", "--temperature", "0"], "--temperature is 0.0, it must be above 0"),
         (["--prompt", "a", "--top-p", "2"], "--top-p is 2.0"),
         (["--prompt", "a", "--on", "never"], "--on is 'never'"),
-        (["--prompt", "a", "--arm-layers", "none"], "leaves nothing to set side by side"),
+        (["--prompt", "a", "--arm-layers", "none"], "leaves nothing to compare"),
         (["--prompt", "a", "--arm-layers", "44"], "layer 44 does not exist"),
         (["--prompt", "a", "--preset", "nobody"], "unknown preset 'nobody'"),
         ([], "missing option"),

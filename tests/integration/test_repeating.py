@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from distviz.cli import app as cli
-from distviz.cli.checks import GRID
+from distviz.cli.commands import GRID
 from distviz.reports.html import page_of
 from distviz.reports.page import Command
 from distviz.settings import OPTIONS

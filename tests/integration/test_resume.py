@@ -127,18 +127,18 @@ def test_interrupted_from_the_keyboard(tmp_path: Path, call: Callable[..., Done]
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=600)
     assert process.returncode == 130
-    said, hint = error.splitlines()[-2:]
-    kept = rf"distviz: interrupted, \d+% of the work is kept in {tmp_path / 'out.partial'}"
-    assert re.fullmatch(kept, said), said
+    message, hint = error.splitlines()[-2:]
+    saved = rf"distviz: interrupted; \d+ % is saved in {tmp_path / 'out.partial'}"
+    assert re.fullmatch(saved, message), message
     given = " ".join(["run", *SMALL, "--save-every", "0", "--out", str(out)])
-    assert hint == f"  go on with: distviz {given} --resume"
+    assert hint == f"  resume with: distviz {given} --resume"
     assert not out.exists()
 
     refused = call("run", *SMALL, "--out", out)
     assert refused.code == 2
     assert refused.complaint() == [
-        f"distviz: {tmp_path / 'out.partial'} holds a part of this measurement",
-        "  add --resume to go on, --force to start afresh, or give another --out",
+        f"distviz: {tmp_path / 'out.partial'} holds a checkpoint of an interrupted run",
+        "  add --resume to continue, --force to start from the beginning, or give another --out",
     ]
     other = call("run", *SMALL, "--out", out, "--resume", "--c", "0.2")
     assert other.code == 2

@@ -193,7 +193,7 @@ def test_a_part_that_is_kept_is_not_dropped_unasked(
         refused = call(*args, *dry)
         assert refused.code == 2
         assert refused.complaint()[0] == (
-            f"distviz: {tmp_path / 'out.partial'} holds a part of this measurement"
+            f"distviz: {tmp_path / 'out.partial'} holds a checkpoint of an interrupted run"
         )
     other = call(*args, "--resume", "--max-length", "128")
     assert other.code == 2

@@ -108,7 +108,8 @@ def test_layers_below_the_change_are_not_computed_again(
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    from distviz.cli import execute as measuring
+    from distviz.cli.commands import GRID, sweep_study
+    from distviz.cli.execute import execute
     from distviz.measure import measurement as collect
     from distviz.progress import Progress
 
@@ -127,9 +128,9 @@ def test_layers_below_the_change_are_not_computed_again(
     )
     monkeypatch.setattr(LlamaMLP, "forward", counting)
     flags = {"text": [str(text)], "max_length": 32, "batch_size": 64, "out": str(tmp_path / "out")}
-    lists = dict.fromkeys(measuring.GRID) | {"arm_layers": ["3"], "c": "0.1,0.2,0.3,0.4,0.5"}
-    asked = measuring.SweepRequest(lists)
-    measuring.sweep_to_folder(str(model), asked, flags | {"figures": []}, None, Progress())
+    lists = dict.fromkeys(GRID) | {"arm_layers": ["3"], "c": "0.1,0.2,0.3,0.4,0.5"}
+    study = sweep_study(str(model), lists, 1, 0.05, False, flags | {"figures": []}, None)
+    execute(study, Progress())
     layers = opened[0].model.model.layers
     # One plain pass; behind layer 2 then, once to see that it is the same, and five settings.
     assert [calls[id(layer.mlp)] for layer in layers] == [1, 1, 1, 7]

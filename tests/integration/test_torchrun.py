@@ -204,11 +204,11 @@ def test_a_comparison_of_two_processes_is_resumed(
     _finished([*args, "--out", whole], 1)
     again = [*args, "--out", out, "--save-every", "0"]
     messages, _ = _killed(again, tmp_path / "out.partial" / "b", 1)
-    assert "is kept in" in messages[0]
+    assert "is saved in" in messages[0]
     # The side that was finished is there, whole.
     assert len(list((tmp_path / "out.partial" / "a").glob("*.state"))) == 2
     errors = _finished([*again, "--resume"], size)
-    assert "starting afresh" not in errors[0]
+    assert "starting from the beginning" not in errors[0]
     for side in "ab":
         for name in EXACT:
             if (whole / side / name).exists():
@@ -246,7 +246,7 @@ def test_two_processes_resume_a_run_of_one(tmp_path: Path, alone: Path) -> None:
         wait_for_a_state(one, tmp_path / "out.partial")
     done = _torchrun(2, *args, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "starting afresh" not in done.stderr
+    assert "starting from the beginning" not in done.stderr
     _assert_same(out, alone)
 
 
@@ -290,7 +290,7 @@ def test_a_mixture_of_experts_is_resumed(
     args = ["run", experts, *SMALL, "--out", out, "--save-every", "0"]
     _killed(args, tmp_path / "out.partial", 0)
     errors = _finished([*args, "--resume"], size)
-    assert "starting afresh" not in errors[0]
+    assert "starting from the beginning" not in errors[0]
     _assert_same_experts(out, experts_alone)
 
 
@@ -341,7 +341,7 @@ def test_a_streamed_run_of_two_processes_is_resumed(
     _killed(args, tmp_path / "out.partial", 1)
     assert list((tmp_path / "out.partial").glob("*.outputs"))
     errors = _finished([*args, "--resume"], size)
-    assert "starting afresh" not in errors[0]
+    assert "starting from the beginning" not in errors[0]
     _assert_same(out, streamed_alone)
 
 

@@ -74,6 +74,6 @@ def killed_and_resumed(
         output, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     assert output.strip() == str(out)
-    assert "nothing to resume" not in error
+    assert "starting from the beginning" not in error
     assert not partial.exists()
     return list(seen)

@@ -1,42 +1,33 @@
-"""A plan on the terminal: what would be read, done and taken, a line each."""
+"""The estimate of a dry run on the terminal, one line per fact."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.text import Text
 
-from distviz.cli.dry_run import Estimate
+from distviz.cli.dry_run import DryRun, Estimate
 from distviz.cli.views.console import paragraph
 from distviz.sites import join_layers
 
-if TYPE_CHECKING:
-    from distviz.cli.estimate import Measurement
-
-__all__ = ["count", "duration", "plan", "size"]
+__all__ = ["count", "size", "summary"]
 
 _INDENT = 10
-_PARTS = {"start": "start", "load": "load", "forward": "passes", "counting": "counting"} | {
-    "redistribution": "ARM",
-    "effect": "effect on the output",
-    "figures": "figures",
-}
 
 
-def plan(found: Estimate, console: Console | None = None) -> Group:
-    """Return a plan as lines no wider than the console."""
-    head = f"distviz {found.command}: a dry run, no weights were read and nothing was measured"
+def summary(found: DryRun, console: Console | None = None) -> Group:
+    """Return the estimate as lines no wider than the console."""
+    head = f"distviz {found.command}: dry run, no weights loaded, nothing measured"
     parts: list[Any] = [paragraph(head, console, style="bold")]
-    for title, one in found.measurements.items():
-        name = f"{title}: {one.model['name']}" if title else str(one.model["name"])
-        parts.append(Text())
-        parts += [paragraph(f"{name} · {_described(one)}", console, style="bold")]
+    for side, one in found.measurements.items():
+        name = f"{side}: {one.model['name']}" if side else str(one.model["name"])
+        parts += [Text(), paragraph(f"{name} · {_model(one.model)}", console, style="bold")]
         parts += [_line(word, text, console) for word, text in _measurement(one)]
     parts.append(Text())
     parts += [_line("ready", f"{name} is measured already", console) for name in found.ready]
-    parts += [_line(word, text, console) for word, text in _totals(found)]
+    parts += [_line(word, text, console) for word, text in _totals(found.as_dict())]
     return Group(*parts)
 
 
@@ -46,8 +37,7 @@ def _line(word: str, text: str, console: Console | None) -> Text:
     return line
 
 
-def _described(one: Measurement) -> str:
-    model = one.model
+def _model(model: dict[str, Any]) -> str:
     parameters = count(float(model["parameters"]))
     stored = f", {model['quantization']}" if model.get("quantization") else ""
     return (
@@ -56,54 +46,39 @@ def _described(one: Measurement) -> str:
     )
 
 
-def _measurement(one: Measurement) -> Iterator[tuple[str, str]]:
+def _measurement(one: Estimate) -> Iterator[tuple[str, str]]:
     yield "reads", _files(one)
-    places = one.places
-    yield "observes", f"{', '.join(places['sites'])} in layers {places['layers']}"
-    if places["arm_layers"]:
-        how = "" if places["ripple"] else ", computed beside the untouched pass"
-        several = "s" * (len(places["arm_layers"]) > 1)
-        yield "ARM", f"in layer{several} {join_layers(places['arm_layers'])}{how}"
+    yield "observes", f"{', '.join(one.sites)} in layers {one.layers}"
+    if one.arm_layers:
+        how = "" if one.ripple else ", computed beside the unchanged pass"
+        several = "s" * (len(one.arm_layers) > 1)
+        yield "ARM", f"in layer{several} {join_layers(one.arm_layers)}{how}"
     text = one.text
     cut = ", cut by --max-tokens" if text["truncated"] else ""
     numbers = ", ".join(f"{text[name]:,} {name}" for name in ("documents", "windows", "tokens"))
     yield "text", f"{numbers} in {text['batches']:,} batches{cut}"
-    how = ", layer by layer" if places["streamed"] else ""
     if one.processes > 1:
-        yield "shared", f"among {one.processes} processes, each on its own run of the batches"
+        yield "processes", f"{one.processes}, each with its own share of the batches"
+    how = ", layer by layer" if one.streamed else ""
     yield "passes", f"{one.passes:,.3g}{how}; {one.operations / 1e12:,.3g} TFLOP"
-    times = (f"{_PARTS[name]} {duration(s)}" for name, s in one.seconds.items() if s >= 0.05)
-    yield "time", ", ".join(times)
-    held = (f"{name} {size(n)}" for name, n in one.memory_bytes.items() if n)
-    yield "memory", ", ".join(held)
+    held = [(name.replace("_", " "), n) for name, n in one.memory_bytes.items() if name != "total"]
+    yield "memory", ", ".join(f"{name} {size(n)}" for name, n in held if n)
 
 
-def _files(one: Measurement) -> str:
+def _files(one: Estimate) -> str:
     if not one.files:
         return "nothing: random weights"
-    first = next(iter(one.files))
-    names = first if len(one.files) == 1 else f"{len(one.files)} files"
-    part = "" if one.places["reads_all"] else ", what the measurement needs"
-    return f"{size(sum(one.files.values()))} of {names}{part}"
+    names = one.files[0]["name"] if len(one.files) == 1 else f"{len(one.files)} files"
+    part = "" if one.reads_all else ", what the measurement needs"
+    return f"{size(one.bytes_read)} of {names}{part}"
 
 
-def _totals(found: Estimate) -> Iterator[tuple[str, str]]:
-    low, high = found.seconds
-    yield "in all", f"about {duration(low)} to {duration(high)} on this machine, as busy as it is"
-    several = f" in each of {found.processes} processes" if found.processes > 1 else ""
-    free = f"{several} ({size(found.free_bytes)} are free)"
-    libraries = size(found.library_bytes)
-    yield "", f"{size(found.memory_bytes)} of memory beside {libraries} of libraries{free}"
-    yield "", f"{size(found.disk_bytes)} in {found.out}"
-
-
-def duration(seconds: float) -> str:
-    """``"0.4 s"``, ``"12 s"``, ``"3 min"``, ``"5.2 h"``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+def _totals(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    several = f" in each of {found['processes']} processes" if found["processes"] > 1 else ""
+    libraries = size(found["library_bytes"])
+    memory = f"{size(found['memory_bytes'])} of memory and {libraries} for libraries{several}"
+    yield "total", f"{memory} ({size(found['free_bytes'])} are free)"
+    yield "", f"{size(found['disk_bytes'])} in {found['folder']}"
 
 
 def size(n_bytes: float) -> str:

@@ -132,7 +132,7 @@ def test_without_resume_nothing_is_read(tmp_path: Path) -> None:
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     content, done, said = _begin(tmp_path / "none")
     assert (content, done) == ([], set())
-    assert said == [f"nothing to resume in {tmp_path / 'none'}, starting afresh"]
+    assert said == [f"no checkpoint in {tmp_path / 'none'}; starting from the beginning"]
 
 
 def test_a_damaged_state_is_said_and_the_others_are_used(tmp_path: Path) -> None:

@@ -1,0 +1,327 @@
+"""The commands that measure, one record each: checked settings, how to measure and estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distviz.arm import every_preset
+from distviz.cli.checks import PROPOSED, is_published, parse_counts, short_name
+from distviz.errors import RequestError
+from distviz.results import COMPARISON, FILLER, RUN, SWEEP, read_manifest
+from distviz.settings import RunSettings, build_settings
+
+if TYPE_CHECKING:
+    from distviz.cli.dry_run import Estimate
+    from distviz.measure import CheckpointFolder
+    from distviz.progress import Progress
+    from distviz.results import Comparison, FillerStudy, Result, Run, Sweep
+
+__all__ = ["GRID", "Study", "compare_study", "filler_study", "run_study", "sweep_study"]
+
+GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
+"""Settings of which a sweep takes lists."""
+_DEFAULT_GRID = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}
+_Presets = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A checked request of a measuring command.
+
+    Attributes
+    ----------
+    command, manifest
+        Its name, and the file that marks a finished result.
+    settings
+        Of the measurement.
+    name
+        Of the folder where ``--out`` is not given; the date follows it.
+    measure
+        Measures, or resumes from saved states, and returns the result.
+    estimate
+        Estimates each measurement by its side; a run that exists already is only named.
+    is_answered
+        Whether the finished result in a folder answers the same request.
+    has_parts
+        Whether several measurements are made, each with checkpoints of its own.
+    """
+
+    command: str
+    manifest: str
+    settings: RunSettings
+    name: str
+    measure: Callable[[Progress, CheckpointFolder], Result]
+    estimate: Callable[[], dict[str, Estimate | str]]
+    is_answered: Callable[[Path], bool]
+    has_parts: bool = False
+
+
+def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> Study:
+    """Check ``distviz run``; ``flags`` are settings as typed, None where not given."""
+    settings = build_settings(flags, config, model)
+
+    def measure(progress: Progress, states: CheckpointFolder) -> Run:
+        from distviz import measure
+
+        return measure.run(settings=settings, progress=progress, states=states)
+
+    def estimate() -> dict[str, Estimate | str]:
+        from distviz.cli.estimate import estimate_run
+
+        return {"": estimate_run(settings)}
+
+    return Study(
+        command="run",
+        manifest=RUN,
+        settings=settings,
+        name=short_name(model or settings.model or "demo"),
+        measure=measure,
+        estimate=estimate,
+        is_answered=partial(_has_settings, settings, RUN),
+    )
+
+
+def compare_study(
+    a: str, b: str, phase_a: str, phase_b: str, flags: dict[str, Any], config: Path | None
+) -> Study:
+    """Check ``distviz compare``."""
+    settings = replace(build_settings(flags, config), layer=None)
+    given = frozenset(name for name, value in flags.items() if value is not None)
+    options: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
+    options |= {"sites": flags.get("sites"), "given": given}
+
+    def measure(progress: Progress, states: CheckpointFolder) -> Comparison:
+        from distviz.studies import compare
+
+        return compare(a, b, **options, progress=progress, states=states)
+
+    def estimate() -> dict[str, Estimate | str]:
+        from distviz.cli.estimate import estimate_run
+        from distviz.studies import find_sides
+
+        sides = find_sides(a, b, (phase_a, phase_b), settings, given)
+        return {
+            title: name if side.run is not None else estimate_run(side.settings, side.texts)
+            for title, name, side in zip("AB", (a, b), sides, strict=True)
+        }
+
+    def is_answered(folder: Path) -> bool:
+        from distviz.studies import finished_comparison
+
+        return finished_comparison(folder, a, b, **options) is not None
+
+    return Study(
+        command="compare",
+        manifest=COMPARISON,
+        settings=settings,
+        name=f"{short_name(a)}-vs-{short_name(b)}",
+        measure=measure,
+        estimate=estimate,
+        is_answered=is_answered,
+        has_parts=True,
+    )
+
+
+def filler_study(
+    model: str, counts: str | None, flags: dict[str, Any], config: Path | None
+) -> Study:
+    """Check ``distviz filler``."""
+    settings = build_settings(flags, config, model)
+    numbers = parse_counts(counts, settings.filler_count)
+    _refuse_layers(settings, "filler")
+    sources = [Path(name) for name in settings.text]
+
+    def measure(progress: Progress, states: CheckpointFolder) -> FillerStudy:
+        from distviz import measure, studies
+
+        documents = studies.read_prompts(sources)
+        opened = measure.open_from(settings, progress)
+        return studies.study_filler(opened, documents, settings, numbers, progress, states)
+
+    def estimate() -> dict[str, Estimate | str]:
+        from distviz.cli.estimate import Part, estimate, open_empty
+        from distviz.studies import filled_corpus, read_prompts
+
+        documents = read_prompts(sources)
+        chosen = replace(settings, arm_layers="none", classes="all")
+        empty = open_empty(chosen, is_for_measure=False)
+        corpora = [
+            filled_corpus(empty.opened, documents, chosen, count) for count in sorted({0, *numbers})
+        ]
+        return {"": estimate(empty, chosen, list(map(Part, corpora)))}
+
+    def is_answered(folder: Path) -> bool:
+        from distviz.studies import finished_study
+
+        return finished_study(folder, settings, numbers) is not None
+
+    return Study(
+        command="filler",
+        manifest=FILLER,
+        settings=settings,
+        name=f"{short_name(model)}-filler",
+        measure=measure,
+        estimate=estimate,
+        is_answered=is_answered,
+        has_parts=True,
+    )
+
+
+@dataclass(frozen=True)
+class _SweepRequest:
+    """The settings of ``distviz sweep``, its lists by `GRID`, and what `sweep_study` takes."""
+
+    settings: RunSettings
+    lists: dict[str, Any]
+    seeds: int
+    budget_kl: float
+    by_layer: bool
+
+    def presets(self) -> _Presets:
+        """Return the presets to try; ``proposed``, still empty, where none is published."""
+        if self.settings.preset is None:
+            return {}
+        found = every_preset(self.settings.preset, self.settings.model)
+        return found | ({} if is_published(self.settings) else {PROPOSED: {}})
+
+    def grid(self) -> Any:
+        """Return the `SweepGrid`; the default one where neither lists nor presets are given."""
+        from distviz.studies import SweepGrid
+
+        given = {name: value for name, value in self.lists.items() if value is not None}
+        layers = given.pop("arm_layers", None)
+        has_own = self.by_layer or self.settings.preset or {"c", "p1", "fraction"} & set(given)
+        given = given if has_own else given | _DEFAULT_GRID
+        return SweepGrid(**given, arm_layers=";".join(layers) if layers else None)
+
+    def every_setting(self, opened: Any, presets: _Presets) -> list[Any]:
+        """Return the settings to try on a model."""
+        from distviz.studies import every_setting
+
+        return every_setting(
+            opened, self.grid(), self.settings, is_by_layer=self.by_layer, presets=presets
+        )
+
+    def is_answered(self, folder: Path) -> bool:
+        """Whether settings, lists, seeds and budget of a finished sweep are the same."""
+        known = read_manifest(folder, SWEEP, "sweep folder")
+        own = {"grid": self.lists, "budget_kl": self.budget_kl, "by_layer": self.by_layer}
+        return (
+            _has_settings(self.settings, SWEEP, folder)
+            and len(known.get("seeds") or []) == self.seeds
+            and all(known.get(name) == value for name, value in own.items())
+        )
+
+    def measure(self, progress: Progress, states: CheckpointFolder) -> Sweep:
+        """Propose settings where ``--preset auto`` finds none; measure every setting."""
+        from distviz import measure, studies
+        from distviz.data import read_documents
+
+        settings, presets, evidence = self.settings, self.presets(), {}
+        documents = read_documents([Path(name) for name in settings.text])
+        opened = measure.open_from(settings, progress)
+        corpus = measure.corpus_of(documents, opened, settings)
+        if not is_published(settings):
+            first = studies.first_place(opened, self.grid(), settings, is_by_layer=self.by_layer)
+            pilot = replace(settings, arm_layers=first)
+            proposal = measure.pilot_run(opened, corpus, pilot, progress)
+            presets[PROPOSED], evidence = proposal.settings, {"evidence": proposal.evidence}
+        chosen = self.every_setting(opened, presets)
+        seeds = range(settings.seed, settings.seed + self.seeds)
+        swept = studies.sweep_model(
+            *(opened, corpus, settings, chosen, seeds, self.budget_kl, progress),
+            is_by_layer=self.by_layer,
+            states=states,
+        )
+        asked = {"grid": self.lists, "presets": presets, "flags": _repeated_flags(settings)}
+        swept.manifest.update(asked | evidence)
+        return swept
+
+    def estimate(self) -> dict[str, Estimate | str]:
+        """Estimate all passes; one that begins at a later layer counts as a part of a pass."""
+        from distviz.cli.estimate import Part, estimate, open_empty
+        from distviz.data import read_documents
+        from distviz.measure import corpus_of
+        from distviz.sites import join_layers
+        from distviz.studies import layer_count
+
+        settings = self.settings
+        documents = read_documents([Path(name) for name in settings.text])
+        empty = open_empty(settings, is_for_measure=False)
+        corpus = corpus_of(documents, empty.opened, settings)
+        chosen, n_layers = (
+            self.every_setting(empty.opened, self.presets()),
+            layer_count(empty.opened),
+        )
+        passes = 1 + self.seeds * sum(1 - min(one.layers, default=0) / n_layers for one in chosen)
+        moved = {layer for one in chosen for layer in one.layers}
+        layers = join_layers({*moved, n_layers - 1})
+        observed = replace(settings, sites="act", layers=layers, arm_layers=join_layers(moved))
+        return {"": estimate(empty, observed, [Part(corpus, passes, is_paired=True)])}
+
+
+def sweep_study(
+    model: str | None,
+    lists: dict[str, Any],
+    seeds: int,
+    budget_kl: float,
+    by_layer: bool,
+    flags: dict[str, Any],
+    config: Path | None,
+) -> Study:
+    """Check ``distviz sweep``.
+
+    Parameters
+    ----------
+    lists
+        The values of `GRID` as typed, None where not given.
+    seeds
+        Number of seeds of the redistribution.
+    budget_kl
+        The largest KL divergence of a recommended setting, nats.
+    by_layer
+        Whether each setting is tried in each layer alone.
+    """
+    from distviz.studies import check
+
+    settings = build_settings(flags, config, model, applies_preset=False)
+    _refuse_layers(settings, "sweep")
+    if seeds < 1:
+        raise RequestError(f"--seeds is {seeds}, it must be at least 1")
+    if not budget_kl > 0:
+        raise RequestError(f"--budget-kl is {budget_kl}, it must be above 0")
+    request = _SweepRequest(settings, lists, seeds, budget_kl, by_layer)
+    check(request.grid(), settings, request.presets())
+    return Study(
+        command="sweep",
+        manifest=SWEEP,
+        settings=settings,
+        name=f"{short_name(model or settings.model or 'demo')}-sweep",
+        measure=request.measure,
+        estimate=request.estimate,
+        is_answered=request.is_answered,
+    )
+
+
+def _has_settings(settings: RunSettings, manifest: str, folder: Path) -> bool:
+    """Whether the result in a folder was measured with the same settings."""
+    return settings.asks_the_same(read_manifest(folder, manifest).get("settings") or {})
+
+
+def _refuse_layers(settings: RunSettings, command: str) -> None:
+    if settings.layer is not None:
+        raise RequestError(f"distviz {command} needs a checkpoint, not layers built from a TOML")
+
+
+def _repeated_flags(settings: RunSettings) -> list[str]:
+    """Return the options of ARM that no list varies and that differ from their defaults."""
+    defaults, words = RunSettings(), []
+    for name in ("p_min", "p_max", "percentile_of", "passes"):
+        value = getattr(settings, name)
+        if name in settings.explicit and value != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
