@@ -69,18 +69,13 @@ def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> 
 
         return measure.run(settings=settings, progress=progress, states=states)
 
-    def estimate() -> dict[str, Estimate | str]:
-        from distviz.cli.estimate import estimate_run
-
-        return {"": estimate_run(settings)}
-
     return Study(
         command="run",
         manifest=RUN,
         settings=settings,
         name=short_name(model or settings.model or "demo"),
         measure=measure,
-        estimate=estimate,
+        estimate=lambda: {"": _estimate_run(settings)},
         is_answered=partial(_has_settings, settings, RUN),
     )
 
@@ -100,12 +95,11 @@ def compare_study(
         return compare(a, b, **options, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
-        from distviz.cli.estimate import estimate_run
         from distviz.studies import find_sides
 
         sides = find_sides(a, b, (phase_a, phase_b), settings, given)
         return {
-            title: name if side.run is not None else estimate_run(side.settings, side.texts)
+            title: name if side.run is not None else _estimate_run(side.settings, side.texts)
             for title, name, side in zip("AB", (a, b), sides, strict=True)
         }
 
@@ -305,6 +299,21 @@ def sweep_study(
         estimate=request.estimate,
         is_answered=request.is_answered,
     )
+
+
+def _estimate_run(settings: RunSettings, texts: list[Any] | None = None) -> Estimate:
+    """Estimate the measurement of one model; ``texts`` replace those of the settings."""
+    from distviz.cli.estimate import Part, estimate, open_empty
+    from distviz.data import read_documents
+    from distviz.measure import choose_points, corpus_of
+
+    sources = [Path(name) for name in settings.text] if texts is None else texts
+    documents = read_documents(sources) if settings.layer is None else []
+    empty = open_empty(settings)
+    opened = empty.opened
+    corpus = corpus_of(documents, opened, settings)
+    is_paired = settings.ripple and bool(choose_points(settings, opened.model, opened.mlps)[1])
+    return estimate(empty, settings, [Part(corpus, 1 + is_paired, is_paired)])
 
 
 def _has_settings(settings: RunSettings, manifest: str, folder: Path) -> bool:

@@ -10,11 +10,10 @@ import logging
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,33 +25,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from distviz import models
 from distviz.cli.dry_run import Estimate
-from distviz.data import Batch, Corpus, make_batches, read_documents
+from distviz.data import Batch, Corpus, make_batches
 from distviz.hooks import attach_hook
-from distviz.measure import choose_points, corpus_of, current, needed_points
-from distviz.models import (
-    CheckpointInfo,
-    LoadedModel,
-    LoadOptions,
-    LoadPlan,
-    StopForward,
-    bytes_in_memory,
-    describe,
-    inspect_checkpoint,
-    layers_up_to,
-    locate,
-    model_details,
-    parse_device,
-    parse_device_map,
-    parse_dtype,
-    resident_bytes,
-)
+from distviz.measure import choose_points, current, needed_points
 from distviz.models.architectures import find_mlps
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, join_layers
 from distviz.stats import float_grid
 
-__all__ = ["EmptyModel", "Part", "estimate", "estimate_run", "open_empty"]
+__all__ = ["EmptyModel", "Part", "estimate", "open_empty"]
 
 _TABLE_BYTES = 8 * float_grid.CELLS
 _CLASSES = 4
@@ -67,9 +50,6 @@ _CHANNEL_DISK = (24, 39)
 _FIGURE_DISK = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
 
 
-# A model without weights --------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class EmptyModel:
     """A model as `open_model` would return it, but on the meta device.
@@ -77,22 +57,37 @@ class EmptyModel:
     ``info`` is what is known of the checkpoint; None where layers are built.
     """
 
-    opened: LoadedModel
-    info: CheckpointInfo | None
+    opened: models.LoadedModel
+    info: models.CheckpointInfo | None
 
     @property
-    def plan(self) -> LoadPlan | None:
+    def plan(self) -> models.LoadPlan | None:
         """Which layers stay on disk; None where the whole model is loaded."""
         return None if self.info is None else self.info.disk
+
+    @property
+    def streams(self) -> bool:
+        """Whether layers are read one by one."""
+        return self.plan is not None and self.plan.streams
+
+    @property
+    def unread(self) -> set[str]:
+        """Layers that are not needed."""
+        if self.plan is None or not self.plan.wanted:
+            return set()
+        return {*self.plan.layers} - {*models.layers_up_to(self.plan.layers, self.plan.wanted)}
+
+    def layer_share(self) -> float:
+        """Return the share of the layers that a forward pass goes through."""
+        return 1 - len(self.unread) / len(self.plan.layers) if self.plan is not None else 1.0
 
     def files(self) -> dict[str, int]:
         """Return the bytes that are read of each file."""
         if self.info is None:
             return {}
-        checkpoint, plan = self.info.checkpoint, self.plan
-        if plan is None or not plan.wanted:
+        checkpoint, unread = self.info.checkpoint, self.unread
+        if not unread:
             return {path.name: path.stat().st_size for path in checkpoint.files}
-        unread = set(plan.layers).difference(layers_up_to(plan.layers, plan.wanted))
         found: Counter[str] = Counter()
         for name, tensor in checkpoint.tensors.items():
             if not any(f".{path}." in f".{name}" for path in unread):
@@ -103,42 +98,43 @@ class EmptyModel:
         """Return the memory of all weights that are loaded at once."""
         model, plan = self.opened.model, self.plan
         if plan is None:
-            return bytes_in_memory(model, (), ())
+            return models.bytes_in_memory(model, (), ())
         if not plan.streams:
-            return bytes_in_memory(model, plan.layers, plan.wanted)
+            return models.bytes_in_memory(model, plan.layers, plan.wanted)
         layers = [model.get_submodule(path).parameters() for path in plan.layers]
         sizes = [sum(value.nbytes for value in layer) for layer in layers]
-        return bytes_in_memory(model, plan.layers, ()) - sum(sizes) + 2 * max(sizes, default=0)
+        rest = models.bytes_in_memory(model, plan.layers, ()) - sum(sizes)
+        return rest + 2 * max(sizes, default=0)
 
 
 def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyModel:
     """Make every check of opening a model that needs no weights; raises RequestError."""
-    options = LoadOptions(
-        parse_dtype(settings.dtype),
-        parse_device(settings.device),
-        parse_device_map(settings.device_map),
+    trusts = settings.trust_remote_code
+    options = models.LoadOptions(
+        models.parse_dtype(settings.dtype),
+        models.parse_device(settings.device),
+        models.parse_device_map(settings.device_map),
         settings.attn_implementation,
-        settings.trust_remote_code,
+        trusts,
     )
     dtype, info = options.dtype or torch.float32, None
     if settings.layer is not None:
-        trusts = settings.trust_remote_code
-        model, details = describe(None, trust_remote_code=trusts, layer=settings.layer)
+        model, details = models.describe(None, trust_remote_code=trusts, layer=settings.layer)
         name = str(details["source"]).removeprefix("built: ")
-        opened = LoadedModel(model, None, name, details, find_mlps(model), has_head=False)
+        opened = models.LoadedModel(model, None, name, details, find_mlps(model), has_head=False)
     else:
-        checkpoint = locate(
+        checkpoint = models.locate(
             settings.model, revision=settings.revision, allow_pickle=settings.allow_pickle
         )
-        info = inspect_checkpoint(
+        info = models.inspect_checkpoint(
             checkpoint,
             options,
             choose=partial(needed_points, settings) if is_for_measure else None,
             stream=settings.stream if is_for_measure else False,
         )
         model, mlps = info.empty, info.mlps
-        details = model_details(model, info.config, mlps, checkpoint, info.notes)
-        opened = LoadedModel(
+        details = models.model_details(model, info.config, mlps, checkpoint, info.notes)
+        opened = models.LoadedModel(
             model, info.tokenizer, checkpoint.name, details, mlps, has_head=info.has_head
         )
         if options.dtype is None and checkpoint.gguf is None:
@@ -148,23 +144,12 @@ def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyMo
     return EmptyModel(opened, info)
 
 
-# One forward pass ---------------------------------------------------------------------------
-
-
 @dataclass
 class ForwardCost:
     """One forward pass of one batch, without the language head.
 
-    Attributes
-    ----------
-    operations
-        Floating-point operations.
-    peak
-        Largest number of bytes of activations alive at once.
-    values
-        Number of values at each point.
-    is_rough
-        Whether it is estimated from the parameters alone.
+    Floating-point operations, bytes of activations alive at once, number of values at each point;
+    and whether all of these are estimated from the parameters alone.
     """
 
     operations: float = 0.0
@@ -173,23 +158,9 @@ class ForwardCost:
     is_rough: bool = False
 
 
-def trace(
-    model: nn.Module,
-    points: Sequence[HookPoint],
-    rows: int,
-    tokens: int,
-    until: Collection[str] = (),
-) -> ForwardCost:
-    """Send a batch of ``rows`` by ``tokens`` through a model on the meta device.
-
-    Parameters
-    ----------
-    points
-        Where values are counted.
-    until
-        Paths of layers: the pass ends when all of them have run. Empty: no layer is left out.
-    """
-    cost, left = ForwardCost(), set(until)
+def trace(model: nn.Module, points: Sequence[HookPoint], rows: int, tokens: int) -> ForwardCost:
+    """Send a batch through a model on the meta device; values are counted at ``points``."""
+    cost = ForwardCost()
     base: Any = getattr(model, "base_model", model)
 
     def see(point: HookPoint, value: Any) -> None:
@@ -197,18 +168,10 @@ def trace(
         width = tensor.shape[-1] if point.part is None else point.part[1] - point.part[0]
         cost.values[point] += tensor.numel() // max(tensor.shape[-1], 1) * width
 
-    def leave(path: str, *_: Any) -> None:
-        left.discard(path)
-        if not left:
-            raise StopForward
-
     with ExitStack() as stack:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)  # torch logs what it cannot trace
         attach_hook(model, points, see, stack)
-        for path in until:
-            hook = model.get_submodule(path).register_forward_hook(partial(leave, path))
-            stack.callback(hook.remove)
         stack.enter_context(torch.no_grad())
         # Fake tensors rather than plain ones: transformers never asks for their values.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -217,8 +180,7 @@ def trace(
         ids = torch.zeros((rows, tokens), dtype=torch.long, device="meta")
         options = {"use_cache": False} if hasattr(base.config, "use_cache") else {}
         try:
-            with suppress(StopForward):
-                base(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+            base(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
         except Exception:  # whatever an architecture cannot do without values  # noqa: BLE001
             return _rough_cost(base, points, rows * tokens)
     return cost
@@ -291,9 +253,6 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weakref.finalize(storage, self._alive.pop, id(storage), None)
 
 
-# A measurement ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Part:
     """A text, how often it goes through the model, and whether phase ``after`` is counted."""
@@ -301,17 +260,6 @@ class Part:
     corpus: Corpus
     passes: float = 1
     is_paired: bool = False
-
-
-def estimate_run(settings: RunSettings, texts: Sequence[Any] | None = None) -> Estimate:
-    """Estimate ``distviz run``; ``texts`` replace those of the settings."""
-    sources = [Path(name) for name in settings.text] if texts is None else texts
-    documents = read_documents(sources) if settings.layer is None else []
-    empty = open_empty(settings)
-    opened = empty.opened
-    corpus = corpus_of(documents, opened, settings)
-    is_paired = settings.ripple and bool(choose_points(settings, opened.model, opened.mlps)[1])
-    return estimate(empty, settings, [Part(corpus, 1 + is_paired, is_paired)])
 
 
 def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) -> Estimate:
@@ -322,13 +270,11 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
     RequestError
         If layers or sites do not exist in this model.
     """
-    libraries, opened = resident_bytes(), empty.opened
+    libraries, opened = models.resident_bytes(), empty.opened
     watched, moved = choose_points(settings, opened.model, opened.mlps)
     batches = [make_batches(part.corpus, settings.batch_size) for part in parts]
     rows, tokens = max((batch.valid.shape for each in batches for batch in each), key=math.prod)
-    plan = empty.plan
-    wanted = plan.wanted if plan is not None else frozenset()
-    cost = trace(opened.model, list(dict.fromkeys([*watched, *moved])), rows, tokens, wanted)
+    cost = trace(opened.model, list(dict.fromkeys([*watched, *moved])), rows, tokens)
     sizes = _Sizes(empty, settings, parts, batches, watched, moved, cost, rows, tokens)
     notes = list(opened.details.get("warnings", []))
     if cost.is_rough:
@@ -343,12 +289,15 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
         points=len(watched),
         arm_layers=sorted({point.layer for point in moved}),
         ripple=settings.ripple,
-        streamed=plan is not None and plan.streams,
-        reads_all=not wanted,
+        streamed=empty.streams,
+        reads_all=empty.layer_share() == 1,
         text=sizes.text(),
         passes=sum(part.passes for part in parts),
         processes=current().size,
-        operations=cost.operations * sizes.positions(lambda part: part.passes) / (rows * tokens),
+        operations=cost.operations
+        * empty.layer_share()
+        * sizes.positions(lambda part: part.passes)
+        / (rows * tokens),
         memory_bytes=sizes.memory(),
         library_bytes=libraries,
         disk_bytes=sizes.disk(),
@@ -413,18 +362,17 @@ class _Sizes:
         batches = [batch for each in self.batches for batch in each]
         # A document in several batches has tables of its own until its last one.
         is_split = any(len(b.whole) < len(set(b.documents.tolist())) for b in batches)
-        by_class = _CLASSES if self.moved or self.settings.classes == "all" else 1
         passes = 2 if any(part.passes > 1 for part in self.parts) else 1
         logits = words and min(max(1, _LOGIT_VALUES // words), positions) * words
         found = {
             "weights": self.empty.weight_bytes(),
             "activations": self.cost.peak + kept * itemsize,
             "buffers": _BUFFER_BYTES,
-            "counting": self.rows * by_class * _TABLE_BYTES,
+            "counting": self.rows * _CLASSES * _TABLE_BYTES,
             "sketches": max(map(self._tables, self.parts)) * _TABLE_BYTES * (1 + is_split),
             "logits": passes * _LOGIT_COPIES * 4 * logits,
         }
-        if self.empty.plan is not None and self.empty.plan.streams:
+        if self.empty.streams:
             hidden = model.config.get_text_config().hidden_size * itemsize
             found["hidden_states"] = hidden * self.positions(lambda part: 1 + part.is_paired)
         return found | {"total": sum(found.values())}
