@@ -6,7 +6,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from distviz.errors import RequestError, nearest
@@ -45,10 +45,14 @@ is counted. ``source``: model, text and hardware, which manifests identify by fi
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Option:
     """An option or argument of the command line."""
 
+    heading: str = ""
+    """One of `HEADINGS`; empty for an argument."""
+    commands: tuple[str, ...] = MEASURING
+    """The commands that have the option."""
     name: str = ""
     type: Any = None
     default: Any = None
@@ -57,10 +61,7 @@ class Option:
     """Placeholder of the value in help; empty for a switch."""
     text: str = ""
     """Help without full stop and default; ``{choices}`` stands for the choices."""
-    heading: str = ""
-    """One of `HEADINGS`; empty for an argument."""
-    commands: tuple[str, ...] = MEASURING
-    """The commands that have the option."""
+    _: KW_ONLY
     flags: str = ""
     """Its spellings, if they are not ``--name`` alone."""
     choices: tuple[str, ...] = ()

@@ -186,9 +186,9 @@ PAGES: dict[str, CommandHelp] = {
     ),
     "whatif": _page(
         _ANALYZE,
-        """Computes from the counts of a saved run, with the same result as from the values: the
-        threshold for each fraction of zeros and its error; and the error of int8, int4 and fp8 by
-        layer, site and phase, with the range set by the maximum, a percentile or the least error.
+        """Uses the counts of the run; the results are those of the values themselves. For each
+        fraction of zeros, the threshold and its error; for int8, int4 and fp8, the error by layer,
+        site and phase, with the range set by the maximum, a percentile or the least error.
 
         Writes RUN-whatif, or --out: whatif.csv, whatif.json, figures/.""",
         ("Everything:", "distviz whatif runs/mine"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
 from inspect import cleandoc
 from typing import Any
 
@@ -29,6 +28,7 @@ class _Plain:
     """Help whose lines break only at spaces."""
 
     help: str | None
+    examples: tuple[Example, ...]
 
     def get_help(self, ctx: Any) -> str:
         """Return the complete help."""
@@ -40,12 +40,23 @@ class _Plain:
         with formatter.indentation():
             formatter.write_text(_whole(cleandoc(self.help or "")))
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Write examples."""
+        with formatter.section("Examples"):
+            for number, example in enumerate(self.examples):
+                if number:
+                    formatter.write_paragraph()
+                formatter.write_text(example.purpose)
+                indent = " " * (formatter.current_indent + 2)
+                for line in wrap_command(example.line, formatter.width - len(indent)):
+                    formatter.write(f"{indent}{line}\n")
+
 
 class HelpCommand(_Plain, TyperCommand):
     """A command with a page in `distviz.cli.examples`."""
 
     @property
-    def examples(self) -> tuple[Example, ...]:
+    def examples(self) -> tuple[Example, ...]:  # type: ignore[override]
         """Its example command lines."""
         return PAGES[str(self.name)].examples
 
@@ -62,11 +73,25 @@ class HelpCommand(_Plain, TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options under their headings."""
-        _write_options(self.get_params(ctx), ctx, formatter)
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *HEADINGS)}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None:
+                continue
+            name, text = record[0], _whole(record[1])
+            if param.param_type_name == "argument":
+                # Without the type that typer appends to the name.
+                sections["Arguments"].append((param.metavar or str(param.name).upper(), text))
+            else:
+                sections[getattr(param, "rich_help_panel", "") or HEADINGS[-1]].append((name, text))
+        for heading, rows in sections.items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows, col_max=min(30, formatter.width // 3))
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write examples and exit codes."""
-        _write_examples(self.examples, formatter)
+        super().format_epilog(ctx, formatter)
         with formatter.section("Exit codes"):
             formatter.write_text(EXIT_CODES)
 
@@ -74,10 +99,7 @@ class HelpCommand(_Plain, TyperCommand):
 class HelpGroup(_Plain, TyperGroup):
     """The program itself: commands under headings."""
 
-    @property
-    def examples(self) -> tuple[Example, ...]:
-        """First command lines to try."""
-        return ROOT.examples
+    examples = ROOT.examples
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands in the order of `PAGES`."""
@@ -97,42 +119,9 @@ class HelpGroup(_Plain, TyperGroup):
         with formatter.section("Options"):
             formatter.write_dl([(name, _whole(text)) for name, text in filter(None, records)])
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Write examples."""
-        _write_examples(self.examples, formatter)
-
 
 def _whole(text: str) -> str:
     return text.replace("-", _HYPHEN)
-
-
-def _write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:
-    sections: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *HEADINGS)}
-    for param in params:
-        record = param.get_help_record(ctx)
-        if record is None:
-            continue
-        name, text = record[0], _whole(record[1])
-        if param.param_type_name == "argument":
-            # Without the type that typer appends to the name.
-            sections["Arguments"].append((param.metavar or str(param.name).upper(), text))
-        else:
-            sections[param.rich_help_panel or HEADINGS[-1]].append((name, text))
-    for heading, rows in sections.items():
-        if rows:
-            with formatter.section(heading):
-                formatter.write_dl(rows, col_max=min(30, formatter.width // 3))
-
-
-def _write_examples(examples: Iterable[Example], formatter: Any) -> None:
-    with formatter.section("Examples"):
-        for number, example in enumerate(examples):
-            if number:
-                formatter.write_paragraph()
-            formatter.write_text(example.purpose)
-            indent = " " * (formatter.current_indent + 2)
-            for line in wrap_command(example.line, formatter.width - len(indent)):
-                formatter.write(f"{indent}{line}\n")
 
 
 _WORD = r"(?:'[^']*'|\"[^\"]*\"|[^\s'\"])+"

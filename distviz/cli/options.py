@@ -1,7 +1,7 @@
 """The options and arguments of every command, and the signature that typer reads.
 
-The settings of a measurement are those of `distviz.settings`; here stand the options that are none,
-and the variants that a command has of one.
+Settings of a measurement are defined in `distviz.settings`. This module defines the other options,
+and the variants of a setting that some commands have.
 """
 
 from __future__ import annotations
@@ -26,26 +26,14 @@ _WRITING = (*MEASURING, "whatif")
 _GENERATING = (*MEASURING, "generate")
 _ALL = (*_GENERATING, "inspect", "whatif", "show", "report", "export")
 
-
-def _record(
-    heading: str, commands: tuple[str, ...], name: str, kind: Any, default: Any, *texts: str,
-    **more: Any,
-) -> Option:  # fmt: skip
-    metavar, text = texts
-    return Option(
-        name=name, type=kind, default=default, metavar=metavar, text=text, heading=heading,
-        commands=commands, **more,
-    )  # fmt: skip
-
-
-_argument = partial(_record, "")
-_compare = partial(_record, _INPUT, ("compare",), choices=("before", "after"), is_open=True)
-_grid = partial(_record, _GRID, ("sweep",))
-_generate = partial(_record, _GENERATION, ("generate",))
-_whatif = partial(_record, _WHATIF, ("whatif",), is_list=True)
-_export = partial(_record, _OUTPUT, ("export",))
-_report = partial(_record, _OUTPUT, ("report",))
-_general = partial(_record, _GENERAL)
+_argument = partial(Option, "")
+_compare = partial(Option, _INPUT, ("compare",), choices=("before", "after"), is_open=True)
+_grid = partial(Option, _GRID, ("sweep",))
+_generate = partial(Option, _GENERATION, ("generate",))
+_whatif = partial(Option, _WHATIF, ("whatif",), is_list=True)
+_export = partial(Option, _OUTPUT, ("export",))
+_report = partial(Option, _OUTPUT, ("report",))
+_general = partial(Option, _GENERAL)
 _TEXT = str | None
 
 # fmt: off
@@ -62,19 +50,19 @@ _OWN = (
               "Folders that distviz wrote, of any kind"),
     _compare("phase_a", str, "before", "PHASE", "Phase of A: {choices} (with ARM)"),
     _compare("phase_b", str, "before", "PHASE", "Phase of B: {choices} (with ARM)"),
-    _record(_INPUT, ("inspect",), "layer", int, 0, "LAYER", "Layer to draw"),
-    _record(_INPUT, ("inspect",), "architectures", bool, False, "",
+    Option(_INPUT, ("inspect",), "layer", int, 0, "LAYER", "Layer to draw"),
+    Option(_INPUT, ("inspect",), "architectures", bool, False, "",
             "Print the table of supported architectures; takes no MODEL"),
-    _record(_INPUT, ("whatif",), "phases", _TEXT, None, "LIST", "Phases: {choices}",
-            choices=tuple(PHASES), is_open=True, is_list=True, shown="before,after"),
-    _record(_INPUT, ("whatif", "export"), "layers", _TEXT, None, "LAYERS",
+    Option(_INPUT, ("whatif",), "phases", _TEXT, None, "LIST", "Phases: {choices}",
+            choices=tuple(PHASES), is_list=True, shown="before,after"),
+    Option(_INPUT, ("whatif", "export"), "layers", _TEXT, None, "LAYERS",
             "Layers to include: all, or a list such as 0,3,8-11", shown="all"),
-    _record(_INPUT, ("whatif", "export"), "sites", _TEXT, None, "SITES",
+    Option(_INPUT, ("whatif", "export"), "sites", _TEXT, None, "SITES",
             "Sites to include: {choices} and others", choices=OPTIONS["sites"].choices,
             is_list=True, shown="all"),
-    _record(_INPUT, ("show",), "layers", _TEXT, None, "LAYERS",
+    Option(_INPUT, ("show",), "layers", _TEXT, None, "LAYERS",
             "Layers to show, with their histograms, such as 0,3,8-11"),
-    _record(_FILLER, ("filler",), "counts", _TEXT, None, "LIST",
+    Option(_FILLER, ("filler",), "counts", _TEXT, None, "LIST",
             "Numbers of filler tokens to measure, such as 0,10,25,40,55,70", shown="0,55"),
 
     _grid("c", _TEXT, None, "LIST", "Widths of the near-zero band, such as 0.05,0.13,0.32,1"),
@@ -113,7 +101,7 @@ _OWN = (
             "Magnitudes up to which values become zero, such as 0.01,0.1"),
     _whatif("formats", _TEXT, None, "LIST", "Number formats: {choices}", shown="all", choices=(
             "int8", "int8-asym", "int4", "int4-asym", "fp8-e4m3", "fp8-e5m2", "none")),
-    _whatif("ranges", _TEXT, None, "LIST", "Ranges: {choices} (fp8 without a scale)", shown="all",
+    _whatif("ranges", _TEXT, None, "LIST", "Range of the formats: {choices} (fp8 without a scale)", shown="all",
             choices=("max", "percentile", "mse", "none")),
     _whatif("percentile", float | None, None, "PERCENT",
             "Percentage of the values within --ranges percentile", shown="99.9"),
@@ -134,8 +122,8 @@ _OWN = (
             choices=(*TABLE_FORMATS, "none"), is_list=True, shown="csv"),
     _export("log", bool | None, None, "", "Scale of the count axis", flags="--log/--linear",
             shown="by the counts"),
-    _record(_OUTPUT, _WRITING, "no_figures", bool, False, "", "Write no figures"),
-    _record(_OUTPUT, _WRITING, "report", bool, False, "", "Also write report.html into the folder"),
+    Option(_OUTPUT, _WRITING, "no_figures", bool, False, "", "Write no figures"),
+    Option(_OUTPUT, _WRITING, "report", bool, False, "", "Also write report.html into the folder"),
 
     _general(_GENERATING, "config", Path | None, None, "FILE",
              "TOML file with any of these options"),
@@ -161,13 +149,13 @@ def options_of(command: str) -> list[Option]:
 
 
 def _not_given(option: Option) -> Option:
-    """Return the option of a setting: None where it is not given, so that a file's value holds."""
+    """Return the option of a setting, None if not given, so that a file's value applies."""
     kind = str if option.is_list else option.type
     return replace(option, type=kind | None, default=None, shown=option.shown_default)
 
 
 def flags_of(command: str, given: Any) -> dict[str, Any]:
-    """Return the settings that the arguments of a command give; None where they do not."""
+    """Return the settings given by the arguments of a command; None if not given."""
     names = [name for name, one in OPTIONS.items() if command in one.commands and name != "model"]
     flags = {name: getattr(given, name) for name in names}
     if "figures" in flags:
@@ -193,19 +181,15 @@ def signature(command: str) -> inspect.Signature:
 
 
 def _parameter(option: Option) -> Any:
-    shared: dict[str, Any] = {
-        "help": option.help,
-        "show_default": False,
-        "autocompletion": _completer(option),
-    }
-    if not option.heading:
-        return typer.Argument(option.default, metavar=option.metavar, **shared)
-    return typer.Option(
+    is_argument = not option.heading
+    make = typer.Argument if is_argument else partial(typer.Option, rich_help_panel=option.heading)
+    return make(
         option.default,
-        *option.spellings,
+        *([] if is_argument else option.spellings),
         metavar=option.metavar or None,
-        rich_help_panel=option.heading,
-        **shared,
+        help=option.help,
+        show_default=False,
+        autocompletion=_completer(option),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: what is printed where, exit codes, and that an error leaves nothing behind."""
+"""The command line: standard output and error, exit codes, and no files after an error."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def nothing_here() -> list[str]:
 # run ----------------------------------------------------------------------------------------
 
 
-def test_run_writes_a_whole_folder(call: Any, text_file: Path) -> None:
+def test_run_writes_a_complete_folder(call: Any, text_file: Path) -> None:
     done = call(
         "run", "--text", text_file, "--out", "a/run", "--max-length", "32", "--layers", "0-1"
     )
@@ -85,7 +85,7 @@ def test_run_writes_a_whole_folder(call: Any, text_file: Path) -> None:
     assert "measuring" in done.err
 
 
-def test_the_default_place_is_runs_model_time(call: Any, text_file: Path, tiny_llama: Path) -> None:
+def test_the_default_folder_is_runs_model_time(call: Any, text_file: Path, tiny_llama: Path) -> None:
     for model, name in ((None, "demo"), (tiny_llama, "tiny-llama")):
         args = [] if model is None else [model]
         done = call("run", *args, "--text", text_file, "--no-figures", "--quiet")
@@ -155,7 +155,7 @@ def test_json_is_one_object(call: Any, text_file: Path) -> None:
     }
 
 
-def test_quiet_prints_the_path_alone(call: Any, text_file: Path) -> None:
+def test_quiet_prints_only_the_path(call: Any, text_file: Path) -> None:
     done = call("run", "--text", text_file, "-o", "r", "--quiet", "--no-figures", "--layers", "0")
     assert (done.code, done.out, done.err) == (0, "r\n", "")
 
@@ -363,7 +363,7 @@ def edit_json(path: Path, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize("case", ["no tokenizer", "no config", "json", "type", "kind", "remote"])
-def test_folders_that_are_no_checkpoint(case: str, call: Any, tiny_llama: Path) -> None:
+def test_folders_without_a_checkpoint(case: str, call: Any, tiny_llama: Path) -> None:
     config = tiny_llama / "config.json"
     match = {
         "no tokenizer": "has no tokenizer",
@@ -389,7 +389,7 @@ def test_folders_that_are_no_checkpoint(case: str, call: Any, tiny_llama: Path) 
     refuse(call, ["run", tiny_llama, "--out", "out"], match)
 
 
-def test_a_file_that_is_no_model(call: Any, text_file: Path) -> None:
+def test_a_file_without_a_model(call: Any, text_file: Path) -> None:
     refuse(call, ["run", text_file, "--out", "out"], r"not a \.gguf")
     Path("x.gguf").write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\xff" * 40)
     refuse(call, ["run", "x.gguf", "--out", "out"], r"x\.gguf is damaged")
@@ -404,7 +404,7 @@ def test_an_architecture_without_an_mlp_activation(call: Any, tiny_llama: Path) 
     refuse(call, ["run", tiny_llama, "--out", "out"], "no MLP activation found")
 
 
-def test_what_fails_while_it_runs_is_one_line_too(
+def test_a_failure_while_running_is_one_line(
     call: Any, demo_folder: Path, tmp_path: Path, text_file: Path
 ) -> None:
     """The tokenizer knows more tokens than the embedding."""
@@ -444,7 +444,7 @@ def test_a_layer_that_skips_its_activation_is_named(
     refuse(call, args, r"never reached.*model\.layers\.0\.mlp\.act_fn", code=1)
 
 
-def test_an_output_that_exists(call: Any, text_file: Path) -> None:
+def test_an_existing_output(call: Any, text_file: Path) -> None:
     base = ["run", "--text", text_file, "--layers", "0", "--no-figures", "--quiet", "--out"]
     assert call(*base, "r").code == 0
     Path("r/mine.txt").write_text("x")
@@ -466,7 +466,7 @@ def test_the_output_is_checked_before_the_model_is_read(call: Any) -> None:
     refuse(call, ["run", "nowhere", "--out", "out"], "out exists")
 
 
-def test_debug_shows_where_it_happened(call: Any, capsys: Any) -> None:
+def test_debug_prints_the_traceback(call: Any, capsys: Any) -> None:
     monkey = pytest.MonkeyPatch()
     monkey.setattr(sys, "argv", ["distviz", "run", "nowhere", "--debug"])
     with pytest.raises(distviz.DistvizError, match="does not exist"):
@@ -475,7 +475,7 @@ def test_debug_shows_where_it_happened(call: Any, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("figures", [[], ["--no-figures"]])
-def test_weights_full_of_nan_still_give_a_run(
+def test_weights_of_nan_give_a_run(
     figures: list[str], call: Any, tiny_llama: Path, text_file: Path
 ) -> None:
     weights = tiny_llama / "model.safetensors"
@@ -502,7 +502,7 @@ def test_weights_full_of_nan_still_give_a_run(
     assert "NaN" in call("show", "r").err
 
 
-def test_some_nan_poison_nothing_else(call: Any, tiny_llama: Path, text_file: Path) -> None:
+def test_nan_of_one_row_do_not_spread(call: Any, tiny_llama: Path, text_file: Path) -> None:
     weights = tiny_llama / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.layers.1.mlp.gate_proj.weight"][5] = float("nan")
@@ -619,7 +619,7 @@ def test_bad_exports(args: list[str], match: str, call: Any, folder: Path) -> No
     refuse(call, ["export", folder, "-o", "e", *args], match)
 
 
-def test_export_names_what_is_damaged(call: Any, folder: Path) -> None:
+def test_export_names_a_damaged_file(call: Any, folder: Path) -> None:
     shutil.copytree(folder, "copy")
     Path("copy/counts.parquet").write_bytes(b"PAR1")
     refuse(call, ["export", "copy", "-o", "e"], r"counts\.parquet is damaged")
@@ -752,14 +752,14 @@ def on_a_terminal(*args: str | Path, **env: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_colour_on_a_terminal_unless_refused(folder: Path) -> None:
+def test_colour_on_a_terminal_unless_disabled(folder: Path) -> None:
     assert COLOUR.search(on_a_terminal("show", folder))
     assert not COLOUR.search(on_a_terminal("show", folder, NO_COLOR="1"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 @pytest.mark.parametrize(("moment", "existing"), [("loading", False), ("measuring", True)])
-def test_ctrl_c_leaves_nothing_half_written(
+def test_ctrl_c_leaves_no_partial_folder(
     moment: str, existing: bool, tmp_path: Path, folder: Path
 ) -> None:
     text = tmp_path / "large.txt"
@@ -792,7 +792,7 @@ def test_ctrl_c_leaves_nothing_half_written(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no head")
-def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
     command = f'"{sys.executable}" -m distviz show "{folder}" --json | head -c 1'
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -803,7 +803,7 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
 # typer's own runner --------------------------------------------------------------------------
 
 
-def test_by_typers_runner(folder: Path, tmp_path: Path) -> None:
+def test_typers_own_runner(folder: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     for args in (["--help"], ["run", "--help"], ["export", "--help"], ["inspect", "--help"]):
         done = runner.invoke(cli.app, args)
@@ -827,7 +827,7 @@ def test_by_typers_runner(folder: Path, tmp_path: Path) -> None:
     assert runner.invoke(cli.app, ["show"]).exit_code == 2
 
 
-def test_no_command_shows_the_help() -> None:
+def test_no_command_prints_help() -> None:
     done = process()
     said = done.out + done.err
     assert said.lower().startswith("usage: ")
