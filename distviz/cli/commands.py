@@ -12,7 +12,7 @@ from distviz.arm import every_preset
 from distviz.cli.checks import PROPOSED, is_published, parse_counts, short_name
 from distviz.errors import RequestError
 from distviz.results import COMPARISON, FILLER, RUN, SWEEP, read_manifest
-from distviz.settings import RunSettings, build_settings
+from distviz.settings import OPTIONS, RunSettings, build_settings
 
 if TYPE_CHECKING:
     from distviz.cli.dry_run import Estimate
@@ -328,9 +328,10 @@ def _refuse_layers(settings: RunSettings, command: str) -> None:
 
 def _repeated_flags(settings: RunSettings) -> list[str]:
     """Return the options of ARM that no list varies and that differ from their defaults."""
-    defaults, words = RunSettings(), []
-    for name in ("p_min", "p_max", "percentile_of", "passes"):
+    words = []
+    for name, option in OPTIONS.items():
         value = getattr(settings, name)
-        if name in settings.explicit and value != getattr(defaults, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+        is_single = option.affects == "arm" and "sweep" in option.commands
+        if is_single and name in settings.explicit and value != option.default:
+            words += [option.spellings[0], str(value)]
     return words

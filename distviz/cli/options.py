@@ -101,8 +101,8 @@ _OWN = (
             "Magnitudes up to which values become zero, such as 0.01,0.1"),
     _whatif("formats", _TEXT, None, "LIST", "Number formats: {choices}", shown="all", choices=(
             "int8", "int8-asym", "int4", "int4-asym", "fp8-e4m3", "fp8-e5m2", "none")),
-    _whatif("ranges", _TEXT, None, "LIST", "Range of the formats: {choices} (fp8 without a scale)", shown="all",
-            choices=("max", "percentile", "mse", "none")),
+    _whatif("ranges", _TEXT, None, "LIST", "Range of the formats: {choices} (fp8 without a scale)",
+            shown="all", choices=("max", "percentile", "mse", "none")),
     _whatif("percentile", float | None, None, "PERCENT",
             "Percentage of the values within --ranges percentile", shown="99.9"),
 

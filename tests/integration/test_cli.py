@@ -85,7 +85,7 @@ def test_run_writes_a_complete_folder(call: Any, text_file: Path) -> None:
     assert "measuring" in done.err
 
 
-def test_the_default_folder_is_runs_model_time(call: Any, text_file: Path, tiny_llama: Path) -> None:
+def test_the_default_folder(call: Any, text_file: Path, tiny_llama: Path) -> None:
     for model, name in ((None, "demo"), (tiny_llama, "tiny-llama")):
         args = [] if model is None else [model]
         done = call("run", *args, "--text", text_file, "--no-figures", "--quiet")
