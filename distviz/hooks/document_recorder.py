@@ -1,15 +1,15 @@
-"""One row a document, layer, site and phase: tables of documents that are open, then their rows.
+"""Record one row per document, layer, site and phase.
 
-Two sets of documents add; a document that both hold must still be open in both. Memory is bounded
-by what is open, and nine numbers a finished row.
+Memory: one table per unfinished document and key, nine numbers per finished row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,15 +26,23 @@ from distviz.stats import (
     unpack_tables,
 )
 
-__all__ = ["Documents"]
-
 _COLUMNS = ["document", "count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini"]
 _ORDER = ["document", "stack", "layer", "site", "module", "_phase"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def merged(
+    mine: Mapping[K, V], theirs: Mapping[K, V], add: Callable[[V, V], V] = operator.add
+) -> dict[K, V]:
+    """Return both mappings as one; values of common keys are added."""
+    return dict(mine) | {k: add(mine[k], v) if k in mine else v for k, v in theirs.items()}
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What was seen of one document at one key so far."""
+    """The values of one document at one key so far."""
 
     table: NDArray[np.integer]
     moments: Moments
@@ -46,7 +54,7 @@ class _Part:
 
 @dataclass
 class Documents:
-    """Accumulates documents.
+    """Accumulates documents; two can be added if every common document is unfinished in both.
 
     Parameters
     ----------
@@ -72,22 +80,21 @@ class Documents:
     ) -> None:
         """Add a table of one document.
 
-        ``kind`` is the grid and whether values were rounded to it; ``is_whole`` says that nothing
-        of this document follows at this key, so that no table is kept.
+        ``kind`` is the grid and whether values were rounded to it; ``is_whole`` means that the
+        document is finished at this key, so that no table is stored.
         """
-        known = self._kinds.get(key)
-        self._kinds[key] = (kind[0], kind[1] or (known is not None and known[1]))
+        self._kinds[key] = _newer_kind(self._kinds.get(key, kind), kind)
         part = _Part(table, moments)
         if is_whole:
             self._rows.setdefault(key, []).append(self._row(document, key, part))
             return
-        kept = self._open.setdefault(document, {})
-        kept[key] = kept[key] + part if key in kept else part
+        parts = self._open.setdefault(document, {})
+        parts[key] = parts[key] + part if key in parts else part
 
     def _row(self, document: int, key: SiteKey, part: _Part) -> tuple[Any, ...]:
-        """Turn a document's table into its row; eps is that of its own phase ``before``.
+        """Return the row of a document's table; eps is that of its phase ``before``.
 
-        Where that was not seen first, eps and near_zero are NaN.
+        Without an earlier phase ``before``, eps and near_zero are NaN.
         """
         place = (document, key._replace(phase=""))
         is_before = key.phase == "before"
@@ -105,28 +112,28 @@ class Documents:
         return (document, count, mean, std, eps, near_zero, l1, l2, gini)
 
     def _rows_of(self, document: int) -> list[tuple[SiteKey, tuple[Any, ...]]]:
-        kept = self._open.get(document, {})
-        order = sorted(kept, key=lambda key: key.phase != "before")
-        return [(key, self._row(document, key, kept[key])) for key in order]
+        parts = self._open.get(document, {})
+        order = sorted(parts, key=lambda key: key.phase != "before")
+        return [(key, self._row(document, key, parts[key])) for key in order]
 
     def close(self, documents: Iterable[int] | None = None) -> None:
-        """Write the rows of documents that are finished; None means all that are open."""
+        """Finish documents and store their rows; None means all unfinished ones."""
         for document in sorted(self._open if documents is None else documents):
             for key, row in self._rows_of(document):
                 self._rows.setdefault(key, []).append(row)
             self._open.pop(document, None)
 
     def band(self, document: int, key: SiteKey) -> float:
-        """Return eps of a document whose phase ``before`` was seen whole, until it is forgotten."""
+        """Return eps of a document whose phase ``before`` is finished, until `forget`; else NaN."""
         return self._eps.get((document, key._replace(phase="")), math.nan)
 
     def forget(self, documents: Iterable[int]) -> None:
-        """Drop the eps of documents of which no phase will follow."""
+        """Drop the eps of documents that have no further phase."""
         gone = set(documents)
         self._eps = {place: eps for place, eps in self._eps.items() if place[0] not in gone}
 
     def open_documents(self) -> list[int]:
-        """Return the documents that are not finished."""
+        """Return the unfinished documents."""
         return list(self._open)
 
     def frame(self) -> pd.DataFrame:
@@ -143,21 +150,14 @@ class Documents:
 
     def __add__(self, other: Documents) -> Documents:
         """Return both together; neither side may be used afterwards."""
-        total = Documents(self.c, self._open, self._kinds, self._eps | other._eps, self._rows)
-        for document, parts in other._open.items():
-            kept = total._open.setdefault(document, {})
-            for key, part in parts.items():
-                kept[key] = kept[key] + part if key in kept else part
-        for key, (name, is_rounded) in other._kinds.items():
-            known = total._kinds.get(key)
-            total._kinds[key] = (name, is_rounded or (known is not None and known[1]))
-        for key, rows in other._rows.items():
-            total._rows.setdefault(key, []).extend(rows)
-        return total
+        unfinished = merged(self._open, other._open, merged)
+        kinds = merged(self._kinds, other._kinds, _newer_kind)
+        eps, rows = self._eps | other._eps, merged(self._rows, other._rows)
+        return Documents(self.c, unfinished, kinds, eps, rows)
 
     def state(self) -> dict[str, Any]:
-        """Return a tree for `packing.encode`; the eps of finished documents is not in it."""
-        parts = [(d, key, part) for d, kept in self._open.items() for key, part in kept.items()]
+        """Return a tree for `distviz.stats.encode`, without the eps of finished documents."""
+        parts = [(d, key, part) for d, by_key in self._open.items() for key, part in by_key.items()]
         return {
             "c": self.c,
             "kinds": [[list(key), *kind] for key, kind in self._kinds.items()],
@@ -172,16 +172,21 @@ class Documents:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Documents:
-        """Return what `state` was taken of."""
+        """Return the documents of a `state`."""
         found = cls(state["c"])
         found._kinds = {SiteKey(*key): (name, rounded) for key, name, rounded in state["kinds"]}
         found._rows = {SiteKey(*key): [*map(_row_of, rows)] for key, rows in state["rows"]}
-        kept = state["open"]
-        moments, tables = unpack_moments(kept["moments"]), unpack_tables(kept["tables"])
-        parts = map(_Part, tables, moments)
-        for document, key, part in zip(kept["documents"], kept["keys"], parts, strict=True):
+        unfinished = state["open"]
+        moments = unpack_moments(unfinished["moments"])
+        parts = map(_Part, unpack_tables(unfinished["tables"]), moments)
+        places = zip(unfinished["documents"], unfinished["keys"], parts, strict=True)
+        for document, key, part in places:
             found._open.setdefault(document, {})[SiteKey(*key)] = part
         return found
+
+
+def _newer_kind(known: tuple[str, bool], new: tuple[str, bool]) -> tuple[str, bool]:
+    return new[0], known[1] or new[1]
 
 
 def _row_of(numbers: NDArray[np.float64]) -> tuple[Any, ...]:

@@ -1,15 +1,15 @@
-"""What each expert of a layer made of the tokens that came to it: one small table an expert.
+"""Record the values of each expert of a layer: one small table per expert.
 
 Guarantee: counts, zeros, NaN, infinities, minimum, maximum, mean and standard deviation are exact,
-whatever the order of adding. The share of near-zero values is not: its threshold is known when all
-has been seen, so magnitudes are counted in coarse cells, eight to a factor of two. Cells below the
-threshold's count whole; the threshold's own cell is split as the values of all experts together
-are, whose table is exact. So the experts' numbers of near-zero values add up to the layer's exact
-one, and for each the truth lies between ``near_zero_low`` and ``near_zero_high``, the shares with
-the cell left out and taken whole.
+whatever the order of adding. The near-zero fraction is estimated: its threshold is known only at
+the end, so magnitudes are counted in coarse cells, eight per factor of two. Cells below the
+threshold count fully; the threshold's own cell is split by the exact table of all experts together.
+So the experts' near-zero counts add up to the exact count of the layer, and the exact fraction of
+each expert lies between ``near_zero_low`` and ``near_zero_high``, the fractions without that cell
+and with all of it.
 
-Cost: 4.3 KiB an expert, site and phase (256 experts in 58 layers: 64 MiB), where a whole table each
-would take 512 KiB (7.25 GiB).
+Cost: 4.3 KiB per expert, site and phase (256 experts in 58 layers: 64 MiB); a full table would take
+512 KiB (7.25 GiB).
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.stats import Moments, Sketch, float_grid, pack_moments, unpack_moments
+from distviz.stats import Moments, Sketch, float_grid, kernels, pack_moments, unpack_moments
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["ExpertTable", "coarse_cells"]
 
 _CELLS = 512
 _PER_OCTAVE = 8
@@ -49,23 +47,23 @@ def coarse_cells(magnitudes: NDArray[np.float64]) -> NDArray[np.int64]:
 
 @cache
 def _starts(name: str) -> NDArray[np.int64]:
-    """The first magnitude code of each cell of a grid that has any, and the cells they start."""
+    """Return the first magnitude code of each cell that a grid has, and these cells."""
     cells = coarse_cells(float_grid.magnitudes(name))
     return np.stack([np.flatnonzero(np.diff(cells, prepend=-1)), np.unique(cells)])
 
 
 @dataclass
 class ExpertTable:
-    """What the experts of one layer did at one site, in one phase; two of them add.
+    """The values of one layer's experts at one site in one phase; two tables can be added.
 
     Attributes
     ----------
     tables
         int64 (experts, 512): finite values by coarse magnitude.
     counts
-        int64 (4, experts): tokens routed to it, NaN, infinities, exact zeros.
+        int64 (4, experts): routed tokens, NaN, infinities, exact zeros.
     low, high
-        float64 (experts,): exact extremes (+inf and -inf where there is no finite value).
+        float64 (experts,): exact extremes (+inf and -inf without finite values).
     moments
         Of the finite values, before any rounding.
     """
@@ -78,7 +76,7 @@ class ExpertTable:
 
     @classmethod
     def empty(cls, n_experts: int) -> ExpertTable:
-        """Return the table of experts that no token came to."""
+        """Return the table of experts without tokens."""
         return cls(
             np.zeros((n_experts, _CELLS), np.int64),
             np.zeros((len(_COUNTS), n_experts), np.int64),
@@ -88,20 +86,18 @@ class ExpertTable:
         )
 
     def add(self, values: torch.Tensor, experts: NDArray[np.int64]) -> None:
-        """Count (rows, channels); ``experts`` int64 (rows,) says whose a row is, -1 leaves it out.
+        """Count (rows, channels); ``experts`` int64 (rows,) is the expert of each row, -1 for none.
 
-        A few experts at a time, so that no more than 8 MiB of whole tables exist at once.
+        Experts are processed in groups, so that full tables take at most 8 MiB.
         """
-        from distviz.stats import kernels
-
-        seen = np.bincount(experts[experts >= 0], minlength=len(self.moments))
-        self.counts[0] += seen
-        hit = np.flatnonzero(seen)
+        n_tokens = np.bincount(experts[experts >= 0], minlength=len(self.moments))
+        self.counts[0] += n_tokens
+        hit = np.flatnonzero(n_tokens)
         for start in range(0, hit.size, _AT_A_TIME):
             part = hit[start : start + _AT_A_TIME]
-            lot = np.full(len(self.moments) + 1, -1)  # the last for rows that are left out
-            lot[part] = np.arange(part.size)
-            found = kernels.observe(values, lot[experts], part.size, channels=False)
+            slots = np.full(len(self.moments) + 1, -1)  # the last one for rows of no expert
+            slots[part] = np.arange(part.size)
+            found = kernels.observe(values, slots[experts], part.size, channels=False)
             self._absorb(part, found)
 
     def _absorb(self, part: NDArray[np.int64], found: Any) -> None:
@@ -130,7 +126,7 @@ class ExpertTable:
         )
 
     def rows(self, eps: float, together: Sketch) -> list[dict[str, Any]]:
-        """Return one row an expert.
+        """Return one row per expert.
 
         Parameters
         ----------
@@ -139,10 +135,10 @@ class ExpertTable:
         together
             The values of all experts.
         """
-        place = int(coarse_cells(np.array([eps]))[0]) if eps > 0 else 0
-        below = self.tables[:, :place].sum(axis=1)
-        cell = self.tables[:, place]
-        near = below + cell * _share_below(together, eps, place)
+        index = int(coarse_cells(np.array([eps]))[0]) if eps > 0 else 0
+        below = self.tables[:, :index].sum(axis=1)
+        cell = self.tables[:, index]
+        near = below + cell * _fraction_below(together, eps, index)
         n_experts = range(len(self.moments))
         return [self._row(index, below[index], near[index], cell[index]) for index in n_experts]
 
@@ -165,20 +161,20 @@ class ExpertTable:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return everything as a tree for `packing.encode`."""
+        """Return everything as a tree for `distviz.stats.encode`."""
         names = ("tables", "counts", "low", "high")
         arrays = {name: getattr(self, name) for name in names}
         return arrays | {"moments": pack_moments(self.moments)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ExpertTable:
-        """Return what `state` was taken of."""
+        """Return the table of a `state`."""
         return cls(**(state | {"moments": unpack_moments(state["moments"])}))
 
 
-def _share_below(together: Sketch, eps: float, place: int) -> float:
-    """Return the share of a coarse cell's values that lie below eps, of all experts together."""
+def _fraction_below(together: Sketch, eps: float, cell: int) -> float:
+    """Return the fraction of a coarse cell's values below eps, for all experts together."""
     magnitudes, counts = together.magnitude_pairs()
-    inside = coarse_cells(magnitudes) == place
+    inside = coarse_cells(magnitudes) == cell
     total = int(counts[inside].sum())
     return int(counts[inside & (magnitudes < eps)].sum()) / total if total else 0.0

@@ -1,19 +1,19 @@
-"""In which order the rows of a mixture of experts come: token, expert and slot of each.
+"""The order of rows in a mixture of experts: token, expert and slot of each row.
 
-After transformers 5.23, ``integrations/moe.py`` and the models.
+As in transformers 5.23, ``integrations/moe.py`` and the models.
 
 ==============  ==============================================================================
 implementation  rows
 ==============  ==============================================================================
 batched_mm      once, ordered by (token, slot)
 grouped_mm      once, ordered by expert as ``torch.sort`` orders them
-eager           once for each expert that is hit, ascending; inside, by (slot, token)
-Llama 4         once, every expert sees every token; those it was not chosen for are zeros
-JetMoe          once, as its router sorted them
+eager           once per expert with tokens, ascending; within, by (slot, token)
+Llama 4         once, every expert has every token; those not routed to it are zeros
+JetMoe          once, in the order of its router
 ==============  ==============================================================================
 
-An index that names no expert (a slot masked by expert parallelism, a token over the capacity)
-belongs to no token: where its row is computed nevertheless, it is left out.
+A row whose index names no expert (a slot masked by expert parallelism, a token over the capacity)
+belongs to no token and is not counted.
 """
 
 from __future__ import annotations
@@ -28,30 +28,19 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Layout",
-    "Routed",
-    "by_content",
-    "by_sorted_index",
-    "chosen_of_every_expert",
-    "every_expert",
-    "from_index",
-    "is_index",
-]
-
 
 @dataclass(frozen=True)
 class Routed:
-    """Whose each row is.
+    """Token, expert and slot of each row.
 
     Attributes
     ----------
     tokens
-        int64 (rows,): index among all tokens of the call, batch-major; -1 where no token's.
+        int64 (rows,): index among all tokens of the call, batch-major; -1 for no token.
     experts
-        int64 (rows,): index of the expert; undefined where the token is -1.
+        int64 (rows,): index of the expert; undefined if the token is -1.
     slots
-        int64 (rows,): the expert's rank among those of its token, 0 the first choice.
+        int64 (rows,): rank of the expert among those of its token, 0 for the first choice.
     n_tokens, n_experts
         Tokens of the call, experts of the layer.
     """
@@ -63,20 +52,20 @@ class Routed:
     n_experts: int
 
     def spread(self, per_token: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give every row what its token has; -1 where it has none."""
+        """Return the value of each row's token; -1 for rows without one."""
         return np.where(self.tokens < 0, -1, per_token[self.tokens])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The rows of one call of the experts, and how many come at a time, in order."""
+    """The rows of one call of the experts, and how many arrive at a time, in order."""
 
     routed: Routed
     sizes: tuple[int, ...]
 
 
 def is_index(value: Any) -> bool:
-    """Return whether a value can be the experts chosen for each token."""
+    """Return whether a value can be the chosen experts of each token."""
     import torch
 
     is_whole = isinstance(value, torch.Tensor) and not value.is_floating_point()
@@ -84,7 +73,7 @@ def is_index(value: Any) -> bool:
 
 
 def from_index(index: torch.Tensor, n_experts: int, name: str) -> Layout:
-    """Lay out (tokens, slots) of expert indices, or (tokens, slots, experts) of zeros and ones."""
+    """Return the layout of (tokens, slots) expert indices, or of their one-hot encoding."""
     import torch
 
     if index.dim() == 3:
@@ -109,7 +98,7 @@ def from_index(index: torch.Tensor, n_experts: int, name: str) -> Layout:
 
 
 def by_sorted_index(index: torch.Tensor, sizes: list[int], k: int) -> Layout:
-    """JetMoe: flat (token, slot) indices sorted by expert, and how many each expert has."""
+    """JetMoe: flat (token, slot) indices sorted by expert, and the number of each expert."""
     order = index.detach().cpu().numpy().astype(np.int64)
     experts = np.repeat(np.arange(len(sizes)), sizes)
     tokens, slots = np.divmod(order, k)
@@ -117,7 +106,7 @@ def by_sorted_index(index: torch.Tensor, sizes: list[int], k: int) -> Layout:
 
 
 def chosen_of_every_expert(logits: torch.Tensor, k: int) -> Layout:
-    """Llama 4: rows are (expert, token); chosen are the k largest logits of a token."""
+    """Llama 4: rows are (expert, token); the k largest logits of a token are chosen."""
     n_tokens, n_experts = logits.shape
     index = logits.detach().topk(k, dim=1)[1].cpu().numpy()
     slots = np.full((n_tokens, n_experts), -1, np.int64)
@@ -129,7 +118,7 @@ def chosen_of_every_expert(logits: torch.Tensor, k: int) -> Layout:
 
 
 def every_expert(hidden: torch.Tensor, n_experts: int) -> Layout:
-    """Every expert works on every token (Inkling's shared experts): rows are (expert, token)."""
+    """Every expert gets every token (Inkling's shared experts): rows are (expert, token)."""
     n_tokens = hidden.numel() // hidden.shape[-1]
     experts, tokens = (part.ravel() for part in np.indices((n_experts, n_tokens)))
     return Layout(Routed(tokens, experts, experts, n_tokens, n_experts), (tokens.size,))
@@ -141,23 +130,23 @@ def by_content(
     choice: torch.Tensor | None,
     n_experts: int,
 ) -> Layout | None:
-    """Find the token of each row by its content: a row is a copy of its token's hidden state.
+    """Find the token of each row by content: a row is a copy of its token's hidden state.
 
-    Tokens of equal content go to the same experts, and are told apart by their order.
+    Tokens with equal content have the same experts; they are distinguished by their order.
 
     Parameters
     ----------
     hidden
-        (tokens, channels): what the layer was given.
+        (tokens, channels): the input of the layer.
     pieces
-        Expert, and the rows (n, channels) that it was given, in the order of the calls.
+        Expert and its input rows (n, channels), in the order of the calls.
     choice
-        (tokens, slots) experts as the router ranks them, or (tokens, experts) scores; None where
-        it is not known: then slots follow the index of the expert.
+        (tokens, slots) experts in the router's order, or (tokens, experts) scores; None if
+        unknown: then slots follow the index of the expert.
 
     Returns
     -------
-    None where a row is no token's, or not all tokens of equal content are there.
+    None if a row matches no token, or if tokens with equal content are missing.
     """
     owners: dict[bytes, list[int]] = {}
     for token, content in enumerate(_contents(hidden)):
@@ -165,14 +154,14 @@ def by_content(
     found: list[NDArray[np.int64]] = []
     for _, rows in pieces:
         contents = _contents(rows)
-        seen: dict[bytes, int] = {}
+        ranks: dict[bytes, int] = {}
         tokens = np.empty(len(contents), np.int64)
         for row, content in enumerate(contents):
-            rank = seen[content] = seen.get(content, -1) + 1
+            rank = ranks[content] = ranks.get(content, -1) + 1
             if rank >= len(owners.get(content, ())):
                 return None
             tokens[row] = owners[content][rank]
-        if any(number + 1 != len(owners[content]) for content, number in seen.items()):
+        if any(number + 1 != len(owners[content]) for content, number in ranks.items()):
             return None
         found.append(tokens)
     sizes = tuple(tokens.size for tokens in found)
@@ -192,7 +181,7 @@ def _contents(rows: torch.Tensor) -> list[bytes]:
 def _ranks(
     tokens: NDArray[np.int64], experts: NDArray[np.int64], choice: torch.Tensor | None
 ) -> NDArray[np.int64]:
-    """Rank the experts of each token: as the router lists them, by its scores, or by index."""
+    """Rank the experts of each token: by the router's order, by its scores, or by index."""
     order = experts.astype(np.float64)
     if choice is not None and choice.is_floating_point():
         scores = choice.detach().double().cpu().numpy()

@@ -1,15 +1,13 @@
-"""Follow the modules of routed experts through their calls: whose is each row that passes?
+"""Track routed experts through their calls: the token, expert and slot of each row.
 
-What a module of experts is called with (hidden states, the experts chosen for each token, weights)
-and the implementation it runs on decide in which order its rows come, see
-:mod:`distviz.hooks.moe_layouts`. How the activation is captured does not matter here: rows go in,
-tokens, experts and slots come out.
+The arguments of a module of experts (hidden states, chosen experts, weights) and its implementation
+determine the order of its rows, see :mod:`distviz.hooks.moe_layouts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,29 +23,27 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Routing", "force_batched_experts", "replaced", "rows_shown", "track_routing"]
-
-_AT_ONCE = ("grouped_mm", "batched_mm")
-_OPEN = (*_AT_ONCE, "eager")
+_BATCHED = ("grouped_mm", "batched_mm")
+_SUPPORTED = (*_BATCHED, "eager")
 _NAMES_OF_COUNT = ("num_routed_experts", "num_experts", "n_shared_experts")
 _rehearsing: WeakKeyDictionary[nn.Module, Routing] = WeakKeyDictionary()
 
 
 @dataclass
 class _Pieces:
-    """What one point has shown of the call under way."""
+    """The rows of one point in the current call."""
 
     number: int = 0
     whole: torch.Tensor | None = None
 
 
 class Routing:
-    """Follows one module of experts through its calls.
+    """Tracks one module of experts through its calls.
 
     Parameters
     ----------
     module, path
-        The module that holds the experts.
+        The module of the experts.
     """
 
     def __init__(self, module: nn.Module, path: str) -> None:
@@ -57,15 +53,15 @@ class Routing:
         self._routing: tuple[Any, Any] | None = None
         self._pieces: dict[HookPoint, _Pieces] = {}
 
-    def hear_router(self, router: Any, _args: Any, output: Any) -> None:
-        """Forward hook of a router, for experts that are not told what it chose."""
+    def read_router(self, router: Any, _args: Any, output: Any) -> None:
+        """Forward hook of a router, for experts that do not receive its choice."""
         if isinstance(output, tuple) and len(output) == 5 and isinstance(output[3], list):
             self._start(moe_layouts.by_sorted_index(output[0], output[3], router.top_k))
         else:
             self._routing = router, output
 
     def start(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the experts: read who goes where."""
+        """Forward pre-hook of the experts: read the routing."""
         given = [*args, *kwargs.values()]
         index = next((value for value in given[1:] if moe_layouts.is_index(value)), None)
         if index is not None:
@@ -84,31 +80,31 @@ class Routing:
         self._pieces = {}
 
     def finish(self, *_: Any) -> None:
-        """Forward hook of the experts: every row announced must have come."""
+        """Forward hook of the experts: check that all expected rows have arrived."""
         for point, pieces in self._pieces.items():
             of_all = f"{pieces.number} of {len(self.layout.sizes) if self.layout else 0}"
-            raise _not_attributed(point, f"was reached by {of_all} experts")
+            raise _unmatched(point, f"was reached by {of_all} experts")
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last call had no row for any expert."""
+        """Whether the last call routed no token to any expert."""
         return self.layout is not None and not self.layout.sizes
 
     def take(self, point: HookPoint, rows: torch.Tensor) -> tuple[torch.Tensor, Routed] | None:
-        """Accept (rows, channels) of one firing; return all rows of the call once they are there.
+        """Add the (rows, channels) of one hook call; return all rows once they are complete.
 
         Raises
         ------
         MeasurementError
-            If the rows are not those that the routing announced.
+            If the number of rows contradicts the routing.
         """
         if self.layout is None:
-            raise _not_attributed(point, f"ran, but {self.path} was not called")
+            raise _unmatched(point, f"ran, but {self.path} was not called")
         pieces = self._pieces.setdefault(point, _Pieces())
         sizes = self.layout.sizes
         expected = sizes[pieces.number] if pieces.number < len(sizes) else 0
         if rows.shape[0] != expected:
-            raise _not_attributed(point, f"saw {rows.shape[0]} rows where {expected} were routed")
+            raise _unmatched(point, f"has {rows.shape[0]} rows where {expected} were routed")
         if len(sizes) > 1:
             if pieces.whole is None:
                 pieces.whole = rows.new_empty((sum(sizes), rows.shape[1]))
@@ -123,16 +119,16 @@ class Routing:
 
     @property
     def is_rehearsing(self) -> bool:
-        """Whether the experts run ahead of their call, so that nothing counts."""
+        """Whether the experts run ahead of their call; nothing is counted then."""
         return self.module in _rehearsing
 
     @property
     def is_leading(self) -> bool:
-        """Whether they do so for the sake of whoever follows them by this object."""
+        """Whether they run ahead for this object."""
         return _rehearsing.get(self.module) is self
 
     def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Let the experts run without being counted by anyone."""
+        """Run the experts without counting."""
         import torch
 
         _rehearsing[self.module] = self
@@ -144,10 +140,10 @@ class Routing:
 
 
 class _Matched(Routing):
-    """Follows a layer whose experts are plain modules in a list: nobody says who goes where.
+    """Tracks a layer whose experts are modules in a list, without an argument for the routing.
 
-    The layer runs ahead once, uncounted, to see which rows each expert is given; they are known by
-    their content. That takes the layer's time once more.
+    The layer runs ahead once, uncounted, to collect the rows of each expert; their tokens are
+    found by content. This doubles the time of the layer.
     """
 
     def __init__(self, module: nn.Module, path: str) -> None:
@@ -160,12 +156,12 @@ class _Matched(Routing):
     def is_leading(self) -> bool:
         return super().is_leading and not self._is_learning
 
-    def hear_expert(self, number: int, args: tuple[Any, ...]) -> None:
+    def read_expert(self, number: int, _expert: Any, args: tuple[Any, ...]) -> None:
         """Forward pre-hook of one expert."""
         if self._is_learning:
             self._given.append((number, args[0].reshape(-1, args[0].shape[-1])))
 
-    def hear_router(self, _router: Any, _args: Any, output: Any) -> None:
+    def read_router(self, _router: Any, _args: Any, output: Any) -> None:
         parts = output if isinstance(output, tuple) else (output,)
         flat = [part.reshape(-1, part.shape[-1]) for part in parts if hasattr(part, "reshape")]
         listed = next((part for part in flat if moe_layouts.is_index(part)), None)
@@ -184,84 +180,82 @@ class _Matched(Routing):
         self._given = []
         if layout is None:
             raise MeasurementError(
-                f"what enters the experts of {self.path} are not the hidden states of its tokens",
-                "its rows cannot be attributed; leave this layer out",
+                f"the input of the experts of {self.path} are not the hidden states of its tokens",
+                "its rows cannot be matched to tokens; remove this layer from the layers",
             )
         self._start(layout)
 
 
-def _not_attributed(point: HookPoint, why: str) -> MeasurementError:
+def _unmatched(point: HookPoint, why: str) -> MeasurementError:
     return MeasurementError(
         f"{point.module} (site {point.site}) {why}",
-        "its rows cannot be attributed to tokens and experts; leave this site out",
+        "its rows cannot be matched to tokens and experts; remove this site from the sites",
     )
 
 
 @contextmanager
 def track_routing(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Routing]]:
-    """Follow the modules of experts at some paths; gives a `Routing` by path.
+    """Track the modules of experts at some paths; yields a `Routing` by path.
 
-    An implementation that fuses the activation away is replaced while this lasts.
+    An implementation that hides the activation in a fused kernel is replaced meanwhile.
     """
     found: dict[str, Routing] = {}
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
             module = model.get_submodule(path)
-            stack.enter_context(_replacing(module, *_OPEN))
+            stack.enter_context(_replacing(module, _SUPPORTED))
             routing = found[path] = _routing(module, path, stack)
             handle = module.register_forward_pre_hook(routing.start, with_kwargs=True)
             stack.callback(handle.remove)
             stack.callback(module.register_forward_hook(routing.finish).remove)
             router = _router(model, path)
             if router is not None:
-                stack.callback(router.register_forward_hook(routing.hear_router).remove)
+                stack.callback(router.register_forward_hook(routing.read_router).remove)
         yield found
 
 
-@contextmanager
-def force_batched_experts(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
-    """Let the experts at some paths compute all rows in one piece, where their code can."""
-    with ExitStack() as stack:
-        for path in dict.fromkeys(paths):
-            stack.enter_context(_replacing(model.get_submodule(path), *_AT_ONCE))
-        yield
+def force_batched_experts(model: nn.Module, paths: Iterable[str]) -> AbstractContextManager[None]:
+    """Let the experts at some paths compute all rows at once, where their code can."""
+    return _replacing_all(model, paths, _BATCHED)
 
 
-@contextmanager
-def rows_shown(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
+def rows_shown(model: nn.Module, paths: Iterable[str]) -> AbstractContextManager[None]:
     """Let the experts at some paths run on an implementation that `track_routing` supports."""
+    return _replacing_all(model, paths, _SUPPORTED)
+
+
+@contextmanager
+def _replacing_all(
+    model: nn.Module, paths: Iterable[str], allowed: tuple[str, ...]
+) -> Iterator[None]:
     with ExitStack() as stack:
         for path in dict.fromkeys(paths):
-            stack.enter_context(_replacing(model.get_submodule(path), *_OPEN))
+            stack.enter_context(_replacing(model.get_submodule(path), allowed))
         yield
 
 
 def replaced(model: nn.Module, paths: Iterable[str], *, at_once: bool) -> list[str]:
     """Return the implementations that `force_batched_experts` or `track_routing` replaces."""
-    allowed = _AT_ONCE if at_once else _OPEN
+    allowed = _BATCHED if at_once else _SUPPORTED
     modules = (model.get_submodule(path) for path in dict.fromkeys(paths))
     names = (_implementation(module) for module in modules if hasattr(module, "is_concatenated"))
     return list(dict.fromkeys(name for name in names if name not in allowed))
 
 
 def _routing(module: nn.Module, path: str, stack: ExitStack) -> Routing:
-    """Choose how the experts of a module are followed."""
+    """Choose how the experts of a module are tracked."""
     inside: Any = getattr(module, "experts", None)
     if inside is None or has_forward(inside):
         return Routing(module, path)
     matched = _Matched(module, path)
     for number, expert in enumerate(inside.children()):
-        hear = partial(_hear_expert, matched, number)
-        stack.callback(expert.register_forward_pre_hook(hear).remove)
+        read = partial(matched.read_expert, number)
+        stack.callback(expert.register_forward_pre_hook(read).remove)
     return matched
 
 
-def _hear_expert(matched: _Matched, number: int, _expert: Any, args: tuple[Any, ...]) -> None:
-    matched.hear_expert(number, args)
-
-
 def _router(model: nn.Module, path: str) -> nn.Module | None:
-    """The router inside the module (JetMoe, lists) or beside it (Llama 4), if there is one."""
+    """Return the router inside the module (JetMoe, lists) or next to it (Llama 4), if any."""
     own = model.get_submodule(path)
     above = model.get_submodule(path.rpartition(".")[0])
     places = ((own, "router"), (own, "gate"), (above, "router"))
@@ -273,7 +267,7 @@ def _router(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _implementation(module: nn.Module) -> str:
-    """Return the name of what a module of experts runs on; ``eager`` is the model's own code."""
+    """Return the implementation of a module of experts; ``eager`` is the model's own code."""
     if not hasattr(module, "is_concatenated"):  # set by transformers' use_experts_implementation
         return "eager"
     config: Any = module.config
@@ -281,8 +275,8 @@ def _implementation(module: nn.Module) -> str:
 
 
 @contextmanager
-def _replacing(module: nn.Module, *allowed: str) -> Iterator[None]:
-    """Run on the first of the allowed implementations, unless on one of them already.
+def _replacing(module: nn.Module, allowed: tuple[str, ...]) -> Iterator[None]:
+    """Switch to the first allowed implementation, unless the current one is allowed.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Counting what the hooks see: sketches by key and token class, documents, channels.
+"""Record observed values: sketches by key and token class, documents, channels and experts.
 
-Memory is bounded by what is open, not by how much text goes through: a sketch a key, and a table a
-document that is not finished yet.
+Memory does not grow with the amount of text: one sketch per key, and one table per unfinished
+document.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.arm import SequenceRows
-from distviz.hooks.document_recorder import Documents
+from distviz.hooks.document_recorder import Documents, merged
 from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.moe_layouts import Routed
 from distviz.results import Run
@@ -34,37 +34,35 @@ from distviz.stats.kernels import Observation
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TOKEN_CLASSES", "Recorder", "Tokens"]
-
 TOKEN_CLASSES = ("digits", "operators", "conjunctions", "other")
 _PARTIAL_PHASES = ("moved_before", "moved_after")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is known of the tokens in one forward call.
+    """The tokens of one forward call.
 
     Attributes
     ----------
     valid
-        bool (batch, tokens): no padding; these make ARM's set.
+        bool (batch, tokens): not padding; ARM acts on these.
     counted
-        bool (batch, tokens): enters the statistics.
+        bool (batch, tokens): included in the statistics.
     documents
-        int64 (batch,): which document a row belongs to.
+        int64 (batch,): the document of each row.
     index
         int64 (batch, tokens): the token's key for random numbers.
     classes
         int64 (batch, tokens): index into `TOKEN_CLASSES`.
     whole
-        Documents that begin and end in this call: their rows need no table kept.
+        Documents that begin and end in this call, and so need no table.
     past
         Tokens in the cache before this call.
     routed
-        Where the rows are those of routed experts: whose each row is. None: a row a token.
+        For rows of routed experts, the token and expert of each row. None: one row per token.
     lengths
-        Where one row of the batch holds several sequences behind each other (the patches of
-        pictures), their numbers of tokens; nothing is padded then. Empty: a row is a sequence.
+        If one row of the batch holds several sequences (the patches of images), their numbers of
+        tokens, without padding. Empty: a row is a sequence.
     """
 
     valid: NDArray[np.bool_]
@@ -78,9 +76,9 @@ class Tokens:
     lengths: tuple[int, ...] = ()
 
     def sequences(self) -> list[SequenceRows]:
-        """Return the sets of ARM: the rows of each row of the batch, padding left out.
+        """Return the rows of each sequence without padding, as ARM takes them.
 
-        Rows of experts stand in the order of (token, slot), however they came.
+        Rows of experts are in the order of (token, slot).
         """
         owners, index = self.documents, self.index.ravel()
         starts = np.arange(len(owners)) * self.valid.shape[1]
@@ -104,14 +102,14 @@ class Tokens:
 
 @dataclass
 class Recorder:
-    """Accumulates observations; two recorders of the same kind add.
+    """Accumulates observations; two recorders of the same kind can be added.
 
     Parameters
     ----------
     c
         Width of the near-zero band of the document rows.
     class_layers
-        Layers whose sketches are kept apart by token class; None means all.
+        Layers with a sketch per token class; None means all.
     """
 
     c: float = DEFAULT_C
@@ -132,7 +130,7 @@ class Recorder:
         tokens: Tokens,
         moved: torch.Tensor | None = None,
     ) -> None:
-        """Count (rows, channels) of one point; ``moved`` keeps what is marked alone."""
+        """Count (rows, channels) of one point; with ``moved``, only the values that it marks."""
         key = SiteKey(point.layer, point.stack, point.site, phase, point.module)
         names = self._class_names(point.layer)
         documents, rows = np.unique(tokens.documents, return_inverse=True)
@@ -145,11 +143,11 @@ class Recorder:
             values, slots = _only_moved(values, moved, slots)
         with_channels = phase not in _PARTIAL_PHASES
         n_slots = len(documents) * len(names)
-        seen = kernels.observe(values, slots, n_slots, channels=with_channels)
-        self._add_classes(key, names, seen)
+        found = kernels.observe(values, slots, n_slots, channels=with_channels)
+        self._add_classes(key, names, found)
         if with_channels:
-            self._add_channels(key, seen)
-            self._add_documents(key, seen, documents, tokens.whole)
+            self._add_channels(key, found)
+            self._add_documents(key, found, documents, tokens.whole)
             if tokens.routed is not None:
                 if key not in self.experts:
                     self.experts[key] = ExpertTable.empty(tokens.routed.n_experts)
@@ -157,54 +155,44 @@ class Recorder:
                 self.experts[key].add(values, owners)
 
     def _class_names(self, layer: int) -> tuple[str, ...]:
-        is_apart = self.class_layers is None or layer in self.class_layers
-        return TOKEN_CLASSES if is_apart else ("all",)
+        by_class = self.class_layers is None or layer in self.class_layers
+        return TOKEN_CLASSES if by_class else ("all",)
 
-    def _add_classes(self, key: SiteKey, names: Sequence[str], seen: Observation) -> None:
+    def _add_classes(self, key: SiteKey, names: Sequence[str], found: Observation) -> None:
         by_class = self.sketches.setdefault(key, {name: Sketch() for name in names})
         for index, name in enumerate(names):
-            by_class[name].absorb(seen, range(index, len(seen.tables), len(names)))
+            by_class[name].absorb(found, range(index, len(found.tables), len(names)))
 
-    def _add_channels(self, key: SiteKey, seen: Observation) -> None:
-        if seen.channels is None:
+    def _add_channels(self, key: SiteKey, found: Observation) -> None:
+        if found.channels is None:
             return
         if key not in self._channels:
-            self._channels[key] = ChannelTotals.empty(seen.channels.count.size)
-        self._channels[key].add(seen.channels)
+            self._channels[key] = ChannelTotals.empty(found.channels.count.size)
+        self._channels[key].add(found.channels)
 
     def _add_documents(
-        self, key: SiteKey, seen: Observation, documents: NDArray[np.int64], whole: frozenset[int]
+        self, key: SiteKey, found: Observation, documents: NDArray[np.int64], whole: frozenset[int]
     ) -> None:
-        n_classes = len(seen.tables) // len(documents)
-        kind = (seen.grid, seen.is_rounded)
+        n_classes = len(found.tables) // len(documents)
+        kind = (found.grid, found.is_rounded)
         for index, name in enumerate(documents.tolist()):
             part = slice(index * n_classes, (index + 1) * n_classes)
-            # One class: the table itself, nothing is copied.
-            table = seen.tables[part.start]
+            table = found.tables[part.start]  # with one class, no copy
             if n_classes > 1:
-                table = seen.tables[part].sum(axis=0, dtype=np.int64)
-            moments = sum(seen.moments[part], Moments())
+                table = found.tables[part].sum(axis=0, dtype=np.int64)
+            moments = sum(found.moments[part], Moments())
             self.documents.add(key, name, table, moments, kind, is_whole=name in whole)
 
     def __add__(self, other: Self) -> Self:
-        """Return what both have seen; neither side may be used afterwards."""
-        total = replace(self, sketches=dict(self.sketches))
-        for key, by_class in other.sketches.items():
-            known = total.sketches.get(key)
-            total.sketches[key] = by_class
-            if known is not None:
-                total.sketches[key] = {name: known[name] + by_class[name] for name in known}
+        """Return the observations of both; neither side may be used afterwards."""
+        total = replace(self, sketches=merged(self.sketches, other.sketches, merged))
         total.documents = self.documents + other.documents
-        total.experts = dict(self.experts)
-        for key, table in other.experts.items():
-            total.experts[key] = total.experts[key] + table if key in total.experts else table
-        total._channels = dict(self._channels)
-        for key, sums in other._channels.items():
-            total._channels[key] = total._channels[key] + sums if key in total._channels else sums
+        total.experts = merged(self.experts, other.experts)
+        total._channels = merged(self._channels, other._channels)
         return total
 
     def state(self) -> dict[str, Any]:
-        """Return everything as a tree for `packing.encode`."""
+        """Return everything as a tree for `distviz.stats.encode`."""
         names = [[list(key), list(by_class)] for key, by_class in self.sketches.items()]
         sketches = [sketch for by_class in self.sketches.values() for sketch in by_class.values()]
         return {
@@ -219,9 +207,9 @@ class Recorder:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Return what `state` was taken of."""
-        apart = state["class_layers"]
-        found = cls(state["c"], None if apart is None else frozenset(apart))
+        """Return the recorder of a `state`."""
+        layers = state["class_layers"]
+        found = cls(state["c"], None if layers is None else frozenset(layers))
         sketches = iter(unpack_sketches(state["sketches"]))
         for key, names in state["names"]:
             found.sketches[SiteKey(*key)] = {name: next(sketches) for name in names}
@@ -235,7 +223,7 @@ class Recorder:
         return found
 
     def channels(self) -> pd.DataFrame:
-        """Return one row a layer, site, phase and channel."""
+        """Return one row per layer, site, phase and channel."""
         frames = []
         for key in sorted(self._channels, key=key_order):
             sums = self._channels[key]
@@ -257,7 +245,7 @@ class Recorder:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def with_experts(self, run: Run) -> Run:
-        """Return the run with its table of experts, which needs the run's own near-zero bands."""
+        """Return the run with its table of experts, by the near-zero bands of the run."""
         rows = [
             {"layer": key.layer, "site": key.site, "phase": key.phase}
             | row

@@ -1,7 +1,7 @@
-"""What is counted, token by token: a recorder that keeps a row for every token it counts.
+"""A recorder with statistics of every counted token.
 
 The statistics are over the channels of one token, on the values themselves (float64 arithmetic,
-nothing is rounded to a grid); the near-zero band of a token is that of its document.
+not rounded to a grid); the near-zero band of a token is that of its document.
 """
 
 from __future__ import annotations
@@ -21,31 +21,29 @@ from distviz.sites import HookPoint, SiteKey
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["STATISTICS", "PositionRecorder", "token_statistics"]
-
 STATISTICS = ("near_zero", "variance", "l1", "l2", "gini")
 """The columns of a row, see `token_statistics`."""
 
 _CHUNK = 1 << 17
-"""Values worked on at a time: their float64 copies stay in the cache."""
+"""Values per step: their float64 copies fit into the CPU cache."""
 
 
 @dataclass
 class PositionRecorder(Recorder):
-    """A recorder that also keeps the statistics of every counted token.
+    """A recorder that also stores the statistics of every counted token.
 
-    Needs documents of one window each, whose near-zero band is known as soon as they were seen.
-    Memory: 40 bytes a token, layer and site. The values of a token that several experts see are
-    taken together.
+    Documents must have one window each, so that their near-zero band is known after one call.
+    Memory: 40 bytes per token, layer and site. The values of a token in several experts are
+    described together.
 
     Attributes
     ----------
     given
-        (document, key) -> eps of another run, taken instead of the documents' own.
+        (document, key) -> eps of another run, used instead of the documents' own.
     bands
-        The eps taken.
+        The eps in use.
     rows
-        (key, document) -> float64 (tokens, statistics), the counted tokens in their order.
+        (key, document) -> float64 (tokens, statistics), the counted tokens in order.
     """
 
     given: Mapping[tuple[int, SiteKey], float] | None = None
@@ -60,7 +58,7 @@ class PositionRecorder(Recorder):
         tokens: Tokens,
         moved: torch.Tensor | None = None,
     ) -> None:
-        """Count as `Recorder.add` does, then describe each token that was counted."""
+        """Count like `Recorder.add`, then describe each counted token."""
         super().add(point, phase, values, tokens, moved)
         if moved is not None:
             return
@@ -75,22 +73,22 @@ class PositionRecorder(Recorder):
             self.rows[key, document] = _of_tokens(values, own, tokens.routed, eps)
 
     def __add__(self, other: Self) -> Self:
-        """Return what both have seen, of different documents; see `Recorder`."""
+        """Return the observations of both, of different documents; see `Recorder`."""
         total = super().__add__(other)
         total.bands, total.rows = self.bands | other.bands, self.rows | other.rows
         return total
 
     def state(self) -> dict[str, Any]:
-        """Return everything but ``given`` as a tree for `packing.encode`."""
-        rows = [[list(key), document, of_it] for (key, document), of_it in self.rows.items()]
+        """Return everything but ``given`` as a tree for `distviz.stats.encode`."""
+        rows = [[list(key), document, table] for (key, document), table in self.rows.items()]
         bands = [[document, list(key), eps] for (document, key), eps in self.bands.items()]
         return super().state() | {"rows": rows, "bands": bands}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Return what `state` was taken of."""
+        """Return the recorder of a `state`."""
         found = super().from_state(state)
-        found.rows = {(SiteKey(*key), document): of_it for key, document, of_it in state["rows"]}
+        found.rows = {(SiteKey(*key), document): table for key, document, table in state["rows"]}
         found.bands = {(document, SiteKey(*key)): eps for document, key, eps in state["bands"]}
         return found
 
@@ -98,7 +96,7 @@ class PositionRecorder(Recorder):
 def _of_tokens(
     values: torch.Tensor, own: NDArray[np.int64], routed: Routed | None, eps: float
 ) -> NDArray[np.float64]:
-    """Describe the tokens ``own`` (numbers in the flat batch) of (rows, channels)."""
+    """Describe the tokens ``own`` (indices in the flat batch) of (rows, channels)."""
     if routed is None:
         return token_statistics(_exact(values, own), eps)
     order = np.lexsort((routed.slots, routed.tokens))
@@ -113,7 +111,7 @@ def _of_tokens(
 
 
 def _exact(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return some rows; float32 holds the 16-bit types exactly."""
+    """Return some rows; float32 represents the 16-bit types exactly."""
     import torch
 
     chosen = values.detach()[torch.from_numpy(rows).to(values.device)]
@@ -123,9 +121,9 @@ def _exact(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.float32]
 def token_statistics(values: NDArray[np.float32], eps: float) -> NDArray[np.float64]:
     """Describe each row by the columns of `STATISTICS`, float64 (rows, 5).
 
-    Near-zero share (abs(x) < eps), population variance, L1, L2 and the Gini coefficient of abs(x)
-    over the finite values of a row, (rows, channels); NaN where there is none, and for the Gini
-    coefficient of zeros alone.
+    Near-zero fraction (abs(x) < eps), population variance, L1, L2 and the Gini coefficient of
+    abs(x) over the finite values of a row, (rows, channels); NaN without finite values, and for
+    the Gini coefficient of all-zero rows.
     """
     found = np.empty((len(values), len(STATISTICS)))
     finite = np.isfinite(values).all(axis=1)

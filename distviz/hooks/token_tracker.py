@@ -1,9 +1,9 @@
-"""Which tokens the forward call under way is about, read from its own arguments.
+"""Read the tokens of the current forward call from its arguments.
 
-Where the rows of a place are not those tokens (patches of an image or of bytes, prompts put in
-front, streams beside each other), they are divided evenly among the rows of the batch, in order:
-counted all, without token classes. That is possible where nothing is padded. The patches of several
-pictures in one row are divided by the grid of each picture, which may differ.
+Where the rows of a point are not these tokens (patches of an image or of bytes, prepended prompts,
+parallel streams), they are split evenly among the rows of the batch, in order, and all are counted,
+without token classes. This requires a batch without padding. The patches of several images in one
+row are split by the grid of each image.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Tracker", "rows_of"]
-
 _SOURCES = ("input_ids", "inputs_embeds")
 _GRIDS = ("grid_thw", "image_grid_thw", "target_sizes")
 _DECODER_SOURCES = ("decoder_input_ids", "decoder_inputs_embeds")
@@ -32,16 +30,16 @@ _DECODER_SOURCES = ("decoder_input_ids", "decoder_inputs_embeds")
 
 @dataclass
 class Tracker:
-    """Knows the tokens of the forward call that is under way.
+    """Tracks the tokens of the current forward call.
 
     Parameters
     ----------
     given
-        Set by the measuring loop, which knows documents and classes; None reads the call.
+        Set by the measuring loop, which knows documents and classes; None: read from the call.
     tokens
-        Those of the call; of the encoder where a decoder has its own.
+        The tokens of the call; of the encoder in an encoder-decoder.
     decoder
-        Those of the decoder in an encoder-decoder, else None.
+        The tokens of the decoder in an encoder-decoder, else None.
     """
 
     given: Tokens | None = None
@@ -54,21 +52,21 @@ class Tracker:
 
     @property
     def past(self) -> int:
-        """Tokens in the cache before the call under way."""
+        """Tokens in the cache before the current call."""
         tokens = self.decoder or self.tokens
         return 0 if tokens is None else tokens.past
 
     def track_calls(self, model: nn.Module, stack: ExitStack) -> None:
-        """Follow the calls of a model until `stack` is closed.
+        """Track the calls of a model until `stack` is closed.
 
-        Its base model is followed where it is called alone, and its encoder, which ``generate``
-        calls before the rest.
+        This includes direct calls of its base model, and of its encoder, which ``generate`` calls
+        first.
         """
-        followed: list[Any] = [model, getattr(model, "base_model", model)]
+        tracked: list[Any] = [model, getattr(model, "base_model", model)]
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             self._encoder = model.get_encoder()  # type: ignore[operator]
-            followed.append(self._encoder)
-        for module in dict.fromkeys(followed):
+            tracked.append(self._encoder)
+        for module in dict.fromkeys(tracked):
             before = module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True)
             stack.callback(before.remove)
             after = module.register_forward_hook(self.leave, always_call=True)
@@ -77,14 +75,14 @@ class Tracker:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: read mask, shape and cache from the arguments."""
         self._depth += 1
-        if self._depth > 1:  # the base model inside the model that was called
+        if self._depth > 1:  # the base model inside the called model
             return
         names = inspect.signature(module.forward).parameters
         given = dict(zip(names, args, strict=False)) | kwargs
         source = _first(given, _SOURCES)
-        goes_on = source is None and self._encoder_ran
+        continues = source is None and self._encoder_ran
         self._encoder_ran = module is self._encoder
-        self.calls += not goes_on
+        self.calls += not continues
         if self.given is not None:
             self.tokens = self.given
             return
@@ -97,26 +95,26 @@ class Tracker:
         if source is not None:
             past = past if of_decoder is None else 0
             self.tokens = _read(source, given.get("attention_mask"), past)
-        elif not goes_on:
+        elif not continues:
             self.tokens = _without_tokens(given, is_needed=of_decoder is None)
 
     def leave(self, *_: Any) -> None:
-        """Forward hook of the model, run also after an error."""
+        """Forward hook of the model; also runs after an error."""
         self._depth -= 1
 
     def current(self, point: HookPoint, rows: int) -> Tokens:
-        """Return the tokens of the rows that a point saw.
+        """Return the tokens of a point's rows.
 
         Raises
         ------
         MeasurementError
-            If no call is under way, or the rows cannot be those of its tokens.
+            If no call is running, or the rows do not match its tokens.
         """
         of_decoder = self.decoder is not None and point.stack == "decoder"
         tokens = self.decoder if of_decoder else self.tokens
         if tokens is None:
             raise MeasurementError(
-                f"{point.module} ran outside a call of the watched model",
+                f"{point.module} ran outside a call of the observed model",
                 "call the model that was given to distviz, not a part of it",
             )
         if rows == tokens.valid.size:
@@ -130,13 +128,13 @@ class Tracker:
             if rows % length == 0:
                 return _all_valid(rows // length, length, tokens.past)
         raise MeasurementError(
-            f"{point.module} (site {point.site}) saw {rows} rows for {tokens.valid.size} tokens",
-            "its rows cannot be attributed to tokens; leave this site out",
+            f"{point.module} (site {point.site}) has {rows} rows for {tokens.valid.size} tokens",
+            "its rows cannot be matched to tokens; remove this site from the sites",
         )
 
 
 def rows_of(tensor: torch.Tensor, tokens: Tokens | None) -> torch.Tensor:
-    """Return (rows, channels); streams that a token has beside each other become its channels."""
+    """Return (rows, channels); parallel streams of a token become its channels."""
     if tensor.dim() == 4 and tokens is not None:
         shape = tokens.valid.shape
         if tensor.shape[1:3] == shape and tensor.shape[:2] != shape:
@@ -154,7 +152,7 @@ def _read(source: torch.Tensor, mask: torch.Tensor | None, past: int) -> Tokens:
     batch, length = source.shape[:2]
     if mask is None:
         return _all_valid(batch, length, past)
-    # The mask may be as wide as a static cache, of which the end is not filled yet.
+    # The mask may be as wide as a static cache that is not yet full.
     whole = _plain_mask(mask, batch)[:, : past + length]
     valid = whole[:, -length:]
     index = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, -length:]
@@ -163,10 +161,9 @@ def _read(source: torch.Tensor, mask: torch.Tensor | None, past: int) -> Tokens:
 
 
 def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
-    """Return one position for each row of the batch of pixels, sound or whatever was given.
+    """Return one position per row of a batch without text (pixels, audio).
 
-    Patches that stand in one row are those of the pictures whose grids are given; padded ones are
-    known from their mask.
+    Patches in one row are split by the given grids of the images; padding is read from the mask.
     """
     import torch
 
@@ -191,14 +188,14 @@ def _all_valid(batch: int, length: int, past: int) -> Tokens:
 
 
 def _packed(lengths: list[int]) -> Tokens:
-    """Return one row in which sequences stand behind each other."""
+    """Return one row that holds several sequences in a row."""
     return replace(_all_valid(1, sum(lengths), 0), lengths=tuple(lengths))
 
 
 def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return (batch, all tokens) bool from a 2-D mask, or from what a 4-D one lets be attended."""
+    """Return (batch, all tokens) bool from a 2-D mask, or from the allowed keys of a 4-D mask."""
     if mask.dim() == 4:
-        # A key that no query may attend to is padding; an additive mask is 0 where allowed.
+        # A key without any query is padding; an additive mask is 0 where attention is allowed.
         allowed = mask == 0 if mask.dtype.is_floating_point else mask
         mask = allowed.bool().any(dim=1).any(dim=1)
     elif mask.dim() != 2:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distviz.hooks.observation import Layers, choose_points, observe, phase_of
 from distviz.hooks.recorder import Recorder, Tokens
-from distviz.hooks.redistribution import Layers, Tracker, choose_points, observe, phase_of
+from distviz.hooks.token_tracker import Tracker
 from distviz.models import bare, uncompiled
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.sites import HookPoint, parse_sites
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["WatchResult", "watch"]
-
 
 @dataclass
 class WatchResult:
-    """What a `watch` has seen so far; grows while the model is called.
+    """The observations of a `watch` so far; grows while the model is called.
 
-    Every row of a batch is a document; one that goes on with a cache is the same document.
+    Every row of a batch is a document; a row that continues with a cache is the same document.
     """
 
     recorder: Recorder
@@ -35,7 +34,7 @@ class WatchResult:
     tracker: Tracker = field(default_factory=Tracker)
     warnings: list[str] = field(default_factory=list)
     _call: int = 0
-    _begun: dict[str, int] = field(default_factory=dict)
+    _n_documents: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
 
     def receive(self, point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
@@ -44,23 +43,17 @@ class WatchResult:
         if self._call != self.tracker.calls:
             self._call = self.tracker.calls
             if tokens.past == 0:
-                self._offset = self._begun.get(phase, 0)
-                self._begun[phase] = self._offset + len(tokens.documents)
-                self.recorder.documents.close(self._older())
+                self._offset = self._n_documents.get(phase, 0)
+                self._n_documents[phase] = self._offset + len(tokens.documents)
+                opened = self.recorder.documents.open_documents()
+                self.recorder.documents.close(number for number in opened if number < self._offset)
         documents = tokens.documents + self._offset
         self.recorder.add(point, phase, values, replace(tokens, documents=documents))
 
-    def _older(self) -> list[int]:
-        return [
-            document
-            for document in self.recorder.documents.open_documents()
-            if document < self._offset
-        ]
-
     def run(self) -> Run:
-        """Return everything seen so far as a `Run`."""
+        """Return all observations so far as a `Run`."""
         model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
-        seen = Run(
+        run = Run(
             manifest={
                 "schema_version": SCHEMA_VERSION,
                 "kind": "run",
@@ -68,7 +61,7 @@ class WatchResult:
                 "near_zero_c": self.recorder.c,
                 "model": model,
                 "arm": None,
-                "text": {"documents": max(self._begun.values(), default=0), "tokens": None},
+                "text": {"documents": max(self._n_documents.values(), default=0), "tokens": None},
                 "effect": None,
                 "warnings": list(self.warnings),
             },
@@ -79,10 +72,10 @@ class WatchResult:
             documents=self.recorder.documents.frame(),
             channels=self.recorder.channels(),
         )
-        return self.recorder.with_experts(seen)
+        return self.recorder.with_experts(run)
 
     def stats(self) -> pd.DataFrame:
-        """Return one row a layer, site and phase: the columns of ``stats.csv``."""
+        """Return one row per layer, site and phase: the columns of ``stats.csv``."""
         return self.run().stats()
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
@@ -100,19 +93,19 @@ def watch(
 ) -> Iterator[WatchResult]:
     """Observe a transformers model while the context lasts.
 
-    Padding is left out by the mask of the model's own call. What is seen while `redistribute` is
-    active on the same model is filed under phase ``after``.
+    Padding is excluded by the attention mask of the model's call. Values observed while
+    `redistribute` is active on the same model belong to phase ``after``.
 
     Parameters
     ----------
     model
-        Any transformers model with MLPs; call it, or let ``generate`` call it. Modules are named as
-        in the model inside the wrappers of PEFT, torch.compile and data parallelism. Compiled code
-        runs uncompiled meanwhile, with a warning.
+        Any transformers model with MLPs; call it directly or through ``generate``. Modules are
+        named as in the model without the wrappers of PEFT, torch.compile and data parallelism.
+        Compiled code runs uncompiled meanwhile, with a warning.
     layers
         0-based indices, or text such as ``"0,3-5"``; or a mapping from the name of a stack to
-        them (``{"vision_tower": "all"}``): a model that reads text is observed in its language
-        stacks alone unless others are named.
+        them (``{"vision_tower": "all"}``): a model that reads text is observed only in its
+        language stacks unless others are named.
     sites
         Names of `distviz.sites.SITES`, or ``module:PATTERN``.
     c
@@ -123,11 +116,14 @@ def watch(
     RequestError
         If a layer or site does not exist in the model.
     MeasurementError
-        On leaving, if the model was called and a chosen place never fired.
+        On leaving, if the model was called and a chosen point never fired.
     """
     given, model = model, bare(model)
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
     points = choose_points(model, names, layers)
-    seen = WatchResult(Recorder(c), model)
-    with uncompiled(given) as seen.warnings, observe(model, points, seen.receive, seen.tracker):
-        yield seen
+    result = WatchResult(Recorder(c), model)
+    with (
+        uncompiled(given) as result.warnings,
+        observe(model, points, result.receive, result.tracker),
+    ):
+        yield result

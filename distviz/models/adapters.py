@@ -1,7 +1,7 @@
-"""PEFT adapters: what their folders say, and putting one on its base model.
+"""Read the folder of a PEFT adapter, and inject the adapter into its base model.
 
-The adapter is injected into the base model, so every module keeps the name that it has there, and a
-run of the adapter can be compared with one of its base place by place.
+Injected, every module keeps its name in the base model, so a run of the adapter can be compared
+with a run of its base site by site.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distviz.errors import RequestError
+from distviz.errors import RequestError, first_line
 from distviz.models.safetensors_files import StoredTensor, read_header, read_json
-
-__all__ = ["Adapter", "find_adapter", "inject", "is_adapter"]
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -22,20 +20,20 @@ _WEIGHTS, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter whose files are there and whole.
+    """An adapter whose files exist and are complete.
 
     Attributes
     ----------
     folder
-        Where they lie.
+        Its folder.
     config
-        What ``adapter_config.json`` says.
+        Content of ``adapter_config.json``.
     base
-        The model that it belongs on: a folder or a hub id, as resolved.
+        Its base model: a folder or a hub id, as resolved.
     weights
-        Its weights file; None where only the configuration was wanted.
+        Its weights file; None where only the configuration was read.
     tensors
-        What the header of the weights says; empty for pickles.
+        Tensors by the header of the weights file; empty for pickles.
     """
 
     folder: Path
@@ -46,12 +44,12 @@ class Adapter:
 
     @property
     def kind(self) -> str:
-        """What sort of adapter it is: ``"LORA"``, ``"IA3"``."""
+        """The method: ``"LORA"``, ``"IA3"``."""
         return str(self.config.get("peft_type"))
 
 
 def find_adapter(folder: Path, source: str, *, allow_pickle: bool, with_weights: bool) -> Adapter:
-    """Read the folder of an adapter; its base is looked for beside it, then as given.
+    """Read the folder of an adapter; its base is searched inside that folder, then as given.
 
     Raises
     ------
@@ -62,8 +60,8 @@ def find_adapter(folder: Path, source: str, *, allow_pickle: bool, with_weights:
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise RequestError(
-            f"the adapter '{source}' does not say what model it belongs on",
-            f"write base_model_name_or_path into its {_CONFIG}",
+            f"the adapter '{source}' does not name its base model",
+            f"set base_model_name_or_path in its {_CONFIG}",
         )
     if with_weights and importlib.util.find_spec("peft") is None:
         raise RequestError(
@@ -101,29 +99,29 @@ def _with_weights(found: Adapter, source: str, *, allow_pickle: bool) -> Adapter
 
 
 def inject(model: Any, adapter: Adapter, source: str) -> None:
-    """Put an adapter on its base model, active; the model keeps its class and module names.
+    """Inject an adapter into its base model and activate it; class and module names stay the same.
 
     Raises
     ------
     RequestError
-        If it is of a kind that changes what the model is given (prompt learning), or does not fit.
+        If it changes the model's input (prompt learning), or does not fit.
     """
     try:
         info = model.load_adapter(
             str(adapter.folder),
             adapter_kwargs={"local_files_only": True},
             use_safetensors=adapter.weights is None or adapter.weights.name == _WEIGHTS,
-            ignore_mismatched_sizes=True,  # the sizes are judged here, by name
+            ignore_mismatched_sizes=True,  # the sizes are checked here, by name
         )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RequestError(
-            f"the adapter '{source}' ({adapter.kind}) cannot be put on '{adapter.base}': {reason}"
+            f"the adapter '{source}' ({adapter.kind}) cannot be applied to '{adapter.base}': "
+            f"{first_line(error)}"
         ) from error
     for names, what in (
-        (sorted(name for name, *_ in info.mismatched_keys), "is of another size than its base"),
+        (sorted(name for name, *_ in info.mismatched_keys), "has another shape in the base"),
         (sorted(info.missing_keys), "is missing from its file"),
-        (sorted(info.unexpected_keys), "has no place in its base"),
+        (sorted(info.unexpected_keys), "is unknown to the base"),
     ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""

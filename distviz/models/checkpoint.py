@@ -1,4 +1,4 @@
-"""Check a checkpoint's files before anything expensive reads them: no torch, no transformers."""
+"""Find a checkpoint and check its files, without torch or transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.adapters import Adapter, find_adapter, is_adapter
 from distviz.models.gguf import gguf_end
-from distviz.models.hub import download
 from distviz.models.safetensors_files import (
     StoredTensor,
     damaged,
@@ -26,8 +25,6 @@ from distviz.models.safetensors_files import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-__all__ = ["DEMO", "Checkpoint", "fingerprint", "has_tokenizer", "locate", "refuse_opened"]
 
 DEMO = "demo"
 
@@ -43,32 +40,31 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files are there and whole.
+    """A checkpoint whose files exist and are complete.
 
     Parameters
     ----------
     folder
-        Where the files lie; for a hub id, the snapshot in the local cache.
+        Folder of the files; for a hub id, the snapshot in the local cache.
     source
-        What was asked for, as given; ``"demo"`` for the embedded model.
+        The request as given; ``"demo"`` for the embedded model.
     name
         Short name for titles and folder names.
     weights
-        Files with weights, sorted by name; empty where only the configuration was wanted.
+        Files with weights, sorted by name; empty where only the configuration was read.
     gguf
         Name of the GGUF file in `folder`, or ``None``.
     config
-        What ``config.json`` says; empty for GGUF, whose header says it.
+        Content of ``config.json``; empty for GGUF, whose header contains it.
     revision
         Commit of a hub model.
     pickled
         Whether the weights are pickle files.
     tensors
-        What the headers of safetensors files say; empty for other files.
+        Tensors by the headers of safetensors files; empty for other files.
     adapter
-        The adapter that belongs on this model, if an adapter was asked for; then `folder`,
-        `weights` and `config` are those of its base.
-
+        The adapter, if `source` is one; then `folder`, `weights` and `config` are those of its
+        base model.
     """
 
     folder: Path
@@ -84,15 +80,15 @@ class Checkpoint:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer is read: beside an adapter, if it brings its own."""
+        """Folder of the tokenizer: that of the adapter, if it has its own."""
         own = None if self.adapter is None else self.adapter.folder
         return own if own is not None and _has_tokenizer(own) else self.folder
 
     @property
     def identity(self) -> str:
         """The configuration, and that of the adapter, as text for a fingerprint."""
-        told = [self.config] + ([] if self.adapter is None else [self.adapter.config])
-        return "".join(json.dumps(config, sort_keys=True) for config in told)
+        configs = [self.config] + ([] if self.adapter is None else [self.adapter.config])
+        return "".join(json.dumps(config, sort_keys=True) for config in configs)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -102,17 +98,17 @@ class Checkpoint:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the configuration says that the weights are stored in a quantized form."""
+        """Whether the configuration declares a quantization."""
         parts = (self.config, self.config.get("text_config") or {})
         return any(part.get("quantization_config") for part in parts)
 
 
 def refuse_opened(given: object, command: str) -> None:
-    """Raise RequestError if something else than a name or a path is to be opened."""
+    """Raise RequestError unless a model is given by name or path."""
     if not isinstance(given, str | Path):
         raise RequestError(
-            f"distviz.{command} opens models itself, it was given a {type(given).__name__}",
-            "give its folder or hub id; distviz.watch observes a model that is open",
+            f"distviz.{command} loads models itself, but was given a {type(given).__name__}",
+            "give its folder or hub id; distviz.watch observes a loaded model",
         )
 
 
@@ -123,10 +119,10 @@ def locate(
     allow_pickle: bool = False,
     with_weights: bool = True,
 ) -> Checkpoint:
-    """Find a checkpoint and check that its files are whole.
+    """Find a checkpoint and check that its files are complete.
 
-    Reads headers only: every safetensors file must be exactly as long as its header says, every
-    tensor of a GGUF must lie inside the file.
+    Only headers are read: safetensors files and GGUF files must have the length that their header
+    implies.
 
     Parameters
     ----------
@@ -135,40 +131,35 @@ def locate(
     revision
         Branch, tag or commit; for hub ids only.
     allow_pickle
-        Whether weights that are pickle files (which can run code) are accepted.
+        Whether weights in pickle files (which can run code) are accepted.
     with_weights
-        Whether weights are wanted at all; without them only the configuration is checked (and,
-        for a hub id, downloaded).
+        Whether weights are needed; if not, only the configuration is checked (and, for a hub id,
+        downloaded).
 
     Raises
     ------
     RequestError
-        If there is nothing there, or files are missing, damaged, or refused.
-
+        If nothing is found, or files are missing, damaged, or refused.
     """
     if source is None or (source == DEMO and not Path(source).exists()):
         return _demo(with_weights)
     path = Path(source).expanduser()
+    accepts: Any = {"allow_pickle": allow_pickle, "with_weights": with_weights}
     if path.is_file():
         return _gguf_checkpoint(path, source, with_weights)
     if path.is_dir():
-        return _folder_checkpoint(
-            path, source, path.resolve().name, allow_pickle=allow_pickle, with_weights=with_weights
-        )
+        return _folder_checkpoint(path, source, path.resolve().name, **accepts)
     if source.endswith(".gguf") or not _HUB_ID.fullmatch(source):
         raise RequestError(
             f"MODEL '{source}' does not exist",
             "give a folder with config.json, a .gguf file, or a hub id such as org/name",
         )
-    folder = download(source, revision, allow_pickle=allow_pickle, with_weights=with_weights)
-    name = source.rpartition("/")[2]
-    return _folder_checkpoint(
-        folder, source, name, folder.name, allow_pickle=allow_pickle, with_weights=with_weights
-    )
+    folder = _download(source, revision, **accepts)
+    return _folder_checkpoint(folder, source, source.rpartition("/")[2], folder.name, **accepts)
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Return whether the checkpoint brings a tokenizer (a GGUF always does)."""
+    """Return whether the checkpoint has a tokenizer (a GGUF always has)."""
     return checkpoint.gguf is not None or _has_tokenizer(checkpoint.tokenizer_folder)
 
 
@@ -177,11 +168,10 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def fingerprint(config: str, weights: Iterable[Path] = ()) -> str:
-    """Return ``"sha256:..."`` over the configuration and the ends of each weights file.
+    """Return ``"sha256:..."`` over the configuration and a part of each weights file.
 
-    Of a weights file go in: name, size, safetensors header, first and last MiB. So it takes
-    milliseconds for hundreds of gigabytes, and does not notice a change in the middle of a file
-    that leaves size, header and ends as they were.
+    The part is name, size, safetensors header, first and last MiB. It takes milliseconds for
+    hundreds of gigabytes; a change in the middle of a file that keeps its size is not detected.
     """
     digest = hashlib.sha256(config.encode())
     for path in weights:
@@ -221,15 +211,13 @@ def _folder_checkpoint(
     with_weights: bool,
 ) -> Checkpoint:
     if is_adapter(folder):
-        return _adapter_checkpoint(
-            folder, source, name, allow_pickle=allow_pickle, with_weights=with_weights
-        )
+        return _adapter_checkpoint(folder, source, name, allow_pickle, with_weights)
     config_path = folder / "config.json"
     if not config_path.is_file():
         ggufs = sorted(file.name for file in folder.glob("*.gguf"))
         raise RequestError(
             f"'{source}' is not a checkpoint: it has no config.json",
-            f"it holds {ggufs[0]}: give that file"
+            f"it contains {ggufs[0]}: give that file"
             if ggufs
             else "give a folder that save_pretrained wrote, a .gguf file, or a hub id",
         )
@@ -239,11 +227,11 @@ def _folder_checkpoint(
 
 
 def _adapter_checkpoint(
-    folder: Path, source: str, name: str, *, allow_pickle: bool, with_weights: bool
+    folder: Path, source: str, name: str, allow_pickle: bool, with_weights: bool
 ) -> Checkpoint:
-    """Return the base model of an adapter, with the adapter to be put on it."""
+    """Return the base model of an adapter, with the adapter."""
     adapter = find_adapter(folder, source, allow_pickle=allow_pickle, with_weights=with_weights)
-    correct = "correct base_model_name_or_path in its adapter_config.json, or put the model there"
+    correct = "correct base_model_name_or_path in its adapter_config.json"
     if is_adapter(Path(adapter.base)):
         raise RequestError(
             f"the base of the adapter '{source}' is itself an adapter: {adapter.base}", correct
@@ -258,7 +246,7 @@ def _adapter_checkpoint(
 
 
 def _with_weights(found: Checkpoint, allow_pickle: bool) -> Checkpoint:
-    """Add the weights files, in the order of preference of transformers."""
+    """Add the weights files, in the order in which transformers prefers them."""
     tensors = read_tensors(found.folder)
     if tensors is None:
         return replace(found, weights=_pickles(found, allow_pickle), pickled=True)
@@ -276,7 +264,7 @@ def _pickles(found: Checkpoint, allow_pickle: bool) -> tuple[Path, ...]:
         )
     if not allow_pickle:
         raise RequestError(
-            f"'{source}' has only pickle weights ({pickles[0]}), which can run code when read",
+            f"'{source}' has only pickle weights ({pickles[0]}), which can run code when loaded",
             "convert them to safetensors, or pass --allow-pickle if you trust their source",
         )
     single, index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
@@ -290,6 +278,52 @@ def _pickles(found: Checkpoint, allow_pickle: bool) -> tuple[Path, ...]:
     )
 
 
+# The hub -----------------------------------------------------------------------------------
+
+
+def _download(source: str, revision: str | None, *, allow_pickle: bool, with_weights: bool) -> Path:
+    """Download the needed files of a hub model into the local cache; return their folder."""
+    wanted = ["*.json", "*.txt", "*.model", "*.py", "*.jinja"]
+    if with_weights:
+        wanted.append("*.safetensors")
+    try:
+        folder = _fetch(source, revision, wanted)
+        if with_weights and allow_pickle and not any(folder.glob("*.safetensors")):
+            folder = _fetch(source, revision, ["pytorch_model*"])
+    except Exception as error:  # the hub client's errors come from several packages
+        raise _unreachable(source, revision, error) from error
+    return folder
+
+
+def _fetch(source: str, revision: str | None, wanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    # Weights in subfolders and further copies of the same weights are never read.
+    other = ["*/*", "consolidated*", "*.fp16.*", "*.fp32.*"]
+    return Path(
+        snapshot_download(source, revision=revision, allow_patterns=wanted, ignore_patterns=other)
+    )
+
+
+def _unreachable(source: str, revision: str | None, error: Exception) -> RequestError:
+    kind = type(error).__name__
+    at = f" at revision '{revision}'" if revision else ""
+    if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"):
+        return RequestError(
+            f"MODEL '{source}'{at} is neither a local folder nor a model on the hub",
+            "check the spelling; a private model needs `hf auth login`",
+        )
+    if kind == "GatedRepoError":
+        return RequestError(
+            f"MODEL '{source}' is gated on the hub", "accept its terms there, then `hf auth login`"
+        )
+    return RequestError(
+        f"MODEL '{source}'{at} is neither a local folder nor in the local cache, "
+        f"and the hub cannot be reached ({kind})",
+        "give a local folder or a .gguf file, or go online",
+    )
+
+
 # GGUF ---------------------------------------------------------------------------------------
 
 
@@ -299,7 +333,7 @@ def _gguf_checkpoint(path: Path, source: str, with_weights: bool) -> Checkpoint:
     if path.suffix.lower() != ".gguf" and magic != b"GGUF":
         raise RequestError(
             f"MODEL '{source}' is a file, but not a .gguf",
-            "give the folder that holds config.json, a .gguf file, or a hub id",
+            "give the folder that contains config.json, a .gguf file, or a hub id",
         )
     if importlib.util.find_spec("gguf") is None:
         raise RequestError(

@@ -1,8 +1,8 @@
-"""A model whose layers stay in the checkpoint's files until they are wanted.
+"""A model whose layers stay in the checkpoint's files until they are needed.
 
-Everything but the layers is resident. A layer is read, renamed, merged and cast by the function
-with which transformers itself loads a model, so the weights are those of a plain load, bit for
-bit. Before it is read, and after it is let go, its parameters have shapes and no values.
+Everything else is resident. A layer is read, renamed, merged and cast by the loading function of
+transformers, so its weights equal those of a plain load bit for bit. While it is not loaded, its
+parameters are on the meta device.
 """
 
 from __future__ import annotations
@@ -26,48 +26,32 @@ if TYPE_CHECKING:
 
     from distviz.models.checkpoint import Checkpoint
 
-__all__ = [
-    "LayersOnDisk",
-    "SharedWeightsError",
-    "StopForward",
-    "bytes_in_memory",
-    "layer_of",
-    "layer_paths",
-    "layers_up_to",
-    "open_on_disk",
-    "refuse_shared",
-    "why_not_on_disk",
-]
-
 _REST, _HEAD = "", "head"
 
 
 class SharedWeightsError(RequestError):
-    """Layers share their weights, so that they cannot be read one by one."""
+    """Layers share weights, so they cannot be read one by one."""
 
 
 class StopForward(Exception):  # noqa: N818
-    """Every layer that was wanted has run; the rest of the forward pass is not needed."""
+    """All wanted layers have run; the rest of the forward pass is skipped."""
 
 
 def why_not_on_disk(checkpoint: Checkpoint, options: LoadOptions) -> str:
-    """Return why layers of a checkpoint cannot be read one by one; empty if they can."""
+    """Return why the layers of a checkpoint cannot be read one by one; empty if they can."""
     if options.device_map is not None:
         return "--device-map places the whole model"
     if checkpoint.is_quantized:
-        return "its weights are quantized, which their library reads whole"
+        return "its weights are quantized, and their library loads only whole models"
     if checkpoint.adapter is not None:
-        return "its adapter is joined to the whole model"
+        return "its adapter is applied to the whole model"
     if not checkpoint.tensors:
-        return "only safetensors files can be read in parts"
+        return "only safetensors files can be read layer by layer"
     return ""
 
 
 def bytes_in_memory(model: nn.Module, layers: Sequence[str], wanted: Collection[str]) -> int:
-    """Return what a model takes, or its part up to the layers `wanted`; empty means all.
-
-    ``model`` may be without values; its dtypes count.
-    """
+    """Return the bytes of a model up to the layers `wanted` (empty: all); it may have no values."""
     part = set(layers_up_to(layers, wanted)) if wanted else set(layers)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     owners = ((value, layer_of(name, layers)) for name, value in tensors)
@@ -75,16 +59,16 @@ def bytes_in_memory(model: nn.Module, layers: Sequence[str], wanted: Collection[
 
 
 def layer_of(module: str, layers: Collection[str]) -> str | None:
-    """Return the path of the layer that a module is, or is in."""
+    """Return the path of the layer that a module is or belongs to."""
     parts = module.split(".")
     prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
     return next((prefix for prefix in prefixes if prefix in layers), None)
 
 
 def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
-    """Return the paths of all layers in the outermost module lists that hold these modules.
+    """Return the paths of all layers in the outermost module lists that contain these modules.
 
-    Lists come in the order of the model's own modules: an encoder before its decoder.
+    The order is that of the model's modules: an encoder before its decoder.
     """
     from torch import nn
 
@@ -102,7 +86,7 @@ def layer_paths(model: nn.Module, inside: Collection[str]) -> list[str]:
 
 
 def layers_up_to(layers: Sequence[str], wanted: Collection[str]) -> list[str]:
-    """Return the layers of each stack up to the last that is wanted there."""
+    """Return the layers of each stack up to its last wanted one."""
     found: list[str] = []
     for stack in dict.fromkeys(path.rpartition(".")[0] for path in layers):
         own = [path for path in layers if path.rpartition(".")[0] == stack]
@@ -113,7 +97,7 @@ def layers_up_to(layers: Sequence[str], wanted: Collection[str]) -> list[str]:
 
 @dataclass
 class LayersOnDisk:
-    """Brings layers in and lets them go.
+    """Loads and drops the layers of a model.
 
     Attributes
     ----------
@@ -122,13 +106,13 @@ class LayersOnDisk:
     layers
         Paths of the layers, stack by stack.
     stored
-        For each layer, and under ``""`` for what is no layer: names of tensors by file.
+        Names of tensors by file, for each layer and under ``""`` for everything else.
     wanted
-        The layers that alone are needed; empty where all are.
+        The needed layers; empty if all are needed.
     streams
-        Whether layers are to be read one by one and let go, rather than kept.
+        Whether layers are read one by one and dropped again, rather than kept.
     why
-        Why they are streamed, if that was not asked for.
+        Why they are streamed, if the user did not ask for it.
     """
 
     model: Any
@@ -142,7 +126,7 @@ class LayersOnDisk:
     why: str = ""
 
     def load(self, path: str) -> None:
-        """Read a layer; does nothing if it is there.
+        """Read a layer, unless it is loaded.
 
         Raises
         ------
@@ -153,7 +137,7 @@ class LayersOnDisk:
             return
         try:
             self._read(path)
-        except Exception as error:  # safetensors, transformers and the system have their own kinds
+        except Exception as error:  # of safetensors, transformers, the system
             reason = first_line(error)
             raise MeasurementError(f"the weights of {path} cannot be read: {reason}") from error
         layer = self.model.get_submodule(path)
@@ -163,7 +147,7 @@ class LayersOnDisk:
         self.loaded.add(path)
 
     def load_wanted(self) -> None:
-        """Read the layers of each stack up to the last that is wanted there.
+        """Read the layers of each stack up to its last wanted one.
 
         Raises
         ------
@@ -177,12 +161,12 @@ class LayersOnDisk:
                 raise RequestError(error.message, error.hint) from error
 
     def load_rest(self) -> None:
-        """Read what is no layer. A missing weight (a pooler's, nothing measured) becomes zero."""
+        """Read everything outside the layers; a missing weight (of a pooler) becomes zero."""
         missing = self._read(_REST)
         self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
 
     def drop(self, path: str) -> None:
-        """Let a layer's weights go."""
+        """Drop a layer's weights."""
         from accelerate.utils import set_module_tensor_to_device
 
         layer = self.model.get_submodule(path)
@@ -191,15 +175,15 @@ class LayersOnDisk:
         self.loaded.discard(path)
 
     def read_ahead(self, path: str) -> None:
-        """Ask the system to read the layer after this one while this one is worked on."""
+        """Ask the system to read the next layer while this one is in use."""
         following = self.layers.index(path) + 1
         if following == len(self.layers) or not hasattr(os, "posix_fadvise"):
             return
         for file, names in self.stored[self.layers[following]].items():
             with file.open("rb") as opened:
                 for name in names:
-                    place = self._spans[name]
-                    os.posix_fadvise(opened.fileno(), *place, os.POSIX_FADV_WILLNEED)
+                    span = self._spans[name]
+                    os.posix_fadvise(opened.fileno(), *span, os.POSIX_FADV_WILLNEED)
 
     def _read(self, path: str) -> set[str]:
         import torch
@@ -220,9 +204,9 @@ class LayersOnDisk:
 
     @contextmanager
     def only_wanted(self) -> Iterator[Callable[..., None]]:
-        """Give a forward call that ends when the layers that are wanted have run.
+        """Yield a forward call that stops after the wanted layers.
 
-        Layers before them are read when they are reached; all of them stay.
+        Layers before them are read when they are reached, and stay loaded.
         """
         left: set[str] = set()
 
@@ -248,7 +232,7 @@ class LayersOnDisk:
             yield call
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``run.json`` says of a model that was read in part or streamed."""
+        """Return the entry of ``run.json`` for a model that was read in part or streamed."""
         if self.streams:
             return {
                 "streamed": True,
@@ -276,23 +260,23 @@ def open_on_disk(
     Parameters
     ----------
     empty
-        The model without weights, as `loading.rehearse` returns it.
+        The model without weights, from `loading.rehearse`.
     layers
-        As `layer_paths` returns them.
+        From `layer_paths`.
     with_head
-        Whether an output head with weights of its own is loaded.
+        Whether to load an output head with weights of its own.
 
     Raises
     ------
     RequestError
-        If what is no layer cannot be read.
+        If weights outside the layers cannot be read.
     SharedWeightsError
-        If layers share their weights.
+        If layers share weights.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.modeling_utils import LoadStateDictConfig
 
-    model = _skeleton(auto, config, options, empty)
+    model = _without_values(auto, config, options, empty)
     owners = {path: path for path in layers}
     if not with_head and (head := _own_head(model)):
         owners[head] = _HEAD
@@ -302,7 +286,7 @@ def open_on_disk(
     load_config = LoadStateDictConfig(
         device_map={"": str(options.device)}, dtype=dtype, weight_mapping=mapping
     )
-    stored = _places(model, checkpoint, owners, mapping)
+    stored = _tensors_by_layer(model, checkpoint, owners, mapping)
     spans = {name: (tensor.start, tensor.bytes) for name, tensor in checkpoint.tensors.items()}
     on_disk = LayersOnDisk(model, layers, stored, spans, load_config)
     try:
@@ -316,8 +300,10 @@ def open_on_disk(
     return on_disk
 
 
-def _skeleton(auto: Any, config: PretrainedConfig, options: LoadOptions, empty: nn.Module) -> Any:
-    """Build the model with its buffers and with the parameters of `empty`, which have no values."""
+def _without_values(
+    auto: Any, config: PretrainedConfig, options: LoadOptions, empty: nn.Module
+) -> Any:
+    """Build the model with its buffers, and with the meta parameters of `empty`."""
     from accelerate import init_empty_weights
 
     dtype = getattr(empty.config, "dtype", None)
@@ -330,7 +316,7 @@ def _skeleton(auto: Any, config: PretrainedConfig, options: LoadOptions, empty: 
 
 
 def _own_head(model: Any) -> str | None:
-    """Return the path of the output head if its weights are not the input embedding's."""
+    """Return the path of the output head if it does not share the input embedding's weights."""
     head = model.get_output_embeddings()
     embedding = model.get_input_embeddings()
     if head is None or getattr(head, "weight", None) is getattr(embedding, "weight", None):
@@ -339,7 +325,7 @@ def _own_head(model: Any) -> str | None:
 
 
 def _owner(name: str, owners: dict[str, str]) -> str:
-    """Return who reads a parameter: the layer it is in, the head, or the rest."""
+    """Return the owner of a parameter: its layer, the head, or the rest."""
     return owners.get(layer_of(name, owners) or _REST, _REST)
 
 
@@ -351,15 +337,15 @@ def refuse_shared(model: nn.Module, owners: dict[str, str], source: str) -> None
         if seen.setdefault(id(value), owner) != owner:
             raise SharedWeightsError(
                 f"'{source}' shares weights between layers ({name}), "
-                "they cannot be read one by one",
+                "so they cannot be read one by one",
                 "measure it with --no-stream",
             )
 
 
-def _places(
+def _tensors_by_layer(
     model: Any, checkpoint: Checkpoint, owners: dict[str, str], mapping: list[Any]
 ) -> dict[str, dict[Path, list[str]]]:
-    """Find out which tensors of which files make up each layer, by the names transformers gives."""
+    """Return the names of tensors by layer and file, as transformers would rename them."""
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -376,7 +362,7 @@ def _places(
 
 
 def _fill_rest(model: Any, owners: dict[str, str], device: torch.device) -> None:
-    """Put buffers on the device, and zeros where the checkpoint has nothing and needs nothing."""
+    """Move buffers to the device, and fill weights that may be missing with zeros."""
     import torch
     from accelerate.utils import set_module_tensor_to_device
 

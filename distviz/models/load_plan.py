@@ -1,4 +1,4 @@
-"""Everything about a checkpoint that can be known without reading its weights."""
+"""Check a checkpoint without reading its weights, and plan which layers to load."""
 
 from __future__ import annotations
 
@@ -25,16 +25,14 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-__all__ = ["CheckpointInfo", "LoadPlan", "RequiredPoints", "inspect_checkpoint"]
-
 RequiredPoints = Callable[["nn.Module", list[Mlp]], Sequence[HookPoint] | None]
-"""Told a model without weights and its MLPs: the points that are all that is needed of it, or None
-where the whole forward pass is needed."""
+"""Receives a model without weights and its MLPs; returns the required points, None for the whole
+forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Which layers stay on disk: all but those ``wanted``, or all of them until their turn."""
+    """Which layers stay on disk: all except the ``wanted`` ones, or all if they are streamed."""
 
     layers: list[str]
     wanted: frozenset[str]
@@ -45,7 +43,7 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint found fit to be opened.
+    """A checkpoint that passed all checks before its weights are read.
 
     Attributes
     ----------
@@ -56,11 +54,11 @@ class CheckpointInfo:
     empty
         The model on the meta device.
     notes
-        What has to be said of the weights.
+        Warnings about the weights.
     tokenizer
         None where it was not needed.
     points
-        What was chosen; None where the whole model is needed.
+        The required points; None where the whole model is needed.
     disk
         Which layers stay on disk; None where the whole model is loaded.
     """
@@ -104,16 +102,17 @@ def inspect_checkpoint(
         empty, notes = rehearse(auto, checkpoint, config, options)
         mlps = find_mlps(empty)
         points = choose(empty, mlps) if choose is not None else None
-        disk = _plan_disk(checkpoint, options, empty, points, stream)
+        disk = _plan_disk(checkpoint, options, empty, mlps, points, stream)
         tokenizer = read_tokenizer(checkpoint, options) if needs_tokenizer else None
-    judged = (auto, has_head, empty, mlps, notes, tokenizer, points, disk)
-    return CheckpointInfo(checkpoint, options, config, *judged)
+    found = (auto, has_head, empty, mlps, notes, tokenizer, points, disk)
+    return CheckpointInfo(checkpoint, options, config, *found)
 
 
 def _plan_disk(
     checkpoint: Checkpoint,
     options: LoadOptions,
     empty: nn.Module,
+    mlps: list[Mlp],
     points: Sequence[HookPoint] | None,
     stream: bool | None,
 ) -> LoadPlan | None:
@@ -122,10 +121,10 @@ def _plan_disk(
         if stream:
             raise RequestError(
                 f"'{checkpoint.source}' cannot be streamed: {why}",
-                "leave --stream out, or convert it with save_pretrained",
+                "remove --stream, or convert it with save_pretrained",
             )
         return None
-    layers = layer_paths(empty, [mlp.path for mlp in find_mlps(empty)])
+    layers = layer_paths(empty, [mlp.path for mlp in mlps])
     holders = [layer_of(point.within or point.module, layers) for point in points or ()]
     wanted = frozenset(path for path in holders if path) if all(holders) else frozenset()
     why = ""

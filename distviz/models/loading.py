@@ -1,7 +1,7 @@
 """Read configuration, tokenizer and weights of a checked checkpoint with transformers.
 
-Whatever transformers raises becomes a :class:`~distviz.errors.RequestError` of one line, and what
-it prints is held back: its reports of weights are judged here instead.
+Every error of transformers becomes a :class:`~distviz.errors.RequestError` of one line. What
+transformers prints is suppressed: its reports of weights are checked here instead.
 """
 
 from __future__ import annotations
@@ -29,22 +29,6 @@ if TYPE_CHECKING:
 
     from distviz.models.checkpoint import Checkpoint
 
-__all__ = [
-    "LoadOptions",
-    "build_empty",
-    "choose_class",
-    "headless",
-    "move",
-    "parse_device",
-    "parse_device_map",
-    "parse_dtype",
-    "quiet",
-    "read_config",
-    "read_model",
-    "read_tokenizer",
-    "rehearse",
-]
-
 _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 _STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {
     f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)
@@ -53,7 +37,7 @@ _STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to load, already checked."""
+    """Options of loading, already checked."""
 
     dtype: torch.dtype | None
     device: torch.device
@@ -94,7 +78,7 @@ def parse_dtype(name: str) -> torch.dtype | None:
         return None
     if name not in DTYPES:
         raise RequestError(
-            f"unknown dtype '{name}'{nearest(name, DTYPES)}", f"allowed: auto, {', '.join(DTYPES)}"
+            f"unknown dtype '{name}'{nearest(name, DTYPES)}", f"allowed: {', '.join(DTYPES)}"
         )
     dtype: torch.dtype = getattr(torch, DTYPES[name])
     return dtype
@@ -241,23 +225,22 @@ def rehearse(
     *,
     all_layers: bool = True,
 ) -> tuple[nn.Module, list[str]]:
-    """Build the model on the meta device and judge the files against it; no weights are read.
+    """Build the model on the meta device and check the files against it; no weights are read.
 
-    The same call that loads a safetensors checkpoint matches its headers with the model, with all
-    that transformers knows of renamed and merged tensors. Of other files only the model is built.
+    The call that loads a safetensors checkpoint matches its headers with the model, renamed and
+    merged tensors included. For other files the model is only built.
 
     Returns
     -------
     tuple
-        The model, its parameters of the dtypes they would be loaded in where the files are
-        safetensors, and what has to be said about the weights.
+        The model (for safetensors files, with the dtypes of the loaded model) and warnings about
+        the weights.
 
     Raises
     ------
     RequestError
         If the model cannot be built, the weights contradict its configuration, or what a
         quantized one needs is not installed.
-
     """
     check_quantization(config, checkpoint.source, options.placement)
     empty = build_empty(auto, config, options)
@@ -265,8 +248,8 @@ def rehearse(
         return empty, []
     kind: Any = type(empty)
     try:
-        # Tensors without values stand for the files: even to move one to the meta device,
-        # transformers would read it.
+        # Meta tensors stand for the files: transformers reads a tensor even to move it to the meta
+        # device.
         model, info = kind.from_pretrained(
             None,
             config=copy.deepcopy(config),
@@ -302,14 +285,13 @@ def read_model(
     *,
     all_layers: bool = True,
 ) -> tuple[nn.Module, list[str]]:
-    """Read the weights; return the model and what has to be said about them.
+    """Read the weights; return the model and warnings about them.
 
     Raises
     ------
     RequestError
-        If they cannot be read, do not fit the configuration or the device, or some are missing:
-        transformers would fill those with random numbers, and a measurement would not show it.
-
+        If they cannot be read, do not fit the configuration or the device, or some are missing
+        (transformers would fill those with random numbers).
     """
     model, info = _load(auto, checkpoint, config, options)
     notes = validate_weights(model, info, checkpoint, all_layers=all_layers)
@@ -337,7 +319,7 @@ def _load(
             device_map=options.placement,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # the sizes are judged here, by name
+            ignore_mismatched_sizes=True,  # the sizes are checked here, by name
             **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
             **_gguf_option(checkpoint),
             **options.for_transformers(),
@@ -350,8 +332,8 @@ def _load(
     except Exception as error:
         if options.device_map is not None and "offload_folder" in str(error):
             raise RequestError(
-                f"'{checkpoint.source}' does not fit into the memory of the devices, and cannot "
-                "wait in its own files",
+                f"'{checkpoint.source}' does not fit into the memory of the devices, and its "
+                "files cannot be offloaded",
                 "try --stream instead of --device-map, or a smaller --dtype",
             ) from error
         raise _unreadable(checkpoint, "model", error) from error
@@ -364,9 +346,9 @@ def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestE
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers: its bars, and its reports of weights, which are judged here.
+    """Suppress the progress bars and the reports of transformers.
 
-    The bar of a GGUF obeys no switch, so standard error is held back as well.
+    The progress bar of a GGUF cannot be switched off, so standard error is redirected as well.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -385,7 +367,7 @@ def quiet() -> Iterator[None]:
 
 
 def move(model: nn.Module, options: LoadOptions) -> nn.Module:
-    """Put a built model on its device, in eval mode and without gradients."""
+    """Move a built model to its device, in eval mode and without gradients."""
     try:
         model = model.to(options.device)
     except RuntimeError as error:

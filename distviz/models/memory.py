@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""Free memory of devices, and memory of this process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["free_bytes", "resident_bytes"]
-
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory a model may take on a device.
+    """Return the memory in bytes that a model may take on a device.
 
-    Processes that a launcher started on this machine share its memory evenly.
+    Processes that a launcher started on this machine share its memory equally.
     """
     import torch
 
@@ -31,14 +29,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def resident_bytes() -> int:
-    """Return how much memory this process takes."""
+    """Return the resident memory of this process in bytes."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
 def _cgroup(name: str) -> int | None:
-    """Return a number of the control group that a container runs in, None where there is none."""
+    """Return a value of the container's control group; None if there is none."""
     try:
         text = Path("/sys/fs/cgroup", name).read_text().strip()
     except OSError:

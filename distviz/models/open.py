@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from distviz.settings import LayerSettings
 
-__all__ = ["LoadedModel", "describe", "has_rope", "model_details", "open_model"]
-
 
 @dataclass
 class LoadedModel:
@@ -56,18 +54,17 @@ class LoadedModel:
     name
         Short name for titles and folder names: ``"SmolLM2-135M-Instruct.Q4_1"``, ``"demo"``.
     details
-        What ``run.json`` records: ``source, architecture, model_type, activation, layers,
+        The entry ``model`` of ``run.json``: ``source, architecture, model_type, activation, layers,
         hidden_size, intermediate_size, parameters, dtype, device, quantization, adapter,
         fingerprint, revision, warnings``.
     mlps
-        As :func:`distviz.models.architectures.mlp.find_mlps` returns them.
+        As :func:`distviz.models.architectures.find_mlps` returns them.
     has_head
-        Whether the model ends in a causal language head, so that there are logits.
+        Whether the model has a causal language head, and so logits.
     layer_settings
-        What the layers were built from, or ``None``.
+        Settings of built layers, or ``None``.
     on_disk
-        The layers that stay in the checkpoint's files, or ``None`` where all was loaded.
-
+        The layers that stay in the checkpoint's files; ``None`` where the whole model is loaded.
     """
 
     model: nn.Module
@@ -97,8 +94,7 @@ def open_model(
 ) -> LoadedModel:
     """Open a checkpoint, or build layers, and find its MLPs.
 
-    Everything that can be known without reading weights is checked first: files and their
-    lengths, configuration, device, tokenizer, and (on the meta device) that there are MLPs.
+    Files, configuration, device, tokenizer and MLPs are checked before any weight is read.
 
     Parameters
     ----------
@@ -106,10 +102,10 @@ def open_model(
         A folder, a ``.gguf`` file, a hub id ``org/name``; ``None`` for the embedded demo.
         Ignored where `layer` is given.
     dtype
-        ``auto`` (as the checkpoint says; float32 for a GGUF and for built layers) or a key of
+        ``auto`` (that of the checkpoint; float32 for a GGUF and for built layers) or a name of
         :data:`distviz.settings.DTYPES`.
     device
-        ``auto`` (a GPU if there is one) or a torch device. Where `device_map` is given, it rules.
+        ``auto`` (a GPU if there is one) or a torch device; `device_map` overrides it.
     revision
         Branch, tag or commit of a hub model.
     trust_remote_code, allow_pickle
@@ -119,43 +115,45 @@ def open_model(
     layer
         Build these layers instead of opening `source`.
     needs_tokenizer
-        Without need the tokenizer is not read. Built layers never have one.
+        Whether to read the tokenizer. Built layers never have one.
     choose
-        Asked which points are needed, before weights are read: if it names some, only the
-        embedding and the layers up to them are read, where the checkpoint allows it.
+        Returns the required points: if it names some, only the embedding and the layers up to them
+        are read, where the checkpoint allows it.
     stream
-        Whether layers are left on disk, to be read one by one; None leaves them there if they do
-        not fit into free memory.
+        Whether layers stay on disk and are read one by one; None: only if they do not fit into
+        free memory.
 
     Raises
     ------
     RequestError
-        If the model cannot be opened as asked, or weights would be missing.
-
+        If the model cannot be opened as asked, or weights are missing.
     """
-    options = LoadOptions(
-        dtype=parse_dtype(dtype),
-        device=parse_device(device),
-        device_map=parse_device_map(device_map),
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-    )
+    types, place = parse_dtype(dtype), parse_device(device)
+    placement = parse_device_map(device_map)
+    options = LoadOptions(types, place, placement, attn_implementation, trust_remote_code)
     if layer is not None and layer.weights is None:
         return _open_built(layer, options)
     wanted = source if layer is None else layer.weights
     checkpoint = locate(wanted, revision=revision, allow_pickle=allow_pickle)
     if layer is not None:
         return _open_taken(layer, checkpoint, options)
-    found = inspect_checkpoint(
-        checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
+    return _open_checkpoint(
+        inspect_checkpoint(
+            checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
+        )
     )
+
+
+def _open_checkpoint(found: CheckpointInfo) -> LoadedModel:
+    checkpoint, mlps = found.checkpoint, found.mlps
     with quiet():
         on_disk = None if found.disk is None else _open_on_disk(found, found.disk)
         if on_disk is not None:
             model, notes = on_disk.model, found.notes
         else:
-            model, notes = read_model(found.auto, checkpoint, found.config, options)
-    mlps = find_mlps(model)
+            model, notes = read_model(found.auto, checkpoint, found.config, found.options)
+    if checkpoint.is_quantized or checkpoint.adapter is not None:  # both replace modules
+        mlps = find_mlps(model)
     details = model_details(model, found.config, mlps, checkpoint, notes)
     if checkpoint.is_quantized:  # packed values are not parameters
         details["parameters"] = sum(parameter.numel() for parameter in found.empty.parameters())
@@ -164,10 +162,10 @@ def open_model(
 
 
 def _open_on_disk(found: CheckpointInfo, plan: LoadPlan) -> LayersOnDisk | None:
-    """Open what is no layer, and the layers wanted unless they are streamed.
+    """Open everything outside the layers, and the wanted layers unless they are streamed.
 
-    Paths, and so all that is recorded of them, are those of the whole model. None where layers
-    share weights and nobody insists.
+    Paths, and all that is recorded by path, are those of the whole model. None where layers share
+    weights and streaming was not asked for.
     """
     opening = (found.auto, found.checkpoint, found.config, found.options, found.empty, plan.layers)
     try:
@@ -201,7 +199,6 @@ def describe(
     ------
     RequestError
         If there is no such configuration, or it cannot be built.
-
     """
     import torch
 
@@ -233,12 +230,11 @@ def _open_built(layer: LayerSettings, options: LoadOptions) -> LoadedModel:
     with quiet():
         config = layer_config(layer)
         with torch.device("meta"):
-            find_mlps(build_layers(layer, config))
+            mlps = find_mlps(build_layers(layer, config))
         model = build_layers(layer, config, options.attn_implementation)
     if options.dtype is not None:
         model = model.to(options.dtype)
     model = move(model, options)
-    mlps = find_mlps(model)
     details = model_details(model, config, mlps, None, [])
     details["fingerprint"] = fingerprint(json.dumps(asdict(layer), sort_keys=True, default=str))
     name = f"{layer.architecture}-{layer.layers}x{layer.hidden_size}"
@@ -246,15 +242,16 @@ def _open_built(layer: LayerSettings, options: LoadOptions) -> LoadedModel:
 
 
 def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptions) -> LoadedModel:
-    """Open some layers of a checkpoint: reads up to the last one wanted, then drops the others."""
+    """Open some layers of a checkpoint: read up to the last wanted one, then drop the others."""
     with quiet():
         config = read_config(checkpoint, options)
         kept = _taken_layers(layer, config)
         whole = copy.deepcopy(config)
         cut_layer_fields(config, range(max(kept) + 1))
-        find_mlps(rehearse(headless(), checkpoint, config, options, all_layers=False)[0])
+        empty, _ = rehearse(headless(), checkpoint, config, options, all_layers=False)
+        residual = next(p for mlp in find_mlps(empty) for p in mlp.points if p.site == "residual")
         model, notes = read_model(headless(), checkpoint, config, options, all_layers=False)
-    _keep_layers(model, kept)
+    _keep_layers(model, residual.module.rpartition(".")[0], kept)
     cut_layer_fields(whole, kept)
     mlps = find_mlps(model)
     details = model_details(model, whole, mlps, checkpoint, notes)
@@ -279,11 +276,10 @@ def _taken_layers(layer: LayerSettings, config: PretrainedConfig) -> list[int]:
     return kept
 
 
-def _keep_layers(model: Any, kept: list[int]) -> None:
+def _keep_layers(model: Any, path: str, kept: list[int]) -> None:
+    """Keep only some layers of the module list at `path`, in place."""
     from torch import nn
 
-    residual = next(p for mlp in find_mlps(model) for p in mlp.points if p.site == "residual")
-    path = residual.module.rpartition(".")[0]
     layers = model.get_submodule(path)
     chosen = nn.ModuleList(layers[index] for index in kept)
     for index, one in enumerate(chosen):
@@ -295,7 +291,7 @@ def _keep_layers(model: Any, kept: list[int]) -> None:
     cut_layer_fields(model.config, kept)
 
 
-# What run.json records ----------------------------------------------------------------------
+# The entry of run.json ----------------------------------------------------------------------
 
 
 def model_details(
@@ -305,7 +301,7 @@ def model_details(
     checkpoint: Checkpoint | None,
     notes: list[str],
 ) -> dict[str, Any]:
-    """Return what ``run.json`` says of a model, its weights loaded or not."""
+    """Return the entry ``model`` of ``run.json``; weights need not be loaded."""
     text = config.get_text_config()
     device_map = getattr(model, "hf_device_map", None)
     spread = device_map and len(set(map(str, device_map.values()))) > 1
@@ -335,12 +331,12 @@ def model_details(
 
 
 def has_rope(config: Any) -> bool:
-    """Whether queries and keys are rotated by their positions."""
+    """Return whether the model uses rotary position embeddings."""
     return bool(getattr(config.get_text_config(), "rope_parameters", None))
 
 
 def _intermediate_size(model: nn.Module, mlps: list[Mlp], text: PretrainedConfig) -> int | None:
-    """Return the width of the activation, from the down projection rather than a field's name."""
+    """Return the width of the activation: that of a down projection, else of the configuration."""
     for mlp in mlps:
         for point in mlp.points:
             if point.site == "product" and (width := point_width(model, point)):

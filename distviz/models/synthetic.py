@@ -1,4 +1,4 @@
-"""Build layers of transformers' own classes from a few sizes, with seeded random weights."""
+"""Build layers of transformers' classes from a few sizes, with seeded random weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
     from distviz.settings import LayerSettings
 
-__all__ = ["HIDDEN_VOCABULARY", "build_layers", "cut_layer_fields", "layer_config"]
-
 HIDDEN_VOCABULARY = 256
-"""Token ids of layers that are fed hidden states and read none."""
-# One quantity, the names architectures give it; the first that a configuration has is set.
+"""Vocabulary size of layers whose input is hidden states."""
+# Setting -> its names in configurations; the first that a configuration has is set.
 _FIELDS = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -38,7 +36,6 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
     RequestError
         If the architecture, the activation or a field of ``config`` is unknown, or the
         architecture has no stack of layers to build.
-
     """
     from transformers import AutoConfig
     from transformers.activations import ACT2FN
@@ -81,14 +78,12 @@ def build_layers(
 ) -> nn.Module:
     """Build the model without a head, float32, its weights drawn with ``settings.seed``.
 
-    The weights are those of the architecture's own initialisation; the caller's random state is
-    left as it was. On the meta device nothing is drawn.
+    The architecture's own initialisation is used; the caller's random state does not change.
 
     Raises
     ------
     RequestError
         If transformers refuses the configuration.
-
     """
     import torch
     from transformers import AutoModel
@@ -105,9 +100,9 @@ def build_layers(
 
 
 def cut_layer_fields(config: PretrainedConfig, kept: Sequence[int]) -> None:
-    """Make `config` describe only the layers `kept`, in place.
+    """Reduce `config` to the layers `kept`, in place.
 
-    Lists with one entry per layer (``layer_types`` and its like) are cut with them.
+    Lists with one entry per layer (such as ``layer_types``) are reduced as well.
     """
     total = config.num_hidden_layers
     for name, value in vars(config).items():
@@ -129,7 +124,7 @@ def _default_config(architecture: str) -> PretrainedConfig:
     config = AutoConfig.for_model(architecture)
     if architecture not in MODEL_MAPPING_NAMES or config.is_encoder_decoder:
         raise RequestError(
-            f"layers of '{architecture}' cannot be built alone",
+            f"layers of '{architecture}' cannot be built without the rest of the model",
             "choose an architecture with one stack of layers, such as llama, gpt2 or bert",
         )
     return config

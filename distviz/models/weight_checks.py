@@ -1,7 +1,7 @@
-"""Judge whether the weights of a checkpoint are those that its configuration describes.
+"""Check whether the weights of a checkpoint match its configuration.
 
-transformers matches names and shapes and tells what did not fit; it fills gaps with random numbers
-and drops what it has no place for. A measurement would show neither, so both are refused here.
+transformers fills missing weights with random numbers and drops unexpected ones. A measurement
+would show neither, so both are refused here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from distviz.models.safetensors_files import StoredTensor
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["validate_weights"]
-
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _HINT = "the files do not belong to this config.json, or are damaged"
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
@@ -27,35 +25,35 @@ _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 def validate_weights(
     model: Any, info: Mapping[str, Any], checkpoint: Checkpoint, *, all_layers: bool = True
 ) -> list[str]:
-    """Refuse weights that contradict the configuration; return what has to be said of the others.
+    """Refuse weights that contradict the configuration; return warnings about the others.
 
     Parameters
     ----------
     model
-        As transformers built it, with or without values.
+        As transformers built it, on the meta device or loaded.
     info
-        What ``from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)`` told.
+        From ``from_pretrained(..., output_loading_info=True, ignore_mismatched_sizes=True)``.
     checkpoint
         The files.
     all_layers
-        Whether the model has every layer of the checkpoint; else further ones in the files are
-        left out on purpose.
+        Whether the model has every layer of the checkpoint; if not, further layers in the files
+        are accepted.
 
     Raises
     ------
     RequestError
-        If a tensor is missing, of another shape or kind than expected, or has no place in the
-        model although it changes what its layer computes.
+        If a tensor is missing, has an unexpected shape or type, or is unexpected although it
+        would change what its layer computes.
     """
-    _judge_shapes(sorted(info["mismatched_keys"]), model, checkpoint)
-    notes = _judge_missing(sorted(info["missing_keys"]), checkpoint)
+    _check_shapes(sorted(info["mismatched_keys"]), model, checkpoint)
+    notes = _check_missing(sorted(info["missing_keys"]), checkpoint)
     if not checkpoint.is_quantized:
-        _judge_types(model, checkpoint)
-        notes += _judge_unexpected(sorted(info["unexpected_keys"]), model, checkpoint, all_layers)
+        _check_types(model, checkpoint)
+        notes += _check_unexpected(sorted(info["unexpected_keys"]), model, checkpoint, all_layers)
     return notes
 
 
-def _judge_shapes(mismatched: list[tuple[str, Any, Any]], model: Any, found: Checkpoint) -> None:
+def _check_shapes(mismatched: list[tuple[str, Any, Any]], model: Any, found: Checkpoint) -> None:
     if not mismatched:
         return
     name, stored, expected = mismatched[0]
@@ -68,8 +66,8 @@ def _judge_shapes(mismatched: list[tuple[str, Any, Any]], model: Any, found: Che
     )
 
 
-def _judge_missing(missing: list[str], found: Checkpoint) -> list[str]:
-    """Refuse a model with random weights; a pooler's are only noted, nothing measured uses them."""
+def _check_missing(missing: list[str], found: Checkpoint) -> list[str]:
+    """Refuse missing weights; those of a pooler are only noted, no measurement uses them."""
     harmless = [key for key in missing if "pooler" in key.split(".")]
     harmful = [key for key in missing if key not in harmless]
     if harmful:
@@ -81,19 +79,19 @@ def _judge_missing(missing: list[str], found: Checkpoint) -> list[str]:
     return [note] if harmless else []
 
 
-def _judge_types(model: nn.Module, found: Checkpoint) -> None:
-    """Refuse whole numbers and eight-bit floats that would be taken for plain weights."""
+def _check_types(model: nn.Module, found: Checkpoint) -> None:
+    """Refuse integers and eight-bit floats that would be read as plain weights."""
     for name, parameter in model.named_parameters():
         tensor = _stored(name, model, found)
         if tensor and parameter.is_floating_point() and tensor.dtype not in _FLOATS:
             raise RequestError(
                 f"'{found.source}': {name} in {tensor.file.name} is of type {tensor.dtype}, "
-                "and config.json tells of no quantization",
-                "its quantization_config is missing, or the file is not that of a model",
+                "and config.json declares no quantization",
+                "its quantization_config is missing, or the file belongs to no model",
             )
 
 
-def _judge_unexpected(
+def _check_unexpected(
     unexpected: list[str], model: Any, found: Checkpoint, all_layers: bool
 ) -> list[str]:
     lists = _layer_lists(model)
@@ -116,14 +114,14 @@ def _judge_unexpected(
             continue
         if _is_dropped(key, model):
             raise RequestError(
-                f"'{found.source}' contradicts its config.json: the weights hold {key}, for which "
-                "the configuration leaves no place",
+                f"'{found.source}' contradicts its config.json: the weights hold {key}, but the "
+                "configuration has no such parameter",
                 _HINT,
             )
         ignored.append(key)
     if not ignored:
         return []
-    return [f"weights not used, the architecture has no place for {ignored[0]}{_more(ignored)}"]
+    return [f"weights not used, unknown to the architecture: {ignored[0]}{_more(ignored)}"]
 
 
 def _layer_lists(model: nn.Module) -> dict[str, int]:
@@ -134,7 +132,7 @@ def _layer_lists(model: nn.Module) -> dict[str, int]:
 
 
 def _is_dropped(key: str, model: nn.Module) -> bool:
-    """Return whether a module could hold this parameter and was built without it (a bias)."""
+    """Return whether a module supports this parameter but was built without it (a bias)."""
     modules = dict(model.named_modules())
     for spelling in _spellings(key, model):
         path, _, name = spelling.rpartition(".")
@@ -144,7 +142,7 @@ def _is_dropped(key: str, model: nn.Module) -> bool:
 
 
 def _spellings(name: str, model: Any) -> Iterator[str]:
-    """A checkpoint may name what stands in the base model with or without its prefix."""
+    """Yield the names of a base model's tensor with and without the prefix of the base model."""
     prefix = f"{model.base_model_prefix}."
     yield name
     yield name.removeprefix(prefix)

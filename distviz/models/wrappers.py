@@ -1,7 +1,7 @@
-"""What may stand around a transformers model or inside it and keep hooks from being seen.
+"""Unwrap a transformers model, and run compiled code uncompiled so that hooks fire.
 
-torch.compile traces a model once and skips every hook that is put on later, without a word. PEFT
-and data parallelism wrap the model in another module, under whose name nobody knows its layers.
+torch.compile traces a model once and silently skips hooks that are registered later. PEFT and data
+parallelism wrap the model in another module, which changes the paths of its layers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["as_written", "bare", "entry_device", "find_compiled", "uncompiled"]
-
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the model inside the wrappers of torch.compile, PEFT and data parallelism.
 
-    Its module paths are those of the model as it was before, adapted layers included.
+    Its module paths are those of the original model, adapted layers included.
     """
     from torch import nn
     from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -38,10 +36,10 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def entry_device(model: nn.Module) -> torch.device:
-    """Return a device from which a model takes its inputs, wherever its weights wait.
+    """Return the device for a model's inputs.
 
-    Where accelerate has spread it, weights that come when they are wanted are on the meta device;
-    its hooks bring inputs to where they belong.
+    In a model that accelerate dispatches, offloaded weights are on the meta device, and hooks move
+    the inputs on.
     """
     import torch
 
@@ -50,7 +48,7 @@ def entry_device(model: nn.Module) -> torch.device:
 
 
 def find_compiled(model: nn.Module) -> list[str]:
-    """Return the paths of what torch.compile has taken over; ``""`` is the model itself."""
+    """Return the paths of compiled modules; ``""`` is the model itself."""
     found = []
     for path, module in model.named_modules():
         is_whole = "_orig_mod" in module._modules  # noqa: SLF001
@@ -63,14 +61,14 @@ def find_compiled(model: nn.Module) -> list[str]:
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[list[str]]:
-    """Let compiled code run as it was written while the context lasts, and say so.
+    """Run compiled code uncompiled while the context lasts, with a warning.
 
-    That holds for what ``generate`` would compile by itself, too. Afterwards the compiled code is
-    used again, nothing is compiled anew.
+    This includes what ``generate`` would compile. Afterwards the compiled code is used again
+    without another compilation.
 
     Yields
     ------
-    What has to be said of the measurement: one line where something is compiled, else nothing.
+    The warnings: one line if something is compiled, else none.
     """
     import torch
 
@@ -83,9 +81,9 @@ def uncompiled(model: nn.Module) -> Iterator[list[str]]:
 
 @contextmanager
 def as_written(model: nn.Module) -> Iterator[list[str]]:
-    """As `uncompiled`, for whoever says the notes and calls the model without ``generate``.
+    """Like `uncompiled`, without a Python warning and for callers that do not use ``generate``.
 
-    Where nothing is compiled the compiler is not even imported, which takes seconds.
+    If nothing is compiled, the compiler is not imported, which would take seconds.
     """
     notes = _notes(model)
     if not notes:

@@ -16,7 +16,7 @@ import torch
 import transformers
 from support.architectures import battery, tiny
 
-from distviz.models.architectures.support import load_architectures
+from distviz.models.architectures import load_architectures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,8 +97,8 @@ def test_an_examination_tells_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
 
     right = projections.mlp_sites
 
-    def beside(path: str, shape: Any, fused: bool) -> Any:
-        for site in right(path, shape, fused):
+    def beside(path: str, shape: Any) -> Any:
+        for site in right(path, shape):
             yield site._replace(module=shape.up) if site.site == "act" else site
 
     monkeypatch.setattr("distviz.models.architectures.activations.mlp_sites", beside)
@@ -117,7 +117,7 @@ def test_inspect_lists_the_architectures(call: Callable[..., Any]) -> None:
     assert done.code == 0
     assert "causal language models: 184 of 189 supported" in done.out
     assert "gemma4_assistant" in done.out
-    assert "no activation between two linear maps; there are MambaMixer" in " ".join(
+    assert "no activation between two linear layers; activations elsewhere: MambaMixer" in " ".join(
         done.out.split()
     )
     found = json.loads(call("inspect", "--architectures", "--json").out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_ff": 48, "num_layers": 3, "num_heads": 4, "d_kv": 8},
 }  # fmt: skip
 WITHOUT_HEAD = ("bert", "t5")
+SMALLEST: dict[str, Any] = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "vocab_size": 32,
+}  # fmt: skip
+"""Sizes for configurations that use the usual names."""
 
 
 def save_tiny(kind: str, folder: Path, demo: Path, *, dtype: str = "float32") -> Path:
@@ -63,3 +70,22 @@ def save_tokenizer(demo: Path, folder: Path) -> None:
     """Put the demo's tokenizer (2,048 words) into a checkpoint's folder."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / name, folder / name)
+
+
+def edit_config(folder: Path, **fields: Any) -> None:
+    """Set fields of a checkpoint's ``config.json``; None removes a field."""
+    change = {key: value for key, value in fields.items() if value is not None}
+
+    def update(config: dict[str, Any]) -> None:
+        config.update(change)
+        for key in fields.keys() - change.keys():
+            config.pop(key, None)
+
+    edit_json(folder / "config.json", update)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Read a JSON file, change its content in place, and write it again."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

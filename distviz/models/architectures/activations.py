@@ -1,4 +1,4 @@
-"""Find the activations of a model: a module by class or name, else a function by trying."""
+"""Find the activations of a model: modules by class or name, functions by a traced forward."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from distviz.models.architectures.projections import (
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Activation", "Place", "find_activations", "module_lists", "place_of", "shared_modules"]
-
 Place = tuple[str, int]
-"""Path of a module list and the index in it: a layer."""
+"""A layer: path of its module list, and its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One activation that was found, with what surrounds it.
+    """One activation, with its surroundings.
 
     Attributes
     ----------
@@ -41,9 +39,9 @@ class Activation:
     fused
         Whether its projections are the parameters of many experts.
     is_complete
-        Whether the down projection behind it is known.
+        Whether its down projection is known.
     sites
-        Places of its MLP.
+        Sites of its MLP.
     """
 
     holder: str
@@ -57,16 +55,15 @@ class Activation:
 def find_activations(
     modules: Mapping[str, nn.Module], lists: Collection[str]
 ) -> Iterator[tuple[Place, Activation]]:
-    """Yield the activations of every layer: those that are modules, then the functions.
+    """Yield the activations of every layer: modules first, then functions.
 
     Parameters
     ----------
     modules
-        As ``named_modules(remove_duplicate=False)`` gives them: an activation that several layers
-        share belongs to each of them.
+        From ``named_modules(remove_duplicate=False)``: an activation that several layers share
+        belongs to each of them.
     lists
         Paths of the module lists among them.
-
     """
     holders: set[str] = set()
     others: list[tuple[str, Place]] = []
@@ -75,14 +72,14 @@ def find_activations(
         if not is_mlp_activation(path, module, place, modules):
             others.append((path, place))
             continue
-        shape, fused = mlp_shape(path, modules)
+        shape = mlp_shape(path, modules)
         if shape.down is None and not _has_matrix(modules[parent(path)]):
             continue
         holder, name = parent(path), type(module).__name__.removesuffix("Activation")
         holders.add(holder)
-        sites = tuple(mlp_sites(path, shape, fused))
+        sites = tuple(mlp_sites(path, shape))
         is_complete = shape.down is not None
-        yield place, Activation(holder, name, shape.gated, fused, is_complete, sites)
+        yield place, Activation(holder, name, shape.gated, shape.fused, is_complete, sites)
     for path, place in others:
         is_around = any(f"{holder}.".startswith(f"{path}.") for holder in holders)
         if is_around or is_outside_mlps(path, place, modules):
@@ -95,14 +92,14 @@ def find_activations(
 
 
 def _has_matrix(holder: nn.Module) -> bool:
-    """Whether there is a linear map; a residual block of convolutions has none."""
+    """Return whether there is a linear layer; a residual block of convolutions has none."""
     return any(parameter.ndim == 2 for parameter in holder.parameters())
 
 
 def _in_layers(
     modules: Mapping[str, nn.Module], lists: Collection[str]
 ) -> Iterator[tuple[str, Place]]:
-    """Yield the paths inside layers; a layer that is known by another path only once."""
+    """Yield the paths inside layers; a layer with several paths only once."""
     seen: set[tuple[int, int]] = set()
     for path, module in modules.items():
         place = place_of(path, lists)
@@ -115,7 +112,7 @@ def _in_layers(
 
 
 def shared_modules(modules: Mapping[str, nn.Module], places: Collection[Place]) -> set[int]:
-    """Return the ids of modules that stand in several of these layers."""
+    """Return the ids of modules that belong to several of these layers."""
     owners: dict[int, set[int]] = {}
     for list_path, layer in places:
         element = modules[f"{list_path}.{layer}"]
@@ -125,7 +122,7 @@ def shared_modules(modules: Mapping[str, nn.Module], places: Collection[Place]) 
 
 
 def module_lists(modules: Mapping[str, nn.Module]) -> set[str]:
-    """Return the paths of the module lists; a sequence of layers that attend is one too."""
+    """Return the paths of the module lists, including sequences of layers with attention."""
     from torch import nn
 
     def is_list(module: nn.Module) -> bool:
@@ -141,7 +138,7 @@ def _attends(layer: nn.Module) -> bool:
 
 
 def place_of(path: str, lists: Collection[str]) -> tuple[str, int] | None:
-    """Return the outermost module list above `path` and the index in it; the element is not it."""
+    """Return the outermost module list above `path` and the index in it; None for its elements."""
     parts = path.split(".")
     for end in range(1, len(parts) - 1):
         prefix = ".".join(parts[:end])

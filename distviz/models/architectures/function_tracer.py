@@ -1,12 +1,12 @@
-"""Follow an activation that is no module: calls of torch functions inside one module's forward.
+"""Trace activations through the torch functions that one module's forward calls.
 
-A *chain* names the steps from an activation function to what is looked for: ``("silu",)`` is the
-result of ``F.silu``, ``("silu", "mul")`` the first product that it enters, ``("sigmoid", "mul")``
-the ``g * sigmoid(a * g)`` of gpt-oss, ``("relu", "square")`` RWKV's, ``("act_fn()", "mul")`` the
-product that the output of the child module ``act_fn`` enters.
+A chain names the operations from an activation function to a result: ``("silu",)`` is the result
+of ``F.silu``, ``("silu", "mul")`` the first product with it, ``("sigmoid", "mul")`` the
+``g * sigmoid(a * g)`` of gpt-oss, ``("relu", "square")`` that of RWKV, ``("act_fn()", "mul")`` the
+product with the output of the child module ``act_fn``.
 
 Cost: a Python call for each torch function inside that forward (some microseconds), nothing
-elsewhere. Tensors are known by weak references, so none lives longer. Importing this module imports
+elsewhere. Tensors are held by weak references, so none lives longer. Importing this module imports
 torch.
 """
 
@@ -19,8 +19,6 @@ from weakref import ref
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FunctionTracer", "OpPath"]
-
 OpPath = tuple[str, ...]
 Receive = Callable[[OpPath, Any, torch.Tensor], torch.Tensor | None]
 
@@ -30,7 +28,7 @@ _ACTIVATIONS = frozenset(
         *("sigmoid", "logsigmoid", "hardsigmoid", "hardswish", "hardtanh", "tanh", "erf"),
     )
 )
-# Softcaps are made of these: beside another activation they are not the one that is looked for.
+# Softcaps use these: an operand with another activation takes precedence.
 _WEAK = frozenset(("tanh", "erf"))
 _SAME = frozenset(
     (
@@ -44,17 +42,18 @@ _POWERS = frozenset(("square", "pow"))
 
 
 class FunctionTracer(TorchFunctionMode):
-    """Follows chains while it is entered.
+    """Traces chains while its context lasts.
 
     Parameters
     ----------
     receive
-        Told ``(chain, what entered its first step, result)`` of every step of a wanted chain; what
-        it returns takes the place of the result, None leaves it.
+        Called with ``(chain, input of its first step, result)`` for every step of a wanted chain;
+        its return value replaces the result unless it is None.
     wanted
-        Chains to follow; None follows all.
+        Chains to trace; None for all.
     on_linear
-        Told ``(chain, weight, output)`` where a result enters a linear map.
+        Called with ``(chain, weight, output)`` where a traced result is the input of a linear
+        layer.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class FunctionTracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the function and look at what it made of what."""
+        """Call the function and extend the chains of its operands."""
         result = func(*args, **(kwargs or {}))
         if not isinstance(result, torch.Tensor):
             return result
@@ -100,7 +99,7 @@ class FunctionTracer(TorchFunctionMode):
         return result
 
     def note(self, result: torch.Tensor, chain: OpPath, entered: Any) -> torch.Tensor:
-        """Take `result` for the end of `chain`; return what stands in its place."""
+        """Record `result` as the end of `chain`; return it or its replacement."""
         if self._wanted is not None and not any(w[: len(chain)] == chain for w in self._wanted):
             return result
         with torch._C.DisableTorchFunction():  # noqa: SLF001  (also for the modes around this one)
@@ -110,7 +109,7 @@ class FunctionTracer(TorchFunctionMode):
         return kept
 
     def _before(self, args: tuple[Any, ...]) -> tuple[OpPath, Any] | None:
-        """Return the chain of an operand, that of a whole activation before that of a softcap."""
+        """Return the chain of an operand, preferring that of an activation to that of a softcap."""
         found = [known for value in args[:2] if (known := self._look_up(value)) is not None]
         return min(found, key=lambda known: known[0][0] in _WEAK, default=None)
 
@@ -130,7 +129,7 @@ class FunctionTracer(TorchFunctionMode):
             self._unscaled[id(result)] = (ref(result), ref(scaled))
 
     def _raw(self, value: Any) -> Any:
-        """Undo a scale: what enters ``sigmoid(1.702 * g)`` as an activation is g."""
+        """Undo a scale: the activation's input in ``sigmoid(1.702 * g)`` is g."""
         known = self._unscaled.get(id(value))
         raw = known[1]() if known is not None and known[0]() is value else None
         return value if raw is None else raw

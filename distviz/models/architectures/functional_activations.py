@@ -1,8 +1,8 @@
-"""Find the activation of an MLP that has none as a module: try its forward, compute nothing.
+"""Find an activation that is a function call, by tracing the forward of its MLP without computing.
 
-The module is rebuilt from parameters without values (the meta device), without anyone's hooks, its
-linear layers replaced by plain ones of the same widths; one call of its forward then shows which
-activation function leads, by which steps, into which linear layer.
+The module is copied to the meta device without hooks, its linear layers replaced by plain ones of
+the same widths. One call of its forward then shows which activation function is applied, and by
+which operations its result reaches which linear layer.
 """
 
 from __future__ import annotations
@@ -26,18 +26,16 @@ if TYPE_CHECKING:
 
     from distviz.models.architectures.function_tracer import OpPath
 
-__all__ = ["find_functional"]
-
-# An activation written out: g * sigmoid(g), relu(x) ** 2, x / 2 * (1 + erf(x / sqrt 2)).
+# Activations as formulas: g * sigmoid(g), relu(x) ** 2, x / 2 * (1 + erf(x / sqrt 2)).
 _COMPLETE = re.compile(r"sigmoid mul|relu square|(?:erf|tanh) shift(?: scale)* mul|\S+")
 _WIDTH = 16
 
 
 def find_functional(path: str, modules: Mapping[str, nn.Module]) -> Functional | None:
-    """Return what a module without an activation module applies instead; None if it applies none.
+    """Return the activation function of a module without an activation module; None if none.
 
-    Fused experts (parameters with an axis for experts) are tried by their ``_apply_gate``, others
-    by their forward: where they have two linear layers at least, or one and another beside them.
+    Fused experts (parameters with an axis for experts) are traced through ``_apply_gate``; others
+    through their forward, if they have two linear layers, or one and another beside them.
     """
     module = modules[path]
     if any(is_stack_of_experts(value) for value in module.parameters(recurse=False)):
@@ -54,14 +52,14 @@ def _of_experts(module: nn.Module) -> Functional | None:
 
     from distviz.models.architectures.function_tracer import FunctionTracer
 
-    seen: list[tuple[OpPath, torch.Tensor]] = []
-    follower = FunctionTracer(lambda chain, _, result: seen.append((chain, result)))
+    steps: list[tuple[OpPath, torch.Tensor]] = []
+    tracer = FunctionTracer(lambda chain, _, result: steps.append((chain, result)))
     product = None
     with contextlib.suppress(Exception), torch.no_grad():
-        bare = _skeleton(module)
-        with follower:
+        bare = _meta_copy(module)
+        with tracer:
             product = bare._apply_gate(torch.empty(1, 2 * _WIDTH, device="meta"))  # noqa: SLF001
-    for chain, result in seen:
+    for chain, result in steps:
         if result is product:
             return Functional(_act_of(chain), chain, None)
     return None
@@ -74,13 +72,13 @@ def _of_forward(path: str, module: nn.Module, width: int, beside: str | None) ->
 
     ends: list[tuple[OpPath, torch.Tensor, torch.Tensor]] = []
     steps: list[tuple[OpPath, torch.Tensor]] = []
-    follower = FunctionTracer(
+    tracer = FunctionTracer(
         lambda chain, _, result: steps.append((chain, result)),
         on_linear=lambda *end: ends.append(end),
     )
     output = None
-    bare = _skeleton(module)
-    with contextlib.suppress(Exception), torch.no_grad(), follower:
+    bare = _meta_copy(module)
+    with contextlib.suppress(Exception), torch.no_grad(), tracer:
         output = bare(torch.empty(1, 2, width, device="meta"))
     if beside is not None:
         returned = next((chain for chain, result in steps if result is output), None)
@@ -94,7 +92,7 @@ def _of_forward(path: str, module: nn.Module, width: int, beside: str | None) ->
 
 
 def _takes_one(module: nn.Module) -> bool:
-    """Return whether the forward can be called with hidden states alone."""
+    """Return whether the forward requires only hidden states."""
     given = inspect.signature(type(module).forward).parameters.values()
     named = [p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return sum(p.default is p.empty for p in named) == 2
@@ -105,8 +103,8 @@ def _act_of(chain: OpPath) -> OpPath:
     return tuple(found[0].split()) if found else chain[:1]
 
 
-def _skeleton(module: nn.Module) -> Any:
-    """Return a copy without values and hooks; nothing of the module itself is touched."""
+def _meta_copy(module: nn.Module) -> Any:
+    """Return a copy on the meta device without hooks; the module itself does not change."""
     from torch import nn
 
     widths = linear_widths(module)
@@ -115,9 +113,9 @@ def _skeleton(module: nn.Module) -> Any:
     bare: Any = copy.copy(module)
     own = bare.__dict__
     for name in ("_parameters", "_buffers"):
-        own[name] = {key: _without_values(value) for key, value in own[name].items()}
+        own[name] = {key: _on_meta(value) for key, value in own[name].items()}
     own["_modules"] = {
-        key: None if child is None else _skeleton(child) for key, child in own["_modules"].items()
+        key: None if child is None else _meta_copy(child) for key, child in own["_modules"].items()
     }
     for name in [key for key in own if key.endswith("_hooks") or "_hooks_" in key]:
         own[name] = type(own[name])()
@@ -128,7 +126,7 @@ def _skeleton(module: nn.Module) -> Any:
     return bare
 
 
-def _without_values(tensor: Any) -> Any:
+def _on_meta(tensor: Any) -> Any:
     import torch
 
     if tensor is None:

@@ -1,7 +1,7 @@
-"""Find the MLPs of a transformers model, and every place in their layers that can be observed.
+"""Find the MLPs of a transformers model, and every site in their layers that can be observed.
 
-An MLP is an activation module below an indexed layer (an element of a module list) that is not part
-of something else: attention, router, norm, convolution, head. See
+An MLP is recognized by an activation inside an indexed layer (an element of a module list) that is
+not part of an attention, router, norm, convolution or head. See
 :mod:`distviz.models.architectures.projections`.
 """
 
@@ -29,16 +29,14 @@ from distviz.sites import MODULE_PREFIX, SITES, HookPoint
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Mlp", "count_layers", "find_mlps", "find_points", "main_stack"]
-
-_CODERS = ("encoder", "decoder", "text_encoder", "text_decoder")
+_ENCODER_DECODER = ("encoder", "decoder", "text_encoder", "text_decoder")
 _NOT_TEXT = re.compile(r"vision|visual|image|img|audio|speech|video|pixel", re.IGNORECASE)
 _WRAPPERS = frozenset(("model", "transformer", "module", "base_model", "_orig_mod"))
 
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """One MLP, or the routed experts of one layer, and what can be observed in its layer.
+    """One MLP, or the routed experts of one layer, with the sites of its layer.
 
     Parameters
     ----------
@@ -47,7 +45,7 @@ class Mlp:
     stack
         ``"decoder"``, ``"encoder"``, or the path prefix of another tower.
     path
-        Path of the module that holds the activation (for OPT, the decoder layer itself).
+        Path of the module that contains the activation (for OPT, the decoder layer itself).
     activation
         Class name of the activation module without a trailing ``Activation``: ``"SiLU"``.
     gated
@@ -55,8 +53,7 @@ class Mlp:
     points
         Every observable site of the layer: this MLP's, the attention's and the residual stream.
     routed
-        Whether the rows that pass are tokens sent to experts, not (batch, tokens, channels).
-
+        Whether rows are tokens routed to experts, rather than (batch, tokens, channels).
     """
 
     layer: int
@@ -71,24 +68,23 @@ class Mlp:
 def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     """Find every MLP inside an indexed layer; ordered by stack, layer and path.
 
-    Activations of heads, poolers, routers, norms, convolutions and attention are left out, as is
-    an activation without a known down projection in a layer that has one with it. Where a module
-    is shared by several layers, each has its own points; a layer that a model calls several times
-    has one.
+    Activations of heads, poolers, routers, norms, convolutions and attention are ignored, and so
+    is an activation without a known down projection if its layer has one with it. If several
+    layers share a module, each layer has its own points; a layer that is called several times has
+    one set of points.
 
     Parameters
     ----------
     model
         Any transformers model.
     towers
-        Also the towers beside a language model (images, sound), and such branches inside its
-        layers (experts for images): text alone does not reach them.
+        Include the image and audio towers of a model with a language model, and such branches in
+        its layers (experts for images); text does not reach them.
 
     Raises
     ------
     RequestError
         If the model has no MLP activation.
-
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     lists = module_lists(modules)
@@ -98,7 +94,7 @@ def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     if not by_layer:
         raise RequestError(
             f"no MLP activation found in {type(model).__name__}",
-            "none of its layers applies one; observe modules with --sites module:PATTERN",
+            "none of its layers has one; observe modules with --sites module:PATTERN",
         )
     paths = list(dict.fromkeys(place[0] for place in by_layer))
     stacks = _stack_names(model, modules, paths)
@@ -131,15 +127,15 @@ def _build(
     modules: Mapping[str, nn.Module],
     within: Callable[[str], str],
 ) -> Mlp:
-    """Put one MLP together; one that stands for every expert of its layer has a ``*`` in its path.
+    """Build one MLP; the path of one that represents all experts of its layer contains ``*``.
 
-    What the experts as a whole give back (site ``down``) is one row a token again.
+    The output of all experts together (site ``down``) has one row per token.
     """
     layer, stack = place
     container = _experts_above(found)
     experts = container
     if container is not None and not has_forward(modules[container]):
-        experts = parent(container)  # a mere list is never called, the layer around it is
+        experts = parent(container)  # a list is never called, its parent is
     sites = list(found.sites)
     if experts is not None and not found.is_complete:
         sites.append(SitePlace("down", experts, "output"))
@@ -164,7 +160,7 @@ def count_layers(mlps: Sequence[Mlp]) -> dict[str, int]:
 
 
 def main_stack(mlps: Sequence[Mlp]) -> str:
-    """Return the stack that a redistribution stands in: the decoder where there is one."""
+    """Return the stack for a redistribution: the decoder if there is one."""
     stacks = dict.fromkeys(mlp.stack for mlp in mlps)
     return "decoder" if "decoder" in stacks else next(iter(stacks))
 
@@ -180,21 +176,20 @@ def find_points(
     Parameters
     ----------
     mlps
-        What :func:`find_mlps` returned for `model`.
+        The MLPs of `model`, from :func:`find_mlps`.
     model
-        Searched for ``module:PATTERN`` sites (shell patterns on whole module paths). Modules
-        inside a layer obey `layers`; those outside any layer get layer -1 and stack ``"model"``.
+        Searched for ``module:PATTERN`` sites (shell patterns on whole module paths). `layers`
+        applies to modules inside a layer; others get layer -1 and stack ``"model"``.
     sites
         Names of :data:`distviz.sites.SITES`, or patterns.
     layers
-        Indices that hold for every stack, or a mapping from stack to indices (a stack that is
-        not named is left out); ``None`` for all.
+        Indices for every stack, or a mapping from stack to indices (other stacks are skipped);
+        ``None`` for all.
 
     Raises
     ------
     RequestError
         If a site is absent from all chosen layers, or a pattern matches no module.
-
     """
     offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
     chosen: list[HookPoint] = []
@@ -237,12 +232,12 @@ def _absent(
         example = offered[0].module if offered else "model.layers.0"
         return RequestError(
             f"{site} matches no module of {name}",
-            f"a pattern is compared with whole paths such as {example}; * stands for anything",
+            f"a pattern is matched against whole paths such as {example}; * matches anything",
         )
     here = [other for other in SITES if any(point.site == other for point in offered)]
     known = f"site '{site}' ({SITES[site]})" if site in SITES else f"site '{site}'"
     return RequestError(
-        f"{known} does not exist in {name}", f"this architecture offers: {', '.join(here)}"
+        f"{known} does not exist in {name}", f"this architecture has: {', '.join(here)}"
     )
 
 
@@ -272,7 +267,7 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoin
 
 
 def _experts_above(found: Activation) -> str | None:
-    """Return the path of the module that is told which token goes to which expert."""
+    """Return the path of the module that routes tokens to experts; None outside experts."""
     parts = found.holder.split(".")
     if "experts" in parts:
         return ".".join(parts[: len(parts) - parts[::-1].index("experts")])
@@ -280,21 +275,21 @@ def _experts_above(found: Activation) -> str | None:
 
 
 def _adds_up(experts: nn.Module) -> bool:
-    """Whether experts give back one row a token; those that see every token give all their rows."""
+    """Return whether experts sum their rows per token; shared experts return all their rows."""
     names = inspect.signature(type(experts).forward).parameters
     return len(names) > 2 or any(name in ("router", "gate") for name, _ in experts.named_children())
 
 
 def _of_every_expert(path: str, experts: str | None, modules: Mapping[str, nn.Module]) -> str:
-    """Replace the expert in a path by ``*`` where each is a module of its own."""
+    """Replace the expert's index in a path by ``*`` where each expert is a module."""
     from torch import nn
 
     if experts is None or not path.startswith(f"{experts}."):
         return path
     if not isinstance(modules[experts], nn.ModuleList | nn.ModuleDict):
         return path
-    _, _, behind = path.removeprefix(f"{experts}.").partition(".")
-    return f"{experts}.*.{behind}" if behind else f"{experts}.*"
+    _, _, rest = path.removeprefix(f"{experts}.").partition(".")
+    return f"{experts}.*.{rest}" if rest else f"{experts}.*"
 
 
 # Names of stacks ---------------------------------------------------------------------------
@@ -306,8 +301,7 @@ def _stack_names(
     names: dict[str, str] = {}
     for list_path in list_paths:
         tower = _tower(model, list_path)
-        main = not tower or tower[0] == "language_model" or len(list_paths) == 1
-        if main:
+        if not tower or tower[0] == "language_model" or len(list_paths) == 1:
             name = "decoder" if _is_causal(model, modules, list_path) else "encoder"
         else:
             name = tower[0]
@@ -318,7 +312,7 @@ def _stack_names(
 
 
 def _tower(model: nn.Module, list_path: str) -> list[str]:
-    """Return the path of a list of layers without its last name and the usual wrappers."""
+    """Return the path of a list of layers without its last name and without wrappers."""
     wrappers = _WRAPPERS | {getattr(model, "base_model_prefix", "")}
     tower = list_path.split(".")[:-1]
     while tower and tower[0] in wrappers:
@@ -327,9 +321,8 @@ def _tower(model: nn.Module, list_path: str) -> list[str]:
 
 
 def _of_text(model: nn.Module, list_paths: Sequence[str]) -> list[str]:
-    """Return the stacks of the language model, beside which there may be towers.
-
-    It is what stands in the model itself or is called so; else its encoder and decoder.
+    """Return the stacks that read text: unnamed or named as a language model, else the encoder and
+    decoder.
     """
     towers = {path: _tower(model, path) for path in list_paths}
     reads = {
@@ -337,14 +330,14 @@ def _of_text(model: nn.Module, list_paths: Sequence[str]) -> list[str]:
         for path, tower in towers.items()
         if not any(_NOT_TEXT.search(part) for part in tower)
     }
-    for names in (("", "language_model", "text_model"), _CODERS):
+    for names in (("", "language_model", "text_model"), _ENCODER_DECODER):
         if found := [path for path, name in reads.items() if name in names]:
             return found
     return list(reads) or list(list_paths)
 
 
 def _without_branches(by_layer: dict[Place, list[Activation]]) -> dict[Place, list[Activation]]:
-    """Leave out what a layer has for pictures or sound alone, beside an MLP for text."""
+    """Drop branches for images or audio from layers that have an MLP for text."""
     kept = {}
     for place, all_found in by_layer.items():
         start = len(f"{place[0]}.{place[1]}")
@@ -371,14 +364,14 @@ def _is_causal(model: nn.Module, modules: Mapping[str, nn.Module], list_path: st
 
 
 def has_forward(module: nn.Module) -> bool:
-    """Return whether a module is called, and not just a container of others."""
+    """Return whether a module has a forward, and is not only a container of others."""
     from torch import nn
 
     return type(module).forward is not nn.Module.forward
 
 
 def modules_at(model: nn.Module, point: HookPoint) -> list[nn.Module]:
-    """Return the module of a point; where each expert is one of its own, those of all experts."""
+    """Return the modules of a point: one, or one per expert."""
     if "*" not in point.module:
         return [model.get_submodule(point.module)]
     return [module for path, module in model.named_modules() if fnmatchcase(path, point.module)]

@@ -1,7 +1,7 @@
-"""Recognise the activation and the projections of an MLP and of an attention, by class and name.
+"""Recognize the activation and the projections of an MLP and of an attention, by class and name.
 
-Nothing here is written for one model: activations are known by their class or a usual name, linear
-layers by the names the field uses for them, checked against their widths.
+Nothing is specific to one model: activations are recognized by class or a usual name, linear layers
+by the usual names, checked against their widths.
 """
 
 from __future__ import annotations
@@ -16,27 +16,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = [
-    "Functional",
-    "Shape",
-    "SitePlace",
-    "down_beside",
-    "functional_sites",
-    "is_mlp_activation",
-    "is_outside_mlps",
-    "is_stack_of_experts",
-    "layer_sites",
-    "linear_widths",
-    "mlp_shape",
-    "mlp_sites",
-    "parent",
-]
-
 Part = tuple[int, int]
 
 
 class SitePlace(NamedTuple):
-    """One site of a layer, as a :class:`~distviz.sites.Point` says it."""
+    """One site of a layer; fields as in :class:`~distviz.sites.HookPoint`."""
 
     site: str
     module: str
@@ -45,17 +29,10 @@ class SitePlace(NamedTuple):
     chain: tuple[str, ...] = ()
 
 
-_ACTIVATION_NAMES = frozenset(
-    (
-        "act_fn",
-        "activation_fn",
-        "act",
-        "gelu_impl",
-        "intermediate_act_fn",
-        "activation",
-        "activation_function",
-    )
-)
+_ACTIVATION_NAMES = (
+    "act_fn", "activation_fn", "act", "gelu_impl", "intermediate_act_fn", "activation",
+    "activation_function",
+)  # fmt: skip
 _NOT_MLP = re.compile(
     r"norm|router|adapter|att(n|ention)|pooler|head|mamba|mlstm|temporal_block|predict|hyper|^gate$",
     re.IGNORECASE,
@@ -73,22 +50,13 @@ _QUERY = ("q_proj", "query", "q", "q_lin", "Wq")
 _KEY = ("k_proj", "key", "k", "k_lin", "Wk")
 _VALUE = ("v_proj", "value", "v", "v_lin", "Wv")
 _ATTENTION_OUT = (
-    "o_proj",
-    "out_proj",
-    "dense",
-    "c_proj",
-    "wo",
-    "Wo",
-    "o",
-    "out_lin",
-    "out",
-    "proj",
-)
+    "o_proj", "out_proj", "dense", "c_proj", "wo", "Wo", "o", "out_lin", "out", "proj",
+)  # fmt: skip
 _EXPERT_NDIM = 3
 _ATTENTION_IN = (*_QUERY, "q_b_proj", "query_key_value", "qkv_proj", "c_attn", "Wqkv", "qkv")
 _CROSS = re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)
-# Fused projections that are [q | k | v]. Others of the same name interleave their heads (CodeGen's
-# qkv_proj, GPT-BigCode's c_attn), so the class has to be one that was read.
+# Fused projections in the order [q | k | v], with the classes whose code was read: others of the
+# same name interleave their heads (CodeGen's qkv_proj, GPT-BigCode's c_attn).
 _PLAIN_QKV = {
     "c_attn": ("GPT2", "DecisionTransformerGPT2", "ImageGPT"),
     "qkv_proj": ("Phi3", "Phi4Multimodal"),
@@ -111,16 +79,17 @@ _FUNCTIONAL_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The projections around one activation; paths, or ``None`` where there is none."""
+    """The projections around one activation (paths); ``fused``: parameters of many experts."""
 
     down: str | None
     up: str | None = None
     up_part: Part | None = None
     gated: bool = False
+    fused: bool = False
 
 
 def parent(path: str) -> str:
-    """Return the path of the module that holds the module at `path`."""
+    """Return the path of the parent of the module at `path`."""
     return path.rpartition(".")[0]
 
 
@@ -136,13 +105,13 @@ class Functional:
     Attributes
     ----------
     act
-        Chain whose result leaves the activation.
+        Chain whose result is the output of the activation.
     product
-        Chain whose result enters the down projection.
+        Chain whose result is the input of the down projection.
     down
         Path of the down projection; None in fused experts, where it is a parameter.
     is_last
-        Whether the module returns what the down projection gives.
+        Whether the module returns the output of the down projection.
     """
 
     act: tuple[str, ...]
@@ -152,12 +121,12 @@ class Functional:
 
     @property
     def gated(self) -> bool:
-        """Whether the activation is multiplied before it goes down."""
+        """Whether the activation is multiplied before the down projection."""
         return "mul" in self.product[len(self.act) :]
 
     @property
     def name(self) -> str:
-        """The activation as its module class would be called."""
+        """Name of the activation's module class."""
         return _FUNCTIONAL_NAMES.get(self.act) or _FUNCTIONAL_NAMES.get(self.act[:1], self.act[0])
 
 
@@ -190,7 +159,7 @@ def is_mlp_activation(
 
 
 def is_outside_mlps(holder: str, place: tuple[str, int], modules: Mapping[str, nn.Module]) -> bool:
-    """Return whether `holder` is part of something else: attention, router, norm, convolution."""
+    """Return whether `holder` is part of an attention, router, norm, convolution or head."""
     from torch import nn
 
     if _NOT_LAYERS.search(place[0].rpartition(".")[2]):
@@ -207,8 +176,8 @@ def is_outside_mlps(holder: str, place: tuple[str, int], modules: Mapping[str, n
 def linear_widths(module: nn.Module) -> tuple[int, int] | None:
     """Return (input, output) width of a linear layer.
 
-    Quantised layers, GPT-2's ``Conv1D`` and modules around one ``linear`` (which clip what passes,
-    or normalise it) are included.
+    Includes quantized layers, GPT-2's ``Conv1D``, and modules that wrap one ``linear`` (to clip or
+    normalize its values).
     """
     for names in (("in_features", "out_features"), ("nx", "nf")):
         widths = tuple(getattr(module, name, None) for name in names)
@@ -221,31 +190,31 @@ def linear_widths(module: nn.Module) -> tuple[int, int] | None:
     return linear_widths(inner)
 
 
-def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> tuple[Shape, bool]:
-    """Return the projections around the activation at `path`, and if they are fused experts."""
+def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> Shape:
+    """Return the projections around the activation at `path`."""
     holder_path, _, name = path.rpartition(".")
     holder = modules[holder_path]
     own = {**dict(holder.named_parameters(recurse=False)), **dict(holder.named_children())}
     stacked = [key for key, value in own.items() if is_stack_of_experts(value)]
     if stacked:
         gated = any(re.search(r"gate|input_linear", key) for key in stacked)
-        return Shape(holder_path, gated=gated), True
+        return Shape(holder_path, gated=gated, fused=True)
     linears = {key: child for key, child in holder.named_children() if linear_widths(child)}
     if not linears and sum(getattr(value, "ndim", 0) > 1 for value in own.values()) > 2:
-        return Shape(None, gated=True), False  # two projections in, one out, all parameters
+        return Shape(None, gated=True)  # two projections in, one out, all parameters
     down = _down(holder_path, name, linears, modules)
     firsts = [key for key in linears if _join(holder_path, key) != down]
     if len(firsts) > 1:
         up = next((_join(holder_path, key) for key in _UP if key in firsts), None)
-        return Shape(down, up, gated=True), False
+        return Shape(down, up, gated=True)
     if firsts and down:
         width, inner = linear_widths(linears[firsts[0]]), linear_widths(modules[down])
         if width and inner and width[1] == 2 * inner[0]:
-            known = firsts[0] in _GATE_THEN_UP
-            up = _join(holder_path, firsts[0]) if known else None
-            part = (inner[0], width[1]) if known else None
-            return Shape(down, up, part, gated=True), False
-    return Shape(down, gated=False), False
+            if firsts[0] not in _GATE_THEN_UP:
+                return Shape(down, gated=True)
+            up, part = _join(holder_path, firsts[0]), (inner[0], width[1])
+            return Shape(down, up, part, gated=True)
+    return Shape(down)
 
 
 def is_stack_of_experts(value: object) -> bool:
@@ -260,8 +229,8 @@ def _down(
     from torch import nn
 
     if isinstance(modules[holder], nn.Sequential):
-        behind = [key for key in linears if int(key) > int(name)] if name.isdigit() else []
-        return _join(holder, behind[0]) if behind else None
+        later = [key for key in linears if int(key) > int(name)] if name.isdigit() else []
+        return _join(holder, later[0]) if later else None
     numbered = getattr(modules[holder], "layers", None)  # D-FINE's two projections in a list
     if not linears and isinstance(numbered, nn.ModuleList) and len(numbered) == 2:
         return _join(holder, "layers.1") if linear_widths(numbered[1]) else None
@@ -270,10 +239,10 @@ def _down(
 
 
 def down_beside(holder: str, modules: Mapping[str, nn.Module]) -> str | None:
-    """Return the down projection of an MLP that is two modules.
+    """Return the down projection of an MLP that consists of two modules.
 
-    BERT's ``intermediate`` and ``output``, LXMERT's ``lang_inter`` and ``lang_output``, CLVP's
-    gated ``fc1`` and ``fc2``, CPM-Ant's ``w_out``.
+    Examples: BERT's ``intermediate`` and ``output``, LXMERT's ``lang_inter`` and ``lang_output``,
+    CLVP's gated ``fc1`` and ``fc2``, CPM-Ant's ``w_out``.
     """
     own = holder.rpartition(".")[2]
     twins = [re.sub("inter(mediate)?", "output", own)] if "inter" in own else []
@@ -284,18 +253,18 @@ def down_beside(holder: str, modules: Mapping[str, nn.Module]) -> str | None:
     return next((path for path in beside if path in modules), None)
 
 
-def mlp_sites(path: str, shape: Shape, fused: bool) -> Iterator[SitePlace]:
+def mlp_sites(path: str, shape: Shape) -> Iterator[SitePlace]:
     """Yield the sites around the activation module at `path`."""
     holder, _, name = path.rpartition(".")
     yield SitePlace("gate", path, "input")
     yield SitePlace("act", path, "output")
     if shape.up:
         yield SitePlace("up", shape.up, "output", shape.up_part)
-    if shape.gated and (fused or not shape.down):
-        # The down projections of fused experts are parameters, not modules: what enters them is
-        # the product of the activation, and what leaves them is seen as their weighted sum.
+    if shape.gated and (shape.fused or not shape.down):
+        # The down projections of fused experts are parameters, not modules: their input is the
+        # product with the activation, and only the weighted sum of their outputs is a tensor.
         yield SitePlace("product", holder, "output", chain=(f"{name}()", "mul"))
-    elif fused:
+    elif shape.fused:
         yield SitePlace("product", path, "output")
     elif shape.down:
         yield SitePlace("product", shape.down, "input")
@@ -326,13 +295,13 @@ def functional_sites(
 def layer_sites(
     layer_path: str, modules: Mapping[str, nn.Module], holders: Collection[str]
 ) -> list[SitePlace]:
-    """Return the sites of the attention of a layer, and of the residual stream behind it."""
+    """Return the sites of a layer's attention, and its output to the residual stream."""
     sites: list[SitePlace] = []
     for relative, module in modules[layer_path].named_modules():
         called = relative.rpartition(".")[2] + type(module).__name__
         if relative and "att" in called.lower() and not _CROSS.search(relative):
             sites += _attention_sites(_join(layer_path, relative), module, modules)
-    # A list of bare MLPs (XLM's `ffns`) has no layer whose output is the residual stream.
+    # In a list of bare MLPs (XLM's `ffns`), no element outputs the residual stream.
     if sites or layer_path not in holders:
         sites.append(SitePlace("residual", layer_path, "output"))
     return sites

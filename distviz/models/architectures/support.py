@@ -1,8 +1,8 @@
-"""The table of supported architectures: what examining every type of transformers has given.
+"""The table of supported architectures: the result of examining every type of transformers.
 
-It is plain data inside the package, written by ``scripts/examine_architectures.py`` from the tests
-that build a tiny random model of each type, compare everything seen with an independent capture,
-and put ARM into it. Neither torch nor transformers is imported here.
+``scripts/examine_architectures.py`` writes it from the tests that build a tiny random model of each
+type, compare all observed values with an independent capture, and apply ARM. Reading it imports
+neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
 
-__all__ = ["Architecture", "Architectures", "load_architectures"]
-
 
 @dataclass(frozen=True)
 class Architecture:
-    """One type of transformers.
+    """One model type of transformers.
 
     Attributes
     ----------
     type, class_name, causal
-        ``model_type``, the class that was examined, and whether it is a causal language model.
+        ``model_type``, the examined class, and whether it is a causal language model.
     status
-        ``"supported"``; ``"no MLP"`` where none was found that leads from one linear map into
-        another; ``"untested"`` where the type could not be built or called, `reason` says why.
+        ``"supported"``; ``"no MLP"`` if there is no activation between two linear layers;
+        ``"untested"`` if the type could not be built or called (see `reason`).
     found
         How the activation was found: ``class`` or ``name`` of a module, ``function`` called in an
         MLP's forward, ``gate`` of fused experts.
@@ -34,16 +32,16 @@ class Architecture:
     gated, routed
         Whether an activation is multiplied by an up projection; whether there are routed experts.
     stacks, sites
-        Names of the stacks, and the places that can be observed.
+        Names of the stacks, and the sites that can be observed.
     elsewhere
-        Activations that are not those of an MLP, by module class and function, and their number.
+        Number of activations outside MLPs, by module class and function.
     silent
-        Places that the examined input did not reach, or that are computed without their module;
-        asking for them is an error.
+        Sites that the examined input did not reach, or that are computed without their module;
+        observing them is an error.
     norm
-        Whether a norm stands before the down projection.
+        Whether there is a norm before the down projection.
     needs
-        A package beside transformers that its model is built with.
+        A further package that its model requires.
     """
 
     type: str
@@ -67,14 +65,14 @@ class Architecture:
     def explanation(self) -> str:
         """Why the type is not supported; empty where it is."""
         if self.status == "no MLP":
-            others = ", ".join(self.elsewhere) or "none at all"
-            return f"no activation between two linear maps; there are {others}"
+            others = ", ".join(self.elsewhere) or "none"
+            return f"no activation between two linear layers; activations elsewhere: {others}"
         return self.reason
 
 
 @dataclass(frozen=True)
 class Architectures:
-    """Every type, in transformers' order, and the version that was examined."""
+    """Every type, in the order of transformers, and the examined version."""
 
     transformers: str
     types: tuple[Architecture, ...]
@@ -94,7 +92,7 @@ class Architectures:
 
 
 def load_architectures() -> Architectures:
-    """Read the table that the package carries."""
+    """Read the table from the package."""
     text = (resources.files("distviz.models.architectures") / "architectures.json").read_text(
         encoding="utf-8"
     )

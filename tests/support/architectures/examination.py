@@ -13,8 +13,8 @@ from torch import nn
 import distviz
 from distviz.arm.arm import ARM
 from distviz.errors import DistvizError
+from distviz.hooks import Redistribution, Tracker
 from distviz.hooks.attach import attach_hook
-from distviz.hooks.redistribution import Redistribution, Tracker
 from distviz.models.architectures.mlp import Mlp
 from distviz.sites import SITES, HookPoint
 from support.architectures.capture import Capture

@@ -12,9 +12,9 @@ from support.tiny_experts import FAMILIES, IMPLEMENTATIONS, activation_of, call,
 from torch import nn
 
 import distviz
+from distviz import hooks
 from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError
-from distviz.hooks import redistribution as hooks
 from distviz.models.architectures.mlp import find_mlps, find_points
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def test_rows_that_do_not_fit_the_routing_are_an_error() -> None:
 
     experts.forward = meddled
     with (
-        pytest.raises(MeasurementError, match=r"experts.act_fn \(site act\) saw 40 rows where 42"),
+        pytest.raises(MeasurementError, match=r"experts.act_fn \(site act\) has 40 rows where 42"),
         distviz.watch(model, layers=[1]),
     ):
         call("mixtral", model, *batch())

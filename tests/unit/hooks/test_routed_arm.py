@@ -12,9 +12,9 @@ from support.brute_force import plain_arm
 from support.tiny_experts import FAMILIES, IMPLEMENTATIONS, call, tiny_experts
 
 import distviz
+from distviz import hooks
 from distviz.arm.arm import ARM
 from distviz.arm.plan import SequenceRows
-from distviz.hooks import redistribution as hooks
 from distviz.models.architectures.mlp import find_mlps, find_points
 from distviz.stats import kernels
 

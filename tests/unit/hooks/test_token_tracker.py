@@ -166,7 +166,7 @@ def test_rows_that_are_no_tokens_cannot_be_told_from_padding() -> None:
     mask[0, 5:] = 0
     with (
         torch.no_grad(),
-        pytest.raises(MeasurementError, match="saw 42 rows for 14 tokens"),
+        pytest.raises(MeasurementError, match="has 42 rows for 14 tokens"),
         distviz.watch(model),
     ):
         model(input_ids=ids, attention_mask=mask, use_cache=False)

@@ -172,7 +172,7 @@ def test_what_a_model_takes(folders: Any) -> None:
     ("options", "message"),
     [
         ({"device_map": "auto"}, "--device-map places the whole model"),
-        ({"allow_pickle": True}, "only safetensors files can be read in parts"),
+        ({"allow_pickle": True}, "only safetensors files can be read layer by layer"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(

@@ -131,7 +131,7 @@ def test_inspect_an_adapter(adapter: Path, call: Any, monkeypatch: pytest.Monkey
     [
         (
             lambda f: edit_config(f, base_model_name_or_path=None),
-            "does not say what model it belongs on\nwrite base_model_name_or_path",
+            "does not name its base model\nset base_model_name_or_path",
         ),
         (
             lambda f: edit_config(f, base_model_name_or_path="/no/such/model"),
@@ -158,18 +158,18 @@ def test_inspect_an_adapter(adapter: Path, call: Any, monkeypatch: pytest.Monkey
             r"only pickle weights .*\n.*--allow-pickle",
         ),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not readable JSON"),
-        (lambda f: edit_config(f, peft_type="LARO"), "cannot be put on"),
+        (lambda f: edit_config(f, peft_type="LARO"), "cannot be applied to"),
         (
             lambda f: edit_config(f, target_modules=["no_such_projection"]),
-            "cannot be put on .*no_such_projection|does not fit",
+            "cannot be applied to .*no_such_projection|does not fit",
         ),
         (
             lambda f: edit_config(f, r=8),
-            r"does not fit .*_proj\.lora_\S+ is of another size than its base \(and \d+ more\)",
+            r"does not fit .*_proj\.lora_\S+ has another shape in the base \(and \d+ more\)",
         ),
         (
             lambda f: edit_config(f, target_modules=["q_proj"]),
-            r"does not fit .*(down|up)_proj\.lora_A\S* has no place in its base \(and \d+ more\)",
+            r"does not fit .*(down|up)_proj\.lora_A\S* is unknown to the base \(and \d+ more\)",
         ),
         (
             lambda f: edit_config(f, target_modules=["q_proj", "k_proj", "up_proj", "down_proj"]),
@@ -198,7 +198,7 @@ def test_prompt_learning_is_refused_in_one_line(tiny_saved: Path, tmp_path: Path
     base = AutoModelForCausalLM.from_pretrained(tiny_saved)
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     peft.get_peft_model(base, config).save_pretrained(tmp_path / "prompt")
-    with pytest.raises(RequestError, match=r"\(PROMPT_TUNING\) cannot be put on"):
+    with pytest.raises(RequestError, match=r"\(PROMPT_TUNING\) cannot be applied to"):
         open_model(str(tmp_path / "prompt"), device="cpu")
 
 

@@ -118,9 +118,9 @@ def test_a_run_of_code_that_compiles_itself(compile_it: Any, tiny_saved: Path) -
     assert [SAYS in line for line in note - set(runs[0].manifest["warnings"])] == [True]
 
 
-def test_a_model_that_is_open_is_not_opened_again() -> None:
+def test_a_loaded_model_is_refused_where_a_name_is_expected() -> None:
     for call in (lambda: distviz.run(tiny()), lambda: distviz.compare(tiny(), "demo")):
-        with pytest.raises(RequestError, match=r"it was given a LlamaForCausalLM\n.*distviz.watch"):
+        with pytest.raises(RequestError, match=r"given a LlamaForCausalLM\n.*distviz.watch"):
             call()
 
 

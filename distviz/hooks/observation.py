@@ -1,0 +1,195 @@
+"""Observe the points of a model: hooks that are removed again, and rows matched to their tokens.
+
+The attention mask is read from the model's own call, so it is right in a padded batch and in
+``generate`` (left padding, one token per step). A hooked point that never fires is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from distviz.errors import MeasurementError, RequestError
+from distviz.hooks.attach import attach_hook
+from distviz.hooks.moe_routing import Routing, track_routing
+from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.token_tracker import Tracker, rows_of
+from distviz.models.architectures import count_layers, find_mlps, find_points
+from distviz.sites import HookPoint, parse_layers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Layers = str | int | Collection[int] | Mapping[str, str | int | Collection[int]]
+"""``"all"``, ``"0,3-5"``, an index, a list of indices; or any of them for each stack by name."""
+
+_redistributed: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+@contextmanager
+def observe(
+    model: nn.Module,
+    points: Sequence[HookPoint],
+    receive: Callable[[HookPoint, torch.Tensor, Tokens], None],
+    tracker: Tracker,
+    parts: set[HookPoint] | None = None,
+) -> Iterator[None]:
+    """Call ``receive(point, (rows, channels), tokens)`` for every point of every forward call.
+
+    All hooks are removed on leaving, also after an error. With ``parts``, only a piece of one
+    forward call is hooked: the caller sets the tracker's tokens, points that fire are added to the
+    set, and the caller runs `check_fired` when the forward call is complete.
+
+    Raises
+    ------
+    MeasurementError
+        On leaving, if the model was called and a point never fired.
+    """
+    with hooked_calls(model, points, tracker, parts) as calls:
+
+        def deliver(point: HookPoint, value: Any) -> None:
+            while isinstance(value, tuple | list):
+                value = value[0]
+            tensor = value.detach()
+            if point.part is not None:
+                tensor = tensor[..., point.part[0] : point.part[1]]
+            calls.fired.add(point)
+            routing = calls.routing_of(point)
+            if routing is not None and routing.is_rehearsing:
+                return
+            complete = match_tokens(point, rows_of(tensor, tracker.tokens), tracker, routing)
+            if complete is not None:
+                receive(point, complete[0].contiguous(), complete[1])
+
+        attach_hook(model, points, deliver, calls.stack)
+        yield
+
+
+class HookedCalls(NamedTuple):
+    """State of the hooked calls of one model: hooks, fired points, and routings by path."""
+
+    stack: ExitStack
+    fired: set[HookPoint]
+    routings: dict[str, Routing]
+
+    def routing_of(self, point: HookPoint) -> Routing | None:
+        """Return the routing of the experts that a point belongs to."""
+        return None if point.experts is None else self.routings[point.experts]
+
+
+@contextmanager
+def hooked_calls(
+    model: nn.Module, points: Sequence[HookPoint], tracker: Tracker, parts: set[HookPoint] | None
+) -> Iterator[HookedCalls]:
+    """Track tokens and routing of a model's calls; see `observe` for ``parts`` and errors."""
+    fired: set[HookPoint] = set() if parts is None else parts
+    before = tracker.calls
+    with ExitStack() as stack:
+        if parts is None:
+            tracker.track_calls(model, stack)
+        routings = stack.enter_context(track_routing(model, experts_of(points)))
+        calls = HookedCalls(stack, fired, routings)
+        yield calls
+    # Experts that no token was routed to cannot fire.
+    idle = {path for path, routing in routings.items() if routing.is_idle}
+    fired.update(point for point in points if point.experts in idle)
+    if parts is None and tracker.calls > before:
+        check_fired(points, fired)
+
+
+def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> None:
+    """Raise MeasurementError if a point never fired."""
+    silent = [f"{point.module} (site {point.site})" for point in points if point not in fired]
+    if silent:
+        shown = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if silent[3:] else "")
+        raise MeasurementError(
+            f"never reached in the forward pass: {shown}",
+            "a fused kernel or another code path skips it; try attn_implementation='eager', or "
+            "remove it from the sites",
+        )
+
+
+def experts_of(points: Sequence[HookPoint]) -> list[str]:
+    """Return the paths of the experts whose rows pass these points."""
+    return [point.experts for point in points if point.experts is not None]
+
+
+def match_tokens(
+    point: HookPoint, rows: torch.Tensor, tracker: Tracker, routing: Routing | None
+) -> tuple[torch.Tensor, Tokens] | None:
+    """Return rows with their tokens; None while rows of further experts are missing."""
+    if routing is None:
+        return rows, tracker.current(point, rows.shape[0])
+    whole = routing.take(point, rows)
+    if whole is None:
+        return None
+    tokens = tracker.current(point, whole[1].n_tokens)
+    return whole[0], replace(tokens, routed=whole[1])
+
+
+@contextmanager
+def observing(
+    model: nn.Module,
+    points: Sequence[HookPoint],
+    recorder: Recorder,
+    tracker: Tracker,
+    parts: set[HookPoint] | None = None,
+) -> Iterator[None]:
+    """Record the points, in the phase that `phase_of` returns; see `observe`."""
+
+    def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
+        recorder.add(point, phase_of(model), values, tokens)
+
+    with observe(model, points, receive, tracker, parts):
+        yield
+
+
+@contextmanager
+def redistributed(model: nn.Module) -> Iterator[None]:
+    """Mark a model: ARM replaces its activations while the context lasts; contexts nest."""
+    base = getattr(model, "base_model", model)
+    _redistributed[base] = _redistributed.get(base, 0) + 1
+    try:
+        yield
+    finally:
+        _redistributed[base] -= 1
+
+
+def phase_of(model: nn.Module) -> str:
+    """Return ``"after"`` while ARM replaces activations of the model, else ``"before"``."""
+    return "after" if _redistributed.get(getattr(model, "base_model", model)) else "before"
+
+
+def choose_points(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[HookPoint]:
+    """Return the points of some sites in some layers of a model.
+
+    Layers given by stack reach every tower of the model; otherwise a model that reads text is
+    observed in its language stacks only.
+
+    Raises
+    ------
+    RequestError
+        If a stack, layer or site does not exist, or the model has no MLP.
+    """
+    if not isinstance(layers, Mapping):
+        mlps = find_mlps(model)
+        chosen = _indices(layers, max(count_layers(mlps).values()))
+        return find_points(mlps, model, sites, chosen) if chosen else []
+    mlps = find_mlps(model, towers=True)
+    counts = count_layers(mlps)
+    for stack in layers:
+        if stack not in counts:
+            raise RequestError(f"there is no stack '{stack}'", f"allowed: {', '.join(counts)}")
+    by_stack = {stack: _indices(given, counts[stack]) for stack, given in layers.items()}
+    return find_points(mlps, model, sites, by_stack) if any(by_stack.values()) else []
+
+
+def _indices(layers: str | int | Collection[int], n_layers: int) -> list[int]:
+    if isinstance(layers, str):
+        return parse_layers(layers, n_layers, "layers")
+    wanted = [layers] if isinstance(layers, int) else sorted(set(layers))
+    return parse_layers(",".join(map(str, wanted)) if wanted else "none", n_layers, "layers")
