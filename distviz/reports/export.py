@@ -1,14 +1,13 @@
-"""Files from a result: its folder with figures, and exports in other formats.
+"""Files of a result: its folder with figures, and exports in other formats.
 
-Equal runs give equal bytes: no date, no random identifier goes into a file. Nothing here needs
-torch.
+Equal results give equal bytes: no file has a date or a random identifier.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,24 +43,20 @@ def write_folder(
     width: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the folder of a result with its figures: complete, or not at all.
+    """Write the folder of a result with its figures, atomically, and return it.
 
     Parameters
     ----------
     result
-        A run, a comparison, a filler study.
+        A run, a comparison or the result of another study.
     out
         The folder.
     figures
         Formats, of `FIGURE_FORMATS`; none leaves the figures out.
     width
-        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
+        ``"single"`` or ``"double"``, the columns of a paper; None is for a screen.
     force
-        Whether a result that is there already is replaced.
-
-    Returns
-    -------
-    ``out``.
+        Replace an existing result.
 
     Raises
     ------
@@ -91,7 +86,7 @@ def export_folder(
     log: bool | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Do what ``distviz export`` says: read a folder and write figures and tables.
+    """Read a folder and write its figures and tables into one folder; return the files.
 
     Parameters
     ----------
@@ -100,27 +95,23 @@ def export_folder(
     out
         Where to write; None is ``<folder>-export`` beside it.
     figure
-        Kinds of figures, such as ``paired`` or ``overview``, to write no others, and no tables
-        unless ``tables`` names a format; None means every figure.
+        Kinds of figures, such as ``paired`` or ``overview``; then tables are written only if
+        ``tables`` is given. None means all figures.
     figures, tables
-        Formats, comma-separated, or ``none``; None means png, and csv.
+        Formats, comma-separated, or ``none``; None means png and csv.
     width
-        ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
+        ``"single"`` or ``"double"``, the columns of a paper; None is for a screen.
     layers, sites
-        Which to write, as for ``distviz run`` (layers of A in a comparison); None means all.
+        As for ``distviz run`` (layers of A in a comparison); None means all.
     log
-        Scale of the counts; None decides figure by figure.
+        Logarithmic counts; None decides per figure.
     force
-        Whether files that are there already are replaced.
-
-    Returns
-    -------
-    The files, all in one folder.
+        Replace existing files.
 
     Raises
     ------
     RequestError
-        If the folder is no result, or an option does not fit it.
+        If the folder is not a result, or an option does not fit it.
     """
     kinds = _parse_formats("figures", figures or "png", FIGURE_FORMATS)
     forms = _parse_formats("tables", tables or ("none" if figure else "csv"), TABLE_FORMATS)
@@ -155,13 +146,13 @@ def export(
 ) -> list[Path]:
     """Write figures and tables of a result into one folder, which may hold other files.
 
-    Every file is complete, or not there. Arguments as of `export_folder`, already parsed;
-    ``only`` are the kinds of figures.
+    Each file is written atomically. Arguments are those of `export_folder`, parsed; ``only`` are
+    the kinds of figures.
 
     Raises
     ------
     RequestError
-        If a file exists and ``force`` is off, if nothing of what is asked for is there, or if
+        If a file exists and ``force`` is off, the result has nothing of what is requested, or
         there is nothing to write.
     """
     _check_formats("figures", figures, FIGURE_FORMATS)
@@ -179,63 +170,51 @@ def export(
     written = part.tables() if tables else {}
     planned = [f"{name}.{kind}" for kind in figures for name in drawn]
     planned += [f"{name}.{kind}" for kind in tables for name in written]
-    there = [name for name in planned if (place / name).exists()]
-    if there and not force:
-        raise RequestError(
-            f"{place / there[0]} exists", "give another --out, or --force to replace it"
-        )
+    existing = next((place / name for name in planned if (place / name).exists()), None)
+    if existing and not force:
+        raise RequestError(f"{existing} exists", "give another --out, or --force to replace it")
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as beside:
-            _draw(drawn, Path(beside), figures, width)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as temporary:
+            _draw(drawn, Path(temporary), figures, width)
             for name, table in written.items():
                 for kind in tables:
-                    _WRITERS[kind](table, Path(beside) / f"{name}.{kind}")
+                    _write_table(table, Path(temporary) / f"{name}.{kind}")
             for name in planned:
-                (Path(beside) / name).replace(place / name)
+                (Path(temporary) / name).replace(place / name)
     except OSError as error:
         raise RequestError(f"cannot write to {place}: {error.strerror or error}") from error
     return [place / name for name in planned]
 
 
 def _chosen(drawn: FigureSpecs, only: Sequence[str] | None) -> FigureSpecs:
-    """Return the figures of some kinds; None takes all."""
+    """Return the figures of some kinds; None means all."""
     if only is None:
         return drawn
-    there = list(dict.fromkeys(drawing.kind for drawing in drawn.values()))
+    known = list(dict.fromkeys(drawing.kind for drawing in drawn.values()))
     for kind in only:
-        if kind not in there:
+        if kind not in known:
             raise RequestError(
-                f"--figure {kind}: no such figure there{nearest(kind, there)}",
-                f"there are {', '.join(there)}",
+                f"--figure {kind}: this result has no such figure{nearest(kind, known)}",
+                f"it has {', '.join(known)}",
             )
     return {name: drawing for name, drawing in drawn.items() if drawing.kind in only}
 
 
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, lineterminator="\n")
-
-
-def _write_parquet(table: pd.DataFrame, path: Path) -> None:
-    table.to_parquet(path, index=False)
-
-
-def _write_json(table: pd.DataFrame, path: Path) -> None:
-    text = json.dumps(records(table), indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
-
-
-_WRITERS: dict[str, Callable[[Any, Path], None]] = {
-    "csv": _write_csv,
-    "parquet": _write_parquet,
-    "json": _write_json,
-}
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False, lineterminator="\n")
+    elif path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        text = json.dumps(records(table), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _draw(
     figures: FigureSpecs, place: Path, formats: Sequence[str], width: str | None = None
 ) -> None:
-    """Draw every figure once, save it in every format."""
+    """Draw every figure once and save it in every format."""
     for name, draw in figures.items():
         save_figure(draw(width), place, name, formats, width)
 

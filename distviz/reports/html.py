@@ -20,7 +20,7 @@ __all__ = ["page_of", "report_folders", "write_page"]
 
 
 def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bool = False) -> Path:
-    """Write one HTML page from folders of results, as ``distviz report`` does.
+    """Write one HTML page from folders of results and return the file.
 
     Parameters
     ----------
@@ -30,10 +30,6 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
         The file; None is ``report.html`` in the first folder, which is always replaced.
     force
         Replace an existing ``out``.
-
-    Returns
-    -------
-    The file.
 
     Raises
     ------

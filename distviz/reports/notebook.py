@@ -7,7 +7,12 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from distviz import plots
 from distviz.errors import RequestError
+from distviz.reports.cells import data_table
+from distviz.reports.rendering import render_display
+from distviz.reports.summary import architecture_line, run_verdict
+from distviz.results import alignment, model_name, side_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,20 +41,14 @@ class RunPlots:
 
     def paired(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
         """Draw one layer before and after ARM; options as of `distviz.plots.paired`."""
-        from distviz import plots
-
         return plots.paired(self._run, layer, site, **options)
 
     def overview(self, site: str = "act", **options: Any) -> Figure:
         """Draw the main statistics of every layer, before and after."""
-        from distviz import plots
-
         return plots.overview(self._run, site, **options)
 
     def token_classes(self, site: str = "act", **options: Any) -> Figure:
         """Draw the near-zero share of digits, operators, conjunctions and other tokens."""
-        from distviz import plots
-
         return plots.token_classes(self._run, site, **options)
 
 
@@ -70,36 +69,25 @@ class ComparisonPlots:
         RequestError
             If it was not compared.
         """
-        from distviz import plots
-
-        for pair in self._comparison.pairs:
-            if (pair.a.layer, pair.a.site) == (layer, site):
-                return plots.compared(self._comparison, pair, **options)
-        known = dict.fromkeys(f"{pair.a.layer} ({pair.a.site})" for pair in self._comparison.pairs)
-        raise RequestError(
-            f"layer {layer}, site {site} was not compared",
-            f"there are layers {', '.join(known)}",
-        )
+        pairs = {(pair.a.layer, pair.a.site): pair for pair in reversed(self._comparison.pairs)}
+        if (layer, site) not in pairs:
+            known = ", ".join(f"{layer} ({site})" for layer, site in reversed(pairs))
+            raise RequestError(
+                f"layer {layer}, site {site} was not compared", f"compared layers: {known}"
+            )
+        return plots.compared(self._comparison, pairs[layer, site], **options)
 
     def overview(self, site: str = "act", **options: Any) -> Figure:
         """Draw the distances of the sides by depth, with the significant ones marked."""
-        from distviz import plots
-
         return plots.comparison_overview(self._comparison, site, **options)
 
     def token_classes(self, site: str = "act", **options: Any) -> Figure:
         """Draw the near-zero share of each token class on both sides."""
-        from distviz import plots
-
         return plots.token_classes(self._comparison, site, **options)
 
 
 def run_html(run: Run) -> str:
     """Return the verdict, the figure of the first changed layer and the main statistics."""
-    from distviz import plots
-    from distviz.reports.summary import architecture_line, run_verdict
-    from distviz.results import model_name
-
     key = next((key for key in run.keys if key.phase == "moved_after"), None)
     key = key or next(iter(run.keys), None)
     figure = key and plots.paired(run, key.layer, key.site, module=key.module)
@@ -112,9 +100,6 @@ def run_html(run: Run) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """Return the verdict, the overview by depth and the distances."""
-    from distviz import plots
-    from distviz.results import alignment, side_names
-
     return _html(
         " against ".join(side_names(comparison)),
         alignment(comparison),
@@ -133,18 +118,13 @@ def _html(
     table: pd.DataFrame,
     columns: Sequence[str],
 ) -> str:
-    from distviz.reports.cells import data_table
-    from distviz.reports.rendering import render_display
-
     picture = None if figure is None else _png(figure)
     return render_display(title, subtitle, verdict, picture, data_table("", table, columns))
 
 
 def _png(figure: Figure) -> str:
     """Return a figure as base64."""
-    from distviz.plots import styled
-
-    place = io.BytesIO()
-    with styled():
-        figure.savefig(place, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    return base64.b64encode(place.getvalue()).decode()
+    buffer = io.BytesIO()
+    with plots.styled():
+        figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()

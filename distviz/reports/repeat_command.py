@@ -1,4 +1,4 @@
-"""What to type to make a result again: the command, and a file of settings where it needs one."""
+"""Commands that repeat a result, with a file of the settings that have no option."""
 
 from __future__ import annotations
 
@@ -23,27 +23,24 @@ __all__ = [
 
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
+_OMITTED = (None, "before", "", 0)
+"""Values of the options of ``compare`` that are not written."""
 _NOT_TYPED = ("model", "text", *names_affecting("figures", "nothing"))
-"""Written in another way, or without influence on what is measured."""
+"""Settings written in another way, or without effect on the results."""
 
 
 def run_command(manifest: dict[str, Any], texts: str | None) -> str:
-    """Return what to type to measure a run again; empty where its settings are not known.
+    """Return the command that repeats a run; empty if its settings are unknown.
 
-    Parameters
-    ----------
-    manifest
-        That of the run.
-    texts
-        Where its documents are kept; None where they are not.
+    ``texts`` is the file of its documents, None if they were not saved.
     """
     settings = manifest.get("settings") or {}
     return _command("run", settings, texts, []) if settings else ""
 
 
 def filler_command(study: FillerStudy, texts: str | None) -> str:
-    """Return what to type to study the same fillers again; ``texts`` as of `run_command`."""
-    # What every count is measured with stands in the run without filler.
+    """Return the command that repeats a filler study; ``texts`` as of `run_command`."""
+    # The run without filler has the settings that all counts share.
     settings = dict(study.runs[0].manifest.get("settings") or {})
     if not settings:
         return ""
@@ -54,7 +51,7 @@ def filler_command(study: FillerStudy, texts: str | None) -> str:
 
 
 def sweep_command(sweep: Sweep) -> str:
-    """Return what to type to try the same settings again."""
+    """Return the command that repeats a sweep; empty if its settings are unknown."""
     manifest = sweep.manifest
     settings, grid = manifest.get("settings") or {}, manifest.get("grid")
     if not settings or grid is None:
@@ -62,46 +59,39 @@ def sweep_command(sweep: Sweep) -> str:
     words = []
     for name, value in grid.items():
         values = value if isinstance(value, list) else [] if value is None else [value]
-        words += [f"{_flag(name)} {shlex.quote(str(one))}" for one in values]
+        words += [_typed(name, str(one)) for one in values]
     words += ["--by-layer"] * sweep.is_by_layer
     if len(manifest.get("seeds") or [0]) > 1:
-        words.append(f"--seeds {len(manifest['seeds'])}")
-    words.append(f"--budget-kl {_number(sweep.budget_kl)}")
+        words.append(_typed("seeds", len(manifest["seeds"])))
+    words.append(_typed("budget_kl", sweep.budget_kl))
     return _command("sweep", settings, None, words)
 
 
-def whatif_command(answers: WhatIf) -> str:
-    """Return what to type to ask the same again; empty where the run's place is not known."""
-    asked = answers.manifest.get("asked")
-    if asked is None:
+def whatif_command(results: WhatIf) -> str:
+    """Return the command that repeats what-if results; empty if the run's folder is unknown."""
+    options = dict(results.manifest.get("asked") or {})
+    run = options.pop("run", None)
+    if run is None:
         return ""
-    words = ["distviz whatif", shlex.quote(str(asked["run"]))]
-    for name, value in asked.items():
-        if name != "run" and value is not None:
-            said = _number(value) if isinstance(value, float) else str(value)
-            words.append(f"{_flag(name)} {shlex.quote(said)}")
-    return " ".join(words)
+    words = [_typed(name, value) for name, value in options.items() if value is not None]
+    return " ".join(["distviz whatif", shlex.quote(str(run)), *words])
 
 
 def compare_command(manifest: dict[str, Any], folder: str) -> str:
-    """Return what to type to compare both runs that a folder holds again."""
+    """Return the command that compares both runs of a folder again."""
     if not folder:
         return ""
-    sides = " ".join(shlex.quote(f"{folder}/{side}") for side in "ab")
-    words = [f"--phase-{s} {manifest.get(f'phase_{s}')}" for s in "ab"]
-    words = [one for one in words if not one.endswith((" before", " None"))]
-    for name in ("layers", "sites"):
-        if manifest.get(name):
-            words.append(f"--{name} {shlex.quote(','.join(map(str, manifest[name])))}")
-    if manifest.get("seed"):
-        words.append(f"--seed {manifest['seed']}")
-    return " ".join(["distviz compare", sides, *words])
+    options = {name: manifest.get(name) for name in ("phase_a", "phase_b")}
+    options |= {name: ",".join(map(str, manifest.get(name) or ())) for name in ("layers", "sites")}
+    options["seed"] = manifest.get("seed")
+    words = [_typed(name, value) for name, value in options.items() if value not in _OMITTED]
+    return " ".join(["distviz compare", *(shlex.quote(f"{folder}/{s}") for s in "ab"), *words])
 
 
 def _command(
     command: str, settings: dict[str, Any], texts: str | None, words: Sequence[str]
 ) -> str:
-    """Return a command that measures, and before it the file of what has no flag there."""
+    """Return a measuring command, after a file of the settings that it has no option for."""
     changed = dict(_changed(settings))
     filed = {
         name: value for name, value in changed.items() if command not in OPTIONS[name].commands
@@ -139,20 +129,17 @@ def _layer_fields(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any) -> str:
+    option = name.replace("_", "-")
     if isinstance(value, bool):
-        return _flag(name) if value else f"--no-{name.replace('_', '-')}"
-    said = _number(value) if isinstance(value, float) else str(value)
+        return f"--{option}" if value else f"--no-{option}"
+    text = _number(value) if isinstance(value, float) else str(value)
     # A filler may begin with a hyphen.
-    between = "=" if said.startswith("-") else " "
-    return f"{_flag(name)}{between}{shlex.quote(said)}"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    separator = "=" if text.startswith("-") else " "
+    return f"--{option}{separator}{shlex.quote(text)}"
 
 
 def _number(value: float) -> str:
-    """Write a number so that it is read as the same one."""
+    """Format a number so that parsing returns the same number."""
     return repr(float(value)).removesuffix(".0")
 
 
@@ -175,5 +162,5 @@ def _toml_value(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Write a string; JSON's escapes are TOML's, but for one character that JSON leaves bare."""
+    """Quote a string; TOML needs the escapes of JSON, and one more character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

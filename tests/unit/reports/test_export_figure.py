@@ -71,10 +71,10 @@ def test_several_kinds_formats_and_tables(
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        (("--figure", "piared"), "--figure piared: no such figure there (did you mean 'paired'?)",
-         "there are paired, overview"),
-        (("--figure", "compared"), "--figure compared: no such figure there",
-         "there are paired, overview"),
+        (("--figure", "piared"), "piared: this result has no such figure (did you mean 'paired'?)",
+         "it has paired, overview"),
+        (("--figure", "compared"), "--figure compared: this result has no such figure",
+         "it has paired, overview"),
         (("--figure", "paired", "--format", "none"), "no format to write it in", "--format pdf"),
         (("--figure", "paired", "--format", "gif"), "--figures gif: unknown format", "png, svg"),
         (("--figure-width", "wide"), "--figure-width is 'wide'", "single, double"),
