@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,3 +39,28 @@ def sweep_of(*, by_layer: bool = False) -> Sweep:
         "text": {"tokens": 2048, "documents": 7},
     }  # fmt: skip
     return Sweep(manifest, join_seeds(rows), rows)
+
+
+def rows_of(**columns: Any) -> pd.DataFrame:
+    """Return rows of settings and seeds; columns that are not given are equal."""
+    n = max(len(values) for values in columns.values())
+    base: dict[str, Any] = {"redistribution": ["arm"] * n, "layers": ["0"] * n, "seed": [0] * n}
+    base |= {"c": [0.13] * n, "p1": [99.5] * n, "fraction": [math.nan] * n, "mode": ["replace"] * n}
+    base |= {"preset": [""] * n}
+    usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
+    frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in SWEEP_QUANTITIES})
+    return frame.assign(**columns)
+
+
+def sweep_from(seeds: pd.DataFrame, *, budget: float = 0.05, by_layer: bool = False) -> Sweep:
+    """Return a sweep of given settings and seeds."""
+    manifest = {
+        "schema_version": 2,
+        "kind": "sweep",
+        "budget_kl": budget,
+        "by_layer": by_layer,
+        "seeds": sorted(set(seeds["seed"].tolist())),
+        "model": {"name": "tiny", "source": "some models/tiny"},
+        "text": {"tokens": 2048, "documents": 7},
+    }
+    return Sweep(manifest, join_seeds(seeds), seeds)

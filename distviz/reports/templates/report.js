@@ -5,7 +5,7 @@
   const root = document.documentElement;
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const printing = matchMedia("print");
-  const said = document.getElementById("said");
+  const status = document.getElementById("status");
   const drawn = new Set();
 
   const scheme = () => {
@@ -224,9 +224,9 @@
       area.remove();
     }
     const label = button.textContent;
-    said.textContent = "Copied";
+    status.textContent = "Copied";
     button.textContent = "Copied";
-    setTimeout(() => { button.textContent = label; said.textContent = ""; }, 1200);
+    setTimeout(() => { button.textContent = label; status.textContent = ""; }, 1200);
   };
   const tabled = (place) => {
     const table = place.querySelector("table");

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from support.synthetic_comparisons import EVERY, Made, eps_of, make
 from support.synthetic_runs import place, run_of, silu_run
+from support.terminal import printed
 
 from distviz import plots
 from distviz.cli.views import comparison as comparison_tables
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.reports import export as exports
-from distviz.results.labels import alignment, side_names
-from distviz.settings import FIGURE_FORMATS
 from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
@@ -175,7 +171,7 @@ def test_degenerate_data_draw_and_print(a: str, b: str, tmp_path: Path) -> None:
     for log in ("auto", True, False):
         plots.compared(found, found.pairs[0], log=log).savefig(io.BytesIO())
     plots.comparison_overview(found).savefig(io.BytesIO())
-    assert "layer" in _shown(found)
+    assert "layer" in printed(comparison_tables.summary, found)
 
 
 # By depth -----------------------------------------------------------------------------------
@@ -314,136 +310,7 @@ def _named(name: str, **manifest: Any) -> Made:
     return make(1, model={"name": name, "layers": 3} | manifest.pop("model", {}), **manifest)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "names"),
-    [
-        (_named("x"), _named("y"), ("x", "y")),
-        (_named("x"), _named("x", dtype="float32"), ("x bf16", "x fp32")),
-        (_named("x"), _named("x"), ("x", "x")),
-        (
-            _named("x", model={"source": "/one/x"}),
-            _named("x", model={"source": "/two/x"}),
-            ("x (in one)", "x (in two)"),
-        ),
-    ],
-)
-def test_side_names(a: Made, b: Made, names: tuple[str, str]) -> None:
-    assert side_names(comparing.compare_runs(a.run, b.run)) == names
-
-
-def test_phases_tell_the_sides_apart(first: Made) -> None:
-    after = make(1, phase="after")
-    found = comparing.compare_runs(first.run, after.run, "before", "after")
-    assert side_names(found) == ("synthetic without ARM", "synthetic with ARM")
-
-
-def test_alignment_is_said(comparison: Comparison, same: Comparison, first: Made) -> None:
-    assert alignment(same) == "layers paired by index"
-    tokens = "different tokenizers (60 and 80 tokens)"
-    assert alignment(comparison) == f"layers paired by index · {tokens}"
-    deep = comparing.compare_runs(make(3, layers=5).run, first.run)
-    assert alignment(deep) == "layers paired by relative depth (5 in A, 3 in B)"
-
-
-def _shown(comparison: Comparison, width: int = 80, encoding: str = "utf-8", **look: Any) -> str:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    console = Console(file=stream, width=width, highlight=False, **look)
-    console.print(comparison_tables.summary(comparison, console))
-    stream.flush()
-    return stream.buffer.getvalue().decode(encoding)
-
-
-def test_the_summary_holds_every_pair(comparison: Comparison) -> None:
-    lines = _shown(comparison).splitlines()
-    assert lines[0] == "A  synthetic · silu · 3 layers · 60 tokens in 10 documents · bf16"
-    assert " ".join(comparison.manifest["verdict"].split("\n")[0].split()) in " ".join(lines)
-    for row in comparison.table.to_dict("records"):
-        (line,) = (line for line in lines if line.startswith(f" {row['layer_a']} "))
-        cells = line.split()
-        assert cells[3] == f"{row['std_ratio']:.4f}"
-        assert cells[4] == f"{row['ks']:.4f}"
-        assert cells[5] == f"{row['wasserstein_normalized']:.4f}"
-        assert cells[6] == f"{row['js_divergence']:.4f}"
-    most = comparison.table.loc[comparison.table["ks"].idxmax(), "layer_a"]
-    assert any(line.startswith(f"Channels that changed most, layer {most} ·") for line in lines)
-    assert any(line.startswith(f"Near zero by token class, layer {most}: digits") for line in lines)
-
-
-@pytest.mark.parametrize("width", [80, 100, 160])
-def test_nothing_is_cut(comparison: Comparison, width: int) -> None:
-    shown = _shown(comparison, width=width)
-    assert max(map(len, shown.splitlines())) <= width
-    assert "…" not in shown
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_without_unicode_everything_is_ascii(comparison: Comparison, encoding: str) -> None:
-    assert _shown(comparison, encoding=encoding).isascii()
-
-
-def test_no_color_leaves_no_colours(
-    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look = {"force_terminal": True, "color_system": "standard"}
-    assert "\x1b[1;34m" in _shown(comparison, **look)
-    monkeypatch.setenv("NO_COLOR", "1")
-    plain = _shown(comparison, **look)
-    assert "\x1b[3" not in plain.replace("\x1b[1m", "").replace("\x1b[0m", "")
-
-
-def test_equal_sides_have_no_channels_to_show(same: Comparison) -> None:
-    shown = _shown(same)
-    assert "no layer differs" in shown
-    assert "Channels" not in shown
-
-
 # Files --------------------------------------------------------------------------------------
-
-
-def test_a_comparison_folder_holds_its_figures(comparison: Comparison, tmp_path: Path) -> None:
-    out = exports.write_folder(comparison, tmp_path / "out")
-    assert sorted(path.name for path in (out / "figures").iterdir()) == [
-        "layer_000_act.png",
-        "layer_001_act.png",
-        "layer_002_act.png",
-        "overview.png",
-        "token_classes.png",
-    ]
-    with pytest.raises(RequestError, match="exists"):
-        exports.write_folder(comparison, out, figures=())
-    exports.write_folder(comparison, out, figures=(), force=True)
-    assert not (out / "figures").exists()
-
-
-def test_export_of_a_comparison_folder(comparison: Comparison, tmp_path: Path) -> None:
-    folder = exports.write_folder(comparison, tmp_path / "in", figures=())
-    written = exports.export_folder(
-        folder, tmp_path / "out", figures="svg", tables="csv,json", layers="1"
-    )
-    assert sorted(path.name for path in written) == sorted(
-        ["layer_001_act.svg", "overview.svg", "token_classes.svg"]
-        + [f"{n}.{k}" for n in comparison.tables() for k in ("csv", "json")]
-    )
-    for name in comparison.tables():
-        rows = json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))
-        assert {row["layer_a"] for row in rows} == {1}
-    with pytest.raises(RequestError, match="the comparison holds none of these layers and sites"):
-        exports.export_folder(folder, tmp_path / "other", sites="gate")
-
-
-@pytest.mark.parametrize("kind", FIGURE_FORMATS)
-def test_equal_comparisons_give_equal_figures(
-    comparison: Comparison, tmp_path: Path, kind: str
-) -> None:
-    for name in ("one", "two"):
-        exports.export(comparison, tmp_path / name, figures=[kind], tables=[], layers=[0])
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-
-
-def test_a_run_folder_with_classes_holds_their_figure(first: Made, tmp_path: Path) -> None:
-    out = exports.write_folder(first.run, tmp_path / "run")
-    assert (out / "figures" / "token_classes.png").exists()
 
 
 def test_drawing_leaves_the_comparison_alone(comparison: Comparison) -> None:

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from support.synthetic_comparisons import Made, make
+from support.synthetic_runs import place, run_of, silu_run
+
+from distviz.errors import RequestError
+from distviz.studies import comparison as comparing
+
+if TYPE_CHECKING:
+    from distviz.results.comparison import Comparison
+
 import json
 import subprocess
 import sys
@@ -11,9 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-from support.synthetic_runs import place, run_of, silu_run, with_tables
+from support.synthetic_runs import with_tables
 
-from distviz.errors import MeasurementError, RequestError
+from distviz.errors import MeasurementError
 from distviz.reports import export as exports
 from distviz.results.run import Run
 from distviz.settings import FIGURE_FORMATS
@@ -210,3 +221,64 @@ def test_exporting_imports_no_torch(folder: Path, tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def first() -> Made:
+    return make(1)
+
+
+@pytest.fixture(scope="module")
+def second() -> Made:
+    return make(2, scale=1.3, tokens=8)
+
+
+@pytest.fixture(scope="module")
+def comparison(first: Made, second: Made) -> Comparison:
+    return comparing.compare_runs(first.run, second.run)
+
+
+def test_a_comparison_folder_holds_its_figures(comparison: Comparison, tmp_path: Path) -> None:
+    out = exports.write_folder(comparison, tmp_path / "out")
+    assert sorted(path.name for path in (out / "figures").iterdir()) == [
+        "layer_000_act.png",
+        "layer_001_act.png",
+        "layer_002_act.png",
+        "overview.png",
+        "token_classes.png",
+    ]
+    with pytest.raises(RequestError, match="exists"):
+        exports.write_folder(comparison, out, figures=())
+    exports.write_folder(comparison, out, figures=(), force=True)
+    assert not (out / "figures").exists()
+
+
+def test_export_of_a_comparison_folder(comparison: Comparison, tmp_path: Path) -> None:
+    folder = exports.write_folder(comparison, tmp_path / "in", figures=())
+    written = exports.export_folder(
+        folder, tmp_path / "out", figures="svg", tables="csv,json", layers="1"
+    )
+    assert sorted(path.name for path in written) == sorted(
+        ["layer_001_act.svg", "overview.svg", "token_classes.svg"]
+        + [f"{n}.{k}" for n in comparison.tables() for k in ("csv", "json")]
+    )
+    for name in comparison.tables():
+        rows = json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))
+        assert {row["layer_a"] for row in rows} == {1}
+    with pytest.raises(RequestError, match="the comparison holds none of these layers and sites"):
+        exports.export_folder(folder, tmp_path / "other", sites="gate")
+
+
+@pytest.mark.parametrize("kind", FIGURE_FORMATS)
+def test_equal_comparisons_give_equal_figures(
+    comparison: Comparison, tmp_path: Path, kind: str
+) -> None:
+    for name in ("one", "two"):
+        exports.export(comparison, tmp_path / name, figures=[kind], tables=[], layers=[0])
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_run_folder_with_classes_holds_their_figure(first: Made, tmp_path: Path) -> None:
+    out = exports.write_folder(first.run, tmp_path / "run")
+    assert (out / "figures" / "token_classes.png").exists()

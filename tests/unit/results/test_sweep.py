@@ -11,41 +11,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from rich.console import Console
+from support.synthetic_sweeps import rows_of, sweep_from
 
 from distviz.arm.presets import PRESETS, every_preset, join_names
-from distviz.cli.views import sweep as sweep_tables
 from distviz.errors import RequestError
 from distviz.plots import sweep_by_layer, sweep_overview
-from distviz.results.sweep import SWEEP_QUANTITIES, Sweep, join_seeds, pareto
+from distviz.results.sweep import Sweep, join_seeds, pareto
 from distviz.settings import RunSettings
 from distviz.studies.sweep_grid import SweepGrid, by_layer, combine
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def _rows(**columns: Any) -> pd.DataFrame:
-    n = max(len(values) for values in columns.values())
-    base: dict[str, Any] = {"redistribution": ["arm"] * n, "layers": ["0"] * n, "seed": [0] * n}
-    base |= {"c": [0.13] * n, "p1": [99.5] * n, "fraction": [math.nan] * n, "mode": ["replace"] * n}
-    base |= {"preset": [""] * n}
-    usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
-    frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in SWEEP_QUANTITIES})
-    return frame.assign(**columns)
-
-
-def _sweep(seeds: pd.DataFrame, *, budget: float = 0.05, by_layer: bool = False) -> Sweep:
-    manifest = {
-        "schema_version": 2,
-        "kind": "sweep",
-        "budget_kl": budget,
-        "by_layer": by_layer,
-        "seeds": sorted(set(seeds["seed"].tolist())),
-        "model": {"name": "tiny", "source": "some models/tiny"},
-        "text": {"tokens": 2048, "documents": 7},
-    }
-    return Sweep(manifest, join_seeds(seeds), seeds)
 
 
 # The grid -----------------------------------------------------------------------------------
@@ -186,8 +162,8 @@ def test_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
 
 
 def test_the_largest_redistribution_within_the_budget() -> None:
-    sweep = _sweep(
-        _rows(c=[0.05, 0.1, 0.3, 1.0], near_zero_removed=[0.02, 0.09, 0.2, 0.25],
+    sweep = sweep_from(
+        rows_of(c=[0.05, 0.1, 0.3, 1.0], near_zero_removed=[0.02, 0.09, 0.2, 0.25],
               kl=[0.001, 0.04, 0.05, 0.7], near_zero_after=[0.28, 0.21, 0.1, 0.05],
               fraction_moved=[0.03, 0.1, 0.21, 0.25])
     )  # fmt: skip
@@ -205,8 +181,10 @@ def test_the_largest_redistribution_within_the_budget() -> None:
 
 
 def test_every_setting_is_ruinous() -> None:
-    seeds = _rows(kl=[5.0, 0.9], c=[1.0, 0.5], near_zero_removed=[0.2, 0.1], loss_after=[9.0, 2.5])
-    found = _sweep(seeds).recommendation
+    seeds = rows_of(
+        kl=[5.0, 0.9], c=[1.0, 0.5], near_zero_removed=[0.2, 0.1], loss_after=[9.0, 2.5]
+    )
+    found = sweep_from(seeds).recommendation
     assert (found.row, found.command) == (None, "")
     assert found.reason == (
         "no setting fits the budget of 0.05 nats: the mildest, c = 0.5, p1 = 99.5 in layer 0, "
@@ -215,18 +193,23 @@ def test_every_setting_is_ruinous() -> None:
 
 
 def test_every_setting_is_harmless() -> None:
-    found = _sweep(_rows(kl=[0.0, 1e-5], near_zero_removed=[0.1, 0.2], c=[0.1, 0.2])).recommendation
+    found = sweep_from(
+        rows_of(kl=[0.0, 1e-5], near_zero_removed=[0.1, 0.2], c=[0.1, 0.2])
+    ).recommendation
     assert found.row == 1
     assert found.reason.endswith("no setting tried removes more")
 
 
 def test_nothing_is_removed_or_known() -> None:
-    assert "fewer values near-zero" in _sweep(_rows(near_zero_removed=[-0.1])).recommendation.reason
-    assert "no effect on the output" in _sweep(_rows(kl=[math.nan])).recommendation.reason
+    assert (
+        "fewer values near-zero"
+        in sweep_from(rows_of(near_zero_removed=[-0.1])).recommendation.reason
+    )
+    assert "no effect on the output" in sweep_from(rows_of(kl=[math.nan])).recommendation.reason
 
 
 def test_means_and_spread_over_seeds() -> None:
-    seeds = _rows(c=[0.1, 0.1, 0.1, 0.2], seed=[0, 1, 2, 0], kl=[0.1, 0.2, 0.6, 0.5])
+    seeds = rows_of(c=[0.1, 0.1, 0.1, 0.2], seed=[0, 1, 2, 0], kl=[0.1, 0.2, 0.6, 0.5])
     table = join_seeds(seeds)
     assert table["seeds"].tolist() == [3, 1]
     np.testing.assert_allclose(table["kl"], [0.3, 0.5])
@@ -237,7 +220,7 @@ def test_means_and_spread_over_seeds() -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    sweep = _sweep(_rows(c=[0.1, 0.2], layers=["0", "0,2-3"], kl=[0.01, 0.5]))
+    sweep = sweep_from(rows_of(c=[0.1, 0.2], layers=["0", "0,2-3"], kl=[0.01, 0.5]))
     sweep.write(tmp_path)
     again = Sweep.load(tmp_path)
     pd.testing.assert_frame_equal(again.table, sweep.table)
@@ -259,36 +242,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 # On the terminal and in pictures ------------------------------------------------------------
 
 
-def _printed(sweep: Sweep, width: int = 80, encoding: str = "utf-8") -> str:
-    import io
-
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    console = Console(file=stream, width=width, color_system=None)
-    console.print(sweep_tables.summary(sweep, console))
-    stream.flush()
-    stream.seek(0)
-    return stream.read()
-
-
-def test_the_terminal_shows_every_setting_in_80_columns() -> None:
-    sweep = _sweep(
-        _rows(c=[0.05, 0.13, 1.0] * 2, p1=[75.0] * 3 + [99.5] * 3,
-              layers=["0"] * 3 + ["0,1,2,3"] * 3, kl=[0.001, 0.02, 0.3, 0.02, 0.4, 8.0],
-              near_zero_removed=[0.01, 0.1, 0.3, 0.02, 0.1, 0.3])
-    )  # fmt: skip
-    out = _printed(sweep)
-    assert max(map(len, out.splitlines())) <= 80
-    assert out.count("\n") >= 6
-    assert "…" not in out
-    assert sum(line.endswith("<") for line in map(str.rstrip, out.splitlines())) == 1
-    assert "distviz run 'some models/tiny' --arm-layers 0 --c 0.13 --p1 75" in out
-    assert _printed(sweep, encoding="ascii").isascii()
-
-
 def test_the_picture_shows_every_setting() -> None:
-    rows = _rows(c=[0.05, 0.13] * 4, p1=[75.0, 75.0, 99.5, 99.5] * 2,
+    rows = rows_of(c=[0.05, 0.13] * 4, p1=[75.0, 75.0, 99.5, 99.5] * 2,
                  kl=[0.001, 0.02, 0.3, 0.02] * 2, layers=["0"] * 4 + ["1"] * 4)  # fmt: skip
-    sweep = _sweep(rows)
+    sweep = sweep_from(rows)
     figure = sweep_overview(sweep, "tiny")
     maps = figure.axes[:4]
     for ax, quantity in zip(maps, ["near_zero_removed", "kl"] * 2, strict=True):
@@ -302,8 +259,8 @@ def test_the_picture_shows_every_setting() -> None:
 
 
 def test_the_curve_by_layer() -> None:
-    rows = _rows(layers=["0", "1", "2"], kl=[0.5, 0.01, 0.02], near_zero_removed=[0.1, 0.2, 0.3])
-    figure = sweep_by_layer(_sweep(rows, by_layer=True), "tiny")
+    rows = rows_of(layers=["0", "1", "2"], kl=[0.5, 0.01, 0.02], near_zero_removed=[0.1, 0.2, 0.3])
+    figure = sweep_by_layer(sweep_from(rows, by_layer=True), "tiny")
     line = figure.axes[0].get_lines()[0]
     np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2])
     np.testing.assert_allclose(line.get_ydata(), [0.1, 0.2, 0.3])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from support.synthetic_runs import place, run_of, silu_run
+from support.terminal import printed
 
 from distviz import plots
 from distviz.cli.views import whatif as whatif_tables
@@ -152,7 +153,7 @@ def test_modules_of_a_layer_are_asked_apart_and_the_worst_speaks() -> None:
         ("encoder", "e.0"),
     ]
     assert len(found.table[found.table["question"] == "format"]) == 3
-    text = told(found)
+    text = _printed(found)
     assert "encoder 0" in text
     for draw in (plots.format_losses, plots.zeros_kept):
         draw(found, "act")
@@ -180,7 +181,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
     both = evaluate_whatif(run, parse_whatif(formats="int4", ranges="max", sparsity="none"))
     assert both.sites == ["gate", "act"]
     assert both.select([1], ["gate"]).table["layer"].tolist() == [1, 1]
-    assert told(both).count("SQNR") == 2
+    assert _printed(both).count("SQNR") == 2
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,7 @@ def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path
         read.table, found.table, check_dtype=False, check_exact=False, rtol=1e-14
     )
     json.dumps(found.summary(), allow_nan=False)
-    assert "inf" in told(found)
+    assert "inf" in _printed(found)
 
 
 def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
@@ -273,57 +274,14 @@ def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
 # Told ----------------------------------------------------------------------------------------
 
 
-def told(found: WhatIf, **options: Any) -> str:
-    console = Console(width=80, color_system=None, **options)
-    with console.capture() as capture:
-        console.print(whatif_tables.summary(found, console))
-    return capture.get()
-
-
-def test_the_terminal_names_the_worst_layers_first(asked: WhatIf) -> None:
-    text = told(asked)
-    assert max(map(len, text.splitlines())) <= 80
-    assert "…" not in text
-    for name, range_ in asked.kinds("act"):
-        rows = asked.losses("act", name, range_).sort_values("sqnr_db")
-        worst = "  ".join(
-            f"{row['layer']} {row['sqnr_db']:.1f}" for row in rows.head(2).to_dict("records")
-        )
-        median = f"{rows['sqnr_db'].median():.1f}"
-        line = next(line for line in text.splitlines() if worst in line and f" {range_} " in line)
-        assert line.split(worst)[1].split()[0] == median
-    assert "50 %" in text
-    assert "fp32 values" not in text
-
-
-def test_the_table_of_zeros_in_full(measured: Synthetic) -> None:
-    found = evaluate_whatif(
-        measured.run, parse_whatif(sparsity="50", formats="none", phases="before")
-    )
-    least = sorted((found.thinned("act", 0.5)["l2_kept"].iloc[layer], layer) for layer in range(3))[
-        :2
-    ]
-    words = [f"{layer} {100 * kept:.1f}%" for kept, layer in least]
-    rows = found.thinned("act", 0.5)
-    numbers = [f"{rows['threshold'].median():.3f}"] + [
-        f"{100 * rows[name].median():.1f}%" for name in ("l1_kept", "l2_kept")
-    ]
-    (line,) = [line for line in told(found).splitlines() if line.strip().startswith("50 %")]
-    assert line.split() == ["50", "%", *numbers, *" ".join(words).split()]
-
-
-def test_ascii_where_the_console_asks_for_it(asked: WhatIf, tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w", encoding="ascii") as file:
-        console = Console(width=80, file=file)
-        console.print(whatif_tables.summary(asked, console))
-    assert (tmp_path / "out").read_text(encoding="ascii").count("int8") == 2
+_printed = partial(printed, whatif_tables.summary)
 
 
 def test_rounded_values_are_said_to_be_and_answer_closely() -> None:
     measured = silu_run(torch.float32)
     found = evaluate_whatif(measured.run, parse_whatif(formats="int8", ranges="max", sparsity="50"))
     assert found.manifest["is_rounded"]
-    assert "fp32 values were counted rounded to bf16" in " ".join(told(found).split())
+    assert "fp32 values were counted rounded to bf16" in " ".join(_printed(found).split())
     for layer in range(3):
         x = measured.raw[layer, "before"]
         scale = np.abs(x).max() / 127
@@ -419,7 +377,7 @@ def test_a_folder_is_written_and_read_again(asked: WhatIf, tmp_path: Path) -> No
     pd.testing.assert_frame_equal(
         read.table, asked.table, check_dtype=False, check_exact=False, rtol=1e-14
     )
-    assert told(read) == told(asked)
+    assert _printed(read) == _printed(asked)
     assert read.n_layers == 3
     again = write_folder(asked, tmp_path / "again")
     for path in out.rglob("*.*"):

@@ -15,7 +15,7 @@ from rich.console import Console
 from support.synthetic_runs import Synthetic, place, run_of, silu_run
 
 from distviz.cli.views import run as tables
-from distviz.results.labels import number, percent
+from distviz.cli.views.run import layer_details, sparkline, sparklines
 
 if TYPE_CHECKING:
     from distviz.results.run import Run
@@ -254,39 +254,6 @@ def test_degenerate_data_print(values: Any) -> None:
     assert "0 ARM" in _shown(lambda console: tables.summary(run, console))
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (float("nan"), "–"),
-        (0.25, "0.250"),
-        (-12.345, "−12.3"),
-        (123456.0, "123,456"),
-        (1.5e9, "1.50e9"),
-        (-2.5e-7, "−2.50e−7"),
-        (1.25e38, "1.25e38"),
-    ],
-)
-def test_number(value: float, text: str) -> None:
-    assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [
-        (0.0, "0 %"),
-        (1e-6, "< 0.01 %"),
-        (0.0723, "7.23 %"),
-        (0.25, "25.0 %"),
-        (0.99999, "> 99.99 %"),
-        (1.0, "100.0 %"),
-        (float("nan"), "–"),
-    ],
-)
-def test_percent(share: float, text: str) -> None:
-    assert percent(share) == text
-
-
 def test_showing_imports_no_torch_and_no_matplotlib() -> None:
     code = (
         "import sys, json; import distviz.cli.views.run; "
@@ -298,3 +265,64 @@ def test_showing_imports_no_torch_and_no_matplotlib() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert json.loads(done.stdout) == []
+
+
+def shown(renderable: object, **options: object) -> str:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False, **options)  # type: ignore[arg-type]
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_sparkline_runs_from_low_to_high() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
+    assert sparkline([7, None, 0], 0, 7) == "█ ▁"
+    assert sparkline([3, 3], 3, 3) == "▁▁"
+    assert sparkline([0.0, 7.0], 0, 7, ascii_only=True) == "_#"
+
+
+def test_phases_share_their_scale() -> None:
+    values = {}
+    for layer, scale in enumerate((1.0, 2.0, 3.0)):
+        values[place(layer, "before")] = np.array([-scale, scale] * 8, dtype="float32")
+        values[place(layer, "after")] = np.array([-2 * scale, 2 * scale] * 8, dtype="float32")
+    lines = sparklines(run_of(values, dtype="float32"))
+    assert lines[0] == "act by layer, 0 to 2"
+    # Standard deviations 1, 2, 3 and 2, 4, 6: from 1 to 6 in seven steps.
+    assert "std      before  ▁▂▄  1.00 … 3.00" in lines
+    assert "std      after   ▂▅█  2.00 … 6.00" in lines
+
+
+def test_deep_models_put_several_layers_in_a_mark() -> None:
+    values = {
+        place(layer, "before"): np.array([-1.0 - layer, 1.0 + layer], dtype="float32")
+        for layer in range(100)
+    }
+    lines = sparklines(run_of(values, dtype="float32"))
+    assert lines[0] == "act by layer, 0 to 99, 3 per mark"
+    (std,) = [line for line in lines if line.startswith("std")]
+    marks = std.removeprefix("std      before  ").split("  ")[0]
+    assert len(marks) == 34
+    assert marks == "".join(sorted(marks))
+    assert std.endswith("1.00 … 100")
+
+
+def test_layers_are_shown_closely_once() -> None:
+    run = silu_run().run
+    said = shown(layer_details(run, run.select([0, 2])))
+    assert "layer 2 (last) · act" in said
+    assert "layer 0 (first) · act" not in said  # the summary shows it
+    assert "layer 1" not in said
+    assert "█" in said
+    assert "layer" not in shown(layer_details(run)).replace("by layer", "")
+
+
+def test_one_layer_has_no_course() -> None:
+    run = run_of({place(0, "before"): np.ones(4, dtype="float32")}, dtype="float32")
+    assert sparklines(run) == []
+
+
+@pytest.mark.parametrize("values", [[], [np.nan], [0.0]])
+def test_degenerate(values: list[float]) -> None:
+    keys = [place(layer, "before") for layer in range(2)]
+    run = run_of({key: np.array(values, dtype="float32") for key in keys}, dtype="float32")
+    shown(layer_details(run, run))

@@ -1,0 +1,32 @@
+"""The sections of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.html_pages import (
+    browsers,
+    elements,
+    strict,
+    texts_of,
+)
+from support.synthetic_comparisons import make
+
+from distviz.reports import page_of
+from distviz.reports.rendering import render
+from distviz.studies.comparison import compare
+
+
+def test_a_comparison(tmp_path: Path) -> None:
+    a, b = make(0), make(1, scale=1.4)
+    compared = compare(a.run, b.run)
+    text = render(page_of([compared.save(tmp_path / "c")]))
+    strict(text)
+    (data,) = browsers(text)
+    (frames,) = data["groups"].values()
+    columns = frames[0]["panels"][0]["columns"]
+    assert sum(columns["a"]) == pytest.approx(1, abs=0.02)
+    assert columns["a"] != columns["b"]
+    (verdict,) = [texts_of(p) for p in elements(text, "p") if p.get("class") == "verdict"]
+    assert verdict.lower() == str(compared.manifest["verdict"]).lower()

@@ -1,0 +1,43 @@
+"""The findings of a run in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+from support.synthetic_runs import place, run_of, silu_run
+
+from distviz.reports.summary import architecture_line, make_part, run_verdict
+
+
+def test_a_changed_run() -> None:
+    text = run_verdict(silu_run().run)
+    assert text.startswith(
+        "In synthetic, ARM (c = 0.13, p1 = 99.5) moved 1,321 values (5.38 %) in layer 0. "
+        "In layer 0 (first) the near-zero share went from 5.40 % to 0.24 %"
+    )
+    assert "Of the other layers, layer 1 changed most" in text
+    assert text.endswith("the most likely next token stayed the same at 93.8 % of the positions.")
+
+
+def test_runs_without_a_change() -> None:
+    run = run_of({place(0, "before"): np.linspace(-1, 1, 9, dtype=np.float32)})
+    assert run_verdict(run) == (
+        "synthetic was observed without a change. At act, the near-zero share ranges from 11.1 % "
+        "in layer 0 (first) to 11.1 % in layer 0 (first)."
+    )
+    empty = run_of({place(0, "before"): np.array([np.nan], dtype=np.float32)})
+    assert run_verdict(empty) == "synthetic was observed; it had no finite value."
+
+
+def test_the_frame_of_a_part() -> None:
+    run = run_of(
+        {place(0, "before"): np.ones(3, np.float32)}, warnings=["careful"], text={},
+        model={"name": "m", "architecture": "Arch", "layers": 1},
+    )  # fmt: skip
+    assert architecture_line(run) == "Arch · 1 layer · bf16"
+    part = make_part(run, "title", "verdict", [], "distviz run")
+    assert (part.title, part.subtitle, part.warnings) == (
+        "title",
+        "Arch · 1 layer · bf16",
+        ["careful"],
+    )
+    assert [section.title for section in part.sections] == ["How this was made"]
