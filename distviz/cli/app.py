@@ -45,7 +45,7 @@ def _command(function: Callable[[SimpleNamespace], None]) -> Callable[..., None]
     name = function.__name__
 
     def command(**arguments: Any) -> None:
-        _guard(name, function, SimpleNamespace(**arguments))
+        _guard(name, function, SimpleNamespace(**{"quiet": False} | arguments))
 
     command.__name__ = name
     command.__signature__ = options.signature(name)  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ def _output(
     """Print what was found: as JSON, as one line with ``--quiet``, or as views show it."""
     if given.as_json:
         _print_json(data())
-    elif getattr(given, "quiet", False):
+    elif given.quiet:
         print(line)
     else:
         console = _console()
@@ -165,13 +165,9 @@ def _output_result(
     """Print a result, ``details`` after its summary, and its folder."""
     _warn(result.manifest.get("warnings", []))
     summary = import_module(f"distviz.cli.views.{result.manifest['kind']}").summary
-    _output(
-        given,
-        lambda: result.summary() | {"folder": str(folder)},
-        (partial(summary, result), *details),
-        folder,
-    )
-    if not (given.as_json or getattr(given, "quiet", False)):
+    views: list[Any] = [partial(summary, result), *details]
+    _output(given, lambda: result.summary() | {"folder": str(folder)}, views, folder)
+    if not (given.as_json or given.quiet):
         _console().print(f"\n{folder}", soft_wrap=True)
 
 
