@@ -1,7 +1,7 @@
-"""CPU side of the kernels: hands rows to the compiled loops, on as many threads as torch uses.
+"""The kernels on the CPU: compiled loops on as many threads as torch uses.
 
-Plain threads with loops that release the GIL share the work by rows; integer counters make the
-answer independent of the split. Float sums of channels are merged in a fixed order.
+The loops release the GIL and threads share the rows. Counters are integers and float sums of
+channels are merged in a fixed order, so results do not depend on the split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
-    """Run the task on each part, on threads where there are several; results in order."""
+    """Run the task on each part, on threads if there are several; return results in order."""
     threads = torch.get_num_threads()
     if len(parts) == 1 or threads == 1:
         return [task(part) for part in parts]
@@ -38,7 +38,7 @@ def _share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 
 
 def _chunks(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
-    """Cut rows into as many pieces as threads, or one where that would not pay."""
+    """Split rows into one chunk per thread, or one chunk if there are few."""
     threads = torch.get_num_threads()
     return [rows] if rows.size * width < _SMALL else np.array_split(rows, threads)
 
@@ -48,7 +48,7 @@ def _codes(values: torch.Tensor) -> NDArray[np.uint16]:
 
 
 def _words(values: torch.Tensor) -> NDArray[Any]:
-    """The bit patterns of (rows, channels): uint16 for 16-bit types, uint32 for float32."""
+    """Return the bit patterns of (rows, channels): uint16 for 16-bit types, uint32 for float32."""
     return values.numpy().view(np.uint32) if values.dtype == torch.float32 else _codes(values)
 
 
@@ -57,7 +57,7 @@ def _magnitude_mask(values: torch.Tensor) -> Any:
 
 
 def magnitude_bits(magnitude: float, dtype: torch.dtype) -> Any:
-    """The bit pattern of a non-negative value that the dtype holds exactly."""
+    """Return the bit pattern of a non-negative value that the dtype represents exactly."""
     scalar = torch.tensor([[magnitude]], dtype=torch.float64).to(dtype)
     return _words(scalar)[0, 0]
 
@@ -100,7 +100,7 @@ def gather(
 
 
 def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
-    """Return the place just behind the ``ties``-th value of that magnitude."""
+    """Return the cut that selects the first ``ties`` values of this magnitude."""
     bits = magnitude_bits(magnitude, values.dtype)
     row, column = numba_loops.find_cut(_words(values), rows, _magnitude_mask(values), bits, ties)
     return Cut(magnitude, row, column)
@@ -113,7 +113,7 @@ def _limits(cut: Cut, dtype: torch.dtype) -> tuple[np.uint32, int, int]:
 def _parts_before_cut(
     rows: NDArray[np.int64], width: int, cut: Cut
 ) -> list[tuple[NDArray[np.int64], slice, int]]:
-    """Chunks of rows, each with its slice of the keys, and the cut row counted from its start."""
+    """Return chunks of rows, with their slices of the keys and the cut row from their start."""
     parts, start = [], 0
     for chunk in _chunks(rows, width):
         parts.append((chunk, slice(start, start + chunk.size), cut.row - start))
@@ -128,9 +128,14 @@ def apply(
     keys: NDArray[np.uint32],
     cut: Cut,
     bounds: tuple[float, float],
-    adds: bool,
+    *,
+    adds: bool = False,
 ) -> None:
-    """Write the redistributed rows to ``out`` (may be ``values``); float32 and bfloat16."""
+    """Write redistributed rows to ``out`` (may be ``values``); here for float32 and bfloat16.
+
+    A selected value becomes u * upper (u * lower if negative), added to itself if ``adds``; the
+    product is float32, rounded to the type of ``values`` once.
+    """
     bits, _, column = _limits(cut, values.dtype)
     lower_upper = np.array(bounds, np.float32)
     source, target = _words(values), _words(out)
@@ -150,13 +155,13 @@ def apply(
 def find_moved(
     values: torch.Tensor, rows: NDArray[np.int64], cut: Cut, moved: torch.Tensor
 ) -> None:
-    """Mark in ``moved`` (uint8, shape of values) what the cut selects among the rows."""
+    """Set ``moved`` (uint8, shape of values) to 1 where the cut selects a value of the rows."""
     limits = _limits(cut, values.dtype)
     numba_loops.find_moved(_words(values), rows, _magnitude_mask(values), limits, moved.numpy())
 
 
 def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.int64]]]:
-    """Split rows into (slot, rows) pieces of which every thread gets an equal share."""
+    """Split rows into (slot, rows) items, an equal share per thread."""
     order = np.argsort(slots, kind="stable")
     order = order[np.searchsorted(slots[order], 0) :]
     items: list[tuple[int, NDArray[np.int64]]] = []
@@ -167,9 +172,22 @@ def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.i
 
 
 def observe(
-    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, channels: bool
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, *, channels: bool = True
 ) -> Observation:
-    """Count the rows of (rows, channels) by slot, -1 leaving a row out; see `Observation`."""
+    """Count a tensor by slot.
+
+    Parameters
+    ----------
+    values
+        (rows, channels), any floating-point type.
+    slots
+        int64 (rows,): the table of each row, -1 for none.
+    n_slots
+        Number of tables.
+    channels
+        Whether to compute statistics of each channel.
+    """
+    values = values.detach()
     width = values.shape[1]
     name = float_grid.grid_for_dtype(str(values.dtype))
     items = _items(slots, width)
@@ -201,7 +219,7 @@ def observe(
 def _observe_item(
     values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32]
 ) -> tuple[int, ChannelSums]:
-    """Count one item into its table; masked NumPy takes over where a value is not finite."""
+    """Count one item into its table; channels with NaN or infinities use masked NumPy."""
     width = values.shape[1]
     shift = values[int(rows[0])].float().numpy()
     shift = np.where(np.isfinite(shift), shift, np.float32(0))

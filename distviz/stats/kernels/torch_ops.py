@@ -1,9 +1,9 @@
 """The kernels in plain torch operations, for tensors on any device (and for float64).
 
-Nothing but tables of 65,536 integers, a few numbers a row or a channel and the few values that
-decide a rank leaves the device, and the memory needed beside a tensor is bounded. The answers equal
-those of :mod:`distviz.stats.kernels.cpu`, the random numbers included; sums are taken in float64,
-or in two passes of float32 where the device has no float64.
+Only tables of 65,536 integers, a few numbers per row or channel and the few values around a rank
+are copied from the device, and the additional memory is bounded. Results equal those of
+:mod:`distviz.stats.kernels.cpu`, random numbers included; sums are float64, or two passes of
+float32 on devices without float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK_VALUES = 1 << 23
 
 
 def _at(values: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
-    """The chosen rows; the whole tensor, uncopied, where they are all of them in order."""
+    """Return some rows; the tensor itself, not a copy, if these are all rows in order."""
     if rows.size == values.shape[0] and bool((np.diff(rows) == 1).all()):
         return values
     return values[torch.from_numpy(rows).to(values.device)]
@@ -32,7 +32,7 @@ def _at(values: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
 def _pieces(
     values: torch.Tensor, rows: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.int64], torch.Tensor]]:
-    """Yield the rows some million values at a time: where they start, which, and their values."""
+    """Yield (start, rows, values) of some million values at a time."""
     step = max(1, _CHUNK_VALUES // max(values.shape[1], 1))
     if rows.size <= step:
         yield 0, rows, _at(values, rows)
@@ -43,14 +43,14 @@ def _pieces(
 
 
 def _upper_codes(values: torch.Tensor) -> torch.Tensor:
-    """Upper 16 bits as int64 (float32), or all bits of a 16-bit type."""
+    """Return the upper 16 bits (float32) or all bits of a 16-bit type, as int64."""
     if values.dtype == torch.float32:
         return (values.contiguous().view(torch.int32).to(torch.int64) >> 16) & 0xFFFF
     return values.contiguous().view(torch.int16).to(torch.int64) & 0xFFFF
 
 
 def _grid_codes(values: torch.Tensor) -> torch.Tensor:
-    """Codes on the grid of the dtype; wider types are rounded to bf16, finite staying finite."""
+    """Return codes on the grid of the dtype; wider types are rounded to bf16, finite to finite."""
     if values.dtype in (torch.bfloat16, torch.float16):
         return _upper_codes(values)
     narrow = values.float().to(torch.bfloat16)
@@ -62,7 +62,7 @@ def _grid_codes(values: torch.Tensor) -> torch.Tensor:
 
 @cache
 def has_float64(device: str) -> bool:
-    """Whether a type of device can compute in float64 (Apple's cannot)."""
+    """Whether a type of device supports float64 (Apple's does not)."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
     except (TypeError, RuntimeError):
@@ -71,12 +71,12 @@ def has_float64(device: str) -> bool:
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
-    """As float64, or as float32 where the device has no such type."""
+    """Return float64, or float32 on devices without float64."""
     return values.double() if has_float64(values.device.type) else values.float()
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
-    """Magnitudes as integers that sort as they do."""
+    """Return magnitudes as integers of the same order."""
     width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
     return values.abs().contiguous().view(width)
 
@@ -119,7 +119,7 @@ def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ti
             row, column = divmod(int(places[ties - 1]), values.shape[1])
             return Cut(magnitude, start + row, column + 1)
         ties -= places.numel()
-    raise ValueError(ties)  # the magnitude was counted in these very values
+    raise ValueError(ties)  # cannot happen: the magnitude was counted in these values
 
 
 def _threshold(values: torch.Tensor, magnitude: float) -> torch.Tensor:
@@ -128,7 +128,7 @@ def _threshold(values: torch.Tensor, magnitude: float) -> torch.Tensor:
 
 
 def _selected(values: torch.Tensor, cut: Cut, start: int) -> torch.Tensor:
-    """Boolean mask of what the cut selects among the sequence's own rows from ``start`` on."""
+    """Return the mask of what the cut selects, for rows of the sequence from ``start`` on."""
     bits, limit = _bits(values), _threshold(values, cut.magnitude)
     flat = torch.arange(values.numel(), device=values.device).view(values.shape)
     is_tie = (bits == limit) & (flat < (cut.row - start) * values.shape[1] + cut.column)
@@ -154,7 +154,8 @@ def apply(
     keys: NDArray[np.uint32],
     cut: Cut,
     bounds: tuple[float, float],
-    adds: bool,
+    *,
+    adds: bool = False,
 ) -> None:
     """See `distviz.stats.kernels.cpu.apply`; any floating-point type."""
     words = torch.from_numpy(keys.astype(np.int64)).to(values.device)
@@ -179,9 +180,10 @@ def find_moved(
 
 
 def observe(
-    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, channels: bool
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, *, channels: bool = True
 ) -> Observation:
     """See `distviz.stats.kernels.cpu.observe`."""
+    values = values.detach()
     rows = np.flatnonzero(slots >= 0)
     tables = torch.zeros(n_slots * float_grid.CELLS, dtype=torch.int64, device=values.device)
     zeros = np.zeros(n_slots, np.int64)
@@ -210,7 +212,7 @@ def observe(
 
 
 def _ends(wide: torch.Tensor, finite: torch.Tensor, fill: float, dim: int) -> NDArray[np.float64]:
-    """The smallest finite values along an axis where ``fill`` is +inf, the largest at -inf."""
+    """Return the smallest finite values along an axis if ``fill`` is +inf, the largest if -inf."""
     kept = torch.where(finite, wide, fill)
     ends = kept.amin(dim) if fill > 0 else kept.amax(dim)
     return _host(ends)
@@ -223,7 +225,7 @@ def _host(numbers: torch.Tensor) -> NDArray[np.float64]:
 def _moments(
     wide: torch.Tensor, finite: torch.Tensor, of_row: NDArray[np.int64], n_slots: int
 ) -> list[Moments]:
-    """Two passes: means, then squared deviations; rows are summed there, slots here in order."""
+    """Return moments by two passes; rows are summed on the device, slots on the host in order."""
     counts = np.bincount(of_row, finite.sum(1).cpu().numpy(), n_slots)
     sums = np.bincount(of_row, _host(torch.where(finite, wide, 0.0).sum(1)), n_slots)
     centers = torch.from_numpy(sums / np.maximum(counts, 1)).to(wide.dtype)
