@@ -1,15 +1,12 @@
-"""Is a difference more than noise? Intervals and permutation tests with documents as the unit.
+"""Confidence intervals and permutation tests of differences, with documents as the unit.
 
-Tokens of one document depend on each other, documents do not; so each document gives one number a
-side, and everything here is about the mean of such numbers. Guarantee: under exchangeable sides the
-p-values are exact (up to the resamples drawn), and the intervals cover as :data:`COVERAGE` tells.
-Failure case: an effect that few documents carry, of which a small sample may hold none; nothing in
-such a sample shows it (its skewness does not: intervals of skewed samples cover well, they have met
-the few), so an interval is marked by the number of documents alone. Cost: 0.05 s for 30 layers and
-40 documents, 0.3 s for 500.
-
-The interval is Student's (Welch's where unpaired) on the log scale, chosen by simulation: see
-``tests/benchmarks/interval_coverage.py``, which prints all the tables.
+Tokens of one document depend on each other, documents do not; so each document gives one number
+per side, and the mean of these numbers is tested. Guarantee: under exchangeable sides the p-values
+are exact (up to the resamples drawn), and the intervals have the coverage of :data:`COVERAGE`.
+Failure case: an effect in few documents, which a small sample may miss; the sample does not show
+it, so intervals are marked by the number of documents alone. Cost: 0.05 s for 30 layers and 40
+documents, 0.3 s for 500. The interval is Student's (Welch's if unpaired) on the log scale, chosen
+by simulation (``tests/benchmarks/interval_coverage.py``).
 """
 
 from __future__ import annotations
@@ -32,15 +29,16 @@ __all__ = [
     "coverage",
     "infer",
     "infer_means",
+    "log_positive",
 ]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 QUANTITIES = ("log_variance_ratio", "near_zero_difference")
-"""What is inferred of B against A, the log of var B / var A and the difference of the shares."""
+"""The quantities: log(var B / var A), and the near-zero share of B minus that of A."""
 MIN_DOCUMENTS = 8
-"""Below this many documents (of the smaller side where unpaired) intervals are withheld."""
+"""Intervals need this many documents (of the smaller side if unpaired)."""
 
 COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
     ("log_variance_ratio", True): {8: 0.861, 12: 0.873, 20: 0.922, 40: 0.933, 100: 0.946},
@@ -48,9 +46,9 @@ COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
     ("near_zero_difference", True): {8: 0.935, 12: 0.933, 20: 0.941, 40: 0.938, 100: 0.944},
     ("near_zero_difference", False): {8: 0.943, 12: 0.944, 20: 0.945, 40: 0.938, 100: 0.946},
 }
-"""By quantity and pairing, the coverage of the 95 % interval at each number of documents, the
+"""By quantity and pairing: the coverage of the 95 % interval for each number of documents, the
 lowest of six simulated kinds of data, 3,000 repetitions each (standard error 0.004). The lowest is
-an effect that a tenth of the documents carry; leaving that kind out, no number is below 0.935."""
+that of an effect in a tenth of the documents; without this kind, no number is below 0.935."""
 
 _NOMINAL, _APPROXIMATE_BELOW = 0.95, 0.93
 _ROUNDING = 1e-12
@@ -63,12 +61,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class DocumentValues:
-    """What one side of a comparison measured, by document; NaN where a document has no value.
+    """The numbers of one side by document; NaN for documents without a value.
 
     Parameters
     ----------
     std
-        Standard deviations, (places, documents); a place is one pair of aligned layers.
+        Standard deviations, (places, documents); a place is a pair of layers.
     near_zero
         Near-zero shares, each from the document's own eps, of the same shape.
 
@@ -109,36 +107,31 @@ def infer(
     Parameters
     ----------
     a, b
-        The two sides, with the same places; where paired, also the same documents in one order.
+        The two sides, with the same places; if paired, with the same documents in the same order.
     paired
-        Both sides saw the same documents. A document that lacks a value on one side is then left
-        out on both, place by place.
+        Whether both sides have the same documents. A document without a value on one side is then
+        excluded on both, place by place.
     places
-        One row a place; its columns (layer_a, layer_b, site, ...) stand first in the result.
+        One row per place; its columns (layer_a, layer_b, site, ...) are the first of the result.
         By default one column, ``place``.
-    seed
-        Of the resamples; the result is the same for the same seed.
-    resamples
-        At least so many sign flips or relabellings, or all where there are no more; 40 a place
-        where that is more, so that a lone layer among many can reach significance.
+    seed, resamples
+        Seed and minimum number of sign flips or relabellings (all, if there are fewer); at least 40
+        per place, so that a single layer among many can be significant.
 
     Returns
     -------
     DataFrame
-        Two rows a place, one for each of :data:`QUANTITIES`: estimate (log ratio of variances, or
-        difference of shares), ci_low, ci_high (95 %), p_value, p_adjusted (Benjamini-Hochberg
-        over the places within a quantity), effect_size (Cohen's d_z where paired, Hedges' g
-        where not; infinite where documents differ all by the same), documents (pairs, or the
-        smaller side), paired; then documents_a, documents_b, zero_variance (documents left out of
-        the log ratio because a side is constant), approximate (published coverage below 93 %) and
-        reason (why an interval is withheld or approximate, or documents were left out).
+        Two rows per place, one for each of :data:`QUANTITIES`: estimate, ci_low, ci_high (95 %),
+        p_value, p_adjusted (Benjamini-Hochberg over the places of a quantity), effect_size
+        (Cohen's d_z if paired, else Hedges' g; infinite if all differences are equal), documents
+        (pairs, or the smaller side), paired, documents_a, documents_b, zero_variance (documents
+        excluded from the log ratio because a side is constant), approximate (coverage below 93 %),
+        reason (why an interval is withheld or approximate, or documents are excluded).
 
     Notes
     -----
-    Paired tests flip the signs of the documents' differences (the mean and its studentized form
-    order these alike); unpaired ones relabel documents and compare Welch's t, which keeps its
-    size, for many documents, where the sides differ in spread alone. Two-sided by the absolute
-    value. Sources:
+    Paired tests flip the signs of the differences; unpaired ones relabel documents and compare
+    Welch's t, which is valid for many documents when only the spreads differ. Two-sided. Sources:
 
     - Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57, 289-300: the correction.
     - Hedges (1981), J. Educ. Stat. 6, 107-128: the effect size g.
@@ -154,10 +147,9 @@ def infer(
         rows = infer_means(x, y, quantity, paired=paired, seed=seed, resamples=resamples)
         zero = (zero_x | zero_y).sum(axis=1) if paired else zero_x.sum(1) + zero_y.sum(1)
         rows["zero_variance"] = zero
-        said = [f"documents of zero variance left out: {n}" if n else "" for n in zero]
-        rows["reason"] = [
-            "; ".join(filter(None, pair)) for pair in zip(rows["reason"], said, strict=True)
-        ]
+        notes = [f"documents of zero variance left out: {n}" if n else "" for n in zero]
+        pairs = zip(rows["reason"], notes, strict=True)
+        rows["reason"] = ["; ".join(filter(None, pair)) for pair in pairs]
         rows.insert(0, "quantity", quantity)
         parts.append(pd.concat([names.reset_index(drop=True), rows], axis=1))
     return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
@@ -166,10 +158,9 @@ def infer(
 def infer_means(
     x: Floats, y: Floats, quantity: str, *, paired: bool, seed: int = 0, resamples: int = 2000
 ) -> pd.DataFrame:
-    """Do as :func:`infer` for one quantity of any name: the mean of y - x over documents.
+    """Return the columns of :func:`infer` from ``estimate`` on for any quantity: the mean of y - x.
 
-    ``x`` and ``y`` are (places, documents) on the scale that is averaged (logarithms for a ratio),
-    NaN where a document is left out. A row a place, columns from ``estimate`` on.
+    ``x`` and ``y`` are (places, documents), logarithms for a ratio, NaN for excluded documents.
     """
     if len(x) != len(y):
         raise RequestError(f"side A has {len(x)} places, side B has {len(y)}")
@@ -185,11 +176,16 @@ def infer_means(
     return rows[list(_COLUMNS)].copy()
 
 
-def coverage(quantity: str, documents: int, *, paired: bool) -> float:
-    """Return the published coverage of a 95 % interval, interpolated between the numbers simulated.
+def log_positive(values: Floats) -> Floats:
+    """Return logarithms; NaN for values that are not positive."""
+    return np.log(np.where(values > 0, values, np.nan))
 
-    NaN below the smallest of these; that of the largest beyond it; the lower one of the two
-    quantities for one that was not simulated.
+
+def coverage(quantity: str, documents: int, *, paired: bool) -> float:
+    """Return the coverage of a 95 % interval, interpolated between the simulated numbers.
+
+    NaN below the smallest number; constant above the largest. Other quantities get the lower
+    coverage of the two simulated ones.
     """
     named = [quantity] if quantity in QUANTITIES else QUANTITIES
     tables = [COVERAGE[name, paired] for name in named]
@@ -199,7 +195,7 @@ def coverage(quantity: str, documents: int, *, paired: bool) -> float:
 
 
 def _values(side: DocumentValues, quantity: str) -> tuple[Floats, Bools]:
-    """Return what is averaged over documents, NaN where left out, and where variance is 0."""
+    """Return the numbers to average, NaN for excluded documents, and where the variance is 0."""
     if quantity == "near_zero_difference":
         return side.near_zero, np.zeros(side.near_zero.shape, dtype=bool)
     zero = side.std == 0
@@ -207,7 +203,7 @@ def _values(side: DocumentValues, quantity: str) -> tuple[Floats, Bools]:
 
 
 def _by_place(x: Floats, y: Floats, seed: int, draws: int, *, paired: bool) -> pd.DataFrame:
-    """Work on all places that keep the same documents at once."""
+    """Estimate all places, together those with the same documents."""
     names = ("estimate", "ci_low", "ci_high", "p_value", "effect_size")
     found = {name: np.full(len(x), np.nan) for name in names}
     documents = np.zeros((2, len(x)), dtype=np.int64)
@@ -228,8 +224,8 @@ def _by_place(x: Floats, y: Floats, seed: int, draws: int, *, paired: bool) -> p
 
 
 def _quantile(degrees: int | Floats) -> Floats:
-    """Return how many standard errors an interval reaches to each side, after Student."""
-    from scipy import stats  # type: ignore[import-untyped]  # a second, which showing needs not wait
+    """Return the half width of an interval in standard errors (Student's t)."""
+    from scipy import stats  # type: ignore[import-untyped]  # slow to import
 
     return np.asarray(stats.t.ppf((1 + _NOMINAL) / 2, degrees))
 
@@ -247,7 +243,7 @@ def _unpaired(a: Floats, b: Floats, seed: int, draws: int) -> tuple[Floats, ...]
     (mean_a, var_a), (mean_b, var_b) = _moments(a), _moments(b)
     estimate, se_a, se_b = mean_b - mean_a, var_a / n, var_b / m
     lower = se_a**2 / (n - 1) + se_b**2 / (m - 1)
-    # Welch-Satterthwaite; where neither side varies, any number of degrees will do
+    # Welch-Satterthwaite; any number if neither side varies
     degrees = np.where(lower > 0, (se_a + se_b) ** 2 / np.where(lower > 0, lower, 1.0), 1.0)
     half = _quantile(degrees) * np.sqrt(se_a + se_b)
     pooled = np.sqrt(((n - 1) * var_a + (m - 1) * var_b) / (n + m - 2))
@@ -257,19 +253,19 @@ def _unpaired(a: Floats, b: Floats, seed: int, draws: int) -> tuple[Floats, ...]
 
 
 def _moments(x: Floats) -> tuple[Floats, Floats]:
-    """Return mean and variance (n - 1) of each row; a spread by rounding alone is 0."""
+    """Return mean and variance (n - 1) of each row; a spread within rounding counts as 0."""
     spread = np.ptp(x, axis=1) > _ROUNDING * np.abs(x).max(axis=1)
     return x.mean(axis=1), np.where(spread, x.var(axis=1, ddof=1), 0.0)
 
 
 def _ratio(difference: Floats, spread: Floats) -> Floats:
-    """Divide; 0 where the difference is 0, infinite where only the spread is."""
+    """Divide; 0 if the difference is 0, infinite if only the spread is."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(difference == 0, 0.0, difference / spread)
 
 
 def _flip(d: Floats, seed: int, draws: int) -> Floats:
-    """Flip the signs of documents, the same ones at all places."""
+    """Return p-values of sign flips, the same documents at all places."""
     scale = np.abs(d).max(axis=1, keepdims=True)
     weights = d.T / np.where(scale > 0, scale, 1.0).T / d.shape[1]
 
@@ -280,7 +276,7 @@ def _flip(d: Floats, seed: int, draws: int) -> Floats:
 
 
 def _relabel(a: Floats, b: Floats, seed: int, draws: int) -> Floats:
-    """Relabel documents, the same ones at all places; A and B may change places."""
+    """Return p-values of relabelling, the same documents at all places; A and B may be swapped."""
     if a.shape[1] > b.shape[1]:
         a, b = b, a
     elif a.shape[1] == b.shape[1]:
@@ -327,7 +323,7 @@ def _permute(
 
 
 def _judge(rows: pd.DataFrame, quantity: str, *, paired: bool) -> None:
-    """Correct across places, withhold or mark intervals, and give the reasons."""
+    """Adjust p-values, withhold or mark intervals, and state the reasons."""
     tested = rows["p_value"].notna().to_numpy()
     rows["p_adjusted"] = np.nan
     if tested.any():

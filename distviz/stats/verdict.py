@@ -1,4 +1,4 @@
-"""What an inference says, in plain words: which layers differ, by how much, on what grounds."""
+"""The result of an inference in words: which layers differ, and by how much."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ALPHA = 0.05
 
 
 def verdict(frame: pd.DataFrame, alpha: float = ALPHA) -> str:
-    """Say in plain words which layers differ, by how much, and what that rests on.
+    """Return sentences that say which layers differ, by how much, and how that was tested.
 
     Parameters
     ----------
     frame
-        The result of :func:`infer`. Layers are named by ``layer_a`` (else ``place``); stacks, sites
-        and phases get a line each where there are several.
+        The result of :func:`infer`. Layers are named by ``layer_a`` (else ``place``); several
+        stacks, sites or phases have a line each.
     alpha
-        The false discovery rate: a layer differs where its p_adjusted is below.
+        The false discovery rate: a layer differs if its p_adjusted is below.
     """
     if frame.empty:
         return "nothing to compare"

@@ -1,8 +1,8 @@
-"""The study behind `distviz filler`: the same prompts with and without meaningless tokens.
+"""The study of `distviz filler`: the same prompts with and without filler tokens.
 
-Source of the question: arXiv 2510.01032, sections 3.1 and 3.2: filler tokens between system prompt
-and question are said to spread the activations of the first layer. Only the prompt's own tokens are
-compared, prompt by prompt and position by position.
+arXiv 2510.01032, sections 3.1 and 3.2, reports that filler tokens between system prompt and
+question spread the activations of the first layer. Only the prompt's own tokens are compared,
+prompt by prompt and position by position.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from distviz.data import Corpus, Document, read_documents, tokenize
@@ -23,8 +22,6 @@ from distviz.settings import RunSettings
 from distviz.stats import inference
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from distviz.hooks import PositionRecorder
     from distviz.measure import CheckpointFolder
     from distviz.models import LoadedModel
@@ -58,37 +55,33 @@ def study_filler(
     progress: Progress,
     states: CheckpointFolder | None = None,
 ) -> FillerStudy:
-    """Measure prompts without filler and with each number of filler tokens; model stays loaded.
+    """Measure prompts without filler and with each number of filler tokens.
 
     Parameters
     ----------
-    opened
-        The model.
-    documents
-        Prompts (or texts) that fit, filler included, into ``settings.max_length``.
+    opened, documents
+        The model, and prompts (or texts) of at most ``settings.max_length`` tokens with filler.
     settings
         ``filler``, ``filler_kind``, ``filler_position``, ``seed``, ``layers``, ``sites``,
-        ``attention_layers`` and what a run needs; ARM is off.
+        ``attention_layers`` and those of a run; ARM is off.
     counts
-        Numbers of repetitions, one above 0 at least; 0 is always measured.
-    progress
-        Told how far it is.
-    states
-        Where to keep what is finished of each count, and to go on from.
+        Numbers of filler tokens, at least one above 0; 0 is always measured.
+    progress, states
+        As of `distviz.measure.run`, with checkpoints for each count.
 
     Raises
     ------
     RequestError
         If a prompt does not fit into a window, or a layer does not exist.
     MeasurementError
-        If ``attention_layers`` names layers whose attention tells no weights.
+        If attention weights are not available in one of the ``attention_layers``.
     """
     from distviz.measure import attention_modules
     from distviz.studies import filler_positions
 
     chosen = _chosen(settings)
-    telling = chosen.layers if chosen.attention_layers is None else chosen.attention_layers
-    modules = attention_modules(opened.mlps, telling, "--attention-layers")
+    layers = chosen.layers if chosen.attention_layers is None else chosen.attention_layers
+    modules = attention_modules(opened.mlps, layers, "--attention-layers")
     without = _measure(opened, documents, chosen, 0, modules, None, progress, states)
     runs, kept, changes, tokens = {0: without.run}, [*without.kept], [], []
     for count in sorted({*counts} - {0}):
@@ -116,7 +109,7 @@ def study_filler(
 def finished_study(
     folder: Path, settings: RunSettings, counts: Sequence[int]
 ) -> FillerStudy | None:
-    """Return the study in a folder if it answers the same request, else None."""
+    """Return the study in a folder if it has the same request, else None."""
     found = FillerStudy.load(folder)
     known = found.runs[0].manifest.get("settings") or {}
     same_counts = sorted(found.runs) == sorted({0, *counts})
@@ -162,7 +155,7 @@ def _measure(
     with kept.watching():
         run = measure(opened, corpus, settings, progress, own_only=True, states=part, stage=stage)
     progress.stop()
-    recorder: Any = stage.portion.recorder  # not the one of above where it went on from a state
+    recorder: Any = stage.portion.recorder  # another one after a resume
     warning = kept.check(required=settings.attention_layers is not None)
     return _Measured(corpus, run, recorder, kept.rows(count), warning)
 
@@ -183,7 +176,7 @@ def _manifest(without: _Measured, settings: RunSettings, counts: list[int]) -> d
 
 
 def read_prompts(sources: Sequence[Path]) -> list[Document]:
-    """Read prompts; without sources, two dozen short word problems that come with distviz."""
+    """Read prompts; without sources, two dozen short word problems included in distviz."""
     if sources:
         return read_documents(list(sources))
     embedded = resources.files("distviz") / "demo" / "prompts.jsonl"
@@ -194,7 +187,7 @@ def read_prompts(sources: Sequence[Path]) -> list[Document]:
 def filled_corpus(
     opened: LoadedModel, documents: Sequence[Document], settings: RunSettings, count: int
 ) -> Corpus:
-    """Tokenize prompts with so many filler tokens; RequestError if one is longer than a window."""
+    """Tokenize prompts with filler tokens; RequestError if one is longer than a window."""
     from distviz.measure import filler_of
 
     string = settings.filler or DEFAULT_FILLER
@@ -211,7 +204,7 @@ def filled_corpus(
         raise RequestError(
             f"prompt '{documents[cut.document].id}' with {count} filler tokens is longer than "
             f"--max-length {settings.max_length}",
-            "give a larger --max-length: a prompt and its filler must stay together",
+            "give a larger --max-length",
         )
     return corpus
 
@@ -233,7 +226,7 @@ def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFr
             for side in (first, second)
         )
         if is_log:
-            x, y = _log(x), _log(y)
+            x, y = inference.log_positive(x), inference.log_positive(y)
         frame = inference.infer_means(x, y, quantity, paired=True, seed=seed)
         frame.insert(0, "quantity", quantity)
         frames.append(pd.concat([places.to_frame(index=False), frame], axis=1))
@@ -241,7 +234,3 @@ def _changes(without: Run, with_filler: Run, count: int, seed: int) -> pd.DataFr
     table.insert(0, "filler_count", count)
     order = [name for name in table if name not in ("module", "stack")]
     return table.loc[:, [*order, "module", "stack"]]
-
-
-def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log(np.where(values > 0, values, np.nan))

@@ -1,4 +1,4 @@
-"""Where along the prompt filler tokens change something: token by token, and by distance.
+"""The effect of filler tokens along the prompt: by token, and by distance to the filler.
 
 A prompt's own tokens have the same ids with and without filler, so they align one to one.
 """
@@ -28,15 +28,15 @@ Rows = Mapping[tuple["SiteKey", int], NDArray[np.float64]]
 _PLACE = ["layer", "site", "module", "stack"]
 _BIN = ["distance_low", "distance_high"]
 _SINGLE = 4
-"""Distances up to this one have a bin of their own; from there on each is twice as wide."""
+"""Larger distances share bins, each twice as wide as the one before."""
 
 
 def token_names(corpus: Corpus, tokenizer: Any, *, skip_special: bool = False) -> pd.DataFrame:
-    """Return a row for each own token of every prompt: where it stands and what it is.
+    """Return a row for each own token of every prompt.
 
     Columns: ``document``, ``position`` among the own tokens, ``part`` (of `PARTS`), ``distance``
-    to the filler in own tokens (-1 is the last one before it, 1 the first behind it; all are
-    before where there is none) and ``token``, its decoded text.
+    to the filler in own tokens (-1 is the last before it, 1 the first after it; negative without
+    filler) and ``token``, the decoded text.
     """
     special = list(corpus.special) if skip_special else []
     frames = []
@@ -99,12 +99,8 @@ def _changes(before: NDArray[np.float64], after: NDArray[np.float64]) -> list[ND
     found = []
     for quantity, x, y in zip(QUANTITIES, before, after, strict=True):
         is_log = quantity.startswith("log_")
-        found.append(_log(y) - _log(x) if is_log else y - x)
+        found.append(inference.log_positive(y) - inference.log_positive(x) if is_log else y - x)
     return found
-
-
-def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log(np.where(values > 0, values, np.nan))
 
 
 def by_distance(tokens: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

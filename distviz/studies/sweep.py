@@ -69,23 +69,7 @@ def sweep_model(
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
     done = _restore(work, opened, settings, corpus, batches, states, progress)
     progress.stage(f"measuring {len(grid)} settings on {corpus.tokens:,} tokens")
-    n_passes = 1 + len(work.trials)
-    progress.start(n_passes * corpus.tokens)
-
-    def save() -> None:
-        if states is not None:
-            share = len(done) / (len(batches) * n_passes)
-            states.save_if_due(work.state, sorted(done), share, progress)
-
-    with ExitStack() as stack:
-        if work.head is not None:
-            stack.callback(work.head.close)
-        # Every pass runs the same code, so that only the settings differ.
-        stack.enter_context(force_batched_experts(opened.model, experts_of(work.places)))
-        for number, batch in enumerate(batches):
-            passes = BatchPasses(number * n_passes, done, batch.tokens, progress, save)
-            work.measure(batch, passes)
-    table = pd.DataFrame([work.row(trial) for trial in work.trials])
+    _measure(work, batches, done, states, progress)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "kind": "sweep",
@@ -96,7 +80,35 @@ def sweep_model(
         **describe(opened, corpus, batches),
         "seconds": {"measure": round(time.perf_counter() - started, 3)},
     }
+    table = pd.DataFrame([work.row(trial) for trial in work.trials])
     return Sweep(manifest, join_seeds(table), table)
+
+
+def _measure(
+    work: SweepPasses,
+    batches: list[Batch],
+    done: set[int],
+    states: CheckpointFolder | None,
+    progress: Progress,
+) -> None:
+    """Make all passes whose numbers are not in ``done``."""
+    n_passes = 1 + len(work.trials)
+    progress.start(n_passes * sum(batch.tokens for batch in batches))
+
+    def save() -> None:
+        if states is not None:
+            share = len(done) / (len(batches) * n_passes)
+            states.save_if_due(work.state, sorted(done), share, progress)
+
+    model = work.opened.model
+    with ExitStack() as stack:
+        if work.head is not None:
+            stack.callback(work.head.close)
+        # Every pass runs the same code, so that only the settings differ.
+        stack.enter_context(force_batched_experts(model, experts_of(work.places)))
+        for number, batch in enumerate(batches):
+            passes = BatchPasses(number * n_passes, done, batch.tokens, progress, save)
+            work.measure(batch, passes)
 
 
 def every_setting(
