@@ -1,8 +1,8 @@
-"""What share of their attention the prompt's own tokens keep: weights told by chosen layers only.
+"""The share of attention that the prompt's own tokens keep, in chosen layers.
 
-Source: arXiv 2510.01032, section 3.2, where it is called lambda. Attention weights exist in the
-eager implementation alone. The chosen layers are switched to it while a measurement lasts, the
-others keep the one that the model was opened with.
+Source: arXiv 2510.01032, section 3.2, where it is called lambda. Only the eager implementation
+returns attention weights. The chosen layers use it during a measurement; the others keep the one
+that the model was opened with.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BESIDE_EAGER = "distviz_beside_eager"
 
 
 def attention_modules(mlps: Sequence[Mlp], layers: str, option: str) -> dict[int, str]:
-    """Return layer -> path of its attention, for the layers asked for.
+    """Return layer -> path of its attention, for the requested layers.
 
     Raises
     ------
@@ -53,60 +53,61 @@ def attention_modules(mlps: Sequence[Mlp], layers: str, option: str) -> dict[int
 
 @dataclass
 class AttentionKept:
-    """Collects, while a model runs, what share of attention own tokens keep.
+    """Collects the share of attention that own tokens keep while a model runs.
 
-    Of the weights that an own token behind the filler gives to all keys, the share on own keys:
-    the mean over heads, tokens and prompts (1 without filler).
+    Of the weights that an own token after the filler gives to all keys, the share on own keys: the
+    mean over heads, tokens and prompts (1 without filler).
 
     Attributes
     ----------
-    stage
-        Where it is collected: in its portion, a number for each prompt that has own tokens behind
-        its filler, NaN where the attention told no weights.
+    measurement
+        Its partial result receives a number for each prompt with own tokens after the filler; NaN
+        where attention weights are not available.
     modules
         Layer -> path of its attention.
     own
         Document -> bool (tokens,): false where a token belongs to the filler.
     """
 
-    stage: Measurement
+    measurement: Measurement
     modules: Mapping[int, str]
     own: Mapping[int, NDArray[np.bool_]]
 
     @property
     def shares(self) -> dict[int, list[float]]:
-        """What was collected so far, by layer."""
-        return self.stage.portion.attention
+        """The shares collected so far, by layer."""
+        return self.measurement.partial.attention
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Hook the modules; which documents a call holds is known to the tracker."""
-        model, tracker = self.stage.opened.model, self.stage.tracker
+        """Hook the modules; the tracker knows the documents of a call."""
+        model, tracker = self.measurement.opened.model, self.measurement.tracker
         with ExitStack() as stack:
             stack.enter_context(_eager_at(model, list(self.modules.values())))
             for layer, path in self.modules.items():
 
-                def keep(_module: Any, _args: Any, output: Any, layer: int = layer) -> None:
+                def collect(_module: Any, _args: Any, output: Any, layer: int = layer) -> None:
                     weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
                     if tracker.tokens is None or weights is None:
                         self.shares.setdefault(layer, []).append(math.nan)
                     else:
                         self._add(layer, weights, tracker.tokens.documents)
 
-                handle = model.get_submodule(path).register_forward_hook(keep)
+                handle = model.get_submodule(path).register_forward_hook(collect)
                 stack.callback(handle.remove)
             yield
 
     def _add(self, layer: int, weights: torch.Tensor, documents: NDArray[np.int64]) -> None:
-        """Take in one call's weights, (batch, heads, queries, keys)."""
+        """Add the weights of a call, (batch, heads, queries, keys)."""
         by_row = weights.detach().float().mean(dim=1).cpu().double().numpy()
         for document, of_row in zip(documents.tolist(), by_row, strict=True):
             own = self.own[document]
             fillers = np.flatnonzero(~own)
-            behind = own & (np.arange(own.size) > (fillers[0] if fillers.size else -1))
-            if behind.any():
-                given = of_row[: own.size][behind][:, : own.size]
-                self.shares.setdefault(layer, []).append(float(given[:, own].sum(axis=1).mean()))
+            queries = own & (np.arange(own.size) > (fillers[0] if fillers.size else -1))
+            if queries.any():
+                weights_given = of_row[: own.size][queries][:, : own.size]
+                share = float(weights_given[:, own].sum(axis=1).mean())
+                self.shares.setdefault(layer, []).append(share)
 
     def rows(self, count: int) -> list[dict[str, Any]]:
         """Return the rows of ``attention.csv`` for one number of filler tokens."""
@@ -119,17 +120,18 @@ class AttentionKept:
         ]
 
     def check(self, *, required: bool) -> str | None:
-        """Return a warning where layers told no weights.
+        """Return a warning where attention weights are not available.
 
         Raises
         ------
         MeasurementError
-            If they were ``required``.
+            If they are ``required``.
         """
-        blind = [layer for layer, told in self.shares.items() if any(map(math.isnan, told))]
-        if not blind:
+        missing = [layer for layer, found in self.shares.items() if any(map(math.isnan, found))]
+        if not missing:
             return None
-        message = f"the attention of layers {', '.join(map(str, sorted(blind)))} tells no weights"
+        names = ", ".join(map(str, sorted(missing)))
+        message = f"attention weights are not available in layers {names}"
         hint = "try --attn-implementation eager, or --attention-layers none"
         if required:
             raise MeasurementError(message, hint)
@@ -138,14 +140,14 @@ class AttentionKept:
 
 @contextmanager
 def _eager_at(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    """Make some attention modules eager while the context lasts; the others stay as they are."""
+    """Make some attention modules eager while the context lasts; the others are unchanged."""
     configs = _configs(model)
     ways = {config._attn_implementation for config in configs}  # noqa: SLF001
     switched = [config for config in configs if config._attn_implementation == "sdpa"]  # noqa: SLF001
     if not paths or not switched:
         if paths and ways - {"eager", None}:
             raise RequestError(
-                f"attention weights cannot be told beside {', '.join(sorted(ways))}",
+                f"attention weights are not available with {', '.join(sorted(ways))}",
                 "give --attn-implementation sdpa or eager, or --attention-layers none",
             )
         yield
@@ -170,7 +172,7 @@ def _eager_at(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Return every distinct configuration that the modules of a model hold."""
+    """Return every distinct configuration of the modules of a model."""
     found: dict[int, Any] = {}
     for module in model.modules():
         config = getattr(module, "config", None)

@@ -1,4 +1,4 @@
-"""One measurement set up, and one batch sent through it: without ARM, with ARM, compared."""
+"""The setup of one measurement, and one batch sent through it: without ARM, with ARM, compared."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ __all__ = [
     "inputs_of",
     "measure_batch",
     "needed_points",
-    "redistribution",
     "tokens_of",
 ]
+
+
+_PLAN_FIELDS = ("n", "eps", "near", "fraction", "k", "upper", "lower")
 
 
 def choose_points(
     settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
 ) -> tuple[list[HookPoint], list[HookPoint]]:
-    """Return the points to observe, and the ``act`` points behind which ARM stands.
+    """Return the points to observe, and the ``act`` points where ARM is applied.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def choose_points(
 def needed_points(
     settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
 ) -> list[HookPoint] | None:
-    """Return the points that are all a measurement needs; None where it needs the output too."""
+    """Return the only points that a measurement needs; None if it needs the output, too."""
     if settings.ripple:
         return None
     watched, moved = choose_points(settings, model, mlps)
@@ -82,11 +84,11 @@ class Measurement:
     watched
         Points observed, in both passes.
     moved
-        ``act`` points behind which ARM stands.
-    portion
-        What was measured so far.
+        ``act`` points where ARM is applied.
+    partial
+        The result so far.
     tracker
-        Knows the tokens of the call that is under way.
+        Holds the tokens of the current call.
     call
         The forward call; see `capture_head_input`.
     """
@@ -95,7 +97,7 @@ class Measurement:
     settings: RunSettings
     watched: list[HookPoint]
     moved: list[HookPoint]
-    portion: PartialResult
+    partial: PartialResult
     tracker: Tracker = field(default_factory=Tracker)
     call: Callable[..., Any] = field(init=False)
 
@@ -107,75 +109,112 @@ class Measurement:
         """Check layers, sites and ARM layers against the model."""
         watched, moved = choose_points(settings, opened.model, opened.mlps)
         arm_layers = {point.layer for point in moved}
-        apart = None if settings.classes == "all" else frozenset(arm_layers)
+        class_layers = None if settings.classes == "all" else frozenset(arm_layers)
         c = settings.c if moved else Recorder.c
-        return cls(opened, settings, watched, moved, PartialResult(Recorder(c, apart)))
+        return cls(opened, settings, watched, moved, PartialResult(Recorder(c, class_layers)))
 
     @cached_property
     def arm(self) -> ARM:
-        """The redistribution, built once."""
+        """The redistribution that the settings ask for."""
         return self.settings.arm()
 
     @property
     def is_paired(self) -> bool:
-        """Whether a second pass, with ARM written into the model, is made."""
+        """Whether a second pass is made, with ARM changing the activations."""
         return bool(self.moved) and self.settings.ripple
+
+    def redistribution(
+        self, batch: Batch, points: Sequence[HookPoint] | None = None
+    ) -> Redistribution:
+        """Return ARM for one batch, which reports to the recorder and to the table of plans.
+
+        ``points`` are those in the part of the model that runs; None takes all.
+        """
+        recorder = self.partial.recorder
+        observed = {point for point in self.watched if point.site == "act"}
+        first: dict[str, int] = {}
+        for point in self.moved:
+            first[point.stack] = min(point.layer, first.get(point.stack, point.layer))
+
+        def report(
+            point: HookPoint,
+            old: torch.Tensor,
+            new: torch.Tensor,
+            moved: torch.Tensor,
+            plans: list[list[Plan | None]],
+            tokens: Tokens,
+        ) -> None:
+            self.partial.plans.extend(_plan_rows(point, batch, plans))
+            if point not in observed:
+                return
+            if self.is_paired and point.layer > first[point.stack]:
+                recorder.add(point, "arm_input", old, tokens)
+            if not self.is_paired:
+                recorder.add(point, "after", new, tokens)
+            recorder.add(point, "moved_before", old, tokens, moved)
+            recorder.add(point, "moved_after", new, tokens, moved)
+
+        points = self.moved if points is None else points
+        return Redistribution(self.arm, points, self.tracker, report=report, writes=self.is_paired)
+
+    def add_effect(self, head: HeadInput | None, batch: Batch, before: Any, after: Any) -> None:
+        """Add the effect on the output, where it is measured; both sides entered the head."""
+        if head is not None:
+            with torch.inference_mode():
+                baseline = Baseline(head, before, batch.ids, batch.counted)
+                self.partial.effect.compare(baseline, after)
 
 
 @contextmanager
-def capture_head_input(stage: Measurement) -> Iterator[HeadInput | None]:
-    """Listen to the language head while the context lasts; None where the effect is not wanted.
+def capture_head_input(measurement: Measurement) -> Iterator[HeadInput | None]:
+    """Capture the input of the language head; None where the effect is not measured.
 
-    Then no logits are computed either, nor layers that nobody asked for.
+    Then no logits are computed either, nor layers that are not needed.
     """
-    opened: Any = stage.opened
-    if opened.has_head and stage.settings.ripple and (head := HeadInput.of(opened.model)):
-        stage.call = head.run
+    opened: Any = measurement.opened
+    if opened.has_head and measurement.settings.ripple and (head := HeadInput.of(opened.model)):
+        measurement.call = head.run
         try:
             yield head
         finally:
             head.close()
     elif opened.on_disk is not None and not opened.on_disk.streams:
-        with opened.on_disk.only_wanted() as stage.call:
+        with opened.on_disk.only_wanted() as measurement.call:
             yield None
     else:
-        stage.call = opened.model.base_model
+        measurement.call = opened.model.base_model
         yield None
 
 
-def measure_batch(stage: Measurement, batch: Batch, head: HeadInput | None, told: Progress) -> None:
-    """Send a batch through the model, and again with ARM where the stage is paired."""
-    model, tracker, recorder = stage.opened.model, stage.tracker, stage.portion.recorder
+def measure_batch(
+    measurement: Measurement, batch: Batch, head: HeadInput | None, progress: Progress
+) -> None:
+    """Send a batch through the model, and again with ARM if the measurement is paired."""
+    model, tracker = measurement.opened.model, measurement.tracker
     tracker.given = tokens_of(batch)
     inputs = inputs_of(batch, model)
-    watching = observing(model, stage.watched, recorder, tracker)
-    # Both passes on the same code, so that ARM alone tells them apart.
-    beside: AbstractContextManager[Any] = force_batched_experts(model, experts_of(stage.moved))
-    if not stage.is_paired:
-        beside = redistribution(stage, batch).active(model)
-    with torch.inference_mode(), watching, beside:
-        before = stage.call(**inputs)
-    told.advance(int(batch.valid.sum()))
-    after = None
-    if stage.is_paired:
-        watching = observing(model, stage.watched, recorder, tracker)
-        with torch.inference_mode(), watching, redistribution(stage, batch).active(model):
-            after = stage.call(**inputs)
-        told.advance(int(batch.valid.sum()))
-    if head is not None:
-        with torch.inference_mode():
-            stage.portion.effect.compare(Baseline(head, before, batch.ids, batch.counted), after)
+
+    def call(context: AbstractContextManager[Any]) -> Any:
+        recorder = measurement.partial.recorder
+        watching = observing(model, measurement.watched, recorder, tracker)
+        with torch.inference_mode(), watching, context:
+            output = measurement.call(**inputs)
+        progress.advance(batch.tokens)
+        return output
+
+    if measurement.is_paired:
+        # Both passes use the same implementation of experts, so that only ARM differs.
+        before = call(force_batched_experts(model, experts_of(measurement.moved)))
+        after = call(measurement.redistribution(batch).active(model))
+    else:
+        before, after = call(measurement.redistribution(batch).active(model)), None
+    measurement.add_effect(head, batch, before, after)
 
 
 def tokens_of(batch: Batch) -> Tokens:
-    """Return what the hooks have to know of a batch."""
+    """Return the tokens of a batch, as the hooks need them."""
     return Tokens(
-        batch.valid,
-        batch.counted,
-        batch.documents,
-        batch.index,
-        batch.classes,
-        batch.whole,
+        batch.valid, batch.counted, batch.documents, batch.index, batch.classes, batch.whole
     )
 
 
@@ -197,43 +236,6 @@ def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
     return inputs
 
 
-def redistribution(
-    stage: Measurement, batch: Batch, points: Sequence[HookPoint] | None = None
-) -> Redistribution:
-    """Return ARM for one batch; its report goes to the recorder and to the table of plans.
-
-    ``points`` are those of the part of the model at hand; None takes all.
-    """
-    recorder = stage.portion.recorder
-    observed = {point for point in stage.watched if point.site == "act"}
-    first = {
-        stack: min(point.layer for point in stage.moved if point.stack == stack)
-        for stack in {point.stack for point in stage.moved}
-    }
-
-    def report(
-        point: HookPoint,
-        old: torch.Tensor,
-        new: torch.Tensor,
-        moved: torch.Tensor,
-        plans: list[list[Plan | None]],
-        tokens: Tokens,
-    ) -> None:
-        stage.portion.plans.extend(_plan_rows(point, batch, plans))
-        if point not in observed:
-            return
-        if stage.is_paired and point.layer > first[point.stack]:
-            recorder.add(point, "arm_input", old, tokens)
-        if not stage.is_paired:
-            recorder.add(point, "after", new, tokens)
-        recorder.add(point, "moved_before", old, tokens, moved)
-        recorder.add(point, "moved_after", new, tokens, moved)
-
-    writes = stage.is_paired
-    places = stage.moved if points is None else points
-    return Redistribution(stage.arm, places, stage.tracker, report=report, writes=writes)
-
-
 def _plan_rows(
     point: HookPoint, batch: Batch, plans: list[list[Plan | None]]
 ) -> list[dict[str, Any]]:
@@ -242,13 +244,7 @@ def _plan_rows(
             "layer": point.layer,
             "document": int(batch.documents[row]),
             "window": int(batch.windows[row]),
-            "n": plan.n,
-            "eps": plan.eps,
-            "near": plan.near,
-            "fraction": plan.fraction,
-            "k": plan.k,
-            "upper": plan.upper,
-            "lower": plan.lower,
+            **{name: getattr(plan, name) for name in _PLAN_FIELDS},
             "pass": number,
             "module": point.module,
             "stack": point.stack,

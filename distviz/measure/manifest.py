@@ -1,4 +1,4 @@
-"""What a measurement becomes: a `Run`, and the manifest that says how it was made."""
+"""The `Run` of a measurement, and the manifest that records how it was made."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ __all__ = ["assemble", "describe", "request", "versions"]
 _SHOWN = 3
 
 
-def assemble(stage: Measurement, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
-    """Make the run of a measurement that is finished; ``seconds`` is what it took."""
-    settings, opened, portion = stage.settings, stage.opened, stage.portion
+def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], seconds: float) -> Run:
+    """Return the run of a finished measurement, which took ``seconds``."""
+    settings, opened, partial = measurement.settings, measurement.opened, measurement.partial
     keep = settings.keep_text and bool(corpus.documents)
-    result = portion.recorder.with_experts(
+    result = partial.recorder.with_experts(
         Run(
-            manifest=_manifest(stage, corpus, batches, seconds),
-            sketches=portion.recorder.sketches,
-            documents=portion.recorder.documents.frame(),
-            channels=portion.recorder.channels(),
-            plans=portion.plan_table(),
+            manifest=_manifest(measurement, corpus, batches, seconds),
+            sketches=partial.recorder.sketches,
+            documents=partial.recorder.documents.frame(),
+            channels=partial.recorder.channels(),
+            plans=partial.plan_table(),
             texts=[document.as_dict() for document in corpus.documents] if keep else None,
         )
     )
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
-        *_replaced(stage),
+        *_replaced(measurement),
         *_warnings(result, corpus, settings),
     ]
     return result
 
 
 def _manifest(
-    stage: Measurement, corpus: Corpus, batches: list[Batch], seconds: float
+    measurement: Measurement, corpus: Corpus, batches: list[Batch], seconds: float
 ) -> dict[str, Any]:
-    settings, opened = stage.settings, stage.opened
+    settings, opened = measurement.settings, measurement.opened
     arm = None
-    if stage.moved:
+    if measurement.moved:
         arm = {
             "redistribution": settings.redistribution,
-            "layers": sorted({point.layer for point in stage.moved}),
+            "layers": sorted({point.layer for point in measurement.moved}),
             "ripple": settings.ripple,
             **{name: getattr(settings.arm(), name) for name in ARM.__dataclass_fields__},
         }
@@ -64,7 +64,7 @@ def _manifest(
         "kind": "run",
         "settings": settings.as_dict(),
         "arm": arm,
-        "effect": stage.portion.effect.result(is_paired=stage.is_paired),
+        "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
         **describe(opened, corpus, batches),
         "seconds": {"measure": round(seconds, 3)},
         "warnings": [],
@@ -72,7 +72,7 @@ def _manifest(
 
 
 def describe(opened: LoadedModel, corpus: Corpus, batches: list[Batch]) -> dict[str, Any]:
-    """Return what any manifest says of the model, the text and the place of a measurement."""
+    """Return the entries of any manifest for model, text, versions and device."""
     counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
     details = {name: value for name, value in opened.details.items() if name != "warnings"}
     if opened.on_disk is not None:
@@ -107,7 +107,7 @@ def request(
     *,
     own_only: bool = False,
 ) -> dict[str, str]:
-    """Return what must agree where a measurement is shared or goes on, by the name users know."""
+    """Return what must agree between processes and for a resume, by the name that users know."""
     given = settings.as_dict()
     counted = (*names_affecting("tokens", "arm", "counts"), "layer")
     details = opened.details
@@ -137,7 +137,7 @@ def versions() -> dict[str, str]:
 
 
 def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
-    """What a user must not miss."""
+    """Return the warnings of a run."""
     found = []
     broken = {key: s for key, s in result.merged.items() if s.nan or s.inf}
     if broken:
@@ -145,7 +145,7 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
         places = sorted({key.layer for key in broken})
         found.append(
             f"{nan} NaN and {inf} infinite values, first in layer {places[0]} "
-            f"({len(places)} layers); they are in no statistic"
+            f"({len(places)} layers); statistics exclude them"
         )
     found += _unvisited(result.experts)
     if settings.max_tokens is not None and corpus.truncated:
@@ -156,18 +156,18 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
     return found
 
 
-def _replaced(stage: Measurement) -> list[str]:
-    """Say where experts ran on another implementation than the model's own."""
+def _replaced(measurement: Measurement) -> list[str]:
+    """Return a warning where experts ran on another implementation than the model's own."""
     why = "ARM needs all their values at once", "it hides their activation"
-    points = experts_of(stage.moved), experts_of(stage.watched)
+    points = experts_of(measurement.moved), experts_of(measurement.watched)
     for paths, at_once, reason in zip(points, (True, False), why, strict=True):
-        for name in replaced(stage.opened.model, paths, at_once=at_once):
+        for name in replaced(measurement.opened.model, paths, at_once=at_once):
             return [f"the experts ran on grouped_mm instead of {name}: {reason}"]
     return []
 
 
 def _unvisited(experts: pd.DataFrame) -> list[str]:
-    """Say which experts no token came to in the model as it is."""
+    """Return a warning with the experts that no token was routed to, without ARM."""
     if experts.empty:
         return []
     # Every site of a layer has the same tokens.
@@ -180,4 +180,4 @@ def _unvisited(experts: pd.DataFrame) -> list[str]:
         for (_, layer, _), rows in idle.groupby(["stack", "layer", "module"])
     ]
     shown = "; ".join(places[:_SHOWN]) + ("; ..." if len(places) > _SHOWN else "")
-    return [f"{len(idle)} of {len(one)} experts were visited by no token ({shown})"]
+    return [f"{len(idle)} of {len(one)} experts received no token ({shown})"]

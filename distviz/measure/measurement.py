@@ -1,4 +1,4 @@
-"""The measuring loop: batches of tokens go through the model twice, and a `Run` comes out."""
+"""The measuring loop: batches of tokens pass through the model twice and become a `Run`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ from distviz.data import (
 )
 from distviz.errors import RequestError
 from distviz.measure.forward import Measurement, capture_head_input, measure_batch, needed_points
-from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping, stream_batches
+from distviz.measure.layer_checkpoint import (
+    BatchCheckpoint,
+    LayerCheckpointer,
+    check_state,
+    restore,
+)
+from distviz.measure.layerwise_batches import stream_batches
 from distviz.measure.manifest import assemble, request
 from distviz.measure.partial import batches_of_documents, gather, partition_batches
 from distviz.measure.resume import CheckpointFolder
-from distviz.measure.resume_point import check_kept, keeping_in, take_up
-from distviz.measure.spill import SpillBuffer
+from distviz.measure.tensor_files import SpillBuffer
 from distviz.measure.world import agree, current
 from distviz.models import (
     HIDDEN_VOCABULARY,
@@ -48,8 +53,8 @@ from distviz.stats import kernels
 
 __all__ = ["corpus_of", "filler_of", "measure", "open_from", "pilot_run", "random_input", "run"]
 
-_FIRST_LOOK = 16
-"""Windows that a proposal of settings rests on."""
+_PILOT_WINDOWS = 16
+"""Windows from which settings are proposed."""
 
 Text = str | Path | dict[str, str]
 
@@ -73,18 +78,18 @@ def run(
         Documents: a ``str`` is a text, a ``Path`` a file, a ``dict`` a prompt. None measures the
         embedded documents.
     settings
-        Everything at once; or single ``options`` by the names of `RunSettings`.
+        All settings; or single ``options`` by the names of `RunSettings`.
     progress
-        Told how far it is.
+        Receives the progress.
     states
-        Where to keep what is finished, and to go on from.
+        Where to save checkpoints, and to resume from.
 
     Raises
     ------
     RequestError
-        If something asked for cannot be done; before anything is measured.
+        If the request cannot be carried out; before anything is measured.
     MeasurementError
-        If the measurement fails on its way.
+        If the measurement fails.
     """
     if model is not None:
         refuse_opened(model, "run")
@@ -95,17 +100,17 @@ def run(
             raise RequestError(str(error).replace("RunSettings.__init__()", "run()")) from None
     elif model is not None:
         settings = replace(settings, model=str(model))
-    told = progress or Progress()
+    progress = progress or Progress()
     started = time.perf_counter()
     sources = [Path(name) for name in settings.text] if text is None else list(text)
     if text is not None and not sources:
         raise RequestError("the text is empty, there is nothing to measure")
     documents = read_documents(sources) if settings.layer is None else []
-    opened = open_from(settings, told, is_for_measure=True)
+    opened = open_from(settings, progress, is_for_measure=True)
     loaded = time.perf_counter() - started
     corpus = corpus_of(documents, opened, settings)
-    settings, preset = with_preset(opened, corpus, settings, told)
-    measured = measure(opened, corpus, settings, told, states=states)
+    settings, preset = with_preset(opened, corpus, settings, progress)
+    measured = measure(opened, corpus, settings, progress, states=states)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
     if preset is not None and measured.manifest["arm"] is not None:
         measured.manifest["arm"] |= {"preset": preset}
@@ -115,11 +120,11 @@ def run(
 def with_preset(
     opened: LoadedModel, corpus: Corpus, settings: RunSettings, progress: Progress
 ) -> tuple[RunSettings, dict[str, str] | None]:
-    """Say which preset holds; where ``auto`` found none published, propose one from a first look.
+    """Apply the preset; where ``auto`` finds none published, propose settings by a pilot run.
 
     Returns
     -------
-    The settings, and what ``run.json`` says of the preset (None without one).
+    The settings, and the entry for the preset in ``run.json`` (None without a preset).
     """
     if settings.preset is None or settings.arm_layers == "none":
         return settings, None
@@ -136,17 +141,18 @@ def with_preset(
 def pilot_run(
     opened: LoadedModel, corpus: Corpus, settings: RunSettings, progress: Progress
 ) -> Proposal:
-    """Propose settings for a model without published ones from its first windows, and say why.
+    """Propose settings for a model without published ones, from its first windows.
 
-    The look is at the first of the layers where ARM is to stand; the evidence names it.
+    The first of the layers where ARM is applied is measured; the evidence names it.
     """
-    few = replace(corpus, windows=corpus.windows[:_FIRST_LOOK])
+    first = replace(corpus, windows=corpus.windows[:_PILOT_WINDOWS])
     asked = replace(
         settings, layers=settings.arm_layers, arm_layers="none", sites="act", ripple=False
     )
-    looked = measure(opened, few, asked)
-    found = propose(looked.merged[looked.keys[0]])
-    evidence = f"layer {looked.keys[0].layer}: {found.evidence}"
+    measured = measure(opened, first, asked)
+    key = measured.keys[0]
+    found = propose(measured.merged[key])
+    evidence = f"layer {key.layer}: {found.evidence}"
     chosen = settings.with_proposal(found.settings)
     progress.stage(
         f"preset auto: none published for {opened.name}; proposed {chosen.arm().described()}, "
@@ -156,7 +162,7 @@ def pilot_run(
 
 
 def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunSettings) -> Corpus:
-    """Tokenize documents as the settings say; random input where layers were built."""
+    """Tokenize documents as the settings ask; random input for built layers."""
     if settings.layer is not None:
         return random_input(settings.layer, settings.seed, opened.model.config)
     return tokenize(
@@ -172,13 +178,13 @@ def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunS
 def open_from(
     settings: RunSettings, progress: Progress, *, is_for_measure: bool = False
 ) -> LoadedModel:
-    """Open the model that the settings name, on as many threads as they say.
+    """Open the model of the settings, with their number of threads.
 
-    With ``is_for_measure`` it is for `measure` with these settings alone: layers that are not
+    With ``is_for_measure`` it is only for `measure` with these settings: layers that are not
     needed are not read, and those of a model that does not fit into memory are streamed.
     """
     if settings.stream and not is_for_measure:
-        raise RequestError("--stream is for measuring alone, this command needs the whole model")
+        raise RequestError("--stream cannot be used here: this command needs the whole model")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     world, threads = current(), torch.get_num_threads()
@@ -204,7 +210,7 @@ def open_from(
 
 
 def _own_device(asked: str) -> str:
-    """Return the device of this process: where several share a machine, a GPU each."""
+    """Return the device of this process; processes of one machine get different GPUs."""
     world, gpus = current(), torch.cuda.device_count()
     if world.size > 1 and asked in ("auto", "cuda") and gpus:
         return f"cuda:{world.local_rank % gpus}"
@@ -212,7 +218,7 @@ def _own_device(asked: str) -> str:
 
 
 def filler_of(settings: RunSettings) -> Filler | None:
-    """Return the filler that the settings ask for, None where they ask for none."""
+    """Return the filler that the settings ask for; None without one."""
     if settings.filler is None:
         return None
     if not settings.filler:
@@ -227,9 +233,9 @@ def filler_of(settings: RunSettings) -> Filler | None:
 
 
 def random_input(layer: LayerSettings, seed: int, config: Any) -> Corpus:
-    """Return seeded random input for built layers; of equal shapes it is equal.
+    """Return seeded random input for built layers; equal for equal shapes.
 
-    ``config`` is that of the layers, which decides the width.
+    ``config`` is that of the layers and determines the width.
     """
     is_hidden = layer.input == "hidden"
     return random_corpus(
@@ -250,109 +256,113 @@ def measure(
     *,
     own_only: bool = False,
     states: CheckpointFolder | None = None,
-    stage: Measurement | None = None,
+    measurement: Measurement | None = None,
 ) -> Run:
-    """Send a corpus through an open model and return what was seen.
+    """Send a corpus through an open model and return what was measured.
 
-    ``own_only`` leaves the tokens of a filler out of everything that is counted; ``states`` keeps
-    what is finished, to go on from; ``stage`` is given where a study keeps more than a run does.
+    Parameters
+    ----------
+    own_only
+        Whether the tokens of a filler are excluded from all counts.
+    states
+        Where to save checkpoints, and to resume from.
+    measurement
+        Given by a study that records more than a run does.
 
     Raises
     ------
     RequestError
         If layers or sites do not exist in this model, or a state belongs to another request.
     MeasurementError
-        If a place never fires.
+        If a point never fires.
     """
-    told = progress or Progress()
-    stage = stage or Measurement.prepare(opened, settings)
+    progress = progress or Progress()
+    measurement = measurement or Measurement.prepare(opened, settings)
     batches = make_batches(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )
-    world, wanted = current(), request(opened, settings, corpus, batches, own_only=own_only)
-    agree(world, "request", wanted)
+    world, asked = current(), request(opened, settings, corpus, batches, own_only=own_only)
+    agree(world, "request", asked)
     done: set[int] = set()
-    halfway: dict[int, BatchCheckpoint] = {}
+    saved: dict[int, BatchCheckpoint] = {}
     if states is not None:
-        kept, done = states.begin(wanted, told, partial(check_kept, stage, states))
-        halfway = take_up(stage, states, kept)
+        contents, done = states.begin(asked, progress, partial(check_state, measurement, states))
+        saved = restore(measurement, states, contents)
     if not kernels.is_compiled():
-        told.stage("compiling the counting loops (once, some ten seconds)")
-    told.stage("measuring")
-    passes = 1 + stage.is_paired
-    finished = sum(batches[n].tokens for n in done if n not in halfway)
-    told.start(passes * corpus.tokens, passes * finished)
+        progress.stage("compiling the counting loops (once, some ten seconds)")
+    progress.stage("measuring")
+    passes = 1 + measurement.is_paired
+    finished = sum(batches[n].tokens for n in done if n not in saved)
+    progress.start(passes * corpus.tokens, passes * finished)
     started = time.perf_counter()
     with as_written(opened.model) as notes:
-        _measure_share(stage, batches, done, halfway, states, told)
-    stage.portion = gather(world, stage.portion)
-    stage.portion.recorder.documents.close()
-    run = assemble(stage, corpus, batches, time.perf_counter() - started)
+        _measure_own(measurement, batches, done, saved, states, progress)
+    measurement.partial = gather(world, measurement.partial)
+    measurement.partial.recorder.documents.close()
+    run = assemble(measurement, corpus, batches, time.perf_counter() - started)
     run.manifest["warnings"] = [*notes, *run.manifest["warnings"]]
     return run
 
 
-def _measure_share(
-    stage: Measurement,
+def _measure_own(
+    measurement: Measurement,
     batches: Sequence[Batch],
     done: Collection[int],
-    halfway: Mapping[int, BatchCheckpoint],
+    saved: Mapping[int, BatchCheckpoint],
     states: CheckpointFolder | None,
-    told: Progress,
+    progress: Progress,
 ) -> None:
-    """Measure this process's share of the batches, and keep it now and then.
+    """Measure the batches of this process, and save checkpoints.
 
-    ``done`` are those that no process has to begin; of these, ``halfway`` are those that this one
-    has to bring to an end.
+    ``done`` are those that no process has to begin; ``saved`` are those of them that this process
+    has to finish.
     """
-    world = current()
+    world, partial_result = current(), measurement.partial
     sizes = {n: batch.valid.size for n, batch in enumerate(batches)}
     left = {number: size for number, size in sizes.items() if number not in done}
-    mine = sorted({*partition_batches(left, world.size)[world.rank], *halfway})
-    keeping = None
+    own = sorted({*partition_batches(left, world.size)[world.rank], *saved})
+    checkpointer = None
+    total = sum(sizes[number] for number in {*own, *partial_result.batches})
+
+    def share() -> float:
+        return sum(sizes[number] for number in partial_result.batches) / max(total, 1)
+
     if states is not None:
-        keeping = keeping_in(states, stage, batches, mine, halfway, told)
-    total, own = sum(sizes.values()), sum(sizes[number] for number in mine)
-    # Other processes are taken to be as far as this one.
-    missing = sum(left.values()) + sum(sizes[number] for number in halfway)
-    finished = float(total - missing)
-    if states is not None:
-        states.share = finished / total
-    for number in _sweep(stage, batches, mine, told, keeping):
-        finished += sizes[number] * missing / own
+        states.share = share()
+        checkpointer = LayerCheckpointer.of(states, measurement, batches, own, saved, progress)
+    for number in _finish_batches(measurement, batches, own, progress, checkpointer):
         if states is not None:
-            content, numbers = stage.portion.state, sorted(stage.portion.batches)
-            share, is_last = finished / total, number == mine[-1]
-            states.save_if_due(content, numbers, share, told, is_last=is_last)
+            numbers, is_last = sorted(partial_result.batches), number == own[-1]
+            states.save_if_due(partial_result.state, numbers, share(), progress, is_last=is_last)
 
 
-def _sweep(
-    stage: Measurement,
+def _finish_batches(
+    measurement: Measurement,
     batches: Sequence[Batch],
     numbers: Sequence[int],
-    told: Progress,
-    keeping: Keeping | None,
+    progress: Progress,
+    checkpointer: LayerCheckpointer | None,
 ) -> Iterator[int]:
-    """Send some batches through the model: one after the other, or all layer by layer.
+    """Send batches through the model, one after the other or all layer by layer.
 
     Yields the number of each when it is finished.
     """
-    spans, on_disk = batches_of_documents(batches), stage.opened.on_disk
+    spans, on_disk = batches_of_documents(batches), measurement.opened.on_disk
     if on_disk is not None and on_disk.streams:
         chosen = {number: batches[number] for number in numbers}
-        with closing(SpillBuffer(_waiting_bytes(stage))) as room:
-            stream_batches(stage, on_disk, chosen, spans, told, room, keeping)
+        with closing(SpillBuffer(_spill_limit(measurement))) as spill:
+            stream_batches(measurement, on_disk, chosen, spans, progress, spill, checkpointer)
         yield from numbers
         return
-    with capture_head_input(stage) as head:
+    with capture_head_input(measurement) as head:
         for number in numbers:
-            measure_batch(stage, batches[number], head, told)
-            stage.portion.finish(number, batches[number], spans)
+            measure_batch(measurement, batches[number], head, progress)
+            measurement.partial.finish(number, batches[number], spans)
             yield number
 
 
-def _waiting_bytes(stage: Measurement) -> int:
-    """Return how much of the hidden states may wait in memory: as asked, or a quarter of it."""
-    asked = stage.settings.stream_memory
-    device = entry_device(stage.opened.model)
+def _spill_limit(measurement: Measurement) -> int:
+    """Return the bytes of hidden states that may stay in memory: a quarter of it by default."""
+    asked = measurement.settings.stream_memory
+    device = entry_device(measurement.opened.model)
     return free_bytes(device) // 4 if asked is None else asked * 1_000_000

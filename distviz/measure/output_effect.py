@@ -1,7 +1,7 @@
-"""What a change does to the output: loss, KL divergence and agreement of next-token predictions.
+"""The effect of a change on the output: loss, KL divergence and agreement of predictions.
 
-Logits of a large vocabulary are never held whole: the input of the head is kept (a few hundred
-numbers a token), and the head is run again on slices of it for both sides at once.
+Logits of a large vocabulary are never held completely: the input of the head is kept (a few hundred
+numbers per token), and the head runs again on slices of it, for both sides at once.
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ _SUMS = ("loss_before", "loss_after", "kl")
 
 @dataclass
 class HeadInput:
-    """Keeps what enters the language head of a model during a forward call.
+    """Captures the input of a model's language head during a forward call.
 
-    While it listens, the head computes the last position alone. From that one position it learns
-    what the model does to logits behind the head (soft capping, scaling), and refuses to guess.
-    Several calls may be under way, if no two of them are between the head and their end.
+    Meanwhile the head computes the last position only. That position shows how the model
+    post-processes its logits (soft capping, scaling); an unknown way is refused. Several calls may
+    run at the same time, if no two of them are between the head and their end.
     """
 
     model: Any
     head: nn.Module
     _hidden: torch.Tensor | None = None
-    _finish: Callable[[torch.Tensor], torch.Tensor] | None = None
+    _postprocess: Callable[[torch.Tensor], torch.Tensor] | None = None
     _calls: int = 0
 
     def __post_init__(self) -> None:
-        self._handle = self.head.register_forward_pre_hook(self._keep)
+        self._handle = self.head.register_forward_pre_hook(self._capture)
 
     @classmethod
     def of(cls, model: Any) -> HeadInput | None:
-        """Listen to a model's head; None where it has none."""
+        """Capture the input of a model's head; None if it has no head."""
         head = model.get_output_embeddings()
         return None if head is None else cls(model, head)
 
     def close(self) -> None:
-        """Take the hook off."""
+        """Remove the hook."""
         self._handle.remove()
 
-    def _keep(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
+    def _capture(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
         if not self._calls:
             return None
         self._hidden = args[0]
         return (args[0][:, -1:], *args[1:])
 
     def run(self, **inputs: Any) -> torch.Tensor:
-        """Call the model and return what entered its head, (batch, tokens, width).
+        """Call the model and return the input of its head, (batch, tokens, width).
 
         Raises
         ------
         MeasurementError
-            If the head was not reached, or logits are changed behind it in an unknown way.
+            If the head was not reached, or logits are post-processed in an unsupported way.
         """
         self._calls += 1
         try:
@@ -79,31 +79,31 @@ class HeadInput:
         hidden, self._hidden = self._hidden, None
         if hidden is None:
             raise MeasurementError("the language head was never reached in the forward pass")
-        if self._finish is None:
-            self._finish = self._learn(hidden[:, -1:], output.logits)
+        if self._postprocess is None:
+            self._postprocess = self._find_postprocess(hidden[:, -1:], output.logits)
         return hidden
 
-    def _learn(
+    def _find_postprocess(
         self, hidden: torch.Tensor, logits: torch.Tensor
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         raw = self._head(hidden)
-        for finish in _finishers(self.model.config):
-            here = finish(raw).float().to(logits.device)  # of a model that is spread over several
-            if torch.equal(here.nan_to_num(), logits.float().nan_to_num()):
-                return finish
+        for postprocess in _postprocessors(self.model.config):
+            found = postprocess(raw).float().to(logits.device)  # the model may use several devices
+            if torch.equal(found.nan_to_num(), logits.float().nan_to_num()):
+                return postprocess
         raise MeasurementError(
-            f"{type(self.model).__name__} changes its logits behind the head in a way not known",
+            f"{type(self.model).__name__} post-processes its logits in an unsupported way",
             "the effect on the output cannot be measured in slices; please report this model",
         )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits of (positions, width), as the model would give them."""
-        if self._finish is None:
-            raise MeasurementError("no forward pass was made yet")
-        return self._finish(self._head(hidden)).float()
+        """Return the float32 logits of the model for a head input (positions, width)."""
+        if self._postprocess is None:
+            raise MeasurementError("no forward pass has been made yet")
+        return self._postprocess(self._head(hidden)).float()
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Run the head on all that is given, while calls may be under way."""
+        """Run the head on all positions, also while a call runs."""
         calls, self._calls = self._calls, 0
         try:
             raw: torch.Tensor = self.head(hidden)
@@ -112,13 +112,13 @@ class HeadInput:
         return raw
 
     def slice_size(self) -> int:
-        """Positions at a time that keep the logits of one side near 32 MB."""
+        """Return the number of positions whose logits take about 32 MB for one side."""
         config = self.model.config.get_text_config()
         return max(1, _SLICE_VALUES // int(config.vocab_size))
 
 
-def _finishers(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
-    """What known models do behind the head, by the fields of their configuration."""
+def _postprocessors(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """Return how known models post-process logits, by the fields of their configuration."""
     text = config.get_text_config()
     cap = getattr(text, "final_logit_softcapping", None)
     divisor = getattr(text, "logits_scaling", None)
@@ -135,18 +135,11 @@ def _finishers(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
 
 @dataclass
 class Slice:
-    """Some positions of a batch without the change.
+    """Positions of a batch without the change.
 
-    Attributes
-    ----------
-    rows
-        Two int64 arrays: the sequence, and the token in it.
-    targets
-        int64 (positions,): the token that follows.
-    log_probabilities
-        float32 (positions, vocabulary).
-    top
-        int64 (positions,): the most likely token.
+    ``rows`` are two int64 arrays, the sequence and the token in it; ``targets`` the next tokens and
+    ``top`` the most likely ones, int64 (positions,); ``log_probabilities`` is float32 (positions,
+    vocabulary).
     """
 
     rows: tuple[torch.Tensor, ...]
@@ -163,11 +156,11 @@ class Baseline:
     head
         Computes logits.
     before
-        What entered the head, (batch, tokens, width).
+        Input of the head, (batch, tokens, width).
     ids, counted
         The tokens; a position counts where its next token, in the same window, is counted.
     keep_bytes
-        Slices are kept up to so many bytes, for further comparisons; the rest is computed anew.
+        Bytes of slices that are kept for further comparisons; the others are computed again.
     """
 
     def __init__(
@@ -180,24 +173,24 @@ class Baseline:
     ) -> None:
         self.head = head
         self._before = before
-        self._places = np.argwhere(counted[:, 1:])
-        self._targets = ids[self._places[:, 0], self._places[:, 1] + 1]
+        self._positions = np.argwhere(counted[:, 1:])
+        self._targets = ids[self._positions[:, 0], self._positions[:, 1] + 1]
         self._kept: dict[int, Slice] = {}
-        self._room = keep_bytes
+        self._bytes_left = keep_bytes
 
     @property
     def positions(self) -> int:
-        """Positions that count."""
-        return len(self._places)
+        """Number of positions that count."""
+        return len(self._positions)
 
     def slices(self) -> Iterator[Slice]:
-        """Go through the positions; the logits of one slice are held at a time, and those kept."""
+        """Yield the positions in slices; memory holds one slice and those that are kept."""
         size = self.head.slice_size()
         for start in range(0, self.positions, size):
             if start not in self._kept:
                 found = self._slice(start, start + size)
-                self._room -= found.log_probabilities.nbytes
-                if self._room < 0:
+                self._bytes_left -= found.log_probabilities.nbytes
+                if self._bytes_left < 0:
                     yield found
                     continue
                 self._kept[start] = found
@@ -207,7 +200,7 @@ class Baseline:
         device = self._before.device
         rows = tuple(
             torch.from_numpy(np.ascontiguousarray(column)).to(device)
-            for column in self._places[start:stop].T
+            for column in self._positions[start:stop].T
         )
         logits = self.head.logits(self._before[rows])
         targets = torch.from_numpy(self._targets[start:stop]).to(logits.device)
@@ -216,7 +209,7 @@ class Baseline:
 
 @dataclass
 class Effect:
-    """Sums over positions whose next token counts, without rounding; two of them add."""
+    """Exact sums over positions whose next token counts; two of them add."""
 
     positions: int = 0
     same: int = 0
@@ -225,13 +218,8 @@ class Effect:
     kl: ExactSum = field(default_factory=ExactSum)
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(
-            self.positions + other.positions,
-            self.same + other.same,
-            self.loss_before + other.loss_before,
-            self.loss_after + other.loss_after,
-            self.kl + other.kl,
-        )
+        names = ("positions", "same", *_SUMS)
+        return Effect(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def state(self) -> dict[str, Any]:
         """Return plain data."""
@@ -239,15 +227,15 @@ class Effect:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Effect:
-        """Return what `state` was taken of."""
+        """Return the effect whose `state` this is."""
         sums: dict[str, Any] = {name: ExactSum(**state[name]) for name in _SUMS}
         return cls(state["positions"], state["same"], **sums)
 
     def compare(self, baseline: Baseline, after: torch.Tensor | None) -> None:
-        """Add a batch: ``after`` entered the head with the change, (batch, tokens, width)."""
+        """Add a batch; ``after`` is the head's input with the change, (batch, tokens, width)."""
         for part in baseline.slices():
-            first, places = part.log_probabilities, torch.arange(len(part.targets))
-            own = (places.to(first.device), part.targets)
+            first, rows = part.log_probabilities, torch.arange(len(part.targets))
+            own = (rows.to(first.device), part.targets)
             self.loss_before = self.loss_before.plus(-_sum(first[own]))
             if after is None:
                 continue
@@ -259,20 +247,15 @@ class Effect:
         self.positions += baseline.positions
 
     def result(self, *, is_paired: bool) -> dict[str, float | int | None] | None:
-        """Return the ``effect`` of ``run.json``; None where nothing could be measured."""
+        """Return ``effect`` of ``run.json``; None if no position counts."""
         if not self.positions:
             return None
-        shares: dict[str, float | None] = {
-            "loss_before": float(self.loss_before) / self.positions,
-            "loss_after": float(self.loss_after) / self.positions if is_paired else None,
-            "kl": float(self.kl) / self.positions if is_paired else None,
-            "top1_agreement": self.same / self.positions if is_paired else None,
-        }
-        finite = {
-            name: value if value is None or math.isfinite(value) else None
-            for name, value in shares.items()
-        }
-        return finite | {"positions": self.positions}
+        sums = {name: float(getattr(self, name)) for name in _SUMS} | {"top1_agreement": self.same}
+        means = {name: value / self.positions for name, value in sums.items()}
+        return {
+            name: mean if math.isfinite(mean) and (is_paired or name == "loss_before") else None
+            for name, mean in means.items()
+        } | {"positions": self.positions}
 
 
 def _sum(values: torch.Tensor) -> float:
@@ -280,5 +263,5 @@ def _sum(values: torch.Tensor) -> float:
 
 
 def _sum_kl(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Sum of KL(first || second) over rows of log-probabilities."""
+    """Return the sum of KL(first || second) over rows of log-probabilities."""
     return _sum(((first - second) * first.exp()).sum(dim=1))

@@ -1,11 +1,13 @@
-"""What some batches of a text gave: the piece that is saved, sent to another process, and added.
+"""The result of some batches of a text, which is saved, sent to another process, and added.
 
-Whatever the batches are shared into and in whatever order the portions are added, everything comes
-out the same to the bit.
+However the batches are partitioned, and in whatever order partial results are added, the result is
+the same to the bit.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,41 +36,41 @@ def batches_of_documents(batches: Sequence[Batch]) -> dict[int, frozenset[int]]:
 
 
 def partition_batches(costs: Mapping[int, int], n_shares: int) -> list[list[int]]:
-    """Cut batches, by number, into runs of about equal cost; some may be empty."""
+    """Partition batches, by number, into ranges of about equal cost; some may be empty."""
     order, total = sorted(costs), sum(costs.values())
     shares: list[list[int]] = [[] for _ in range(n_shares)]
     before = 0
     for number in order:
-        # By the middle of the batch, so that the first shares are not always the larger ones.
+        # By the middle of the batch; otherwise the first shares would always be larger.
         middle = before + costs[number] / 2
         shares[min(int(middle * n_shares / total), n_shares - 1)].append(number)
         before += costs[number]
     return shares
 
 
-def gather(world: World, portion: PartialResult) -> PartialResult:
-    """Return the portions of all processes together, in every process; added by rank."""
+def gather(world: World, own: PartialResult) -> PartialResult:
+    """Return the sum of the partial results of all processes, in every process; added by rank."""
     if world.size == 1:
-        return portion
-    total: PartialResult | None = None
-    for rank, data in enumerate(world.broadcast(encode(portion.state()))):
-        one = portion if rank == world.rank else PartialResult.from_state(decode(data))
-        total = one if total is None else total + one
-    return portion if total is None else total
+        return own
+    states = enumerate(world.broadcast(encode(own.state())))
+    parts = (
+        own if rank == world.rank else PartialResult.from_state(decode(d)) for rank, d in states
+    )
+    return functools.reduce(operator.add, parts)
 
 
 @dataclass
 class PartialResult:
-    """What was measured of a set of batches; portions of different batches add.
+    """The result of a set of batches; those of different batches add.
 
     Attributes
     ----------
     recorder, effect, plans
-        What was counted, what ARM did to the output, one dict a row of ``plans.csv``.
+        The counts, the effect of ARM on the output, and the rows of ``plans.csv``.
     batches
-        Numbers of the batches that are finished.
+        Numbers of the finished batches.
     attention
-        Layer -> share of its attention that each prompt kept, see `distviz.measure.attention`.
+        Layer -> the share of attention that each prompt keeps, see `distviz.measure.attention`.
     """
 
     recorder: Recorder
@@ -78,23 +80,24 @@ class PartialResult:
     attention: dict[int, list[float]] = field(default_factory=dict)
 
     def finish(self, number: int, batch: Batch, spans: Mapping[int, frozenset[int]]) -> None:
-        """Note that a batch is finished, and close the documents of which nothing will follow.
+        """Note that a batch is finished, and close the documents that are complete.
 
-        ``spans`` is what `batches_of_documents` returns. A document that another portion holds a
-        part of stays open until the portions are added.
+        ``spans`` is what `batches_of_documents` returns. A document with windows in another partial
+        result stays open until both are added.
         """
         self.batches.add(number)
-        here = [d for d in dict.fromkeys(batch.documents.tolist()) if spans[d] <= self.batches]
-        self.recorder.documents.close(here)
-        self.recorder.documents.forget(here)
+        documents = dict.fromkeys(batch.documents.tolist())
+        complete = [document for document in documents if spans[document] <= self.batches]
+        self.recorder.documents.close(complete)
+        self.recorder.documents.forget(complete)
 
     def plan_table(self) -> pd.DataFrame:
-        """Return ``plans.csv``, in one order whatever the order of measuring."""
+        """Return ``plans.csv``, in an order that does not depend on the order of measuring."""
         plans = pd.DataFrame(self.plans)
         return plans.sort_values(_PLAN_ORDER, ignore_index=True) if len(plans) else plans
 
     def __add__(self, other: PartialResult) -> PartialResult:
-        """Return both together; neither side may be used afterwards."""
+        """Return the sum; neither side may be used afterwards."""
         if shared := self.batches & other.batches:
             raise ValueError(f"batch {min(shared)} would be counted twice")
         layers = {**self.attention, **other.attention}
@@ -103,11 +106,11 @@ class PartialResult:
             self.effect + other.effect,
             self.plans + other.plans,
             self.batches | other.batches,
-            {one: self.attention.get(one, []) + other.attention.get(one, []) for one in layers},
+            {n: self.attention.get(n, []) + other.attention.get(n, []) for n in layers},
         )
 
     def state(self) -> dict[str, Any]:
-        """Return everything as a tree for `packing.encode`."""
+        """Return everything as a tree for `stats.encode`."""
         columns = pd.DataFrame(self.plans).to_dict("list")
         return {
             "recorder": self.recorder.state(),
@@ -119,7 +122,7 @@ class PartialResult:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], kind: type[Recorder] = Recorder) -> PartialResult:
-        """Return what `state` was taken of; ``kind`` is what its recorder was."""
+        """Return the partial result whose `state` this is; ``kind`` is its recorder's class."""
         columns = {
             name: values.tolist() if isinstance(values, np.ndarray) else values
             for name, values in state["plans"].items()
@@ -135,6 +138,6 @@ class PartialResult:
 
 
 def _column(values: list[Any]) -> Any:
-    """An array where all are numbers of one kind, which JSON would only make longer."""
+    """Return numbers of one type as an array, which takes less space than JSON."""
     kinds = {type(value) for value in values}
     return np.array(values) if kinds in ({int}, {float}) else values

@@ -1,8 +1,7 @@
-"""The state of a measurement that is not finished: kept beside the result, to go on from.
+"""Checkpoints of an unfinished measurement, beside its result, from which it can resume.
 
-A file is written beside its place, flushed to the disk and moved into it, so what is there is
-whole; a digest over all of it tells a damaged one. Every process keeps its own file. What each
-holds is the set of batches it stands for, so any number of processes can go on with them.
+A state is whole or absent, and a digest over all of it reveals damage. Every process writes its own
+file. A state lists the batches that it contains, so any number of processes can resume.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from distviz.stats import decode, encode
 
 __all__ = ["CheckpointFolder", "read_state", "write_state"]
 
-_MAGIC = b"distviz state 2\n"
+_MAGIC = b"distviz state 3\n"
 _SUFFIX = ".state"
-_MOST_OF_THE_TIME = 0.02
+_MAX_TIME_SHARE = 0.02
 _SHOWN = 3
 
 
 def write_state(path: Path, tree: dict[str, Any]) -> None:
-    """Write a tree: all of it, or the file stays as it was.
+    """Write a tree completely, or leave the file as it was.
 
     Raises
     ------
@@ -48,7 +47,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], str]:
     Raises
     ------
     ValueError
-        If it is damaged; the message says in which way.
+        If it is damaged; the message says how.
     """
     try:
         data = memoryview(path.read_bytes())
@@ -56,7 +55,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(str(error.strerror)) from error
     start = len(_MAGIC) + len(_digest(b""))
     if bytes(data[: len(_MAGIC)]) != _MAGIC:
-        raise ValueError("it does not begin as one of this version")
+        raise ValueError("it does not begin like a state of this version")
     digest = bytes(data[len(_MAGIC) : start])
     if digest != _digest(data[start:]):
         raise ValueError("its content does not agree with its checksum")
@@ -69,25 +68,25 @@ def _digest(data: bytes | memoryview) -> bytes:
 
 @dataclass
 class CheckpointFolder:
-    """Where a measurement keeps what is finished, and how often.
+    """Where a measurement saves its state, and how often.
 
     Parameters
     ----------
     folder
         Made when the first state is written.
     every
-        Least seconds between two states; more where writing would take over 2 % of the time. 0 is
-        after every batch.
+        Minimum seconds between two states; more where writing would take over 2 % of the time. 0
+        saves after every batch.
     resumes
-        Whether to go on from what is there.
+        Whether to resume from the states in the folder.
     is_part
-        Whether other measurements of the same command follow, so that this one is kept when it is
-        finished, too; see `part`.
+        Whether other measurements of the same command follow, so that the finished state is saved,
+        too; see `part`.
 
     Attributes
     ----------
     share
-        Which part of the work the last state holds; 0 while that is not known.
+        Fraction of the work that the last state contains; 0 while unknown.
     """
 
     folder: Path
@@ -101,17 +100,17 @@ class CheckpointFolder:
     _is_broken: bool = False
 
     def exists(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume."""
         return bool(self._inside(f"rank-*{_SUFFIX}"))
 
     def _inside(self, pattern: str) -> list[Path]:
-        """Return what the folder holds; nothing where another process is removing it just now."""
+        """Return matching paths in the folder; none while another process removes it."""
         with suppress(FileNotFoundError):
             return sorted(self.folder.rglob(pattern))
         return []
 
     def part(self, name: str) -> CheckpointFolder:
-        """Return where one of the several measurements of a command is kept: a folder inside."""
+        """Return the folder, inside this one, for one of the measurements of a command."""
         return CheckpointFolder(
             self.folder / name, self.every, self.resumes, self.world, is_part=True
         )
@@ -119,22 +118,18 @@ class CheckpointFolder:
     def begin(
         self,
         request: dict[str, Any],
-        told: Progress,
+        progress: Progress,
         check: Callable[[Any], None] = lambda _: None,
     ) -> tuple[list[Any], set[int]]:
-        """Find what there is to go on from.
+        """Find the states to resume: those that were written for this request.
 
-        Parameters
-        ----------
-        request
-            What a state must have been written for: plain data by name.
-        check
-            Told what `save` was given; raises ValueError if that is damaged nevertheless.
+        ``check`` is called with the content of each state and raises ValueError if files that it
+        names are damaged.
 
         Returns
         -------
-        What `save` was given, of the states that this process goes on from; and the numbers of
-        all batches that are finished, whichever process goes on from them.
+        The contents, as given to `save`, of the states that this process resumes; and the numbers
+        of the batches in all states, whichever process resumes them.
 
         Raises
         ------
@@ -145,22 +140,23 @@ class CheckpointFolder:
         self._due = time.monotonic() + self.every
         if not self.resumes:
             return [], set()
-        mine = {
-            path.name: self._look(path, check)
+        found = {
+            path.name: self._entry(path, check)
             for path in sorted(self.folder.glob(f"rank-*{_SUFFIX}"))
         }
-        facts = {name: found | {"content": None} for name, found in mine.items()}
-        seen = self.world.exchange("states", facts)
-        chosen, notes = _choose(seen)
-        for note in notes if self.world.rank == 0 else []:
-            told.note(note)
+        entries = {name: entry | {"content": None} for name, entry in found.items()}
+        by_rank = self.world.exchange("states", entries)
+        chosen, notes = _choose(by_rank)
         done = {number for entry in chosen for number in entry["batches"]}
-        if not (chosen or self.is_part) and self.world.rank == 0:
-            told.note(f"no checkpoint in {self.folder}; starting from the beginning")
-        taken = [mine[e["name"]]["content"] for e in chosen if _taker(e, seen) == self.world.rank]
-        return taken, done
+        if not (chosen or self.is_part):
+            notes.append(f"no checkpoint in {self.folder}; starting from the beginning")
+        for note in notes if self.world.rank == 0 else []:
+            progress.note(note)
+        names = [e["name"] for e in chosen if _rank_of(e, by_rank) == self.world.rank]
+        return [found[name]["content"] for name in names], done
 
-    def _look(self, path: Path, check: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
+    def _entry(self, path: Path, check: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
+        """Return what the processes have to know of a state, and its content."""
         try:
             tree, digest = read_state(path)
             self._refuse_other(path, tree["request"])
@@ -176,11 +172,11 @@ class CheckpointFolder:
         names = [n for n in {**request, **self._request} if request.get(n) != self._request.get(n)]
         if not names:
             return
-        told = [f"{n} {request.get(n)}, now {self._request.get(n)}" for n in names[:_SHOWN]]
+        shown = [f"{n} {request.get(n)}, now {self._request.get(n)}" for n in names[:_SHOWN]]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise RequestError(
-            f"{path} belongs to another measurement: {'; '.join(told)}{more}",
-            f"give the same command, or another --out, or --force without --resume to drop "
+            f"{path} belongs to another measurement: {'; '.join(shown)}{more}",
+            f"give the same command, or another --out, or --force without --resume to remove "
             f"{self.folder}",
         )
 
@@ -189,22 +185,22 @@ class CheckpointFolder:
         content: Any,
         batches: Sequence[int],
         share: float,
-        told: Progress,
+        progress: Progress,
         *,
         is_last: bool = False,
     ) -> None:
-        """Write a state if it is time, or the last one if it is to be kept; see `save`."""
+        """Write a state if it is time, or if it is the last one of a part; see `save`."""
         if self.is_due() or (is_last and self.is_part and not self._is_broken):
-            self.save(content, batches, share, told)
+            self.save(content, batches, share, progress)
 
     def is_due(self) -> bool:
         """Whether it is time for a state."""
         return not self._is_broken and time.monotonic() >= self._due
 
-    def save(self, content: Any, batches: Sequence[int], share: float, told: Progress) -> bool:
-        """Write a state; ``content`` is called for the tree to keep.
+    def save(self, content: Any, batches: Sequence[int], share: float, progress: Progress) -> bool:
+        """Write a state; ``content`` returns the tree to save.
 
-        A disk that cannot be written does not end the measurement; it is said, once.
+        A disk that cannot be written does not end the measurement; it is reported once.
 
         Returns
         -------
@@ -212,57 +208,59 @@ class CheckpointFolder:
         """
         started = time.monotonic()
         tree = {"request": self._request, "batches": batches, "content": content()}
-        before, self.share = self.share, share  # whoever interrupts from here on finds it
+        before, self.share = self.share, share  # for an interruption from here on
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_state(self.folder / f"rank-{self.world.rank}{_SUFFIX}", tree)
         except OSError as error:
             self._is_broken, self.share = True, before
-            told.note(f"{self.folder} cannot be written ({error.strerror}): no state to resume")
+            progress.note(f"{self.folder} cannot be written ({error.strerror}): no state to resume")
             return False
         now = time.monotonic()
-        cost = (now - started) / _MOST_OF_THE_TIME
+        cost = (now - started) / _MAX_TIME_SHARE
         self._due = now + (max(self.every, cost) if self.every else 0)
         return True
 
     def remove(self) -> None:
-        """Drop every state, those of parts included; what distviz did not write stays.
+        """Remove every state, those of parts included; other files stay.
 
-        Every process of a measurement may call it at the same time.
+        All processes of a measurement may call it at the same time.
         """
         endings = [suffix + more for suffix in (_SUFFIX, ".outputs") for more in ("", ".tmp")]
         for path in [path for end in endings for path in self._inside(f"rank-*{end}")]:
             path.unlink(missing_ok=True)
         inside = [path for path in self._inside("*") if path.is_dir()]
-        for place in [*reversed(inside), self.folder]:
-            with suppress(OSError):  # it holds something else, or another process was quicker
-                place.rmdir()
+        for folder in [*reversed(inside), self.folder]:
+            with suppress(OSError):  # not empty, or removed by another process
+                folder.rmdir()
 
 
-def _choose(seen: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Choose states that share no batch, the largest first; and what has to be said of others."""
-    entries = {entry.get("digest"): entry for facts in seen for entry in facts.values()}
-    damaged = {(e["name"], e["damage"]) for facts in seen for e in facts.values() if e["damage"]}
+def _choose(
+    by_rank: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Choose states that share no batch, the largest first; return them with notes on others."""
+    entries = {e.get("digest"): e for found in by_rank for e in found.values()}
+    damaged = {(e["name"], e["damage"]) for found in by_rank for e in found.values() if e["damage"]}
     notes = [
         f"the state {name} is damaged ({damage}), its part is measured again"
         for name, damage in sorted(damaged)
     ]
     sound = [entry for entry in entries.values() if not entry["damage"]]
     chosen: list[dict[str, Any]] = []
-    held: set[int] = set()
+    taken: set[int] = set()
     for entry in sorted(sound, key=lambda entry: (-len(entry["batches"]), entry["name"])):
-        if held.isdisjoint(entry["batches"]) and entry["batches"]:
+        if taken.isdisjoint(entry["batches"]) and entry["batches"]:
             chosen.append(entry)
-            held.update(entry["batches"])
+            taken.update(entry["batches"])
     return chosen, notes
 
 
-def _taker(entry: dict[str, Any], seen: Sequence[dict[str, Any]]) -> int:
-    """Return the process that goes on from a state: whose name it bears, if it can see it."""
+def _rank_of(entry: dict[str, Any], by_rank: Sequence[dict[str, Any]]) -> int:
+    """Return the process that resumes a state: that of the file's name, if it has the file."""
     able = [
         rank
-        for rank, facts in enumerate(seen)
-        if facts.get(entry["name"], {}).get("digest") == entry["digest"]
+        for rank, found in enumerate(by_rank)
+        if found.get(entry["name"], {}).get("digest") == entry["digest"]
     ]
-    named = int(entry["name"].removesuffix(_SUFFIX).rpartition("-")[2]) % len(seen)
+    named = int(entry["name"].removesuffix(_SUFFIX).rpartition("-")[2]) % len(by_rank)
     return named if named in able else able[0]

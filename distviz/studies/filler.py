@@ -146,16 +146,24 @@ def _measure(
 
     corpus = filled_corpus(opened, documents, settings, count)
     progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
-    stage = Measurement.prepare(opened, settings)
-    plain = stage.portion.recorder
-    stage.portion.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
+    measurement = Measurement.prepare(opened, settings)
+    plain = measurement.partial.recorder
+    measurement.partial.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
     own = {window.document: window.own for window in corpus.windows}
-    kept = AttentionKept(stage, attention, own)
+    kept = AttentionKept(measurement, attention, own)
     part = None if states is None else states.part(run_folder(count))
     with kept.watching():
-        run = measure(opened, corpus, settings, progress, own_only=True, states=part, stage=stage)
+        run = measure(
+            opened,
+            corpus,
+            settings,
+            progress,
+            own_only=True,
+            states=part,
+            measurement=measurement,
+        )
     progress.stop()
-    recorder: Any = stage.portion.recorder  # another one after a resume
+    recorder: Any = measurement.partial.recorder  # another one after a resume
     warning = kept.check(required=settings.attention_layers is not None)
     return _Measured(corpus, run, recorder, kept.rows(count), warning)
 

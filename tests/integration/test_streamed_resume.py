@@ -96,7 +96,7 @@ def test_a_state_within_the_layers_wants_streaming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped_before(2, tmp_path / "states", monkeypatch)
-    with pytest.raises(RequestError, match=r"kept after a layer of a streamed .*\nadd --stream"):
+    with pytest.raises(RequestError, match=r"saved after a layer of a streamed .*\nadd --stream"):
         measure(tmp_path / "states", stream=False)
 
 

@@ -229,7 +229,7 @@ def test_a_killed_process_ends_all_and_any_number_resumes(
     args = ["run", *SMALL, "--out", out, "--save-every", "0"]
     messages, error = _killed(args, tmp_path / "out.partial", victim)
     assert len(messages) == 2, messages
-    assert messages[0].startswith("distviz: interrupted, ")
+    assert messages[0].startswith("distviz: interrupted; ")
     assert f"in {tmp_path / 'out.partial'}" in messages[0]
     assert "--resume" in messages[1]
     assert re.search(rf"rank +: {victim} ", error)  # by torchrun

@@ -310,7 +310,7 @@ def test_an_expert_that_no_token_visits_is_reported(
     row = run.experts.query("layer == 1 and expert == 2").iloc[0]
     assert (row["tokens"], row["count"]) == (0, 0)
     assert math.isnan(row["mean"])
-    assert "1 of 8 experts were visited by no token (layer 1: 2)" in run.manifest["warnings"]
+    assert "1 of 8 experts received no token (layer 1: 2)" in run.manifest["warnings"]
 
 
 def test_watch_has_the_table_too() -> None:

@@ -1,4 +1,4 @@
-"""A streamed measurement that is interrupted after a layer goes on to the same numbers."""
+"""A streamed measurement that is interrupted after a layer is resumed with the same numbers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from distviz.data.documents import read_documents
 from distviz.errors import MeasurementError
 from distviz.hooks.recorder import Recorder
 from distviz.measure.forward import Measurement
-from distviz.measure.layer_checkpoint import check_outputs, resume_point_of
-from distviz.measure.layerwise_batches import BatchCheckpoint, Keeping, stream_batches
+from distviz.measure.layer_checkpoint import (
+    BatchCheckpoint,
+    LayerCheckpointer,
+    batch_checkpoints,
+    check_outputs,
+)
+from distviz.measure.layerwise_batches import stream_batches
 from distviz.measure.partial import PartialResult, batches_of_documents
-from distviz.measure.spill import SpillBuffer
+from distviz.measure.tensor_files import SpillBuffer
 from distviz.models.lazy_layers import LayersOnDisk
 from distviz.models.open import open_model
 from distviz.progress import Progress
@@ -43,36 +48,36 @@ class Work:
         corpus = tokenize(read_documents(TEXTS), opened.tokenizer, max_length=16)
         self.batches = make_batches(corpus, 2, skip_special=False, own_only=False)
         self.numbers = list(range(len(self.batches)))
-        self.stage = Measurement.prepare(opened, self.settings)
+        self.measurement = Measurement.prepare(opened, self.settings)
 
     def save(self, state: dict[str, Any]) -> bool:
         self.saved += 1
-        tree = {"streamed": state, "portion": self.stage.portion.state()}
+        tree = {"streamed": state, "partial": self.measurement.partial.state()}
         (self.place / "state.tmp").write_bytes(encode(tree))
         (self.place / "state.tmp").replace(self.place / "state")
         return True
 
     def resume(self) -> dict[int, BatchCheckpoint]:
         tree = decode((self.place / "state").read_bytes())
-        self.stage.portion += PartialResult.from_state(tree["portion"])
+        self.measurement.partial += PartialResult.from_state(tree["partial"])
         state = tree["streamed"]
         check_outputs(state, self.place)
-        halfway = resume_point_of(state, self.place, torch.device("cpu"))
-        return {
-            int(number): BatchCheckpoint(halfway, fired, state["layers"], state["stacks"])
-            for number, fired in state["fired"].items()
-        }
+        return batch_checkpoints(state, self.place, torch.device("cpu"))
 
-    def go(self, *, is_due: Any = lambda: True, resumes: bool = False) -> PartialResult:
+    def run(self, *, is_due: Any = lambda: True, resumes: bool = False) -> PartialResult:
         states = self.resume() if resumes else {}
-        keeping = Keeping(self.place, "rank-0", is_due, self.save, self.notes.append, states)
+        checkpointer = LayerCheckpointer(
+            self.place, "rank-0", is_due, self.save, self.notes.append, states
+        )
         batches = {number: self.batches[number] for number in self.numbers}
         spans = batches_of_documents(self.batches)
-        on_disk = self.stage.opened.on_disk
+        on_disk = self.measurement.opened.on_disk
         assert on_disk is not None
-        with closing(SpillBuffer(0)) as room:
-            stream_batches(self.stage, on_disk, batches, spans, Progress(), room, keeping)
-        return self.stage.portion
+        with closing(SpillBuffer(0)) as spill:
+            stream_batches(
+                self.measurement, on_disk, batches, spans, Progress(), spill, checkpointer
+            )
+        return self.measurement.partial
 
 
 def interrupted(
@@ -89,17 +94,17 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(LayersOnDisk, "load", load)
         with pytest.raises(Interrupted):
-            work.go(resumes=resumes)
+            work.run(resumes=resumes)
     return work
 
 
-def in_order(portion: PartialResult) -> PartialResult:
-    """Batches that began elsewhere come to a place first, which shows in the order alone."""
-    recorder = portion.recorder
+def in_order(partial: PartialResult) -> PartialResult:
+    """Sort what depends on which batches come first at a point."""
+    recorder = partial.recorder
     for kept in (recorder.sketches, recorder._channels, recorder.documents._rows):
         for key in sorted(kept, key=key_order):
             kept[key] = kept.pop(key)
-    return portion
+    return partial
 
 
 def equal(a: PartialResult, b: PartialResult) -> None:
@@ -120,10 +125,10 @@ def test_the_numbers_are_those_of_an_uninterrupted_run(
     kind: str, layer: int, folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sites = {"gpt2": "act,module:*wte,module:*ln_f"}.get(kind, SITES)
-    whole = Work(folders(kind), tmp_path, sites=sites).go(is_due=lambda: False)
+    whole = Work(folders(kind), tmp_path, sites=sites).run(is_due=lambda: False)
     first = interrupted(Work(folders(kind), tmp_path, sites=sites), layer, monkeypatch)
     assert first.saved == layer
-    # One file of outputs, the one that the state tells of.
+    # One file of outputs, the one that the state names.
     names = sorted(path.suffix for path in tmp_path.iterdir())
     assert names == ["", ".outputs"]
     second = Work(folders(kind), tmp_path, sites=sites)
@@ -132,7 +137,7 @@ def test_the_numbers_are_those_of_an_uninterrupted_run(
     monkeypatch.setattr(
         LayersOnDisk, "_read", lambda self, path: (read.append(path), real(self, path))[1]
     )
-    equal(second.go(resumes=True), whole)
+    equal(second.run(resumes=True), whole)
     assert [int(path.rpartition(".")[2]) for path in read] == list(range(layer, 4))
     assert second.notes == []
 
@@ -152,7 +157,7 @@ def test_an_encoder_and_its_decoder_interrupted_in_turn(
     def work() -> Work:
         return Work(folders("t5"), tmp_path, sites="act,residual,module:*final_layer_norm")
 
-    whole = work().go(is_due=lambda: False)
+    whole = work().run(is_due=lambda: False)
     resumes = False
     for layer in ("encoder.block.1", "decoder.block.0", "decoder.block.1", "decoder.block.2"):
         interrupted(work(), layer, monkeypatch, resumes=resumes)
@@ -160,16 +165,16 @@ def test_an_encoder_and_its_decoder_interrupted_in_turn(
     # What the encoder returned is still there, beside what the decoder's second layer did.
     assert len(list(tmp_path.glob("*.outputs"))) == 2
     last, read = work(), _reading(monkeypatch)
-    equal(last.go(resumes=True), whole)
+    equal(last.run(resumes=True), whole)
     assert read == ["decoder.block.2"]
     assert last.notes == []
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_one_goes_on_from_several_that_were_differently_far(
+def test_one_process_resumes_several_at_different_layers(
     kind: str, folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One behind, one ahead, one that was never begun; each layer is read once."""
+    """One at an early layer, one at a later, one not begun; each layer is read once."""
     places = [tmp_path / name for name in ("behind", "ahead", "here")]
     stops = ["encoder.block.1", "decoder.block.1"] if kind == "t5" else ["layers.1", "layers.2"]
     shares = [[1], [2, 3]]
@@ -181,25 +186,28 @@ def test_one_goes_on_from_several_that_were_differently_far(
         interrupted(other, stop, monkeypatch)
     places[2].mkdir()
     work = Work(folders(kind), places[2])
-    whole = Work(folders(kind), tmp_path).go(is_due=lambda: False)
-    portions, states = PartialResult(Recorder(work.stage.portion.recorder.c, frozenset([0, 2]))), {}
+    whole = Work(folders(kind), tmp_path).run(is_due=lambda: False)
+    partial, states = (
+        PartialResult(Recorder(work.measurement.partial.recorder.c, frozenset([0, 2]))),
+        {},
+    )
     for place in places[:2]:
         one = Work(folders(kind), place)
         states |= one.resume()
-        portions += one.stage.portion
+        partial += one.measurement.partial
         for path in place.glob("*.outputs"):
             (places[2] / path.name).write_bytes(path.read_bytes())
-    work.stage.portion = portions
+    work.measurement.partial = partial
     monkeypatch.setattr(work, "resume", lambda: states)
     read = _reading(monkeypatch)
-    equal(work.go(resumes=True), whole)
-    assert sorted(read) == sorted(work.stage.opened.on_disk.layers)
+    equal(work.run(resumes=True), whole)
+    assert sorted(read) == sorted(work.measurement.opened.on_disk.layers)
     if work.saved:  # what was saved on the way is as good to go on from
         again = Work(folders(kind), places[2])
-        equal(again.go(resumes=True), whole)
+        equal(again.run(resumes=True), whole)
 
 
-def test_what_is_carried_beside_the_output_is_noticed(
+def test_values_carried_beside_the_output_are_detected(
     folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where later layers use keys and values of earlier ones."""
@@ -215,9 +223,9 @@ def test_what_is_carried_beside_the_output_is_noticed(
     monkeypatch.setattr(LlamaDecoderLayer, "forward", forward)
     interrupted(Work(folders("llama"), tmp_path), 2, monkeypatch)
     with pytest.raises(
-        MeasurementError, match=r"layers\.2 is not given what it was .*\n.*--resume"
+        MeasurementError, match=r"input of \S+layers\.2 differs from .*\n.*--resume"
     ):
-        Work(folders("llama"), tmp_path).go(resumes=True)
+        Work(folders("llama"), tmp_path).run(resumes=True)
 
 
 def test_a_damaged_file_is_named(
@@ -227,10 +235,10 @@ def test_a_damaged_file_is_named(
     (path,) = tmp_path.glob("rank-0-*.outputs")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"rank-0-\w+\.outputs: its content does not agree"):
-        Work(folders("llama"), tmp_path).go(resumes=True)
+        Work(folders("llama"), tmp_path).run(resumes=True)
 
 
-def test_a_disk_that_is_full_is_said_and_ends_nothing(
+def test_a_full_disk_is_reported_and_ends_nothing(
     folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
@@ -239,9 +247,9 @@ def test_a_disk_that_is_full_is_said_and_ends_nothing(
     work = Work(folders("llama"), tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        work.go()
+        work.run()
     assert work.saved == 0
     assert len(work.notes) == 1
     assert "No space left on device" in work.notes[0]
     assert list(tmp_path.iterdir()) == []
-    equal(work.stage.portion, Work(folders("llama"), tmp_path).go(is_due=lambda: False))
+    equal(work.measurement.partial, Work(folders("llama"), tmp_path).run(is_due=lambda: False))

@@ -219,7 +219,7 @@ def test_a_full_disk_ends_all_and_leaves_the_model_clean(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr("distviz.measure.tensor_files._write", full)
     with pytest.raises(MeasurementError, match=r"do not fit on the disk of .*: No space left"):
         run(folders("llama"), stream=True, stream_memory=0)
     assert hooks_on(opened[0].model) == 0

@@ -1,4 +1,4 @@
-"""States on disk: whole or not there, damaged ones told, those of another request refused."""
+"""States on disk: whole or not there, damaged ones progress, those of another request refused."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ REQUEST = {"--c": "0.13", "threads": "2"}
 
 
 class Notes(Progress):
-    """Remembers what was said."""
+    """Collects notes."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.notes: list[str] = []
 
     def note(self, text: str) -> None:
-        self.said.append(text)
+        self.notes.append(text)
 
 
 class OneOf:
@@ -48,9 +48,9 @@ def _saved(folder: Path, rank: int, batches: list[int], request: dict[str, str] 
 
 
 def _begin(folder: Path, **world: Any) -> tuple[list[Any], set[int], list[str]]:
-    told = Notes()
+    progress = Notes()
     state_folder = CheckpointFolder(folder, 0.0, resumes=True, **world)
-    return *state_folder.begin(REQUEST, told), told.said
+    return *state_folder.begin(REQUEST, progress), progress.notes
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -61,29 +61,29 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.state"]
 
 
-def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
+def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.state"
     write_state(path, TREE)
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"one of this version|its checksum"):
+        with pytest.raises(ValueError, match=r"a state of this version|its checksum"):
             read_state(path)
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"one of this version|its checksum"):
+        with pytest.raises(ValueError, match=r"a state of this version|its checksum"):
             read_state(path)
     path.write_bytes(whole + b"x")
     with pytest.raises(ValueError, match="its checksum"):
         read_state(path)
 
 
-def test_a_full_disk_leaves_the_state_before_it(
+def test_a_full_disk_leaves_the_previous_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, folder = Notes(), CheckpointFolder(tmp_path / "x.partial", 0.0, resumes=False)
-    folder.begin(REQUEST, told)
-    folder.save_if_due(lambda: "first", [0], 0.1, told)
+    progress, folder = Notes(), CheckpointFolder(tmp_path / "x.partial", 0.0, resumes=False)
+    folder.begin(REQUEST, progress)
+    folder.save_if_due(lambda: "first", [0], 0.1, progress)
     before = (folder.folder / "rank-0.state").read_bytes()
 
     def full(_file: int) -> None:
@@ -91,8 +91,8 @@ def test_a_full_disk_leaves_the_state_before_it(
 
     monkeypatch.setattr(os, "fsync", full)
     for share in (0.2, 0.3):
-        folder.save_if_due(lambda: "second", [0, 1], share, told)
-    assert told.said == [
+        folder.save_if_due(lambda: "second", [0, 1], share, progress)
+    assert progress.notes == [
         f"{folder.folder} cannot be written (No space left on device): no state to resume"
     ]
     assert [path.name for path in folder.folder.iterdir()] == ["rank-0.state"]
@@ -100,7 +100,9 @@ def test_a_full_disk_leaves_the_state_before_it(
     assert folder.share == 0.1
 
 
-def test_states_take_little_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_take_two_percent_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
     monkeypatch.setattr(states.time, "monotonic", lambda: clock[0])
     folder, written = CheckpointFolder(tmp_path / "x.partial", 10.0, resumes=False), []
@@ -129,25 +131,25 @@ def test_without_resume_nothing_is_read(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path, 0.0, resumes=False).begin(REQUEST, Notes()) == ([], set())
 
 
-def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
-    content, done, said = _begin(tmp_path / "none")
+def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
+    content, done, notes = _begin(tmp_path / "none")
     assert (content, done) == ([], set())
-    assert said == [f"no checkpoint in {tmp_path / 'none'}; starting from the beginning"]
+    assert notes == [f"no checkpoint in {tmp_path / 'none'}; starting from the beginning"]
 
 
-def test_a_damaged_state_is_said_and_the_others_are_used(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_and_the_others_are_used(tmp_path: Path) -> None:
     _saved(tmp_path, 0, [0, 1])
     _saved(tmp_path, 1, [2, 3])
     path = tmp_path / "rank-0.state"
     path.write_bytes(path.read_bytes()[:-1])
-    content, done, said = _begin(tmp_path)
+    content, done, notes = _begin(tmp_path)
     assert (content, done) == (["rank 1: [2, 3]"], {2, 3})
-    assert len(said) == 1
-    assert said[0].startswith("the state rank-0.state is damaged (its content does not agree")
-    assert said[0].endswith("), its part is measured again")
+    assert len(notes) == 1
+    assert notes[0].startswith("the state rank-0.state is damaged (its content does not agree")
+    assert notes[0].endswith("), its part is measured again")
 
 
-def test_one_process_goes_on_from_the_states_of_three(tmp_path: Path) -> None:
+def test_one_process_resumes_the_states_of_three(tmp_path: Path) -> None:
     for rank, batches in enumerate([[0, 1], [4], [7, 8, 9]]):
         _saved(tmp_path, rank, batches)
     content, done, _ = _begin(tmp_path)
@@ -155,8 +157,8 @@ def test_one_process_goes_on_from_the_states_of_three(tmp_path: Path) -> None:
     assert done == {0, 1, 4, 7, 8, 9}
 
 
-def test_what_a_larger_state_holds_is_not_counted_twice(tmp_path: Path) -> None:
-    _saved(tmp_path, 0, [0, 1, 4, 5])  # one process that went on from two
+def test_batches_of_a_larger_state_are_not_counted_twice(tmp_path: Path) -> None:
+    _saved(tmp_path, 0, [0, 1, 4, 5])  # one process that resumed two
     _saved(tmp_path, 1, [4])
     content, done, _ = _begin(tmp_path)
     assert (content, done) == (["rank 0: [0, 1, 4, 5]"], {0, 1, 4, 5})
@@ -165,7 +167,7 @@ def test_what_a_larger_state_holds_is_not_counted_twice(tmp_path: Path) -> None:
 def _facts(folder: Path) -> dict[str, Any]:
     found = CheckpointFolder(folder, 0.0, resumes=True)
     found._request = REQUEST
-    return {path.name: found._look(path) | {"content": None} for path in folder.glob("*.state")}
+    return {path.name: found._entry(path) | {"content": None} for path in folder.glob("*.state")}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -191,7 +193,7 @@ def test_states_on_disks_that_are_not_shared(tmp_path: Path) -> None:
         assert (content, done) == ([f"rank {rank}: [{rank}]"], {0, 1})
 
 
-def test_removing_takes_what_distviz_wrote_alone(tmp_path: Path) -> None:
+def test_only_files_of_distviz_are_removed(tmp_path: Path) -> None:
     _saved(tmp_path / "x", 0, [0])
     (tmp_path / "x" / "rank-1.state.tmp").touch()
     (tmp_path / "x" / "mine.txt").touch()
@@ -202,7 +204,7 @@ def test_removing_takes_what_distviz_wrote_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_processes_that_remove_at_the_same_time_are_not_in_each_others_way(tmp_path: Path) -> None:
+def test_processes_can_remove_at_the_same_time(tmp_path: Path) -> None:
     for number in range(60):
         states = CheckpointFolder(tmp_path / str(number), 0, resumes=False)
         for path in (states.folder / part / f"rank-{n}.state" for part in "ab" for n in range(3)):
