@@ -1,7 +1,7 @@
 """The settings that the paper publishes (arXiv 2510.01032, table 9), as data.
 
-`<model>` alone means its MATH-500 setting (Qwen2.5-32B-Instruct has none there: AIME24), and
-`<model>:<benchmark>` any other; names are lower case.
+`<model>` is its MATH-500 setting (AIME24 for Qwen2.5-32B-Instruct), `<model>:<benchmark>` any
+other; names are lower case.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def _presets() -> dict[str, dict[str, Any]]:
 
 
 PRESETS = _presets()
-"""Preset name -> the ARM settings it stands for, by the names of `RunSettings`."""
+"""Preset name -> its ARM settings, by the names of `RunSettings`."""
 
 
 def published_for(model: str | None) -> str | None:
-    """Return the preset whose name is part of the model's, None where none is."""
+    """Return the preset whose name is part of the model's name, or None."""
     spelled = (model or "").lower()
     return next((preset for preset in _TABLE if preset in spelled), None)
 
@@ -70,7 +70,7 @@ def published_for(model: str | None) -> str | None:
 def find_preset(name: str, model: str | None) -> dict[str, Any] | None:
     """Return the settings of a preset; ``auto`` chooses by the name of the model.
 
-    None where ``auto`` finds no published one: then it takes a look at the model, see `propose`.
+    None if nothing is published for the model; then settings come from a pilot run, see `propose`.
 
     Raises
     ------
@@ -90,10 +90,9 @@ def find_preset(name: str, model: str | None) -> dict[str, Any] | None:
 
 
 def every_preset(listed: str, model: str | None) -> dict[str, dict[str, Any]]:
-    """Return the settings that a list of presets stands for, by their full names.
+    """Return the settings of a list of presets, by their full names.
 
-    A model's name alone stands for all its benchmarks, ``auto`` for those of the preset that bears
-    the name of the model; none where none is published.
+    A model's name alone means all its benchmarks, ``auto`` those published for the model, if any.
 
     Raises
     ------
@@ -131,7 +130,7 @@ class Proposal:
     settings
         By the names of `RunSettings`.
     evidence
-        What was measured, and what the rule makes of it.
+        The measured share and the resulting rule, as a sentence.
     """
 
     settings: dict[str, Any]
@@ -141,16 +140,14 @@ class Proposal:
 def propose(before: Sketch) -> Proposal:
     """Propose settings by the paper's rule of thumb (arXiv 2510.01032, section 6 and appendix H).
 
-    The rule speaks of how far near-zero values outnumber the others. Here a value counts as near
-    zero for this purpose where its magnitude is below a tenth of the standard deviation: more than
-    half of all, they outnumber the others by far (a small c, 0.1); more than nine tenths, they are
-    nearly everything (a fraction, 0.25, given directly); else a larger c, 0.32. The bounds at a
-    half and nine tenths are distviz's reading of the words; p1 are those published beside such c.
+    The rule depends on the share of near-zero values, here those below a tenth of the standard
+    deviation: above one half, a small c (0.1); above nine tenths, a fraction (0.25); else a larger
+    c (0.32). The limits are distviz's interpretation; p1 are those published with such c.
 
     Parameters
     ----------
     before
-        The activation where ARM will stand, without it.
+        The activation without ARM.
     """
     values, counts = before.magnitude_pairs()
     share = float(counts[values < _NEAR * before.std()].sum()) / max(before.count, 1)

@@ -1,4 +1,4 @@
-"""Documents and where they come from: text files, JSONL, standard input, the embedded ones."""
+"""Documents from text files, JSONL, standard input, or embedded in distviz."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Document:
         return bool(self.question)
 
     def as_dict(self) -> dict[str, str]:
-        """Return what ``documents.jsonl`` holds."""
+        """Return the entry of ``documents.jsonl``."""
         if self.is_prompt:
             return {"id": self.id, "system": self.system, "question": self.question}
         return {"id": self.id, "text": self.text}
@@ -43,14 +43,14 @@ def read_documents(sources: Sequence[str | Path | dict[str, str]]) -> list[Docum
     Parameters
     ----------
     sources
-        A ``Path`` is a file: ``.jsonl`` holds a document a line (``text``, or ``system`` and
-        ``question``), ``-`` is standard input, anything else is one document. A ``str`` is the
-        text of a document itself, a ``dict`` is as a line of JSONL. Empty: the embedded ones.
+        A ``Path`` is a file: ``.jsonl`` has a document per line (``text``, or ``system`` and
+        ``question``), ``-`` is standard input, any other file is one document. A ``str`` is the
+        text of a document, a ``dict`` is like a line of JSONL. Empty: the embedded documents.
 
     Raises
     ------
     RequestError
-        If a file is missing, no text, empty, or a line of it is malformed (which).
+        If a file is missing, not text or empty, or has a malformed line, which is named.
     """
     if not sources:
         embedded = resources.files("distviz") / "demo" / "documents.jsonl"
@@ -96,7 +96,7 @@ def _decode(data: bytes, name: str) -> str:
 
 
 def _from_lines(text: str, name: str) -> Iterator[Document]:
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    # Not splitlines(): JSON strings may contain U+2028 and similar characters unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

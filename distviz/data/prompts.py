@@ -1,4 +1,4 @@
-"""The token ids of one document: its parts, chat template around them, filler between them."""
+"""The token ids of one document: its parts, the chat template and the filler."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from distviz.errors import RequestError
 __all__ = ["FILLER", "PARTS", "Filler", "document_ids", "prefix_ids"]
 
 PARTS = ("start", "system", "question", "text", "filler")
-"""What a token belongs to; ``start`` is what the tokenizer or the chat template puts first."""
+"""Parts of a document; ``start`` is what the tokenizer or the chat template puts first."""
 FILLER = PARTS.index("filler")
 _COMMON_WORDS = ("apple", "house", "river", "green", "table", "paper", "music", "water", "stone")
 
 
 @dataclass(frozen=True)
 class Filler:
-    """A run of meaningless tokens.
+    """A sequence of filler tokens.
 
     Attributes
     ----------
     string
         Tokenized once and repeated ``count`` times.
     count, position, seed
-        How often, where (start, between, end, random), and the seed of what is random.
+        Number, place (start, between, end, random), and the seed of random choices.
     kind
-        ``"repeat"``, or ``"random"``: ``count`` random tokens of the vocabulary, no special ones,
-        others in every document; ``"words"``: one common English word for each document, repeated.
+        ``"repeat"``; ``"random"``: random tokens of the vocabulary without special ones, different
+        in every document; ``"words"``: a common English word for each document, repeated.
     """
 
     string: str
@@ -41,7 +41,7 @@ class Filler:
     kind: str = "repeat"
 
     def tokens(self, tokenizer: Any, document: int) -> list[int]:
-        """Return the ids of the run that a document gets."""
+        """Return the filler ids of a document."""
         rng = np.random.default_rng([self.seed, document, 1])
         if self.kind == "random":
             special = set(tokenizer.all_special_ids)
@@ -54,7 +54,7 @@ class Filler:
 
 
 def prefix_ids(tokenizer: Any) -> NDArray[np.int64]:
-    """What the tokenizer puts before the tokens of a text."""
+    """Return the ids that the tokenizer adds before a text."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     for start in range(len(full) - len(plain) + 1):
@@ -64,16 +64,16 @@ def prefix_ids(tokenizer: Any) -> NDArray[np.int64]:
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    # verbose=False: the length is ours to cut, the tokenizer's warning about it is noise.
+    # verbose=False: no warning about long texts, which become windows.
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def document_ids(
     document: Document, tokenizer: Any, filler: Filler | None, chat_template: bool, number: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Token ids of a document, and of each the part that it belongs to.
+    """Return the token ids of a document and the part of each.
 
-    The parts are tokenized apart, wherever the filler goes: own tokens do not depend on it.
+    The parts are tokenized separately, so own tokens do not depend on the filler.
     """
     if document.is_prompt:
         texts = {"system": document.system, "question": document.question}

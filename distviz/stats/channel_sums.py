@@ -1,8 +1,8 @@
-"""What every channel of a place gave, summed without rounding.
+"""Statistics of every channel, summed without rounding.
 
-Guarantee: whatever is added in whatever order and grouping, every number read is the same to the
-bit. A sum of float64 terms is kept as a whole number in base 2^32, a digit a row, and rounded when
-it is read. Cost over rounded sums: about 65 bytes a channel, 0.1 microseconds a channel and batch.
+Guarantee: results are equal to the bit in any order and grouping of adding. A sum of float64 terms
+is stored as an integer in base 2^32, one digit per row, and rounded when it is read. Cost compared
+to rounded sums: about 65 bytes per channel, 0.1 microseconds per channel and batch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SPLIT = 134217729.0  # 2^27 + 1, Veltkamp's
 
 @dataclass
 class ExactSums:
-    """Sums of finite float64 terms, one a channel; two of them add.
+    """Sums of finite float64 terms, one per channel; two of them add.
 
     Attributes
     ----------
     rows
-        int64 (digits, channels): multiples of 2^(32 (lowest + row)); carries wait until it is read.
+        int64 (digits, channels): multiples of 2^(32 (lowest + row)), carried when they are read.
     lowest
         Power of 2^32 of the first row.
     """
@@ -39,7 +39,7 @@ class ExactSums:
 
     @classmethod
     def empty(cls, channels: int) -> ExactSums:
-        """Return sums of nothing."""
+        """Return empty sums."""
         return cls(np.zeros((0, channels), np.int64))
 
     def add(self, terms: NDArray[np.float64]) -> None:
@@ -50,7 +50,7 @@ class ExactSums:
             exact_add(terms, self.lowest, self.rows)
 
     def _reach(self, first: int, last: int) -> None:
-        """Make room for digits of these powers."""
+        """Add rows for digits of these powers."""
         end = self.lowest + len(self.rows)
         if not len(self.rows):
             self.lowest = end = first
@@ -68,7 +68,7 @@ class ExactSums:
         return total
 
     def pair(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the sums as float64 (channels,) and what these leave over, to 2^-100 of them."""
+        """Return the sums as float64 (channels,) and their rounding errors, to 2^-100 of them."""
         digits = self.rows.copy()
         for row in range(len(digits) - 1):
             carry = digits[row] >> _BITS
@@ -84,7 +84,7 @@ class ExactSums:
 
 @dataclass
 class ChannelTotals:
-    """Statistics of every channel over all that was added; two of them add.
+    """Statistics of every channel; two of them add.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class ChannelTotals:
     first, second
         Sums of the values, and of their squares.
     is_lost
-        bool (channels,): whether a part was beyond float64; then mean is NaN and m2 infinite.
+        bool (channels,): whether a part exceeded float64; then mean is NaN and m2 infinite.
     """
 
     count: NDArray[np.int64]
@@ -107,13 +107,13 @@ class ChannelTotals:
 
     @classmethod
     def empty(cls, channels: int) -> ChannelTotals:
-        """Return the statistics of nothing."""
+        """Return empty statistics."""
         count, low = np.zeros(channels, np.int64), np.full(channels, np.inf)
         first, second = ExactSums.empty(channels), ExactSums.empty(channels)
         return cls(count, low, -low, first, second, np.zeros(channels, bool))
 
     def add(self, seen: ChannelSums) -> None:
-        """Add what one batch gave, in place."""
+        """Add the sums of one batch, in place."""
         number = seen.count.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             first = np.stack(_two_product(number, seen.mean))
@@ -140,12 +140,12 @@ class ChannelTotals:
         )
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and sum of squared deviations from it, float64 (channels,); 0 of nothing."""
+        """Return mean and sum of squared deviations, float64 (channels,); 0 without values."""
         number = np.maximum(self.count, 1).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             total, rest = self.first.pair()
             mean = total / number
-            # count * sum(x^2) - sum(x)^2, each as two numbers, since most of it may cancel.
+            # count * sum(x^2) - sum(x)^2 in double-double, because most of it may cancel.
             squares, more = self.second.pair()
             left, left_error = _two_product(number, squares)
             right, right_error = _two_product(total, total)
@@ -154,14 +154,14 @@ class ChannelTotals:
         return np.where(self.is_lost, np.nan, mean), np.where(self.is_lost, np.inf, m2)
 
     def state(self) -> dict[str, Any]:
-        """Return everything as a tree for `packing.encode`."""
+        """Return a tree for `serialize.encode`."""
         names = ("count", "low", "high", "is_lost")
         sums = {name: vars(getattr(self, name)) for name in ("first", "second")}
         return {name: getattr(self, name) for name in names} | sums
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ChannelTotals:
-        """Return what `state` was taken of."""
+        """Restore what `state` returned."""
         sums = {name: ExactSums(**state[name]) for name in ("first", "second")}
         return cls(**(state | sums))
 
@@ -169,7 +169,7 @@ class ChannelTotals:
 def _two_sum(
     a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a + b, and what rounding took from it (Knuth)."""
+    """Return a + b and its rounding error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -178,7 +178,7 @@ def _two_sum(
 def _two_product(
     a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a * b, and what rounding took from it (Dekker)."""
+    """Return a * b and its rounding error (Dekker)."""
     product = a * b
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low

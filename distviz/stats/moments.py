@@ -1,8 +1,8 @@
-"""Sums without rounding: whatever is added in whatever order, the result is the same to the bit.
+"""Sums without rounding: results are equal to the bit in any order of adding.
 
-A float64 is a whole number of 2^-1074, a square of one a whole number of 2^-2148, so Python's
-integers hold every sum exactly; rounding happens once, when a result is read. Cost: about a
-microsecond a term, so terms are what a batch gives, never single activations.
+A float64 is a multiple of 2^-1074 and its square of 2^-2148, so Python's integers hold every sum
+exactly; a result is rounded once, when it is read. Cost: about a microsecond per term, so terms are
+sums of batches, never single activations.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class ExactSum:
     Attributes
     ----------
     units
-        The sum of the finite terms, in multiples of 2^-1074.
+        The sum of the finite terms, as a multiple of 2^-1074.
     rest
-        The sum of the terms that are not finite, 0.0 if there are none.
+        The sum of the other terms, 0.0 if there are none.
     """
 
     units: int = 0
@@ -63,13 +63,13 @@ class Moments:
     Attributes
     ----------
     count
-        How many values.
+        Number of values.
     first
-        Their sum, in multiples of 2^-1074.
+        Their sum, as a multiple of 2^-1074.
     second
-        The sum of their squares, in multiples of 2^-2148.
+        The sum of their squares, as a multiple of 2^-2148.
     overflows
-        Whether a part was beyond float64; then ``mean`` is NaN and ``m2`` infinite.
+        Whether a part exceeded float64; then ``mean`` is NaN and ``m2`` infinite.
     """
 
     count: int = 0
@@ -79,7 +79,7 @@ class Moments:
 
     @classmethod
     def of(cls, count: int, mean: float, m2: float) -> Moments:
-        """Take what was measured of some values: mean, and squared deviations from it, summed."""
+        """Return the moments of values with a mean and a sum of squared deviations from it."""
         if not count:
             return cls()
         if not (math.isfinite(mean) and math.isfinite(m2)):
@@ -97,7 +97,7 @@ class Moments:
 
     @property
     def mean(self) -> float:
-        """The mean, rounded once; 0 where nothing was counted."""
+        """The mean, rounded once; 0 without values."""
         if self.overflows:
             return math.nan
         return _divide(self.first, max(self.count, 1) << _SHIFT)

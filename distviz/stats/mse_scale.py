@@ -1,16 +1,16 @@
-"""The scale, and the zero point, of least squared error for a number format: the true minimum.
+"""The scale and zero point of a number format with the least squared error: the true minimum.
 
 For a fixed assignment k of values x to levels, the noise ``|x - s k|^2`` is a parabola in the
-scale s with its bottom at ``s* = <x, k> / <k, k>``; so at any other scale the noise is at most
-``min + (s - s*)^2 |k|^2 <= min + (s / s* - 1)^2 |x|^2``. This makes a branch and bound: a cell of
-scales whose middle shows more than the least noise known plus that slack cannot hold the minimum,
-the others are cut finer. What is left is swept. At each scale where a value changes its level,
-``<x, k>`` and ``<k, k>`` change by a known step, and the least noise is
+scale s with its minimum at ``s* = <x, k> / <k, k>``; at any other scale the noise is at most
+``min + (s - s*)^2 |k|^2 <= min + (s / s* - 1)^2 |x|^2``. This allows branch and bound: an interval
+of scales whose middle has more than the least known noise plus that slack cannot contain the
+minimum; the others are divided further. The remaining intervals are swept: at each scale where a
+value changes its level, ``<x, k>`` and ``<k, k>`` change by a known step, and the least noise is
 ``|x|^2 - max <x, k>^2 / <k, k>``.
 
-Guarantee: no scale and no zero point has less noise, but for 1e-12 of sum(x^2), the rounding of
-float64. Scales above twice that of the full range are not tried: half such a scale has all its
-levels and more. Nor are scales so small that clipping alone costs more than the full range does.
+Guarantee: no scale and zero point has less noise, within 1e-12 of sum(x^2), the rounding of
+float64. Scales above twice that of the full range are not tried, because half of such a scale has
+all its levels; nor scales whose clipping alone costs more than the full range.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _ROUNDING = 1e-12
 _CELLS = 64
 _SPLIT = 4
 _SLACK = 0.03
-"""Cutting ends where the slack is this share of the least noise known ..."""
+"""Division ends when the slack is this share of the least known noise ..."""
 _MOST_CELLS = 256
-"""... or where so many cells are left."""
+"""... or when this many intervals remain."""
 _MOST_STEPS = 2_000_000
-"""Steps times zero points that are swept at once, 16 MB an array."""
+"""Steps times zero points that are swept at once, 16 MB per array."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -44,7 +44,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Magnitudes above 0, ascending, and how often each occurred; float64."""
+    """Magnitudes above 0, ascending, and their counts; float64."""
 
     values: Floats
     counts: Floats
@@ -59,7 +59,7 @@ class Magnitudes:
 
 @dataclass(frozen=True)
 class Spread:
-    """What is searched: values on both sides of zero, for one format.
+    """The input of the search: values of both signs, and a format.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Spread:
     folded
         The magnitudes of all values.
     signed
-        Those of the positive and of the negative ones.
+        Those of the positive and of the negative values.
     """
 
     format: NumberFormat
@@ -81,11 +81,11 @@ class Spread:
         return float(self.folded.sums[2][-1])
 
     def zero_points(self) -> Integers:
-        """Return all there are: 0 alone where the format is symmetric."""
+        """Return all zero points of the format: only 0 if it is symmetric."""
         return np.arange(self.format.levels.size if self.format.is_asymmetric else 1)
 
     def sides(self, zero_points: Integers) -> list[tuple[Magnitudes, Integers]]:
-        """Return each side, and the index of the highest level it has at each zero point."""
+        """Return each side, and the index of its highest level at each zero point."""
         top = self.format.levels.size - 1
         if not self.format.is_asymmetric:
             return [(self.folded, np.full(zero_points.shape, top))]
@@ -110,7 +110,7 @@ class Spread:
 
 
 def _noise(kept: Floats, n: Floats, x: Floats, xx: Floats) -> Floats:
-    """Return the error of n values with sum x and sum of squares xx that are all kept as one."""
+    """Return the error of n values with sum x and sum of squares xx that get the same number."""
     return xx - kept * (2 * x - kept * n)
 
 
@@ -134,7 +134,7 @@ def least_error(spread: Spread, whole: Quantizer, known: float) -> Quantizer:
 def _windows(
     spread: Spread, whole: Quantizer, known: float
 ) -> Iterator[tuple[float, float, Integers]]:
-    """Yield (lowest scale, highest scale, zero points) of all that may hold the minimum."""
+    """Yield (lowest scale, highest scale, zero points) that may contain the minimum."""
     energy = spread.energy
     low, high = (math.log(end) for end in _span(spread, whole, known))
     step = (high - low) / _CELLS
@@ -162,12 +162,12 @@ def _windows(
 def _span(spread: Spread, whole: Quantizer, known: float) -> tuple[float, float]:
     """Return the scales between which the minimum lies."""
     top = whole.format.levels[-1]
-    # Two steps fewer, since either end of a range rounds outward to a multiple of the scale.
+    # Minus two steps, because both ends of a range round outward to a multiple of the scale.
     widest = 2 * whole.scale * (top / (top - 2) if whole.format.is_asymmetric else 1.0)
     values = spread.folded.values
     n, x, xx = (sums[-1] - sums[:-1] for sums in spread.folded.sums)
     is_cheap = _noise(values, n, x, xx) <= known
-    # Clipping costs ``known`` between this value and the one before: a root of a parabola.
+    # Clipping costs ``known`` between this value and the one before: the root of a parabola.
     start = int(np.argmax(is_cheap))
     n, x, xx = n[start], x[start], xx[start]
     clip = (x - math.sqrt(max(x * x - n * (xx - known), 0.0))) / n
@@ -175,16 +175,16 @@ def _span(spread: Spread, whole: Quantizer, known: float) -> tuple[float, float]
 
 
 class _Turns(NamedTuple):
-    """How <x, k> and <k, k> of a side grow as the scale falls, at several zero points.
+    """The growth of <x, k> and <k, k> of a side as the scale falls, at several zero points.
 
     Attributes
     ----------
     start_xk, start_kk
         Both at the highest scale, (zero points,).
     scales
-        Where a value goes one level up, (steps,), in no order.
+        Where a value moves to the next level, (steps,), unordered.
     xk, kk
-        By how much both grow there, (steps, zero points).
+        The growth of both there, (steps, zero points).
     """
 
     start_xk: Floats
@@ -197,7 +197,7 @@ class _Turns(NamedTuple):
 def _turns(
     side: Magnitudes, levels: Floats, tops: Integers, first: Integers, last: Integers
 ) -> _Turns:
-    """Let each value go from its ``first`` level to its ``last``, or to the highest there is."""
+    """Move each value from its ``first`` level to its ``last``, at most to the highest."""
     squares = levels**2
     number = last - first
     which = np.repeat(np.arange(number.size), number)
@@ -214,7 +214,7 @@ def _turns(
 
 
 def _held(levels: Floats, chosen: Integers, weights: Floats, tops: Integers) -> Floats:
-    """Add the chosen level times weight over all values, where levels end at each of ``tops``."""
+    """Sum level times weight over all values, with levels up to each of ``tops``."""
     at_level = np.bincount(chosen, weights, levels.size).astype(np.float64)
     own = levels * at_level
     beyond = levels * np.cumsum(at_level[::-1])[::-1]
@@ -227,7 +227,7 @@ def _sweep(
 ) -> tuple[float, float, int]:
     """Return the largest <x, k>^2 / <k, k> for scales from ``high`` down to ``low``.
 
-    With it the scale, of equal ones the smallest, and the zero point.
+    Also return its scale (the smallest of equal ones) and zero point.
     """
     prepared = []
     for side, tops in spread.sides(zero_points):
@@ -249,7 +249,7 @@ def _sweep(
 
 
 def _running(starts: list[Floats], steps: list[Floats], order: Integers) -> Floats:
-    """Return the sum of all sides behind each step (steps + 1, zero points), last step first."""
+    """Return the sum of all sides after each step (steps + 1, zero points), last step first."""
     ordered = np.concatenate(steps)[order]
     sums: Floats = np.cumsum(np.vstack([np.sum(starts, axis=0), ordered]), axis=0)[::-1]
     return sums

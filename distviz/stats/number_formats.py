@@ -1,12 +1,12 @@
-"""Number formats that a tensor can be stored in, and what rounding to one costs.
+"""Number formats of tensors, and the losses of rounding to them.
 
 Integers after Nagel et al. (2021), "A White Paper on Neural Network Quantization"
-(arXiv 2106.08295), section 2.2: x is kept as ``clamp(round(x / scale) + zero_point)``. The
-symmetric form leaves out the lowest integer, so that the scale of a range c is
+(arXiv 2106.08295), section 2.2: x is stored as ``clamp(round(x / scale) + zero_point)``. The
+symmetric form does not use the lowest integer, so that the scale of a range c is
 c / (2^(bits-1) - 1), as in SmoothQuant (arXiv 2211.10438), equation 1. fp8 after Micikevicius et
 al. (2022), "FP8 Formats for Deep Learning" (arXiv 2209.05433), saturating; e4m3 is the variant
 without infinities (``float8_e4m3fn``). Everything is per tensor, rounds to nearest, ties to even,
-and keeps the scale in float64.
+and has a float64 scale.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 __all__ = ["FORMATS", "LOSSLESS_DB", "Losses", "NumberFormat", "Quantizer", "losses"]
 
 LOSSLESS_DB = 300.0
-"""Above, what is lost is float64's own rounding, and the ratio is reported as infinite."""
+"""Larger ratios are rounding errors of float64 and reported as infinite."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """The numbers that a format has, at scale 1.
+    """The numbers of a format at scale 1.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class NumberFormat:
         As on the command line.
     levels
         float64, ascending from 0: the magnitudes of a symmetric format; the integers
-        0 ... 2^bits - 1 of an asymmetric one, which its zero point shares out between both signs.
+        0 ... 2^bits - 1 of an asymmetric one, whose zero point divides them between both signs.
     fraction_bits, least_exponent
         Of a floating-point format: stored bits of the significand, and the exponent of its
         smallest normal number; None for integers.
@@ -51,16 +51,13 @@ class NumberFormat:
 
     @property
     def is_float(self) -> bool:
-        """Whether its numbers are finer near zero, so that it can do without a scale."""
+        """Whether it is a floating-point format, which can be used without a scale."""
         return self.fraction_bits is not None
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A format with its scale: what becomes of each value.
-
-    A scale of 0 is that of a range that holds zero alone: every value becomes 0.
-    """
+    """A format with its scale; a scale of 0 turns every value into 0."""
 
     format: NumberFormat
     scale: float
@@ -68,13 +65,13 @@ class Quantizer:
 
     @property
     def lowest(self) -> float:
-        """The smallest number that can be kept."""
+        """The smallest number that can be represented."""
         steps = self.zero_point if self.format.is_asymmetric else float(self.format.levels[-1])
         return -steps * self.scale + 0.0
 
     @property
     def highest(self) -> float:
-        """The largest number that can be kept."""
+        """The largest number that can be represented."""
         return (float(self.format.levels[-1]) - self.zero_point) * self.scale
 
     def keep(self, values: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -82,8 +79,7 @@ class Quantizer:
 
         Returns
         -------
-        What is read back, float64; and whether a value is clipped, that is, whether rounding alone
-        would have left the format.
+        The restored values, float64; and whether each is clipped: rounding alone leaves the format.
         """
         if self.scale == 0:
             return np.zeros(values.shape), values != 0
@@ -95,7 +91,7 @@ class Quantizer:
         return (kept - self.zero_point) * self.scale, kept != shifted
 
     def _round(self, scaled: Floats) -> Floats:
-        """Round to the nearest number of the format were it without end, ties to even."""
+        """Round to the nearest number of the format without limits, ties to even."""
         if self.format.fraction_bits is None:
             return np.rint(scaled)
         exponents = np.frexp(scaled)[1] - 1
@@ -139,17 +135,17 @@ FORMATS: dict[str, NumberFormat] = {
 
 @dataclass(frozen=True)
 class Losses:
-    """What quantizing a tensor costs.
+    """The losses of quantizing a tensor.
 
     Attributes
     ----------
     mse
         Mean of (x - restored)^2.
     sqnr_db
-        10 log10(sum of x^2 / sum of (x - restored)^2); inf where nothing is lost, NaN where every
-        value is zero.
+        10 log10(sum of x^2 / sum of (x - restored)^2); inf if nothing is lost, NaN if all
+        values are zero.
     clipped
-        Share of values outside the format's numbers, see `Quantizer.keep`.
+        Share of clipped values, see `Quantizer.keep`.
     zeros, zeroed
         Share of values that are zero afterwards, and of those that were not before.
     """
@@ -162,9 +158,9 @@ class Losses:
 
 
 def losses(values: Floats, counts: NDArray[np.int64], quantizer: Quantizer) -> Losses:
-    """Measure a quantizer on values (float64) that occurred ``counts`` times; all NaN if none did.
+    """Return the losses for values (float64) with ``counts``; all NaN without values.
 
-    Magnitudes serve as well as values where the format is symmetric.
+    For a symmetric format, magnitudes give the same result.
     """
     total = int(counts.sum())
     if not total:

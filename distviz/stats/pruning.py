@@ -1,8 +1,7 @@
-"""Zeroing the smallest magnitudes: which threshold makes how many zeros, and what is kept.
+"""Magnitude pruning: thresholds, the zeros that they make, and the norms that remain.
 
-Every value with abs(x) <= threshold becomes zero, as in TEAL (arXiv 2408.14690), so equal
-magnitudes go together and values that are zero already count as zeros. Exact on the values of a
-sketch, in float64.
+Every value with abs(x) <= threshold becomes zero, as in TEAL (arXiv 2408.14690); values that are
+already zero count as zeros. Exact on the values of a sketch, in float64.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a threshold does.
+    """The effect of a threshold.
 
     Attributes
     ----------
@@ -31,7 +30,7 @@ class Pruned:
     zeros, zeroed
         Share of values that are zero afterwards, and of those that were not before.
     l1_kept, l2_kept
-        Share of sum(abs(x)) and of sum(x^2) that is left; NaN where every value is zero.
+        Share of sum(abs(x)) and of sum(x^2) that remains; NaN if every value is zero.
     """
 
     threshold: float
@@ -44,8 +43,8 @@ class Pruned:
 def threshold_for(magnitudes: Floats, counts: Counts, share: Fraction) -> float:
     """Return the smallest magnitude t such that at least ``share`` of the values are <= t.
 
-    ``magnitudes`` ascends and occurred ``counts`` times; ``share`` is above 0 and at most 1. NaN
-    where nothing was counted.
+    ``magnitudes`` are ascending, with ``counts``; ``share`` is above 0 and at most 1. NaN without
+    values.
     """
     running = np.cumsum(counts)
     if not running.size:
@@ -55,7 +54,7 @@ def threshold_for(magnitudes: Floats, counts: Counts, share: Fraction) -> float:
 
 
 def prune(magnitudes: Floats, counts: Counts, threshold: float) -> Pruned:
-    """Measure a threshold; arguments as of `threshold_for`."""
+    """Return the effect of a threshold; arguments as of `threshold_for`."""
     total = int(counts.sum())
     if not total:
         return Pruned(threshold, *[math.nan] * 4)

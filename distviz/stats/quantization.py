@@ -1,4 +1,4 @@
-"""Which range a number format is given: by the maximum, by a percentile, by the least error."""
+"""Ranges of a number format: by the maximum, by a percentile, by the least error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distviz.stats.sketch import Sketch, interpolate_quantiles
 __all__ = ["RANGES", "Sample", "fit"]
 
 RANGES: dict[str, str] = {
-    "none": "the format as it is, scale 1 (fp8 only)",
+    "none": "the format itself, scale 1 (fp8 only)",
     "max": "every value inside",
     "percentile": "a given share of the values inside",
     "mse": "the least mean squared error",
@@ -27,7 +27,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """A distribution as quantizing wants it.
+    """A distribution to quantize.
 
     Attributes
     ----------
@@ -40,27 +40,27 @@ class Sample:
 
     @classmethod
     def of(cls, sketch: Sketch) -> Sample:
-        """Take the finite values of a sketch."""
+        """Return the finite values of a sketch."""
         return cls(sketch.pairs(), sketch.magnitude_pairs())
 
     @cached_property
     def count(self) -> int:
-        """Finite values."""
+        """Number of finite values."""
         return int(self.magnitude_pairs[1].sum())
 
     @cached_property
     def folded(self) -> Magnitudes:
-        """Both signs together."""
+        """The magnitudes of all values."""
         return _side(*self.magnitude_pairs)
 
     @cached_property
     def signed(self) -> tuple[Magnitudes, Magnitudes]:
-        """The positive values, and the magnitudes of the negative ones."""
+        """The positive values, and the magnitudes of the negative values."""
         values, counts = self.pairs
         return _side(values, counts), _side(-values[::-1], counts[::-1])
 
     def measure(self, quantizer: Quantizer) -> Losses:
-        """Return what a quantizer costs here."""
+        """Return the losses of a quantizer."""
         is_asymmetric = quantizer.format.is_asymmetric
         return losses(*(self.pairs if is_asymmetric else self.magnitude_pairs), quantizer)
 
@@ -75,15 +75,14 @@ def fit(sample: Sample, of: NumberFormat, range_: str, percentile: float = 99.9)
     Parameters
     ----------
     sample
-        What is to be quantized.
+        The values.
     of
         The format.
     range_
         A name of `RANGES`; ``none`` for floating-point formats only.
     percentile
-        How many percent of the values lie inside under ``percentile``: abs(x) up to that
-        percentile, or x between (100 - percentile) / 2 and its counterpart where the format is
-        asymmetric; by linear interpolation, NumPy's default.
+        Percentage of values inside the range ``percentile``: abs(x) up to that percentile, or for
+        asymmetric formats x without (100 - percentile) / 2 on either side; linear interpolation.
     """
     if range_ == "none":
         return Quantizer(of, 1.0)
@@ -100,7 +99,7 @@ def fit(sample: Sample, of: NumberFormat, range_: str, percentile: float = 99.9)
 
 
 def _ends(sample: Sample, of: NumberFormat, share: float) -> tuple[float, float]:
-    """Return the lower and upper end that hold a share of the values."""
+    """Return the ends of the range with a share of the values."""
     if not of.is_asymmetric:
         reach = float(interpolate_quantiles(*sample.magnitude_pairs, np.array([share]))[0])
         return -reach, reach
@@ -110,7 +109,7 @@ def _ends(sample: Sample, of: NumberFormat, share: float) -> tuple[float, float]
 
 
 def _spanning(of: NumberFormat, low: float, high: float) -> Quantizer:
-    """Return the quantizer of a range, widened to hold zero; scale 0 where there is no range."""
+    """Return the quantizer of a range, extended to zero; scale 0 for an empty range."""
     if not of.is_asymmetric:
         return Quantizer(of, high / of.levels[-1] if high > 0 else 0.0)
     low, high = min(low, 0.0), max(high, 0.0)

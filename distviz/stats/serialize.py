@@ -1,7 +1,7 @@
-"""Plain data and arrays as one piece of bytes, for states on disk and between processes.
+"""Plain data and arrays as bytes, for checkpoints and for messages between processes.
 
-A tree is made of dicts with string keys, lists, strings, numbers, booleans, None and NumPy arrays.
-Floats, NaN and infinities included, and integers of any size come back as they were; no pickle.
+A tree consists of dicts with string keys, lists, strings, numbers, booleans, None and NumPy arrays.
+All floats and integers of any size are restored exactly; no pickle.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LENGTH_BYTES = 8
 
 
 def encode(tree: Any) -> bytes:
-    """Write a tree: length of the JSON (8 bytes, little-endian), the JSON, the arrays."""
+    """Return the bytes of a tree: length of the JSON (8 bytes, little-endian), JSON, arrays."""
     arrays: list[bytes] = []
     place = 0
 
@@ -52,7 +52,7 @@ def encode(tree: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview) -> Any:
-    """Read what `encode` wrote; arrays are copies that may be changed."""
+    """Restore what `encode` returned; arrays are writable copies."""
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
 
     def restore(entry: dict[str, Any]) -> Any:
@@ -66,7 +66,7 @@ def decode(data: bytes | memoryview) -> Any:
 
 
 def pack_tables(tables: Sequence[NDArray[np.integer]]) -> dict[str, Any]:
-    """Keep the cells of tables of 65,536 counters that are not zero."""
+    """Return the non-zero cells of tables of 65,536 counters."""
     cells = [np.flatnonzero(table) for table in tables]
     counts = [table[occupied] for table, occupied in zip(tables, cells, strict=True)]
     together = np.concatenate(counts) if counts else np.empty(0, np.int64)
@@ -91,17 +91,17 @@ def unpack_tables(packed: dict[str, Any]) -> list[NDArray[np.int64]]:
 
 
 def pack_moments(moments: Iterable[Moments]) -> list[list[int]]:
-    """Return plain numbers, exact."""
+    """Return moments as exact plain numbers."""
     return [[m.count, m.first, m.second, int(m.overflows)] for m in moments]
 
 
 def unpack_moments(packed: Iterable[Sequence[int]]) -> list[Moments]:
-    """Return the moments again."""
+    """Restore what `pack_moments` returned."""
     return [Moments(c, first, second, bool(lost)) for c, first, second, lost in packed]
 
 
 def pack_sketches(sketches: Sequence[Sketch]) -> dict[str, Any]:
-    """Return a tree that holds sketches whole."""
+    """Return a tree with complete sketches."""
     return {
         "facts": [[s.grid, s.nan, s.inf, s.zeros, s.min, s.max, s.is_rounded] for s in sketches],
         "moments": pack_moments(s.moments for s in sketches),
@@ -110,7 +110,7 @@ def pack_sketches(sketches: Sequence[Sketch]) -> dict[str, Any]:
 
 
 def unpack_sketches(packed: dict[str, Any]) -> list[Sketch]:
-    """Return the sketches again."""
+    """Restore what `pack_sketches` returned."""
     found = []
     moments, tables = unpack_moments(packed["moments"]), unpack_tables(packed["tables"])
     for facts, own, table in zip(packed["facts"], moments, tables, strict=True):

@@ -1,10 +1,10 @@
-"""The sketch: a whole distribution in 512 KiB, exactly, and two of them add.
+"""The sketch: an exact histogram of a whole distribution in 512 KiB; two sketches add.
 
 Guarantee: for bf16 and fp16 data the counts are the data, so every statistic that does not depend
 on the order of values is exact. Wider types are rounded to the nearest bf16 (each order statistic
-within 2^-8 relative); their minimum, maximum, number of zeros and counts stay exact beside the
-table. Cost: one pass, one increment a value. Failure: a sketch of fp16 data and one of bf16 data
-live on different grids and refuse to merge.
+within 2^-8 relative); their minimum, maximum, number of zeros and counts are exact. Cost: one pass,
+one increment per value. Failure: sketches of fp16 and of bf16 data have different grids and cannot
+be merged.
 """
 
 from __future__ import annotations
@@ -34,24 +34,23 @@ class Sketch:
     Parameters
     ----------
     grid
-        ``"bf16"``, ``"fp16"``, or None: the first data added decides (float16 goes on the fp16
-        grid, every other type on the bf16 grid).
+        ``"bf16"``, ``"fp16"``, or None: that of the first data (fp16 for float16, else bf16).
 
     Attributes
     ----------
     table
-        int64 (65536,): how often each code of a finite value occurred.
+        int64 (65536,): count of each code of a finite value.
     nan, inf
-        Values that are not finite; they are in no other statistic.
+        Counts of values that are not finite; no other statistic includes them.
     zeros
-        Values exactly zero, before rounding.
+        Count of values that are exactly zero, before rounding.
     min, max
-        Exact extremes of the finite values, NaN while there are none.
+        Exact extremes of the finite values, NaN if there are none.
     moments
         Count, mean and squared deviations, taken before rounding.
     is_rounded
-        Whether any data were wider than the grid; then mean and standard deviation are those of
-        ``moments``, since a few outliers rounded to bf16 would show in them.
+        Whether data were wider than the grid; then mean and standard deviation are those of
+        ``moments``, because rounding of outliers would change them.
     """
 
     __slots__ = ("grid", "inf", "is_rounded", "max", "min", "moments", "nan", "table", "zeros")
@@ -77,7 +76,7 @@ class Sketch:
         values
             torch tensor or NumPy array of any shape and floating-point type.
         mask
-            Boolean, of the leading dimensions of ``values``; true where values count.
+            Boolean, of the leading dimensions of ``values``; false excludes values.
 
         Returns
         -------
@@ -87,7 +86,7 @@ class Sketch:
         Raises
         ------
         RequestError
-            If the data belong on another grid, or the mask does not fit.
+            If the data need another grid, or the mask has another shape.
         """
         from distviz.stats import kernels
 
@@ -117,7 +116,7 @@ class Sketch:
             half[top:] = 0
 
     def _stretch(self, low: float, high: float) -> None:
-        # Adding 0.0 makes one zero of two, which no order of merging could tell apart otherwise.
+        # Adding 0.0 turns -0.0 into 0.0, so that the order of merging does not matter.
         self.min = float(np.fmin(self.min, low)) + 0.0
         self.max = float(np.fmax(self.max, high)) + 0.0
 
@@ -174,7 +173,7 @@ class Sketch:
         return float_grid.ordered_values(name)[occupied], counts[occupied]
 
     def magnitude_pairs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the magnitudes that occurred, ascending, and how often each did."""
+        """Return the magnitudes that occurred, ascending, and their counts."""
         name = self.grid or "bf16"
         top = float_grid.first_nonfinite(name)
         counts = self.table[:top] + self.table[float_grid.SIGN : float_grid.SIGN + top]
@@ -182,14 +181,14 @@ class Sketch:
         return float_grid.magnitudes(name)[occupied], counts[occupied]
 
     def mean(self) -> float:
-        """Return the mean; NaN where nothing was counted."""
+        """Return the mean; NaN if the sketch is empty."""
         values, counts = self.pairs()
         if self.is_rounded and counts.size:
             return self.moments.mean
         return math.fsum(values * counts) / self.count if counts.size else math.nan
 
     def std(self) -> float:
-        """Return the population standard deviation; NaN where nothing was counted."""
+        """Return the population standard deviation; NaN if the sketch is empty."""
         values, counts = self.pairs()
         if not counts.size:
             return math.nan
@@ -198,14 +197,11 @@ class Sketch:
         return math.sqrt(math.fsum((values - self.mean()) ** 2 * counts) / self.count)
 
     def clip(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Keep numbers inside the exact extremes, which a cell of wider data can overstep."""
+        """Clip numbers to the exact extremes, which cells of wider data can exceed."""
         return numbers if math.isnan(self.min) else np.clip(numbers, self.min, self.max)
 
     def quantile(self, q: ArrayLike) -> Any:
-        """Return quantiles by linear interpolation (NumPy's default), q between 0 and 1.
-
-        A scalar gives a float, an array an array of its shape.
-        """
+        """Return quantiles by linear interpolation: a float, or an array of the shape of ``q``."""
         wanted = np.asarray(q, dtype=np.float64)
         if not ((wanted >= 0) & (wanted <= 1)).all():
             raise RequestError("quantiles lie between 0 and 1")
@@ -220,7 +216,7 @@ _CELLS = float_grid.CELLS
 def interpolate_quantiles(
     values: NDArray[np.float64], counts: NDArray[np.int64], q: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return quantiles of an ascending weighted sample as numpy.quantile of the full one does."""
+    """Return quantiles of an ascending weighted sample, equal to numpy.quantile of the full one."""
     if not counts.size:
         return np.full(q.shape, np.nan)
     running = np.cumsum(counts)
@@ -255,7 +251,7 @@ def _as_rows(values: Any, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
     if array.shape != tuple(tensor.shape[: array.ndim]):
         raise RequestError(
             f"the mask has shape {array.shape}, the values {tuple(tensor.shape)}",
-            "a mask covers the leading dimensions of the values",
+            "a mask has the leading dimensions of the values",
         )
     if not tensor.numel():
         return tensor.reshape(0, 1), np.zeros(0, np.int64)

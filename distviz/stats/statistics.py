@@ -1,4 +1,4 @@
-"""Named statistics of a sketch, and distances between two; pure arithmetic, no I/O.
+"""Statistics of a sketch, and distances between two.
 
 Everything is computed in float64 from the (value, count) pairs, so on bf16 and fp16 data it equals
 the same formula on the full data. Definitions: docs/maths.md.
@@ -54,8 +54,7 @@ MAD_TO_SIGMA = 1.4826
 def moments(sketch: Sketch) -> dict[str, float]:
     """Return mean, population std, skewness and excess kurtosis.
 
-    Skewness and kurtosis are NaN where the standard deviation is 0. Mean and std are those of
-    `Sketch.mean` and `Sketch.std`.
+    Skewness and kurtosis are NaN if std is 0; mean and std are those of `Sketch`.
     """
     values, counts = sketch.pairs()
     names = ("mean", "std", "skewness", "kurtosis")
@@ -92,12 +91,12 @@ def _lower_median(values: NDArray[np.float64], counts: NDArray[np.int64]) -> flo
 
 
 def near_zero_eps(sketch: Sketch, c: float = DEFAULT_C) -> float:
-    """Return the half width of the near-zero band, 1.4826 * MAD * c; the MAD is not floored."""
+    """Return the half width of the near-zero band, 1.4826 * MAD * c; the MAD has no lower limit."""
     return MAD_TO_SIGMA * center_and_mad(sketch)[1] * c
 
 
 def near_zero(sketch: Sketch, eps: float) -> float:
-    """Return the share of abs(x) < eps; NaN where nothing was counted."""
+    """Return the share of abs(x) < eps; NaN if the sketch is empty."""
     values, counts = sketch.magnitude_pairs()
     if not counts.size:
         return math.nan
@@ -117,10 +116,9 @@ def l2(sketch: Sketch) -> float:
 
 
 def gini(sketch: Sketch) -> float:
-    """Return the Gini coefficient of abs(x); NaN where it is empty or all zero.
+    """Return the Gini coefficient of abs(x); NaN if there are no values or only zeros.
 
-    2 * sum(i * a(i)) / (n * sum(a)) - (n + 1) / n with a ascending and i from 1, the ranks of
-    equal values taken together.
+    2 * sum(i * a(i)) / (n * sum(a)) - (n + 1) / n with a ascending, i from 1; ties share a rank.
     """
     values, counts = sketch.magnitude_pairs()
     total = math.fsum(values * counts)
@@ -133,7 +131,7 @@ def gini(sketch: Sketch) -> float:
 
 
 def entropy_bits(sketch: Sketch) -> float:
-    """Return the Shannon entropy in bits of the values rounded to bf16; -0 and +0 are one."""
+    """Return the Shannon entropy in bits of the values rounded to bf16; -0 and +0 are equal."""
     _, counts = _merge_zeros(*_on_bf16(sketch))
     if not counts.size:
         return math.nan
@@ -144,7 +142,7 @@ def entropy_bits(sketch: Sketch) -> float:
 def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> dict[str, float]:
     """Return every column of ``stats.csv`` from ``count`` to ``entropy_bits``.
 
-    ``eps`` is that of the phase ``before``; None computes the sketch's own with ``c``.
+    ``eps`` is that of the phase ``before``; None computes it from the sketch with ``c``.
     """
     values, counts = sketch.pairs()
     shares = np.array(list(PERCENTILES.values())) / 100
@@ -171,9 +169,9 @@ def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> 
 
 
 def histogram(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Count into bins [left, right), the last one closed, as numpy.histogram does.
+    """Count into bins [left, right), the last one closed, like numpy.histogram.
 
-    ``edges`` ascends, shape (bins + 1,); values outside are not counted.
+    ``edges`` is ascending, shape (bins + 1,); values outside are not counted.
     """
     values, counts = sketch.pairs()
     running = np.concatenate([[0], np.cumsum(counts)])
@@ -183,12 +181,12 @@ def histogram(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def bin_edges(sketches: Sequence[Sketch], bins: int = 256) -> NDArray[np.float64]:
-    """Return shared histogram edges: fine around zero, doubling outward, every value inside.
+    """Return histogram edges for several sketches: fine around zero, doubling outward.
 
-    The fine bins are centred on zero, as wide as a power of two: such bins hold the same number of
-    the grid's cells as their neighbours, so 16-bit data show no comb. At least ``bins`` / 2 and at
-    most ``bins`` of them span the 0.25th to 99.75th percentile of every sketch; outside, each bin
-    is twice as wide as the one before.
+    Every value is inside. The fine bins are centred on zero and their width is a power of two, so
+    neighbours have equally many cells of the grid and 16-bit data show no comb pattern. At least
+    ``bins`` / 2 and at most ``bins`` of them span the 0.25th to 99.75th percentile of every sketch;
+    outside, each bin is twice as wide as the one before.
     """
     filled = [sketch for sketch in sketches if sketch.count]
     if not filled:
@@ -207,7 +205,7 @@ def bin_edges(sketches: Sequence[Sketch], bins: int = 256) -> NDArray[np.float64
 
 
 def _outward(start: float, end: float, step: float) -> NDArray[np.float64]:
-    """Return edges beyond ``start`` in doubling steps until ``end`` is inside."""
+    """Return edges beyond ``start`` in doubling steps, up to ``end``."""
     edges: list[float] = []
     place = start
     while (end - place) * step > 0:
@@ -220,7 +218,7 @@ def _outward(start: float, end: float, step: float) -> NDArray[np.float64]:
 def _merge_zeros(
     values: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Make -0.0 and 0.0 one value; the values are ascending."""
+    """Merge -0.0 and 0.0 in ascending values."""
     distinct, first = np.unique(values, return_index=True)
     return distinct, np.add.reduceat(counts, first) if counts.size else counts
 
@@ -229,7 +227,7 @@ def _shares(
     first: tuple[NDArray[np.float64], NDArray[np.int64]],
     second: tuple[NDArray[np.float64], NDArray[np.int64]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the union of two samples' values and the share of each sample at every one."""
+    """Return the values of two samples, and the share of each sample at every value."""
     values = np.unique(np.concatenate([first[0], second[0]]))
     shares = []
     for of_sample, counts in (first, second):
@@ -251,7 +249,7 @@ def ks(a: Sketch, b: Sketch) -> float:
 def _cdfs(
     a: Sketch, b: Sketch
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the union of values and both empirical CDFs there, from integer running counts."""
+    """Return the values of two sketches and both empirical CDFs there."""
     pairs = [_merge_zeros(*sketch.pairs()) for sketch in (a, b)]
     values = np.unique(np.concatenate([pairs[0][0], pairs[1][0]]))
     cdfs = []

@@ -1,4 +1,4 @@
-"""How two runs differ, pair by pair: distances, channels, token classes."""
+"""The tables of a comparison: distances, channels, token classes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _distance_row(pair: Pair, a: Run, b: Run) -> dict[str, Any]:
 
 
 def channel_changes(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
-    """Return ``channels.csv``: the channels that changed most, where the widths agree.
+    """Return ``channels.csv``: the channels that changed most, if the widths are equal.
 
     A channel's ``change`` is the largest of abs(log std ratio), abs(mean shift) / std of A and
     abs(log absmax ratio); the 50 largest of each pair, most changed first. ``outlier_a`` and
@@ -122,7 +122,7 @@ def _outlier(side: Columns) -> NDArray[np.float64]:
 def class_shares(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
     """Return ``classes.csv``: near-zero share by token class, both sides by A's pooled eps.
 
-    Rows only for classes that both sides keep apart.
+    Only classes of both sides have rows.
     """
     rows = []
     tokens = [run.manifest.get("token_classes") or {} for run in (a, b)]

@@ -1,4 +1,4 @@
-"""The study behind `distviz generate`: what a model writes with ARM off and on, side by side."""
+"""The study of `distviz generate`: continuations with ARM off and on."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ __all__ = ["Continuations", "Decoding", "diversity", "generate"]
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How tokens are chosen.
+    """How tokens are generated.
 
     Attributes
     ----------
     max_new_tokens
-        Tokens to write, at most.
+        Maximum number of generated tokens.
     samples
-        Continuations of each side.
+        Number of continuations per side.
     temperature, top_p
-        Of sampling; None for both is greedy decoding (one continuation).
+        Of sampling; greedy decoding (one continuation) if both are None.
     on
-        Steps in which ARM acts: ``prefill``, ``decode`` or ``both``.
+        Steps with ARM: ``prefill``, ``decode`` or ``both``.
 
     Raises
     ------
     RequestError
-        If a value is out of range, or several greedy continuations are asked for.
+        If a value is out of range, or ``samples`` is above 1 for greedy decoding.
     """
 
     max_new_tokens: int = 64
@@ -69,7 +69,7 @@ class Decoding:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether tokens are drawn."""
+        """Whether tokens are sampled."""
         return self.temperature is not None or self.top_p is not None
 
     def options(self) -> dict[str, Any]:
@@ -86,18 +86,18 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Continuations:
-    """What the model wrote.
+    """The continuations of a prompt.
 
     Attributes
     ----------
     manifest
         Model, settings, decoding and prompt.
     before, after
-        The continuations with ARM off and on; one text a sample.
+        With ARM off and on; one text per sample.
     same
-        For every sample, how many tokens the two sides share from the start.
+        For every sample, the number of equal tokens from the start.
     diversity
-        ``before`` and ``after``: see `diversity`.
+        Of both sides, see `diversity`.
     """
 
     manifest: dict[str, Any]
@@ -125,34 +125,34 @@ def generate(
     *,
     system: str = "",
 ) -> Continuations:
-    """Let a model go on from a prompt with ARM off and on, with the same seed.
+    """Generate continuations of a prompt with ARM off and on, with the same seed.
 
     Parameters
     ----------
     opened
         A causal model with its tokenizer.
     prompt, system
-        The text; with ``settings.chat_template`` wrapped as the question of a user.
+        The text; with ``settings.chat_template``, the messages of a chat.
     settings
-        ARM's, ``arm_layers`` and ``seed``.
+        Those of ARM, ``arm_layers`` and ``seed``.
     decoding
-        How tokens are chosen.
+        How tokens are generated.
     progress
-        Told which side is written.
+        Receives the progress.
 
     Raises
     ------
     RequestError
-        If the model has no language head, or no chat template where one is asked for.
+        If the model has no language head, or no chat template although it is requested.
     MeasurementError
         If transformers cannot generate.
     """
     if not opened.has_head:
-        raise RequestError(f"{opened.name} has no language head, it cannot write")
+        raise RequestError(f"{opened.name} has no language head, so it cannot generate text")
     ids = _encode(opened.tokenizer, prompt, system, is_chat=settings.chat_template)
     sides = []
     for name, is_on in (("off", False), ("on", True)):
-        progress.stage(f"writing with ARM {name}")
+        progress.stage(f"generating with ARM {name}")
         acting = (
             redistribute(opened.model, settings.arm(), settings.arm_layers, on=decoding.on)
             if is_on
@@ -206,12 +206,12 @@ def _encode(tokenizer: Any, prompt: str, system: str, *, is_chat: bool) -> list[
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     ids = list(tokenizer(system + prompt)["input_ids"])
     if not ids:
-        raise RequestError("--prompt is empty, there is nothing to go on from")
+        raise RequestError("--prompt is empty")
     return ids
 
 
 def _write(opened: LoadedModel, ids: list[int], decoding: Decoding, seed: int) -> list[list[int]]:
-    """Return the tokens written, one list a sample, up to and without the end of the text."""
+    """Return the generated tokens, one list per sample, without the end-of-text token."""
     model: Any = opened.model
     tokenizer: Any = opened.tokenizer
     given = torch.tensor([ids], device=entry_device(model))
@@ -249,7 +249,7 @@ def _decode(tokenizer: Any, tokens: list[int]) -> str:
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """Count the tokens that two sides share from the start."""
+    """Return the number of equal tokens from the start."""
     pairs = enumerate(zip(first, second, strict=False))
     shorter = min(len(first), len(second))
     return next((place for place, (a, b) in pairs if a != b), shorter)
@@ -258,8 +258,8 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 def diversity(samples: Sequence[Sequence[int]]) -> float | None:
     """Return the share of different 2-grams among all 2-grams of tokens, over all samples.
 
-    ``distinct-2`` of Li et al. 2016 (arXiv 1510.03055, section 5); a 2-gram never crosses samples.
-    None where there is none.
+    ``distinct-2`` of Li et al. 2016 (arXiv 1510.03055, section 5), within samples; None without
+    2-grams.
     """
     found = [pair for tokens in samples for pair in itertools.pairwise(tokens)]
     return len(set(found)) / len(found) if found else None

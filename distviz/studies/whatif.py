@@ -1,7 +1,7 @@
-"""Questions that the sketches of a run answer with no model: what would zeros or fewer bits do?
+"""The study of `distviz whatif`: the effect of zeros and number formats on the values of a run.
 
-Exact on the values of the sketches: for bf16 and fp16 data those are the data, fp32 data are held
-rounded to bf16 (each value within 2^-8), and the answers are those for the rounded values.
+It needs no model. Results are exact for the values of the sketches, which are the data for bf16 and
+fp16; fp32 data are rounded to bf16 there (each value within 2^-8).
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = ["WhatIfRequest", "evaluate_whatif", "parse_whatif", "read_run"]
 
 @dataclass(frozen=True, kw_only=True)
 class WhatIfRequest:
-    """What is asked.
+    """The levels, thresholds and formats to evaluate.
 
     Attributes
     ----------
     levels
-        Shares of zeros, above 0 and at most 1; fractions, so that 70 % of 10 values are 7.
+        Shares of zeros, above 0 and at most 1; exact fractions, so that 70 % of 10 values are 7.
     thresholds
         Magnitudes.
     formats, ranges
         Names of `FORMATS` and `RANGES`.
     percentile
-        For the range of that name, above 0 and at most 100.
+        Of the range ``percentile``, above 0 and at most 100.
     phases
-        Names of `PHASES`; those that a place does not have are passed over.
+        Names of `PHASES`; a phase that a place does not have is skipped.
     layers, sites
-        As of ``distviz run``; None takes all.
+        As of ``distviz run``; None selects all.
     """
 
     levels: tuple[Fraction, ...] = tuple(Fraction(tenth, 10) for tenth in range(1, 10))
@@ -53,7 +53,7 @@ class WhatIfRequest:
     sites: str | None = None
 
     def kinds(self) -> Iterator[tuple[str, str]]:
-        """Yield every format with every range that it can have."""
+        """Yield every format with every range that it supports."""
         for name in self.formats:
             for range_ in self.ranges:
                 if range_ != "none" or FORMATS[name].is_float:
@@ -71,44 +71,44 @@ def parse_whatif(
     layers: str | None = None,
     sites: str | None = None,
 ) -> WhatIfRequest:
-    """Read the options of ``distviz whatif``; None takes what `WhatIfRequest` says.
+    """Parse the options of ``distviz whatif``; None means the default of `WhatIfRequest`.
 
-    ``sparsity`` is in percent. ``none`` leaves out all levels of sparsity, or all formats.
+    ``sparsity`` is in percent. ``none`` means no levels of sparsity, or no formats.
 
     Raises
     ------
     RequestError
-        If an option is malformed, or nothing is left to ask.
+        If an option is malformed, or nothing remains to evaluate.
     """
-    asked: dict[str, Any] = {"layers": layers, "sites": sites}
+    values: dict[str, Any] = {"layers": layers, "sites": sites}
     if sparsity is not None:
-        asked["levels"] = _levels(sparsity)
+        values["levels"] = _levels(sparsity)
     if thresholds is not None:
-        asked["thresholds"] = _thresholds(thresholds)
+        values["thresholds"] = _thresholds(thresholds)
     for name, text, allowed in (
         ("formats", formats, FORMATS),
         ("ranges", ranges, RANGES),
         ("phases", phases, PHASES),
     ):
         if text is not None:
-            asked[name] = _names(name, text, allowed)
+            values[name] = _names(name, text, allowed)
     if percentile is not None:
         if not 0 < percentile <= 100:
             raise RequestError(
                 f"--percentile {percentile:g}: give a number above 0, at most 100", "such as 99.9"
             )
-        asked["percentile"] = percentile
-    questions = WhatIfRequest(**asked)
-    if questions.formats and not list(questions.kinds()):
+        values["percentile"] = percentile
+    request = WhatIfRequest(**values)
+    if request.formats and not list(request.kinds()):
         raise RequestError(
-            f"--ranges {ranges}: integers have no range of their own",
-            "give max, percentile or mse, or fp8 among --formats",
+            f"--ranges {ranges}: integer formats need a range",
+            "give max, percentile or mse, or an fp8 format to --formats",
         )
-    if not (questions.levels or questions.thresholds or questions.formats):
+    if not (request.levels or request.thresholds or request.formats):
         raise RequestError(
-            "there is nothing to ask", "give levels to --sparsity, --thresholds or --formats"
+            "there is nothing to evaluate", "give values to --sparsity, --thresholds or --formats"
         )
-    return questions
+    return request
 
 
 def _levels(text: str) -> tuple[Fraction, ...]:
@@ -139,7 +139,7 @@ def _thresholds(text: str) -> tuple[float, ...]:
 
 
 def _names(option: str, text: str, allowed: Iterable[str]) -> tuple[str, ...]:
-    """Return the names in the order of ``allowed``; ``none`` alone leaves all formats out."""
+    """Return the names in the order of ``allowed``; ``none`` means no formats."""
     known = list(allowed)
     if option == "formats" and text.strip().lower() == "none":
         return ()
@@ -154,41 +154,32 @@ def _names(option: str, text: str, allowed: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the run folder that is asked about.
+    """Read a run folder.
 
     Raises
     ------
     RequestError
-        If it is none, or damaged; runs inside it are named, such as both sides of a comparison.
+        If it is no run, or damaged; runs inside it are named, such as the sides of a comparison.
     """
     if folder.is_dir() and not (folder / RUN).exists():
         inside = sorted(path.parent for path in folder.glob(f"*/{RUN}"))
         if inside:
             raise RequestError(
                 f"{folder} is not a run, it holds {len(inside)} of them",
-                f"ask about one: {', '.join(map(str, inside[:4]))}",
+                f"give one: {', '.join(map(str, inside[:4]))}",
             )
     return Run.load(folder)
 
 
-def evaluate_whatif(run: Run, questions: WhatIfRequest, source: str = "") -> WhatIf:
-    """Answer the questions about a run.
-
-    Parameters
-    ----------
-    run
-        What was measured.
-    questions
-        What is asked.
-    source
-        The run's folder, for the manifest.
+def evaluate_whatif(run: Run, request: WhatIfRequest, source: str = "") -> WhatIf:
+    """Evaluate a request on a run; ``source`` is the run's folder, for the manifest.
 
     Raises
     ------
     RequestError
         If the run has none of the layers, sites or phases.
     """
-    layers, sites = questions.layers, questions.sites
+    layers, sites = request.layers, request.sites
     places = choose_places(
         ((key.layer, key.site) for key in run.keys),
         None if layers is None else parse_layers(layers, run.n_layers),
@@ -196,30 +187,30 @@ def evaluate_whatif(run: Run, questions: WhatIfRequest, source: str = "") -> Wha
         "run",
     )
     there = [key for key in run.keys if (key.layer, key.site) in places]
-    keys = [key for key in there if key.phase in questions.phases]
+    keys = [key for key in there if key.phase in request.phases]
     if not keys:
         known = ", ".join(dict.fromkeys(key.phase for key in there))
         raise RequestError(
-            f"the run has no phase {' or '.join(questions.phases)} there", f"it has {known}"
+            f"the run has no phase {' or '.join(request.phases)} there", f"it has {known}"
         )
-    rows = [row for key in keys for row in _answers(run, key, questions)]
+    rows = [row for key in keys for row in _evaluate(run, key, request)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     texts = ["format", "range"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
-    return WhatIf(_manifest(run, keys, questions, source), table.astype({"zero_point": "Int64"}))
+    return WhatIf(_manifest(run, keys, request, source), table.astype({"zero_point": "Int64"}))
 
 
-def _answers(run: Run, key: SiteKey, questions: WhatIfRequest) -> Iterator[dict[str, Any]]:
+def _evaluate(run: Run, key: SiteKey, request: WhatIfRequest) -> Iterator[dict[str, Any]]:
     sample = Sample.of(run.merged[key])
     place = key._asdict()
-    for level in questions.levels:
+    for level in request.levels:
         threshold = threshold_for(*sample.magnitude_pairs, level)
         pruned = asdict(prune(*sample.magnitude_pairs, threshold))
         yield place | {"question": "sparsity", "level": float(level)} | pruned
-    for threshold in questions.thresholds:
+    for threshold in request.thresholds:
         yield place | {"question": "threshold"} | asdict(prune(*sample.magnitude_pairs, threshold))
-    for name, range_ in questions.kinds():
-        quantizer = fit(sample, FORMATS[name], range_, questions.percentile)
+    for name, range_ in request.kinds():
+        quantizer = fit(sample, FORMATS[name], range_, request.percentile)
         scaled = {
             "clip_low": quantizer.lowest,
             "clip_high": quantizer.highest,
@@ -231,19 +222,19 @@ def _answers(run: Run, key: SiteKey, questions: WhatIfRequest) -> Iterator[dict[
 
 
 def _manifest(
-    run: Run, keys: Sequence[SiteKey], questions: WhatIfRequest, source: str
+    run: Run, keys: Sequence[SiteKey], request: WhatIfRequest, source: str
 ) -> dict[str, Any]:
-    told = {name: run.manifest.get(name) for name in ("model", "arm", "text", "dtype")}
+    copied = {name: run.manifest.get(name) for name in ("model", "arm", "text", "dtype")}
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "whatif",
         "run": source,
-        **told,
-        "sparsity": [float(level) for level in questions.levels],
-        "thresholds": list(questions.thresholds),
-        "formats": list(questions.formats),
-        "ranges": list(questions.ranges),
-        "percentile": questions.percentile,
+        **copied,
+        "sparsity": [float(level) for level in request.levels],
+        "thresholds": list(request.thresholds),
+        "formats": list(request.formats),
+        "ranges": list(request.ranges),
+        "percentile": request.percentile,
         "phases": list(dict.fromkeys(key.phase for key in keys)),
         "is_rounded": any(run.merged[key].is_rounded for key in keys),
         "warnings": list(_warnings(run, keys)),
