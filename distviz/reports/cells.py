@@ -11,8 +11,6 @@ import pandas as pd
 from distviz.reports.page import Block, Cell, Command, DataTable, Facts, Fold, Section
 from distviz.results import number, percent
 
-__all__ = ["data_table", "provenance"]
-
 _SHARES = frozenset(
     ("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept")
 )

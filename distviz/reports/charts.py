@@ -11,18 +11,6 @@ from typing import Any
 
 from distviz.reports.page import Chart, Spec
 
-__all__ = [
-    "COLORS",
-    "COMPARED",
-    "PAIRED",
-    "by_depth",
-    "class_shares",
-    "heatmap",
-    "intervals",
-    "layer_curves",
-    "trade_off",
-]
-
 COLORS = ("$before", "$after", "$ks", "$w1", "$js", "$muted")
 _LOG_SPAN = 30.0
 _SHORT = 12

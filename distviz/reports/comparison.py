@@ -20,8 +20,6 @@ from distviz.stats import ALPHA
 if TYPE_CHECKING:
     from distviz.results import Comparison
 
-__all__ = ["comparison_part", "interval_rows"]
-
 _SIDES = {"near_zero_a": ("A", "$before"), "near_zero_b": ("B", "$after")}
 _TESTED = {
     "log_variance_ratio": "log variance ratio, ln(var B / var A), mean of documents",

@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
-from distviz.plots import FigureSpecs, figure_names, figure_specs
+from distviz.plots import FigureSpecs, figure_specs
 from distviz.results import Result, load, records, staging
 from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
 from distviz.sites import parse_layers, parse_sites
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "export",
-    "export_folder",
-    "figure_names",
-    "save_figure",
-    "write_folder",
-]
 
 _NO_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from distviz.results import FillerStudy
 
-__all__ = ["filler_part"]
-
 _TITLES = dict(
     zip(
         QUANTITIES,
@@ -64,9 +62,9 @@ def _by_layer(study: FillerStudy, site: str, named: str) -> Section:
 
 
 def _layer_charts(study: FillerStudy, count: int, site: str) -> list[Chart]:
-    kept = study.attention[study.attention["filler_count"] == count]
+    attention = study.attention[study.attention["filler_count"] == count]
     rows = study.table[(study.table["filler_count"] == count) & (study.table["site"] == site)]
-    return _charts(rows, kept, "layer")
+    return _charts(rows, attention, "layer")
 
 
 def _by_count(study: FillerStudy, site: str, named: str) -> list[Section]:
@@ -75,13 +73,13 @@ def _by_count(study: FillerStudy, site: str, named: str) -> list[Section]:
         return []
     layer = study.most_changed(study.counts[-1], site)[0]
     rows = study.table[(study.table["layer"] == layer) & (study.table["site"] == site)]
-    kept = study.attention[study.attention["layer"] == layer]
-    blocks: list[Block] = [*_charts(rows, kept, "filler_count"), _NOTE]
+    attention = study.attention[study.attention["layer"] == layer]
+    blocks: list[Block] = [*_charts(rows, attention, "filler_count"), _NOTE]
     title = f"By number of filler tokens, layer {layer}, which changes most{named}"
     return [Section(title, blocks, grid=True)]
 
 
-def _charts(rows: pd.DataFrame, kept: pd.DataFrame, place: str) -> list[Chart]:
+def _charts(rows: pd.DataFrame, attention: pd.DataFrame, place: str) -> list[Chart]:
     axis = "layer" if place == "layer" else "filler tokens"
     found = []
     for quantity, title in _TITLES.items():
@@ -90,7 +88,7 @@ def _charts(rows: pd.DataFrame, kept: pd.DataFrame, place: str) -> list[Chart]:
             found.append(Chart(title, charts.intervals(here, "$after", axis=axis)))
     values = [
         {"place": row[place], "kind": row["module"], "kept": row["attention_kept"]}
-        for row in records(kept)
+        for row in records(attention)
     ]
     if values:
         if len({row["place"] for row in values}) == len(values):

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from distviz.results import Comparison, Run
     from distviz.sites import SiteKey
 
-__all__ = ["compared_frames", "paired_frames"]
-
 _LOG_FLOOR = 0.7
 _HEADROOM = 1.08
 _DIGITS = 5
@@ -47,16 +45,9 @@ def _paired(data: PairedBins, label: str) -> dict[str, Any]:
         columns = {"n": counts.tolist(), "m": moved.tolist()}
         if other is not None:
             columns["o"] = data.inside(other).tolist()
-        panels.append(
-            {
-                "spec": "paired",
-                "title": panel.phase,
-                "phase": "after" if panel.phase == "after" else "before",
-                "columns": columns,
-            }
-        )
-    tokens = _tokens(data, data.peak, floor) | {"format": "~s", "unit": "values per bin"}
-    tokens["axis"] = _axis(data.key.site)
+        color = "after" if panel.phase == "after" else "before"
+        panels.append({"spec": "paired", "title": panel.phase, "phase": color, "columns": columns})
+    tokens = _tokens(data, data.key.site, floor) | {"format": "~s", "unit": "values per bin"}
     return {
         "label": label,
         "note": _note(data),
@@ -68,22 +59,20 @@ def _paired(data: PairedBins, label: str) -> dict[str, Any]:
     }
 
 
-def _axis(site: str) -> str:
-    return "activation value" if site == "act" else f"{site} value"
-
-
 def _outlined(data: PairedBins, panel: Panel) -> Any:
     if panel.phase == "after" and len(data.panels) > 1:
         return data.panels[0].counts
     return data.untouched if panel.phase == "arm_input" else None
 
 
-def _tokens(data: PairedBins | ComparedBins, peak: float, floor: float) -> dict[str, Any]:
+def _tokens(data: PairedBins | ComparedBins, site: str, floor: float) -> dict[str, Any]:
+    """Return the values that replace names in the charts of a frame."""
     eps = data.eps if math.isfinite(data.eps) else 0.0
-    top = max(peak, 1) if isinstance(data, PairedBins) else peak or 1.0
+    top = max(data.peak, 1) if isinstance(data, PairedBins) else data.peak or 1.0
     if data.log:
         top *= (top / floor) ** (_HEADROOM - 1)
     return {
+        "axis": "activation value" if site == "act" else f"{site} value",
         "window": list(data.window),
         "heights": [floor, top if data.log else top * _HEADROOM],
         "scale": "log" if data.log else "linear",
@@ -97,10 +86,9 @@ def _note(data: PairedBins) -> str:
     words = [f"near zero: |x| < ε = {number(data.eps)}"]
     if data.moved is not None:
         words.append(f"strong colour: the {data.moved:,} moved values")
-    beyond = [sum(data.beyond(panel)) for panel in data.panels]
-    if any(beyond):
-        share = max(beyond) / max(data.panels[0].count, 1)
-        words.append(f"outside the axis: {percent(share)}")
+    outside = max(sum(data.beyond(panel)) for panel in data.panels)
+    if outside:
+        words.append(f"outside the axis: {percent(outside / max(data.panels[0].count, 1))}")
     if data.log:
         words.append("counts on a logarithmic scale")
     if data.key.module:
@@ -110,14 +98,12 @@ def _note(data: PairedBins) -> str:
 
 def _numbers(columns: Sequence[tuple[str, Panel | ComparedSide]]) -> list[list[str]]:
     found = [one for _, one in columns]
+    titles = {"std": "std", "gini": "Gini of |x|", "low": "min", "high": "max"}
     return [
         ["", *(name for name, _ in columns)],
         ["values", *(f"{one.count:,}" for one in found)],
         ["near-zero", *(percent(one.near_zero) for one in found)],
-        ["std", *(number(one.std, 4) for one in found)],
-        ["Gini of |x|", *(number(one.gini, 4) for one in found)],
-        ["min", *(number(one.low, 4) for one in found)],
-        ["max", *(number(one.high, 4) for one in found)],
+        *([titles[name], *(number(getattr(one, name), 4) for one in found)] for name in titles),
     ]
 
 
@@ -137,9 +123,9 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     a, b = (data.inside(side.shares) for side in (data.a, data.b))
     columns = {name: _rounded(shares) for name, shares in (("a", a), ("b", b))}
     most = float(abs(b - a).max()) * 1.1 or 1.0
-    tokens = _tokens(data, data.peak, data.floor if data.log else 0)
-    tokens |= {"axis": _axis(data.pair.a.site), "format": ".2~%", "unit": "share per bin"}
-    apart = {"heights": [-most, most], "scale": "linear", "format": "+.2~%", "unit": "B − A"}
+    tokens = _tokens(data, data.pair.a.site, data.floor if data.log else 0)
+    tokens |= {"format": ".2~%", "unit": "share per bin"}
+    difference = {"heights": [-most, most], "scale": "linear", "format": "+.2~%", "unit": "B − A"}
     sides = {"spec": "sides", "phase": "before", "columns": columns}
     words = [
         f"near zero: |x| < ε = {number(data.eps)} of A",
@@ -155,7 +141,7 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
         "tokens": tokens,
         "panels": [
             sides | {"title": "A filled, B as a line"},
-            sides | {"spec": "difference", "title": "B − A", "tokens": apart},
+            sides | {"spec": "difference", "title": "B − A", "tokens": difference},
         ],
         "numbers": _numbers([("A", data.a), ("B", data.b)]),
     }

@@ -16,8 +16,6 @@ from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
 from distviz.results import Comparison, FillerStudy, Run, Sweep, load, replacing
 
-__all__ = ["page_of", "report_folders", "write_page"]
-
 
 def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bool = False) -> Path:
     """Write one HTML page from folders of results and return the file.

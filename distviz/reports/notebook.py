@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from distviz.results import Comparison, Run
 
-__all__ = ["ComparisonPlots", "RunPlots", "comparison_html", "run_html"]
-
 _RUN_COLUMNS = ["layer", "site", "phase", "near_zero", "std", "gini", "min", "max", "module"]
 _PAIR_COLUMNS = [
     *("layer_a", "layer_b", "site", "near_zero_a", "near_zero_b", "std_ratio", "ks"),
@@ -30,60 +28,48 @@ _PAIR_COLUMNS = [
 _DOTS_PER_INCH = 110
 
 
-class RunPlots:
-    """The figures of a run; each returns a `matplotlib.figure.Figure`.
+class _Plots:
+    """The figures of a result; each method returns a `matplotlib.figure.Figure`.
 
-    All take ``width="single"`` or ``"double"``: sized for the columns of a paper.
+    All take ``width="single"`` or ``"double"``, the columns of a paper.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def paired(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
-        """Draw one layer before and after ARM; options as of `distviz.plots.paired`."""
-        return plots.paired(self._run, layer, site, **options)
-
-    def overview(self, site: str = "act", **options: Any) -> Figure:
-        """Draw the main statistics of every layer, before and after."""
-        return plots.overview(self._run, site, **options)
+    def __init__(self, result: Any) -> None:
+        self._result = result
 
     def token_classes(self, site: str = "act", **options: Any) -> Figure:
         """Draw the near-zero share of digits, operators, conjunctions and other tokens."""
-        return plots.token_classes(self._run, site, **options)
+        return plots.token_classes(self._result, site, **options)
 
 
-class ComparisonPlots:
-    """The figures of a comparison; each returns a `matplotlib.figure.Figure`.
+class RunPlots(_Plots):
+    """The figures of a run."""
 
-    All take ``width="single"`` or ``"double"``: sized for the columns of a paper.
-    """
+    def paired(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
+        """Draw one layer before and after ARM; options as of `distviz.plots.paired`."""
+        return plots.paired(self._result, layer, site, **options)
 
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
+    def overview(self, site: str = "act", **options: Any) -> Figure:
+        """Draw the main statistics of every layer, before and after."""
+        return plots.overview(self._result, site, **options)
+
+
+class ComparisonPlots(_Plots):
+    """The figures of a comparison."""
 
     def compared(self, layer: int = 0, site: str = "act", **options: Any) -> Figure:
-        """Draw a layer of A against the paired layer of B.
-
-        Raises
-        ------
-        RequestError
-            If it was not compared.
-        """
-        pairs = {(pair.a.layer, pair.a.site): pair for pair in reversed(self._comparison.pairs)}
+        """Draw a layer of A against the paired layer of B; `RequestError` if there is none."""
+        pairs = {(pair.a.layer, pair.a.site): pair for pair in reversed(self._result.pairs)}
         if (layer, site) not in pairs:
             known = ", ".join(f"{layer} ({site})" for layer, site in reversed(pairs))
             raise RequestError(
                 f"layer {layer}, site {site} was not compared", f"compared layers: {known}"
             )
-        return plots.compared(self._comparison, pairs[layer, site], **options)
+        return plots.compared(self._result, pairs[layer, site], **options)
 
     def overview(self, site: str = "act", **options: Any) -> Figure:
         """Draw the distances of the sides by depth, with the significant ones marked."""
-        return plots.comparison_overview(self._comparison, site, **options)
-
-    def token_classes(self, site: str = "act", **options: Any) -> Figure:
-        """Draw the near-zero share of each token class on both sides."""
-        return plots.token_classes(self._comparison, site, **options)
+        return plots.comparison_overview(self._result, site, **options)
 
 
 def run_html(run: Run) -> str:

@@ -5,22 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-__all__ = [
-    "Block",
-    "Browser",
-    "Cell",
-    "Chart",
-    "Command",
-    "DataTable",
-    "Drawing",
-    "Facts",
-    "Fold",
-    "Page",
-    "Part",
-    "Prose",
-    "Section",
-]
-
 Spec = dict[str, Any]
 """A chart in the grammar of Vega-Lite; strings that begin with ``$`` name colours."""
 

@@ -18,8 +18,6 @@ from distviz.reports.page import DataTable, Page
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["DISTANCES", "PALETTES", "render", "render_display"]
-
 DISTANCES = {
     "ks": ("KS", "$ks"),
     "wasserstein_normalized": ("W1 / std A", "$w1"),

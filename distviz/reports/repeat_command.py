@@ -13,14 +13,6 @@ from distviz.settings import OPTIONS, LayerSettings, names_affecting
 if TYPE_CHECKING:
     from distviz.results import FillerStudy, Sweep, WhatIf
 
-__all__ = [
-    "compare_command",
-    "filler_command",
-    "run_command",
-    "sweep_command",
-    "whatif_command",
-]
-
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
 _OMITTED = (None, "before", "", 0)

@@ -32,8 +32,6 @@ from distviz.sites import SITES
 if TYPE_CHECKING:
     from distviz.results import Run
 
-__all__ = ["class_section", "layer_section", "run_part"]
-
 _MAIN = {
     "near_zero": "near-zero share",
     "std": "standard deviation",

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from distviz.results import Result, Run
     from distviz.sites import SiteKey
 
-__all__ = ["architecture_line", "make_part", "run_verdict"]
-
 
 def make_part(
     result: Result,

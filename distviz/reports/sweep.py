@@ -27,8 +27,6 @@ from distviz.results import (
 if TYPE_CHECKING:
     from distviz.results import Sweep
 
-__all__ = ["sweep_part"]
-
 _BLOCKS = ["redistribution", "layers", "mode"]
 """Settings that differ in these have separate heatmaps."""
 _HEATMAPS = {"near_zero_removed": ("near-zero share removed", ".2%"), "kl": ("KL, nats", ".3~g")}

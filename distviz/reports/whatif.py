@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from distviz.results import WhatIf
 
-__all__ = ["whatif_part"]
-
 
 def whatif_part(results: WhatIf) -> Part:
     """Return the part of what-if results."""

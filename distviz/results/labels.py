@@ -13,29 +13,6 @@ if TYPE_CHECKING:
     from distviz.results.filler_study import FillerStudy
     from distviz.results.run import Run
 
-__all__ = [
-    "alignment",
-    "arm_layers",
-    "arm_settings",
-    "change_name",
-    "counted",
-    "decibels",
-    "distance_name",
-    "dtype_name",
-    "filler_name",
-    "layer_axis",
-    "layer_name",
-    "layer_names",
-    "measured_line",
-    "model_name",
-    "moved_values",
-    "number",
-    "percent",
-    "place_name",
-    "sample_name",
-    "side_names",
-]
-
 _MOST_LAYERS = 6
 """Layers named in a list; more are cut."""
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

@@ -182,9 +182,10 @@ def test_sorting_sorts(opened: Opened, run: Run) -> None:
 def test_filter_filters_and_copies_copy(opened: Opened, run: Run) -> None:
     tab, table = opened.tab, stats_table(opened.tab)
     table.locator(".filter").fill("after act")
-    wanted = run.stats().query("phase == 'after'").reset_index(drop=True)
-    assert len(column(tab, "std")) == len(wanted) == 3
-    assert table.locator(".count").inner_text() == "3 of 8 rows"
+    stats = run.stats()
+    wanted = stats[stats["phase"].isin(["after", "moved_after"])].reset_index(drop=True)
+    assert len(column(tab, "std")) == len(wanted) == 4
+    assert table.locator(".count").inner_text() == "4 of 8 rows"
     table.get_by_text("Copy as CSV").click()
     copied = tab.evaluate("navigator.clipboard.readText()")
     frame = pd.read_csv(io.StringIO(copied))
@@ -193,7 +194,7 @@ def test_filter_filters_and_copies_copy(opened: Opened, run: Run) -> None:
     pd.testing.assert_frame_equal(frame[shared], wanted[shared], check_dtype=False, rtol=0, atol=0)
     table.get_by_text("Copy as Markdown").click()
     lines = tab.evaluate("navigator.clipboard.readText()").splitlines()
-    assert len(lines) == 2 + 3
+    assert len(lines) == 2 + 4
     assert lines[0].startswith("| layer | site | phase |")
     assert "\\<img" in lines[2]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

@@ -18,8 +18,6 @@ from distviz.stats import ALPHA
 if TYPE_CHECKING:
     from distviz.results import Comparison
 
-__all__ = ["channel_lines", "class_line", "pairs_table", "summary"]
-
 _QUANTITIES = ("log_variance_ratio", "near_zero_difference")
 _PLACE = ["layer_a", "layer_b", "site", "module_a", "stack"]
 _CHANNELS = 5

@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = [
-    "ASCII",
-    "encode",
-    "is_unicode",
-    "is_unicode_name",
-    "paragraph",
-    "percent_cell",
-    "plain_table",
-    "replace_unencodable",
-    "width_of",
-]
-
 ASCII = {
     "−": "-",
     "–": "-",

@@ -12,8 +12,6 @@ from distviz.cli.dry_run import DryRun, Estimate
 from distviz.cli.views.console import paragraph
 from distviz.sites import join_layers
 
-__all__ = ["count", "size", "summary"]
-
 _INDENT = 10
 
 

@@ -25,8 +25,6 @@ from distviz.stats import ALPHA
 if TYPE_CHECKING:
     from distviz.results import FillerStudy
 
-__all__ = ["changes_table", "positions_table", "summary"]
-
 _HEADINGS = (
     "near-0 change\npoints [95 %]",
     "variance\nratio",

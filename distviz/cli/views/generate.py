@@ -13,8 +13,6 @@ from distviz.cli.views.console import encode, paragraph, plain_table, width_of
 if TYPE_CHECKING:
     from distviz.studies import Continuations
 
-__all__ = ["summary"]
-
 
 def summary(found: Continuations, console: Console | None = None) -> Group:
     """Return the prompt and both sides of every sample; the differing part is coloured."""

@@ -15,8 +15,6 @@ from distviz.plots import layer_lines
 from distviz.sites import SITES
 from distviz.studies import Inspection
 
-__all__ = ["architectures", "inspection", "layer_diagram"]
-
 _FRAMES = str.maketrans("┌└├┬┼─│┐┘┤×", "+++++-|+++x")
 
 

@@ -32,16 +32,6 @@ if TYPE_CHECKING:
     from distviz.sites import SiteKey
     from distviz.stats import Sketch
 
-__all__ = [
-    "effect_line",
-    "histogram_blocks",
-    "layer_details",
-    "sparkline",
-    "sparklines",
-    "stats_table",
-    "summary",
-]
-
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "  .::-=+#"
 _BARS = "▁▂▃▄▅▆▇█"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from distviz.results import Sweep
 
-__all__ = ["settings_table", "summary"]
-
 _SHORT = {"redistribution": "kind", "layers": "layers", "c": "c", "p1": "p1", "mode": "mode"}
 _SHORT |= {"preset": "preset"}
 _WIDE = 104

@@ -25,8 +25,6 @@ from distviz.results import (
 if TYPE_CHECKING:
     from distviz.results import WhatIf
 
-__all__ = ["formats_table", "summary", "zeros_table"]
-
 _WIDE = 96
 """Columns from which a third layer is named."""
 

@@ -25,6 +25,7 @@ import pytest
 from support.synthetic_runs import with_tables
 
 from distviz.errors import MeasurementError
+from distviz.plots import figure_names
 from distviz.reports import export as exports
 from distviz.results.run import Run
 from distviz.settings import FIGURE_FORMATS
@@ -182,7 +183,7 @@ def test_figure_names_tell_places_apart() -> None:
             SiteKey(-1, "decoder", "module:lm_head", "before", "lm_head"): values,
         }
     )
-    assert set(exports.figure_names(run).values()) == {
+    assert set(figure_names(run).values()) == {
         "layer_000_act",
         "layer_000_product_experts.0.down",
         "layer_000_product_experts.1.down",
