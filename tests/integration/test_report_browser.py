@@ -209,10 +209,10 @@ def test_hovering_names_both_phases(opened: Opened, run: Run) -> None:
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tip = tab.locator("#vg-tooltip-element.visible")
     tip.wait_for()
-    said = tip.inner_text()
+    text = tip.inner_text()
     stats = run.stats().set_index(["layer", "phase"])["near_zero"]
     for phase in ("before", "after"):
-        assert f"{100 * stats[1, phase]:.2f}%" in said
+        assert f"{100 * stats[1, phase]:.2f}%" in text
 
 
 def test_schemes(browser: Browser, file: Path) -> None:

@@ -29,38 +29,38 @@ _WIDE = 96
 """Columns from which a third layer is named."""
 
 
-def summary(asked: WhatIf, console: Console | None = None) -> Group:
+def summary(results: WhatIf, console: Console | None = None) -> Group:
     """Return the findings: for each site the formats and the zeros, with the worst layers."""
-    line = measured_line(asked)
-    if arm_settings(asked) and "after" in asked.manifest.get("phases", []):
-        line += f" · {change_name(asked)} {arm_settings(asked)}"
+    line = measured_line(results)
+    if arm_settings(results) and "after" in results.manifest.get("phases", []):
+        line += f" · {change_name(results)} {arm_settings(results)}"
     parts: list[RenderableType] = [paragraph(line, console, style="bold")]
-    if asked.manifest.get("is_rounded"):
+    if results.manifest.get("is_rounded"):
         note = "fp32 values were counted rounded to bf16: results are for the rounded values."
         parts.append(paragraph(note, console))
-    for site in asked.sites:
-        parts += [Text(), *_of_site(asked, site, console)]
+    for site in results.sites:
+        parts += [Text(), *_of_site(results, site, console)]
     return Group(*parts)
 
 
-def _of_site(asked: WhatIf, site: str, console: Console | None) -> Iterator[RenderableType]:
-    phase = asked.phases(site)[0]
-    if asked.kinds(site):
+def _of_site(results: WhatIf, site: str, console: Console | None) -> Iterator[RenderableType]:
+    phase = results.phases(site)[0]
+    if results.kinds(site):
         title = f"{site}: signal to noise (SQNR, dB) by number format, worst layers first"
         yield paragraph(title, console, style="bold")
-        yield formats_table(asked, site, console)
-    if asked.levels(site):
+        yield formats_table(results, site, console)
+    if results.levels(site):
         title = f"{site}: the smallest magnitudes made zero, {phase}"
         yield paragraph(title, console, style="bold")
-        yield zeros_table(asked, site, console)
-    if asked.thresholds(site):
+        yield zeros_table(results, site, console)
+    if results.thresholds(site):
         yield paragraph(f"{site}: abs(x) <= threshold made zero", console, style="bold")
-        yield zeros_table(asked, site, console, thresholds=True)
+        yield zeros_table(results, site, console, thresholds=True)
 
 
-def formats_table(asked: WhatIf, site: str, console: Console | None = None) -> Table:
+def formats_table(results: WhatIf, site: str, console: Console | None = None) -> Table:
     """Return a row per format and range: worst layers, medians over layers; 80 columns."""
-    first, *others = asked.phases(site)
+    first, *others = results.phases(site)
     table = plain_table(console)
     table.add_column("format", no_wrap=True)
     table.add_column("range", no_wrap=True)
@@ -70,12 +70,12 @@ def formats_table(asked: WhatIf, site: str, console: Console | None = None) -> T
     for heading in ("median\nclipped", "median\nzeroed"):
         table.add_column(heading, justify="right", no_wrap=True)
     last = ""
-    for name, range_ in asked.kinds(site):
-        rows = asked.losses(site, name, range_, first)
+    for name, range_ in results.kinds(site):
+        rows = results.losses(site, name, range_, first)
         cells = [name if name != last else "", range_]
         cells.append(_least(rows, "sqnr_db", decibels, console))
         cells.append(decibels(_median(rows["sqnr_db"])))
-        others_losses = [asked.losses(site, name, range_, phase) for phase in others[:1]]
+        others_losses = [results.losses(site, name, range_, phase) for phase in others[:1]]
         cells += [decibels(_median(part["sqnr_db"])) for part in others_losses]
         cells += [percent_cell(_median(rows[column])) for column in ("clipped", "zeroed")]
         table.add_row(*(encode(cell, console) for cell in cells))
@@ -84,11 +84,11 @@ def formats_table(asked: WhatIf, site: str, console: Console | None = None) -> T
 
 
 def zeros_table(
-    asked: WhatIf, site: str, console: Console | None = None, *, thresholds: bool = False
+    results: WhatIf, site: str, console: Console | None = None, *, thresholds: bool = False
 ) -> Table:
     """Return a row per level of zeros, or per threshold: medians, and the worst layers."""
-    first, *others = asked.phases(site)
-    find = asked.cut if thresholds else asked.thinned
+    first, *others = results.phases(site)
+    find = results.cut if thresholds else results.thinned
     table = plain_table(console)
     heads = ("threshold", "median\nzeros") if thresholds else ("zeros", "median\nthreshold")
     for heading in (*heads, "L1 kept\nmedian", "L2 energy\nmedian"):
@@ -96,15 +96,15 @@ def zeros_table(
     table.add_column(encode(f"least energy in layers\n{first}", console), no_wrap=True)
     for phase in others[:1]:
         table.add_column(f"L2 energy\n{phase}", justify="right", no_wrap=True)
-    for asked_for in asked.thresholds(site) if thresholds else asked.levels(site):
-        rows = find(site, asked_for, first)
+    for value in results.thresholds(site) if thresholds else results.levels(site):
+        rows = find(site, value, first)
         if thresholds:
-            cells = [number(asked_for), percent_cell(_median(rows["zeros"]))]
+            cells = [number(value), percent_cell(_median(rows["zeros"]))]
         else:
-            cells = [f"{100 * asked_for:g} %", number(_median(rows["threshold"]))]
+            cells = [f"{100 * value:g} %", number(_median(rows["threshold"]))]
         cells += [percent_cell(_median(rows[column])) for column in ("l1_kept", "l2_kept")]
         cells.append(_least(rows, "l2_kept", percent_cell, console))
-        cells += [percent_cell(_median(find(site, asked_for, p)["l2_kept"])) for p in others[:1]]
+        cells += [percent_cell(_median(find(site, value, p)["l2_kept"])) for p in others[:1]]
         table.add_row(*(encode(cell, console) for cell in cells))
     return table
 

@@ -19,8 +19,8 @@ def test_cells() -> None:
     )
     table = data_table("t", frame)
     assert table.columns == [("n", True), ("near_zero", True), ("x", True)]
-    said = [[(cell.text, cell.value) for cell in row] for row in table.rows]
-    assert said == [
+    text = [[(cell.text, cell.value) for cell in row] for row in table.rows]
+    assert text == [
         [("1,234,567", "1234567"), ("6.94 %", "0.0694"), ("−1.235e−5", "-1.2345678e-05")],
         [("2", "2"), ("–", ""), ("3", "3.0")],
     ]

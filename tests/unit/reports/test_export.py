@@ -171,7 +171,7 @@ def test_a_file_in_place_of_the_folder_is_refused(run: Run, tmp_path: Path) -> N
         exports.export(run, tmp_path / "out")
 
 
-def test_figure_names_tell_places_apart() -> None:
+def test_figure_names_are_unique() -> None:
     values = np.ones(4, np.float32)
     run = run_of(
         {

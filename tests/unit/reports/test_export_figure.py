@@ -80,7 +80,7 @@ def test_several_kinds_formats_and_tables(
         (("--figure-width", "wide"), "--figure-width is 'wide'", "single, double"),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_refused(
+def test_unknown_figures_are_refused(
     folder: Path, call: Callable[..., Done], options: tuple[str, ...], message: str, hint: str
 ) -> None:
     done = call("export", folder, *options, "--out", "out")

@@ -21,7 +21,7 @@ from distviz.results.run import Run
 from distviz.studies.comparison import compare
 
 
-def test_several_folders_follow_one_another(run_folder: Path, tmp_path: Path) -> None:
+def test_several_folders_have_a_part_each(run_folder: Path, tmp_path: Path) -> None:
     a, b = make(0).run, make(1, scale=1.4).run
     compared = compare(a, b).save(tmp_path / "compared")
     text = render(page_of([run_folder, compared, run_folder]))
@@ -36,7 +36,7 @@ def test_equal_folders_give_equal_bytes(run_folder: Path) -> None:
     assert render(page_of([run_folder])) == render(page_of([run_folder]))
 
 
-def test_where_it_is_written(run_folder: Path, tmp_path: Path) -> None:
+def test_the_file_is_written_where_requested(run_folder: Path, tmp_path: Path) -> None:
     copy = Run.load(run_folder).save(tmp_path / "copy")
     assert report_folders([copy]) == copy / "report.html"
     assert report_folders([copy]) == copy / "report.html"

@@ -54,7 +54,7 @@ def test_foreign_text_is_escaped() -> None:
     assert EVIL in texts(tree, "td")
 
 
-def test_figures_are_at_hand() -> None:
+def test_figures_of_a_run() -> None:
     run = silu_run().run
     for figure in (run.plot.paired(), run.plot.paired(layer=1, log=True), run.plot.overview()):
         assert isinstance(figure, Figure)

@@ -92,6 +92,6 @@ def test_the_charts_are_the_ones_that_were_bundled() -> None:
     assert digest == "468c95c12b753393d1f795fbe0f0efed33d4b310ef8cd3716f1e9015e9134691"
 
 
-def test_a_title_is_said_once() -> None:
+def test_the_title_of_the_page() -> None:
     page = Page("t", [Part("t", "s", "v", [])])
     assert "<title>t · distviz</title>" in render(page)

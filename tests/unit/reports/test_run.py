@@ -27,11 +27,11 @@ def test_every_statistic_has_a_curve_and_a_cell(html: str, synthetic: Synthetic)
     assert len(rows) == len(stats)
     for cells, (_, expected) in zip(rows, stats.iterrows(), strict=True):
         for name, cell in zip(head, cells, strict=True):
-            said = cell.get("data-v") or texts_of(cell)
+            text = cell.get("data-v") or texts_of(cell)
             if isinstance(expected[name], str):
-                assert said == expected[name]
-            elif said:
-                assert float(said.replace(",", "")) == float(expected[name])
+                assert text == expected[name]
+            elif text:
+                assert float(text.replace(",", "")) == float(expected[name])
             else:
                 assert np.isnan(expected[name])
     titles = {texts_of(one).strip() for one in elements(html, "figcaption")}
@@ -66,12 +66,12 @@ def test_degenerate_values(values: list[float]) -> None:
 
 @pytest.mark.parametrize("rope", [True, False, None])
 def test_the_layer_is_drawn_as_the_model_has_it(rope: bool | None) -> None:
-    """A folder of an earlier version says nothing of it."""
-    said = {"name": "m", "activation": "SiLU", "layers": 3} | (
+    """A folder of an earlier version does not have the field."""
+    model = {"name": "m", "activation": "SiLU", "layers": 3} | (
         {} if rope is None else {"rope": rope}
     )
     made = silu_run().run
-    section = run_part(Run(made.manifest | {"model": said}, made.sketches)).sections[0]
+    section = run_part(Run(made.manifest | {"model": model}, made.sketches)).sections[0]
     (drawing,) = [block for block in section.blocks if isinstance(block, Drawing)]
     drawn = "".join(piece for piece, _ in drawing.pieces)
     assert drawn.count("RoPE") == (2 if rope else 0)

@@ -59,13 +59,13 @@ def test_side_names(a: Made, b: Made, names: tuple[str, str]) -> None:
     assert side_names(comparing.compare_runs(a.run, b.run)) == names
 
 
-def test_phases_tell_the_sides_apart(first: Made) -> None:
+def test_phases_distinguish_the_sides(first: Made) -> None:
     after = make(1, phase="after")
     found = comparing.compare_runs(first.run, after.run, "before", "after")
     assert side_names(found) == ("synthetic without ARM", "synthetic with ARM")
 
 
-def test_alignment_is_said(comparison: Comparison, same: Comparison, first: Made) -> None:
+def test_alignment(comparison: Comparison, same: Comparison, first: Made) -> None:
     assert alignment(same) == "layers paired by index"
     tokens = "different tokenizers (60 and 80 tokens)"
     assert alignment(comparison) == f"layers paired by index · {tokens}"

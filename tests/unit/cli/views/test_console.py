@@ -81,7 +81,7 @@ def test_json_is_escaped_rather_than_mangled(folders: Path) -> None:
     assert found["run"] == "é"
 
 
-def test_errors_are_told_in_ascii() -> None:
+def test_errors_are_printed_in_ascii() -> None:
     done = _plainly(["show", "nicht/da/é"], 80)
     assert done.returncode == 2
     assert b"is not a folder" in done.stderr

@@ -234,7 +234,7 @@ def test_sites_and_modules_get_columns_where_they_differ() -> None:
         (["mlp.act", "mlps.0.act", "mlps.1.act"], ["mlp.act", "mlps.0", "mlps.1"]),
     ],
 )
-def test_modules_are_told_apart_by_little(paths: list[str], labels: list[str]) -> None:
+def test_modules_have_short_labels(paths: list[str], labels: list[str]) -> None:
     values = np.linspace(-1, 1, 9, dtype=np.float32)
     keys = [place(1, "before", module=f"model.layers.1.{path}") for path in paths]
     run = run_of(dict.fromkeys(keys, values))
@@ -306,13 +306,13 @@ def test_deep_models_put_several_layers_in_a_mark() -> None:
     assert std.endswith("1.00 … 100")
 
 
-def test_layers_are_shown_closely_once() -> None:
+def test_layer_details_leave_out_the_layer_of_the_summary() -> None:
     run = silu_run().run
-    said = shown(layer_details(run, run.select([0, 2])))
-    assert "layer 2 (last) · act" in said
-    assert "layer 0 (first) · act" not in said  # the summary shows it
-    assert "layer 1" not in said
-    assert "█" in said
+    text = shown(layer_details(run, run.select([0, 2])))
+    assert "layer 2 (last) · act" in text
+    assert "layer 0 (first) · act" not in text  # the summary shows it
+    assert "layer 1" not in text
+    assert "█" in text
     assert "layer" not in shown(layer_details(run)).replace("by layer", "")
 
 
