@@ -28,7 +28,7 @@ _DEFAULT_GRID = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}
 _Presets = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Study:
     """A checked request of a measuring command.
 
@@ -69,15 +69,11 @@ def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> 
 
         return measure.run(settings=settings, progress=progress, states=states)
 
-    return Study(
-        command="run",
-        manifest=RUN,
-        settings=settings,
-        name=short_name(model or settings.model or "demo"),
-        measure=measure,
-        estimate=lambda: {"": _estimate_run(settings)},
-        is_answered=partial(_has_settings, settings, RUN),
-    )
+    def estimate() -> dict[str, Estimate | str]:
+        return {"": _estimate_run(settings)}
+
+    name, is_answered = short_name(model or settings.model or "demo"), partial(_has, settings, RUN)
+    return Study("run", RUN, settings, name, measure, estimate, is_answered)
 
 
 def compare_study(
@@ -108,16 +104,9 @@ def compare_study(
 
         return finished_comparison(folder, a, b, **options) is not None
 
-    return Study(
-        command="compare",
-        manifest=COMPARISON,
-        settings=settings,
-        name=f"{short_name(a)}-vs-{short_name(b)}",
-        measure=measure,
-        estimate=estimate,
-        is_answered=is_answered,
-        has_parts=True,
-    )
+    name = f"{short_name(a)}-vs-{short_name(b)}"
+    how = (measure, estimate, is_answered)
+    return Study("compare", COMPARISON, settings, name, *how, has_parts=True)
 
 
 def filler_study(
@@ -153,16 +142,8 @@ def filler_study(
 
         return finished_study(folder, settings, numbers) is not None
 
-    return Study(
-        command="filler",
-        manifest=FILLER,
-        settings=settings,
-        name=f"{short_name(model)}-filler",
-        measure=measure,
-        estimate=estimate,
-        is_answered=is_answered,
-        has_parts=True,
-    )
+    name, how = f"{short_name(model)}-filler", (measure, estimate, is_answered)
+    return Study("filler", FILLER, settings, name, *how, has_parts=True)
 
 
 @dataclass(frozen=True)
@@ -205,7 +186,7 @@ class _SweepRequest:
         known = read_manifest(folder, SWEEP, "sweep folder")
         own = {"grid": self.lists, "budget_kl": self.budget_kl, "by_layer": self.by_layer}
         return (
-            _has_settings(self.settings, SWEEP, folder)
+            _has(self.settings, SWEEP, folder)
             and len(known.get("seeds") or []) == self.seeds
             and all(known.get(name) == value for name, value in own.items())
         )
@@ -290,15 +271,9 @@ def sweep_study(
         raise RequestError(f"--budget-kl is {budget_kl}, it must be above 0")
     request = _SweepRequest(settings, lists, seeds, budget_kl, by_layer)
     check(request.grid(), settings, request.presets())
-    return Study(
-        command="sweep",
-        manifest=SWEEP,
-        settings=settings,
-        name=f"{short_name(model or settings.model or 'demo')}-sweep",
-        measure=request.measure,
-        estimate=request.estimate,
-        is_answered=request.is_answered,
-    )
+    name = f"{short_name(model or settings.model or 'demo')}-sweep"
+    how = (request.measure, request.estimate, request.is_answered)
+    return Study("sweep", SWEEP, settings, name, *how)
 
 
 def _estimate_run(settings: RunSettings, texts: list[Any] | None = None) -> Estimate:
@@ -316,7 +291,7 @@ def _estimate_run(settings: RunSettings, texts: list[Any] | None = None) -> Esti
     return estimate(empty, settings, [Part(corpus, 1 + is_paired, is_paired)])
 
 
-def _has_settings(settings: RunSettings, manifest: str, folder: Path) -> bool:
+def _has(settings: RunSettings, manifest: str, folder: Path) -> bool:
     """Whether the result in a folder was measured with the same settings."""
     return settings.asks_the_same(read_manifest(folder, manifest).get("settings") or {})
 

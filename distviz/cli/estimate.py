@@ -109,17 +109,17 @@ class EmptyModel:
 
 def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyModel:
     """Make every check of opening a model that needs no weights; raises RequestError."""
-    trusts = settings.trust_remote_code
+    remote_code = settings.trust_remote_code
     options = models.LoadOptions(
         models.parse_dtype(settings.dtype),
         models.parse_device(settings.device),
         models.parse_device_map(settings.device_map),
         settings.attn_implementation,
-        trusts,
+        remote_code,
     )
-    dtype, info = options.dtype or torch.float32, None
+    dtype, info = options.dtype, None
     if settings.layer is not None:
-        model, details = models.describe(None, trust_remote_code=trusts, layer=settings.layer)
+        model, details = models.describe(None, trust_remote_code=remote_code, layer=settings.layer)
         name = str(details["source"]).removeprefix("built: ")
         opened = models.LoadedModel(model, None, name, details, find_mlps(model), has_head=False)
     else:
@@ -137,10 +137,12 @@ def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyMo
         opened = models.LoadedModel(
             model, info.tokenizer, checkpoint.name, details, mlps, has_head=info.has_head
         )
-        if options.dtype is None and checkpoint.gguf is None:
-            dtype = getattr(torch, details["dtype"])
-    opened.model = model.to(dtype)
-    opened.details |= {"dtype": str(dtype).removeprefix("torch."), "device": str(options.device)}
+    if dtype is None and (info is None or info.checkpoint.gguf is not None):
+        dtype = torch.float32
+    if dtype is not None:
+        opened.model = model.to(dtype)
+        details["dtype"] = str(dtype).removeprefix("torch.")
+    details["device"] = str(options.device)
     return EmptyModel(opened, info)
 
 
@@ -148,8 +150,8 @@ def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyMo
 class ForwardCost:
     """One forward pass of one batch, without the language head.
 
-    Floating-point operations, bytes of activations alive at once, number of values at each point;
-    and whether all of these are estimated from the parameters alone.
+    ``peak`` is bytes of activations alive at once, ``values`` the number of values at each point.
+    ``is_rough`` means that all of these are estimated from the parameters alone.
     """
 
     operations: float = 0.0
@@ -173,7 +175,7 @@ def trace(model: nn.Module, points: Sequence[HookPoint], rows: int, tokens: int)
         logging.disable(logging.CRITICAL)  # torch logs what it cannot trace
         attach_hook(model, points, see, stack)
         stack.enter_context(torch.no_grad())
-        # Fake tensors rather than plain ones: transformers never asks for their values.
+        # With fake tensors transformers skips what needs values; with plain ones it fails.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_Attention(cost))
         stack.enter_context(_Operations(cost))
@@ -276,6 +278,7 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
     rows, tokens = max((batch.valid.shape for each in batches for batch in each), key=math.prod)
     cost = trace(opened.model, list(dict.fromkeys([*watched, *moved])), rows, tokens)
     sizes = _Sizes(empty, settings, parts, batches, watched, moved, cost, rows, tokens)
+    share, positions = empty.layer_share(), sizes.positions(lambda part: part.passes)
     notes = list(opened.details.get("warnings", []))
     if cost.is_rough:
         notes.append("the forward pass depends on values; the estimate is rough")
@@ -290,14 +293,11 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
         arm_layers=sorted({point.layer for point in moved}),
         ripple=settings.ripple,
         streamed=empty.streams,
-        reads_all=empty.layer_share() == 1,
+        reads_all=share == 1,
         text=sizes.text(),
         passes=sum(part.passes for part in parts),
         processes=current().size,
-        operations=cost.operations
-        * empty.layer_share()
-        * sizes.positions(lambda part: part.passes)
-        / (rows * tokens),
+        operations=cost.operations * share * positions / (rows * tokens),
         memory_bytes=sizes.memory(),
         library_bytes=libraries,
         disk_bytes=sizes.disk(),
@@ -352,9 +352,9 @@ class _Sizes:
         """Return bytes held at once, by what holds them."""
         model: Any = self.empty.opened.model
         itemsize = getattr(torch, self.empty.opened.details["dtype"]).itemsize
-        head = model.get_output_embeddings() if self.empty.opened.has_head else None
-        shape = (0, 0) if head is None or not self.settings.ripple else head.weight.shape
-        words, width = shape
+        head: Any = model.get_output_embeddings() if self.empty.opened.has_head else None
+        has_logits = head is not None and self.settings.ripple
+        words, width = head.weight.shape if has_logits else (0, 0)
         positions = self.rows * self.tokens
         kept = 2 * positions * width  # what enters the head, in both passes
         if self.moved:
@@ -380,9 +380,8 @@ class _Sizes:
     def disk(self) -> int:
         """Return bytes written: sketches, documents, channels, statistics, texts, figures."""
         is_wide = self.empty.opened.details["dtype"] == "float32"
-        channels = sum(self.cost.values[point] for point in self.watched) // (
-            self.rows * self.tokens
-        )
+        values = sum(self.cost.values[point] for point in self.watched)
+        channels = values // (self.rows * self.tokens)
         # One figure per point, two per site over all layers.
         figures = len(self.watched) + 2 * len({point.site for point in self.watched})
         total = figures * sum(_FIGURE_DISK[kind] for kind in self.settings.figures)

@@ -172,5 +172,5 @@ def test_resume_needs_out(call: Callable[..., Done]) -> None:
     assert done.code == 2
     assert done.complaint() == [
         "distviz: --resume needs --out",
-        "  give the folder that the interrupted run was to write",
+        "  give the folder of the interrupted run",
     ]

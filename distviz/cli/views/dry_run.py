@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -81,17 +81,17 @@ def _totals(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def size(n_bytes: float) -> str:
     """``"850 KB"``, ``"12 MB"``, ``"3.4 GB"``; powers of ten."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if n_bytes >= 0.995 * scale:
-            number = n_bytes / scale
-            return f"{number:,.1f} {unit}" if number < 9.95 else f"{number:,.0f} {unit}"
-    return f"{n_bytes:.0f} bytes"
+    return _scaled(n_bytes, ("GB", "MB", "KB"), "bytes")
 
 
 def count(number: float) -> str:
     """``"135 M"``, ``"1.7 B"``."""
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+    return _scaled(number, ("B", "M", "K"), "")
+
+
+def _scaled(number: float, units: Sequence[str], smallest: str) -> str:
+    for unit, scale in zip(units, (1e9, 1e6, 1e3), strict=True):
         if number >= 0.995 * scale:
             scaled = number / scale
-            return f"{scaled:.1f} {unit}" if scaled < 9.95 else f"{scaled:.0f} {unit}"
-    return f"{number:.0f}"
+            return f"{scaled:,.1f} {unit}" if scaled < 9.95 else f"{scaled:,.0f} {unit}"
+    return f"{number:.0f} {smallest}".rstrip()
