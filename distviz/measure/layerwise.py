@@ -46,6 +46,14 @@ class Call:
         Called with what `forward` returned; None if it ended since no further layer is needed.
     resume_point
         Where it continues if it was interrupted.
+    next_layer
+        The layer before which it is stopped; empty before it has begun.
+    left
+        Layers that it needs and has not reached yet.
+    has_entered
+        Whether it has entered a layer that it runs itself; before, saved outputs replace layers.
+    is_saved
+        Whether its last output was saved, and the digest of the next layer's input not yet.
     """
 
     forward: Callable[[], Any]
@@ -53,6 +61,15 @@ class Call:
     passed: Callable[[str], None]
     finish: Callable[[Any], None]
     resume_point: ResumePoint | None = None
+    number: int = 0
+    next_layer: str = ""
+    left: set[str] = field(default_factory=set)
+    n_passed: int = 0
+    is_finished: bool = False
+    result: Any = None
+    thread: greenlet | None = None
+    has_entered: bool = False
+    is_saved: bool = False
 
 
 def stream(
@@ -73,8 +90,9 @@ def stream(
         If a layer cannot be read, the disk is full, or a call cannot be resumed, because the model
         carries more from layer to layer than layers return.
     """
-    running = [_Running(number, call) for number, call in enumerate(calls)]
-    loop = _LayerLoop(on_disk, spill, running, checkpointer)
+    for number, call in enumerate(calls):
+        call.number = number
+    loop = _LayerLoop(on_disk, spill, calls, checkpointer)
     with ExitStack() as stack:
         stack.callback(loop.abandon)
         if checkpointer is not None:
@@ -84,45 +102,15 @@ def stream(
 
 
 @dataclass
-class _Running:
-    """A call that has begun.
-
-    Attributes
-    ----------
-    next_layer
-        The layer before which it is stopped; empty before it has begun.
-    left
-        Layers that it needs and has not reached yet.
-    n_passed
-        Layers it has passed.
-    has_entered
-        Whether it has entered a layer that it runs itself; before, saved outputs replace layers.
-    is_saved
-        Whether its last output was saved, and the digest of the next layer's input not yet.
-    """
-
-    number: int
-    call: Call
-    next_layer: str = ""
-    left: set[str] = field(default_factory=set)
-    n_passed: int = 0
-    is_finished: bool = False
-    result: Any = None
-    thread: greenlet | None = None
-    has_entered: bool = False
-    is_saved: bool = False
-
-
-@dataclass
 class _LayerLoop:
     """Runs all calls through one layer after the other."""
 
     on_disk: LayersOnDisk
     spill: SpillBuffer
-    running: list[_Running]
+    calls: Sequence[Call]
     checkpointer: LayerCheckpointer | None
     _saves: bool = False
-    _current: _Running | None = None
+    _current: Call | None = None
     _buffers: frozenset[int] = frozenset()
 
     @contextmanager
@@ -140,53 +128,53 @@ class _LayerLoop:
 
     def run(self) -> None:
         """Run all calls to their end; those that resume at a later layer wait for the others."""
-        for running in self.running:
-            if running.call.resume_point is not None:
-                self._run(running, "")
+        for call in self.calls:
+            if call.resume_point is not None:
+                self._run(call, "")
         first = ""
-        while waiting := [running for running in self.running if not running.is_finished]:
-            fresh = [running for running in waiting if not running.next_layer]
+        while waiting := [call for call in self.calls if not call.is_finished]:
+            fresh = [call for call in waiting if not call.next_layer]
             if fresh and not first:  # shows which layer is the first
                 self._run(fresh[0], "")
                 first = fresh[0].next_layer
                 continue
-            stopped_at = (running.next_layer for running in waiting if running.next_layer)
+            stopped_at = (call.next_layer for call in waiting if call.next_layer)
             layer = min(stopped_at, key=self.on_disk.layers.index)
             self.on_disk.load(layer)
             self.on_disk.read_ahead(layer)
             self._saves = self.checkpointer is not None and self.checkpointer.begin(layer)
-            for running in waiting:
-                if (running.next_layer or first) == layer:
-                    self._run(running, layer)
+            for call in waiting:
+                if (call.next_layer or first) == layer:
+                    self._run(call, layer)
             self._saves = False
             self.on_disk.drop(layer)
             if self.checkpointer is not None:
                 self.checkpointer.end(layer)
 
-    def _run(self, running: _Running, layer: str) -> None:
+    def _run(self, call: Call, layer: str) -> None:
         """Run a call through a layer, to the entry of the next or to its end."""
-        if running.thread is None:
-            running.thread = self._thread(running)
-        self._current = running
+        if call.thread is None:
+            call.thread = self._thread(call)
+        self._current = call
         try:
-            with running.call.hooked(layer):
-                running.thread.switch()
+            with call.hooked(layer):
+                call.thread.switch()
         finally:
             self._current = None
         if layer:
-            running.call.passed(layer)
-        if running.is_finished:
-            result, running.result = running.result, None
-            running.call.finish(result)
+            call.passed(layer)
+        if call.is_finished:
+            result, call.result = call.result, None
+            call.finish(result)
 
-    def _thread(self, running: _Running) -> greenlet:
+    def _thread(self, call: Call) -> greenlet:
         from greenlet import greenlet
 
         def body() -> None:
-            running.left = set(self.on_disk.wanted)
+            call.left = set(self.on_disk.wanted)
             with suppress(StopForward):
-                running.result = running.call.forward()
-            running.is_finished = True
+                call.result = call.forward()
+            call.is_finished = True
 
         thread = greenlet(body)
         thread.gr_context = contextvars.copy_context()
@@ -194,47 +182,47 @@ class _LayerLoop:
 
     def _enter(self, path: str, call_impl: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Replace the call of a layer: stop until its weights are loaded."""
-        running = self._current
-        if running is None or running.thread is None:
+        call = self._current
+        if call is None or call.thread is None:
             return call_impl(*args, **kwargs)
-        resume_point = running.call.resume_point
-        if resume_point is not None and path in resume_point.outputs and not running.has_entered:
-            running.left.discard(path)
-            running.n_passed += 1
+        resume_point = call.resume_point
+        if resume_point is not None and path in resume_point.outputs and not call.has_entered:
+            call.left.discard(path)
+            call.n_passed += 1
             return resume_point.outputs[path]()
-        self._note_input(running, path, (args, kwargs))
+        self._note_input(call, path, (args, kwargs))
         if path not in self.on_disk.loaded:
-            if self.on_disk.wanted and not running.left:
+            if self.on_disk.wanted and not call.left:
                 raise StopForward
-            handles = [self.spill.store(value) for value in self._private(running, args, kwargs)]
-            running.next_layer = path
-            running.thread.parent.switch()
+            handles = [self.spill.store(value) for value in self._private(call, args, kwargs)]
+            call.next_layer = path
+            call.thread.parent.switch()
             for handle in handles:
                 self.spill.restore(handle)
         output = call_impl(*args, **kwargs)
-        running.left.discard(path)
-        running.n_passed += 1
+        call.left.discard(path)
+        call.n_passed += 1
         if self._saves and self.checkpointer is not None:
-            self.checkpointer.save_output(running.number, output)
-            running.is_saved = True
+            self.checkpointer.save_output(call.number, output)
+            call.is_saved = True
         return output
 
-    def _note_input(self, running: _Running, path: str, inputs: tuple[Any, ...]) -> None:
+    def _note_input(self, call: Call, path: str, inputs: tuple[Any, ...]) -> None:
         """Save the digest of a layer's input, or check it where a call resumes."""
-        resume_point = running.call.resume_point
-        if resume_point is not None and not running.has_entered:
+        resume_point = call.resume_point
+        if resume_point is not None and not call.has_entered:
             if digest_of(inputs) != resume_point.input_digest:
                 raise MeasurementError(
                     f"the input of {path} differs from that before the interruption: this model "
                     "carries more from layer to layer than its layers return",
                     "it cannot be resumed while streaming; measure it again without --resume",
                 )
-        elif running.is_saved and self.checkpointer is not None:
-            self.checkpointer.note_input(running.number, digest_of(inputs))
-        running.has_entered, running.is_saved = True, False
+        elif call.is_saved and self.checkpointer is not None:
+            self.checkpointer.note_input(call.number, digest_of(inputs))
+        call.has_entered, call.is_saved = True, False
 
     def _private(
-        self, running: _Running, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[torch.Tensor]:
         """Return the tensors that only this call holds, each storage once.
 
@@ -248,14 +236,14 @@ class _LayerLoop:
         for value in (*args, *kwargs.values()):
             if not isinstance(value, torch.Tensor):
                 continue
-            if (value is hidden and running.n_passed) or value.dim() == 4:
+            if (value is hidden and call.n_passed) or value.dim() == 4:
                 found.setdefault(value.untyped_storage().data_ptr(), value)
         return [value for address, value in found.items() if address not in self._buffers]
 
     def abandon(self) -> None:
         """End the calls that have not finished, so that their memory is released."""
-        for running in self.running:
-            if running.thread is not None and not running.thread.dead:
-                running.thread.throw()
+        for call in self.calls:
+            if call.thread is not None and not call.thread.dead:
+                call.thread.throw()
         for path in list(self.on_disk.loaded):
             self.on_disk.drop(path)
