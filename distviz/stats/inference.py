@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 QUANTITIES = ("log_variance_ratio", "near_zero_difference")
-"""The quantities: log(var B / var A), and the near-zero share of B minus that of A."""
+"""The quantities, log(var B / var A), and the near-zero share of B minus that of A."""
 MIN_DOCUMENTS = 8
 """Intervals need this many documents (of the smaller side if unpaired)."""
 
@@ -46,7 +46,7 @@ COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
     ("near_zero_difference", True): {8: 0.935, 12: 0.933, 20: 0.941, 40: 0.938, 100: 0.944},
     ("near_zero_difference", False): {8: 0.943, 12: 0.944, 20: 0.945, 40: 0.938, 100: 0.946},
 }
-"""By quantity and pairing: the coverage of the 95 % interval for each number of documents, the
+"""By quantity and pairing, the coverage of the 95 % interval for each number of documents, the
 lowest of six simulated kinds of data, 3,000 repetitions each (standard error 0.004). The lowest is
 that of an effect in a tenth of the documents; without this kind, no number is below 0.935."""
 
