@@ -1,0 +1,63 @@
+"""Folders and files replace what was there whole, or leave it unchanged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distviz.errors import RequestError
+from distviz.results.storage import read_manifest, replacing, staging, write_manifest
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+def test_a_file_is_replaced(is_durable: bool, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with replacing(path, is_durable=is_durable) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_file_unchanged(error: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise error("full")
+
+    with pytest.raises(error, match="full"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "run"
+    with staging(out) as new:
+        (new / "run.json").write_text("{}")
+        assert not out.exists()
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert [path.name for path in out.parent.iterdir()] == ["run"]
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    content = {"schema_version": 2, "kind": "sweep", "name": "π"}
+    write_manifest(tmp_path / "sweep.json", content)
+    assert read_manifest(tmp_path, "sweep.json", "sweep folder") == content
+    assert "π" in (tmp_path / "sweep.json").read_text(encoding="utf-8")
+    with pytest.raises(RequestError, match=r"is not a run: it has no run\.json"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_of_version_1_needs_a_new_measurement(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 1}))
+    with pytest.raises(RequestError, match="with schema version 1; this version") as caught:
+        read_manifest(tmp_path)
+    assert caught.value.hint == "measure again"
