@@ -1,4 +1,4 @@
-"""A measurement that is cut short goes on, and ends with the same bytes."""
+"""An interrupted measurement is resumed and gives the same bytes."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def _settings(**more: Any) -> RunSettings:
 
 
 def _measure(folder: Path, steps: int, *, resumes: bool, **more: Any) -> tuple[Run, int]:
-    told = Stops(steps)
+    progress = Stops(steps)
     states = CheckpointFolder(folder, 0.0, resumes=resumes)
-    run = collect.run(text=TEXTS, settings=_settings(**more), progress=told, states=states)
-    return run, told.begun
+    run = collect.run(text=TEXTS, settings=_settings(**more), progress=progress, states=states)
+    return run, progress.begun
 
 
 def _bytes(run: Run, folder: Path) -> dict[str, bytes]:
@@ -154,7 +154,7 @@ def test_interrupted_from_the_keyboard(tmp_path: Path, call: Callable[..., Done]
     assert (other.code, other.complaint()[0]) == (2, f"distviz: {out} exists")
 
 
-def test_damage_is_said_and_measured_again(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_and_measured_again(tmp_path: Path) -> None:
     whole, _ = _measure(tmp_path / "none", 10**6, resumes=False)
     with pytest.raises(KeyboardInterrupt):
         _measure(tmp_path / "states", 4, resumes=False)

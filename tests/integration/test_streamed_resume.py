@@ -1,4 +1,4 @@
-"""A streamed measurement that is killed goes on after its last layer, to the same bytes."""
+"""A streamed measurement that is killed is resumed after its last layer, with the same bytes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from distviz.settings import RunSettings
 FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")
 
 
-class Told(Progress):
-    """Remembers what it was told."""
+class Seen(Progress):
+    """Collects notes and tokens."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -38,12 +38,14 @@ class Told(Progress):
         self.notes.append(text)
 
 
-def measure(folder: Path, *, resumes: bool = True, stream: bool = True, told: Any = None) -> Any:
+def measure(
+    folder: Path, *, resumes: bool = True, stream: bool = True, progress: Any = None
+) -> Any:
     settings = RunSettings(
         device="cpu", arm_layers="0,2", max_length=32, batch_size=2, sites="act,down", stream=stream
     )
     states = CheckpointFolder(folder, 0.0, resumes)
-    return collect.run(text=TEXTS, settings=settings, progress=told or Told(), states=states)
+    return collect.run(text=TEXTS, settings=settings, progress=progress or Seen(), states=states)
 
 
 def files_of(run: Any, folder: Path) -> dict[str, bytes]:
@@ -69,30 +71,30 @@ def test_stopped_after_each_layer_in_turn(tmp_path: Path, monkeypatch: pytest.Mo
     whole = measure(tmp_path / "none", resumes=False, stream=False)
     for layer in (1, 2):
         stopped_before(layer, tmp_path / "states", monkeypatch)
-    told = Told()
-    run = measure(tmp_path / "states", told=told)
+    progress = Seen()
+    run = measure(tmp_path / "states", progress=progress)
     assert files_of(run, tmp_path / "resumed") == files_of(whole, tmp_path / "whole")
     assert run.manifest["effect"] == whole.manifest["effect"]
-    assert told.passed == told.total > 0
-    assert told.notes == []
+    assert progress.passed == progress.total > 0
+    assert progress.notes == []
     CheckpointFolder(tmp_path / "states", 0.0, resumes=True).remove()
     assert not (tmp_path / "states").exists()
 
 
-def test_a_damaged_file_is_said_and_measured_again(
+def test_a_damaged_file_is_reported_and_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped_before(2, tmp_path / "states", monkeypatch)
     (path,) = (tmp_path / "states").glob("*.outputs")
     path.write_bytes(path.read_bytes()[:-1])
-    told = Told()
-    run = measure(tmp_path / "states", told=told)
-    assert any(f"({path.name}: its content does not agree" in note for note in told.notes)
+    progress = Seen()
+    run = measure(tmp_path / "states", progress=progress)
+    assert any(f"({path.name}: its content does not agree" in note for note in progress.notes)
     whole = measure(tmp_path / "none", resumes=False, stream=False)
     assert files_of(run, tmp_path / "resumed") == files_of(whole, tmp_path / "whole")
 
 
-def test_a_state_within_the_layers_wants_streaming(
+def test_a_state_between_layers_needs_streaming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped_before(2, tmp_path / "states", monkeypatch)

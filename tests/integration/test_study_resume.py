@@ -1,4 +1,4 @@
-"""Comparisons and filler studies that are cut short go on, and end with the same bytes."""
+"""Interrupted comparisons and filler studies are resumed and give the same bytes."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_filler_study_killed_at_any_moment(
     assert (refused.code, refused.complaint()[0]) == (2, f"distviz: {out} exists")
 
 
-def test_a_part_that_is_kept_is_not_dropped_unasked(
+def test_a_saved_part_is_not_removed_without_force(
     tmp_path: Path, prompts: Path, call: Callable[..., Done]
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Real processes of the command, killed at random moments and started again."""
+"""Processes of the command, killed at random moments and started again."""
 
 from __future__ import annotations
 
