@@ -1,8 +1,8 @@
 """Examine every type of transformers and write the table that ``distviz inspect`` prints.
 
-Run in the repository: ``python scripts/examine_architectures.py [TYPE ...]``. Anything wrong is
-printed, and nothing is written. Rows of types that need a package which is not installed here stay
-as they are; with types given, only theirs are examined.
+Run in the repository: ``python scripts/examine_architectures.py [TYPE ...]``. If there are
+problems, they are printed and nothing is written. Rows of types that require a missing package do
+not change; with types given, only these are examined.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def _examine(kind: str) -> tuple[dict[str, Any], list[str]]:
     return examined.row, examined.wrong
 
 
-def _is_here(row: dict[str, Any]) -> bool:
-    """Whether the package that a type needs is installed."""
+def _is_installed(row: dict[str, Any]) -> bool:
+    """Return whether the package that a type requires is installed."""
     return not row.get("needs") or importlib.util.find_spec(row["needs"]) is not None
 
 
 def main() -> None:
-    """Write the table, or say what is wrong."""
+    """Write the table, or exit with the problems."""
     sys.path.insert(0, str(ROOT / "tests"))
     import transformers
     from support.architectures import battery
 
     stored = {row["type"]: row for row in json.loads(TARGET.read_text())["types"]}
-    kinds = sys.argv[1:] or [k for k in battery.types() if _is_here(stored.get(k, {}))]
+    kinds = sys.argv[1:] or [k for k in battery.types() if _is_installed(stored.get(k, {}))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(_examine, kinds, chunksize=4))
     wrong = [f"{row['type']}: {one}" for row, found in results for one in found]

@@ -93,10 +93,7 @@ class Routing:
     def take(self, point: HookPoint, rows: torch.Tensor) -> tuple[torch.Tensor, Routed] | None:
         """Add the (rows, channels) of one hook call; return all rows once they are complete.
 
-        Raises
-        ------
-        MeasurementError
-            If the number of rows contradicts the routing.
+        Raises MeasurementError if the number of rows contradicts the routing.
         """
         if self.layout is None:
             raise _unmatched(point, f"ran, but {self.path} was not called")
@@ -278,10 +275,7 @@ def _implementation(module: nn.Module) -> str:
 def _replacing(module: nn.Module, allowed: tuple[str, ...]) -> Iterator[None]:
     """Switch to the first allowed implementation, unless the current one is allowed.
 
-    Raises
-    ------
-    RequestError
-        If the implementation was fixed when the model was loaded.
+    Raises RequestError if the implementation was fixed when the model was loaded.
     """
     name = _implementation(module)
     if name in allowed or not hasattr(module, "is_concatenated"):

@@ -103,13 +103,7 @@ class Tracker:
         self._depth -= 1
 
     def current(self, point: HookPoint, rows: int) -> Tokens:
-        """Return the tokens of a point's rows.
-
-        Raises
-        ------
-        MeasurementError
-            If no call is running, or the rows do not match its tokens.
-        """
+        """Return the tokens of a point's rows; MeasurementError if no tokens match them."""
         of_decoder = self.decoder is not None and point.stack == "decoder"
         tokens = self.decoder if of_decoder else self.tokens
         if tokens is None:

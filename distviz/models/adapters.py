@@ -51,10 +51,7 @@ class Adapter:
 def find_adapter(folder: Path, source: str, *, allow_pickle: bool, with_weights: bool) -> Adapter:
     """Read the folder of an adapter; its base is searched inside that folder, then as given.
 
-    Raises
-    ------
-    RequestError
-        If files are missing or damaged, no base is named, or PEFT is not installed.
+    Raises RequestError if files are missing or damaged, no base is named, or PEFT is missing.
     """
     config = read_json(folder / _CONFIG)
     base = config.get("base_model_name_or_path")
@@ -101,10 +98,7 @@ def _with_weights(found: Adapter, source: str, *, allow_pickle: bool) -> Adapter
 def inject(model: Any, adapter: Adapter, source: str) -> None:
     """Inject an adapter into its base model and activate it; class and module names stay the same.
 
-    Raises
-    ------
-    RequestError
-        If it changes the model's input (prompt learning), or does not fit.
+    Raises RequestError if it changes the model's input (prompt learning), or does not fit.
     """
     try:
         info = model.load_adapter(

@@ -14,17 +14,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distviz.errors import MeasurementError, RequestError, first_line
-from distviz.models.loading import LoadOptions, quiet
+from distviz.errors import DistvizError, MeasurementError, RequestError, first_line
+from distviz.models.loading import LoadOptions, quiet, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
     from torch import nn
-    from transformers import PretrainedConfig
 
     from distviz.models.checkpoint import Checkpoint
+    from distviz.models.load_plan import CheckpointInfo
 
 _REST, _HEAD = "", "head"
 
@@ -125,40 +125,25 @@ class LayersOnDisk:
     streams: bool = False
     why: str = ""
 
-    def load(self, path: str) -> None:
-        """Read a layer, unless it is loaded.
-
-        Raises
-        ------
-        MeasurementError
-            If its weights cannot be read.
-        """
+    def load(self, path: str, refusal: type[DistvizError] = MeasurementError) -> None:
+        """Read a layer, unless it is loaded; raise `refusal` if its weights cannot be read."""
         if path in self.loaded:
             return
         try:
             self._read(path)
         except Exception as error:  # of safetensors, transformers, the system
             reason = first_line(error)
-            raise MeasurementError(f"the weights of {path} cannot be read: {reason}") from error
+            raise refusal(f"the weights of {path} cannot be read: {reason}") from error
         layer = self.model.get_submodule(path)
         missing = [name for name, value in layer.named_parameters() if value.is_meta]
         if missing:
-            raise MeasurementError(f"the checkpoint has no {path}.{missing[0]}")
+            raise refusal(f"the checkpoint has no {path}.{missing[0]}")
         self.loaded.add(path)
 
     def load_wanted(self) -> None:
-        """Read the layers of each stack up to its last wanted one.
-
-        Raises
-        ------
-        RequestError
-            If their weights cannot be read.
-        """
+        """Read the layers of each stack up to its last wanted one; RequestError as in `load`."""
         for path in layers_up_to(self.layers, self.wanted):
-            try:
-                self.load(path)
-            except MeasurementError as error:
-                raise RequestError(error.message, error.hint) from error
+            self.load(path, RequestError)
 
     def load_rest(self) -> None:
         """Read everything outside the layers; a missing weight (of a pooler) becomes zero."""
@@ -245,46 +230,24 @@ class LayersOnDisk:
         }
 
 
-def open_on_disk(
-    auto: Any,
-    checkpoint: Checkpoint,
-    config: PretrainedConfig,
-    options: LoadOptions,
-    empty: nn.Module,
-    layers: list[str],
-    *,
-    with_head: bool,
-) -> LayersOnDisk:
-    """Open a safetensors checkpoint with its layers left on disk.
+def open_on_disk(found: CheckpointInfo, layers: list[str], *, with_head: bool) -> LayersOnDisk:
+    """Open a safetensors checkpoint with its `layers` left on disk.
 
-    Parameters
-    ----------
-    empty
-        The model without weights, from `loading.rehearse`.
-    layers
-        From `layer_paths`.
-    with_head
-        Whether to load an output head with weights of its own.
-
-    Raises
-    ------
-    RequestError
-        If weights outside the layers cannot be read.
-    SharedWeightsError
-        If layers share weights.
+    With ``with_head``, an output head with weights of its own is loaded. Raises RequestError if
+    weights outside the layers cannot be read, SharedWeightsError if layers share weights.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.modeling_utils import LoadStateDictConfig
 
-    model = _without_values(auto, config, options, empty)
+    checkpoint, device = found.checkpoint, found.options.device
+    model = _without_values(found)
     owners = {path: path for path in layers}
     if not with_head and (head := _own_head(model)):
         owners[head] = _HEAD
     refuse_shared(model, owners, checkpoint.source)
     mapping: Any = get_model_conversion_mapping(model)
-    dtype: Any = model.config.dtype
     load_config = LoadStateDictConfig(
-        device_map={"": str(options.device)}, dtype=dtype, weight_mapping=mapping
+        device_map={"": str(device)}, dtype=model.config.dtype, weight_mapping=mapping
     )
     stored = _tensors_by_layer(model, checkpoint, owners, mapping)
     spans = {name: (tensor.start, tensor.bytes) for name, tensor in checkpoint.tensors.items()}
@@ -292,24 +255,20 @@ def open_on_disk(
     try:
         on_disk.load_rest()
     except Exception as error:
-        reason = first_line(error)
-        raise RequestError(
-            f"the model of '{checkpoint.source}' cannot be read: {reason}"
-        ) from error
-    _fill_rest(model, owners, options.device)
+        raise unreadable(checkpoint, "model", error) from error
+    _fill_rest(model, owners, device)
     return on_disk
 
 
-def _without_values(
-    auto: Any, config: PretrainedConfig, options: LoadOptions, empty: nn.Module
-) -> Any:
-    """Build the model with its buffers, and with the meta parameters of `empty`."""
+def _without_values(found: CheckpointInfo) -> Any:
+    """Build the model with its buffers, and with the parameters of ``found.empty``."""
     from accelerate import init_empty_weights
 
-    dtype = getattr(empty.config, "dtype", None)
+    config, options = copy.deepcopy(found.config), found.options.for_transformers()
+    dtype = getattr(found.empty.config, "dtype", None)
     with init_empty_weights(include_buffers=False):
-        model = auto.from_config(copy.deepcopy(config), dtype=dtype, **options.for_transformers())
-    for name, value in empty.named_parameters(remove_duplicate=False):
+        model = found.auto.from_config(config, dtype=dtype, **options)
+    for name, value in found.empty.named_parameters(remove_duplicate=False):
         holder, _, last = name.rpartition(".")
         setattr(model.get_submodule(holder), last, value)
     return model.eval().requires_grad_(requires_grad=False)
@@ -331,10 +290,10 @@ def _owner(name: str, owners: dict[str, str]) -> str:
 
 def refuse_shared(model: nn.Module, owners: dict[str, str], source: str) -> None:
     """Raise SharedWeightsError if a parameter belongs to more than one of its owners."""
-    seen: dict[int, str] = {}
+    owner_of: dict[int, str] = {}
     for name, value in model.named_parameters(remove_duplicate=False):
         owner = _owner(name, owners)
-        if seen.setdefault(id(value), owner) != owner:
+        if owner_of.setdefault(id(value), owner) != owner:
             raise SharedWeightsError(
                 f"'{source}' shares weights between layers ({name}), "
                 "so they cannot be read one by one",

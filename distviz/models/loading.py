@@ -137,7 +137,7 @@ def read_config(checkpoint: Checkpoint, options: LoadOptions) -> PretrainedConfi
             **_gguf_option(checkpoint),
         )
     except Exception as error:
-        raise _unreadable(checkpoint, "configuration", error) from error
+        raise unreadable(checkpoint, "configuration", error) from error
     return config
 
 
@@ -214,7 +214,7 @@ def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
             **_gguf_option(checkpoint),
         )
     except Exception as error:
-        raise _unreadable(checkpoint, "tokenizer", error) from error
+        raise unreadable(checkpoint, "tokenizer", error) from error
 
 
 def rehearse(
@@ -230,17 +230,9 @@ def rehearse(
     The call that loads a safetensors checkpoint matches its headers with the model, renamed and
     merged tensors included. For other files the model is only built.
 
-    Returns
-    -------
-    tuple
-        The model (for safetensors files, with the dtypes of the loaded model) and warnings about
-        the weights.
-
-    Raises
-    ------
-    RequestError
-        If the model cannot be built, the weights contradict its configuration, or what a
-        quantized one needs is not installed.
+    Returns the model (for safetensors files, with the dtypes of the loaded model) and warnings
+    about the weights; RequestError if the model cannot be built, the weights contradict its
+    configuration, or a package for its quantization is missing.
     """
     check_quantization(config, checkpoint.source, options.placement)
     empty = build_empty(auto, config, options)
@@ -261,7 +253,7 @@ def rehearse(
             **options.for_transformers(),
         )
     except Exception as error:
-        raise _unreadable(checkpoint, "model", error) from error
+        raise unreadable(checkpoint, "model", error) from error
     notes = validate_weights(model, info, checkpoint, all_layers=all_layers)
     return model.eval().requires_grad_(requires_grad=False), notes
 
@@ -287,11 +279,8 @@ def read_model(
 ) -> tuple[nn.Module, list[str]]:
     """Read the weights; return the model and warnings about them.
 
-    Raises
-    ------
-    RequestError
-        If they cannot be read, do not fit the configuration or the device, or some are missing
-        (transformers would fill those with random numbers).
+    Raises RequestError if weights cannot be read, do not fit the configuration or the device, or
+    are missing (transformers would fill those with random numbers).
     """
     model, info = _load(auto, checkpoint, config, options)
     notes = validate_weights(model, info, checkpoint, all_layers=all_layers)
@@ -336,11 +325,12 @@ def _load(
                 "files cannot be offloaded",
                 "try --stream instead of --device-map, or a smaller --dtype",
             ) from error
-        raise _unreadable(checkpoint, "model", error) from error
+        raise unreadable(checkpoint, "model", error) from error
     return model.eval().requires_grad_(requires_grad=False), info
 
 
-def _unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
+def unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
+    """Return the error of a model, tokenizer or configuration that transformers cannot read."""
     return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {first_line(error)}")
 
 

@@ -167,9 +167,8 @@ def _open_on_disk(found: CheckpointInfo, plan: LoadPlan) -> LayersOnDisk | None:
     Paths, and all that is recorded by path, are those of the whole model. None where layers share
     weights and streaming was not asked for.
     """
-    opening = (found.auto, found.checkpoint, found.config, found.options, found.empty, plan.layers)
     try:
-        on_disk = open_on_disk(*opening, with_head=not plan.wanted)
+        on_disk = open_on_disk(found, plan.layers, with_head=not plan.wanted)
     except SharedWeightsError:
         if plan.streams and plan.is_asked_for:
             raise

@@ -39,11 +39,8 @@ def method_of(quantization: dict[str, Any]) -> str:
 def check_quantization(config: PretrainedConfig, source: str, placement: Any) -> None:
     """Check whether the quantizer of a checkpoint runs here; no weights are read.
 
-    Raises
-    ------
-    RequestError
-        If the method is unknown, its package is not installed (with the command that installs it),
-        or the quantizer needs another device.
+    Raises RequestError if the method is unknown, its package is not installed (with the command
+    that installs it), or the quantizer needs another device.
     """
     quantization = quantization_of(config)
     if quantization is None:

@@ -31,11 +31,8 @@ _WITHOUT_FIELD_OK = ("intermediate_size", "kv_heads")
 def layer_config(settings: LayerSettings) -> PretrainedConfig:
     """Return the transformers configuration of the layers that `settings` describe.
 
-    Raises
-    ------
-    RequestError
-        If the architecture, the activation or a field of ``config`` is unknown, or the
-        architecture has no stack of layers to build.
+    Raises RequestError if the architecture, the activation or a field of ``config`` is unknown, or
+    the architecture has no stack of layers to build.
     """
     from transformers import AutoConfig
     from transformers.activations import ACT2FN
@@ -79,11 +76,7 @@ def build_layers(
     """Build the model without a head, float32, its weights drawn with ``settings.seed``.
 
     The architecture's own initialisation is used; the caller's random state does not change.
-
-    Raises
-    ------
-    RequestError
-        If transformers refuses the configuration.
+    Raises RequestError if transformers refuses the configuration.
     """
     import torch
     from transformers import AutoModel

@@ -1,4 +1,4 @@
-"""The checks of one type: what distviz sees and changes, against what the model computes."""
+"""The checks of one type: what distviz observes and changes, against what the model computes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from support.architectures.capture import Capture
 from support.architectures.inputs import BATCH, call
 
 SEED = ARM(c=1.0, p1=95.0, seed=3)
-WatchResult = dict[HookPoint, list[torch.Tensor]]
+Values = dict[HookPoint, list[torch.Tensor]]
 
 
 @dataclass
 class Examination:
-    """Everything wrong with one model is told in `wrong`; `notes` go into the table.
+    """Collects the problems of one model in `wrong`, and facts for the table in `notes`.
 
     Parameters
     ----------
     model, mlps, inputs
-        What is examined, what distviz found in it, and how to call it.
+        The examined model, the MLPs that distviz found, and the inputs of a call.
     is_causal
-        Of a causal language model every place must fire when it reads text, and a change of an
-        activation must be seen in the output. Others may have parts that their input does not
-        reach: their silence is noted.
+        In a causal language model every point must fire when it reads text, and a change of an
+        activation must change the output. Other models may have parts that their input does not
+        reach: these are noted as silent.
     """
 
     model: nn.Module
@@ -56,7 +56,7 @@ class Examination:
         used = {number for numbers in self.taken.values() for number in numbers}
         self.notes["elsewhere"] = self.capture.elsewhere(used)
         self.check_watch()
-        # Decoders of codes may see zeros alone, of which there is nothing to move.
+        # Activations of audio decoders may be all zero: then ARM moves nothing.
         vary = [mlp for mlp in self.taken if self.at(mlp, "act")[0].unique().numel() > 1]
         if not vary:
             self.wrong.append("no activation varies")
@@ -65,8 +65,8 @@ class Examination:
         for mlp in dict.fromkeys(one for one in (first, dense) if one is not None):
             self.check_arm(mlp)
 
-    def observe(self) -> WatchResult:
-        """Return what passes every point, raw; nothing may be changed by looking."""
+    def observe(self) -> Values:
+        """Return the raw values at every point; observing must not change the output."""
         points = list(dict.fromkeys(point for mlp in self.mlps for point in mlp.points))
         with ExitStack() as stack:
             seen = _keep(self.model, points, stack)
@@ -90,7 +90,7 @@ class Examination:
         return self.seen.get(point, []) if point else []
 
     def check_activation(self, mlp: Mlp) -> None:
-        """Every value was computed by the model once, and from the gate."""
+        """Check that each activation was computed by the model, from the gate."""
         used = {number for numbers in self.taken.values() for number in numbers}
         acts, gates = self.at(mlp, "act"), self.at(mlp, "gate")
         if len(acts) != len(gates):
@@ -104,14 +104,14 @@ class Examination:
             used.add(number)
             numbers.append(number)
             op = self.capture.ops[number]
-            # Where several steps make the activation, its gate is what enters the first of them.
+            # If an activation takes several operations, its gate is the input of the first.
             if op.is_activation and not _equal(op.inputs[0], gate):
-                self.wrong.append(f"{mlp.path}: what enters the activation is not its gate")
+                self.wrong.append(f"{mlp.path}: the input of the activation is not its gate")
         if numbers:
             self.taken[mlp] = numbers
 
     def check_product(self, mlp: Mlp) -> None:
-        """It is made of the activation, and goes down."""
+        """Check that the product contains the activation and enters the down projection."""
         acts, products = self.at(mlp, "act"), self.at(mlp, "product")
         if len(products) != len(acts):
             self.wrong.append(f"{mlp.path}: {len(acts)} activations, {len(products)} products")
@@ -119,18 +119,18 @@ class Examination:
             if _has_norm(self.model, mlp):
                 self.notes["norm"] = True
             elif not mlp.gated and not _equal(act, product):
-                self.wrong.append(f"{mlp.path}: not gated, but another value goes down")
+                self.wrong.append(f"{mlp.path}: not gated, but another value enters down")
             elif mlp.gated and not any(_equal(act, x) for x in self.capture.factors(product)):
-                self.wrong.append(f"{mlp.path}: the product is not made of the activation")
-            # Inkling's shared experts are weighted before they go down.
+                self.wrong.append(f"{mlp.path}: the product does not contain the activation")
+            # Inkling weights its shared experts before the down projection.
             weighted = (op.output for op in self.capture.multiplied(product))
-            if not self.goes_down(mlp, product) and not any(
-                self.goes_down(mlp, value) for value in weighted
+            if not self.enters_down(mlp, product) and not any(
+                self.enters_down(mlp, value) for value in weighted
             ):
                 self.wrong.append(f"{mlp.path}: the product does not enter the down projection")
 
-    def goes_down(self, mlp: Mlp, product: torch.Tensor) -> bool:
-        """Whether a linear map of this MLP had `product` for its input."""
+    def enters_down(self, mlp: Mlp, product: torch.Tensor) -> bool:
+        """Return whether `product` was the input of a linear layer of this MLP."""
         point = _point(mlp, "product")
         paths = [mlp.path.split(".*")[0]]
         if point is not None and "*" not in point.module:
@@ -141,17 +141,17 @@ class Examination:
                 entered = self.capture.entering.get(storage, [])
                 if any(_equal(one, product) for one in entered):
                     return True
-                # Experts that take their rows apart before they go down.
+                # Experts that split their rows before the down projection.
                 if entered and _equal(torch.cat([x.reshape(-1) for x in entered]), product):
                     return True
         return False
 
-    # The public ways --------------------------------------------------------------------------
+    # The public functions ------------------------------------------------------------------
 
     def check_watch(self) -> None:
-        """`watch` attributes all rows, counts as many values, and finds the same maximum."""
+        """Check that `watch` matches all rows, counts all values, finds the same maximum."""
         points = {point for mlp in self.mlps for point in mlp.points}
-        # What is silent is an error when it is asked for, here by design.
+        # Requesting a silent site is an error, by design.
         mute = {point.site for point in points - set(self.seen) if point.experts is None}
         sites = [site for site in SITES if site in {p.site for p in points} - mute]
         layers: Any = "all"
@@ -171,19 +171,19 @@ class Examination:
         by_place = {tuple(getattr(p, name) for name in columns): p for p in self.seen}
         stats = watched.stats().to_dict("records")
         if len(stats) < len({place for place, p in by_place.items() if p.experts is None}):
-            self.wrong.append("watch: a place has no row")
+            self.wrong.append("watch: a point has no row")
         for row in stats:
             point = by_place[tuple(row[name] for name in columns)]
             values = torch.cat([value.reshape(-1) for value in self.seen[point]])
             is_all = row["count"] + row["nan"] + row["inf"] == values.numel()
-            # Experts may compute rows that belong to no token: those are left out.
+            # Experts may compute rows that belong to no token: these are not counted.
             if not is_all and point.experts is None:
                 self.wrong.append(f"watch: {row['site']} of {row['module']}: {row['count']} values")
             elif is_all and values.numel() and row["max"] != float(values.max()):
                 self.wrong.append(f"watch: {row['site']} of {row['module']}: another maximum")
 
     def check_arm(self, mlp: Mlp) -> None:
-        """ARM changes this activation, nothing before it, and what behind it is made of it."""
+        """Check that ARM changes this activation and the product, but nothing before it."""
         act, gate, product = (_point(mlp, site) for site in ("act", "gate", "product"))
         assert act is not None
         assert gate is not None
@@ -199,10 +199,10 @@ class Examination:
             self.wrong.append(f"ARM on {mlp.path}: {error}")
             return
         if not torch.equal(call(self.model, self.inputs), self.plain):
-            self.wrong.append(f"ARM on {mlp.path} is still there")
+            self.wrong.append(f"ARM on {mlp.path} remains active")
         acts, gates = _last(seen[act], self.seen[act]), _last(seen[gate], self.seen[gate])
         if not _alike(gates, self.seen[gate], any_order=mlp.routed):
-            self.wrong.append(f"ARM on {mlp.path} changes what comes before it")
+            self.wrong.append(f"ARM on {mlp.path} changes its gate")
         if _alike(acts, self.seen[act], any_order=mlp.routed):
             self.wrong.append(f"ARM on {mlp.path} does not change the activation")
         if self.is_causal and torch.equal(found, self.plain):
@@ -210,12 +210,12 @@ class Examination:
         for one, other in zip(acts, seen.get(product, [])[-len(acts) :], strict=False):
             factors = capture.factors(other) if mlp.gated else [other]
             if not _has_norm(self.model, mlp) and not any(_equal(one, x) for x in factors):
-                self.wrong.append(f"ARM on {mlp.path}: something else goes down")
+                self.wrong.append(f"ARM on {mlp.path}: the down projection has another input")
         if not mlp.routed:
             self.check_by_hand(mlp, found)
 
     def check_by_hand(self, mlp: Mlp, found: torch.Tensor) -> None:
-        """The output is bit for bit that of the model in which ARM replaces the result itself."""
+        """Check that the output equals bit for bit that of a model with ARM in its own code."""
 
         def changed(x: torch.Tensor) -> torch.Tensor:
             batch = x.reshape(BATCH, -1, x.shape[-1])
@@ -224,11 +224,11 @@ class Examination:
         with Capture(self.model, replace=dict.fromkeys(self.taken[mlp], changed)):
             expected = call(self.model, self.inputs)
         if not torch.equal(found, expected):
-            self.wrong.append(f"ARM on {mlp.path} is not what ARM by hand gives")
+            self.wrong.append(f"ARM on {mlp.path} differs from ARM by hand")
 
 
-def _keep(model: nn.Module, points: list[HookPoint], stack: ExitStack) -> WatchResult:
-    seen: WatchResult = {}
+def _keep(model: nn.Module, points: list[HookPoint], stack: ExitStack) -> Values:
+    seen: Values = {}
 
     def keep(point: HookPoint, value: Any) -> None:
         while isinstance(value, tuple | list):
@@ -241,7 +241,7 @@ def _keep(model: nn.Module, points: list[HookPoint], stack: ExitStack) -> WatchR
 
 
 def _last(seen: list[torch.Tensor], plain: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Leave out what experts showed when they ran ahead: as many rows as without ARM are kept."""
+    """Drop the rows of experts that ran ahead: keep as many as without ARM."""
     rows, kept = sum(map(len, plain)), []
     for value in reversed(seen):
         if rows > 0:
@@ -251,10 +251,9 @@ def _last(seen: list[torch.Tensor], plain: list[torch.Tensor]) -> list[torch.Ten
 
 
 def _alike(one: list[torch.Tensor], other: list[torch.Tensor], *, any_order: bool) -> bool:
-    """Whether the same values passed; of a module that is called again, in its first call.
+    """Return whether the values are equal; for a module called several times, in its first call.
 
-    ARM makes experts run all at once: their rows come in another order, their sums may be rounded
-    otherwise.
+    With ARM, experts compute all rows at once: in another order, with other rounding of sums.
     """
     if not any_order:
         return _equal(one[0], other[0])
@@ -267,7 +266,7 @@ def _point(mlp: Mlp, site: str) -> HookPoint | None:
 
 
 def _has_norm(model: nn.Module, mlp: Mlp) -> bool:
-    """Whether a norm of the MLP's own stands before its down projection (BitNet)."""
+    """Return whether the MLP has a norm before its down projection (BitNet)."""
     if "*" in mlp.path:
         return False
     names = [name for name, _ in model.get_submodule(mlp.path).named_children()]
