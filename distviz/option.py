@@ -70,7 +70,7 @@ class Option:
     is_list: bool = False
     """Whether it takes several values, separated by commas."""
     shown: str = ""
-    """The default as printed in help, if ``default`` does not tell it."""
+    """The default as printed in help, if ``default`` does not show it."""
     minimum: float | None = None
     affects: Affects = "counts"
 
