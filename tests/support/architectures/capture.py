@@ -108,7 +108,12 @@ class Capture:
         holder = type(self._frames[-1]).__name__ if self._frames else ""
         kept = [one.clone() for one in inputs]
         self.ops.append(Op(kind, holder, kept, output.clone(), is_activation))
-        return self.replace[number](output) if number in self.replace else None
+        if number not in self.replace:
+            return None
+        with (
+            torch.utils._python_dispatch._disable_current_modes()
+        ):  # its operations are not the model's
+            return self.replace[number](output)
 
     def find(self, value: torch.Tensor, taken: set[int]) -> int | None:
         """Return the number of the first free result that is `value`; activations first."""
