@@ -222,7 +222,7 @@ def compare(given: SimpleNamespace) -> None:
 
 @_command
 def filler(given: SimpleNamespace) -> None:
-    """Measure the same prompts with and without meaningless tokens."""
+    """Measure the same prompts with and without filler tokens."""
     _measure("filler", given, given.model, given.counts)
 
 

@@ -140,7 +140,7 @@ PAGES: dict[str, CommandHelp] = {
     "filler": _page(
         _MEASURE,
         """Measures the prompts (24 word problems, or --text with system and question) with and
-        without meaningless tokens. Only the prompts' own tokens are compared: by prompt, layer,
+        without filler tokens. Only the prompts' own tokens are compared: by prompt, layer,
         number of filler tokens and distance from them, with the attention that they receive.
 
         Writes a folder: filler.csv, attention.csv, positions.csv, tokens.parquet, figures/, and

@@ -172,7 +172,7 @@ def infer_means(
     rows = _by_place(x, y, seed, max(resamples, 40 * len(x)), paired=paired)
     rows["paired"] = paired
     rows["zero_variance"] = 0
-    _judge(rows, quantity, paired=paired)
+    _assess_coverage(rows, quantity, paired=paired)
     return rows[list(_COLUMNS)].copy()
 
 
@@ -322,7 +322,7 @@ def _permute(
     return np.asarray(found.pvalue)
 
 
-def _judge(rows: pd.DataFrame, quantity: str, *, paired: bool) -> None:
+def _assess_coverage(rows: pd.DataFrame, quantity: str, *, paired: bool) -> None:
     """Adjust p-values, withhold or mark intervals, and state the reasons."""
     tested = rows["p_value"].notna().to_numpy()
     rows["p_adjusted"] = np.nan
