@@ -23,34 +23,34 @@ __all__ = [
 ]
 
 SITES: dict[str, str] = {
-    "gate": "what enters the activation function",
-    "act": "what leaves the activation function (ARM sits behind it)",
+    "gate": "the input of the activation function",
+    "act": "the output of the activation function, where ARM acts",
     "up": "the output of the up projection (absent where the MLP is not gated)",
-    "product": "what enters the down projection",
+    "product": "the input of the down projection",
     "down": "the output of the MLP, before the residual sum",
     "q": "the query projection, before RoPE",
     "k": "the key projection, before RoPE",
     "v": "the value projection",
-    "attention": "what enters the output projection of the attention",
+    "attention": "the input of the output projection of the attention",
     "residual": "the output of the decoder layer",
 }
-"""Name of a place in a layer, in the order of the layer -> what it is."""
+"""Site -> description, in the order of the layer."""
 
 PHASES: dict[str, str] = {
-    "before": "the activation in the model as it is",
+    "before": "the activation in the unchanged model",
     "after": "the activation in the model with ARM",
-    "arm_input": "on an ARM layer behind another ARM layer: what comes in before its own ARM",
+    "arm_input": "on an ARM layer after another ARM layer: the input of its own ARM",
     "moved_before": "on an ARM layer: the moved values, before",
     "moved_after": "on an ARM layer: the moved values, after",
 }
-"""Name of a phase -> what it is."""
+"""Phase -> description."""
 
 MODULE_PREFIX = "module:"
-"""A site that starts so is a pattern on module paths: it observes the output of any module."""
+"""Prefix of a pattern on module paths, a site that observes the output of any module."""
 
 
 class SiteKey(NamedTuple):
-    """One observed distribution. Sorted by layer, then site, then phase as tables are."""
+    """The key of one observed distribution."""
 
     layer: int
     stack: str
@@ -134,7 +134,7 @@ def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int
 
 
 def check_layers(text: str, option: str = "--layers") -> None:
-    """Refuse what is no list of layers, of however many.
+    """Check a list of layers without knowing their number.
 
     Raises
     ------

@@ -1,7 +1,6 @@
-"""Two runs side by side: distances, inference over documents, channels; plain data.
+"""The result of a comparison of two runs: distances, inference over documents, channels.
 
-A comparison folder holds both runs (``a/`` and ``b/``) beside its tables, so it can be shown and
-drawn again by itself.
+A comparison folder contains both runs (``a/`` and ``b/``), so it can be shown without other files.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ class Comparison(Result):
 
 
 def _copy(run: Run, source: Path, target: Path) -> bool:
-    """Copy the files of a run from its folder, if it is still that run and complete."""
+    """Copy the files of a run from its folder, if the folder still contains this run, complete."""
     try:
         if json.loads((source / RUN).read_text(encoding="utf-8")) != run.manifest:
             return False
@@ -178,9 +177,9 @@ def pair_keys(
 ) -> list[Pair]:
     """Pair the distributions of two runs: same stack and site, layer by relative depth.
 
-    Models of equal depth are paired by index. Otherwise layer l of A (of n layers) meets the layer
-    of B nearest to l / (n - 1) of its depth; a layer of B may serve more than one of A. ``sites``
-    and ``layers`` (those of A) choose; None takes all.
+    Models of equal depth are paired by index. Otherwise layer l of A (of n layers) is paired with
+    the layer of B nearest to l / (n - 1) of its depth; a layer of B may be in several pairs.
+    ``sites`` and ``layers`` (those of A) select; None selects all.
 
     Raises
     ------
@@ -209,7 +208,7 @@ def _of_phase(run: Run, phase: str, sites: Sequence[str] | None) -> Iterator[Sit
 
 
 def depth(run: Run, stack: str) -> int:
-    """Return the number of layers of a stack: the model's own, or what was observed."""
+    """Return the number of layers of a stack: the model's, or up to the last observed."""
     seen = 1 + max((key.layer for key in run.keys if key.stack == stack), default=-1)
     return max(seen, model_layers(run.manifest))
 
@@ -230,7 +229,7 @@ def _partner(key: SiteKey, a: Run, b: Run, phase: str) -> SiteKey | None:
 
 
 def compare_manifest(a: Run, b: Run, **more: Any) -> dict[str, Any]:
-    """Return ``comparison.json`` without what the study adds."""
+    """Return ``comparison.json``; the study passes the other fields as ``more``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",

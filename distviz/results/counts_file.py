@@ -1,7 +1,7 @@
-"""The sketches on disk: one Parquet file of (key, token class, value, count) rows.
+"""The sketches as a Parquet file of (key, token class, value, count) rows.
 
-What a table of finite values cannot hold (the grid, NaN, infinities, exact zeros and extremes)
-stands in the file's metadata under ``distviz``, as JSON.
+The grid, NaN, infinities, exact zeros and extremes are in the file's metadata, as JSON under
+``distviz``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write(path: Path, sketches: dict[SiteKey, dict[str, Sketch]], schema_version
     """Write the sketches; equal sketches give equal bytes.
 
     Columns: layer int32, site, phase, module, token_class (strings), value float32, count int64,
-    stack (string); the non-zero cells only, values ascending, -0.0 and 0.0 apart.
+    stack (string); non-zero cells only, values ascending, -0.0 and 0.0 separate.
     """
     tables, entries = [], []
     for key, by_class in sketches.items():
@@ -79,7 +79,7 @@ def read(path: Path) -> dict[SiteKey, dict[str, Sketch]]:
     Raises
     ------
     ValueError, KeyError, OSError
-        If the file is not such a file, or its rows contradict its metadata.
+        If the file is damaged, or its rows contradict its metadata.
     """
     table = pq.read_table(path, columns=["value", "count"])
     note = json.loads((pq.read_schema(path).metadata or {})[_METADATA])

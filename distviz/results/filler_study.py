@@ -27,7 +27,7 @@ QUANTITIES = (
     "log_l2_ratio",
     "gini_difference",
 )
-"""What changes, in the order of the tables; differences are with filler minus without."""
+"""The quantities in the order of the tables; differences are with filler minus without."""
 
 _PLACE = {"filler_count", "layer", "site", "module", "stack"}
 _CHANGES = _PLACE | {"quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
@@ -80,18 +80,18 @@ class FillerStudy(Result):
 
     @property
     def verdict(self) -> str:
-        """One plain sentence for each number of filler tokens, and what they rest on."""
+        """A sentence for each number of filler tokens, and how it was tested."""
         main = self.table[self.table["quantity"].isin(inference.QUANTITIES)]
         lines: list[str] = []
         grounds: dict[str, None] = {}
         for count, rows in main.groupby("filler_count"):
-            *said, basis = verdict(rows.rename(columns={"layer": "layer_a"})).split("\n")
-            lines.append(f"{count} filler tokens: " + "\n".join(said))
+            *findings, basis = verdict(rows.rename(columns={"layer": "layer_a"})).split("\n")
+            lines.append(f"{count} filler tokens: " + "\n".join(findings))
             grounds[basis] = None
         return "\n".join([*lines, *grounds])
 
     def changes(self, count: int, quantity: str, site: str | None = None) -> pd.DataFrame:
-        """Return the rows of ``filler.csv`` of one quantity; ``site`` None takes the first."""
+        """Return the rows of ``filler.csv`` of one quantity; ``site`` None selects the first."""
         rows = self.table[
             (self.table["filler_count"] == count) & (self.table["quantity"] == quantity)
         ]
@@ -100,7 +100,7 @@ class FillerStudy(Result):
     def most_changed(
         self, count: int, site: str | None = None, quantity: str = "near_zero_difference"
     ) -> list[int]:
-        """Return the layers by size of change, those that are more than noise first."""
+        """Return the layers by size of change, significant changes first."""
         rows = self.changes(count, quantity, site)
         ranked = rows.assign(
             is_noise=~(rows["p_adjusted"] < ALPHA), size=-rows["estimate"].abs()
@@ -125,7 +125,7 @@ class FillerStudy(Result):
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``--json`` prints: the manifest and the tables that stay small."""
+        """Return what ``--json`` prints: the manifest and the small tables."""
         tables = {"filler": records(self.table), "attention": records(self.attention)}
         return self.manifest | {"verdict": self.verdict} | tables
 
@@ -156,5 +156,5 @@ class FillerStudy(Result):
 
 
 def run_folder(count: int) -> str:
-    """Return the name of the run with so many filler tokens."""
+    """Return the folder name of the run with this number of filler tokens."""
     return f"count_{count:03d}"

@@ -64,7 +64,7 @@ class Run(Result):
 
     @property
     def c(self) -> float:
-        """The c of the near-zero band: the run's own, or 0.13 where ARM is off."""
+        """The c of the near-zero band: the run's own, or 0.13 without ARM."""
         arm = self.manifest.get("arm") or {}
         return float(arm.get("c", self.manifest.get("near_zero_c", statistics.DEFAULT_C)))
 
@@ -81,7 +81,7 @@ class Run(Result):
 
     @cached_property
     def bands(self) -> dict[SiteKey, float]:
-        """For every key, eps of the phase ``before`` at the same place."""
+        """For every key, the eps of the phase ``before`` at the same place."""
         own: dict[SiteKey, float] = {}
         for key in self.keys:
             before = key._replace(phase="before")
@@ -109,7 +109,7 @@ class Run(Result):
         Raises
         ------
         RequestError
-            If the run holds none; the message lists what it holds.
+            If there is none; the message lists what the run has.
         """
         for key in self.keys:
             if (key.layer, key.site, key.phase) == (layer, site, phase):
@@ -127,7 +127,7 @@ class Run(Result):
         return self.merged[self.find(layer, site, phase)]
 
     def stats(self) -> pd.DataFrame:
-        """Return ``stats.csv`` as a DataFrame: one row a layer, site, phase and module."""
+        """Return ``stats.csv`` as a DataFrame: one row per layer, site, phase and module."""
         return self._stats.copy()
 
     @cached_property
@@ -141,19 +141,19 @@ class Run(Result):
         return pd.DataFrame(rows)
 
     def places(self) -> dict[SiteKey, list[SiteKey]]:
-        """Group the keys by place: the ``before`` key (or first), then all phases there."""
+        """Group the keys by place: the ``before`` key (or the first) -> the keys of all phases."""
         groups: dict[SiteKey, list[SiteKey]] = {}
         for key in self.keys:
             groups.setdefault(key._replace(phase=""), []).append(key)
         return {keys[0]: keys for keys in groups.values()}
 
     def edges(self, key: SiteKey) -> Any:
-        """Return the histogram edges shared by all phases at a key's place, float64."""
+        """Return the histogram edges of all phases at a key's place, float64."""
         phases = [self.merged.get(key._replace(phase=phase)) for phase in PHASES]
         return statistics.bin_edges([sketch for sketch in phases if sketch is not None])
 
     def histograms(self) -> pd.DataFrame:
-        """Return ``histograms.csv``: the phases of a place share their bins, none is left out."""
+        """Return ``histograms.csv``; the phases of a place share bins that cover all values."""
         frames = []
         for keys in self.places().values():
             edges = self.edges(keys[0])
@@ -172,7 +172,7 @@ class Run(Result):
         return pd.concat(frames, ignore_index=True)
 
     def classes(self) -> pd.DataFrame:
-        """Return ``classes.csv``: near-zero share by token class, where classes were kept."""
+        """Return ``classes.csv``: the near-zero share by token class, if classes were separated."""
         rows = []
         for key in self.keys:
             if key.phase not in _PAIRED or set(self.sketches[key]) == {"all"}:
@@ -201,7 +201,7 @@ class Run(Result):
         return run_html(self)
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``--json`` prints: manifest, statistics by row, no arrays."""
+        """Return what ``--json`` prints: parts of the manifest, and the statistics."""
         names = ("schema_version", "kind", "model", "arm", "text", "effect", "seconds", "warnings")
         return {name: self.manifest.get(name) for name in names} | {"stats": records(self._stats)}
 
@@ -236,7 +236,7 @@ class Run(Result):
             sketches = counts_file.read(path)
             path = folder / "documents.jsonl"
             if path.exists():
-                # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+                # Not splitlines(): JSON strings may contain U+2028 unescaped.
                 lines = path.read_text(encoding="utf-8").split("\n")
                 texts = [json.loads(line) for line in lines if line]
         except FileNotFoundError:

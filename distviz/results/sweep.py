@@ -1,4 +1,4 @@
-"""A sweep as plain data: one row a setting, which of them are worth a look, and the folder."""
+"""The result of a sweep: one row per setting, the Pareto front and the recommendation."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ __all__ = [
 ]
 
 NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
-"""The columns that tell settings apart."""
+"""The columns that identify a setting."""
 
 SWEEP_QUANTITIES = {
     "fraction_moved": "share of the values that changed",
-    "near_zero_before": "near-zero share where the redistribution stands, mean over its layers",
-    "near_zero_after": "the same behind it",
+    "near_zero_before": "near-zero share at the redistributed layers, mean over them",
+    "near_zero_after": "the same after the redistribution",
     "near_zero_removed": "the difference of the two",
     "std_ratio": "standard deviation after over before, mean over its layers",
     "gini_before": "Gini coefficient of |x|",
-    "gini_after": "the same behind it",
+    "gini_after": "the same after the redistribution",
     "wasserstein_normalized": "Wasserstein-1 distance over the standard deviation before",
     "last_near_zero_before": "near-zero share at the last layer",
-    "last_near_zero_after": "the same with the redistribution in place",
+    "last_near_zero_after": "the same with the redistribution",
     "last_std_ratio": "standard deviation after over before, at the last layer",
     "last_wasserstein_normalized": "Wasserstein-1 distance over std, at the last layer",
     "loss_before": "next-token cross-entropy, nats",
@@ -51,21 +51,21 @@ SWEEP_QUANTITIES = {
     "kl": "mean KL(before || after) of next-token distributions, nats",
     "top1_agreement": "share of positions with the same most likely token",
 }
-"""What is measured of every setting and seed; ``*_spread`` is the standard deviation over seeds."""
+"""The quantities of every setting and seed; ``*_spread`` is their standard deviation over seeds."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The setting to take, if any, and why, in words.
+    """The recommended setting, if any, and the reason.
 
     Attributes
     ----------
     row
-        Its index in the table; None where no setting fits the budget.
+        Its index in the table; None if no setting fits the budget.
     reason
         One or two sentences.
     command
-        What to type; empty where no setting fits.
+        The command of a run with it; empty if no setting fits.
     """
 
     row: int | None
@@ -82,9 +82,9 @@ class Sweep(Result):
     manifest
         Content of ``sweep.json``.
     table
-        ``sweep.csv``: one row a setting, mean and spread over seeds.
+        ``sweep.csv``: one row per setting, mean and spread over seeds.
     seeds
-        ``sweep_seeds.csv``: one row a setting and seed.
+        ``sweep_seeds.csv``: one row per setting and seed.
     """
 
     FILE: ClassVar[str] = SWEEP
@@ -99,12 +99,12 @@ class Sweep(Result):
 
     @property
     def budget_kl(self) -> float:
-        """The largest KL divergence that a recommended setting may cost, nats."""
+        """The largest KL divergence of a recommended setting, nats."""
         return float(self.manifest["budget_kl"])
 
     @property
     def is_by_layer(self) -> bool:
-        """Whether each setting stands in one layer alone, in layer after layer."""
+        """Whether each setting redistributes in one layer alone, for every layer."""
         return bool(self.manifest["by_layer"])
 
     @cached_property
@@ -187,8 +187,8 @@ class Sweep(Result):
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
         found = self.recommendation
-        said = {"reason": found.reason, "command": found.command}
-        super(Sweep, replace(self, manifest=self.manifest | said)).write(folder)
+        more = {"reason": found.reason, "command": found.command}
+        super(Sweep, replace(self, manifest=self.manifest | more)).write(folder)
 
     @classmethod
     def _from_folder(
@@ -200,9 +200,9 @@ class Sweep(Result):
 
 
 def join_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a setting: mean of every quantity over seeds, and its spread.
+    """Return one row per setting: the mean of every quantity over seeds, and its spread.
 
-    The spread is the sample standard deviation, NaN where there is one seed.
+    The spread is the sample standard deviation, NaN for one seed.
     """
     groups = seeds.groupby(NAMED, sort=False, dropna=False)
     table = groups["seed"].count().rename("seeds").reset_index()
@@ -213,9 +213,9 @@ def join_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
 
 
 def pareto(table: pd.DataFrame) -> list[int]:
-    """Return the rows that no other beats: none removes as much near-zero at less KL.
+    """Return the Pareto front: rows for which no other removes as much near-zero at less KL.
 
-    Ascending by KL divergence. Rows without a KL are left out.
+    Ascending by KL divergence, without rows that have none.
     """
     known = table[table["kl"].notna() & table["near_zero_removed"].notna()]
     order = known.sort_values(["kl", "near_zero_removed"], ascending=[True, False], kind="stable")
@@ -262,9 +262,9 @@ def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendati
 
 
 def band_names(part: pd.DataFrame) -> list[str]:
-    """Return how the rows of a heatmap over c and p1 are called: c or fraction.
+    """Return the names of the rows of a heatmap over c and p1: c or fraction.
 
-    A preset with c and p1 of an earlier row, which differs in something else, adds its name.
+    A preset with c and p1 of an earlier row adds its name.
     """
     names, seen = [], set()
     for _, row in part.iterrows():

@@ -48,14 +48,14 @@ _PLACE = ["stack", "layer"]
 
 @dataclass(frozen=True)
 class WhatIf(Result):
-    """Answers about a run.
+    """The effect of zeros and number formats on the values of a run.
 
     Attributes
     ----------
     manifest
         Content of ``whatif.json``.
     table
-        ``whatif.csv``: one row an answer, for each layer, site, phase and module. ``question`` is
+        ``whatif.csv``: one row per result, for each layer, site, phase and module. ``question`` is
         ``sparsity`` (which threshold makes a ``level`` of zeros), ``threshold`` (how many zeros a
         threshold makes) or ``format`` (what a number format loses).
     """
@@ -80,37 +80,37 @@ class WhatIf(Result):
         return zip(self.table["layer"], self.table["site"], strict=True)
 
     def kinds(self, site: str) -> list[tuple[str, str]]:
-        """Return every (format, range) that was asked for."""
+        """Return every (format, range) of the table."""
         rows = self._rows("format", site)
         return list(dict.fromkeys(zip(rows["format"], rows["range"], strict=True)))
 
     def losses(self, site: str, format_: str, range_: str, phase: str = "before") -> pd.DataFrame:
-        """Return a row a layer for one format and range: its module that loses most."""
+        """Return a row per layer for one format and range: its module with the largest loss."""
         rows = self._rows("format", site, phase)
         return _one_a_layer(
             rows[(rows["format"] == format_) & (rows["range"] == range_)], "sqnr_db"
         )
 
     def levels(self, site: str) -> list[float]:
-        """Return the shares of zeros that were asked for, ascending."""
+        """Return the shares of zeros, ascending."""
         return sorted(set(self._rows("sparsity", site)["level"]))
 
     def thinned(self, site: str, level: float, phase: str = "before") -> pd.DataFrame:
-        """Return a row a layer for one share of zeros: its module that keeps least energy."""
+        """Return a row per layer for one share of zeros: its module with the smallest l2_kept."""
         rows = self._rows("sparsity", site, phase)
         return _one_a_layer(rows[rows["level"] == level], "l2_kept")
 
     def thresholds(self, site: str) -> list[float]:
-        """Return the thresholds that were asked for, ascending."""
+        """Return the thresholds, ascending."""
         return sorted(set(self._rows("threshold", site)["threshold"]))
 
     def cut(self, site: str, threshold: float, phase: str = "before") -> pd.DataFrame:
-        """Return a row a layer for one threshold: its module that keeps least energy."""
+        """Return a row per layer for one threshold: its module with the smallest l2_kept."""
         rows = self._rows("threshold", site, phase)
         return _one_a_layer(rows[rows["threshold"] == threshold], "l2_kept")
 
     def phases(self, site: str) -> list[str]:
-        """Return the phases that were asked about, in the order of the table."""
+        """Return the phases of a site, in the order of the table."""
         return list(dict.fromkeys(self.table.loc[self.table["site"] == site, "phase"]))
 
     def _rows(self, question: str, site: str, phase: str | None = None) -> pd.DataFrame:
@@ -137,15 +137,15 @@ class WhatIf(Result):
 
 
 def _one_a_layer(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return the row of each layer where a column is least, in the order of the table."""
+    """Return the row of each layer with the smallest value of a column, in table order."""
     least = rows.sort_values(by, kind="stable").drop_duplicates(_PLACE)
     return least.sort_index()
 
 
 def least_first(rows: pd.DataFrame, column: str, most: int) -> list[dict[str, Any]]:
-    """Return the rows where a column is least, ascending, at most so many; none without a number.
+    """Return at most ``most`` rows with the smallest values of a column, ascending, without NaN.
 
-    Infinite numbers are kept as such.
+    Infinite numbers stay infinite.
     """
     ordered = rows.dropna(subset=column).sort_values(column, kind="stable").head(most)
     return [
