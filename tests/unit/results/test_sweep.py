@@ -125,7 +125,7 @@ def test_layer_after_layer() -> None:
     ("grid", "message"),
     [
         ({"c": "0.1,x"}, r"--c '0.1,x' is not a list of numbers"),
-        ({"c": "0.1,,0.2"}, r"--c '0.1,,0.2' has an empty place"),
+        ({"c": "0.1,,0.2"}, r"--c '0.1,,0.2' has an empty item"),
         ({"c": "0.1,-2"}, r"c is -2.0, it must be above 0"),
         ({"p1": "120"}, r"p1 is 120.0"),
         ({"arm_mode": "replace,ad"}, r"mode is 'ad'"),
