@@ -112,7 +112,7 @@ class Capture:
             return None
         with (
             torch.utils._python_dispatch._disable_current_modes()
-        ):  # its operations are not the model's
+        ):  # not the model's operations
             return self.replace[number](output)
 
     def find(self, value: torch.Tensor, taken: set[int]) -> int | None:
