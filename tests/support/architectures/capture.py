@@ -110,9 +110,7 @@ class Capture:
         self.ops.append(Op(kind, holder, kept, output.clone(), is_activation))
         if number not in self.replace:
             return None
-        with (
-            torch.utils._python_dispatch._disable_current_modes()
-        ):  # not the model's operations
+        with torch.utils._python_dispatch._disable_current_modes():  # not the model's operations
             return self.replace[number](output)
 
     def find(self, value: torch.Tensor, taken: set[int]) -> int | None:

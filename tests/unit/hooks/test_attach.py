@@ -84,7 +84,7 @@ def plainly(model: Any, act: Callable[[torch.Tensor], torch.Tensor]) -> torch.Te
         functional.silu = original
 
 
-def test_functional_silu_of_lfm2_is_seen_by_its_arithmetic() -> None:
+def test_functional_silu_of_lfm2_is_found() -> None:
     model = tiny("lfm2")
     mlp = model.model.layers[1].feed_forward
     entered: list[torch.Tensor] = []
@@ -161,7 +161,7 @@ def test_product_of_fused_experts_with_an_activation_module(experts: str) -> Non
     assert torch.equal(torch.cat(kept["product"]), product)
 
 
-def test_an_activation_module_of_all_layers_counts_in_each_apart() -> None:
+def test_a_shared_activation_module_is_counted_per_layer() -> None:
     model = tiny("openai-gpt")
     shared = model.transformer.h[0].mlp.act
     assert model.transformer.h[1].mlp.act is shared
@@ -202,7 +202,7 @@ def test_redistribute_replaces_what_a_function_returns() -> None:
 
 @pytest.mark.parametrize("arm_inside", [True, False])
 @pytest.mark.parametrize("name", ["lfm2", "llama", "openai-gpt"])
-def test_whoever_watches_sees_what_arm_made_whoever_came_first(name: str, arm_inside: bool) -> None:
+def test_watch_receives_the_output_of_arm_in_either_order(name: str, arm_inside: bool) -> None:
     model = tiny(name)
     arm = distviz.redistribute(model, ARM(c=1.0, seed=5), layers=0)
     watch = distviz.watch(model, 0, sites=["act", "product"])
@@ -220,7 +220,7 @@ def test_whoever_watches_sees_what_arm_made_whoever_came_first(name: str, arm_in
 
 
 @pytest.mark.parametrize("name", ["lfm2", "openai-gpt", "rwkv"])
-def test_everything_comes_off_also_after_an_error_inside(name: str) -> None:
+def test_all_hooks_are_removed_after_an_error(name: str) -> None:
     model = tiny(name)
     before = hook_count(model)
     plain = logits(model)
@@ -251,7 +251,7 @@ def test_a_function_that_is_no_longer_called_is_an_error_that_names_the_place() 
         logits(model)
 
 
-def test_searching_leaves_a_model_untouched() -> None:
+def test_find_mlps_does_not_change_the_model() -> None:
     model = tiny("lfm2")
     mlp = model.model.layers[0].feed_forward
     calls: list[int] = []

@@ -160,7 +160,7 @@ def measured(folder: Path) -> Any:
     )  # fmt: skip
 
 
-def test_a_run_tells_what_each_expert_did(measured: Any) -> None:
+def test_a_run_describes_each_expert(measured: Any) -> None:
     frame = measured.experts
     assert list(frame.columns) == [
         "layer", "site", "phase", "expert", "tokens", "count", "nan", "inf", "zeros", "min", "max",
@@ -256,7 +256,7 @@ def test_runs_do_not_depend_on_the_batch_size(folder: Path, measured: Any, batch
     assert a.mean() == pytest.approx(b.mean(), rel=1e-3)
 
 
-def test_no_ripple_leaves_the_model_alone(folder: Path, measured: Any) -> None:
+def test_the_model_does_not_change_without_ripple(folder: Path, measured: Any) -> None:
     beside = distviz.run(
         str(folder), text=TEXTS, arm_layers="0,1", max_length=24, batch_size=2, device="cpu",
         ripple=False,
@@ -325,10 +325,10 @@ def test_watch_has_the_table_too() -> None:
     model.get_submodule(FAMILIES["mixtral"].experts).register_forward_pre_hook(
         lambda _m, args: index.append(args[1])
     )
-    with distviz.watch(model, layers=[1]) as seen:
+    with distviz.watch(model, layers=[1]) as watched:
         call("mixtral", model, ids)
     hook.remove()
-    frame = seen.run().experts
+    frame = watched.run().experts
     eps = eps_of(raw(kept))
     for row in frame.to_dict("records"):
         own = kept[0][index[0].reshape(-1) == row["expert"]].double().numpy()
@@ -344,10 +344,10 @@ def test_recorders_add_and_come_back_with_their_experts() -> None:
     halves = torch.randint(3, 64, (2, 3, 9), generator=torch.Generator().manual_seed(5))
     recorders = []
     for calls in ([0], [1], [0, 1]):
-        with distviz.watch(model) as seen:
+        with distviz.watch(model) as watched:
             for number in calls:
                 call("mixtral", model, halves[number])
-        recorders.append(seen.recorder)
+        recorders.append(watched.recorder)
     one, two, whole = (
         Recorder.from_state(packing.decode(packing.encode(recorder.state())))
         for recorder in recorders

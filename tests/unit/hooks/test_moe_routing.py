@@ -89,15 +89,17 @@ def routed_points(model: Any, layer: int, sites: list[str]) -> list[HookPoint]:
 
 def routing_of(model: Any, points: list[HookPoint]) -> Any:
     """Return how the rows of the only point were routed in one call."""
-    seen: list[Any] = []
-    with hooks.observe(model, points, lambda _p, _v, t: seen.append(t.routed), hooks.Tracker()):
+    watched: list[Any] = []
+    with hooks.observe(model, points, lambda _p, _v, t: watched.append(t.routed), hooks.Tracker()):
         call("mixtral", model, *batch())
-    (routed,) = seen
+    (routed,) = watched
     return routed
 
 
 @pytest.mark.parametrize(("name", "implementation"), CASES)
-def test_every_row_is_what_its_expert_makes_of_its_token(name: str, implementation: str) -> None:
+def test_every_row_is_the_output_of_its_expert_for_its_token(
+    name: str, implementation: str
+) -> None:
     model = tiny_experts(name, implementation)
     family = FAMILIES[name]
     told = Told(name, model)
@@ -144,9 +146,9 @@ def test_documents_hold_their_own_tokens_and_no_padding(name: str, implementatio
     model = tiny_experts(name, implementation)
     family = FAMILIES[name]
     ids, mask = batch()
-    with distviz.watch(model, layers=[family.layer], sites="act") as seen:
+    with distviz.watch(model, layers=[family.layer], sites="act") as watched:
         call(name, model, ids, mask)
-    run = seen.run()
+    run = watched.run()
     rows = run.documents[run.documents["module"] == family.act]
     told, act = Told(name, model), activation_of(name, model)
     call(name, model, ids, mask)
@@ -176,7 +178,7 @@ def test_the_order_of_rows_depends_on_the_implementation() -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_the_implementation_is_left_as_it_was() -> None:
+def test_the_implementation_is_restored() -> None:
     model = tiny_experts("mixtral", "eager")
     before = hook_count(model)
     with distviz.redistribute(model, layers=[0, 1]):
@@ -189,7 +191,7 @@ def test_the_implementation_is_left_as_it_was() -> None:
     assert model.config._experts_implementation == "eager"
 
 
-def test_rows_that_do_not_fit_the_routing_are_an_error() -> None:
+def test_rows_that_contradict_the_routing_are_an_error() -> None:
     model = tiny_experts("mixtral")
     experts = model.get_submodule(FAMILIES["mixtral"].experts)
     plain = experts.forward
@@ -219,7 +221,7 @@ def test_experts_that_are_never_reached_are_an_error() -> None:
         call("mixtral", model, *batch())
 
 
-def test_a_slot_that_names_no_expert_belongs_to_no_token() -> None:
+def test_a_slot_without_an_expert_belongs_to_no_token() -> None:
     """Under expert parallelism an index past the last expert marks what another process does."""
     for implementation in IMPLEMENTATIONS:
         model = tiny_experts("mixtral", implementation)
@@ -331,7 +333,7 @@ def foreign(style: str) -> _Foreign:
 
 
 @pytest.mark.parametrize("style", ["sorted", "every"])
-def test_experts_in_a_list_are_known_by_what_they_are_given(style: str) -> None:
+def test_experts_in_a_list_are_matched_by_their_input(style: str) -> None:
     """Two documents begin alike: their first tokens are the same to the last bit."""
     model = foreign(style)
     ids, mask = batch()
@@ -375,7 +377,7 @@ def test_experts_in_a_list_are_known_by_what_they_are_given(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["sorted", "every"])
-def test_arm_behind_experts_in_a_list(style: str) -> None:
+def test_arm_on_experts_in_a_list(style: str) -> None:
     model = foreign(style)
     ids, mask = batch()
     points = [p for p in find_points(find_mlps(model), model, ["act"], [1]) if p.experts]
@@ -417,7 +419,7 @@ def test_arm_behind_experts_in_a_list(style: str) -> None:
         assert torch.equal(model(ids, mask), untouched)
 
 
-def test_experts_that_are_given_something_else_are_an_error() -> None:
+def test_experts_with_other_inputs_are_an_error() -> None:
     model = foreign("sorted")
     for expert in model.layers[0].mlp.experts:
         expert.register_forward_pre_hook(lambda _m, args: args[0] * 2, prepend=True)

@@ -26,18 +26,18 @@ from distviz.models.architectures import find_mlps
 @pytest.mark.parametrize("layers", ["0,2", [2, 0], (0, 2), {0, 2}])
 def test_layers_may_be_given_in_many_ways(layers: Any) -> None:
     model = tiny("gpt2")
-    with torch.no_grad(), distviz.watch(model, layers) as seen:
+    with torch.no_grad(), distviz.watch(model, layers) as watched:
         model(torch.arange(3, 9)[None])
-    assert seen.stats()["layer"].tolist() == [0, 2]
-    with torch.no_grad(), distviz.watch(model, 1, sites=["gate", "down"]) as seen:
+    assert watched.stats()["layer"].tolist() == [0, 2]
+    with torch.no_grad(), distviz.watch(model, 1, sites=["gate", "down"]) as watched:
         model(torch.arange(3, 9)[None])
-    assert seen.stats()[["layer", "site"]].to_numpy().tolist() == [[1, "gate"], [1, "down"]]
+    assert watched.stats()[["layer", "site"]].to_numpy().tolist() == [[1, "gate"], [1, "down"]]
 
 
-def test_hooks_come_off(named: tuple[str, Any]) -> None:
+def test_hooks_are_removed(named: tuple[str, Any]) -> None:
     _, model = named
     before = hook_count(model)
-    with torch.no_grad(), distviz.watch(model, sites="act,down,residual") as seen:
+    with torch.no_grad(), distviz.watch(model, sites="act,down,residual") as watched:
         assert hook_count(model) > before
         model(input_ids=torch.arange(3, 9)[None])
     assert hook_count(model) == before
@@ -45,14 +45,14 @@ def test_hooks_come_off(named: tuple[str, Any]) -> None:
         assert hook_count(model) > before
         model(input_ids=torch.arange(3, 9)[None])
     assert hook_count(model) == before
-    count = seen.stats()["count"].sum()
+    count = watched.stats()["count"].sum()
     with torch.no_grad():
         model(input_ids=torch.arange(3, 9)[None])
-    assert seen.stats()["count"].sum() == count
+    assert watched.stats()["count"].sum() == count
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_hooks_come_off_after_an_error(named: tuple[str, Any], error: type) -> None:
+def test_hooks_are_removed_after_an_error(named: tuple[str, Any], error: type) -> None:
     name, model = named
     before = hook_count(model)
     ids = torch.arange(3, 9)[None]
@@ -81,11 +81,11 @@ def test_an_error_inside_one_call_does_not_disturb_the_next() -> None:
     ids, mask = padded("left")
     with torch.no_grad(), keeping(model, acts("llama")) as kept:
         model(ids, attention_mask=mask)
-    with torch.no_grad(), distviz.watch(model, 1) as seen:
+    with torch.no_grad(), distviz.watch(model, 1) as watched:
         with pytest.raises(IndexError, match="out of range"):
             model(torch.tensor([[3, 999]]))
         model(ids, attention_mask=mask)
-    (row,) = seen.stats().to_dict("records")
+    (row,) = watched.stats().to_dict("records")
     values = raw([kept_rows(kept["1"][0], mask)])
     assert_stats(row, values, eps_of(values))
 
@@ -103,7 +103,7 @@ class Skipping(nn.Module):
         return mlp.down_proj(gate * mlp.up_proj(x))
 
 
-def test_a_place_that_never_fires_is_an_error_that_names_it() -> None:
+def test_a_point_that_never_fires_is_named_in_an_error() -> None:
     model = tiny("llama")
     before = hook_count(model)
     ids = torch.arange(3, 9)[None]
@@ -149,12 +149,12 @@ def test_the_phase_is_after_for_a_part_of_the_model_too() -> None:
     """ARM on the whole, the watch on its base model (or the reverse): ARM writes all the same."""
     model = tiny("llama")
     ids = torch.arange(3, 9)[None]
-    with torch.no_grad(), distviz.redistribute(model, WHOLE), distviz.watch(model.model) as seen:
+    with torch.no_grad(), distviz.redistribute(model, WHOLE), distviz.watch(model.model) as watched:
         model(ids)
-    assert set(seen.stats()["phase"]) == {"after"}
+    assert set(watched.stats()["phase"]) == {"after"}
 
 
-def test_the_mode_of_the_model_is_left_alone() -> None:
+def test_the_mode_of_the_model_does_not_change() -> None:
     model = tiny("llama").train()
     with torch.no_grad(), distviz.watch(model), distviz.redistribute(model):
         model(torch.arange(3, 9)[None])

@@ -76,7 +76,7 @@ def test_redistribute_by_hand(named: tuple[str, Any], side: str) -> None:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_left_and_right_padding_give_a_token_the_same_numbers(name: str) -> None:
     model = tiny(name)
-    seen: dict[str, torch.Tensor] = {}
+    watched: dict[str, torch.Tensor] = {}
     for side in ("left", "right"):
         ids, mask = padded("right")
         if side == "left":
@@ -93,13 +93,13 @@ def test_left_and_right_padding_give_a_token_the_same_numbers(name: str) -> None
             positions = (mask.cumsum(1) - 1).clamp(min=0)
             extra = {} if name == "opt" else {"position_ids": positions}
             model(input_ids=ids, attention_mask=mask, **extra)
-        seen[side] = kept_rows(kept["0"][0], mask)
-    torch.testing.assert_close(seen["left"], seen["right"], rtol=2e-4, atol=1e-5)
+        watched[side] = kept_rows(kept["0"][0], mask)
+    torch.testing.assert_close(watched["left"], watched["right"], rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("padding", [False, True])
-def test_the_numbers_go_on_over_the_steps_of_a_cache(name: str, padding: bool) -> None:
+def test_random_numbers_continue_over_the_steps_of_a_cache(name: str, padding: bool) -> None:
     """One token a step gives each token the u that the whole sequence would give it."""
     model = tiny(name)
     ids = torch.randint(3, 64, (2, 5), generator=torch.Generator().manual_seed(1))
@@ -178,8 +178,8 @@ def test_nested_either_way_the_phase_is_after(inner: str, name: str) -> None:
         contexts.reverse()
     with torch.no_grad(), contexts[0]() as first, contexts[1]() as second:
         model(input_ids=ids, attention_mask=mask)
-    seen = second if inner == "watch" else first
-    stats = seen.stats()
+    watched = second if inner == "watch" else first
+    stats = watched.stats()
     assert set(stats["phase"]) == {"after"}
     for row in stats.to_dict("records"):
         values = raw([kept_rows(kept[str(row["layer"])][0], mask)])
@@ -265,9 +265,9 @@ def test_nan_and_infinite_values_are_counted_and_passed_through() -> None:
         return output
 
     handle = module.register_forward_hook(spoil)
-    with torch.no_grad(), distviz.watch(model, 0) as seen:
+    with torch.no_grad(), distviz.watch(model, 0) as watched:
         model(torch.arange(3, 9)[None])
     handle.remove()
-    (row,) = seen.stats().to_dict("records")
+    (row,) = watched.stats().to_dict("records")
     assert (row["nan"], row["inf"], row["count"]) == (1, 2, 6 * 48 - 3)
     assert math.isfinite(row["mean"])

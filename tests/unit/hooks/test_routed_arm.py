@@ -130,7 +130,7 @@ def test_redistribute_is_the_reference_over_the_gathered_values(
 @pytest.mark.parametrize(
     ("name", "implementation"), [case for case in CASES if FAMILIES[case[0]].function is None]
 )
-def test_what_is_written_is_what_the_experts_go_on_with(name: str, implementation: str) -> None:
+def test_experts_continue_with_the_output_of_arm(name: str, implementation: str) -> None:
     model = tiny_experts(name, implementation)
     ids, mask = batch()
     changed = WatchResult(name, model)

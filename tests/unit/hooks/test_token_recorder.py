@@ -71,7 +71,7 @@ def tokens_of(counted: NDArray[np.bool_], routed: Routed | None = None) -> Token
     )  # fmt: skip
 
 
-def test_the_recorder_keeps_counted_tokens_with_the_band_of_their_document() -> None:
+def test_counted_tokens_use_the_band_of_their_document() -> None:
     values = torch.randn(2 * 6, 40, generator=torch.Generator().manual_seed(1)).bfloat16()
     counted = np.ones((2, 6), bool)
     counted[0, 2:4] = counted[1, 5] = False
@@ -93,7 +93,7 @@ def test_the_recorder_keeps_counted_tokens_with_the_band_of_their_document() -> 
     assert np.isnan(given.rows[PLACE, 5][:, 0]).all()
 
 
-def test_what_experts_see_of_one_token_is_taken_together() -> None:
+def test_the_values_of_a_token_in_several_experts_are_described_together() -> None:
     # Tokens 0..5 of two documents; token 3 visits one expert alone, token 4 none, rows unsorted.
     pairs = [(t, s) for t in (0, 1, 2, 5) for s in (0, 1)] + [(3, 0), (-1, 0)]
     order = np.random.default_rng(2).permutation(len(pairs))

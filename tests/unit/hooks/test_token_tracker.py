@@ -46,8 +46,8 @@ def gemma3() -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def counts(seen: Any) -> dict[tuple[str, int], int]:
-    stats = seen.stats()
+def counts(watched: Any) -> dict[tuple[str, int], int]:
+    stats = watched.stats()
     return {(row["stack"], row["layer"]): row["count"] for row in stats.to_dict("records")}
 
 
@@ -57,16 +57,16 @@ def test_encoder_and_decoder_have_their_own_tokens_and_padding() -> None:
     mask, decoder_mask = torch.ones(2, 7), torch.ones(2, 5)
     mask[1, 3:] = 0
     decoder_mask[0, 4:] = 0
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(
             input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids,
             decoder_attention_mask=decoder_mask,
         )  # fmt: skip
-    assert counts(seen) == {
+    assert counts(watched) == {
         ("decoder", 0): 9 * 48, ("decoder", 1): 9 * 48,
         ("encoder", 0): 10 * 48, ("encoder", 1): 10 * 48,
     }  # fmt: skip
-    documents = seen.run().documents
+    documents = watched.run().documents
     assert set(documents["document"]) == {0, 1}
 
 
@@ -75,15 +75,15 @@ def test_generate_of_an_encoder_decoder_calls_its_encoder_first() -> None:
     ids = torch.arange(3, 17).reshape(2, 7)
     before = hook_count(model)
     options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model.generate(ids, **options)
         model.generate(ids, **options)
-    found = counts(seen)
+    found = counts(watched)
     assert found["encoder", 1] == 2 * 14 * 48
     assert found["decoder", 1] == 2 * 2 * 4 * 48
     assert hook_count(model) == before
     # Both stacks of one generation are the same documents.
-    documents = seen.run().documents
+    documents = watched.run().documents
     for stack in ("encoder", "decoder"):
         assert set(documents[documents["stack"] == stack]["document"]) == {0, 1, 2, 3}
 
@@ -104,22 +104,22 @@ def test_patches_of_an_image_are_positions() -> None:
     torch.manual_seed(0)
     sizes = {k: v for k, v in IMAGE.items() if k != "vision_use_head"}
     model = AutoModel.from_config(AutoConfig.for_model("vit", **sizes)).eval()
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(pixel_values=torch.randn(3, 3, 16, 16))
-    assert counts(seen) == {("encoder", layer): 3 * 5 * 40 for layer in (0, 1)}
-    assert seen.run().documents["count"].tolist() == [5 * 40] * 6
+    assert counts(watched) == {("encoder", layer): 3 * 5 * 40 for layer in (0, 1)}
+    assert watched.run().documents["count"].tolist() == [5 * 40] * 6
 
 
-def test_towers_are_left_alone_unless_they_are_named() -> None:
+def test_towers_are_skipped_unless_named() -> None:
     model = gemma3()
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(input_ids=torch.arange(3, 10)[None])
-    assert set(counts(seen)) == {("decoder", 0), ("decoder", 1)}
+    assert set(counts(watched)) == {("decoder", 0), ("decoder", 1)}
     ids = torch.tensor([[3, 60, 60, 60, 60, 4]])
     layers = {"vision_tower": 1, "decoder": "0"}
-    with torch.no_grad(), distviz.watch(model, layers) as seen:
+    with torch.no_grad(), distviz.watch(model, layers) as watched:
         model(input_ids=ids, pixel_values=torch.randn(1, 3, 16, 16), token_type_ids=ids * 0)
-    assert counts(seen) == {("vision_tower", 1): 4 * 40, ("decoder", 0): 6 * 48}
+    assert counts(watched) == {("vision_tower", 1): 4 * 40, ("decoder", 0): 6 * 48}
     with (
         pytest.raises(RequestError, match=r"(?s)no stack 'vision'.*decoder, vision_tower"),
         distviz.watch(model, {"vision": 0}),
@@ -141,16 +141,16 @@ def test_streams_of_a_token_are_its_channels() -> None:
     kept: list[torch.Tensor] = []
     layer = model.get_submodule("model.layers.1")
     handle = layer.register_forward_hook(lambda _, __, out: kept.append(out.clone()))
-    with torch.no_grad(), distviz.watch(model, 1, "residual") as seen:
+    with torch.no_grad(), distviz.watch(model, 1, "residual") as watched:
         model(input_ids=ids, attention_mask=mask)
     handle.remove()
     assert kept[0].shape == (4, 2, 7, 32)
     expected = kept[0].permute(1, 2, 0, 3)[mask.bool()].reshape(12, 4 * 32)
-    channels = seen.run().channels
+    channels = watched.run().channels
     assert channels["max"].tolist() == expected.amax(0).tolist()
 
 
-def test_rows_that_are_no_tokens_cannot_be_told_from_padding() -> None:
+def test_rows_that_are_no_tokens_are_refused_with_padding() -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         "prophetnet", hidden_size=32, num_encoder_layers=1, num_decoder_layers=1, vocab_size=64,
@@ -160,9 +160,9 @@ def test_rows_that_are_no_tokens_cannot_be_told_from_padding() -> None:
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     ids, mask = torch.arange(3, 17).reshape(2, 7), torch.ones(2, 7)
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(input_ids=ids, use_cache=False)
-    assert set(counts(seen).values()) == {3 * 14 * 48}  # the main stream and two that look ahead
+    assert set(counts(watched).values()) == {3 * 14 * 48}  # the main stream and two that look ahead
     mask[0, 5:] = 0
     with (
         torch.no_grad(),
@@ -172,7 +172,7 @@ def test_rows_that_are_no_tokens_cannot_be_told_from_padding() -> None:
         model(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
-def test_pictures_of_different_sizes_in_one_row_are_sequences() -> None:
+def test_images_of_different_sizes_in_one_row_are_sequences() -> None:
     """ARM takes the patches of each picture for a set, as if it stood alone in the call."""
     model = tiny.build("glm4v_vision")
     grids, width = torch.tensor([[1, 4, 4], [1, 2, 4]]), 3 * model.config.temporal_patch_size * 64
@@ -197,28 +197,28 @@ def test_pictures_of_different_sizes_in_one_row_are_sequences() -> None:
     assert not torch.equal(found, plain)
 
 
-def test_patches_that_only_pad_a_picture_are_left_out() -> None:
+def test_padding_patches_are_not_counted() -> None:
     model = tiny.build("siglip2_vision_model")
     pixels = torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(5))
     mask = torch.ones(2, 16, dtype=torch.long)
     mask[1, 8:] = 0
     shapes = torch.tensor([[4, 4], [2, 4]])
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(pixel_values=pixels, pixel_attention_mask=mask, spatial_shapes=shapes)
     inner = model.config.intermediate_size
-    assert set(seen.stats()["count"]) == {(16 + 8) * inner}
+    assert set(watched.stats()["count"]) == {(16 + 8) * inner}
 
 
-def test_what_a_layer_has_for_pictures_alone_is_left_alone_unless_it_is_named() -> None:
+def test_image_branches_of_layers_are_skipped_unless_named() -> None:
     model = tiny.build("ernie4_5_vl_moe")
     assert not any("vision" in mlp.path for mlp in find_mlps(model))
     assert any("vision_moe" in mlp.path for mlp in find_mlps(model, towers=True))
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(input_ids=torch.arange(3, 17).reshape(2, 7))
-    assert any("text_moe" in module for module in seen.stats()["module"])
+    assert any("text_moe" in module for module in watched.stats()["module"])
 
 
-def test_rows_of_experts_belong_to_the_picture_of_their_patch() -> None:
+def test_rows_of_experts_belong_to_the_image_of_their_patch() -> None:
     """Three patches of one picture, two of another; each patch goes to two experts."""
     valid, zeros = np.ones((1, 5), bool), np.zeros((1, 5), np.int64)
     patches, slots = np.array([4, 0, 1, 3, 2, 0, 3, 1, 4, 2]), np.repeat([0, 1], 5)

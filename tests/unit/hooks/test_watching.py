@@ -27,21 +27,19 @@ from distviz.errors import MeasurementError
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_watch_is_what_plain_hooks_see_without_padding(
-    name: str, dtype: torch.dtype, side: str
-) -> None:
+def test_watch_equals_plain_hooks_without_padding(name: str, dtype: torch.dtype, side: str) -> None:
     model = tiny(name, dtype)
     calls = [padded(side, seed) for seed in (0, 1)]
     with torch.no_grad(), keeping(model, acts(name)) as kept:
         for ids, mask in calls:
             model(input_ids=ids, attention_mask=mask)
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         for ids, mask in calls:
             model(input_ids=ids, attention_mask=mask)
-    stats = seen.stats()
+    stats = watched.stats()
     assert set(stats["phase"]) == {"before"}
     assert stats["layer"].tolist() == [0, 1, 2]
-    run = seen.run()
+    run = watched.run()
     for row in stats.to_dict("records"):
         tensors = kept[str(row["layer"])]
         rows = [kept_rows(t, mask) for t, (_, mask) in zip(tensors, calls, strict=True)]
@@ -67,7 +65,7 @@ def test_watch_is_what_plain_hooks_see_without_padding(
 def test_the_mask_is_read_from_the_call(how: str) -> None:
     model = tiny("llama")
     ids, mask = padded("right")
-    with torch.no_grad(), keeping(model, acts("llama")) as kept, distviz.watch(model) as seen:
+    with torch.no_grad(), keeping(model, acts("llama")) as kept, distviz.watch(model) as watched:
         if how == "positional":
             model(ids, mask)
         elif how == "embeds":
@@ -82,7 +80,7 @@ def test_the_mask_is_read_from_the_call(how: str) -> None:
             allowed = causal & mask[:, None, None].bool()
             additive = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
             model(ids, attention_mask=additive)
-    for row in seen.stats().to_dict("records"):
+    for row in watched.stats().to_dict("records"):
         values = raw([kept_rows(kept[str(row["layer"])][0], mask)])
         assert_stats(row, values, eps_of(values))
 
@@ -92,26 +90,26 @@ def test_c_is_the_width_of_the_band() -> None:
     with (
         torch.no_grad(),
         keeping(model, acts("llama")) as kept,
-        distviz.watch(model, c=0.4) as seen,
+        distviz.watch(model, c=0.4) as watched,
     ):
         model(torch.arange(3, 20)[None])
-    for row in seen.stats().to_dict("records"):
+    for row in watched.stats().to_dict("records"):
         values = raw(kept[str(row["layer"])])
         assert_stats(row, values, eps_of(values, 0.4))
-    assert seen.run().documents["eps"].tolist() == pytest.approx(seen.stats()["eps"].tolist())
+    assert watched.run().documents["eps"].tolist() == pytest.approx(watched.stats()["eps"].tolist())
 
 
-def test_looking_twice_does_not_change_what_is_seen() -> None:
+def test_two_watches_do_not_affect_each_other() -> None:
     """`stats()` in the middle of a generation: the documents go on."""
     model = tiny("llama")
 
     def generate(*, looks: bool) -> Any:
-        with torch.no_grad(), distviz.watch(model) as seen:
+        with torch.no_grad(), distviz.watch(model) as watched:
             output = model(torch.arange(3, 9)[None], use_cache=True)
             if looks:
-                seen.stats()
+                watched.stats()
             model(torch.tensor([[9]]), past_key_values=output.past_key_values)
-        return seen.run()
+        return watched.run()
 
     plain, looked = generate(looks=False), generate(looks=True)
     assert looked.merged == plain.merged
@@ -120,12 +118,12 @@ def test_looking_twice_does_not_change_what_is_seen() -> None:
 
 def test_a_run_taken_earlier_does_not_grow() -> None:
     model = tiny("llama")
-    with torch.no_grad(), distviz.watch(model) as seen:
+    with torch.no_grad(), distviz.watch(model) as watched:
         model(torch.arange(3, 9)[None])
-        early = seen.run()
+        early = watched.run()
         model(torch.arange(3, 9)[None])
     assert set(early.stats()["count"]) == {6 * 48}
-    assert set(seen.stats()["count"]) == {12 * 48}
+    assert set(watched.stats()["count"]) == {12 * 48}
 
 
 @pytest.mark.parametrize("order", [["before", "after"], ["after", "before"]])
@@ -133,7 +131,7 @@ def test_both_phases_in_one_watch_share_their_documents(order: list[str]) -> Non
     model = tiny("llama")
     calls = [padded("right", seed) for seed in (0, 1)]
     kept_by_phase: dict[str, Any] = {}
-    with torch.no_grad(), distviz.watch(model, 0) as seen:
+    with torch.no_grad(), distviz.watch(model, 0) as watched:
         for phase in order:
             with keeping(model, {"0": acts("llama")["0"]}) as kept:
                 for ids, mask in calls:
@@ -149,9 +147,9 @@ def test_both_phases_in_one_watch_share_their_documents(order: list[str]) -> Non
         for row in range(3)
     ]
     eps = eps_of(raw(rows))
-    stats = seen.stats().set_index("phase")
+    stats = watched.stats().set_index("phase")
     assert stats["eps"].tolist() == pytest.approx([eps, eps], rel=1e-12)
-    documents = seen.run().documents
+    documents = watched.run().documents
     assert sorted(documents["document"].tolist()) == sorted([*range(6)] * 2)
     for row in documents.to_dict("records"):
         if row["phase"] == "after" and order[0] == "after" and row["document"] < 3:
@@ -166,9 +164,9 @@ def test_both_phases_in_one_watch_share_their_documents(order: list[str]) -> Non
 def test_the_base_model_may_be_called_alone() -> None:
     model = tiny("llama")
     ids, mask = padded("left")
-    with torch.no_grad(), distviz.watch(model, 0) as seen:
+    with torch.no_grad(), distviz.watch(model, 0) as watched:
         model.model(ids, attention_mask=mask)
-    assert seen.stats()["count"].tolist() == [int(mask.sum()) * 48]
+    assert watched.stats()["count"].tolist() == [int(mask.sum()) * 48]
     with (
         torch.no_grad(),
         pytest.raises(MeasurementError, match="outside a call"),
@@ -203,25 +201,28 @@ def test_inside_a_pipeline(demo_folder: Path) -> None:
     before = hook_count(model)
     options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "batch_size": 2}
     plain = generator(prompts, **options)
-    with distviz.redistribute(model, ARM(fraction=0.9), layers="all"), distviz.watch(model) as seen:
+    with (
+        distviz.redistribute(model, ARM(fraction=0.9), layers="all"),
+        distviz.watch(model) as watched,
+    ):
         changed = generator(prompts, **options)
     assert hook_count(model) == before
     assert changed != plain
     assert generator(prompts, **options) == plain
-    stats = seen.stats()
+    stats = watched.stats()
     assert set(stats["phase"]) == {"after"}
     tokens = sum(len(tokenizer(prompt)["input_ids"]) for prompt in prompts) + 2 * 4
     assert set(stats["count"]) == {tokens * 384}
-    assert len(seen.run().documents) == 2 * 6
+    assert len(watched.run().documents) == 2 * 6
 
 
 def test_rows_of_a_beam_search_are_rows() -> None:
     model = tiny("llama")
-    with torch.no_grad(), distviz.watch(model, 0) as seen, distviz.redistribute(model, WHOLE):
+    with torch.no_grad(), distviz.watch(model, 0) as watched, distviz.redistribute(model, WHOLE):
         model.generate(
             torch.arange(3, 9)[None], num_beams=3, max_new_tokens=3, min_new_tokens=3,
             do_sample=False, pad_token_id=0,
         )  # fmt: skip
-    documents = seen.run().documents
+    documents = watched.run().documents
     assert documents["document"].tolist() == [0, 1, 2]
     assert documents["count"].tolist() == [(6 + 2) * 48] * 3

@@ -212,10 +212,10 @@ def test_a_wrapped_model_can_be_watched_under_the_names_of_its_base(tiny_saved: 
     handle = act.register_forward_hook(lambda *args: taken.append(args[2].detach()))
     mask = torch.ones_like(IDS)
     mask[0, 8:] = 0
-    with torch.no_grad(), distviz.watch(model, sites="act,q,up") as seen:
+    with torch.no_grad(), distviz.watch(model, sites="act,q,up") as watched:
         model(input_ids=IDS, attention_mask=mask)
     handle.remove()
-    stats = seen.stats().set_index(["layer", "site"])
+    stats = watched.stats().set_index(["layer", "site"])
     assert set(stats["module"]) == {
         f"model.layers.{layer}.{name}"
         for layer in (0, 1)
@@ -234,7 +234,7 @@ def test_arm_on_a_wrapped_model(how: str, tiny_saved: Path) -> None:
     with torch.no_grad():
         with distviz.redistribute(merged, arm, layers="all"), distviz.watch(merged) as by_base:
             expected = merged(IDS).logits
-        with distviz.redistribute(model, arm, layers="all"), distviz.watch(model) as seen:
+        with distviz.redistribute(model, arm, layers="all"), distviz.watch(model) as watched:
             if how == "wrapper":
                 assert torch.equal(model(input_ids=IDS).logits, expected)
             elif how == "inner":
@@ -242,5 +242,5 @@ def test_arm_on_a_wrapped_model(how: str, tiny_saved: Path) -> None:
             else:
                 one = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 2}
                 model.generate(input_ids=IDS, attention_mask=torch.ones_like(IDS), **one)
-    pd.testing.assert_frame_equal(seen.stats(), by_base.stats())
-    assert set(seen.stats()["phase"]) == {"after"}
+    pd.testing.assert_frame_equal(watched.stats(), by_base.stats())
+    assert set(watched.stats()["phase"]) == {"after"}

@@ -58,7 +58,7 @@ def test_a_model_that_is_not_there(
         ("ConnectError", r"the hub cannot be reached \(ConnectError\)"),
     ],
 )
-def test_what_the_hub_answers_is_said_plainly(
+def test_answers_of_the_hub_become_plain_errors(
     kind: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> str:

@@ -69,7 +69,7 @@ def test_a_part_is_cast_like_the_whole(dtype: str, tiny: Any) -> None:
     same(distviz.run(str(folder), text=TEXTS, **options), plain_run(folder, **options))
 
 
-def test_what_is_not_needed_is_neither_kept_nor_used(tiny: Any) -> None:
+def test_unneeded_layers_are_neither_stored_nor_used(tiny: Any) -> None:
     folder = tiny("llama")
     options: dict[str, Any] = {"layers": "1", "arm_layers": "1", "ripple": False}
     before = distviz.run(str(folder), text=TEXTS, **options)
@@ -95,7 +95,9 @@ def test_what_is_not_needed_is_neither_kept_nor_used(tiny: Any) -> None:
         {"layers": "0", "arm_layers": "0", "ripple": False, "sites": "act,module:*embed_tokens"},
     ],
 )
-def test_what_may_need_all_loads_all(options: dict[str, Any], tiny: Any) -> None:
+def test_the_whole_model_is_loaded_where_all_may_be_needed(
+    options: dict[str, Any], tiny: Any
+) -> None:
     run = distviz.run(str(tiny("llama")), text=TEXTS, **options)
     assert "loaded" not in run.manifest["model"]
 
@@ -117,7 +119,9 @@ def test_pickles_and_gguf_load_whole(tiny: Any) -> None:
     assert "loaded" not in run.manifest["model"]
 
 
-def test_nothing_else_is_taken_from_the_files(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_other_tensors_are_read_from_the_files(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny("llama")
     taken: list[str] = []
 

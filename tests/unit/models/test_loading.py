@@ -21,7 +21,7 @@ from distviz.models.loading import (
 from distviz.models.open import open_model
 
 
-def test_transformers_logging_is_left_as_it_was(saved: Path) -> None:
+def test_transformers_logging_is_restored(saved: Path) -> None:
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()

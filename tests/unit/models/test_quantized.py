@@ -108,9 +108,9 @@ def test_a_compressed_checkpoint_is_measured_as_its_weights_say(
     model.load_state_dict(unpacked(compressed, plain))
     opened = open_model(str(compressed), device="cpu")
     ids = torch.tensor([opened.tokenizer(TEXT[0])["input_ids"]])
-    with torch.no_grad(), distviz.watch(model, sites=SITES) as seen:
+    with torch.no_grad(), distviz.watch(model, sites=SITES) as watched:
         model(ids)
-    expected = seen.run().sketches
+    expected = watched.run().sketches
     assert run.sketches.keys() == expected.keys()
     assert len(run.sketches) == 2 * len(SITES.split(","))
     for key, by_class in expected.items():
@@ -133,7 +133,7 @@ def test_arm_on_a_compressed_checkpoint(compressed: Path, call: Any) -> None:
     assert set(run.stats()["phase"]) == {"before", "after", "moved_before", "moved_after"}
 
 
-def test_a_dtype_that_the_quantizer_overrules_is_said(compressed: Path) -> None:
+def test_a_dtype_that_the_quantizer_overrides_is_reported(compressed: Path) -> None:
     opened = open_model(str(compressed), dtype="bf16", device="cpu")
     notes = [note for note in opened.details["warnings"] if "was requested" in note]
     assert (opened.details["dtype"] == "bfloat16") == (not notes)

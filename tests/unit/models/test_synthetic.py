@@ -40,7 +40,7 @@ def test_layers_are_built_as_described(architecture: str, activation: str, named
     assert out.isfinite().all()
 
 
-def test_the_seed_decides_the_weights_and_disturbs_nothing() -> None:
+def test_the_seed_determines_the_weights_and_restores_the_random_state() -> None:
     def weights(seed: int, dtype: str = "auto") -> torch.Tensor:
         opened = open_model(None, layer=LayerSettings(seed=seed, **SMALL), dtype=dtype)
         return opened.model.layers[0].mlp.up_proj.weight

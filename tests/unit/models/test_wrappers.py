@@ -70,9 +70,9 @@ NUMBERS = ["count", "mean", "std", "min", "max", "eps", "near_zero", "gini"]
 
 
 def seen_by_watch(model: Any) -> np.ndarray:
-    with torch.no_grad(), distviz.watch(model, sites="act,product") as seen:
+    with torch.no_grad(), distviz.watch(model, sites="act,product") as watched:
         model(IDS)
-    return seen.stats()[NUMBERS].to_numpy()
+    return watched.stats()[NUMBERS].to_numpy()
 
 
 @pytest.mark.parametrize("compile_it", WAYS)
@@ -94,9 +94,9 @@ def test_a_compiled_model_runs_uncompiled_and_it_says_so(compile_it: Any) -> Non
 
 def test_the_run_remembers_it() -> None:
     model = compiled_mlps(tiny(), "eager")
-    with pytest.warns(UserWarning, match="compiled"), distviz.watch(model) as seen:
+    with pytest.warns(UserWarning, match="compiled"), distviz.watch(model) as watched:
         model(IDS)
-    (note,) = seen.run().manifest["warnings"]
+    (note,) = watched.run().manifest["warnings"]
     assert note.startswith("model.layers.0.mlp and 1 more is compiled")
 
 
@@ -124,13 +124,13 @@ def test_a_loaded_model_is_refused_where_a_name_is_expected() -> None:
             call()
 
 
-def test_nothing_is_said_of_a_model_that_is_not_compiled() -> None:
+def test_no_warning_for_a_model_that_is_not_compiled() -> None:
     model = tiny()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with distviz.watch(model) as seen:
+        with distviz.watch(model) as watched:
             model(IDS)
-    assert seen.run().manifest["warnings"] == []
+    assert watched.run().manifest["warnings"] == []
     assert find_compiled(model) == []
 
 
@@ -146,9 +146,9 @@ def test_what_generate_compiles_by_itself_is_seen_too() -> None:
         return model.generate(IDS, attention_mask=mask, pad_token_id=0, **settings, **more)
 
     def count(**more: Any) -> int:
-        with distviz.watch(model, layers=0) as seen:
+        with distviz.watch(model, layers=0) as watched:
             generate(**more)
-        return int(seen.stats()["count"].sum())
+        return int(watched.stats()["count"].sum())
 
     expected = count()
     static: dict[str, Any] = {"cache_implementation": "static", "compile_config": compiling}

@@ -88,12 +88,12 @@ def record(
     model: nn.Module, points: Sequence[HookPoint]
 ) -> Iterator[dict[HookPoint, torch.Tensor]]:
     """Keep what passes at each point, with plain hooks that know nothing of distviz."""
-    seen: dict[HookPoint, torch.Tensor] = {}
+    watched: dict[HookPoint, torch.Tensor] = {}
 
     def keep(point: HookPoint, value: Any) -> None:
         tensor = value[0] if isinstance(value, tuple) else value
         part = slice(*point.part) if point.part else slice(None)
-        seen[point] = tensor[..., part].detach().clone()
+        watched[point] = tensor[..., part].detach().clone()
 
     handles = []
     for point in points:
@@ -105,14 +105,14 @@ def record(
         handles.append(hook)
     try:
         with torch.no_grad():
-            yield seen
+            yield watched
     finally:
         for handle in handles:
             handle.remove()
 
 
-def values(mlp: Mlp, seen: dict[HookPoint, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {point.site: seen[point] for point in mlp.points}
+def values(mlp: Mlp, watched: dict[HookPoint, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {point.site: watched[point] for point in mlp.points}
 
 
 def apply(model: nn.Module, mlp: Mlp, site: str, x: torch.Tensor) -> torch.Tensor:
@@ -126,14 +126,14 @@ def test_points_obey_the_arithmetic_of_an_mlp(name: str) -> None:
     model = tiny(name)
     mlps = find_mlps(model)
     points = find_points(mlps, model, sorted({p.site for m in mlps for p in m.points}))
-    with record(model, points) as seen:
+    with record(model, points) as watched:
         forward(name, model)
-    assert set(seen) == set(points)
+    assert set(watched) == set(points)
     stacks = {"decoder": 2, "encoder": 2} if name.startswith("t5") else None
     alone = "encoder" if name in ("bert", "roberta", "vit") else "decoder"
     assert count_layers(mlps) == (stacks or {alone: 2})
     for mlp in mlps:
-        at = values(mlp, seen)
+        at = values(mlp, watched)
         assert mlp.gated is (name in GATED) is ("up" in at)
         # Close, not equal: torch's SiLU rounds differently on the halves of a fused projection.
         torch.testing.assert_close(apply(model, mlp, "act", at["gate"]), at["act"])
@@ -149,10 +149,10 @@ def test_attention_points_obey_the_arithmetic_of_attention(name: str) -> None:
     model = tiny(name)
     mlps = find_mlps(model)
     points = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
-    with record(model, points) as seen:
+    with record(model, points) as watched:
         forward(name, model)
     for mlp in mlps:
-        at = values(mlp, seen)
+        at = values(mlp, watched)
         assert at["attention"].shape[-1] == HEADS * HEAD_DIM
         if name in WITHOUT_QKV:
             assert not {"q", "k", "v"} & set(at)
@@ -174,9 +174,9 @@ def test_gpt2_splits_its_fused_projection_into_query_key_value() -> None:
     model = tiny("gpt2")
     mlps = find_mlps(model)
     points = find_points(mlps, model, ["q", "k", "v", "module:*.attn.c_attn"], [1])
-    with record(model, points) as seen:
+    with record(model, points) as watched:
         forward("gpt2", model)
-    at = {point.site: seen[point] for point in points}
+    at = {point.site: watched[point] for point in points}
     joined = torch.cat([at["q"], at["k"], at["v"]], dim=-1)
     assert torch.equal(joined, at["module:*.attn.c_attn"])
 
@@ -185,20 +185,20 @@ def test_gate_of_a_fused_projection_is_its_first_half() -> None:
     model = tiny("phi3")
     mlps = find_mlps(model)
     points = find_points(mlps, model, ["gate", "up", "module:*gate_up_proj"], [0])
-    with record(model, points) as seen:
+    with record(model, points) as watched:
         forward("phi3", model)
-    gate, up, both = (seen[point] for point in points)
+    gate, up, both = (watched[point] for point in points)
     assert torch.equal(torch.cat([gate, up], dim=-1), both)
 
 
-def test_residual_of_the_last_layer_is_what_the_final_norm_gets() -> None:
+def test_residual_of_the_last_layer_is_the_input_of_the_final_norm() -> None:
     model = tiny("llama")
     mlps = find_mlps(model)
     (residual,) = find_points(mlps, model, ["residual"], [1])
-    with record(model, [residual]) as seen, torch.no_grad():
+    with record(model, [residual]) as watched, torch.no_grad():
         normed = model.model(input_ids=torch.tensor([[3, 4, 5]])).last_hidden_state
     with torch.no_grad():
-        assert torch.equal(model.model.norm(seen[residual]), normed)
+        assert torch.equal(model.model.norm(watched[residual]), normed)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_path_and_activation_are_named(name: str, path: str, activation: str) ->
     assert (mlp.layer, mlp.path, mlp.activation, mlp.routed) == (1, path, activation, False)
 
 
-def test_t5_orders_decoder_then_encoder_and_leaves_cross_attention_out() -> None:
+def test_t5_orders_decoder_then_encoder_without_cross_attention() -> None:
     mlps = find_mlps(tiny("t5"))
     order = [("decoder", 0), ("decoder", 1), ("encoder", 0), ("encoder", 1)]
     assert [(mlp.stack, mlp.layer) for mlp in mlps] == order
@@ -229,7 +229,7 @@ def test_a_layer_index_above_nine_sorts_as_a_number() -> None:
     assert [mlp.layer for mlp in mlps] == list(range(11))
 
 
-def test_prediction_head_and_pooler_are_left_out() -> None:
+def test_prediction_head_and_pooler_are_ignored() -> None:
     from transformers import BertConfig, BertForMaskedLM
 
     with torch.device("meta"):
@@ -250,16 +250,16 @@ def test_fused_experts_are_marked_and_their_sum_is_down() -> None:
         (f"model.layers.{index}.mlp.experts", True, True) for index in (0, 1)
     ]
     points = find_points(mlps, model, ["act", "down", "module:*.1.mlp"], [1])
-    with record(model, points) as seen:
+    with record(model, points) as watched:
         forward("llama", model)
-    act, down, block = (seen[point] for point in points)
+    act, down, block = (watched[point] for point in points)
     assert act.shape[-1] == INNER
     assert torch.equal(down.reshape(block.shape), block)
     with pytest.raises(RequestError, match=r"site 'up' .*does not exist in MixtralForCausal"):
         find_points(mlps, model, ["up"])
 
 
-def test_shared_experts_stand_apart_from_routed_ones() -> None:
+def test_shared_experts_are_separate_from_routed_ones() -> None:
     config = AutoConfig.for_model(
         "qwen2_moe", **LLAMA_LIKE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
         shared_expert_intermediate_size=24,
@@ -348,12 +348,12 @@ def test_patterns_observe_any_module() -> None:
         (0, "decoder", "model.layers.0.post_attention_layernorm", "output"),
         (-1, "model", "model.norm", "output"),
     ][:: 1 if points[0].layer == 0 else -1] or len(points) == 3
-    with record(model, points) as seen:
+    with record(model, points) as watched:
         forward("llama", model)
-    assert set(seen) == set(points)
+    assert set(watched) == set(points)
 
 
-def test_absent_sites_name_what_there_is() -> None:
+def test_an_absent_site_is_refused_with_the_existing_ones() -> None:
     model = tiny("gpt2")
     mlps = find_mlps(model)
     with pytest.raises(RequestError, match=r"(?s)'up'.*does not exist in GPT2LM.*gate, act, prod"):
