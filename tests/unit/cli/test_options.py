@@ -95,3 +95,10 @@ def test_choices_are_those_of_the_modules_that_use_them() -> None:
     assert choices["figure"] == _figure_kinds()
     assert choices["formats"] == {*FORMATS, "none"}
     assert choices["ranges"] == set(RANGES)
+
+
+def test_values_of_repeatable_options_are_checked_where_they_are_used() -> None:
+    for name in PAGES:
+        for option in options_of(name):
+            if option.type == list[str] | None:
+                option.check(["some", "other"])
