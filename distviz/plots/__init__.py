@@ -1,7 +1,7 @@
-"""Figures: functions take a `Run` or a `Comparison`, return a `matplotlib.figure.Figure`.
+"""Figures: functions take a result and return a `matplotlib.figure.Figure`.
 
-They never save, show or change what they are given, and keep no global state of pyplot, so they
-are safe in threads and notebooks. What is drawn is computed apart, as plain data.
+They never save, show or change their arguments and do not use pyplot, so they are safe in threads
+and notebooks. The data of a figure are computed separately from drawing it.
 """
 
 import lazy_loader

@@ -13,7 +13,7 @@ from .figures import figure_names as figure_names
 from .figures import figure_specs as figure_specs
 from .filler import filler_by_count as filler_by_count
 from .filler import filler_by_layer as filler_by_layer
-from .filler_positions import filler_positions as filler_positions
+from .filler import filler_positions as filler_positions
 from .layer_diagram import layer_lines as layer_lines
 from .overview import layer_series as layer_series
 from .overview import overview as overview
@@ -24,8 +24,8 @@ from .style import INK as INK
 from .style import LIGHT as LIGHT
 from .style import LINE as LINE
 from .style import styled as styled
+from .sweep import sweep_by_layer as sweep_by_layer
 from .sweep import sweep_overview as sweep_overview
-from .sweep_by_layer import sweep_by_layer as sweep_by_layer
 from .token_classes import token_classes as token_classes
-from .whatif_formats import format_losses as format_losses
-from .whatif_zeros import zeros_kept as zeros_kept
+from .whatif import format_losses as format_losses
+from .whatif import zeros_kept as zeros_kept

@@ -1,32 +1,28 @@
-"""The signature figure: before above after, the mass that moves drawn dark, arrows between."""
+"""The figure of a layer before and after ARM: values that move are dark, arrows show where to."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from distviz.plots import style
-from distviz.plots.arrows import draw_arrows
+from distviz.plots import histograms, style
 from distviz.plots.before_after_data import PairedBins, Panel, paired_bins
-from distviz.plots.before_after_labels import RULED, heads, numbers, tails
-from distviz.plots.headings import EDGE, Heading, Line
-from distviz.plots.layout import fit_left, legend_in_figure, panels, rows_height
-from distviz.plots.margin import (
-    add_legend,
-    beyond_rows,
-    beyond_words,
-    number_table,
-    table_height,
-    write_beside,
+from distviz.plots.layout import Heading, titled
+from distviz.results import (
+    arm_layers,
+    arm_settings,
+    change_name,
+    layer_name,
+    model_name,
+    number,
+    percent,
 )
-from distviz.plots.page_format import PageFormat
-from distviz.results import arm_layers, arm_settings, change_name, layer_name, model_name, number
-from distviz.sites import SITES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -35,10 +31,9 @@ if TYPE_CHECKING:
 
     from distviz.results import Run
 
-__all__ = ["draw_paired", "paired"]
-
-_HEADROOM = 1.1
 _LOG_FLOOR = 0.7
+_RULED = ("n", "moved")
+_ARROWS_PER_SIDE = 3
 
 
 def paired(
@@ -55,124 +50,95 @@ def paired(
     Parameters
     ----------
     run
-        What was measured.
+        The run that measured it.
     layer
         0-based index.
     site
-        One of the sites that the run holds.
+        One of the sites of the run.
     module
         Path of the module where a layer has several at this site; None takes the first.
     log
-        Whether the counts stand on a logarithmic scale; ``"auto"``: only if much of what lies
-        stands beside the tallest bar would otherwise be too low to be read.
+        Whether the counts have a logarithmic scale; ``"auto"``: only if much of what lies
+        beside the tallest bar would otherwise be too low to be read.
     width
         ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
     Raises
     ------
     RequestError
-        If the run holds no such place.
+        If the run has no such layer, site or module.
     """
     data = paired_bins(run, layer, site, module=module, log=log)
-    return draw_paired(data, _heading(run, data), _subtitle(run, data), width=width)
+    return draw_paired(data, _title(run, data), _caption(run, data), width=width)
 
 
 def draw_paired(
     data: PairedBins, title: str, caption: str = "", *, width: str | None = None
 ) -> Figure:
     """Draw what `paired_bins` computed: one or two panels on the same axes, and the numbers."""
-    with style.styled(width) as sheet:
-        lines = [Line.title(title), Line(caption)]
-        draw = _draw_narrow if sheet.is_narrow else _draw_wide
-        figure, axes = draw(data, Heading(lines, sheet.or_width(8.0)), sheet)
+    with style.styled(width) as page:
+        heading = titled(page.or_width(8.0), title, caption)
+        figure, axes = histograms.unplaced(len(data.panels))
+        handles = [_draw_panel(ax, data, one) for ax, one in zip(axes, data.panels, strict=True)]
+        for ax in axes[:-1]:
+            ax.tick_params(labelbottom=False)
+        axes[-1].set_xlabel(histograms.value_label(data.key.site))
+        heads = [(style.phase_name(panel.phase), style.LINE[panel.phase]) for panel in data.panels]
+        taken = 0.0
+        if page.is_narrow:
+            rows = [
+                *_numbers(data),
+                *histograms.beyond_rows([_tails(data, one) for one in data.panels]),
+            ]
+            histograms.place_above_numbers(
+                figure, axes, heading, [1.2] * len(axes), left=0.6, gap=0.25,
+                handles=[handle for own in handles for handle in own], heads=heads, rows=rows,
+                ruled=_RULED,
+            )  # fmt: skip
+            taken = style.text_width(heads[0][0], style.size("phase"), "bold")
+        else:
+            _place_wide(figure, axes, heading, data, handles, heads)
+        histograms.label_band(axes[0], data.eps, is_empty=not data.panels[0].count, taken=taken)
         if len(axes) == 2 and data.moved:
-            draw_arrows(figure, axes, data, _floor(data))
+            _draw_arrows(figure, axes, data)
         return figure
 
 
-def _draw_wide(data: PairedBins, heading: Heading, sheet: PageFormat) -> tuple[Figure, list[Axes]]:
-    """Draw the panels with the numbers in a column beside them."""
-    inches = sheet.or_width(8.0)
-    panel, rows = data.panels[0], list(numbers(data))
-    usual = (2.0 if len(data.panels) == 2 else 2.25) * (1.0 if sheet.width is None else 0.8)
-    lines = len(_legend_words(data, panel)) + len(beyond_words(tails(data, panel)))
-    needed = table_height(rows, RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
-    figure, axes = panels(
-        heading,
-        [max(usual, needed)] * len(data.panels),
-        width=inches,
-        left=0.68,
-        right=sheet.column + 0.24,
-        above=0.33,
-        gap=0.28,
-        below=0.5,
-    )
-    handles = _draw_panels(axes, data)
-    fit_left(figure, axes)
-    left, box = inches - sheet.column, axes[0].get_position()
-    top = (1 - box.y1) * figure.get_figheight()
-    ends = number_table(
-        figure, heads(data), rows, left=left, right=inches - 0.12, top=top, ruled=RULED
-    )
-    below = (1 - ends / figure.get_figheight() - box.y0) / box.height
-    for ax, own, panel in zip(axes, handles, data.panels, strict=True):
-        add_legend(ax, own, below if ax is axes[0] else 1.02)
-        write_beside(ax, beyond_words(tails(data, panel)), gid="beyond")
-    return figure, axes
-
-
-def _draw_narrow(
-    data: PairedBins, heading: Heading, sheet: PageFormat
-) -> tuple[Figure, list[Axes]]:
-    """Draw the panels with legend and numbers below them."""
-    inches = sheet.or_width(8.0)
-    rows = [*numbers(data), *beyond_rows([tails(data, panel) for panel in data.panels])]
-    words = [word for panel in data.panels for word in _legend_words(data, panel)]
-    used = rows_height(words, inches - EDGE - 0.1)
-    figure, axes = panels(
-        heading,
-        [1.2] * len(data.panels),
-        width=inches,
-        left=0.6,
-        right=0.1,
-        above=0.26,
-        below=0.5 + used + table_height(rows, RULED),
-    )
-    handles = [handle for own in _draw_panels(axes, data) for handle in own]
-    fit_left(figure, axes)
-    foot = (1 - axes[-1].get_position().y0) * figure.get_figheight()
-    legend_in_figure(figure, handles, words, left=EDGE, top=foot + 0.42)
-    number_table(
-        figure, heads(data), rows, left=EDGE, right=inches - EDGE, top=foot + 0.47 + used,
-        ruled=RULED,
+def _place_wide(
+    figure: Figure,
+    axes: list[Axes],
+    heading: Heading,
+    data: PairedBins,
+    handles: list[list[Artist]],
+    heads: list[tuple[str, str]],
+) -> None:
+    """Place the panels with legends and numbers in a column beside them."""
+    page, rows = style.page_format(), list(_numbers(data))
+    beyond = [histograms.beyond_texts(_tails(data, panel)) for panel in data.panels]
+    usual = (2.0 if len(axes) == 2 else 2.25) * (0.8 if page.is_paper else 1.0)
+    lines = len(handles[0]) + len(beyond[0])
+    needed = histograms.table_height(rows, _RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
+    histograms.place(
+        figure, axes, heading, [max(usual, needed)] * len(axes), left=0.68,
+        right=page.column + 0.24, above=0.33, gap=0.28, below=0.5,
     )  # fmt: skip
-    return figure, axes
+    box, height = axes[0].get_position(), figure.get_figheight()
+    end = histograms.number_table(
+        figure, heads, rows, left=heading.width - page.column, right=heading.width - 0.12,
+        top=(1 - box.y1) * height, ruled=_RULED,
+    )  # fmt: skip
+    top = (1 - end / height - box.y0) / box.height
+    for ax, own, texts in zip(axes, handles, beyond, strict=True):
+        if own:
+            ax.legend(
+                handles=own, loc="upper left", bbox_to_anchor=(histograms.beside(ax), top),
+                borderpad=0, handlelength=1.1, handleheight=0.9, borderaxespad=0, labelspacing=0.4,
+            )  # fmt: skip
+        histograms.write_beside(ax, texts, gid="beyond")
+        top = 1.02
 
 
-def _legend_words(data: PairedBins, panel: Panel) -> list[str]:
-    """Return what the legend of a panel tells, in the order drawn."""
-    words = []
-    if panel.moved is not None:
-        words.append("received" if panel.phase == "after" else "moves away")
-    if _outline(data, panel) is not None:
-        words.append(f"{_outlined(data, panel)}, for comparison")
-    return words
-
-
-def _draw_panels(axes: list[Axes], data: PairedBins) -> list[list[Artist]]:
-    """Draw every panel; return what its legend tells."""
-    handles = []
-    for ax, panel in zip(axes, data.panels, strict=True):
-        _scale(ax, data)
-        handles.append(_draw_panel(ax, data, panel))
-    for ax in axes[:-1]:
-        ax.tick_params(labelbottom=False)
-    axes[-1].set_xlabel(f"{data.key.site} value" if data.key.site != "act" else "activation value")
-    _label_band(axes[0], data)
-    return handles
-
-
-def _heading(run: Run, data: PairedBins) -> str:
+def _title(run: Run, data: PairedBins) -> str:
     """Return the title: model, layer, site and number of values."""
     key = data.key
     where = layer_name(run, key.layer, key.stack)
@@ -180,9 +146,9 @@ def _heading(run: Run, data: PairedBins) -> str:
     return f"{model_name(run)} · {where} · {key.site} · {count:,} value{'s' * (count != 1)}"
 
 
-def _subtitle(run: Run, data: PairedBins) -> str:
+def _caption(run: Run, data: PairedBins) -> str:
     """Return the second line: what the site is, where, and what ARM does there."""
-    parts = [SITES.get(data.key.site, "what leaves the module").split(" (")[0]]
+    parts = [histograms.site_description(data.key.site)]
     if data.key.module:
         parts.append(data.key.module)
     if data.moved is not None:
@@ -194,62 +160,40 @@ def _subtitle(run: Run, data: PairedBins) -> str:
     return " · ".join(parts)
 
 
-def _scale(ax: Axes, data: PairedBins) -> None:
-    peak = max(data.peak, 1)
-    ax.set_xlim(*data.window)
-    if data.log:
-        ax.set_yscale("log", nonpositive="clip")
-        ax.set_ylim(_LOG_FLOOR, peak * (peak / _LOG_FLOOR) ** (_HEADROOM - 1))
-        ax.set_ylabel("values per bin (log)")
-    else:
-        ax.set_ylim(0, peak * _HEADROOM)
-        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        ax.set_ylabel("values per bin")
-    ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
-    ax.axvspan(-data.eps, data.eps, color=style.BAND, linewidth=0, zorder=0.4, gid="near-zero")
-
-
 def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
-    """Bars as one shape each, so that no seams show between them."""
+    """Draw a panel; return the handles of its legend. Bars are one shape, without seams."""
+    histograms.frame(ax, data.window, data.eps)
+    histograms.count_scale(ax, max(data.peak, 1), _LOG_FLOOR, log=data.log, integer=True)
+    ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
+    ax.set_ylabel("values per bin" + " (log)" * data.log)
     floor = _floor(data)
     edges = data.edges[data.first : data.last + 1]
     counts = np.maximum(data.inside(panel.counts), floor)
-    bars: dict[str, Any] = {"fill": True, "linewidth": 0}
-    ax.stairs(counts, edges, baseline=floor, color=style.LIGHT[panel.phase], gid="bars", **bars)
+    bars: dict[str, Any] = {"edges": edges, "fill": True, "linewidth": 0}
+    ax.stairs(counts, baseline=floor, color=style.LIGHT[panel.phase], gid="bars", **bars)
     handles: list[Artist] = []
     if panel.moved is not None:
         rest = np.maximum(data.inside(panel.counts - panel.moved), floor)
         color = style.DARK[panel.phase]
-        ax.stairs(counts, edges, baseline=rest, color=color, gid="moved", zorder=1.2, **bars)
-        label = _legend_words(data, panel)[0]
+        ax.stairs(counts, baseline=rest, color=color, gid="moved", zorder=1.2, **bars)
+        label = "received" if panel.phase == "after" else "moves away"
         handles.append(Rectangle((0, 0), 1, 1, color=color, linewidth=0, label=label))
-    other = _outline(data, panel)
-    if other is not None:
-        shown = np.maximum(data.inside(other), floor)
-        line = ax.stairs(
-            shown,
-            edges,
-            baseline=floor,
-            color=style.LINE["before"],
-            linewidth=0.7,
-            zorder=1.4,
-            gid="outline",
-            label=_legend_words(data, panel)[-1],
-        )
-        handles.append(line)
-    outside = style.sheet().is_narrow
+    outlined = _outlined(data, panel)
+    if outlined is not None:
+        name, other = outlined
+        handles.append(
+            ax.stairs(
+                np.maximum(data.inside(other), floor), edges, baseline=floor, gid="outline",
+                color=style.LINE["before"], linewidth=0.7, zorder=1.4,
+                label=f"{style.phase_name(name)}, for comparison",
+            )
+        )  # fmt: skip
+    outside = style.page_format().is_narrow
     ax.text(
-        0.0 if outside else 0.012,
-        1.02 if outside else 0.975,
-        panel.phase,
-        transform=ax.transAxes,
-        va="bottom" if outside else "top",
-        fontsize=style.size("phase"),
-        weight="bold",
-        color=style.LINE[panel.phase],
-    )
+        0.0 if outside else 0.012, 1.02 if outside else 0.975, style.phase_name(panel.phase),
+        transform=ax.transAxes, va="bottom" if outside else "top", fontsize=style.size("phase"),
+        weight="bold", color=style.LINE[panel.phase],
+    )  # fmt: skip
     return handles
 
 
@@ -258,27 +202,95 @@ def _floor(data: PairedBins) -> float:
     return _LOG_FLOOR if data.log else 0.0
 
 
-def _outlined(data: PairedBins, panel: Panel) -> str:
-    return data.panels[0].phase if panel.phase == "after" else "before"
+def _outlined(data: PairedBins, panel: Panel) -> tuple[str, NDArray[np.int64]] | None:
+    """Return the phase that is outlined in a panel, and its counts."""
+    first = data.panels[0]
+    if panel.phase == "after" and first is not panel:
+        return first.phase, first.counts
+    if panel.phase == "arm_input" and data.untouched is not None:
+        return "before", data.untouched
+    return None
 
 
-def _outline(data: PairedBins, panel: Panel) -> NDArray[np.int64] | None:
-    if panel.phase == "after" and len(data.panels) > 1:
-        return data.panels[0].counts
-    return data.untouched if panel.phase == "arm_input" else None
+def _numbers(data: PairedBins) -> Iterator[histograms.Row]:
+    """Yield the main numbers of every panel."""
+    shown = data.panels
+    counts = [panel.count for panel in shown]
+    same = len(set(counts)) == 1
+    yield "n", [f"{count:,}" for count in (counts[:1] if same else counts)]
+    yield "near zero", [percent(panel.near_zero) for panel in shown]
+    yield "std", [number(panel.std) for panel in shown]
+    yield "Gini", [number(panel.gini) for panel in shown]
+    if any(panel.nonfinite for panel in shown):
+        yield "NaN, inf", [f"{panel.nonfinite:,}" for panel in shown]
+    if data.moved is not None:
+        share = percent(data.moved / max(shown[0].count, 1))
+        yield "moved", [f"k = {data.moved:,} ({share})"]
 
 
-def _label_band(ax: Axes, data: PairedBins) -> None:
-    if not data.panels[0].count:
-        ax.text(0.5, 0.5, "no finite value", ha="center", color=style.MUTED, transform=ax.transAxes)
-    if math.isfinite(data.eps) and data.eps > 0:
-        ax.text(
-            0,
-            1.015,
-            f"near zero: |x| < ε = {number(data.eps)}",
-            ha="center",
-            va="bottom",
-            fontsize=style.size("note"),
-            color=style.MUTED,
-            transform=ax.get_xaxis_transform(),
+def _tails(data: PairedBins, panel: Panel) -> histograms.Tails:
+    """Return what lies outside the window."""
+    left, right = (count / max(panel.count, 1) for count in data.beyond(panel))
+    return (left, panel.low), (right, panel.high)
+
+
+def _draw_arrows(figure: Figure, axes: list[Axes], data: PairedBins) -> None:
+    """Draw arrows from the tip of the values that move to where they are afterwards."""
+    above, below = axes
+    source, target = data.panels
+    if source.moved is None or target.moved is None:
+        return
+    tip = int(np.argmax(data.inside(source.moved))) + data.first
+    base, height = source.counts[tip] - source.moved[tip], source.counts[tip]
+    ends = above.transData.transform([(0, max(base, _floor(data))), (0, height)])[:, 1]
+    lift = figure.bbox.height * 0.012
+    for side in (-1, 1):
+        start_x = above.transData.transform((_middle(data, tip) + side * data.width / 2, 1))[0]
+        for rank, (target_bin, weight) in enumerate(_target_bins(data, target, side)):
+            start = np.array([start_x, ends[1] - (0.12 + 0.13 * rank) * (ends[1] - ends[0])])
+            bar = max(target.counts[target_bin], source.counts[target_bin], 1)
+            end = below.transData.transform((_middle(data, target_bin), bar)) + np.array([0, lift])
+            _arrow(figure, start, end, weight)
+
+
+def _arrow(
+    figure: Figure, start: NDArray[np.float64], end: NDArray[np.float64], weight: float
+) -> None:
+    """Draw a curve that starts sideways and ends downwards, in coordinates of the figure."""
+    across, down = end - start
+    controls = [start + np.array([0.45 * across, 0]), start + np.array([across, 0.12 * down])]
+    points = figure.transFigure.inverted().transform([start, *controls, end])
+    figure.add_artist(
+        FancyArrowPatch(
+            path=Path(points, [Path.MOVETO] + 3 * [Path.CURVE4]), transform=figure.transFigure,
+            arrowstyle="-|>", mutation_scale=7, linewidth=0.6 + 0.6 * weight, color=style.INK,
+            alpha=0.8, gid="arrow", shrinkA=0, shrinkB=0, capstyle="round",
         )
+    )  # fmt: skip
+
+
+def _middle(data: PairedBins, index: int) -> float:
+    return float(data.edges[index] + data.edges[index + 1]) / 2
+
+
+def _target_bins(data: PairedBins, panel: Panel, side: int) -> Iterator[tuple[int, float]]:
+    """Yield bins that divide the values received on a side into equal parts, outermost first.
+
+    Each comes with the side's fraction of all values received. A side that is drawn narrow gets
+    fewer arrows.
+    """
+    assert panel.moved is not None
+    centers = (data.edges[:-1] + data.edges[1:]) / 2
+    is_beside = (centers * side > data.width) & (np.abs(centers) < data.window[1])
+    received = np.where(is_beside, panel.moved, 0)
+    total = int(received.sum())
+    if not total:
+        return
+    reach = float(np.average(np.abs(centers), weights=received)) * 2
+    arrows = min(_ARROWS_PER_SIDE, max(1, round(reach / data.window[1] * 6)))
+    running = np.cumsum(received[::side])
+    share = total / max(int(panel.moved.sum()), 1)
+    for index in range(arrows):
+        wanted = (arrows - index - 0.5) / arrows * total
+        found = int(np.searchsorted(running, wanted, side="left"))
+        yield (found if side > 0 else received.size - 1 - found), share

@@ -1,4 +1,4 @@
-"""What the signature figure shows, as plain data: counts on shared bins and the main numbers."""
+"""Data of the figure of a layer: counts on shared bins, and the main numbers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
     from distviz.results import Run
     from distviz.stats import Sketch
 
-__all__ = ["PairedBins", "Panel", "fine_bins", "paired_bins", "visible", "wants_log"]
-
 Counts = NDArray[np.int64]
 _LOW = 0.02
-"""On a linear scale little can be read from bars below this part of the tallest."""
+"""Bars below this fraction of the tallest are hard to read on a linear scale."""
 _INVISIBLE = 0.008
-"""Bars below this part of the tallest are a pixel or two high on a linear scale."""
+"""Bars below this fraction of the tallest are one or two pixels high on a linear scale."""
 _MOST_LOW, _MOST_LEFT_OUT = 0.1, 0.01
-"""Shares of the values: in low bars before a logarithmic scale is taken, beyond the window."""
+"""Fractions of the values: in low bars before a log scale is used; outside the window."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,10 @@ class Panel:
     counts
         int64 (bins,), every value in a bin.
     moved
-        int64 (bins,), the part of ``counts`` that ARM takes away (or brings); None where it
+        int64 (bins,), the part of ``counts`` that ARM moves away (or adds); None where it
         does not act.
     count, near_zero, std, gini, low, high, nonfinite
-        Number of finite values, share of abs(x) < eps, population standard deviation, Gini
+        Number of finite values, fraction with abs(x) < eps, population standard deviation, Gini
         coefficient of abs(x), extremes, and number of NaN and infinite values.
     """
 
@@ -70,9 +68,9 @@ class PairedBins:
         float64 (bins + 1,), shared by the panels; doubling outside the window.
     first, last
         The bins ``first`` to ``last - 1`` are drawn: equally wide, centred on zero. On a linear
-        scale they end where the bars become too low to be seen.
+        scale they exclude bars that are too low to be seen.
     log
-        Whether the counts stand on a logarithmic scale.
+        Whether the counts have a logarithmic scale.
     eps
         Half width of the near-zero band.
     panels
@@ -95,7 +93,7 @@ class PairedBins:
 
     @property
     def window(self) -> tuple[float, float]:
-        """Left and right end of what is drawn."""
+        """Left and right end of the drawn bins."""
         return float(self.edges[self.first]), float(self.edges[self.last])
 
     @property
@@ -130,21 +128,21 @@ def paired_bins(
     Raises
     ------
     RequestError
-        If the run holds no such layer, site or module; the message says what it holds.
+        If the run has no such layer, site or module; the message lists what it has.
     """
     keys = {key.phase: key for key in _place(run, layer, site, module)}
     sketches = {phase: run.merged[key] for phase, key in keys.items()}
-    leads = "arm_input" if "arm_input" in keys else "before"
+    first_phase = "arm_input" if "arm_input" in keys else "before"
     key = next(iter(keys.values()))
     edges, eps = run.edges(key), run.bands[key]
-    partners = {leads: "moved_before", "after": "moved_after"}
+    partners = {first_phase: "moved_before", "after": "moved_after"}
     panels = tuple(
         _panel(phase, sketches[phase], sketches.get(partner), edges, eps)
         for phase, partner in partners.items()
         if phase in sketches
     )
     untouched = None
-    if leads == "arm_input" and "before" in sketches:
+    if first_phase == "arm_input" and "before" in sketches:
         untouched = statistics.histogram(sketches["before"], edges)
     drawn = fine_bins(edges)
     bars = [panel.counts[drawn] for panel in panels]
@@ -173,7 +171,7 @@ def fine_bins(edges: NDArray[np.float64]) -> slice:
 
 
 def wants_log(bars: Sequence[NDArray[Any]]) -> bool:
-    """Tell whether much of what lies beside the tallest bar would be too low to be read.
+    """Return whether many values beside the tallest bar would be in bars too low to be read.
 
     The first of the distributions decides; the others count for the height of the scale.
     """
@@ -201,7 +199,7 @@ def visible(
 
 
 def _all_but(counts: NDArray[Any], share: float) -> NDArray[np.bool_]:
-    """Mark the bins that hold all counts but a share, half of it on either side."""
+    """Mark the bins that contain all counts except a fraction, half of it on either side."""
     running = np.cumsum(counts)
     total = running[-1]
     inside = (running > share / 2 * total) & (running - counts < (1 - share / 2) * total)

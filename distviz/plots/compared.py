@@ -1,4 +1,4 @@
-"""Two sides of a comparison on one scale: both histograms, and the difference B - A below."""
+"""Both sides of a comparison on one scale: the histograms, and the difference B - A below."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from distviz.plots import style
+from distviz.plots import histograms, style
 from distviz.plots.compared_data import ComparedBins, compared_bins
-from distviz.plots.headings import COLORS, EDGE, Heading, Line, sides
-from distviz.plots.layout import fit_left, legend_in_figure, panels
-from distviz.plots.margin import (
-    Tails,
-    beyond_rows,
-    beyond_words,
-    number_table,
-    table_height,
-    write_beside,
-)
-from distviz.plots.page_format import PageFormat
+from distviz.plots.layout import SIDE_COLORS, Heading, Line, side_heading
+from distviz.plots.scales import signed
 from distviz.results import layer_name, number, percent, side_names
-from distviz.sites import SITES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -33,13 +23,11 @@ if TYPE_CHECKING:
 
     from distviz.results import Comparison, Pair
 
-__all__ = ["compared", "draw_compared"]
-
 _FILL = {"A": style.LIGHT["before"], "B": style.LIGHT["after"]}
 _COMMON = "#d5d9dd"
-_HEADROOM = 1.1
 _LINEAR_POINTS = 0.01
-"""Where the other panel is logarithmic, differences above are logarithmic too, in points."""
+"""Where the upper panel is logarithmic, differences above are logarithmic, too, in points."""
+_RULED = ("n", "KS")
 
 
 def compared(
@@ -50,11 +38,11 @@ def compared(
     Parameters
     ----------
     comparison
-        What was compared.
+        The comparison.
     pair
         One of its pairs.
     log
-        Whether the shares stand on a logarithmic scale; ``"auto"``: only if much of what stands
+        Whether the fractions have a logarithmic scale; ``"auto"``: only if much of what lies
         beside the tallest bar of a side would otherwise be too low to be read.
     width
         ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
@@ -64,11 +52,11 @@ def compared(
 
 
 def _caption(comparison: Comparison, pair: Pair) -> str:
-    """Return the third line: the layers, the site, where it is."""
+    """Return the third line: layers, site, module."""
     first = layer_name(comparison.a, pair.a.layer, pair.a.stack)
     second = layer_name(comparison.b, pair.b.layer, pair.b.stack)
     words = [first if first == second else f"{first} of A, {second} of B", pair.a.site]
-    words.append(SITES.get(pair.a.site, "what leaves the module").split(" (")[0])
+    words.append(histograms.site_description(pair.a.site))
     if pair.a.module:
         words.append(pair.a.module)
     return " · ".join(words)
@@ -78,116 +66,93 @@ def draw_compared(
     data: ComparedBins, names: tuple[str, str], caption: str = "", *, width: str | None = None
 ) -> Figure:
     """Draw what `compared_bins` computed: the histograms, the difference, and the numbers."""
-    with style.styled(width) as sheet:
-        heading = sides(names, [Line(caption)], sheet.or_width(8.0))
-        return (_draw_narrow if sheet.is_narrow else _draw_wide)(data, heading, sheet)
+    with style.styled(width) as page:
+        heading = side_heading(names, [Line(caption)], page.or_width(8.0))
+        figure, axes = histograms.unplaced(2)
+        above, below = axes
+        handles = _draw_bars(above, data)
+        _draw_difference(below, data)
+        for ax in axes:
+            histograms.frame(ax, data.window, data.eps)
+        above.tick_params(labelbottom=False)
+        below.set_xlabel(histograms.value_label(data.pair.a.site))
+        figure.align_ylabels()
+        if page.is_narrow:
+            rows = [*_rows(data), *histograms.beyond_rows(_tails(data))]
+            histograms.place_above_numbers(
+                figure, axes, heading, [1.5, 0.9], left=0.8, gap=0.12, handles=handles,
+                heads=list(SIDE_COLORS.items()),
+                rows=[*rows, ("in other bins", [percent(data.moved)])], ruled=_RULED,
+            )  # fmt: skip
+        else:
+            _place_wide(figure, axes, heading, data, handles)
+        is_empty = not data.a.count and not data.b.count
+        histograms.label_band(above, data.eps, of=" of A", is_empty=is_empty)
+        return figure
 
 
-_RULED = ("n", "KS")
-
-
-def _draw_wide(data: ComparedBins, heading: Heading, sheet: PageFormat) -> Figure:
-    """Draw the panels with the numbers in a column beside them."""
-    inches = sheet.or_width(8.0)
-    shrunk = 1.0 if sheet.width is None else 0.85
-    figure, axes = panels(
-        heading, [2.49 * shrunk, 1.42 * shrunk], width=inches, left=1.0,
-        right=sheet.column + 0.24, above=0.34, gap=0.2, below=0.5,
+def _place_wide(
+    figure: Figure, axes: list[Axes], heading: Heading, data: ComparedBins, handles: list[Artist]
+) -> None:
+    """Place the panels with the numbers in a column beside them."""
+    page = style.page_format()
+    shrunk = 0.85 if page.is_paper else 1.0
+    histograms.place(
+        figure, axes, heading, [2.49 * shrunk, 1.42 * shrunk], left=1.0,
+        right=page.column + 0.24, above=0.34, gap=0.2, below=0.5,
     )  # fmt: skip
-    handles = _draw_panels(axes, data)
-    fit_left(figure, axes)
-    axes[0].legend(handles=handles, loc="upper right", handlelength=1.1, handleheight=0.9)
-    top = (1 - axes[0].get_position().y1) * figure.get_figheight()
-    number_table(
-        figure, list(COLORS.items()), _rows(data), left=inches - sheet.column,
-        right=inches - 0.12, top=top, ruled=_RULED,
+    above, below = axes
+    above.legend(handles=handles, loc="upper right", handlelength=1.1, handleheight=0.9)
+    top = (1 - above.get_position().y1) * figure.get_figheight()
+    histograms.number_table(
+        figure, list(SIDE_COLORS.items()), _rows(data), left=heading.width - page.column,
+        right=heading.width - 0.12, top=top, ruled=_RULED,
     )  # fmt: skip
     of_sides = zip(("A: ", "B: "), _tails(data), strict=True)
-    words = [word for title, tails in of_sides for word in beyond_words(tails, title)]
-    write_beside(axes[0], words, gid="beyond")
-    write_beside(axes[1], _explained(axes[1], axes[0], data), top=True, gid="difference")
-    return figure
-
-
-def _draw_narrow(data: ComparedBins, heading: Heading, sheet: PageFormat) -> Figure:
-    """Draw the panels with legend and numbers below them."""
-    inches = sheet.or_width(8.0)
-    rows = [*_rows(data), *beyond_rows(_tails(data)), ("in other bins", [percent(data.moved)])]
-    figure, axes = panels(
-        heading, [1.5, 0.9], width=inches, left=0.8, right=0.1, above=0.26, gap=0.12,
-        below=0.65 + table_height(rows, _RULED),
+    histograms.write_beside(
+        above, [text for side, tails in of_sides for text in histograms.beyond_texts(tails, side)],
+        gid="beyond",
     )  # fmt: skip
-    handles = _draw_panels(axes, data)
-    fit_left(figure, axes)
-    foot = (1 - axes[-1].get_position().y0) * figure.get_figheight()
-    words = [str(handle.get_label()) for handle in handles]
-    used = legend_in_figure(figure, handles, words, left=EDGE, top=foot + 0.4)
-    number_table(
-        figure, list(COLORS.items()), rows, left=EDGE, right=inches - EDGE,
-        top=foot + 0.45 + used, ruled=_RULED,
-    )  # fmt: skip
-    return figure
-
-
-def _draw_panels(axes: list[Axes], data: ComparedBins) -> list[Artist]:
-    """Draw both panels; return what the legend tells."""
-    above, below = axes
-    handles = _draw_bars(above, data)
-    _draw_difference(below, data)
-    for ax in axes:
-        _frame(ax, data)
-    above.tick_params(labelbottom=False)
-    site = data.pair.a.site
-    below.set_xlabel("activation value" if site == "act" else f"{site} value")
-    style.figure_of(above).align_ylabels()
-    return handles
-
-
-def _frame(ax: Axes, data: ComparedBins) -> None:
-    ax.set_xlim(*data.window)
-    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
-    ax.axvspan(-data.eps, data.eps, color=style.BAND, linewidth=0, zorder=0.4, gid="near-zero")
+    histograms.write_beside(below, _explanation(below, above, data), top=True, gid="difference")
 
 
 def _draw_bars(ax: Axes, data: ComparedBins) -> list[Artist]:
-    """Outlines of both; what both have in grey, what one has more of in its tint."""
-    peak = data.peak or 1.0
+    """Draw both outlines, the common part in grey, the excess of a side in its tint.
+
+    Returns the handles of the legend.
+    """
     floor = data.floor if data.log else 0.0
-    if data.log:
-        ax.set_yscale("log", nonpositive="clip")
-        ax.set_ylim(floor, peak * (peak / floor) ** (_HEADROOM - 1))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        ax.set_ylim(0, peak * _HEADROOM)
-        ax.yaxis.set_major_locator(MaxNLocator(5))
+    histograms.count_scale(ax, data.peak or 1.0, floor, log=data.log)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     ax.set_ylabel("share of values per bin" + " (log)" * data.log)
     a, b = (np.maximum(data.inside(side.shares), floor) for side in (data.a, data.b))
     common = np.minimum(a, b)
     look: dict[str, Any] = {"edges": data.drawn_edges, "fill": True, "linewidth": 0}
     ax.stairs(common, baseline=floor, color=_COMMON, gid="common", **look)
+    handles: list[Artist] = []
     for side, shares in (("A", a), ("B", b)):
+        color = SIDE_COLORS[side]
         ax.stairs(shares, baseline=common, color=_FILL[side], gid=f"only-{side}", **look)
         ax.stairs(
-            shares, data.drawn_edges, baseline=floor, linewidth=0.9, color=COLORS[side],
-            zorder=1.5, gid=f"outline-{side}",
+            shares, data.drawn_edges, baseline=floor, linewidth=0.9, color=color, zorder=1.5,
+            gid=f"outline-{side}",
         )  # fmt: skip
-    _label_band(ax, data)
-    handles: list[Artist] = [
-        Rectangle(
-            (0, 0), 1, 1, facecolor=_FILL[side], edgecolor=COLORS[side], label=f"more in {side}"
-        )
-        for side in COLORS
-    ]
+        tint: dict[str, Any] = {"facecolor": _FILL[side], "edgecolor": color}
+        handles.append(Rectangle((0, 0), 1, 1, label=f"more in {side}", **tint))
     return [*handles, Rectangle((0, 0), 1, 1, facecolor=_COMMON, linewidth=0, label="in both")]
 
 
 def _draw_difference(ax: Axes, data: ComparedBins) -> None:
-    """What B has more of above zero in B's colour, what A has more of below in A's."""
+    """Draw the excess of B upwards in its colour, the excess of A downwards."""
     points = 100 * data.inside(data.difference)
     for side, part in (("A", np.minimum(points, 0)), ("B", np.maximum(points, 0))):
         ax.stairs(
-            part, data.drawn_edges, fill=True, linewidth=0, color=COLORS[side], gid=f"more-{side}"
+            part,
+            data.drawn_edges,
+            fill=True,
+            linewidth=0,
+            color=SIDE_COLORS[side],
+            gid=f"more-{side}",
         )
     reach = float(np.abs(points).max())
     if data.log and reach:
@@ -197,17 +162,13 @@ def _draw_difference(ax: Axes, data: ComparedBins) -> None:
     ax.axhline(0, color=style.MUTED, linewidth=0.7)
     if not data.log:
         ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_formatter(FuncFormatter(_signed))
+    ax.yaxis.set_major_formatter(FuncFormatter(signed))
     ax.set_ylabel("B − A, points" + " (log)" * (data.log and reach > 0))
     if not reach:
         ax.set_yticks([0])
         ax.text(
             0.5, 0.6, "equal in every bin", ha="center", color=style.MUTED, transform=ax.transAxes
         )
-
-
-def _signed(value: float, _: object = None) -> str:
-    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 def _decades(reach: float) -> list[float]:
@@ -225,8 +186,8 @@ def _limits(points: NDArray[np.float64], *, log: bool) -> tuple[float, float]:
     return low - spare, high + spare
 
 
-def _explained(ax: Axes, above: Axes, data: ComparedBins) -> list[str]:
-    """Say how the lower panel is read."""
+def _explanation(ax: Axes, above: Axes, data: ComparedBins) -> list[str]:
+    """Explain the lower panel."""
     words = ["up: B has more", "down: A has more", ""]
     words += [f"{percent(data.moved)} of the values", "lie in other bins"]
     enlarged = _per_share(ax, 100.0) / _per_share(above, 1.0)
@@ -236,12 +197,12 @@ def _explained(ax: Axes, above: Axes, data: ComparedBins) -> list[str]:
 
 
 def _per_share(ax: Axes, unit: float) -> float:
-    """Return the height that a share of 1 would take, in parts of the figure."""
+    """Return the height of a share of 1, as a fraction of the figure."""
     low, high = ax.get_ylim()
     return float(ax.get_position().height / (high - low) * unit)
 
 
-def _rows(data: ComparedBins) -> list[tuple[str, list[str]]]:
+def _rows(data: ComparedBins) -> list[histograms.Row]:
     sides = (data.a, data.b)
     counts = [style.short_count(float(f"{side.count:.3g}")) for side in sides]
     if data.a.count == data.b.count:
@@ -257,17 +218,7 @@ def _rows(data: ComparedBins) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _tails(data: ComparedBins) -> list[Tails]:
-    """Return what lies outside of the window, of both sides."""
+def _tails(data: ComparedBins) -> list[histograms.Tails]:
+    """Return what lies outside the window, of both sides."""
     shares = [(side, *data.beyond(side)) for side in (data.a, data.b)]
     return [((left, side.low), (right, side.high)) for side, left, right in shares]
-
-
-def _label_band(ax: Axes, data: ComparedBins) -> None:
-    if not data.a.count and not data.b.count:
-        ax.text(0.5, 0.5, "no finite value", ha="center", color=style.MUTED, transform=ax.transAxes)
-    if math.isfinite(data.eps) and data.eps > 0:
-        ax.text(
-            0, 1.015, f"near zero: |x| < ε of A = {number(data.eps)}", ha="center", va="bottom",
-            fontsize=style.size("note"), color=style.MUTED, transform=ax.get_xaxis_transform(),
-        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the figure of two sides shows, as plain data: shares on shared bins, numbers, distances."""
+"""Data of the figure of two sides: shares on shared bins, numbers, distances."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from distviz.results import Comparison, Pair
     from distviz.stats import Sketch
 
-__all__ = ["ComparedBins", "ComparedSide", "compared_bins"]
-
 Floats = NDArray[np.float64]
 
 
@@ -27,10 +25,10 @@ class ComparedSide:
     Attributes
     ----------
     shares
-        float64 (bins,), parts of its finite values; every value in a bin.
+        float64 (bins,), fractions of its finite values; every value is in a bin.
     count, near_zero, std, gini, low, high
-        Number of finite values, share of abs(x) < eps of A, population standard deviation, Gini
-        coefficient of abs(x), extremes.
+        Number of finite values, fraction with abs(x) < eps of A, population standard deviation,
+        Gini coefficient of abs(x), extremes.
     """
 
     shares: Floats
@@ -49,13 +47,13 @@ class ComparedBins:
     Attributes
     ----------
     pair
-        What is set against what.
+        The layers that are compared.
     edges
         float64 (bins + 1,), shared; doubling outside the window.
     first, last
         The bins ``first`` to ``last - 1`` are drawn: equally wide, centred on zero.
     log
-        Whether the shares stand on a logarithmic scale.
+        Whether the shares have a logarithmic scale.
     eps
         Half width of the near-zero band, that of A.
     a, b
@@ -78,7 +76,7 @@ class ComparedBins:
 
     @property
     def window(self) -> tuple[float, float]:
-        """Left and right end of what is drawn."""
+        """Left and right end of the drawn bins."""
         return float(self.edges[self.first]), float(self.edges[self.last])
 
     @property
@@ -91,17 +89,17 @@ class ComparedBins:
         return shares[self.first : self.last]
 
     def beyond(self, side: ComparedSide) -> tuple[float, float]:
-        """Return which parts of a side lie left and right of the window."""
+        """Return the fractions of a side left and right of the window."""
         return float(side.shares[: self.first].sum()), float(side.shares[self.last :].sum())
 
     @property
     def difference(self) -> Floats:
-        """B - A, bin by bin; above zero is what B has more of."""
+        """B - A for each bin; positive where B has more."""
         return self.b.shares - self.a.shares
 
     @property
     def moved(self) -> float:
-        """Which part of the values lies in other bins: half the sum of abs(difference)."""
+        """Fraction of the values in other bins: half the sum of abs(difference)."""
         return float(np.abs(self.difference).sum()) / 2
 
     @property

@@ -1,4 +1,4 @@
-"""Which figures belong to a result: file names, and how each is drawn."""
+"""Figures of a result: their file names and kinds, and how each is drawn."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ if TYPE_CHECKING:
 
     from distviz.results import Result
 
-__all__ = ["FigureSpec", "FigureSpecs", "figure_names", "figure_specs"]
-
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure that is drawn when called, so that one is kept at a time.
+    """A figure that is drawn when called, so that only one is in memory at a time.
 
     Attributes
     ----------
     kind
-        What ``distviz export --figure`` calls it: ``paired``, ``overview`` ...
+        Its name in ``distviz export --figure``: ``paired``, ``overview`` ...
     draw
         Takes the width, see `distviz.plots.style.styled`.
     """
@@ -40,7 +38,7 @@ class FigureSpec:
 
 
 FigureSpecs = dict[str, FigureSpec]
-"""By file name without its ending."""
+"""By file name without its suffix."""
 
 
 def figure_specs(
@@ -51,11 +49,11 @@ def figure_specs(
     Parameters
     ----------
     result
-        What is drawn.
+        The result, or a selection of it.
     log
-        Scale of the counts; None decides figure by figure.
+        Scale of the counts; None decides for each figure.
     whole
-        What ``result`` is a part of: figures bear the same names as there.
+        The result that ``result`` was selected from: figures have the same names as there.
     """
     scale = "auto" if log is None else log
     if isinstance(result, FillerStudy):
@@ -155,11 +153,11 @@ def _of_filler(study: FillerStudy) -> FigureSpecs:
 
 
 def figure_names(measured: Result) -> dict[SiteKey, str]:
-    """Return the file name of each place's figure, without its ending.
+    """Return the file name of the figure of each place, without its suffix.
 
-    ``layer_000_act``; with the stack before it unless that is the decoder, and with the module's
-    path behind it where a layer has several modules at a site. Those of a comparison are named
-    after the layers of A. Figures of a filler study are not of one place each.
+    ``layer_000_act``; preceded by the stack unless that is the decoder, followed by the module's
+    path where a layer has several modules at a site. A comparison uses the layers of A. Figures
+    of a filler study do not belong to one place.
     """
     if isinstance(measured, Comparison):
         places = [pair.a for pair in measured.pairs]
@@ -185,7 +183,7 @@ def _safe(text: str) -> str:
 
 
 def _by_site(sites: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the sites with the endings of their names: none for act, or for the first site."""
+    """Return the sites with suffixes of file names: none for act, or for the first site."""
     known = list(dict.fromkeys(sites))
     main = "act" if "act" in known else known[0]
     return [("" if site == main else f"_{_safe(site)}", site) for site in known]

@@ -1,26 +1,26 @@
-"""What filler tokens do, by layer and by how many there are; drawn from the tables of a study."""
+"""Effects of filler tokens: by layer, by their number, and by distance to them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from distviz.plots import style
-from distviz.plots.headings import Heading, Line
-from distviz.plots.layout import extra_title, fit_left, panel_title, panels
-from distviz.results import layer_name, model_name
+from distviz.plots import layout, style
+from distviz.plots.intervals import draw_changes
+from distviz.plots.scales import grid_lines, integer_ticks, percent_ticks, share_x_labels
+from distviz.results import distance_name, filler_name, layer_name, model_name
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
     from distviz.results import FillerStudy
-
-__all__ = ["filler_by_count", "filler_by_layer"]
 
 _TITLES = {
     "near_zero_difference": "near-zero share, change in percentage points",
@@ -29,7 +29,12 @@ _TITLES = {
     "log_l2_ratio": "L2, log ratio",
     "gini_difference": "Gini coefficient of |x|, change",
 }
-_KEPT = "attention that the prompt's own tokens keep"
+_MAPS = {"near_zero_difference": 100.0, "log_variance_ratio": 1.0, "gini_difference": 1.0}
+"""Quantities drawn by distance, and their factors."""
+_COLORS = LinearSegmentedColormap.from_list(
+    "filler", [style.DARK["before"], style.LIGHT["before"], "#ffffff",
+               style.LIGHT["after"], style.DARK["after"]]
+)  # fmt: skip
 
 
 def filler_by_layer(
@@ -39,12 +44,9 @@ def filler_by_layer(
 
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
-    rows = study.table[(study.table["filler_count"] == count) & (study.table["site"] == site)]
-    kept = study.attention
-    kept = kept[kept["filler_count"] == count] if len(kept) else kept
+    chosen = {"filler_count": count, "site": site}
     caption = f"{count} filler tokens against none · site {site}"
-    with style.styled(width):
-        return _panels(rows, kept, "layer", _title(study), caption, _axis("layer", study))
+    return _changes(study, chosen, "layer", caption, "layer", width)
 
 
 def filler_by_count(
@@ -54,87 +56,147 @@ def filler_by_count(
 
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
-    rows = study.table[(study.table["layer"] == layer) & (study.table["site"] == site)]
-    kept = study.attention
-    kept = kept[kept["layer"] == layer] if len(kept) else kept
+    chosen = {"layer": layer, "site": site}
     caption = f"{layer_name(study.runs[0], layer)} by number of filler tokens · site {site}"
-    with style.styled(width):
-        axis = _axis("filler tokens", study)
-        return _panels(rows, kept, "filler_count", _title(study), caption, axis)
+    return _changes(study, chosen, "filler_count", caption, "filler tokens", width)
 
 
-def _title(study: FillerStudy) -> str:
-    return f"{model_name(study.runs[0])} · filler “{study.manifest['filler']}”"
+def _prompts(study: FillerStudy) -> str:
+    number = (study.manifest.get("text") or {}).get("documents")
+    return f"{number:,} prompts" if isinstance(number, int) else ""
 
 
-def _axis(word: str, study: FillerStudy) -> str:
-    """Say what the axis counts, and over how many prompts the means are."""
-    prompts = (study.manifest.get("text") or {}).get("documents")
-    return f"{word} (means over {prompts:,} prompts)" if isinstance(prompts, int) else word
+def _select(table: pd.DataFrame, chosen: dict[str, Any]) -> pd.DataFrame:
+    for column, value in chosen.items():
+        if column in table:
+            table = table[table[column] == value]
+    return table
 
 
-def _panels(
-    rows: pd.DataFrame, kept: pd.DataFrame, column: str, title: str, caption: str, axis: str
+def _changes(
+    study: FillerStudy,
+    chosen: dict[str, Any],
+    column: str,
+    caption: str,
+    axis: str,
+    width: str | None,
 ) -> Figure:
-    sheet = style.sheet()
-    inches = sheet.or_width(7.2)
-    titles = [*_TITLES.values(), *[_KEPT] * bool(len(kept))]
-    over = extra_title(titles, inches - 0.95)
-    lines = [Line.title(title), Line(caption), Line(f"filled: adjusted p < {ALPHA:g} over prompts")]
-    figure, axes = panels(
-        Heading(lines, inches),
-        [0.7 if sheet.is_narrow else 0.93] * len(titles),
-        width=inches,
-        left=0.86,
-        above=0.3 + over,
-        gap=0.32 + over,
+    """Draw the chosen rows of a study by one of their columns, a panel for each quantity."""
+    rows, kept = _select(study.table, chosen), _select(study.attention, chosen)
+    title = f"{model_name(study.runs[0])} · filler “{study.manifest['filler']}”"
+    captions = (caption, f"filled: adjusted p < {ALPHA:g} over prompts")
+    with style.styled(width) as page:
+        inches = page.or_width(7.2)
+        heights = [0.7 if page.is_narrow else 0.93] * (len(_TITLES) + bool(len(kept)))
+        figure, axes = layout.stacked(inches, heights)
+        for ax, (quantity, heading) in zip(axes, _TITLES.items(), strict=False):
+            _draw_quantity(ax, rows[rows["quantity"] == quantity], column)
+            layout.panel_title(ax, heading)
+            if quantity == "near_zero_difference":
+                percent_ticks(ax.yaxis, "")
+        if len(kept):
+            axes[-1].plot(
+                kept[column], kept["attention_kept"], "o-", markersize=4 * page.marks,
+                color=style.LINE["before"],
+            )  # fmt: skip
+            axes[-1].margins(y=0.12)
+            layout.panel_title(axes[-1], "attention that the prompt's own tokens keep")
+        for ax in axes:
+            if ax is not axes[0]:
+                ax.sharex(axes[0])
+            integer_ticks(ax)
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+        over = _prompts(study)
+        share_x_labels(axes, f"{axis} (means over {over})" if over else axis)
+        layout.arrange(figure, layout.titled(inches, title, *captions), heights)
+        return figure
+
+
+def _draw_quantity(ax: Axes, rows: pd.DataFrame, column: str) -> None:
+    places, estimate, p_adjusted = (
+        rows[name].to_numpy(dtype=float) for name in (column, "estimate", "p_adjusted")
     )
-    for ax, (quantity, heading) in zip(axes, _TITLES.items(), strict=False):
-        _draw_changes(ax, rows[rows["quantity"] == quantity], column)
-        panel_title(ax, heading)
-        if quantity == "near_zero_difference":
-            ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-    if len(kept):
-        axes[-1].plot(
-            kept[column],
-            kept["attention_kept"],
-            "o-",
-            markersize=4 * style.sheet().marks,
-            color=style.LINE["before"],
-        )
-        axes[-1].margins(y=0.12)
-        panel_title(axes[-1], _KEPT)
-    for ax in axes[1:]:
-        ax.sharex(axes[0])
-    for ax in axes:
-        ax.grid(axis="y", color=style.GRID, linewidth=0.6)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.tick_params(labelbottom=ax is axes[-1])
-    axes[-1].set_xlabel(axis)
-    fit_left(figure, axes)
-    return figure
-
-
-def _draw_changes(ax: Axes, rows: pd.DataFrame, axis: str) -> None:
-    """Draw estimates with intervals; filled where significant."""
-    places = rows[axis].to_numpy(dtype=float)
-    middle = rows["estimate"].to_numpy(dtype=float)
     ends = rows[["ci_low", "ci_high"]].to_numpy(dtype=float)
-    ax.axhline(0, color=style.MUTED, linewidth=0.7)
-    ax.vlines(places, ends[:, 0], ends[:, 1], color=style.LINE["after"], linewidth=1.2, alpha=0.6)
-    ax.plot(places, middle, color=style.LINE["after"], linewidth=0.8, alpha=0.5)
-    is_sure = (rows["p_adjusted"] < ALPHA).to_numpy()
-    for chosen, face in ((is_sure, style.LINE["after"]), (~is_sure, "white")):
-        ax.plot(
-            places[chosen],
-            middle[chosen],
-            "o",
-            markersize=4 * style.sheet().marks,
-            color=style.LINE["after"],
-            markerfacecolor=face,
-        )
-    values = np.concatenate([middle, ends.ravel(), [0.0]])
+    draw_changes(ax, places, ends, estimate, p_adjusted)
+    values = np.concatenate([estimate, ends.ravel(), [0.0]])
     values = values[np.isfinite(values)]
     spare = 0.12 * (np.ptp(values) or 1.0)
     ax.set_ylim(values.min() - spare, values.max() + spare)
+
+
+def filler_positions(
+    study: FillerStudy, count: int, site: str, *, width: str | None = None
+) -> Figure:
+    """Draw the changes by layer and distance to the filler; below, the most changed layer.
+
+    Every map has its own scale, symmetric about no change. ``width`` is ``"single"`` or
+    ``"double"``, the columns of a paper, or None, for a screen.
+    """
+    rows = _select(study.positions, {"filler_count": count, "site": site})
+    bins = rows[["distance_low", "distance_high"]].drop_duplicates().sort_values("distance_low")
+    layer = study.most_changed(count, site)[0]
+    over = f"means over {_prompts(study) or 'prompts'}, 95 % intervals"
+    captions = (
+        f"{filler_name(study, count)} · site {site}",
+        f"{over} · dot, filled: adjusted p < {ALPHA:g}",
+    )
+    with style.styled(width) as page:
+        inches = page.or_width(7.2)
+        heights = [1.0 if page.is_narrow else 1.56] * (len(_MAPS) + 1)
+        figure, axes = layout.stacked(inches, heights)
+        images = []
+        for ax, (quantity, scale) in zip(axes, _MAPS.items(), strict=False):
+            images.append(_draw_map(ax, rows[rows["quantity"] == quantity], bins, scale))
+            layout.panel_title(ax, _TITLES[quantity])
+        near = _select(rows, {"quantity": "near_zero_difference", "layer": layer})
+        _draw_curve(axes[-1], near, bins)
+        where = layer_name(study.runs[0], layer)
+        layout.panel_title(axes[-1], f"near-zero share in {where}, change in percentage points")
+        for ax, image in zip(axes, images, strict=False):
+            layout.color_scale(ax, image)
+        names = [distance_name(row).replace(" to ", "\n") for row in bins.to_dict("records")]
+        filler = int((bins["distance_low"] < 0).sum()) - 0.5
+        for ax in axes:
+            ax.set_xlim(-0.5, len(names) - 0.5)
+            ax.set_xticks(range(len(names)), names)
+            ax.axvline(filler, color=style.INK, linewidth=1.4)
+        share_x_labels(axes, "own tokens away from the filler (line)")
+        heading = layout.titled(inches, model_name(study.runs[0]), *captions)
+        layout.arrange(figure, heading, heights)
+        axes[-1].set_xticks(range(len(names)), layout.thinned(axes[-1], names))
+        return figure
+
+
+def _draw_map(ax: Axes, rows: pd.DataFrame, bins: pd.DataFrame, scale: float) -> AxesImage:
+    """Draw one quantity, a row per layer, a column per bin; dots mark significant changes."""
+    order = bins["distance_low"].tolist()
+    values, p = (
+        rows.pivot_table(name, "layer", "distance_low", dropna=False).reindex(columns=order)
+        for name in ("estimate", "p_adjusted")
+    )
+    cells = scale * values.to_numpy(dtype=float)
+    reach = float(np.nanmax(np.abs(cells), initial=0.0)) or 1.0
+    layers = values.index.to_numpy()
+    image = ax.imshow(
+        np.ma.masked_invalid(cells), aspect="auto", cmap=_COLORS, vmin=-reach, vmax=reach,
+        interpolation="nearest", extent=(-0.5, len(order) - 0.5, len(layers) - 0.5, -0.5),
+    )  # fmt: skip
+    y, x = np.nonzero(p.to_numpy(dtype=float) < ALPHA)
+    ax.plot(x, y, linestyle="none", marker="o", markersize=1.6, color=style.INK, gid="significant")
+    ax.set_ylabel("layer")
+    shown = MaxNLocator(6, integer=True).tick_values(0, len(layers) - 1)
+    ticks = [int(tick) for tick in shown if 0 <= tick < len(layers)]
+    ax.set_yticks(ticks, [str(layers[tick]) for tick in ticks])
+    return image
+
+
+def _draw_curve(ax: Axes, rows: pd.DataFrame, bins: pd.DataFrame) -> None:
+    """Draw one layer with intervals."""
+    ordered = rows.drop_duplicates("distance_low").set_index("distance_low")
+    ordered = ordered.reindex(bins["distance_low"])
+    changes = 100 * ordered[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=float)
+    p_adjusted = ordered["p_adjusted"].to_numpy(dtype=float)
+    draw_changes(ax, np.arange(float(len(ordered))), changes[:, 1:], changes[:, 0], p_adjusted)
+    grid_lines(ax)
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    ax.set_ylabel("points")

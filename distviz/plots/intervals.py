@@ -1,4 +1,4 @@
-"""Estimates by layer with their intervals: filled where they are more than noise."""
+"""Estimates with their intervals; marks are filled where they are significant."""
 
 from __future__ import annotations
 
@@ -11,29 +11,23 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from distviz.plots import style
+from distviz.plots.scales import signed
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["draw_tested"]
-
-"""A mark is filled where the adjusted p is below."""
-
 Floats = NDArray[np.float64]
 
 
 def draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) -> dict[str, Artist]:
-    """Estimates with intervals, filled where the adjusted p is below ALPHA; returns the marks."""
+    """Draw rows of ``inference.csv`` by layer; return the handles of the legend."""
     ax.axhline(0, color=style.MUTED, linewidth=0.7)
     ax.yaxis.set_major_locator(MaxNLocator(4))
     if not len(rows) or rows["estimate"].isna().all():
         ax.set_yticks([0])
-        ax.text(
-            0.5, 0.6, "not tested", ha="center", color=style.MUTED,
-            transform=ax.transAxes,
-        )  # fmt: skip
+        ax.text(0.5, 0.6, "not tested", ha="center", color=style.MUTED, transform=ax.transAxes)
         return {}
     scale = 100.0 if quantity == "near_zero_difference" else 1.0
     layers = rows["layer_a"].to_numpy()
@@ -51,7 +45,7 @@ def draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) ->
         if chosen.any():
             (marks[word],) = ax.plot(
                 layers[chosen], estimate[chosen], linestyle="none", marker="o",
-                markersize=4.2 * style.sheet().marks,
+                markersize=4.2 * style.page_format().marks,
                 markerfacecolor=face, markeredgecolor=style.INK, markeredgewidth=0.9,
                 gid=f"{quantity}-{gid}", zorder=3,
             )  # fmt: skip
@@ -62,7 +56,7 @@ def draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) ->
 def _draw_intervals(
     ax: Axes, layers: NDArray[np.int64], low: Floats, high: Floats, approximate: NDArray[np.bool_]
 ) -> dict[str, Artist]:
-    """Solid bars, or dotted where coverage is approximate; none where intervals are withheld."""
+    """Draw solid bars, dotted where coverage is approximate, none where intervals are withheld."""
     marks: dict[str, Artist] = {}
     known = np.isfinite(low)
     for chosen, word, gid, dashes in (
@@ -89,6 +83,20 @@ def _fit(ax: Axes, values: Floats) -> None:
         return
     spare = 0.1 * (high - low)
     ax.set_ylim(low - spare, high + spare)
-    ax.yaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
-    )
+    ax.yaxis.set_major_formatter(FuncFormatter(signed))
+
+
+def draw_changes(
+    ax: Axes, places: Floats, ends: Floats, estimate: Floats, p_adjusted: Floats
+) -> None:
+    """Draw changes against zero; ``ends`` is float64 (places, 2), the ends of the intervals."""
+    color = style.LINE["after"]
+    ax.axhline(0, color=style.MUTED, linewidth=0.7)
+    ax.vlines(places, ends[:, 0], ends[:, 1], color=color, linewidth=1.2, alpha=0.6)
+    ax.plot(places, estimate, color=color, linewidth=0.8, alpha=0.5)
+    significant = p_adjusted < ALPHA
+    for chosen, face in ((significant, color), (~significant, "white")):
+        ax.plot(
+            places[chosen], estimate[chosen], "o", markersize=4 * style.page_format().marks,
+            color=color, markerfacecolor=face,
+        )  # fmt: skip

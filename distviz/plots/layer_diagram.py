@@ -1,10 +1,8 @@
-"""One decoder layer drawn in characters, from plain data: no model, no colours."""
+"""Diagram of a decoder layer in characters."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-
-__all__ = ["layer_lines"]
 
 
 def layer_lines(
@@ -15,7 +13,7 @@ def layer_lines(
     Parameters
     ----------
     offered
-        Sites that stand in brackets; the others are drawn as a plain line.
+        Sites that are written in brackets; the others are drawn as a plain line.
     activation
         The name of the activation function.
     gated

@@ -1,230 +1,270 @@
-"""Where things stand in a figure, in inches: heading, panels one above the other, legends."""
+"""Layout of figures: the heading, Matplotlib's constrained layout below it, legends, labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import ScaledTranslation
 
 from distviz.plots import style
-from distviz.plots.headings import Heading
-from distviz.plots.text_fit import text_width, wrapped
+from distviz.plots.style import shortened, text_width, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
     from matplotlib.transforms import BboxBase
 
-__all__ = [
-    "extra_title",
-    "fit_left",
-    "legend_above",
-    "legend_height",
-    "legend_in_figure",
-    "legend_over",
-    "panel_title",
-    "panels",
-    "place_apart",
-    "room_of",
-    "rows_height",
-    "scale_beside",
-    "shrink_for_scale",
-    "thinned",
-]
-
-_LOOK = {"handlelength": 1.6, "columnspacing": 1.2, "borderaxespad": 0.1}
-_BESIDE_LABEL = 3.9
-"""What handle and spacing of an entry of a legend take, in sizes."""
+EDGE = 0.15
+"""Inches left free beside a heading."""
+SIDE_COLORS = {"A": style.LINE["before"], "B": style.LINE["after"]}
+"""Colours of the two sides of a comparison."""
+_LEAD = 0.22
+_LONGEST_NAME = 52
+_LINE_SPACING = 1.35
+_LINE_PITCH = 1.28
+"""Distance between the lines of a paragraph, in font sizes; follows from the line spacing."""
 _LEGEND_PITCH = 1.55
-_CUT = 0.04
-"""Inches that stay free at the left edge."""
+_LEGEND_HANDLE = 3.9
+"""Width of the handle and spacing of a legend's entry, in font sizes."""
+_BELOW_HEADING = 0.12
 
 
-def panels(
-    heading: Heading,
-    heights: Sequence[float],
-    *,
-    width: float,
-    left: float,
-    right: float = 0.16,
-    above: float = 0.28,
-    gap: float | Sequence[float] = 0.25,
-    below: float = 0.45,
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with its heading and panels one above the other, all in inches.
+@dataclass(frozen=True)
+class Line:
+    """A paragraph of a heading.
 
-    Parameters
+    Attributes
     ----------
-    heading
-        What stands at the top.
-    heights
-        Of the panels, from top to bottom.
-    width
-        Of the figure.
-    left, right
-        Beside the panels.
-    above, gap, below
-        Between heading and first panel, between panels (all alike, or one each), below the last.
+    text
+        Paragraphs without text are left out.
+    kind
+        A size of `style.PageFormat`.
+    color, weight, gid
+        Passed to Matplotlib.
+    lead
+        Printed before the paragraph, which is then indented.
     """
-    number = len(heights)
-    gaps = [gap] * (number - 1) if isinstance(gap, float | int) else list(gap)
-    top = heading.height + above
-    height = top + sum(heights) + sum(gaps) + below
-    figure = style.blank(width, height)
+
+    text: str
+    kind: str = "caption"
+    color: str = style.MUTED
+    weight: str = "normal"
+    gid: str | None = None
+    lead: str = ""
+
+    @classmethod
+    def title(cls, text: str) -> Line:
+        """Return the first paragraph: what was measured."""
+        return cls(text, "title", style.INK, "bold")
+
+
+class Heading:
+    """Paragraphs at the top of a figure, broken into lines at its width in inches.
+
+    Attributes
+    ----------
+    width
+        Of the figure, in inches.
+    height
+        Inches from the top of the figure to the last base line.
+    """
+
+    def __init__(self, lines: Sequence[Line], width: float) -> None:
+        self.width = width
+        self.height = 0.09
+        self._placed: list[tuple[float, str, Line]] = []
+        for line in lines:
+            if not line.text:
+                continue
+            points = style.size(line.kind)
+            free = width - 2 * EDGE - (_LEAD if line.lead else 0.0)
+            text = wrapped(line.text, free, points, line.weight)
+            self.height += 1.35 * points / 72 + 0.05 if self._placed else points / 72
+            self.height += (len(text) - 1) * _LINE_PITCH * points / 72
+            # Matplotlib places a paragraph by the base line of its last line.
+            self._placed.append((self.height, "\n".join(text), line))
+
+    def write(self, figure: Figure) -> None:
+        """Write the paragraphs."""
+        height = figure.get_figheight()
+        for down, text, line in self._placed:
+            points, left, y = style.size(line.kind), EDGE, 1 - down / height
+            look: dict[str, Any] = {"fontsize": points, "color": line.color, "weight": line.weight}
+            if line.lead:
+                first = text.count("\n") * _LINE_PITCH * points / 72 / height
+                figure.text(left / self.width, y + first, line.lead, **look)
+                left += _LEAD
+            figure.text(left / self.width, y, text, gid=line.gid, linespacing=_LINE_SPACING, **look)
+
+
+def titled(width: float, title: str, *captions: str) -> Heading:
+    """Return a heading with a title and plain captions."""
+    return Heading([Line.title(title), *map(Line, captions)], width)
+
+
+def side_heading(names: tuple[str, str], captions: Sequence[Line], width: float) -> Heading:
+    """Return the heading of a comparison: both names in their colours, and captions."""
+    lines = []
+    for side, name in zip(SIDE_COLORS, names, strict=True):
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:33]}…{name[-18:]}"
+        shown = shortened(shown, width - 2 * EDGE - _LEAD, style.size("side"), "bold")
+        lines.append(Line(shown, "side", SIDE_COLORS[side], "bold", gid="side", lead=side))
+    return Heading([*lines, *captions], width)
+
+
+def grid(width: float, heights: Sequence[float], columns: int = 1) -> tuple[Figure, GridSpec]:
+    """Return a figure with constrained layout and its grid; rows have heights in inches.
+
+    The figure has its size when `arrange` was called.
+    """
+    engine = ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.05, hspace=0.0, wspace=0.0)
+    figure = Figure(figsize=(width, 2.0 + 1.6 * sum(heights)), layout=engine)
+    return figure, figure.add_gridspec(len(heights), columns, height_ratios=list(heights))
+
+
+def stacked(width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with constrained layout and panels below each other."""
+    figure, cells = grid(width, heights)
+    return figure, [figure.add_subplot(cells[row]) for row in range(len(heights))]
+
+
+def arrange(figure: Figure, heading: Heading, heights: Sequence[float]) -> None:
+    """Lay out the panels of a `grid` below a heading, and fix the result.
+
+    The figure becomes as high as rows of these heights in inches need; titles are broken at the
+    width of their panels. Figure legends must be "outside" ones.
+    """
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    specs = [(ax.get_subplotspec(), ax) for ax in figure.axes]
+    rows = {spec.rowspan.start: ax for spec, ax in specs if spec is not None}
+    edge, margin = EDGE / heading.width, 0.01 if style.page_format().is_narrow else 0.06
+    for _ in range(4):
+        height = figure.get_figheight()
+        free = height - heading.height - _BELOW_HEADING
+        side = margin / heading.width
+        engine.set(rect=(side, margin / height, 1 - 2 * side, (free - margin) / height))
+        engine.execute(figure)
+        broken = [panel_title(ax, ax.get_title(loc="left")) for spec, ax in specs if spec]
+        missing = sum(heights) - sum(ax.get_position().height * height for ax in rows.values())
+        if abs(missing) < 0.005 and not any(broken):
+            break
+        figure.set_figheight(height + missing)
+    for legend in figure.legends:
+        box = (edge, margin / height, 1 - 2 * edge, (free - margin) / height)
+        legend.set_bbox_to_anchor(box, figure.transFigure)
+    figure.set_layout_engine("none")
     heading.write(figure)
-    slots = [inches for pair in zip(heights, [*gaps, 0.0], strict=True) for inches in pair][:-1]
-    grid = figure.add_gridspec(
-        len(slots), 1, left=left / width, right=1 - right / width, top=1 - top / height,
-        bottom=below / height, hspace=0.0, height_ratios=slots,
-    )  # fmt: skip
-    return figure, [figure.add_subplot(grid[2 * row]) for row in range(number)]
 
 
-def panel_title(ax: Axes, text: str) -> None:
-    """Write the title of a panel, broken into lines where it is wider than the panel."""
-    lines = wrapped(text, room_of(ax), style.size("panel"))
-    ax.set_title("\n".join(lines), loc="left", pad=3, fontsize=style.size("panel"), color=style.INK)
+def panel_title(ax: Axes, text: str) -> bool:
+    """Set the title of a panel, broken into lines at its width; return whether it changed."""
+    lines = wrapped(text.replace("\n", " "), width_of(ax), style.size("panel"))
+    changed = "\n".join(lines) != ax.get_title(loc="left")
+    if changed:
+        ax.set_title("\n".join(lines), loc="left", pad=3)
+    return changed
 
 
-def extra_title(titles: Iterable[str], room: float) -> float:
-    """Return what the longest of some titles needs beyond one line, over panels of a width."""
-    lines = max(len(wrapped(title, room, style.size("panel"))) for title in titles)
-    return (lines - 1) * 1.2 * style.size("panel") / 72
+def width_of(ax: Axes) -> float:
+    """Return the width of a panel in inches."""
+    return float(ax.get_position().width * style.figure_of(ax).get_figwidth())
 
 
-def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str], columns: int) -> None:
-    """Put a legend above a panel: beside its title, or over it where the sheet is narrow."""
-    if not style.sheet().is_narrow:
+def legend_look(**look: Any) -> dict[str, Any]:
+    """Return the spacing of legends, in font sizes."""
+    return {"handlelength": 1.6, "columnspacing": 1.2, "borderaxespad": 0.1, "borderpad": 0} | look
+
+
+def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Put a legend beside the title of a panel; above it where the page is narrow or it has none.
+
+    The panel must have its title.
+    """
+    title = ax.get_title(loc="left")
+    if title and not style.page_format().is_narrow:
         ax.legend(
-            handles, labels, loc="lower right", ncols=columns, bbox_to_anchor=(1.0, 1.0),
-            **_LOOK | {"columnspacing": 1.4},
+            handles, labels, loc="lower right", ncols=len(labels), bbox_to_anchor=(1.0, 1.0),
+            **legend_look(columnspacing=1.4, borderpad=0.4),
         )  # fmt: skip
         return
-    height = ax.get_position().height * style.figure_of(ax).get_figheight()
-    over = (1.3 * style.size("panel") + 3) / 72 / height
+    lines = title.count("\n") + 1 if title else 0
+    lift = (1.3 * lines * style.size("panel") + 3) / 72
+    moved = ScaledTranslation(0, lift, style.figure_of(ax).dpi_scale_trans)
     ax.legend(
-        handles, labels, loc="lower left", ncols=_columns(labels, room_of(ax)),
-        bbox_to_anchor=(0.0, 1.0 + over), **_LOOK | {"borderpad": 0.0, "borderaxespad": 0.0},
+        handles, labels, loc="lower left", ncols=_columns(labels, width_of(ax)),
+        bbox_to_anchor=(0.0, 1.0), bbox_transform=ax.transAxes + moved, **legend_look(),
     )  # fmt: skip
-
-
-def legend_over(ax: Axes) -> None:
-    """Put the legend of a panel without a title over it."""
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles, labels, loc="lower left", ncols=_columns(labels, room_of(ax)),
-        bbox_to_anchor=(0.0, 1.0), **_LOOK | {"borderpad": 0.2},
-    )  # fmt: skip
-
-
-def legend_height(labels: Sequence[str], room: float) -> float:
-    """Return the inches that `legend_above` needs over a title; none where it stands beside."""
-    return rows_height(labels, room) if style.sheet().is_narrow else 0.0
 
 
 def legend_in_figure(
-    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, left: float, top: float
-) -> float:
-    """Put a legend into the figure, ``left`` and ``top`` in inches; return its height."""
-    width, height = figure.get_size_inches()
-    room = width - left - 0.1
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], loc: Any
+) -> None:
+    """Put a legend into the figure, in as many columns as its width allows."""
     if handles:
-        figure.legend(
-            handles, labels, loc="upper left", ncols=_columns(labels, room),
-            bbox_to_anchor=(left / width, 1 - top / height), **_LOOK | {"borderpad": 0.0},
-        )  # fmt: skip
-    return rows_height(labels, room)
+        columns = _columns(labels, figure.get_figwidth() - EDGE - 0.1)
+        figure.legend(handles, labels, loc=loc, ncols=columns, **legend_look())
 
 
-def rows_height(labels: Sequence[str], room: float) -> float:
-    """Return the inches that a legend takes over a width."""
+def legend_height(labels: Sequence[str], width: float) -> float:
+    """Return the height of a legend in inches, if it has a width in inches."""
     if not labels:
         return 0.0
-    rows = -(-len(labels) // _columns(labels, room))
-    return rows * _LEGEND_PITCH * style.size("tick") / 72
+    return -(-len(labels) // _columns(labels, width)) * _LEGEND_PITCH * style.size("tick") / 72
 
 
-def _columns(labels: Sequence[str], room: float) -> int:
-    """Return how many entries of a legend stand side by side."""
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Return the number of legend columns that fit a width in inches."""
     points = style.size("tick")
-    widths = [text_width(label, points) + _BESIDE_LABEL * points / 72 for label in labels]
+    widths = [text_width(label, points) + _LEGEND_HANDLE * points / 72 for label in labels]
     for columns in range(len(labels), 1, -1):
         # Matplotlib fills column after column, the first ones with one entry more.
         rows, longer = divmod(len(labels), columns)
         ends = [rows * index + min(index, longer) for index in range(columns + 1)]
-        if sum(max(widths[a:b]) for a, b in pairwise(ends)) <= room:
+        if sum(max(widths[a:b]) for a, b in pairwise(ends)) <= width:
             return columns
     return 1
 
 
-def room_of(ax: Axes) -> float:
-    """Return how wide a panel is, in inches."""
-    return float(ax.get_position().width * style.figure_of(ax).get_figwidth())
-
-
-def _renderer(figure: Figure) -> RendererAgg:
-    renderer: RendererAgg = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    return renderer
-
-
-def fit_left(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Move the left edge of panels to where tick labels and axis titles are just not cut.
-
-    On a screen panels stay where they are, so that figures of a kind lie on each other.
-    """
-    if not style.sheet().is_paper:
-        return
-    renderer = _renderer(figure)
-    boxes = [ax.yaxis.get_tightbbox(renderer) for ax in axes]
-    left = min((box.x0 for box in boxes if box is not None), default=_CUT * figure.dpi)
-    shift = (_CUT * figure.dpi - left) / figure.bbox.width
-    for ax in axes:
-        place = ax.get_position()
-        ax.set_position((place.x0 + shift, place.y0, place.width - shift, place.height))
+def color_scale(ax: Axes, image: ScalarMappable) -> None:
+    """Put the colour scale beside a panel of a `grid`."""
+    bar = style.figure_of(ax).colorbar(image, ax=ax, fraction=0.03, pad=0.01, aspect=12)
+    bar.outline.set_visible(False)
 
 
 def thinned(ax: Axes, labels: Sequence[str]) -> list[str]:
-    """Return the labels of equally spaced places, some left out so that none touch."""
+    """Return the labels of equally spaced ticks, with some left out so that none touch."""
     points = style.size("tick")
     parts = [part for label in labels for part in label.split("\n")]
     widest = max((text_width(part, points) for part in parts), default=0.0)
-    each = room_of(ax) / max(len(labels), 1)
+    each = width_of(ax) / max(len(labels), 1)
     step = max(1, int(-(-(widest + 0.5 * points / 72) // each)))
     return [label if index % step == 0 else "" for index, label in enumerate(labels)]
 
 
-def shrink_for_scale(ax: Axes) -> None:
-    """Make a panel narrower by what `scale_beside` takes."""
-    box, width = ax.get_position(), style.figure_of(ax).get_figwidth()
-    ax.set_position((box.x0, box.y0, box.width - 0.6 / width, box.height))
+def renderer_of(figure: Figure) -> RendererAgg:
+    """Return what measures the artists of a figure."""
+    renderer: RendererAgg = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    return renderer
 
 
-def scale_beside(ax: Axes, image: ScalarMappable) -> None:
-    """Put the scale of the colours beside a panel."""
-    figure = style.figure_of(ax)
-    box, width = ax.get_position(), figure.get_figwidth()
-    place = figure.add_axes((box.x1 + 0.06 / width, box.y0, 0.1 / width, box.height))
-    figure.colorbar(image, cax=place).outline.set_visible(False)
+def label_points(ax: Axes, named: Sequence[tuple[str, tuple[float, float]]], color: str) -> None:
+    """Write names beside points of a panel, in this order; leave out those that do not fit.
 
-
-def place_apart(
-    ax: Axes, named: Sequence[tuple[str, tuple[float, float]]], color: str
-) -> list[Annotation]:
-    """Write names beside points of a panel, the first ones first; without room none is written.
-
-    To be called when the panel has its limits.
+    Call it when layout and limits are final.
     """
-    figure = style.figure_of(ax)
-    renderer = _renderer(figure)
+    renderer = renderer_of(style.figure_of(ax))
     ax.autoscale_view()
     inside = ax.get_window_extent(renderer)
     taken: list[BboxBase] = []
-    placed = []
     for text, point in named:
         for across, up in ((5, -9), (-5, 4), (5, 4), (-5, -9)):
             note = ax.annotate(
@@ -237,7 +277,5 @@ def place_apart(
             fits &= inside.y0 <= box.y0 and box.y1 <= inside.y1
             if fits and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
-                placed.append(note)
                 break
             note.remove()
-    return placed

@@ -1,40 +1,53 @@
-"""A sweep in pictures: what settings remove and what they cost, and the trade-off between the two.
-
-Everything is drawn from the tables of a sweep.
-"""
+"""A sweep: what settings remove, what they cost, and the trade-off between the two."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    NullFormatter,
-    PercentFormatter,
-)
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
-from distviz.plots import style
-from distviz.plots.headings import Heading, Line
-from distviz.plots.layout import legend_over, place_apart, rows_height
-from distviz.plots.sweep_heatmap import heatmap, limits, map_places, mark
-from distviz.results import Sweep, pareto, sample_name, setting_name, varied_columns
+from distviz.plots import layout, style
+from distviz.plots.scales import integer_ticks, percent_ticks, plain_ticks, share_x_labels
+from distviz.results import (
+    NAMED,
+    Sweep,
+    band_names,
+    layer_axis,
+    number,
+    pareto,
+    sample_name,
+    setting_name,
+    varied_columns,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "MARKERS", "plain_ticks", "sweep_overview"]
-
 _MOST_BLOCKS = 4
-"""Heatmaps for so many alternatives of layers, mode and redistribution, for half as many in one
-column; the scatter shows all."""
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-MARKERS = "osD^vP*X"
-_APART = ["redistribution", "layers", "mode"]
+"""Heatmaps are drawn for so many alternatives of layers, mode and redistribution, half as many on a
+narrow page; the scatter plot shows all."""
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_MARKERS = "osD^vP*X"
+_ALTERNATIVES = ["redistribution", "layers", "mode"]
+_REMOVED = "near-zero removed, percentage points"
+_MAPS = {
+    "near_zero_removed": (_REMOVED, "PuOr"),
+    "kl": ("KL, nats", "YlOrBr"),
+}
+_CURVES = {
+    "near_zero_removed": _REMOVED,
+    "kl": "KL of next-token distributions, nats",
+    "loss_change": "change of the loss, nats",
+    "top1_agreement": "top-1 agreement, %",
+    "last_wasserstein_normalized": "Wasserstein distance / std, last layer",
+}
 
 
 def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Figure:
@@ -43,80 +56,158 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
     Two heatmaps for each alternative of layers, mode and redistribution (the first four). ``width``
     is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
-    groups = sweep.table.groupby(_APART, sort=False, dropna=False)
+    groups = sweep.table.groupby(_ALTERNATIVES, sort=False, dropna=False)
     blocks = [(_block_name(name, sweep.table), part) for name, part in groups]
-    with style.styled(width) as sheet:
-        blocks = blocks[: _MOST_BLOCKS // (2 if sheet.is_narrow else 1)]
-        inches = sheet.or_width(7.2)
-        heading = _heading(sweep, title, inches)
-        columns = 1 if sheet.is_narrow else 2
-        maps, each = map_places(blocks, heading, columns, inches)
-        legend = rows_height(_legend_names(sweep), inches - 0.9)
-        split = maps[-1][1] + maps[-1][2] + 0.5 + 0.16 + legend
-        tall = 1.9 if sheet.is_narrow else 2.6
-        figure = style.blank(inches, split + tall + 0.5)
-        heading.write(figure)
-        height = figure.get_figheight()
-        scales = limits(sweep.table)
-        axes = [
-            figure.add_axes((x / inches, 1 - (y + high) / height, each / inches, high / height))
-            for x, y, high in maps
+    with style.styled(width) as page:
+        columns = 1 if page.is_narrow else 2
+        blocks = blocks[: _MOST_BLOCKS * columns // 2]
+        inches = page.or_width(7.2)
+        each = 0.22 if page.is_narrow else 0.3
+        heights = [
+            each * max(len(_cells(part).rows), 2) for _, part in blocks for _ in range(3 - columns)
         ]
-        for (where, part), pair in zip(
-            blocks, zip(axes[::2], axes[1::2], strict=True), strict=True
-        ):
-            heatmap(pair[0], part, "near_zero_removed", scales[0], where)
-            heatmap(pair[1], part, "kl", scales[1], where)
-            mark(list(pair), part, sweep.recommendation.row)
-        box = (0.75 / inches, 0.5 / height, 1 - 0.9 / inches, tall / height)
-        _trade_off(figure.add_axes(box), sweep)
+        heights.append(1.9 if page.is_narrow else 2.6)
+        figure, places = layout.grid(inches, heights, columns)
+        maps = [figure.add_subplot(places[index]) for index in range(2 * len(blocks))]
+        scales = _color_limits(sweep.table)
+        panels = iter(maps)
+        for where, part in blocks:
+            for quantity, scale in zip(_MAPS, scales, strict=True):
+                _heatmap(next(panels), part, quantity, scale, where, sweep.recommendation.row)
+        ax = figure.add_subplot(places[-1, :])
+        named = _trade_off(ax, sweep)
+        layout.arrange(figure, _heading(sweep, title, inches), heights)
+        for panel in maps:
+            labels = [label.get_text() for label in panel.get_xticklabels()]
+            panel.set_xticks(panel.get_xticks(), layout.thinned(panel, labels))
+        layout.label_points(ax, named, style.MUTED)
         return figure
 
 
-def _heading(sweep: Sweep, title: str, width: float) -> Heading:
+def _heading(sweep: Sweep, title: str, width: float) -> layout.Heading:
+    seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
+    repeated = f"means and standard deviations over {seeds} seeds" if seeds > 1 else ""
+    measured = " · ".join(filter(None, [sample_name(sweep), repeated]))
     found = sweep.recommendation
-    if found.row is None:
-        text = found.reason
-    else:
+    text = found.reason
+    if found.row is not None:
         name = setting_name(sweep.table.iloc[found.row], varied_columns(sweep.table))
         text = f"largest redistribution within KL {sweep.budget_kl:g}: {name} (outlined)"
-    return Heading(
-        [Line.title(f"{title} · sweep · act"), Line(_measured(sweep)), Line(text)], width
-    )
-
-
-def _measured(sweep: Sweep) -> str:
-    """Say what was measured, and how often."""
-    seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
-    often = f"means and standard deviations over {seeds} seeds" if seeds > 1 else ""
-    return " · ".join(filter(None, [sample_name(sweep), often]))
+    return layout.titled(width, f"{title} · sweep · act", measured, text)
 
 
 def _block_name(name: Any, table: pd.DataFrame) -> str:
+    """Return what distinguishes an alternative; empty if there is only one."""
     words = []
-    for column, value in zip(_APART, name, strict=True):
+    for column, value in zip(_ALTERNATIVES, name, strict=True):
         if len(table[column].drop_duplicates()) > 1:
             words.append(f"layers {value}" if column == "layers" else str(value))
     return f" · {', '.join(words)}" if words else ""
 
 
-def _legend_names(sweep: Sweep) -> list[str]:
-    """Return what the legend of the trade-off tells, at most."""
-    groups = sweep.table.groupby(_APART, sort=False, dropna=False)
-    names = [_block_name(name, sweep.table).removeprefix(" · ") for name, _ in groups]
-    return [*filter(None, names), "Pareto front", f"budget {sweep.budget_kl:g}"]
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of a heatmap.
+
+    Attributes
+    ----------
+    rows, columns
+        Labels: c or fraction, upwards; p1.
+    places
+        By row of the table: its row and column in the heatmap.
+    """
+
+    rows: list[str]
+    columns: list[str]
+    places: dict[int, tuple[int, int]]
 
 
-def _trade_off(ax: Axes, sweep: Sweep) -> None:
+def _cells(part: pd.DataFrame) -> _Cells:
+    bands = band_names(part)
+    rows, percentiles = list(dict.fromkeys(bands)), part["p1"].tolist()
+    columns = sorted(set(percentiles))
+    places = {
+        int(index): (rows.index(band), columns.index(p1))
+        for index, band, p1 in zip(part.index, bands, percentiles, strict=True)
+    }
+    return _Cells(rows, [f"{p1:g}" for p1 in columns], places)
+
+
+def _color_limits(table: pd.DataFrame) -> list[Normalize]:
+    """Return the colour scales: what is removed, symmetric about zero; KL, logarithmic."""
+    removed, kl = table["near_zero_removed"].abs().max(), table["kl"]
+    positive = kl[kl > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
+    return [
+        Normalize(-removed or -1, removed or 1),
+        LogNorm(low / 1.5, high * 1.5 if high > low else high * 10),
+    ]
+
+
+def _heatmap(
+    ax: Axes, part: pd.DataFrame, quantity: str, scale: Normalize, where: str, outlined: int | None
+) -> None:
+    """Draw one quantity of an alternative named by ``where``; outline the recommended cell."""
+    cells = _cells(part)
+    rows, columns = len(cells.rows), len(cells.columns)
+    values = np.full((rows, columns), np.nan)
+    for place, value in zip(cells.places.values(), part[quantity].tolist(), strict=True):
+        values[place] = value
+    title, colors = _MAPS[quantity]
+    image = ax.pcolormesh(
+        np.arange(columns + 1), np.arange(rows + 1), values, norm=scale, cmap=colors
+    )
+    ax.set_xticks(np.arange(columns) + 0.5, cells.columns)
+    ax.set_yticks(np.arange(rows) + 0.5, cells.rows)
+    ax.tick_params(length=0)
+    ax.set_xlabel("p1", labelpad=1)
+    layout.panel_title(ax, f"{title}{where}")
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+    texts = {
+        place: f"{100 * values[place]:.1f}" if title == _REMOVED else number(values[place], 2)
+        for place in cells.places.values()
+        if np.isfinite(values[place])
+    }
+    points = min(style.size("note"), 7.5)
+    if _fit(ax, cells, texts.values(), points):
+        for place, text in texts.items():
+            red, green, blue, _ = image.cmap(image.norm(values[place]))
+            is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            ax.text(
+                place[1] + 0.5, place[0] + 0.5, text, ha="center", va="center", fontsize=points,
+                color="white" if is_dark else style.INK,
+            )  # fmt: skip
+    else:
+        layout.color_scale(ax, image)
+    if outlined in cells.places:
+        corner = cells.places[outlined][::-1]
+        look: dict[str, Any] = {"edgecolor": style.INK, "linewidth": 1.8, "clip_on": False}
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, **look))
+
+
+def _fit(ax: Axes, cells: _Cells, texts: Iterable[str], points: float) -> bool:
+    """Return whether the numbers fit into the cells, before the panel has its final width."""
+    page_width = style.figure_of(ax).get_figwidth()
+    columns = 1 if style.page_format().is_narrow else 2
+    rows = max(style.text_width(row, style.size("tick")) for row in cells.rows)
+    each = (page_width / columns - rows - 0.36) / len(cells.columns)
+    return all(style.text_width(text, points) <= 0.95 * each for text in texts)
+
+
+def _trade_off(ax: Axes, sweep: Sweep) -> list[tuple[str, tuple[float, float]]]:
+    """Draw all settings and the Pareto front; return names and places of those on the front."""
     table = sweep.table[sweep.table["kl"].notna()]
     least = table.loc[table["kl"] > 0, "kl"].min() if (table["kl"] > 0).any() else 1e-6
-    for order, (name, part) in enumerate(table.groupby(_APART, sort=False, dropna=False)):
-        label = _block_name(name, sweep.table).removeprefix(" · ") or None
-        cost = part["kl"].clip(lower=least / 2)
+    for order, (name, part) in enumerate(table.groupby(_ALTERNATIVES, sort=False, dropna=False)):
+        cost, spread = part["kl"].clip(lower=least / 2), part["kl_spread"].fillna(0)
+        # Error bars on a logarithmic axis must not reach zero.
+        left = np.minimum(spread, 0.9 * cost)
         ax.errorbar(
-            cost, part["near_zero_removed"], xerr=_spread(part["kl_spread"], cost),
+            cost, part["near_zero_removed"], xerr=np.vstack([left, spread]),
             yerr=part["near_zero_removed_spread"].fillna(0), linestyle="none", markersize=5,
-            elinewidth=0.8, label=label, color=COLORS[order % 8], marker=MARKERS[order % 8],
+            elinewidth=0.8, label=_block_name(name, sweep.table).removeprefix(" · ") or None,
+            color=_COLORS[order % 8], marker=_MARKERS[order % 8],
         )  # fmt: skip
     front = table.loc[pareto(table)]
     if len(front) > 1:
@@ -132,38 +223,76 @@ def _trade_off(ax: Axes, sweep: Sweep) -> None:
     ax.set_xscale("log")
     plain_ticks(ax.xaxis)
     ax.xaxis.set_major_locator(LogLocator(numticks=5))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
-    narrow = style.sheet().is_narrow
-    ax.set_ylabel("near-zero removed, points" if narrow else "near-zero removed, percentage points")
+    percent_ticks(ax.yaxis, "")
+    unit = "points" if style.page_format().is_narrow else "percentage points"
+    ax.set_ylabel(f"near-zero removed, {unit}")
     ax.set_xlabel("KL of next-token distributions, nats")
     ax.grid(color=style.GRID, linewidth=0.6)
     ax.margins(x=0.12, y=0.14)
-    _name_front(ax, sweep, front, least)
-    legend_over(ax)
-
-
-def _spread(spread: pd.Series[float], middle: pd.Series[float]) -> Any:
-    """Error bars on a log axis that do not reach zero."""
-    down = np.minimum(spread.fillna(0), 0.9 * middle)
-    return np.vstack([down, spread.fillna(0)])
-
-
-def plain_ticks(axis: Axis) -> None:
-    """Write the ticks of a log axis as plain numbers."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _name_front(ax: Axes, sweep: Sweep, front: pd.DataFrame, least: float) -> None:
-    """Write the names of the settings on the front beside their points, the recommended first."""
-    told = [name for name in varied_columns(sweep.table) if name not in _APART]
+    layout.legend_above(ax, *ax.get_legend_handles_labels())
+    columns = [name for name in varied_columns(sweep.table) if name not in _ALTERNATIVES]
     chosen = sweep.recommendation.row
     ranked = sorted(front.index, key=lambda index: (index != chosen, -front.loc[index, "kl"]))
-    named = [
+    return [
         (
-            setting_name(front.loc[index], told or ["c", "fraction"]),
-            (max(front.loc[index, "kl"], least / 2), front.loc[index, "near_zero_removed"]),
+            setting_name(row, columns or ["c", "fraction"]),
+            (max(row["kl"], least / 2), row["near_zero_removed"]),
         )
-        for index in ranked
+        for row in (front.loc[index] for index in ranked)
     ]
-    place_apart(ax, named, style.MUTED)
+
+
+def sweep_by_layer(sweep: Sweep, title: str, *, width: str | None = None) -> Figure:
+    """Draw what the redistribution removes and costs in each layer alone.
+
+    ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
+    """
+    table = sweep.table.assign(
+        layer=sweep.table["layers"].astype(int),
+        loss_change=sweep.table["loss_after"] - sweep.table["loss_before"],
+    )
+    settings = [name for name in NAMED if name != "layers"]
+    kinds = [part for _, part in table.groupby(settings, sort=False, dropna=False)]
+    curves = [name for name in _CURVES if table[name].notna().any()]
+    within = sweep.table["kl"] <= sweep.budget_kl
+    note = "each setting in one layer at a time"
+    if len(kinds) == 1:
+        own = ["redistribution", "c", "fraction", "p1", "mode"]
+        note = f"{setting_name(table.iloc[0], own)}, in one layer at a time"
+    note += f" · within KL {sweep.budget_kl:g}: {int(within.sum())} of {len(within)}"
+    with style.styled(width) as page:
+        inches = page.or_width(7.2)
+        heights = [0.75 if page.is_narrow else 1.0] * len(curves)
+        figure, axes = layout.stacked(inches, heights)
+        for ax, name in zip(axes, curves, strict=True):
+            _draw_curve(ax, name, kinds, sweep.budget_kl)
+        share_x_labels(axes, layer_axis(sweep))
+        if len(kinds) > 1:
+            columns = [column for column in varied_columns(sweep.table) if column != "layers"]
+            labels = [setting_name(part.iloc[0], columns) if columns else "" for part in kinds]
+            layout.legend_in_figure(figure, axes[0].containers, labels, "outside upper left")
+        layout.arrange(figure, layout.titled(inches, f"{title} · sweep · act", note), heights)
+        return figure
+
+
+def _draw_curve(ax: Axes, name: str, kinds: list[pd.DataFrame], budget: float) -> None:
+    for order, part in enumerate(kinds):
+        color, x, y = _COLORS[order % 8], part["layer"], part[name]
+        ax.plot(x, y, "-", color=color, linewidth=0.8, alpha=0.6)
+        ax.errorbar(
+            x, y, yerr=part[f"{name}_spread"].fillna(0) if f"{name}_spread" in part else None,
+            linestyle="none", marker=_MARKERS[order % 8], markersize=3.6, elinewidth=0.8,
+            color=color,
+        )  # fmt: skip
+    values = np.concatenate([part[name].to_numpy(dtype=float) for part in kinds])
+    if name in ("kl", "last_wasserstein_normalized") and (values > 0).all():
+        ax.set_yscale("log")
+        plain_ticks(ax.yaxis)
+    if name == "kl":
+        ax.axhline(budget, color=style.INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    if name in ("near_zero_removed", "top1_agreement"):
+        percent_ticks(ax.yaxis, "")
+    if name == "loss_change":
+        ax.axhline(0, color=style.MUTED, linewidth=0.7)
+    layout.panel_title(ax, _CURVES[name])
+    integer_ticks(ax)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.plots import style
-from distviz.plots.headings import Heading, Line, sides
-from distviz.plots.layout import fit_left, panel_title, room_of
-from distviz.plots.text_fit import text_width
+from distviz.plots.layout import Heading, Line, arrange, grid, panel_title, side_heading
+from distviz.plots.scales import grid_lines, percent_ticks
 from distviz.results import (
     Comparison,
     arm_settings,
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from distviz.results import Run
-
-__all__ = ["ClassBars", "class_bars", "token_classes"]
 
 _CLASSES = ("digits", "operators", "conjunctions", "other")
 _LAYERS = 3
@@ -65,12 +62,12 @@ def class_bars(measured: Run | Comparison, site: str = "act") -> list[ClassBars]
     """Gather what `token_classes` draws: at most three layers.
 
     A run shows its first ARM layers (or first layers), a comparison the layers whose
-    distributions are furthest apart.
+    distributions differ most.
 
     Raises
     ------
     RequestError
-        If token classes were not kept apart there.
+        If there are no statistics by token class at this site.
     """
     rows = _compared_rows(measured) if isinstance(measured, Comparison) else _run_rows(measured)
     rows = rows[rows["site"] == site] if len(rows) else rows
@@ -87,7 +84,7 @@ def class_bars(measured: Run | Comparison, site: str = "act") -> list[ClassBars]
 
 
 def _name(measured: Run | Comparison, place: Place) -> str:
-    """Name the layer; both, where a layer of A stands against another one of B."""
+    """Name the layer, or both if a layer of A is compared with another one of B."""
     if not isinstance(measured, Comparison):
         return layer_name(measured, place[1], place[0])
     partner = next(
@@ -117,13 +114,13 @@ def _compared_rows(comparison: Comparison) -> pd.DataFrame:
         frame = table[["site", "stack", "token_class"]].assign(series=side.upper())
         for old, new in names.items():
             frame[new] = table[old]
-        # Both sides stand at the place of A.
+        # Both sides are shown at the layer of A.
         frames.append(frame.assign(layer=table["layer_a"], module=table["module_a"]))
     return pd.concat(frames, ignore_index=True)
 
 
 def _chosen(measured: Run | Comparison, places: list[Place]) -> list[Place]:
-    """Order the places: ARM layers alone where there are, or those furthest apart first."""
+    """Order the places: only ARM layers if there are any; in a comparison by KS, largest first."""
     if isinstance(measured, Comparison):
         table = measured.table.sort_values("ks", ascending=False, kind="stable")
         ranked = table[["stack", "layer_a", "module_a"]].itertuples(index=False, name=None)
@@ -152,61 +149,45 @@ def token_classes(
     Parameters
     ----------
     measured
-        A run (before and after) or a comparison (A and B, both by A's eps).
+        A run (before and after ARM) or a comparison (A and B, both with A's eps).
     site
-        One of the sites that it holds.
+        One of its sites.
     width
         ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
     Raises
     ------
     RequestError
-        If token classes were not kept apart there.
+        If there are no statistics by token class at this site.
     """
     bars = class_bars(measured, site)
-    with style.styled(width) as sheet:
-        inches = sheet.or_width(max(5.2, 0.9 + 2.9 * len(bars)))
-        columns = len(bars) if sheet.width is None else max(1, int(inches / 3.2))
-        figure, axes = _grid(_heading(measured, site, inches), len(bars), columns, inches)
+    with style.styled(width) as page:
+        inches = page.or_width(max(5.2, 0.9 + 2.9 * len(bars)))
+        columns = max(1, int(inches / 3.2)) if page.is_paper else len(bars)
+        heights = [1.35 if page.is_paper else 2.13] * -(-len(bars) // columns)
+        figure, cells = grid(inches, heights, columns)
+        axes = [figure.add_subplot(cells[index]) for index in range(len(bars))]
         shares = np.concatenate([list(panel.shares.values()) for panel in bars], axis=None)
         top = float(np.nan_to_num(shares).max()) or 1.0
-        for ax, panel in zip(axes, bars, strict=True):
-            _draw(ax, panel, top if top > 0 else 1.0)
-        for index, ax in enumerate(axes):
+        for index, (ax, panel) in enumerate(zip(axes, bars, strict=True)):
+            _draw(ax, panel, top, inches / columns - 0.5)
             is_first = index % columns == 0
             ax.tick_params(labelleft=is_first)
             ax.set_ylabel("near-zero share" if is_first else "")
-            ax.set_xlabel("class, and its number of tokens" if index + columns >= len(axes) else "")
-        if columns == 1:
-            fit_left(figure, axes)
+            is_last = index + columns >= len(axes)
+            ax.set_xlabel("class, and its number of tokens" if is_last else "")
         axes[columns - 1 if len(axes) >= columns else -1].legend(
             loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1,
             handlelength=1.1, handleheight=0.9,
         )  # fmt: skip
+        arrange(figure, _heading(measured, site, inches), heights)
         return figure
-
-
-def _grid(heading: Heading, number: int, columns: int, width: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, in rows."""
-    rows = -(-number // columns)
-    each = 2.13 if style.sheet().width is None else 1.35
-    top = heading.height + 0.36
-    height = top + rows * each + (rows - 1) * 0.62 + 0.62
-    figure = style.blank(width, height)
-    heading.write(figure)
-    grid = figure.add_gridspec(
-        rows, columns, left=0.72 / width, right=1 - 0.12 / width, top=1 - top / height,
-        bottom=0.62 / height, wspace=0.08, hspace=0.62 / each,
-    )  # fmt: skip
-    return figure, [
-        figure.add_subplot(grid[index // columns, index % columns]) for index in range(number)
-    ]
 
 
 def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
     if isinstance(measured, Comparison):
         caption = Line(f"near-zero share by token class · {site} · |x| < ε of A")
-        return sides(side_names(measured), [caption], width)
+        return side_heading(side_names(measured), [caption], width)
     settings = arm_settings(measured)
     acting = f"{change_name(measured)}: {settings}" if settings else "ARM off"
     lines = [
@@ -220,10 +201,17 @@ def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
 _AS_PHASE = {"A": "before", "B": "after"}
 
 
-def _draw(ax: Axes, panel: ClassBars, top: float) -> None:
+def _draw(ax: Axes, panel: ClassBars, top: float, inches: float) -> None:
+    """Draw a layer; ``inches`` is about the width of the panel."""
     places = np.arange(len(panel.classes))
     width = 0.8 / len(panel.shares)
-    upright = _are_wide(ax, panel, width)
+    texts = {
+        series: [percent(share).removesuffix(" %") for share in shares.tolist()]
+        for series, shares in panel.shares.items()
+    }
+    # Numbers that would touch each other if they lay on their bars stand upright.
+    widest = max(style.text_width(one, style.size("bar")) for own in texts.values() for one in own)
+    upright = style.page_format().is_paper and widest > 0.95 * inches * width / max(len(places), 1)
     for index, (series, shares) in enumerate(panel.shares.items()):
         phase = _AS_PHASE.get(series, series)
         left = places - 0.4 + width * (index + 0.5)
@@ -231,33 +219,23 @@ def _draw(ax: Axes, panel: ClassBars, top: float) -> None:
             left, shares, 0.94 * width, color=style.LIGHT[phase], edgecolor=style.LINE[phase],
             linewidth=0.8, label=series, gid=f"bars-{series}",
         )  # fmt: skip
-        texts = [percent(share).removesuffix(" %") for share in shares.tolist()]
         look: dict[str, Any] = {"fontsize": style.size("bar"), "color": style.LINE[phase]}
-        for x, share, text in zip(left.tolist(), shares.tolist(), texts, strict=True):
+        for x, share, text in zip(left.tolist(), shares.tolist(), texts[series], strict=True):
             ax.text(
                 x, share + 0.02 * top, text, ha="center", va="bottom", gid="share",
                 rotation=90 if upright else 0, **look,
             )  # fmt: skip
     ax.set_ylim(0, (1.4 if upright else 1.12) * top)
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
-    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+    percent_ticks(ax.yaxis)
+    grid_lines(ax)
     ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7.0)
     ax.tick_params(axis="x", length=0)
     panel_title(ax, panel.name)
 
 
-def _are_wide(ax: Axes, panel: ClassBars, width: float) -> bool:
-    """Whether the numbers would touch each other if they lay on their bars."""
-    shares = np.concatenate(list(panel.shares.values())).tolist()
-    texts = [percent(share).removesuffix(" %") for share in shares]
-    widest = max(text_width(text, style.size("bar")) for text in texts)
-    each = room_of(ax) * width / max(len(panel.classes), 1)
-    return style.sheet().is_paper and widest > 0.95 * each
-
-
 def _label(panel: ClassBars, index: int) -> str:
-    """Return the class and its number of tokens; both where the sides differ."""
+    """Return the class and its number of tokens, of both sides if they differ."""
     counts = list(dict.fromkeys(tokens[index] for tokens in panel.tokens.values()))
     known = [f"{count:,}" for count in counts if count is not None]
     return f"{panel.classes[index]}\n{' / '.join(known)}" if known else panel.classes[index]

@@ -196,7 +196,7 @@ def test_behind_another_arm_layer_the_dark_mass_stands_on_arm_input() -> None:
     assert (bottoms >= 0).all()
     assert (tops - bottoms).sum() == leaving.size
     assert _artists(figure.axes[0], "outline")
-    assert "arm_input, for comparison" in _words(figure)
+    assert "ARM input, for comparison" in _words(figure)
 
 
 def test_log_is_chosen_where_one_bar_dwarfs_the_rest() -> None:

@@ -16,7 +16,7 @@ from distviz import plots
 from distviz.errors import RequestError
 from distviz.plots import figures as drawings
 from distviz.plots import style
-from distviz.plots.text_fit import shortened, text_width, wrapped
+from distviz.plots.style import shortened, text_width, wrapped
 from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
 
@@ -60,7 +60,7 @@ def _results() -> dict[str, Result]:
     }
 
 
-def _figures() -> list[tuple[str, drawings.Drawing]]:
+def _figures() -> list[tuple[str, drawings.FigureSpec]]:
     found = []
     for result_name, result in _results().items():
         drawn = drawings.figure_specs(result)
@@ -82,7 +82,9 @@ def test_every_kind_is_tried() -> None:
 
 @pytest.mark.parametrize("width", ["single", "double"])
 @pytest.mark.parametrize("drawing", [d for _, d in FIGURES], ids=[name for name, _ in FIGURES])
-def test_nothing_is_cut_small_or_on_top_of_something(drawing: drawings.Drawing, width: str) -> None:
+def test_nothing_is_cut_small_or_on_top_of_something(
+    drawing: drawings.FigureSpec, width: str
+) -> None:
     figure = drawing(width)
     assert figure.get_figwidth() == INCHES[width]
     assert figure.get_figheight() < 10
@@ -143,10 +145,10 @@ def test_one_figure_at_every_width_holds_the_same_data() -> None:
 
 def test_a_sheet_does_not_stay_in_force() -> None:
     plots.overview(silu_run().run, width="single")
-    assert style.sheet().name == "screen"
+    assert style.page_format().name == "screen"
     with pytest.raises(ZeroDivisionError), style.styled("double"):
         _ = 1 / 0
-    assert style.sheet().name == "screen"
+    assert style.page_format().name == "screen"
 
 
 def test_an_unknown_width_is_refused() -> None:

@@ -1,0 +1,68 @@
+"""Scales, ticks and grids of panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from distviz.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from numpy.typing import NDArray
+
+
+def layers_on_x(ax: Axes, layers: NDArray[np.int64]) -> None:
+    """Show all layers on the x axis, with integer ticks."""
+    margin = 0.5 if layers.min() < layers.max() else 1.5
+    ax.set_xlim(layers.min() - margin, layers.max() + margin)
+    integer_ticks(ax)
+
+
+def integer_ticks(ax: Axes) -> None:
+    """Use integer ticks on the x axis, and horizontal grid lines."""
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    grid_lines(ax)
+
+
+def grid_lines(ax: Axes) -> None:
+    """Draw horizontal grid lines."""
+    ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+
+
+def share_x_labels(axes: Sequence[Axes], label: str) -> None:
+    """Label the x axis of the last of several panels only."""
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    axes[-1].set_xlabel(label)
+
+
+def log_if_wide(ax: Axes, values: NDArray[np.float64], span: float = 30.0) -> bool:
+    """Use a logarithmic y axis if the positive values span more than a factor; return whether."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not positive.size or positive.max() <= span * positive.min():
+        return False
+    ax.set_yscale("log", nonpositive="mask")
+    ax.set_ylim(float(positive.min()) / 1.5, float(positive.max()) * 1.5)
+    plain_ticks(ax.yaxis)
+    return True
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Format the ticks of a logarithmic axis as plain numbers."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def percent_ticks(axis: Axis, symbol: str = " %") -> None:
+    """Format ticks as percentages of 1."""
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=symbol))
+
+
+def signed(value: float, _: object = None) -> str:
+    """Format a difference for an axis, with its sign; zero has none."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
