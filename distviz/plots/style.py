@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from distviz.settings import check_figure_width
+from distviz.settings import OPTIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,7 +157,7 @@ def styled(width: str | None = None) -> Iterator[PageFormat]:
         If there is no such width.
     """
     global _current  # noqa: PLW0603 -- guarded by the lock, like Matplotlib's own settings
-    check_figure_width(width)
+    OPTIONS["figure_width"].check(width)
     chosen = _SCREEN if width is None else _PAPER[width]
     sizes: dict[Any, Any] = {
         "font.size": chosen.sizes["label"],
