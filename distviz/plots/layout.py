@@ -146,6 +146,7 @@ def arrange(figure: Figure, heading: Heading, heights: Sequence[float]) -> None:
     assert isinstance(engine, ConstrainedLayoutEngine)
     specs = [(ax.get_subplotspec(), ax) for ax in figure.axes]
     rows = {spec.rowspan.start: ax for spec, ax in specs if spec is not None}
+    figure.set_figheight(figure.get_figheight() + heading.height)
     edge, margin = EDGE / heading.width, 0.01 if style.page_format().is_narrow else 0.06
     for _ in range(4):
         height = figure.get_figheight()
@@ -157,11 +158,15 @@ def arrange(figure: Figure, heading: Heading, heights: Sequence[float]) -> None:
         missing = sum(heights) - sum(ax.get_position().height * height for ax in rows.values())
         if abs(missing) < 0.005 and not any(broken):
             break
-        figure.set_figheight(height + missing)
+        figure.set_figheight(round(height + missing, 4))
     for legend in figure.legends:
         box = (edge, margin / height, 1 - 2 * edge, (free - margin) / height)
         legend.set_bbox_to_anchor(box, figure.transFigure)
     figure.set_layout_engine("none")
+    for ax in figure.axes:
+        # The solver of constrained layout is not deterministic in the last digits.
+        x, y, across, up = (round(float(part), 5) for part in ax.get_position(original=True).bounds)
+        ax.set_position((x, y, across, up))
     heading.write(figure)
 
 
@@ -189,10 +194,13 @@ def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> 
 
     The panel must have its title.
     """
-    title = ax.get_title(loc="left")
+    title, page_width = ax.get_title(loc="left"), style.figure_of(ax).get_figwidth()
+    unique = dict(zip(reversed(labels), reversed(handles), strict=True))
+    labels, handles = list(unique)[::-1], list(unique.values())[::-1]
     if title and not style.page_format().is_narrow:
+        columns = _columns(labels, page_width - 0.6 - text_width(title, style.size("panel")))
         ax.legend(
-            handles, labels, loc="lower right", ncols=len(labels), bbox_to_anchor=(1.0, 1.0),
+            handles, labels, loc="lower right", ncols=columns, bbox_to_anchor=(1.0, 1.0),
             **legend_look(columnspacing=1.4, borderpad=0.4),
         )  # fmt: skip
         return
@@ -200,7 +208,7 @@ def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> 
     lift = (1.3 * lines * style.size("panel") + 3) / 72
     moved = ScaledTranslation(0, lift, style.figure_of(ax).dpi_scale_trans)
     ax.legend(
-        handles, labels, loc="lower left", ncols=_columns(labels, width_of(ax)),
+        handles, labels, loc="lower left", ncols=_columns(labels, page_width - 0.9),
         bbox_to_anchor=(0.0, 1.0), bbox_transform=ax.transAxes + moved, **legend_look(),
     )  # fmt: skip
 
