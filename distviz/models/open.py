@@ -100,10 +100,8 @@ def open_model(
     ----------
     source
         A folder, a ``.gguf`` file, a hub id ``org/name``; ``None`` for the embedded demo.
-        Ignored where `layer` is given.
     dtype
-        ``auto`` (that of the checkpoint; float32 for a GGUF and for built layers) or a name of
-        :data:`distviz.settings.DTYPES`.
+        ``auto`` (float32 for a GGUF and for built layers) or a key of `distviz.settings.DTYPES`.
     device
         ``auto`` (a GPU if there is one) or a torch device; `device_map` overrides it.
     revision
@@ -120,28 +118,25 @@ def open_model(
         Returns the required points: if it names some, only the embedding and the layers up to them
         are read, where the checkpoint allows it.
     stream
-        Whether layers stay on disk and are read one by one; None: only if they do not fit into
-        free memory.
+        Whether layers stay on disk and are read one by one; None: if they exceed free memory.
 
     Raises
     ------
     RequestError
         If the model cannot be opened as asked, or weights are missing.
     """
-    types, place = parse_dtype(dtype), parse_device(device)
-    placement = parse_device_map(device_map)
-    options = LoadOptions(types, place, placement, attn_implementation, trust_remote_code)
+    places = parse_device(device), parse_device_map(device_map)
+    options = LoadOptions(parse_dtype(dtype), *places, attn_implementation, trust_remote_code)
     if layer is not None and layer.weights is None:
         return _open_built(layer, options)
-    wanted = source if layer is None else layer.weights
-    checkpoint = locate(wanted, revision=revision, allow_pickle=allow_pickle)
+    source = source if layer is None else layer.weights
+    checkpoint = locate(source, revision=revision, allow_pickle=allow_pickle)
     if layer is not None:
         return _open_taken(layer, checkpoint, options)
-    return _open_checkpoint(
-        inspect_checkpoint(
-            checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
-        )
+    found = inspect_checkpoint(
+        checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
     )
+    return _open_checkpoint(found)
 
 
 def _open_checkpoint(found: CheckpointInfo) -> LoadedModel:
