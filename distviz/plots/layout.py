@@ -195,8 +195,8 @@ def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> 
     The panel must have its title.
     """
     title, page_width = ax.get_title(loc="left"), style.figure_of(ax).get_figwidth()
-    unique = dict(zip(reversed(labels), reversed(handles), strict=True))
-    labels, handles = list(unique)[::-1], list(unique.values())[::-1]
+    unique = dict(zip(labels, handles, strict=True))
+    labels, handles = list(unique), list(unique.values())
     if title and not style.page_format().is_narrow:
         columns = _columns(labels, page_width - 0.6 - text_width(title, style.size("panel")))
         ax.legend(
