@@ -5,15 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "DistvizError",
-    "InterruptedRunError",
-    "MeasurementError",
-    "RequestError",
-    "first_line",
-    "nearest",
-]
-
 
 class DistvizError(Exception):
     """Base of every error that distviz raises on purpose.

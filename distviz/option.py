@@ -11,16 +11,6 @@ from typing import Any, Literal
 
 from distviz.errors import RequestError, nearest
 
-__all__ = [
-    "HEADINGS",
-    "MEASURING",
-    "Affects",
-    "Option",
-    "check_choice",
-    "records_of",
-    "setting",
-]
-
 HEADINGS = (
     "Input and layers",
     "Redistribution",

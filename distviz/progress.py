@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-__all__ = ["Progress", "SharedProgress", "TerminalProgress"]
-
 
 class Progress:
     """What a measurement reports while it works; this base prints nothing."""

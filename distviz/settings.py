@@ -31,18 +31,6 @@ from distviz.sites import SITES, check_layers
 if TYPE_CHECKING:
     from distviz.arm import ARM
 
-__all__ = [
-    "DTYPES",
-    "FIGURE_FORMATS",
-    "OPTIONS",
-    "TABLE_FORMATS",
-    "LayerSettings",
-    "RunSettings",
-    "build_settings",
-    "names_affecting",
-    "read_toml",
-]
-
 DTYPES = {
     "float32": "float32",
     "bfloat16": "bfloat16",

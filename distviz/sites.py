@@ -9,19 +9,6 @@ from typing import NamedTuple
 
 from distviz.errors import RequestError, nearest
 
-__all__ = [
-    "MODULE_PREFIX",
-    "PHASES",
-    "SITES",
-    "HookPoint",
-    "SiteKey",
-    "check_layers",
-    "join_layers",
-    "key_order",
-    "parse_layers",
-    "parse_sites",
-]
-
 SITES: dict[str, str] = {
     "gate": "the input of the activation function",
     "act": "the output of the activation function, where ARM acts",

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from distviz.stats.kernels import Cut
 
-__all__ = ["ARM", "MODES", "PERCENTILES_OF"]
-
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
 _SMALLEST_MAD = 1e-12

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from distviz.stats.kernels import Cut
 
-__all__ = ["REDISTRIBUTIONS", "Custom", "Noise", "Scale", "Threshold", "make_redistribution"]
-
 _OWN_PASS = 1 << 32
 """Pass number for the places that `Noise` draws; ARM never uses it."""
 

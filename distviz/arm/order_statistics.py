@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from distviz.stats import MAD_TO_SIGMA, float_grid, kernels
 
-__all__ = ["OrderStatistics", "rank_values"]
-
 _FEW = 1 << 15
 _HALF = 16
 

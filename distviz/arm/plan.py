@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 
     from distviz.stats.kernels import Cut
 
-__all__ = [
-    "Plan",
-    "SequenceRows",
-    "copy_rows",
-    "cut_of",
-    "interpolate",
-    "one_sequence",
-    "target_of",
-    "to_host",
-    "valid_tokens",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

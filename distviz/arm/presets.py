@@ -15,16 +15,6 @@ from distviz.errors import RequestError, nearest
 if TYPE_CHECKING:
     from distviz.stats import Sketch
 
-__all__ = [
-    "PRESETS",
-    "Proposal",
-    "every_preset",
-    "find_preset",
-    "join_names",
-    "propose",
-    "published_for",
-]
-
 _BENCHMARKS = ("gpqa", "math-500", "aime24", "aime25", "humaneval", "livecodebench")
 _TABLE = {
     "qwen2.5-math-1.5b": ".15/99.5 .13/99.5 .13/99.5 .13/99.5 .13/99.5 -",

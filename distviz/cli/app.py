@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from distviz.results import Result
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="distviz",
     cls=HelpGroup,

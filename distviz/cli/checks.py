@@ -12,15 +12,6 @@ from distviz.measure import CheckpointFolder, current
 from distviz.results import check_output
 from distviz.settings import RunSettings
 
-__all__ = [
-    "PROPOSED",
-    "checked_output",
-    "checkpoint_folder",
-    "is_published",
-    "parse_counts",
-    "short_name",
-]
-
 PROPOSED = "proposed"
 """The preset whose settings a pilot run proposes."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.results import Comparison, FillerStudy, Result, Run, Sweep
 
-__all__ = ["GRID", "Study", "compare_study", "filler_study", "run_study", "sweep_study"]
-
 GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
 """Settings of which a sweep takes lists."""
 _DEFAULT_GRID = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}

@@ -10,8 +10,6 @@ import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 
-__all__ = ["Completer", "name_shell", "of_choices", "presets", "results"]
-
 Completer = Callable[[str], list[str]]
 
 _MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")

@@ -11,8 +11,6 @@ from distviz.cli.checks import checked_output, checkpoint_folder
 if TYPE_CHECKING:
     from distviz.cli.commands import Study
 
-__all__ = ["DryRun", "Estimate", "dry_run"]
-
 _SCHEMA_VERSION = 2
 
 

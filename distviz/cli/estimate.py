@@ -35,8 +35,6 @@ from distviz.settings import RunSettings
 from distviz.sites import HookPoint, join_layers
 from distviz.stats import float_grid
 
-__all__ = ["EmptyModel", "Part", "estimate", "open_empty"]
-
 _TABLE_BYTES = 8 * float_grid.CELLS
 _CLASSES = 4
 _LOGIT_VALUES, _LOGIT_COPIES = 1 << 23, 7

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EXIT_CODES", "GROUPS", "PAGES", "ROOT", "CommandHelp", "Example"]
-
 GROUPS = (
     "Commands that measure",
     "Commands that analyze",

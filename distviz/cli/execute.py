@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from distviz.results import Result, WhatIf
     from distviz.studies import Continuations
 
-__all__ = ["execute", "execute_generate", "execute_whatif"]
-
 
 def execute(study: Study, progress: Progress) -> tuple[Result, Path]:
     """Measure, and return the result with its folder, written with its figures.

@@ -16,8 +16,6 @@ from typer.core import TyperCommand, TyperGroup
 from distviz.cli.examples import EXIT_CODES, GROUPS, PAGES, ROOT, Example
 from distviz.option import HEADINGS
 
-__all__ = ["HelpCommand", "HelpGroup", "print_versions", "wrap_command"]
-
 _NEEDED = ("accelerate", "numba", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
 _OPTIONAL = ("gguf", "peft", "compressed-tensors", "bitsandbytes", "torchao", "lm-eval")
 _HYPHEN = "\ue000"

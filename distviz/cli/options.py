@@ -19,8 +19,6 @@ from distviz.option import HEADINGS, MEASURING, Option
 from distviz.settings import OPTIONS, TABLE_FORMATS
 from distviz.sites import PHASES
 
-__all__ = ["flags_of", "options_of", "signature"]
-
 _INPUT, _, _FILLER, _GRID, _GENERATION, _WHATIF, _, _OUTPUT, _GENERAL = HEADINGS
 _WRITING = (*MEASURING, "whatif")
 _GENERATING = (*MEASURING, "generate")

@@ -17,17 +17,6 @@ from distviz.data.documents import Document, fingerprint
 from distviz.data.prompts import FILLER, PARTS, Filler, document_ids, prefix_ids
 from distviz.errors import RequestError
 
-__all__ = [
-    "OTHER",
-    "Batch",
-    "Corpus",
-    "Window",
-    "classify_tokens",
-    "make_batches",
-    "random_corpus",
-    "tokenize",
-]
-
 OTHER = 3
 """The class of all other tokens."""
 _OPERATORS = re.compile(r"^[-+*/=<>^%&|~!×÷·∙±∓≤≥≠≈√∑∏∫−∗⋅]+$")

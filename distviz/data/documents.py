@@ -13,8 +13,6 @@ from typing import Any
 
 from distviz.errors import RequestError
 
-__all__ = ["Document", "fingerprint", "read_documents"]
-
 
 @dataclass(frozen=True)
 class Document:

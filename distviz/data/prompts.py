@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from distviz.data.documents import Document
 from distviz.errors import RequestError
 
-__all__ = ["FILLER", "PARTS", "Filler", "document_ids", "prefix_ids"]
-
 PARTS = ("start", "system", "question", "text", "filler")
 """Parts of a document; ``start`` is what the tokenizer or the chat template puts first."""
 FILLER = PARTS.index("filler")

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from distviz.measure.forward import Measurement
     from distviz.models.architectures import Mlp
 
-__all__ = ["AttentionKept", "attention_modules"]
-
 _BESIDE_EAGER = "distviz_beside_eager"
 """Scaled dot-product attention that takes the additive mask of the eager implementation."""
 

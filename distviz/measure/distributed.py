@@ -22,8 +22,6 @@ from distviz.errors import MeasurementError, first_line
 from distviz.measure.world import World, agree, report
 from distviz.progress import Progress, SharedProgress
 
-__all__ = ["LaunchedWorld", "join"]
-
 _JOIN_TIMEOUT = timedelta(minutes=5)
 _TIMEOUT = timedelta(minutes=30)
 """Time without progress in any process after which the missing ones are reported as lost."""

@@ -30,17 +30,6 @@ from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, parse_layers, parse_sites
 
-__all__ = [
-    "Measurement",
-    "capture_head_input",
-    "choose_points",
-    "inputs_of",
-    "measure_batch",
-    "needed_points",
-    "tokens_of",
-]
-
-
 _PLAN_FIELDS = ("n", "eps", "near", "fraction", "k", "upper", "lower")
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from distviz.models import LayersOnDisk
     from distviz.progress import Progress
 
-__all__ = ["BatchCheckpoint", "LayerCheckpointer", "ResumePoint", "check_state", "restore"]
-
 _SUFFIX = ".outputs"
 _STREAMED = "streamed"
 

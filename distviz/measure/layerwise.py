@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from distviz.measure.layer_checkpoint import LayerCheckpointer, ResumePoint
     from distviz.measure.tensor_files import SpillBuffer
 
-__all__ = ["Call", "stream"]
-
 
 @dataclass
 class Call:

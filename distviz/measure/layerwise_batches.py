@@ -21,8 +21,6 @@ from distviz.models import LayersOnDisk, layer_of
 from distviz.progress import Progress
 from distviz.sites import HookPoint
 
-__all__ = ["stream_batches"]
-
 
 def stream_batches(
     measurement: Measurement,

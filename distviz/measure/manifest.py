@@ -20,8 +20,6 @@ from distviz.models import LoadedModel
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.settings import RunSettings, names_affecting
 
-__all__ = ["assemble", "describe", "request", "versions"]
-
 _SHOWN = 3
 
 

@@ -51,8 +51,6 @@ from distviz.results import Run
 from distviz.settings import LayerSettings, RunSettings, build_settings
 from distviz.stats import kernels
 
-__all__ = ["corpus_of", "filler_of", "measure", "open_from", "pilot_run", "random_input", "run"]
-
 _PILOT_WINDOWS = 16
 """Windows from which settings are proposed."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["Baseline", "Effect", "HeadInput"]
-
 _SLICE_VALUES = 1 << 23
 _SUMS = ("loss_before", "loss_after", "kl")
 

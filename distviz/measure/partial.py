@@ -21,8 +21,6 @@ from distviz.measure.output_effect import Effect
 from distviz.measure.world import World
 from distviz.stats import decode, encode
 
-__all__ = ["PartialResult", "batches_of_documents", "gather", "partition_batches"]
-
 _PLAN_ORDER = ["stack", "layer", "module", "document", "window", "pass"]
 
 

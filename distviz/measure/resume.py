@@ -20,8 +20,6 @@ from distviz.progress import Progress
 from distviz.results import replacing
 from distviz.stats import decode, encode
 
-__all__ = ["CheckpointFolder", "read_state", "write_state"]
-
 _MAGIC = b"distviz state 3\n"
 _SUFFIX = ".state"
 _MAX_TIME_SHARE = 0.02

@@ -22,8 +22,6 @@ from distviz.results import replacing
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OutputWriter", "SpillBuffer", "SpillHandle", "check_file", "digest_of", "read_output"]
-
 _CHUNK_BYTES = 1 << 24
 _SEQUENCES: dict[str, type[tuple[Any, ...] | list[Any]]] = {"tuple": tuple, "list": list}
 

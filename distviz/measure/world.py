@@ -15,8 +15,6 @@ from typing import Any
 from distviz.errors import RequestError
 from distviz.progress import Progress
 
-__all__ = ["World", "agree", "current", "enter", "launched_size", "report"]
-
 _SHOWN = 3
 
 

@@ -22,14 +22,6 @@ from distviz.results.tables import damaged, records
 from distviz.sites import SiteKey
 from distviz.stats import Sketch
 
-__all__ = [
-    "Comparison",
-    "Pair",
-    "compare_manifest",
-    "depth",
-    "pair_keys",
-]
-
 _DISTANCES = {"layer_a", "layer_b", "site", "ks", "wasserstein_normalized", "js_divergence"}
 _TESTS = {"layer_a", "quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
 _RUN_FILES = (

@@ -18,8 +18,6 @@ import pyarrow.parquet as pq
 from distviz.sites import SiteKey
 from distviz.stats import Moments, Sketch, float_grid
 
-__all__ = ["read", "write"]
-
 _METADATA = b"distviz"
 _KEY = ("layer", "site", "phase", "module", "token_class", "stack")
 

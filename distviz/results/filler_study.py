@@ -18,8 +18,6 @@ from distviz.results.storage import FILLER
 from distviz.results.tables import damaged, records
 from distviz.stats import ALPHA, inference, verdict
 
-__all__ = ["QUANTITIES", "FillerStudy", "run_folder"]
-
 QUANTITIES = (
     "near_zero_difference",
     "log_variance_ratio",

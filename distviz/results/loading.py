@@ -11,8 +11,6 @@ from distviz.results.run import Run
 from distviz.results.sweep import Sweep
 from distviz.results.whatif import WhatIf
 
-__all__ = ["load"]
-
 Kind = Run | Comparison | FillerStudy | Sweep | WhatIf
 _KINDS: tuple[type[Kind], ...] = (Run, Comparison, FillerStudy, Sweep, WhatIf)
 

@@ -13,8 +13,6 @@ import pandas as pd
 from distviz.results.storage import read_manifest, staging, write_manifest
 from distviz.results.tables import choose_places, read_table, rows_at
 
-__all__ = ["Result", "model_layers"]
-
 
 @dataclass(frozen=True)
 class Result(ABC):

@@ -19,8 +19,6 @@ from distviz.results.tables import damaged, read_table, records
 from distviz.sites import PHASES, SiteKey, key_order
 from distviz.stats import Sketch, statistics
 
-__all__ = ["Run"]
-
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arm_input")
 

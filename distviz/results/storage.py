@@ -13,20 +13,6 @@ from typing import Any
 
 from distviz.errors import MeasurementError, RequestError, first_line
 
-__all__ = [
-    "COMPARISON",
-    "FILLER",
-    "RUN",
-    "SCHEMA_VERSION",
-    "SWEEP",
-    "WHATIF",
-    "check_output",
-    "read_manifest",
-    "replacing",
-    "staging",
-    "write_manifest",
-]
-
 SCHEMA_VERSION = 2
 """Changes whenever the meaning of a file changes; other versions are refused."""
 

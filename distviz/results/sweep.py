@@ -18,18 +18,6 @@ from distviz.results.result import Result, model_layers
 from distviz.results.storage import SWEEP
 from distviz.results.tables import damaged, records
 
-__all__ = [
-    "NAMED",
-    "SWEEP_QUANTITIES",
-    "Recommendation",
-    "Sweep",
-    "band_names",
-    "join_seeds",
-    "pareto",
-    "setting_name",
-    "varied_columns",
-]
-
 NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
 """The columns that identify a setting."""
 

@@ -11,8 +11,6 @@ import pandas as pd
 
 from distviz.errors import RequestError, first_line
 
-__all__ = ["choose_places", "damaged", "read_table", "records", "rows_at"]
-
 _STRINGS = (
     *("site", "module", "module_a", "module_b", "stack", "reason"),
     *("layers", "preset", "question", "format", "range"),

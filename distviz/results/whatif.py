@@ -16,8 +16,6 @@ from distviz.results.result import Result, model_layers
 from distviz.results.storage import WHATIF
 from distviz.results.tables import damaged, records
 
-__all__ = ["COLUMNS", "WhatIf", "least_first"]
-
 COLUMNS = (
     "layer",
     "site",

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from distviz.stats.kernels import ChannelSums
 from distviz.stats.kernels.numba_loops import exact_add, exact_span
 
-__all__ = ["ChannelTotals", "ExactSums"]
-
 _BITS = 32
 _SPLIT = 134217729.0  # 2^27 + 1, Veltkamp's
 

@@ -13,19 +13,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CELLS",
-    "GRIDS",
-    "SIGN",
-    "first_nonfinite",
-    "grid_for_dtype",
-    "magnitudes",
-    "ordered_codes",
-    "ordered_values",
-    "to_bf16_codes",
-    "values",
-]
-
 CELLS: Final = 65_536
 SIGN: Final = 0x8000
 GRIDS: Final = ("bf16", "fp16")

@@ -21,17 +21,6 @@ from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 
-__all__ = [
-    "COVERAGE",
-    "MIN_DOCUMENTS",
-    "QUANTITIES",
-    "DocumentValues",
-    "coverage",
-    "infer",
-    "infer_means",
-    "log_positive",
-]
-
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 

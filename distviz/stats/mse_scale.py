@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 
 from distviz.stats.number_formats import NumberFormat, Quantizer
 
-__all__ = ["Magnitudes", "Spread", "least_error"]
-
 _ROUNDING = 1e-12
 _CELLS = 64
 _SPLIT = 4

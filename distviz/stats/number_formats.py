@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "LOSSLESS_DB", "Losses", "NumberFormat", "Quantizer", "losses"]
-
 LOSSLESS_DB = 300.0
 """Larger ratios are rounding errors of float64 and reported as infinite."""
 

@@ -13,8 +13,6 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Pruned", "prune", "threshold_for"]
-
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 

@@ -12,8 +12,6 @@ from distviz.stats.mse_scale import Magnitudes, Spread, least_error
 from distviz.stats.number_formats import Losses, NumberFormat, Quantizer, losses
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
-__all__ = ["RANGES", "Sample", "fit"]
-
 RANGES: dict[str, str] = {
     "none": "the format itself, scale 1 (fp8 only)",
     "max": "every value inside",

@@ -17,17 +17,6 @@ from distviz.stats import float_grid
 from distviz.stats.moments import Moments
 from distviz.stats.sketch import Sketch
 
-__all__ = [
-    "decode",
-    "encode",
-    "pack_moments",
-    "pack_sketches",
-    "pack_tables",
-    "unpack_moments",
-    "unpack_sketches",
-    "unpack_tables",
-]
-
 _ARRAY = "$array"
 _LENGTH_BYTES = 8
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from distviz.stats.kernels import Observation
 
-__all__ = ["Sketch", "interpolate_quantiles"]
-
 
 class Sketch:
     """Counts of every value of a 16-bit grid.

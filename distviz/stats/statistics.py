@@ -15,26 +15,6 @@ from numpy.typing import NDArray
 from distviz.stats import float_grid
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
-__all__ = [
-    "DEFAULT_C",
-    "MAD_TO_SIGMA",
-    "PERCENTILES",
-    "bin_edges",
-    "center_and_mad",
-    "describe",
-    "entropy_bits",
-    "gini",
-    "histogram",
-    "js_divergence",
-    "ks",
-    "l1",
-    "l2",
-    "moments",
-    "near_zero",
-    "near_zero_eps",
-    "wasserstein",
-]
-
 DEFAULT_C = 0.13
 PERCENTILES = {
     "p0_1": 0.1,

@@ -10,8 +10,6 @@ import pandas as pd
 
 from distviz.stats.inference import MIN_DOCUMENTS
 
-__all__ = ["ALPHA", "verdict"]
-
 ALPHA = 0.05
 """The false discovery rate: a difference is significant where the adjusted p is below."""
 

@@ -17,8 +17,6 @@ from distviz.results import COMPARISON, FILLER, RUN, Run
 from distviz.settings import RunSettings, build_settings, names_affecting
 from distviz.sites import parse_sites
 
-__all__ = ["CompareSide", "find_sides", "settings_from_toml"]
-
 _PHASES = ("before", "after")
 _COMMAND_SETTINGS = frozenset(("model", "text", *names_affecting("figures", "nothing")))
 

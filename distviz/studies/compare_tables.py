@@ -13,8 +13,6 @@ from distviz.results import Pair, Run
 from distviz.sites import SiteKey
 from distviz.stats import statistics
 
-__all__ = ["channel_changes", "class_shares", "distances"]
-
 _TOP_CHANNELS = 50
 _MEASURED = ("std", "mean", "absmax")
 

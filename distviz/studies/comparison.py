@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder
     from distviz.progress import Progress
 
-__all__ = ["compare", "compare_runs", "finished_comparison"]
-
 _LAST = ["module", "stack"]
 
 

@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.sites import SiteKey
 
-__all__ = [
-    "DEFAULT_FILLER",
-    "filled_corpus",
-    "finished_study",
-    "read_prompts",
-    "study_filler",
-]
-
 DEFAULT_FILLER = "/"
 _QUANTITIES = {
     "near_zero_difference": ("near_zero", False),

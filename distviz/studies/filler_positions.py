@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from distviz.data import Corpus
     from distviz.sites import SiteKey
 
-__all__ = ["by_distance", "token_changes", "token_names"]
-
 Rows = Mapping[tuple["SiteKey", int], NDArray[np.float64]]
 
 _PLACE = ["layer", "site", "module", "stack"]

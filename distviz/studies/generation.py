@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from distviz.models import LoadedModel
     from distviz.progress import Progress
 
-__all__ = ["Continuations", "Decoding", "diversity", "generate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:

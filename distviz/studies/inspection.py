@@ -11,8 +11,6 @@ from distviz.models.architectures import Mlp, count_layers, find_mlps, point_wid
 from distviz.settings import build_settings
 from distviz.sites import HookPoint
 
-__all__ = ["Inspection", "inspect"]
-
 
 @dataclass(frozen=True)
 class Inspection:

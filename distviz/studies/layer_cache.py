@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from distviz.models.architectures import Mlp
 
-__all__ = ["LayerCache", "find_layers"]
-
 
 @dataclass
 class LayerCache:

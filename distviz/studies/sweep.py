@@ -23,8 +23,6 @@ from distviz.sites import parse_layers
 from distviz.studies.sweep_grid import Presets, Setting, SweepGrid, by_layer, combine
 from distviz.studies.sweep_passes import BatchPasses, SweepPasses
 
-__all__ = ["activation_layers", "every_setting", "first_place", "layer_count", "sweep_model"]
-
 
 def sweep_model(
     opened: LoadedModel,

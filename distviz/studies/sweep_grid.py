@@ -12,8 +12,6 @@ from distviz.errors import RequestError
 from distviz.settings import RunSettings
 from distviz.sites import parse_layers
 
-__all__ = ["Presets", "Setting", "SweepGrid", "by_layer", "check", "combine"]
-
 _NUMBERS = ("c", "p1", "fraction")
 _WORDS = ("arm_mode", "redistribution")
 

@@ -26,8 +26,6 @@ from distviz.studies.sweep_grid import Setting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BatchPasses", "SweepPasses", "Trial"]
-
 _EFFECT = ("loss_before", "loss_after", "kl", "top1_agreement")
 _BASELINE_BYTES = 1 << 30
 """Limit of the log-probabilities of a batch in memory; others are computed again."""

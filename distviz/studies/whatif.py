@@ -20,8 +20,6 @@ from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_pl
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
 from distviz.stats import FORMATS, RANGES, Sample, fit, prune, threshold_for
 
-__all__ = ["WhatIfRequest", "evaluate_whatif", "parse_whatif", "read_run"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class WhatIfRequest:

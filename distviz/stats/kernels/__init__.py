@@ -22,7 +22,8 @@ from distviz.stats.kernels.numba_loops import (
     summarise,
 )
 from distviz.stats.kernels.rng import row_keys, uniforms
-from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
+from distviz.stats.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.stats.moments import Moments
 
 __all__ = [
     "ChannelSums",

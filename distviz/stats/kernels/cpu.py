@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from distviz.stats import float_grid
 from distviz.stats.kernels import numba_loops
-from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
+from distviz.stats.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.stats.moments import Moments
 
 _SMALL = 1 << 16
 _MAGNITUDE_16 = np.uint16(0x7FFF)

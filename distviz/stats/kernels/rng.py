@@ -40,8 +40,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["row_keys", "uniforms"]
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.types import ChannelSums, Cut, Moments, Observation, Tally
+from distviz.stats.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.stats.moments import Moments
 
 _WORD = 0xFFFFFFFF
 _CHUNK_VALUES = 1 << 23

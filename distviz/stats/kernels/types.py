@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from distviz.stats.moments import Moments
 
-__all__ = ["ChannelSums", "Cut", "Moments", "Observation", "Tally"]
-
 
 @dataclass(frozen=True)
 class Tally:
