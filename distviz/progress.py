@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+
+_lost_interrupts: list[bool] = []
+
+
+@contextmanager
+def catch_lost_interrupts() -> Iterator[None]:
+    """Let the next batch raise a KeyboardInterrupt that Python ignored in a destructor."""
+    before = sys.unraisablehook
+
+    def keep(ignored: sys.UnraisableHookArgs) -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            _lost_interrupts.append(True)
+        else:
+            before(ignored)
+
+    sys.unraisablehook = keep
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        _lost_interrupts.clear()
 
 
 class Progress:
@@ -92,7 +116,15 @@ class TerminalProgress(Progress):
         self._bar.start()
 
     def advance(self, tokens: int) -> None:
-        """Move the bar and update speed and time left."""
+        """Move the bar and update speed and time left.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If one was lost, see `catch_lost_interrupts`.
+        """
+        if _lost_interrupts:
+            raise KeyboardInterrupt
         bar, task = self._bar, self._task
         if bar is None or task is None:
             return

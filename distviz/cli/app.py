@@ -20,6 +20,7 @@ from distviz.cli.help import HelpCommand, HelpGroup, print_versions
 from distviz.cli.views.console import is_unicode_name, replace_unencodable
 from distviz.errors import DistvizError, RequestError, first_line
 from distviz.measure import world
+from distviz.progress import catch_lost_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -368,7 +369,8 @@ def main() -> None:
     completion.name_shell(sys.argv[1:], os.environ)
     replace_unencodable(sys.stdout, sys.stderr)
     try:
-        code = app(prog_name="distviz", standalone_mode=False)
+        with catch_lost_interrupts():
+            code = app(prog_name="distviz", standalone_mode=False)
     except typer.Abort:
         code = 130
     except typer.TyperException as error:

@@ -5,5 +5,5 @@ from .corpus import random_corpus as random_corpus
 from .corpus import tokenize as tokenize
 from .documents import Document as Document
 from .documents import read_documents as read_documents
-from .prompts import Filler as Filler
 from .prompts import PARTS as PARTS
+from .prompts import Filler as Filler

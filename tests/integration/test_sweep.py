@@ -108,9 +108,9 @@ def test_layers_below_the_change_are_not_computed_again(
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
+    from distviz import measure
     from distviz.cli.commands import GRID, sweep_study
     from distviz.cli.execute import execute
-    from distviz.measure import measurement as collect
     from distviz.progress import Progress
 
     calls: dict[int, int] = {}
@@ -122,9 +122,9 @@ def test_layers_below_the_change_are_not_computed_again(
 
     model = save_tiny_llama(tmp_path / "deep", demo_folder, num_hidden_layers=4)
     opened = []
-    open_from = collect.open_from
+    open_from = measure.open_from
     monkeypatch.setattr(
-        collect, "open_from", lambda *args: opened.append(open_from(*args)) or opened[-1]
+        measure, "open_from", lambda *args: opened.append(open_from(*args)) or opened[-1]
     )
     monkeypatch.setattr(LlamaMLP, "forward", counting)
     flags = {"text": [str(text)], "max_length": 32, "batch_size": 64, "out": str(tmp_path / "out")}
@@ -318,7 +318,6 @@ def _path(name: str) -> Path:
 def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved: Path) -> None:
     before = AutoModelForCausalLM.from_pretrained(tiny_saved).state_dict()
     from distviz.data.documents import read_documents
-    from distviz.measure import measurement as collect
     from distviz.progress import Progress
     from distviz.settings import RunSettings
     from distviz.studies import sweep as sweeps

@@ -365,7 +365,7 @@ def test_an_exception_in_one_process_is_reported_once(tmp_path: Path) -> None:
     assert len(messages) == 2, messages
     assert messages[0].startswith(f"distviz: rank 1 of 2 ({socket.gethostname()}, process ")
     assert messages[0].endswith("OSError: [Errno 28] No space left on device")
-    assert messages[1] == "  run again with --debug to see where it happened"
+    assert messages[1] == "  run again with --debug to see the traceback"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -466,7 +466,7 @@ def test_commands_for_one_process_are_refused(tmp_path: Path) -> None:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     assert messages == [
-        "distviz: distviz filler works in one process",
+        "distviz: distviz filler runs in one process",
         "  start it without torchrun or accelerate",
     ]
 
@@ -475,7 +475,10 @@ def test_commands_for_one_process_are_refused(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--text", "-"], "--text - cannot be read by several processes"),
-        (["--device-map", "auto"], "--device-map spreads one process's model over all devices"),
+        (
+            ["--device-map", "auto"],
+            "--device-map spreads the model of one process over all devices",
+        ),
         (["--layers", "99"], "--layers 99: layer 99 does not exist"),
     ],
 )

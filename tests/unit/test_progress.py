@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from distviz.progress import Progress, SharedProgress, TerminalProgress
+from distviz.progress import Progress, SharedProgress, TerminalProgress, catch_lost_interrupts
 
 
 def shown(bar: TerminalProgress, out: io.StringIO) -> str:
@@ -73,3 +75,19 @@ def test_shared_progress_counts_elsewhere() -> None:
     shared.start(10, 2)
     shared.advance(8)
     assert (seen.calls, counted) == (["measuring", (10, 2)], [8])
+
+
+def test_an_interrupt_lost_in_a_destructor_ends_the_next_batch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Interrupted:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    bar = TerminalProgress(Console(file=io.StringIO()), is_silent=True)
+    with pytest.raises(KeyboardInterrupt), catch_lost_interrupts():
+        Interrupted()
+        gc.collect()
+        bar.advance(5)
+    assert capsys.readouterr().err == ""
+    bar.advance(5)
