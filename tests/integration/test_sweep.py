@@ -317,6 +317,7 @@ def _path(name: str) -> Path:
 
 def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved: Path) -> None:
     before = AutoModelForCausalLM.from_pretrained(tiny_saved).state_dict()
+    from distviz import measure
     from distviz.data.documents import read_documents
     from distviz.progress import Progress
     from distviz.settings import RunSettings
@@ -324,8 +325,8 @@ def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved:
     from distviz.studies.sweep_grid import SweepGrid, combine
 
     settings = RunSettings(model=str(tiny_saved), max_length=32)
-    opened = collect.open_from(settings, Progress())
-    corpus = collect.corpus_of(read_documents([text]), opened, settings)
+    opened = measure.open_from(settings, Progress())
+    corpus = measure.corpus_of(read_documents([text]), opened, settings)
     grid = combine(SweepGrid(c="0.1", arm_layers="1"), settings, 2)
     sweeps.sweep_model(opened, corpus, settings, grid, [0], 0.05, Progress())
     for name, value in opened.model.state_dict().items():
