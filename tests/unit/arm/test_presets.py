@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distviz.arm.arm import ARM
-from distviz.arm.presets import PRESETS, find_preset, propose
+from distviz.arm.presets import PRESETS, every_preset, find_preset, join_names, propose
 from distviz.errors import RequestError
 from distviz.stats.sketch import Sketch
 
@@ -106,3 +106,19 @@ def test_the_rule_of_thumb(near: int, others: int, expected: dict[str, Any]) -> 
     assert found.settings == expected
     assert found.evidence.startswith(f"{near}% of the values")
     assert propose(Sketch().add(values * 100)).settings == expected
+
+
+def test_names_of_presets() -> None:
+    assert join_names(["m:a", "m:b", "m:c"]) == "m:a,b,c"
+    assert (join_names(["m:a", "n:a"]), join_names([]), join_names(["proposed"])) == (
+        "m:a,n:a", "", "proposed",
+    )  # fmt: skip
+    assert list(every_preset("qwen2.5-7b-instruct, gemma-3-4b-it:gpqa", None)) == [
+        *(f"qwen2.5-7b-instruct:{one}"
+          for one in ("gpqa", "math-500", "aime25", "humaneval", "livecodebench")),
+        "gemma-3-4b-it:gpqa",
+    ]  # fmt: skip
+    assert every_preset("auto", "org/Gemma-3-4B-it") == every_preset("gemma-3-4b-it", None)
+    assert every_preset("auto", "nobody") == {}
+    with pytest.raises(RequestError, match="unknown preset 'gemma'"):
+        every_preset("auto,gemma", "nobody")

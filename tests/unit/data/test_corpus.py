@@ -1,42 +1,17 @@
-"""Text to batches: windows, prefixes, padding, fillers, classes, and what a bad file gets."""
+"""Text to batches: windows, prefixes, padding, token classes, random input."""
 
 from __future__ import annotations
 
-import io
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.brute_force import CLASSES, token_class
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from support.word_tokenizer import word_tokenizer
 
 from distviz.data.corpus import classify_tokens, make_batches, random_corpus, tokenize
-from distviz.data.documents import Document, read_documents
-from distviz.data.prompts import Filler
+from distviz.data.documents import Document
 from distviz.errors import RequestError
-
-WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {
-    w: i + 4 for i, w in enumerate("abcdefgh/?")
-}
-
-
-def word_tokenizer(*, adds: bool = False, chat_template: str | None = None) -> Any:
-    """One id a word; ``adds`` puts [CLS] before and [SEP] behind a text, as BERT does."""
-    made = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    if adds:
-        made.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-        )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    fast.chat_template = chat_template
-    return fast
 
 
 def texts(*lines: str) -> list[Document]:
@@ -201,193 +176,6 @@ def test_classes_go_with_their_tokens(demo_tokenizer: Any) -> None:
 )  # fmt: skip
 def test_token_classes(token: str, expected: str) -> None:
     assert CLASSES[classify_tokens([token])[0]] == expected == token_class(token)
-
-
-# Fillers ------------------------------------------------------------------------------------
-
-PROMPT = Document("p", system="a b c", question="d e ?")
-OWN = [4, 5, 6, 7, 8, 13]
-
-
-def filled(position: str, *, string: str = "/", count: int = 3, seed: int = 0) -> list[int]:
-    filler = Filler(string, count, position, seed)
-    corpus = tokenize([PROMPT], word_tokenizer(), filler=filler)
-    return corpus.windows[0].ids.tolist()
-
-
-@pytest.mark.parametrize(
-    ("position", "expected"),
-    [
-        ("start", [12] * 3 + OWN),
-        ("between", OWN[:3] + [12] * 3 + OWN[3:]),
-        ("end", OWN + [12] * 3),
-    ],
-)
-def test_where_a_filler_goes(position: str, expected: list[int]) -> None:
-    assert filled(position) == expected
-
-
-def test_a_random_place_follows_from_the_seed_and_keeps_the_run_together() -> None:
-    found = {tuple(filled("random", seed=seed)) for seed in range(40)}
-    assert len(found) > 3
-    for ids in found:
-        start = ids.index(12)
-        assert list(ids[start : start + 3]) == [12] * 3
-        assert [token for token in ids if token != 12] == OWN
-    assert filled("random", seed=4) == filled("random", seed=4)
-
-
-@pytest.mark.parametrize("position", ["start", "between", "end", "random"])
-@pytest.mark.parametrize("string", ["/", "a ?", " zz"])
-def test_the_prompt_keeps_its_ids(position: str, string: str, demo_tokenizer: Any) -> None:
-    prompt = Document("p", system="You are help", question="ful. What is 3 + 4?")
-    own = [
-        token
-        for part in (prompt.system, prompt.question)
-        for token in demo_tokenizer(part, add_special_tokens=False)["input_ids"]
-    ]
-    run = demo_tokenizer(string, add_special_tokens=False)["input_ids"] * 5
-    plain = tokenize([prompt], demo_tokenizer).windows[0].ids.tolist()
-    assert plain == [0, *own]
-    ids = tokenize([prompt], demo_tokenizer, filler=Filler(string, 5, position, 1))
-    with_filler = ids.windows[0].ids.tolist()
-    assert len(with_filler) == len(plain) + len(run)
-    places = [i for i in range(len(with_filler)) if with_filler[i : i + len(run)] == run]
-    assert any(with_filler[:i] + with_filler[i + len(run) :] == plain for i in places)
-
-
-def test_no_repetition_is_no_filler() -> None:
-    assert filled("between", count=0) == OWN
-
-
-TEMPLATE = (
-    "{% for m in messages %}{{ '[CLS] ' if m.role == 'system' else '[SEP] ' }}"
-    "{{ m.content }} {% endfor %}{% if add_generation_prompt %}g{% endif %}"
-)
-
-
-def test_a_chat_template_wraps_prompts_and_the_filler_stands_where_it_was_put() -> None:
-    tokenizer = word_tokenizer(chat_template=TEMPLATE)
-
-    def ids(filler: Filler | None = None) -> list[int]:
-        corpus = tokenize([PROMPT], tokenizer, filler=filler, chat_template=True)
-        return corpus.windows[0].ids.tolist()
-
-    assert ids() == [1, 4, 5, 6, 2, 7, 8, 13, 10]
-    assert ids(Filler("/", 2, "between", 0)) == [1, 4, 5, 6, 2, 12, 12, 7, 8, 13, 10]
-    assert ids(Filler("/", 2, "start", 0)) == [1, 12, 12, 4, 5, 6, 2, 7, 8, 13, 10]
-    with pytest.raises(RequestError, match="no chat template"):
-        tokenize([PROMPT], word_tokenizer(), chat_template=True)
-
-
-# Reading ------------------------------------------------------------------------------------
-
-
-def write(folder: Path, name: str, data: bytes | str) -> Path:
-    path = folder / name
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
-
-
-def test_a_text_file_is_one_document(tmp_path: Path) -> None:
-    path = write(tmp_path, "story.txt", "one\n\ntwo\n")
-    (document,) = read_documents([path])
-    assert (document.id, document.text) == ("story.txt", "one\n\ntwo\n")
-
-
-def test_sources_join_in_order(tmp_path: Path) -> None:
-    first = write(tmp_path, "a.txt", "A")
-    second = write(tmp_path, "b.jsonl", '{"text": "B"}\n{"question": "C?"}\n')
-    found = read_documents([first, second, "D", {"system": "S", "question": "E?"}])
-    assert [d.text or d.question for d in found] == ["A", "B", "C?", "D", "E?"]
-    assert [d.is_prompt for d in found] == [False, False, True, False, True]
-
-
-def test_jsonl(tmp_path: Path) -> None:
-    lines = [
-        json.dumps({"id": 7, "text": "x\ny", "other": [1]}),
-        "",
-        json.dumps({"system": "S", "question": "Q"}),
-    ]
-    path = write(tmp_path, "d.jsonl", "\r\n".join(lines) + "\r\n")
-    first, second = read_documents([path])
-    assert (first.id, first.text) == ("7", "x\ny")
-    assert (second.system, second.question) == ("S", "Q")
-
-
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
-def test_json_strings_may_hold_what_python_takes_for_an_end_of_line(
-    tmp_path: Path, mark: str
-) -> None:
-    text = f"a{mark}b"
-    shown = text if mark > "\x1f" else json.dumps(text)[1:-1]
-    path = write(tmp_path, "d.jsonl", f'{{"text": "{shown}"}}\n{{"text": "c"}}\n')
-    assert [d.text for d in read_documents([path])] == [text, "c"]
-
-
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
-    bom = b"\xef\xbb\xbf"
-    plain = write(tmp_path, "a.txt", bom + b"text")
-    lines = write(tmp_path, "a.jsonl", bom + b'{"text": "text"}\n')
-    assert [d.text for d in read_documents([plain, lines])] == ["text", "text"]
-
-
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    def give(data: bytes) -> None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-
-    give("größer\nals".encode())
-    assert [d.text for d in read_documents([Path("-")])] == ["größer\nals"]
-    give(b"")
-    with pytest.raises(RequestError, match="empty"):
-        read_documents([Path("-")])
-    give(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match="standard input is not UTF-8"):
-        read_documents([Path("-")])
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "match"),
-    [
-        ("a.txt", b"", r"a\.txt is empty"),
-        ("a.txt", b" \n\t\n", r"a\.txt is empty"),
-        ("a.jsonl", b"\n\n", r"a\.jsonl is empty"),
-        ("a.txt", b"caf\xe9 au lait", r"a\.txt is not UTF-8 text \(byte 3\)"),
-        ("a.txt", b"PK\x03\x04\x00\x00abc", r"a\.txt is a binary file"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl, line 2 is not JSON"),
-        ("a.jsonl", b'{"text": "a"}\n\nnope\n', r"a\.jsonl, line 3 is not JSON"),
-        ("a.jsonl", b'["a"]\n', r"line 1: expected an object"),
-        ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', r"line 2: expected"),
-        ("a.jsonl", b'{"text": 3}\n', r"line 1: 'text' is not a string"),
-        ("a.jsonl", b'{"text": null}\n', r"line 1: 'text' is not a string"),
-        ("a.jsonl", b'{"system": "s"}\n', r"line 1: expected"),
-        ("a.jsonl", b'{"text": "t", "question": "q"}\n', r"line 1: expected"),
-        ("a.jsonl", b'{"text": ""}\n', r"line 1: expected"),
-    ],
-)
-def test_what_a_bad_file_gets(tmp_path: Path, name: str, data: bytes, match: str) -> None:
-    with pytest.raises(RequestError, match=match):
-        read_documents([write(tmp_path, name, data)])
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"nowhere\.txt: No such file"):
-        read_documents([tmp_path / "nowhere.txt"])
-    with pytest.raises(RequestError, match="Is a directory"):
-        read_documents([tmp_path])
-
-
-@pytest.mark.parametrize("source", ["", "   ", "\n"])
-def test_an_empty_text_is_refused(source: str) -> None:
-    with pytest.raises(RequestError, match="empty"):
-        read_documents([source])
-
-
-def test_the_embedded_documents() -> None:
-    found = read_documents([])
-    assert len(found) >= 24
-    assert len({document.id for document in found}) == len(found)
-    assert all(document.text.strip() for document in found)
 
 
 # Random input -------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from support.synthetic_fillers import COUNTS, LAYERS, PROMPTS, SIZES, study
 from distviz.errors import RequestError
 from distviz.reports import export as exports
 from distviz.results import loading as folders
-from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
 
 if TYPE_CHECKING:
@@ -140,11 +139,3 @@ def test_a_study_is_no_side_of_a_comparison(folder: Path, call: Callable[..., Do
     assert done.code == 2
     assert "is a filler study, not a run" in done.err
     assert "count_000" in done.err
-
-
-def test_every_kind_of_folder_is_loaded(folder: Path, tmp_path: Path) -> None:
-    assert folders.load(folder / "count_000").manifest["kind"] == "run"
-    with pytest.raises(RequestError, match="not a folder"):
-        folders.load(tmp_path / "nothing")
-    with pytest.raises(RequestError, match="is not a comparison"):
-        Comparison.load(folder)

@@ -6,13 +6,14 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from support.brute_force import on_grid, raw
+from support.counted_runs import key_of, make_run
 from support.texts import TEXTS
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -22,62 +23,6 @@ from distviz.results.run import Run
 from distviz.results.storage import check_output, staging
 from distviz.sites import SiteKey
 from distviz.stats.sketch import Sketch
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-ODD = [0.0, -0.0, -0.0, math.nan, math.nan, math.inf, -math.inf, 1e-45, -9.2e-41, 3.4e38, -7.25]
-
-
-def key(layer: int = 0, phase: str = "before", site: str = "act") -> SiteKey:
-    return SiteKey(layer, "decoder", site, phase, f"model.layers.{layer}.mlp.act_fn")
-
-
-def make_run(sketches: dict[SiteKey, dict[str, Sketch]], **manifest: Any) -> Run:
-    content = {"schema_version": 2, "kind": "run", "effect": {}, "warnings": [], "arm": None}
-    return Run(content | {"text": {}, "settings": {}, "model": {"name": "m"}} | manifest, sketches)
-
-
-def sketch_of(values: Sequence[float], dtype: torch.dtype) -> Sketch:
-    return Sketch().add(torch.tensor(values, dtype=torch.float64).to(dtype))
-
-
-# There and back -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_save_and_load_change_nothing(dtype: torch.dtype, tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(1)
-    noise = (torch.randn(5000, generator=generator) * 3).tolist()
-    run = make_run({
-        key(): {"all": sketch_of(ODD, dtype)},
-        key(1): {"digits": sketch_of(noise, dtype), "other": sketch_of(ODD[:3], dtype)},
-        key(2): {"all": Sketch()},
-        key(3): {"all": sketch_of([math.nan, math.inf], dtype)},
-    })  # fmt: skip
-    again = Run.load(run.save(tmp_path / "run"))
-    assert again.sketches == run.sketches
-    assert [*again.sketches] == [*run.sketches]
-    assert again.manifest == run.manifest
-    assert again.texts is None
-    sketch = again.sketches[key()]["all"]
-    infinite = int(torch.isinf(torch.tensor(ODD, dtype=torch.float64).to(dtype)).sum())
-    assert (sketch.nan, sketch.inf) == (2, infinite)
-    assert np.array_equal(sketch.table, run.sketches[key()]["all"].table)
-    signs = [math.copysign(1, value) for value in sketch.pairs()[0] if value == 0]
-    assert signs == [-1.0, 1.0]
-    pd.testing.assert_frame_equal(again.stats(), run.stats(), check_exact=True)
-    again.save(tmp_path / "again")
-    for name in ("counts.parquet", "stats.csv", "histograms.csv", "run.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
-
-
-def test_every_16_bit_value_survives(tmp_path: Path) -> None:
-    codes = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
-    for kind in (torch.bfloat16, torch.float16):
-        sketch = Sketch().add(codes.view(kind))
-        folder = make_run({key(): {"all": sketch}}).save(tmp_path / str(kind))
-        assert Run.load(folder).sketches == {key(): {"all": sketch}}
 
 
 def test_a_measured_run_there_and_back(demo_run: Run, tmp_path: Path) -> None:
@@ -96,19 +41,6 @@ def test_texts_survive_whatever_they_hold(mark: str, tmp_path: Path) -> None:
     again = Run.load(run.save(tmp_path / "run"))
     assert again.texts == run.texts
     assert [text["text"] for text in again.texts or []] == [f"one{mark}two", "three"]
-
-
-def test_counts_as_plain_parquet(tmp_path: Path) -> None:
-    values = [0.5, -0.0, 0.0, 0.5, -2.0]
-    folder = make_run({key(4): {"all": sketch_of(values, torch.float32)}}).save(tmp_path / "run")
-    table = pd.read_parquet(folder / "counts.parquet")
-    assert table["value"].tolist() == [-2.0, 0.0, 0.0, 0.5]
-    assert np.signbit(table["value"]).tolist() == [True, True, False, False]
-    assert table["count"].tolist() == [1, 1, 1, 2]
-    assert set(table["token_class"]) == {"all"}
-    assert table["value"].dtype == np.float32
-    metadata = __import__("pyarrow.parquet").parquet.read_schema(folder / "counts.parquet").metadata
-    assert json.loads(metadata[b"distviz"])["sketches"][0]["grid"] == "bf16"
 
 
 # Whole or absent ----------------------------------------------------------------------------
@@ -239,15 +171,6 @@ def test_a_damaged_file_is_named(name: str, damage: str, saved: Path) -> None:
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_rows_that_contradict_the_metadata(saved: Path) -> None:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(saved / "counts.parquet")
-    pq.write_table(table.slice(0, table.num_rows - 3), saved / "counts.parquet")
-    with pytest.raises(RequestError, match=r"counts\.parquet is damaged"):
-        Run.load(saved)
-
-
 def edit_manifest(folder: Path, **fields: Any) -> None:
     path = folder / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -330,7 +253,11 @@ def test_every_value_is_in_a_bin(dtype: torch.dtype, kind: str) -> None:
         "odd": torch.tensor([1.0, math.nan, -math.inf, -0.0]),
     }[kind].to(dtype)
     other = (made * 0.5)[: max(1, made.numel() // 2)]
-    values = {key(0, "before"): made, key(0, "after"): other, key(0, "moved_before"): made[:0]}
+    values = {
+        key_of(0, "before"): made,
+        key_of(0, "after"): other,
+        key_of(0, "moved_before"): made[:0],
+    }
     run = make_run({k: {"all": Sketch().add(v)} for k, v in values.items()})
     grid = "fp16" if dtype == torch.float16 else "bf16"
     exact = {k: on_grid(raw([v]), grid) for k, v in values.items()}
@@ -369,7 +296,7 @@ def test_the_summary_is_one_json_object_with_the_numbers_of_the_table(demo_run: 
 
 def test_small_numbers_keep_their_digits_in_the_summary() -> None:
     values = torch.randn(999, generator=torch.Generator().manual_seed(1)) * 1e-9
-    run = make_run({key(): {"all": Sketch().add(values)}})
+    run = make_run({key_of(): {"all": Sketch().add(values)}})
     (row,) = run.summary()["stats"]
     (wanted,) = run.stats().to_dict("records")
     assert row["std"] == pytest.approx(wanted["std"], rel=1e-12, abs=0)

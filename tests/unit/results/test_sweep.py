@@ -1,10 +1,10 @@
-"""What a sweep says: the grid, the front, the recommendation, the folder, the pictures."""
+"""The result of a sweep: the front, the recommendation, the folder, the figures."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,131 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from support.synthetic_sweeps import rows_of, sweep_from
 
-from distviz.arm.presets import PRESETS, every_preset, join_names
 from distviz.errors import RequestError
 from distviz.plots import sweep_by_layer, sweep_overview
 from distviz.results.sweep import Sweep, join_seeds, pareto
-from distviz.settings import RunSettings
-from distviz.studies.sweep_grid import SweepGrid, by_layer, combine
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-# The grid -----------------------------------------------------------------------------------
-
-
-def test_every_combination_in_the_order_given() -> None:
-    grid = SweepGrid(c="0.05,1", p1="75,90", arm_layers="0;1-2;all", redistribution="arm,noise")
-    found = combine(grid, RunSettings(p_min=0.1), 3)
-    named = [(s.label, s.settings.c, s.settings.p1, s.settings.redistribution) for s in found]
-    expected = [
-        (label, c, p1, kind)
-        for label in ("0", "1-2", "all")
-        for c in (0.05, 1.0)
-        for p1 in (75.0, 90.0)
-        for kind in ("arm", "noise")
-    ]
-    assert named == expected
-    assert [s.layers for s in found[::8]] == [(0,), (1, 2), (0, 1, 2)]
-    assert {s.settings.p_min for s in found} == {0.1}
-
-
-def test_fractions_stand_in_place_of_c_or_beside_it() -> None:
-    alone = combine(SweepGrid(fraction="0.1,0.2"), RunSettings(c=0.4), 2)
-    assert [(s.settings.c, s.settings.fraction) for s in alone] == [(0.4, 0.1), (0.4, 0.2)]
-    both = combine(SweepGrid(fraction="0.1", c="0.2"), RunSettings(fraction=0.9), 2)
-    assert [(s.settings.c, s.settings.fraction) for s in both] == [(0.2, None), (0.13, 0.1)]
-
-
-def test_one_setting_and_repeats() -> None:
-    (only,) = combine(SweepGrid(), RunSettings(c=0.2, arm_layers="1"), 2)
-    assert (only.layers, only.settings.c) == ((1,), 0.2)
-    assert len(combine(SweepGrid(c="0.1,0.10,.1", arm_layers="0;0;0-0"), RunSettings(), 2)) == 1
-
-
-PUBLISHED = {
-    "gemma-3-4b-it:gpqa": {"fraction": 0.5, "p1": 96.5, "percentile_of": "magnitude"},
-    "gemma-3-4b-it:aime25": {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"},
-    "gemma-3-27b-it:aime24": {"fraction": 0.25, "p1": 85.0, "percentile_of": "magnitude"},
-    "qwen2.5-math-7b:aime25": {"c": 0.13, "p1": 99.5},
-}
-
-
-def _labelled(grid: SweepGrid, base: RunSettings) -> list[tuple[Any, ...]]:
-    return [
-        (s.preset, s.settings.c, s.settings.fraction, s.settings.p1, s.settings.percentile_of)
-        for s in combine(grid, base, 2, PUBLISHED)
-    ]
-
-
-def test_presets_stand_alone_or_beside_the_grid() -> None:
-    gpqa, both = PUBLISHED["gemma-3-4b-it:gpqa"], "gemma-3-4b-it:aime25,gemma-3-27b-it:aime24"
-    assert gpqa == PRESETS["gemma-3-4b-it:gpqa"]
-    alone = [
-        ("gemma-3-4b-it:gpqa", 0.13, 0.5, 96.5, "magnitude"),
-        (both, 0.13, 0.25, 85.0, "magnitude"),
-        ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
-    ]
-    assert _labelled(SweepGrid(), RunSettings()) == alone
-    assert _labelled(SweepGrid(arm_mode="replace"), RunSettings(preset="auto")) == alone
-    # The setting of a preset that is listed, too, gets its name and stays in its place.
-    assert _labelled(SweepGrid(c="0.13,1"), RunSettings()) == [
-        ("qwen2.5-math-7b:aime25", 0.13, None, 99.5, "value"),
-        ("", 1.0, None, 99.5, "value"),
-        *alone[:2],
-    ]
-    # What was said explicitly is stronger than a preset.
-    said = RunSettings(percentile_of="value", explicit=frozenset({"percentile_of"}))
-    assert {row[4] for row in _labelled(SweepGrid(), said)} == {"value"}
-    spread = combine(
-        SweepGrid(arm_layers="0;1", redistribution="arm,noise"), RunSettings(), 2, PUBLISHED
-    )
-    assert len(spread) == 3 * 2 * 2
-    layered = by_layer(combine(SweepGrid(), RunSettings(), 2, PUBLISHED), [0, 1])
-    assert [s.preset for s in layered] == [row[0] for row in alone for _ in range(2)]
-
-
-def test_names_of_presets() -> None:
-    assert join_names(["m:a", "m:b", "m:c"]) == "m:a,b,c"
-    assert (join_names(["m:a", "n:a"]), join_names([]), join_names(["proposed"])) == (
-        "m:a,n:a", "", "proposed",
-    )  # fmt: skip
-    assert list(every_preset("qwen2.5-7b-instruct, gemma-3-4b-it:gpqa", None)) == [
-        *(f"qwen2.5-7b-instruct:{one}"
-          for one in ("gpqa", "math-500", "aime25", "humaneval", "livecodebench")),
-        "gemma-3-4b-it:gpqa",
-    ]  # fmt: skip
-    assert every_preset("auto", "org/Gemma-3-4B-it") == every_preset("gemma-3-4b-it", None)
-    assert every_preset("auto", "nobody") == {}
-    with pytest.raises(RequestError, match="unknown preset 'gemma'"):
-        every_preset("auto,gemma", "nobody")
-
-
-def test_layer_after_layer() -> None:
-    found = by_layer(combine(SweepGrid(c="0.1,0.2", arm_layers="0;1"), RunSettings(), 3), [0, 2])
-    assert [(s.label, s.layers, s.settings.c) for s in found] == [
-        ("0", (0,), 0.1), ("2", (2,), 0.1), ("0", (0,), 0.2), ("2", (2,), 0.2),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        ({"c": "0.1,x"}, r"--c '0.1,x' is not a list of numbers"),
-        ({"c": "0.1,,0.2"}, r"--c '0.1,,0.2' has an empty item"),
-        ({"c": "0.1,-2"}, r"c is -2.0, it must be above 0"),
-        ({"p1": "120"}, r"p1 is 120.0"),
-        ({"arm_mode": "replace,ad"}, r"mode is 'ad'"),
-        ({"arm_layers": "0;9"}, r"layer 9 does not exist"),
-        ({"arm_layers": "0;none"}, r"names no layer"),
-        ({"arm_layers": "0;"}, r"--arm-layers '' is not a list of layers"),
-        ({"redistribution": "arm,nose"}, r"unknown redistribution 'nose'"),
-    ],
-)
-def test_a_grid_that_cannot_be(grid: dict[str, str], message: str) -> None:
-    with pytest.raises(RequestError, match=message):
-        combine(SweepGrid(**grid), RunSettings(), 3)
 
 
 # The front and the recommendation -----------------------------------------------------------

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from benchmarks import interval_coverage as simulation
 from scipy import stats
+from support.document_values import LOG, NEAR, two_sides
 
 from distviz.errors import RequestError
 from distviz.stats.inference import (
@@ -21,17 +22,6 @@ from distviz.stats.inference import (
     infer_means,
 )
 from distviz.stats.verdict import verdict
-
-LOG, NEAR = QUANTITIES
-
-
-def _sides(places=3, n=12, m=None, seed=0, shift=0.1):
-    rng = np.random.default_rng(seed)
-    base = rng.normal(0, 0.3, (places, n))
-    a = DocumentValues(np.exp(base), rng.beta(4, 76, (places, n)))
-    other = base if m is None else rng.normal(0, 0.3, (places, m))
-    std = np.exp(other + shift + rng.normal(0, 0.1, other.shape))
-    return a, DocumentValues(std, rng.beta(4, 60, other.shape))
 
 
 def _of(frame, quantity):
@@ -47,7 +37,7 @@ def _measured(side, quantity):
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_paired_is_students_t(quantity):
-    a, b = _sides()
+    a, b = two_sides()
     found = _of(infer(a, b, paired=True), quantity)
     d = _measured(b, quantity) - _measured(a, quantity)
     low, high = stats.ttest_1samp(d, 0, axis=1).confidence_interval(0.95)
@@ -59,7 +49,7 @@ def test_paired_is_students_t(quantity):
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_unpaired_is_welchs_t_and_hedges_g(quantity):
-    a, b = _sides(n=11, m=17)
+    a, b = two_sides(n=11, m=17)
     found = _of(infer(a, b, paired=False), quantity)
     x, y = _measured(a, quantity), _measured(b, quantity)
     low, high = stats.ttest_ind(y, x, axis=1, equal_var=False).confidence_interval(0.95)
@@ -73,7 +63,7 @@ def test_unpaired_is_welchs_t_and_hedges_g(quantity):
 
 @pytest.mark.parametrize("n", [2, 5, 8, 10])
 def test_few_pairs_are_enumerated(n):
-    a, b = _sides(n=n, places=2)
+    a, b = two_sides(n=n, places=2)
     found = infer(a, b, paired=True)
     for quantity in QUANTITIES:
         d = _measured(b, quantity) - _measured(a, quantity)
@@ -96,7 +86,7 @@ def test_tied_differences_are_enumerated_as_ties(unit):
 
 
 def test_few_unpaired_documents_are_enumerated():
-    a, b = _sides(n=4, m=6, places=2)
+    a, b = two_sides(n=4, m=6, places=2)
     found = _of(infer(a, b, paired=False), LOG)["p_value"]
     for x, y, p in zip(_measured(a, LOG), _measured(b, LOG), found, strict=True):
         pooled = np.concatenate([x, y])
@@ -109,14 +99,14 @@ def test_few_unpaired_documents_are_enumerated():
 
 
 def test_many_pairs_agree_with_the_t_test():
-    a, b = _sides(n=60, places=5, shift=0.01, seed=3)
+    a, b = two_sides(n=60, places=5, shift=0.01, seed=3)
     d = _measured(b, LOG) - _measured(a, LOG)
     found = _of(infer(a, b, paired=True, resamples=20_000), LOG)["p_value"]
     np.testing.assert_allclose(found, stats.ttest_1samp(d, 0, axis=1).pvalue, atol=0.012)
 
 
 def test_correction_by_hand():
-    a, b = _sides(places=4, shift=0.03, seed=5)
+    a, b = two_sides(places=4, shift=0.03, seed=5)
     found = _of(infer(a, b, paired=True), LOG)
     p = found["p_value"].to_numpy()
     order = np.argsort(p)
@@ -133,7 +123,7 @@ def test_correction_by_hand():
 
 @pytest.mark.parametrize(("paired", "m"), [(True, None), (False, 12), (False, 9), (False, 15)])
 def test_swapping_sides_negates(paired, m):
-    a, b = _sides(n=12, m=m, shift=0.05)
+    a, b = two_sides(n=12, m=m, shift=0.05)
     forth, back = infer(a, b, paired=paired), infer(b, a, paired=paired)
     for name in ("estimate", "effect_size"):
         np.testing.assert_array_equal(forth[name], -back[name])
@@ -143,7 +133,7 @@ def test_swapping_sides_negates(paired, m):
 
 
 def test_identical_sides_are_exactly_zero():
-    a, _ = _sides()
+    a, _ = two_sides()
     found = infer(a, a, paired=True)
     for name in ("estimate", "ci_low", "ci_high", "effect_size"):
         assert (found[name] == 0).all()
@@ -157,7 +147,7 @@ def test_identical_sides_are_exactly_zero():
 
 
 def test_equal_differences_have_a_point_interval():
-    a, _ = _sides(n=12)
+    a, _ = two_sides(n=12)
     found = _of(infer(a, DocumentValues(2 * a.std, a.near_zero), paired=True), LOG)
     np.testing.assert_allclose(found[["estimate", "ci_low", "ci_high"]], math.log(4), rtol=1e-12)
     assert np.isposinf(found["effect_size"]).all()
@@ -169,7 +159,7 @@ def test_equal_differences_have_a_point_interval():
 
 
 def test_same_seed_same_numbers():
-    a, b = _sides(n=30, shift=0.02)
+    a, b = two_sides(n=30, shift=0.02)
     first, second = infer(a, b, paired=True, seed=4), infer(a, b, paired=True, seed=4)
     pd.testing.assert_frame_equal(first, second)
     other = infer(a, b, paired=True, seed=5)
@@ -189,7 +179,7 @@ def test_a_lone_layer_among_many_can_be_found():
 
 
 def test_means_of_any_quantity():
-    a, b = _sides(n=15)
+    a, b = two_sides(n=15)
     x, y = _measured(a, LOG), _measured(b, LOG)
     found = infer_means(x, y, LOG, paired=True)
     whole = _of(infer(a, b, paired=True), LOG).drop(columns=["place", "quantity"])
@@ -205,7 +195,7 @@ def test_means_of_any_quantity():
 
 
 def test_missing_documents_go_by_pairs_and_by_place():
-    a, b = _sides(places=3, n=14)
+    a, b = two_sides(places=3, n=14)
     a.std[1, 2] = np.nan
     a.near_zero[1, 2] = np.nan
     b.std[1, 5] = np.nan
@@ -224,7 +214,7 @@ def test_missing_documents_go_by_pairs_and_by_place():
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_documents_without_variance_leave_the_ratio(paired):
-    a, b = _sides(n=14)
+    a, b = two_sides(n=14)
     a.std[0, 3] = b.std[0, 3] = b.std[2, 4] = 0
     found = infer(a, b, paired=paired)
     assert _of(found, LOG)["zero_variance"].tolist() == ([1, 0, 1] if paired else [2, 0, 1])
@@ -235,7 +225,7 @@ def test_documents_without_variance_leave_the_ratio(paired):
 
 
 def test_a_place_without_any_variance():
-    a, b = _sides(n=8)
+    a, b = two_sides(n=8)
     a.std[0], b.near_zero[1:] = 0, np.nan
     found = infer(a, b, paired=True)
     assert found["documents"].tolist() == [0, 8, 8, 0, 8, 0]
@@ -247,7 +237,7 @@ def test_a_place_without_any_variance():
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 8])
 @pytest.mark.parametrize("paired", [True, False])
 def test_few_documents(n, paired):
-    a, b = _sides(n=n, m=None if paired else n)
+    a, b = two_sides(n=n, m=None if paired else n)
     found = infer(a, b, paired=paired)
     assert (found["documents"] == n).all()
     assert found["ci_low"].notna().all() == (n >= 8)
@@ -269,7 +259,7 @@ def test_published_coverage():
 @pytest.mark.parametrize("n", [8, 20, 40])
 @pytest.mark.parametrize("paired", [True, False])
 def test_low_coverage_marks_an_interval(n, paired):
-    found = infer(*_sides(n=n), paired=paired)
+    found = infer(*two_sides(n=n), paired=paired)
     for quantity, rows in found.groupby("quantity"):
         low = coverage(quantity, n, paired=paired) < 0.93
         assert (rows["approximate"] == low).all()
@@ -293,17 +283,17 @@ def test_bad_values(change, match):
 
 
 def test_sides_that_do_not_fit():
-    a, b = _sides(n=9, m=8)
+    a, b = two_sides(n=9, m=8)
     with pytest.raises(RequestError, match="side A has 9 documents, side B has 8"):
         infer(a, b, paired=True)
     with pytest.raises(RequestError, match="3 places, side B has 2"):
-        infer(a, _sides(places=2)[0], paired=False)
+        infer(a, two_sides(places=2)[0], paired=False)
     with pytest.raises(RequestError, match="2 rows name 3 places"):
         infer(a, b, paired=False, places=pd.DataFrame({"layer_a": [0, 1]}))
 
 
 def test_columns_and_order():
-    a, b = _sides(places=2)
+    a, b = two_sides(places=2)
     places = pd.DataFrame({"layer_a": [0, 5], "layer_b": [0, 9], "site": "act"}, index=[7, 8])
     found = infer(a, b, paired=True, places=places)
     expected = "layer_a layer_b site quantity estimate ci_low ci_high p_value p_adjusted"
@@ -335,85 +325,3 @@ def test_size_without_a_difference(paired, other):
     found = simulation.results(12, 1000, **case)
     size = (found["p_value"] < 0.05).groupby(found["quantity"]).mean()
     assert size.between(0.03, 0.07).all()
-
-
-# --- the verdict ---
-
-
-def _frame(rows, documents=36, paired=True, approximate=False):
-    """Rows of (layer, quantity, estimate, ci_low, ci_high, p_adjusted)."""
-    names = ["layer_a", "quantity", "estimate", "ci_low", "ci_high", "p_adjusted"]
-    frame = pd.DataFrame(rows, columns=names)
-    fixed = {"documents": documents, "documents_a": documents, "documents_b": documents}
-    fixed |= {"paired": paired, "approximate": approximate, "zero_variance": 0, "effect_size": 1.0}
-    return frame.assign(p_value=frame["p_adjusted"], **fixed)
-
-
-def _ratio_row(layer, low, middle, high, p):
-    return (layer, LOG, *(math.log1p(x / 100) for x in (middle, low, high)), p)
-
-
-def test_verdict_names_layers_amounts_and_unit():
-    rows = []
-    for layer in range(8):
-        p = 0.001 if layer < 4 else 0.4
-        rows.append(_ratio_row(layer, 6 - layer, 8 - layer, 11 - layer, p))
-        rows.append((layer, NEAR, -0.021, -0.024, -0.018, 0.001 if layer == 0 else 0.6))
-    assert verdict(_frame(rows)) == (
-        "layers 0–3 differ; the largest: variance +8 % [6, 11] at layer 0, near-zero −2.1 points "
-        "[−2.4, −1.8] at layer 0 only; no layer past 3 is shown to differ\n"
-        "The unit is the document (36 pairs of documents); Benjamini-Hochberg at 5 %; "
-        "95 % intervals."
-    )
-
-
-def test_verdict_of_one_layer_gaps_and_all():
-    one = verdict(_frame([_ratio_row(2, 50, 90, 140, 0.01), _ratio_row(3, -1, 0, 1, 0.9)]))
-    assert one.startswith("layer 2 differs: variance +90 % [50, 140]; no layer past 2 is shown to")
-    gaps = [_ratio_row(k, 250, 300, 350, 0.01 if k in {0, 1, 5} else 0.2) for k in range(6)]
-    assert verdict(_frame(gaps)).startswith(
-        "layers 0–1, 5 differ; the largest: variance ×4.0 [3.5, 4.5] at layer 0; "
-        "the other layers are not shown to differ\n"
-    )
-    every = verdict(_frame([_ratio_row(0, -4, -3, -2, 0.01)]))
-    assert every.startswith("layer 0 differs: variance −3 % [−4, −2]\n")
-
-
-def test_verdict_when_nothing_differs():
-    rows = [_ratio_row(k, -3, 1, 4, 0.3 + k / 10) for k in range(30)]
-    assert verdict(_frame(rows)).startswith(
-        "no layer is shown to differ (smallest adjusted p 0.3)\n"
-    )
-    assert "no p is below 0.0078, and one layer alone among 30" in verdict(_frame(rows, 8))
-    assert (
-        verdict(_frame(rows, 8))
-        .splitlines()[0]
-        .endswith("could not be significant; the largest seen: variance +1 % [−3, 4] at layer 0")
-    )
-    assert "as in A" not in verdict(_frame(rows).assign(layer_b=range(30)))
-    assert "layers are named as in A" in verdict(_frame(rows).assign(layer_b=range(0, 60, 2)))
-    a, _ = _sides()
-    text = verdict(infer(a, a, paired=True))
-    assert text.startswith("no layer differs: both sides are equal in every document\n")
-    assert verdict(_frame([])) == "nothing to compare"
-
-
-def test_verdict_tells_what_it_rests_on():
-    rows = [_ratio_row(0, math.nan, 8, math.nan, 0.01)]
-    few = verdict(_frame(rows, documents=6))
-    assert few.startswith("layer 0 differs: variance +8")
-    assert "[" not in few
-    assert "(6 pairs of documents)" in few
-    assert "intervals are withheld (they need 8 documents)" in few
-    assert "nothing can be said" in verdict(_frame([_ratio_row(0, 1, 2, 3, math.nan)], 1))
-    rough = verdict(_frame([_ratio_row(0, 6, 8, 11, 0.01)], paired=False, approximate=True))
-    assert "36 documents on the smaller side" in rough
-    assert "the 95 % intervals are approximate" in rough
-
-
-def test_verdict_keeps_sites_apart():
-    frame = _frame([_ratio_row(0, 6, 8, 11, 0.01), _ratio_row(0, -1, 0, 1, 0.9)])
-    lines = verdict(frame.assign(site=["act", "down"])).splitlines()
-    assert lines[0].startswith("act: layer 0 differs")
-    assert lines[1].startswith("down: no layer is shown to differ")
-    assert len(lines) == 3

@@ -1,4 +1,4 @@
-"""Ranges against raw values quantized by plain NumPy, and the least error against enumeration."""
+"""Ranges against raw values that plain NumPy quantized."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.brute_quantization import KINDS, as_numpy, brute_keep, brute_levels, values_like
 
 from distviz.stats.number_formats import FORMATS, NumberFormat
 from distviz.stats.quantization import RANGES, Sample, fit
@@ -21,51 +22,6 @@ CASES = [
     if range_ != "none" or form.is_float
 ]
 DTYPES = [torch.bfloat16, torch.float16]
-
-
-def data(kind: str, dtype: torch.dtype = torch.bfloat16, n: int = 20_000) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(11)
-    x = torch.randn(n, generator=generator)
-    made = {
-        "silu": torch.nn.functional.silu(3 * x),
-        "relu": torch.relu(x),
-        "negative": -torch.exp(x),
-        "wide": x * torch.exp(1.5 * torch.randn(n, generator=generator)),
-        "shifted": x + 6,
-        "outlier": torch.cat([x, torch.tensor([30_000.0])]),
-        "tiny": x * 1e-6,
-    }[kind]
-    return made.to(dtype)
-
-
-KINDS = ("silu", "relu", "negative", "wide", "shifted", "outlier", "tiny")
-
-
-def raw(x: torch.Tensor) -> np.ndarray:
-    return x.to(torch.float64).numpy()
-
-
-def brute_levels(name: str, zero_point: int) -> np.ndarray:
-    """Every number of a format at scale 1, ascending, from its definition."""
-    if name.startswith("fp8"):
-        dtype = {"fp8-e4m3": torch.float8_e4m3fn, "fp8-e5m2": torch.float8_e5m2}[name]
-        codes = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(dtype)
-        values = codes.to(torch.float64).numpy()
-        return np.unique(values[np.isfinite(values)])
-    bits = int(name[3])
-    if name.endswith("asym"):
-        return np.arange(2.0**bits) - zero_point
-    return np.arange(-(2.0 ** (bits - 1)) + 1, 2.0 ** (bits - 1))
-
-
-def brute_keep(x: np.ndarray, name: str, scale: float, zero_point: int) -> np.ndarray:
-    """Quantize raw values: the nearest number of the list, by distance alone."""
-    if scale == 0:
-        return np.zeros_like(x)
-    grid = brute_levels(name, zero_point) * scale
-    above = np.clip(np.searchsorted(grid, x), 1, grid.size - 1)
-    low, high = grid[above - 1], grid[above]
-    return np.where(np.abs(x - low) <= np.abs(x - high), low, high)
 
 
 def brute_scale(x: np.ndarray, name: str, range_: str, percentile: float) -> tuple[float, int]:
@@ -89,8 +45,8 @@ def brute_scale(x: np.ndarray, name: str, range_: str, percentile: float) -> tup
 def test_a_sketch_tells_what_raw_values_would(
     name: str, range_: str, kind: str, dtype: torch.dtype
 ) -> None:
-    x = data(kind, dtype)
-    values = raw(x)
+    x = values_like(kind, dtype)
+    values = as_numpy(x)
     sample = Sample.of(Sketch().add(x))
     quantizer = fit(sample, FORMATS[name], range_, 99.0)
     if range_ != "mse":
@@ -112,100 +68,6 @@ def test_a_sketch_tells_what_raw_values_would(
     assert sure.mean() <= found.clipped <= maybe.mean()
     assert (np.abs(kept) < 1e-300).mean() == pytest.approx(found.zeros, abs=2e-4)
     assert found.zeroed == pytest.approx(found.zeros - (values == 0).mean(), abs=1e-12)
-
-
-# The least error -----------------------------------------------------------------------------
-
-
-def enumerated(values: np.ndarray, counts: np.ndarray, name: str, zero_point: int) -> float:
-    """The least noise over every scale: one parabola between neighbouring changes of assignment."""
-    levels = brute_levels(name, zero_point)
-    middles = (levels[1:] + levels[:-1]) / 2
-    turns = [x / m for x in values for m in middles if m != 0 and x / m > 0]
-    changes = np.unique(turns)
-    if not changes.size:
-        return float((counts * values**2).sum())
-    ends = np.concatenate([[changes[0] / 2], changes, [changes[-1] * 2]])
-    best = math.inf
-    for low, high in pairwise(ends):
-        middle = (low + high) / 2
-        k = levels[np.abs(values[:, None] / middle - levels).argmin(axis=1)]
-        kk = (counts * k * k).sum()
-        scale = np.clip((counts * values * k).sum() / kk, low, high) if kk else middle
-        best = min(best, float((counts * (values - scale * k) ** 2).sum()))
-    return best
-
-
-@pytest.mark.parametrize("seed", range(16))
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_least_error_is_the_least(name: str, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    size = int(generator.integers(1, 9))
-    spread = generator.choice([0.1, 1.0, 3.0])
-    x = generator.normal(size=size) * np.exp(spread * generator.normal(size=size))
-    x = torch.tensor(x - generator.choice([0.0, 2.0]), dtype=torch.bfloat16)
-    values = np.unique(raw(x))
-    if seed >= 12:  # where many values stand exactly between two levels at once
-        values = np.unique(generator.integers(-30, 31, 10) / 16)
-    counts = generator.integers(1, 1000, values.size)
-    sample = _sample(values, counts)
-    form = FORMATS[name]
-    found = sample.measure(fit(sample, form, "mse")).mse * counts.sum()
-    last = form.levels.size - 1 if form.is_asymmetric else 0
-    zero_points = range(last + 1) if last < 16 else _some(last, generator)
-    expected = min(enumerated(values, counts, name, z) for z in zero_points)
-    signal = (counts * values**2).sum()
-    assert found <= expected + 1e-12 * signal
-    if last < 16:
-        assert found >= expected - 1e-12 * signal
-
-
-def _some(last: int, generator: np.random.Generator) -> list[int]:
-    return [0, last, *generator.integers(0, last + 1, 8).tolist()]
-
-
-def _sample(values: np.ndarray, counts: np.ndarray) -> Sample:
-    """A sketch of few values that each occur often, filled by its table."""
-    sketch = Sketch()
-    for value, count in zip(values, counts, strict=True):
-        one = Sketch().add(torch.tensor([value], dtype=torch.bfloat16))
-        sketch.table += one.table * count
-    sketch.grid = "bf16"
-    return Sample.of(sketch)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", FORMATS)
-def test_no_scale_of_a_dense_search_is_better(name: str, kind: str) -> None:
-    x = data(kind, n=4000)
-    values = raw(x)
-    sample = Sample.of(Sketch().add(x))
-    form = FORMATS[name]
-    best = fit(sample, form, "mse")
-    found = sample.measure(best).mse * values.size
-    around = range(max(best.zero_point - 2, 0), min(best.zero_point + 3, form.levels.size))
-    whole = fit(sample, form, "max")
-    zero_points = {*around, whole.zero_point} if form.is_asymmetric else {0}
-    coarse = np.geomspace(whole.scale / 40, 2.2 * whole.scale, 80)
-    scales = np.concatenate([coarse, best.scale * np.linspace(0.98, 1.02, 41)])
-    for zero_point in zero_points:
-        for scale in scales:
-            kept = brute_keep(values, name, scale, zero_point)
-            assert found <= ((values - kept) ** 2).sum() * (1 + 1e-9)
-
-
-def test_values_between_two_levels_at_the_widest_scale() -> None:
-    generator = torch.Generator().manual_seed(33)
-    x = torch.randn(3000, generator=generator) * torch.exp(torch.randn(3000, generator=generator))
-    x = x.clamp(-31, 31)
-    x[0] = 126.0  # twice this over 448 is 9/16: a scale at which many bf16 values are ties
-    x = x.to(torch.bfloat16)
-    sample, form = Sample.of(Sketch().add(x)), FORMATS["fp8-e4m3"]
-    found = sample.measure(fit(sample, form, "mse")).mse
-    whole = fit(sample, form, "max").scale
-    for scale in np.geomspace(whole / 2, 2 * whole, 1500):
-        kept = brute_keep(raw(x), "fp8-e4m3", scale, 0)
-        assert found <= ((raw(x) - kept) ** 2).mean() * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -253,7 +115,7 @@ def test_the_ends_of_the_grid(name: str) -> None:
 
 
 def test_nan_and_infinities_are_left_out() -> None:
-    x = data("wide")
+    x = values_like("wide")
     with_holes = torch.cat([x, torch.tensor([math.nan, math.inf, -math.inf], dtype=x.dtype)])
     for name, range_ in CASES:
         both = [Sample.of(Sketch().add(part)) for part in (x, with_holes)]
@@ -276,8 +138,8 @@ def _least(x: Any, form: NumberFormat) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_bits_never_lose_more(kind: str) -> None:
-    x = data(kind)
-    energy = float((raw(x) ** 2).mean())
+    x = values_like(kind)
+    energy = float((as_numpy(x) ** 2).mean())
     for is_asymmetric in (False, True):
         found = [_least(x, integers(bits, is_asymmetric=is_asymmetric)) for bits in range(2, 9)]
         assert all(more <= less + 1e-12 * energy for less, more in pairwise(found))
@@ -287,8 +149,8 @@ def test_more_bits_never_lose_more(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_zero_point_never_loses_more(kind: str, bits: int) -> None:
-    x = data(kind)
-    energy = float((raw(x) ** 2).mean())
+    x = values_like(kind)
+    energy = float((as_numpy(x) ** 2).mean())
     symmetric, asymmetric = (
         _least(x, integers(bits, is_asymmetric=flag)) for flag in (False, True)
     )
