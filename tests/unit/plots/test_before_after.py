@@ -1,55 +1,24 @@
-"""Figures: what the artists hold, against the raw values; then golden images of pinned style."""
+"""Distributions of a layer before and after ARM: the artists against the raw values."""
 
 from __future__ import annotations
 
 import copy
-import io
 import math
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib.testing.compare import compare_images
+from support.artists import artists, stairs, texts_of
+from support.golden_images import assert_golden
 from support.synthetic_runs import Synthetic, place, run_of, silu_run
 
 from distviz import plots
 from distviz.errors import RequestError
 from distviz.plots import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-IMAGES = Path(__file__).parents[2] / "golden" / "images"
-TOLERANCE = 2.0
-"""Root mean square of 0 to 255: another version of FreeType may shift a glyph."""
-
-
-@pytest.fixture(scope="module")
-def synthetic() -> Synthetic:
-    return silu_run()
-
-
-def _artists(axes: Any, gid: str) -> list[Any]:
-    return [artist for artist in axes.get_children() if artist.get_gid() == gid]
-
-
-def _bars(axes: Any, gid: str = "bars") -> tuple[Any, Any, Any]:
-    (artist,) = _artists(axes, gid)
-    values, edges, baseline = artist.get_data()
-    return np.asarray(values), np.asarray(edges), np.broadcast_to(baseline, np.shape(values))
-
-
-def _words(figure: Figure) -> list[str]:
-    found = [text.get_text() for text in figure.texts]
-    for axes in figure.axes:
-        found += [text.get_text() for text in axes.texts]
-        legend = axes.get_legend()
-        found += [text.get_text() for text in legend.get_texts()] if legend else []
-    return found
+from distviz.plots.histograms import site_description
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -58,7 +27,7 @@ def test_bar_heights_are_counts_of_the_raw_values(dtype: torch.dtype, log: bool)
     made = silu_run(dtype)
     figure = plots.paired(made.run, 0, log=log)
     for axes, phase in zip(figure.axes, ("before", "after"), strict=True):
-        heights, edges, _ = _bars(axes)
+        heights, edges, _ = stairs(axes)
         raw = made.raw[0, phase]
         if dtype == torch.float32:
             raw = torch.from_numpy(raw).float().bfloat16().double().numpy()
@@ -75,7 +44,7 @@ def test_the_dark_mass_is_what_moves(
     synthetic: Synthetic, axes_index: int, whole: str, part: str
 ) -> None:
     axes = plots.paired(synthetic.run, 0, log=False).axes[axes_index]
-    tops, edges, bottoms = _bars(axes, "moved")
+    tops, edges, bottoms = stairs(axes, "moved")
     closed = np.append(edges, np.inf)
     moved = np.histogram(synthetic.raw[0, part], closed)[0][:-1]
     np.testing.assert_array_equal(tops - bottoms, moved)
@@ -89,8 +58,8 @@ def test_panels_share_bins_limits_and_a_window_centred_on_zero(synthetic: Synthe
     assert above.get_ylim() == below.get_ylim()
     left, right = above.get_xlim()
     assert left == -right
-    edges = _bars(above)[1]
-    np.testing.assert_array_equal(edges, _bars(below)[1])
+    edges = stairs(above)[1]
+    np.testing.assert_array_equal(edges, stairs(below)[1])
     widths = np.diff(edges)
     assert (widths == widths[0]).all()
     assert math.log2(widths[0]).is_integer()
@@ -105,13 +74,13 @@ def test_the_band_ends_at_eps(synthetic: Synthetic) -> None:
     mad = np.sort(np.abs(magnitudes - center))[(magnitudes.size - 1) // 2]
     eps = 1.4826 * mad * 0.13
     for axes in figure.axes:
-        (band,) = _artists(axes, "near-zero")
+        (band,) = artists(axes, "near-zero")
         assert (band.get_x(), band.get_width()) == pytest.approx((-eps, 2 * eps), rel=1e-12)
-    assert any(f"ε = {eps:.4f}"[:9] in word for word in _words(figure))
+    assert any(f"ε = {eps:.4f}"[:9] in word for word in texts_of(figure))
 
 
 def test_texts_say_what_was_measured(synthetic: Synthetic) -> None:
-    words = _words(plots.paired(synthetic.run, 0))
+    words = texts_of(plots.paired(synthetic.run, 0))
     assert "synthetic · layer 0 (first) · act · 24,576 values" in words
     assert any("ARM: c = 0.13, p1 = 99.5" in word for word in words)
     moved = synthetic.raw[0, "moved_before"].size
@@ -119,19 +88,9 @@ def test_texts_say_what_was_measured(synthetic: Synthetic) -> None:
     assert {"before", "after", "moves away", "received", "before, for comparison"} <= set(words)
     for phase in ("before", "after"):
         assert f"{synthetic.raw[0, phase].std():.3f}" in words
-    last = _words(plots.paired(synthetic.run, 2))
+    last = texts_of(plots.paired(synthetic.run, 2))
     assert "synthetic · layer 2 (last) · act · 24,576 values" in last
     assert any(word.endswith("ARM in layer 0") for word in last)
-
-
-def test_what_lies_beyond_the_window_is_said(synthetic: Synthetic) -> None:
-    figure = plots.paired(synthetic.run, 0, log=False)
-    raw = synthetic.raw[0, "before"]
-    share = (raw >= figure.axes[0].get_xlim()[1]).mean()
-    assert 0 < share <= 0.01
-    expected = f"{100 * share:.2f} % beyond → max {raw.max():.2f}"
-    (note,) = _artists(figure.axes[0], "beyond")
-    assert note.get_text() == expected
 
 
 def test_arrows_start_at_the_tip_and_land_on_both_sides(synthetic: Synthetic) -> None:
@@ -148,10 +107,10 @@ def test_arrows_start_at_the_tip_and_land_on_both_sides(synthetic: Synthetic) ->
         in_pixels = figure.transFigure.transform(vertices)
         start = figure.axes[0].transData.inverted().transform(in_pixels[0])
         end = figure.axes[1].transData.inverted().transform(in_pixels[-1])
-        heights, edges, bottoms = _bars(figure.axes[0], "moved")
+        heights, edges, bottoms = stairs(figure.axes[0], "moved")
         tip = int(np.argmax(heights - bottoms))
         assert bottoms[tip] <= start[1] <= heights[tip]
-        received, _, rest = _bars(figure.axes[1], "moved")
+        received, _, rest = stairs(figure.axes[1], "moved")
         target = int(np.searchsorted(edges, end[0])) - 1
         assert received[target] > rest[target]
         assert end[1] >= received[target]
@@ -162,7 +121,7 @@ def test_arrows_start_at_the_tip_and_land_on_both_sides(synthetic: Synthetic) ->
 def test_later_layers_have_no_dark_mass_and_no_arrows(synthetic: Synthetic) -> None:
     figure = plots.paired(synthetic.run, 1)
     assert len(figure.axes) == 2
-    assert not any(_artists(axes, "moved") for axes in figure.axes)
+    assert not any(artists(axes, "moved") for axes in figure.axes)
     assert not [artist for artist in figure.artists if artist.get_gid() == "arrow"]
 
 
@@ -170,12 +129,14 @@ def test_without_arm_one_panel() -> None:
     run = run_of({place(0, "before"): np.linspace(-1, 2, 500, dtype=np.float32)})
     figure = plots.paired(run, 0)
     assert len(figure.axes) == 1
-    words = _words(figure)
+    words = texts_of(figure)
     assert "after" not in words
-    assert not any("ARM" in word for word in words)
+    site = site_description("act")
+    assert "ARM" in site
+    assert not any("ARM" in word.replace(site, "") for word in words)
 
 
-def test_behind_another_arm_layer_the_dark_mass_stands_on_arm_input() -> None:
+def test_after_another_arm_layer_the_dark_mass_stands_on_arm_input() -> None:
     generator = np.random.default_rng(3)
     arriving = generator.normal(size=4000).astype(np.float32)
     leaving = arriving[np.abs(arriving) < 0.05]
@@ -188,23 +149,15 @@ def test_behind_another_arm_layer_the_dark_mass_stands_on_arm_input() -> None:
     }
     run = run_of(values)
     figure = plots.paired(run, 1, log=False)
-    heights, edges, _ = _bars(figure.axes[0])
+    heights, edges, _ = stairs(figure.axes[0])
     closed = np.append(edges, np.inf)
     rounded = torch.from_numpy(arriving).bfloat16().double().numpy()
     np.testing.assert_array_equal(heights, np.histogram(rounded, closed)[0][:-1])
-    tops, _, bottoms = _bars(figure.axes[0], "moved")
+    tops, _, bottoms = stairs(figure.axes[0], "moved")
     assert (bottoms >= 0).all()
     assert (tops - bottoms).sum() == leaving.size
-    assert _artists(figure.axes[0], "outline")
-    assert "ARM input, for comparison" in _words(figure)
-
-
-def test_log_is_chosen_where_one_bar_dwarfs_the_rest() -> None:
-    values = np.concatenate([np.zeros(100_000), np.linspace(-1, 1, 5000)]).astype(np.float32)
-    run = run_of({place(0, "before"): values})
-    assert plots.paired(run, 0).axes[0].get_yscale() == "log"
-    assert plots.paired(run, 0, log=False).axes[0].get_yscale() == "linear"
-    assert not plots.paired_bins(silu_run().run, 0).log
+    assert artists(figure.axes[0], "outline")
+    assert "ARM input, for comparison" in texts_of(figure)
 
 
 DEGENERATE = {
@@ -228,8 +181,8 @@ def test_degenerate_data_draw(values: Any, log: bool | str, tmp_path: Path) -> N
         with style.styled():
             one.savefig(tmp_path / name)
     finite = int(np.isfinite(values).sum())
-    assert ("no finite value" in _words(figure)) == (finite == 0)
-    assert f"{finite:,}" in _words(figure)
+    assert ("no finite value" in texts_of(figure)) == (finite == 0)
+    assert f"{finite:,}" in texts_of(figure)
 
 
 def test_what_the_run_does_not_hold_is_refused(synthetic: Synthetic) -> None:
@@ -237,11 +190,9 @@ def test_what_the_run_does_not_hold_is_refused(synthetic: Synthetic) -> None:
         plots.paired(synthetic.run, 7)
     with pytest.raises(RequestError, match="no module 'x' observed at site act"):
         plots.paired(synthetic.run, 0, module="x")
-    with pytest.raises(RequestError, match="holds no site 'gate'"):
-        plots.overview(synthetic.run, "gate")
 
 
-def test_modules_of_a_layer_are_told_apart() -> None:
+def test_modules_of_a_layer_are_distinguished() -> None:
     values = {
         place(0, "before", module=f"model.layers.0.mlp.experts.{index}"): np.full(
             10 * (index + 1), 0.5, np.float32
@@ -250,7 +201,7 @@ def test_modules_of_a_layer_are_told_apart() -> None:
     }
     run = run_of(values)
     figure = plots.paired(run, 0, module="model.layers.0.mlp.experts.1")
-    assert "synthetic · layer 0 (first) · act · 20 values" in _words(figure)
+    assert "synthetic · layer 0 (first) · act · 20 values" in texts_of(figure)
 
 
 def test_drawing_leaves_the_run_and_the_global_style_alone(synthetic: Synthetic) -> None:
@@ -265,108 +216,10 @@ def test_drawing_leaves_the_run_and_the_global_style_alone(synthetic: Synthetic)
         np.testing.assert_array_equal(synthetic.run.merged[key].table, table)
 
 
-def test_a_users_style_does_not_reach_the_figures(synthetic: Synthetic) -> None:
-    plain = plots.paired(synthetic.run, 0)
-    with mpl.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        figure = plots.paired(synthetic.run, 0)
-    assert figure.axes[0].get_facecolor() == plain.axes[0].get_facecolor()
-    sizes = [text.get_fontsize() for text in figure.texts]
-    assert sizes == [text.get_fontsize() for text in plain.texts]
-
-
-def test_a_name_with_dollars_is_no_formula() -> None:
-    run = run_of({place(0, "before"): np.ones(5, np.float32)}, model={"name": "hub/a$b$c"})
-    figure = plots.paired(run, 0)
-    assert any(word.startswith("a$b$c · layer 0") for word in _words(figure))
-
-
-# The overview -------------------------------------------------------------------------------
-
-
-def _line(figure: Figure, gid: str) -> tuple[list[float], list[float]]:
-    for axes in figure.axes:
-        for line in axes.get_lines():
-            if line.get_gid() == gid:
-                return list(line.get_xdata()), list(line.get_ydata())
-    raise AssertionError(gid)
-
-
-def test_the_overview_holds_every_layer(synthetic: Synthetic) -> None:
-    figure = plots.overview(synthetic.run)
-    for phase in ("before", "after"):
-        layers, std = _line(figure, f"std-{phase}")
-        assert layers == [0, 1, 2]
-        assert std == pytest.approx([synthetic.raw[i, phase].std() for i in range(3)], rel=1e-9)
-    eps = synthetic.run.bands[place(0, "before")]
-    near = (np.abs(synthetic.raw[0, "after"]) < eps).mean()
-    assert _line(figure, "near_zero-after")[1][0] == pytest.approx(near, rel=1e-12)
-    ordered = [np.sort(synthetic.raw[0, phase]) for phase in ("before", "after")]
-    expected = np.abs(ordered[0] - ordered[1]).mean() / ordered[0].std()
-    assert _line(figure, "distance-after")[1][0] == pytest.approx(expected, rel=1e-9)
-    (mark,) = _artists(figure.axes[0], "arm")
-    assert (mark.get_x(), mark.get_width()) == (-0.5, 1.0)
-
-
-@pytest.mark.parametrize("layers", [1, 80])
-def test_the_overview_works_for_one_and_many_layers(layers: int) -> None:
-    values = {
-        place(layer, "before"): np.linspace(-1, 1 + layer, 40, dtype=np.float32)
-        for layer in range(layers)
-    }
-    figure = plots.overview(run_of(values))
-    assert len(figure.axes) == 3
-    assert _line(figure, "gini-before")[0] == list(range(layers))
-    left, right = figure.axes[0].get_xlim()
-    assert left < 0
-    assert right > layers - 1
-
-
-def test_figures_can_be_drawn_in_threads(synthetic: Synthetic) -> None:
-    failures: list[BaseException] = []
-    settings = dict(mpl.rcParams)
-
-    def work() -> None:
-        try:
-            figure = plots.paired(synthetic.run, 0)
-            with style.styled():
-                figure.savefig(io.BytesIO())
-        except BaseException as error:  # noqa: BLE001
-            failures.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    assert dict(mpl.rcParams) == settings
-
-
-# Golden images ------------------------------------------------------------------------------
-
-
-def _golden_figures() -> dict[str, Figure]:
-    made = silu_run()
-    return {
-        "paired_arm": plots.paired(made.run, 0),
-        "paired_log": plots.paired(made.run, 2, log=True),
-        "overview": plots.overview(made.run),
-    }
-
-
-@pytest.mark.parametrize("name", ["paired_arm", "paired_log", "overview"])
-def test_golden_images(name: str, tmp_path: Path) -> None:
-    drawn = tmp_path / f"{name}.png"
-    with style.styled():
-        _golden_figures()[name].savefig(drawn, dpi=80, metadata={"Software": None})
-    expected = tmp_path / f"{name}-expected.png"
-    expected.write_bytes((IMAGES / f"{name}.png").read_bytes())
-    assert compare_images(str(expected), str(drawn), tol=TOLERANCE) is None
-
-
-def test_sketches_count_what_the_figure_counts(synthetic: Synthetic) -> None:
-    data = plots.paired_bins(synthetic.run, 0)
-    for panel in data.panels:
-        assert int(panel.counts.sum()) == panel.count == synthetic.raw[0, panel.phase].size
-        left, right = data.beyond(panel)
-        assert left + right + int(data.inside(panel.counts).sum()) == panel.count
+@pytest.mark.parametrize(
+    ("name", "layer", "log"), [("paired_arm", 0, "auto"), ("paired_log", 2, True)]
+)
+def test_golden_images(
+    synthetic: Synthetic, name: str, layer: int, log: bool | str, tmp_path: Path
+) -> None:
+    assert_golden(plots.paired(synthetic.run, layer, log=log), name, tmp_path)

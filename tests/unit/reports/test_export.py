@@ -25,11 +25,9 @@ import pytest
 from support.synthetic_runs import with_tables
 
 from distviz.errors import MeasurementError
-from distviz.plots import figure_names
 from distviz.reports import export as exports
 from distviz.results.run import Run
 from distviz.settings import FIGURE_FORMATS
-from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
     from typing import Any
@@ -169,28 +167,6 @@ def test_a_file_in_place_of_the_folder_is_refused(run: Run, tmp_path: Path) -> N
     (tmp_path / "out").touch()
     with pytest.raises(RequestError, match="is a file"):
         exports.export(run, tmp_path / "out")
-
-
-def test_figure_names_are_unique() -> None:
-    values = np.ones(4, np.float32)
-    run = run_of(
-        {
-            place(0, "before"): values,
-            place(0, "before", site="product", module="experts.0.down"): values,
-            place(0, "before", site="product", module="experts.1.down"): values,
-            SiteKey(0, "encoder", "act", "before", "encoder.0.act"): values,
-            place(1, "before", site="module:*.o_proj", module="layers.1.o_proj"): values,
-            SiteKey(-1, "decoder", "module:lm_head", "before", "lm_head"): values,
-        }
-    )
-    assert set(figure_names(run).values()) == {
-        "layer_000_act",
-        "layer_000_product_experts.0.down",
-        "layer_000_product_experts.1.down",
-        "encoder_layer_000_act",
-        "layer_001_module-.o_proj",
-        "outside_lm_head",
-    }
 
 
 def test_several_sites_get_an_overview_each(tmp_path: Path) -> None:

@@ -1,20 +1,18 @@
-"""Answers about a run: printed, plotted, written, read again, and refused."""
+"""Answers about a run: printed, written, read again, and refused."""
 
 from __future__ import annotations
 
 import json
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from support.synthetic_runs import place, run_of, silu_run
 from support.terminal import printed
 
-from distviz import plots
 from distviz.cli.views import whatif as whatif_tables
 from distviz.errors import RequestError
 from distviz.reports.export import write_folder
@@ -67,7 +65,7 @@ def _assert_same(read: pd.DataFrame, written: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(read, written, check_dtype=False, check_exact=True)
 
 
-def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path: Path) -> None:
+def test_awkward_data_are_answered_printed_and_written(awkward: Run, tmp_path: Path) -> None:
     found = evaluate_whatif(awkward, parse_whatif(thresholds="0,1"))
     rows = found.losses("act", "int8", "mse").set_index("layer")
     assert rows["sqnr_db"].isna().tolist() == [True, True, False, False, False, False]
@@ -84,77 +82,7 @@ def test_awkward_data_are_answered_told_drawn_and_written(awkward: Run, tmp_path
     assert "inf" in _printed(found)
 
 
-# Told ----------------------------------------------------------------------------------------
-
-
 _printed = partial(printed, whatif_tables.summary)
-
-
-# Drawn ---------------------------------------------------------------------------------------
-
-
-def _lines(figure: Any) -> dict[str, Any]:
-    return {line.get_gid(): line for ax in figure.axes for line in ax.get_lines() if line.get_gid()}
-
-
-def test_the_figure_of_formats_draws_the_table(asked: WhatIf) -> None:
-    figure = plots.format_losses(asked, "act")
-    lines = _lines(figure)
-    for name, range_ in asked.kinds("act"):
-        rows = asked.losses("act", name, range_)
-        drawn = lines[f"{name}-{range_}-before"]
-        assert list(drawn.get_xdata()) == list(rows["layer"])
-        np.testing.assert_array_equal(drawn.get_ydata(), rows["sqnr_db"])
-    after = asked.losses("act", "int8", "mse", "after")["sqnr_db"]
-    np.testing.assert_array_equal(lines["int8-mse-after"].get_ydata(), after)
-    titles = [ax.get_title(loc="right") for ax in figure.axes]
-    worst = asked.losses("act", "int4", "mse").sort_values("sqnr_db")
-    expected = ", ".join(
-        f"{row['layer']} ({row['sqnr_db']:.1f})" for row in worst.to_dict("records")
-    )
-    assert f"worst layers {expected}" in titles
-
-
-def test_the_figure_of_zeros_draws_the_table(asked: WhatIf) -> None:
-    figure = plots.zeros_kept(asked, "act")
-    lines = _lines(figure)
-    for layer in range(3):
-        rows = [asked.thinned("act", level).iloc[layer] for level in (0.25, 0.5, 0.9)]
-        drawn = lines[f"layer-{layer}-before"]
-        np.testing.assert_array_equal(drawn.get_xdata(), [row["zeros"] for row in rows])
-        np.testing.assert_array_equal(drawn.get_ydata(), [row["l2_kept"] for row in rows])
-    for level in (0.25, 0.5, 0.9):
-        for column in ("l2_kept", "threshold"):
-            for phase in ("before", "after"):
-                drawn = lines[f"{column}-{level:g}-{phase}"].get_ydata()
-                np.testing.assert_array_equal(drawn, asked.thinned("act", level, phase)[column])
-    changed = {gid for gid in lines if gid.startswith("layer") and gid.endswith("after")}
-    expected = {
-        f"layer-{layer}-after"
-        for layer in range(3)
-        if any(
-            abs(
-                asked.thinned("act", level).iloc[layer]["l2_kept"]
-                - asked.thinned("act", level, "after").iloc[layer]["l2_kept"]
-            )
-            > 0.005
-            for level in (0.25, 0.5, 0.9)
-        )
-    }
-    assert changed == expected != set()
-    (least,) = [text.get_text() for text in figure.texts if text.get_gid() == "least"]
-    first = asked.thinned("act", 0.5).sort_values("l2_kept").iloc[0]["layer"]
-    assert least.startswith(f"At 50 % zeros least energy is kept in layers {first} (")
-
-
-def test_what_was_not_asked_is_not_drawn(measured: Synthetic) -> None:
-    few = evaluate_whatif(measured.run, parse_whatif(formats="int4", ranges="max", sparsity="none"))
-    assert len(plots.format_losses(few, "act").axes) == 1
-    with pytest.raises(RequestError, match="no levels of sparsity"):
-        plots.zeros_kept(few, "act")
-    none = evaluate_whatif(measured.run, parse_whatif(formats="none", sparsity="50"))
-    with pytest.raises(RequestError, match="no number formats"):
-        plots.format_losses(none, "act")
 
 
 # The folder ----------------------------------------------------------------------------------
