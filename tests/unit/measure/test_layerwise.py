@@ -12,64 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from support.equality import same
+from support.streamed_runs import assert_equal, run_texts
 from support.synthetic_checkpoints import LIBRARIES_MB, write_llama
-from support.texts import STREAMED_TEXTS as TEXTS
 
-import distviz
 from distviz.errors import MeasurementError, RequestError
 from distviz.models import lazy_layers as offloading
 from distviz.models.lazy_layers import LayersOnDisk, bytes_in_memory
 from distviz.models.memory import free_bytes
 from distviz.models.open import open_model
 from distviz.progress import Progress
-
-
-def run(folder: Path, **options: Any) -> Any:
-    chosen = {"max_length": 16, "batch_size": 2, "arm_layers": "0,2", "device": "cpu"} | options
-    return distviz.run(str(folder), text=TEXTS, **chosen)
-
-
-def equal(plain: Any, streamed: Any) -> None:
-    same(plain, streamed)
-    assert plain.manifest["effect"] == streamed.manifest["effect"]
-    assert streamed.manifest["model"]["loaded"]["streamed"]
-
-
-@pytest.mark.parametrize("memory", [None, 0])
-@pytest.mark.parametrize(
-    "kind", ["llama", "qwen3", "gemma3_text", "gpt2", "phi", "mixtral", "minicpm3", "bert", "t5"]
-)
-def test_streamed_numbers_are_those_of_a_plain_run(
-    kind: str, memory: int | None, folders: Any
-) -> None:
-    sites = "act,residual" if kind in ("mixtral", "t5") else "gate,act,down,residual"
-    plain = run(folders(kind), sites=sites, stream=False)
-    equal(plain, run(folders(kind), sites=sites, stream=True, stream_memory=memory))
-
-
-def test_counts_are_the_same_file(folders: Any, tmp_path: Path) -> None:
-    folder = folders("llama", "bfloat16")
-    run(folder, stream=False).save(tmp_path / "plain")
-    run(folder, stream=True).save(tmp_path / "streamed")
-    plain, streamed = (tmp_path / name / "counts.parquet" for name in ("plain", "streamed"))
-    assert plain.read_bytes() == streamed.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"arm_layers": "none"},
-        {"ripple": False, "layers": "0,2"},
-        {"ripple": False, "layers": "all", "arm_layers": "none"},
-        {"sites": "act,module:*embed_tokens,module:model.norm,module:*.o_proj"},
-        {"dtype": "bf16", "classes": "all", "skip_special": True},
-        {"max_length": 512, "batch_size": 1},
-    ],
-)
-def test_whatever_is_asked_for(options: dict[str, Any], folders: Any) -> None:
-    folder = folders("llama")
-    equal(run(folder, stream=False, **options), run(folder, stream=True, **options))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -84,7 +35,7 @@ def test_every_layer_is_read_once_however_many_batches(
     monkeypatch.setattr(
         LayersOnDisk, "drop", lambda self, path: (log.append(("drop", path)), drop(self, path))[1]
     )
-    run(folders("llama"), stream=True, batch_size=batch_size)
+    run_texts(folders("llama"), stream=True, batch_size=batch_size)
     layers = [f"model.layers.{index}" for index in range(4)]
     expected = [("read", "")]
     for layer in layers:
@@ -105,14 +56,17 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_an_encoder_is_streamed_before_its_decoder(folders: Any, read: list[str]) -> None:
     options = {"layers": "1", "arm_layers": "none", "ripple": False}
-    equal(run(folders("t5"), stream=False, **options), run(folders("t5"), stream=True, **options))
+    assert_equal(
+        run_texts(folders("t5"), stream=False, **options),
+        run_texts(folders("t5"), stream=True, **options),
+    )
     # The decoder needs the whole encoder.
     expected = [f"encoder.block.{index}" for index in range(3)]
     assert read[-5:] == [*expected, "decoder.block.0", "decoder.block.1"]
 
 
 def test_only_the_layers_that_are_wanted_are_read(folders: Any, read: list[str]) -> None:
-    run(folders("llama"), stream=True, layers="1", arm_layers="none", ripple=False)
+    run_texts(folders("llama"), stream=True, layers="1", arm_layers="none", ripple=False)
     assert read == ["", "model.layers.0", "model.layers.1"]
 
 
@@ -137,14 +91,14 @@ def test_a_model_too_large_is_streamed_by_itself_and_says_so(
     folder = folders("llama")
     monkeypatch.setattr("distviz.models.load_plan.free_bytes", lambda _: 300_000)
     monkeypatch.setattr("distviz.measure.measurement.free_bytes", lambda _: 1 << 30)
-    streamed = run(folder, progress=told)
+    streamed = run_texts(folder, progress=told)
     assert streamed.manifest["model"]["loaded"]["streamed"]
     line = "the model takes 0.0 GB, 0.0 GB are free: streaming, layers are read one by one"
     assert line in told.lines
     assert told.tokens == told.total > 0
-    assert "loaded" not in run(folder, stream=False).manifest["model"]
+    assert "loaded" not in run_texts(folder, stream=False).manifest["model"]
     # A part that fits is not streamed.
-    part = run(folder, layers="0", arm_layers="0", ripple=False, dtype="bf16")
+    part = run_texts(folder, layers="0", arm_layers="0", ripple=False, dtype="bf16")
     assert part.manifest["model"]["loaded"]["layers"] == ["model.layers.0"]
 
 
@@ -184,7 +138,7 @@ def test_what_cannot_be_streamed_is_refused(
         torch.save(load_file(tiny_llama / "model.safetensors"), tiny_llama / "pytorch_model.bin")
         (tiny_llama / "model.safetensors").unlink()
     with pytest.raises(RequestError, match=rf"cannot be streamed: {message}\n.*--stream"):
-        run(tiny_llama, stream=True, arm_layers="0", **options)
+        run_texts(tiny_llama, stream=True, arm_layers="0", **options)
 
 
 def test_layers_that_share_weights_are_refused_or_loaded_whole(
@@ -195,9 +149,9 @@ def test_layers_that_share_weights_are_refused_or_loaded_whole(
 
     monkeypatch.setattr(offloading, "refuse_shared", refuse)
     with pytest.raises(RequestError, match="shared"):
-        run(folders("llama"), stream=True)
+        run_texts(folders("llama"), stream=True)
     monkeypatch.setattr("distviz.models.load_plan.free_bytes", lambda _: 0)
-    assert "loaded" not in run(folders("llama")).manifest["model"]
+    assert "loaded" not in run_texts(folders("llama")).manifest["model"]
 
 
 def hooks_on(model: Any) -> int:
@@ -221,7 +175,7 @@ def test_a_full_disk_ends_all_and_leaves_the_model_clean(
 
     monkeypatch.setattr("distviz.measure.tensor_files._write", full)
     with pytest.raises(MeasurementError, match=r"do not fit on the disk of .*: No space left"):
-        run(folders("llama"), stream=True, stream_memory=0)
+        run_texts(folders("llama"), stream=True, stream_memory=0)
     assert hooks_on(opened[0].model) == 0
     assert not opened[0].on_disk.loaded
     assert not torch.is_inference_mode_enabled()
@@ -239,7 +193,7 @@ def test_a_layer_that_cannot_be_read_is_named(
 
     monkeypatch.setattr(LayersOnDisk, "_read", fail)
     with pytest.raises(MeasurementError, match=r"weights of model\.layers\.2 cannot be read: .*I"):
-        run(folders("llama"), stream=True)
+        run_texts(folders("llama"), stream=True)
 
 
 def test_a_place_that_never_fires_is_an_error(
@@ -253,7 +207,7 @@ def test_a_place_that_never_fires_is_an_error(
 
     monkeypatch.setattr(LlamaMLP, "forward", skip)
     with pytest.raises(MeasurementError, match=r"never reached in the forward pass: model\.layers"):
-        run(folders("llama"), stream=True)
+        run_texts(folders("llama"), stream=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""Helpers of a plan: interpolation as in NumPy, targets, masks and rows of one sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distviz.arm.arm import ARM
+from distviz.arm.plan import (
+    copy_rows,
+    cut_of,
+    interpolate,
+    one_sequence,
+    target_of,
+    to_host,
+    valid_tokens,
+)
+from distviz.errors import RequestError
+
+
+def test_interpolation_is_that_of_numpy() -> None:
+    generator = np.random.default_rng(4)
+    for low, step, weight in generator.random((200, 3)) * [1e3, 1e-3, 1]:
+        expected = np.percentile([low, low + step], 100 * weight)
+        assert interpolate(low, low + step, weight) == pytest.approx(expected, rel=1e-14)
+    assert interpolate(0.1, 0.3, 1.0) == 0.3
+    assert interpolate(0.1, 0.3, 0.0) == 0.1
+
+
+def test_the_cut_selects_k_values_lowest_index_first() -> None:
+    x = torch.tensor([[0.5, -0.25, 0.5], [2.0, 0.5, -0.5], [0.5, 4.0, 0.125]])
+    for fraction in (0.3, 0.45, 0.7, 1.0):
+        plan = ARM(fraction=fraction).plan(x)
+        assert plan is not None
+        cut = cut_of(x, np.arange(3), plan)
+        order = np.argsort(x.abs().numpy().ravel(), kind="stable")[: plan.k]
+        rows, columns = np.divmod(np.arange(9), 3)
+        flat = x.abs().numpy().ravel()
+        is_before = (rows < cut.row) | ((rows == cut.row) & (columns < cut.column))
+        chosen = (flat < cut.magnitude) | ((flat == cut.magnitude) & is_before)
+        assert np.flatnonzero(chosen).tolist() == sorted(order.tolist())
+
+
+def test_rows_are_copied_and_the_target_is_checked() -> None:
+    x = torch.arange(12.0).reshape(4, 3)
+    target = torch.zeros(4, 3)
+    copy_rows(x, target, np.array([1, 3]))
+    assert target.tolist() == [[0, 0, 0], [3, 4, 5], [0, 0, 0], [9, 10, 11]]
+    out = torch.empty(2, 2, 3)
+    assert target_of(x, out, out).data_ptr() == out.data_ptr()
+    strided = torch.empty(3, 4).T
+    assert target_of(x, x, strided).data_ptr() != strided.data_ptr()
+    with pytest.raises(RequestError, match=r"out is \(4, 3\) torch.float16, x is \(4, 3\)"):
+        target_of(x, x, x.half())
+
+
+def test_masks_and_rows() -> None:
+    batch = torch.zeros(2, 3, 5)
+    assert valid_tokens(batch, None).tolist() == [[True] * 3] * 2
+    assert valid_tokens(batch, torch.tensor([[1, 1, 0], [1, 0, 0]])).sum() == 3
+    assert to_host([4, 5], "documents", (1, 2), np.int64).tolist() == [[4, 5]]
+    with pytest.raises(RequestError, match=r"mask has shape \(2,\), expected \(2, 3\)"):
+        valid_tokens(batch, [1, 1])
+    values, rows = one_sequence(batch, [[1, 0, 1], [0, 0, 1]])
+    assert tuple(values.shape) == (6, 5)
+    assert rows.tolist() == [0, 2, 5]
+    values, rows = one_sequence(torch.tensor(3.0), None)
+    assert tuple(values.shape) == (1, 1)
+    assert rows.tolist() == [0]

@@ -1,0 +1,86 @@
+"""The base of all results, on a small kind of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+
+from distviz.errors import RequestError
+from distviz.results.result import Result, model_layers
+
+MANIFEST = {"schema_version": 2, "kind": "small", "model": {"layers": 4}}
+FIRST = pd.DataFrame({"layer": [0, 0, 2], "site": ["act", "up", "act"], "x": [0.1, 0.2, 1 / 3]})
+SECOND = pd.DataFrame({"layer": [0, 2, 2], "site": ["up", "act", "act"], "n": [1, 2**60, 3]})
+
+
+@dataclass(frozen=True)
+class Small(Result):
+    FILE = "small.json"
+    NOUN = "small result"
+    TABLES: ClassVar = {
+        "first.csv": ("layer", "site", "x"),
+        "second.parquet": ("layer", "site", "n"),
+    }
+
+    first: pd.DataFrame
+    second: pd.DataFrame
+
+    @property
+    def n_layers(self) -> int:
+        return model_layers(self.manifest)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {"first": self.first, "second": self.second}
+
+    def summary(self) -> dict[str, Any]:
+        return self.manifest
+
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return zip(self.first["layer"], self.first["site"], strict=True)
+
+    @classmethod
+    def _from_folder(
+        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
+    ) -> Small:
+        return cls(manifest, *tables)
+
+
+def test_a_result_is_saved_and_loaded(tmp_path: Path) -> None:
+    made = Small(MANIFEST, FIRST, SECOND)
+    folder = made.save(tmp_path / "out")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "first.csv", "second.parquet", "small.json",
+    ]  # fmt: skip
+    again = Small.load(folder)
+    assert again.manifest == MANIFEST
+    pd.testing.assert_frame_equal(again.first, FIRST, check_exact=True)
+    pd.testing.assert_frame_equal(again.second, SECOND, check_exact=True)
+    with pytest.raises(RequestError, match="exists"):
+        made.save(folder)
+    (folder / "second.parquet").unlink()
+    with pytest.raises(RequestError, match=r"second\.parquet"):
+        Small.load(folder)
+
+
+def test_a_part_has_the_rows_of_its_places() -> None:
+    made = Small(MANIFEST, FIRST, SECOND)
+    part = made.select(layers=[2])
+    assert part.first["x"].tolist() == [1 / 3]
+    assert part.second["n"].tolist() == [2**60, 3]
+    assert made.select(sites=["up"]).second["n"].tolist() == [1]
+    assert made.select().first.equals(FIRST)
+    with pytest.raises(
+        RequestError, match=r"none of these layers and sites\nit has layers 0, 2; sites act, up"
+    ):
+        made.select(layers=[1])
+
+
+def test_the_number_of_layers() -> None:
+    assert Small(MANIFEST, FIRST, SECOND).n_layers == 4
+    for manifest in ({}, {"model": None}, {"model": {"layers": "4"}}):
+        assert model_layers(manifest) == 0

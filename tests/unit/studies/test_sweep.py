@@ -1,0 +1,54 @@
+"""A sweep of the demo: each row is a run with the same settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.texts import TEXTS
+
+from distviz.data.documents import read_documents
+from distviz.measure.measurement import corpus_of, measure
+from distviz.models.open import open_model
+from distviz.progress import Progress
+from distviz.settings import RunSettings
+from distviz.studies.sweep import (
+    activation_layers,
+    every_setting,
+    first_place,
+    layer_count,
+    sweep_model,
+)
+from distviz.studies.sweep_grid import SweepGrid
+
+SETTINGS = RunSettings(max_length=24, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def opened(demo_folder: Any) -> Any:
+    return open_model(str(demo_folder), device="cpu")
+
+
+def test_a_row_is_the_effect_of_a_run(opened: Any) -> None:
+    grid = SweepGrid(c="0.1,0.5", arm_layers="0;1,3")
+    corpus = corpus_of(read_documents(TEXTS), opened, SETTINGS)
+    chosen = every_setting(opened, grid, SETTINGS, is_by_layer=False)
+    found = sweep_model(opened, corpus, SETTINGS, chosen, [0, 4], 0.05, Progress())
+    assert len(found.seeds) == 2 * 2 * 2
+    for row in found.seeds.itertuples():
+        own = replace(SETTINGS, c=row.c, arm_layers=row.layers, seed=row.seed)
+        effect = measure(opened, corpus, own).manifest["effect"]
+        for name in ("loss_before", "loss_after", "kl", "top1_agreement"):
+            assert getattr(row, name) == pytest.approx(effect[name], rel=1e-5, abs=1e-8)
+
+
+def test_layers_of_a_sweep(opened: Any) -> None:
+    assert layer_count(opened) == 6
+    assert activation_layers(opened, None) == [0, 1, 2, 3, 4, 5]
+    assert activation_layers(opened, "4;1,4") == [1, 4]
+    by_layer = every_setting(opened, SweepGrid(c="0.1,0.2"), SETTINGS, is_by_layer=True)
+    assert [setting.layers for setting in by_layer] == [(layer,) for layer in range(6)] * 2
+    grid = SweepGrid(arm_layers="2,3;1")
+    assert first_place(opened, grid, SETTINGS, is_by_layer=False) == "2,3"
+    assert first_place(opened, grid, SETTINGS, is_by_layer=True) == "1"
