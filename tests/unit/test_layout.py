@@ -74,6 +74,28 @@ def test_long_functions_are_found() -> None:
     assert not list(long_functions(f"def f():\n{body[10:]}"))
 
 
+# Tests --------------------------------------------------------------------------------------
+
+TESTED_ELSEWHERE = {
+    "stats/kernels/numba_loops.py": "stats/kernels/test_cpu.py",  # cpu.py calls the loops
+}
+"""Modules that the test file of a sibling covers."""
+
+
+def test_file_of(name: str) -> str:
+    folder, _, module = name.rpartition("/")
+    return TESTED_ELSEWHERE.get(name, f"{folder}/test_{module}".removeprefix("/"))
+
+
+def test_every_module_has_its_test_file() -> None:
+    names = [name_of(path) for path in MODULES if not path.name.startswith("__")]
+    assert set(TESTED_ELSEWHERE) <= set(names)
+    tests = REPOSITORY / "tests" / "unit"
+    assert not [name for name in names if not (tests / test_file_of(name)).is_file()]
+    assert test_file_of("errors.py") == "test_errors.py"
+    assert test_file_of("stats/kernels/cpu.py") == "stats/kernels/test_cpu.py"
+
+
 # Words --------------------------------------------------------------------------------------
 
 GONE_NAMES = (
