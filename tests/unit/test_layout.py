@@ -82,7 +82,7 @@ TESTED_ELSEWHERE = {
 """Modules that the test file of a sibling covers."""
 
 
-def test_file_of(name: str) -> str:
+def file_of_tests(name: str) -> str:
     folder, _, module = name.rpartition("/")
     return TESTED_ELSEWHERE.get(name, f"{folder}/test_{module}".removeprefix("/"))
 
@@ -91,9 +91,9 @@ def test_every_module_has_its_test_file() -> None:
     names = [name_of(path) for path in MODULES if not path.name.startswith("__")]
     assert set(TESTED_ELSEWHERE) <= set(names)
     tests = REPOSITORY / "tests" / "unit"
-    assert not [name for name in names if not (tests / test_file_of(name)).is_file()]
-    assert test_file_of("errors.py") == "test_errors.py"
-    assert test_file_of("stats/kernels/cpu.py") == "stats/kernels/test_cpu.py"
+    assert not [name for name in names if not (tests / file_of_tests(name)).is_file()]
+    assert file_of_tests("errors.py") == "test_errors.py"
+    assert file_of_tests("stats/kernels/cpu.py") == "stats/kernels/test_cpu.py"
 
 
 # Words --------------------------------------------------------------------------------------
