@@ -352,10 +352,11 @@ def _is_causal(model: nn.Module, modules: Mapping[str, nn.Module], list_path: st
     config: Any = getattr(model, "config", None)
     if getattr(config, "is_decoder", False):
         return True
-    for path, module in modules.items():
-        flag = getattr(module, "is_causal", None)
-        if isinstance(flag, bool) and path.startswith(f"{list_path}."):
-            return flag
+    # Cross-attention of a decoder is not causal, its self-attention is.
+    inside = (module for path, module in modules.items() if path.startswith(f"{list_path}."))
+    flags = [flag for m in inside if isinstance(flag := getattr(m, "is_causal", None), bool)]
+    if flags:
+        return any(flags)
     kind = getattr(config, "model_type", "")
     if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return False

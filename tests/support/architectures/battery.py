@@ -27,11 +27,18 @@ PACKAGES = ("timm",)
 """Packages beside transformers whose models types are built on; what they give is recorded."""
 _NO_FORWARD = "transformers gives it no forward pass of its own: only its parts are called"
 _SESSION = "is called with a session of a video, not with tensors"
+_CODEBOOK = (
+    "its configuration needs the size of an audio codebook that the small sizes here do not fit"
+)
 _SHARED = (
     "transformers 5.23 cannot build it: its configuration demands that all layers share a cache, "
     "and a check of its layers forbids it"
 )
 REASONS = {
+    "apertus1p5": _CODEBOOK,
+    "dory": "its numbers of layers must add up, which the small sizes here do not",
+    "wavtokenizer": _CODEBOOK,
+    "wavtokenizer_encoder": _CODEBOOK,
     "align": "its image tower gives infinite values where its weights are random",
     "bark": _NO_FORWARD,
     "edgetam_video": _SESSION,
