@@ -1,6 +1,7 @@
 # make demo: install and run distviz on the embedded demo model
 # make test: install and pass the tests; ARGS=… is passed on to pytest
-# make slow: the tests that take minutes
+# make extended: more tests: real models, several processes, kills, every documented command line
+# make slow: the tests that take minutes each
 # make lint: linters, types, import rules (make dev: only install what they need)
 # make docs: the documentation, in docs/_build
 # make lowest: a part of the tests with the lowest versions that pyproject.toml allows
@@ -15,7 +16,7 @@ FILES := pyproject.toml constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
 .NOTPARALLEL:
-.PHONY: help demo test slow lint docs dev lowest
+.PHONY: help demo test extended slow lint docs dev lowest
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -25,6 +26,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	@$(BIN)/pytest -n 2 $(ARGS)
+
+extended: .venv/installed-test
+	@$(BIN)/pytest -n 2 -m "extended and not slow" $(ARGS)
 
 slow: .venv/installed-test
 	@$(BIN)/pytest -n 2 -m slow $(ARGS)

@@ -86,8 +86,9 @@ class Tracker:
         if self.given is not None:
             self.tokens = self.given
             return
-        cache = given.get("past_key_values")
-        past = 0 if cache is None else int(cache.get_seq_length())
+        # Known by its method: `past_key_values` is called `cache` since transformers 5.24.
+        lengths = (getattr(value, "get_seq_length", None) for value in given.values())
+        past = next((int(length()) for length in lengths if callable(length)), 0)
         of_decoder = _first(given, _DECODER_SOURCES)
         self.decoder = None
         if of_decoder is not None:

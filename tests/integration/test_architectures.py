@@ -63,11 +63,22 @@ def check(kind: str) -> None:
     assert not [key for key, value in stored.items() if value and key not in found]
 
 
-@pytest.mark.parametrize("kind", tiny.CAUSAL)
+SAMPLE = ("bloom", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mamba", "mixtral",
+          "openai-gpt", "phi", "qwen3", "qwen3_next")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.extended] * (kind not in SAMPLE))
+        for kind in tiny.CAUSAL
+    ],
+)
 def test_causal_language_models(kind: str) -> None:
     check(kind)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", OTHERS)
 def test_encoders_encoder_decoders_and_towers(kind: str) -> None:
     check(kind)

@@ -684,6 +684,7 @@ def test_showing_commands_import_no_torch(folder: Path, tmp_path: Path) -> None:
     assert imported("report", folder, "-o", tmp_path / "r.html") == set()
 
 
+@pytest.mark.extended
 def test_a_real_process(tmp_path: Path) -> None:
     options = ["--out", tmp_path / "r", "--no-figures", "--layers", "0-1", "--max-length", "40"]
     done = process("run", "--text", "-", *options, input="Anna had 3 apples, so she is happy. " * 9)
@@ -757,6 +758,7 @@ def test_colour_on_a_terminal_unless_disabled(folder: Path) -> None:
     assert not COLOUR.search(on_a_terminal("show", folder, NO_COLOR="1"))
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 @pytest.mark.parametrize(("moment", "existing"), [("loading", False), ("measuring", True)])
 def test_ctrl_c_leaves_no_partial_folder(

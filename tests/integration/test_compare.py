@@ -349,6 +349,7 @@ def test_two_saved_runs_need_no_torch(folder: Path, tmp_path: Path) -> None:
 # Real models --------------------------------------------------------------------------------
 
 
+@pytest.mark.extended
 @pytest.mark.real_model
 def test_smollm2_in_fp32_and_bf16(smollm2: Path, call: Callable[..., Done], tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"

@@ -54,7 +54,10 @@ TEXTS = [
 ]
 
 # PEFT asks transformers for a property under its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
 
 
 def _program(line: Line) -> str:

@@ -139,6 +139,7 @@ def test_every_own_token_against_plain_hooks(opened: Any) -> None:
     assert set(study.tokens.loc[study.tokens["distance"] > 0, "part"]) == {"question"}
 
 
+@pytest.mark.extended
 def test_real_own_tokens_against_plain_hooks(smollm2: Path) -> None:
     real = collect.open_from(RunSettings(model=str(smollm2)), Progress())
     prompts = fillers.read_prompts([])[:3]
@@ -287,6 +288,7 @@ def test_embedded_prompts() -> None:
     assert len({prompt.question for prompt in prompts}) == 24
 
 
+@pytest.mark.extended
 def test_the_command(tmp_path: Path) -> None:
     text = tmp_path / "prompts.jsonl"
     lines = [json.dumps({"system": p.system, "question": p.question}) for p in PROMPTS]

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, pipeline
 
 import distviz
 
+pytestmark = pytest.mark.extended
+
 if TYPE_CHECKING:
     from pathlib import Path
 

@@ -20,6 +20,8 @@ from distviz.reports.html import page_of
 from distviz.reports.page import Command
 from distviz.settings import OPTIONS
 
+pytestmark = pytest.mark.extended
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -101,6 +101,7 @@ def test_experts_stopped_again_and_again(tmp_path: Path, demo_folder: Path) -> N
 # Whole processes, killed ---------------------------------------------------------------------
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(tmp_path: Path, call: Callable[..., Done], kills: int) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -120,6 +121,7 @@ def test_a_real_model_killed(tmp_path: Path, smollm2: Path, call: Callable[..., 
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.extended
 def test_interrupted_from_the_keyboard(tmp_path: Path, call: Callable[..., Done]) -> None:
     out = tmp_path / "out"
     with running("run", *SMALL, "--save-every", "0", "--out", out) as process:

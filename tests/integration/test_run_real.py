@@ -29,7 +29,7 @@ from distviz.results.run import Run
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.extended, pytest.mark.real_model]
 
 TEXTS = [
     "The mitochondrion makes most of the energy of a cell, because it burns sugar with oxygen. "

@@ -18,6 +18,8 @@ from distviz.models.lazy_layers import LayersOnDisk
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 
+pytestmark = pytest.mark.extended
+
 FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")
 
 

@@ -19,6 +19,8 @@ from distviz.settings import RunSettings
 from distviz.studies import comparison as comparing
 from distviz.studies import filler as fillers
 
+pytestmark = pytest.mark.extended
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 

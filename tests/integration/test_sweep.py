@@ -360,6 +360,7 @@ def test_bad_input(
     assert not (tmp_path / "here" / "nothing").exists()
 
 
+@pytest.mark.extended
 def test_a_killed_sweep_goes_on_to_the_same_numbers(
     call: Callable[..., Done], text: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from support.interrupted import running, wait_for_a_state
 from support.tiny_models import save_tiny
 from torch.distributed import TCPStore
 
+pytestmark = pytest.mark.extended
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 

@@ -169,7 +169,7 @@ def test_the_table_fits_into_80_columns(call: Any, tiny_llama: Path, text_file: 
     assert re.search(r"reads +\d+ KB of model\.safetensors", text)
     assert "act in layers 0-1" in text
     assert "in layer 0\n" in text
-    assert re.search(r"MB of memory and \d+ MB for libraries", text)
+    assert re.search(r"MB of memory and [\d.]+ [MG]B for libraries", text)
     assert re.search(r"KB in some/where", text)
     assert not Path("some").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,10 @@ def test_two_watches_do_not_affect_each_other() -> None:
             output = model(torch.arange(3, 9)[None], use_cache=True)
             if looks:
                 watched.stats()
-            model(torch.tensor([[9]]), past_key_values=output.past_key_values)
+            # The argument is called `cache` since transformers 5.24.
+            names = inspect.signature(model.forward).parameters
+            name = "cache" if "cache" in names else "past_key_values"
+            model(torch.tensor([[9]]), **{name: output.past_key_values})
         return watched.run()
 
     plain, looked = generate(looks=False), generate(looks=True)

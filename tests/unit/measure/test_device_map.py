@@ -206,7 +206,7 @@ def test_built_layers_are_in_one_place(call: Callable[..., Done], tmp_path: Path
     done = call("run", tmp_path / "layer.toml", "--device-map", "auto", "--out", "x")
     assert done.code == 2
     assert done.complaint()[0] == (
-        "distviz: --device-map places whole checkpoints, not layers built from a TOML"
+        "distviz: --device-map is for checkpoints, not for layers built from a TOML file"
     )
 
 

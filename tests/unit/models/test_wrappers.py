@@ -159,6 +159,7 @@ def test_what_generate_compiles_by_itself_is_seen_too() -> None:
     assert count(cache_implementation="static") == expected
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_with_the_compiler_that_users_have() -> None:

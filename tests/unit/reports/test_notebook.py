@@ -103,6 +103,7 @@ def test_displays_cost_nothing_until_they_are_used() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.extended
 def test_the_notebook_runs(tmp_path: Path) -> None:
     """In a kernel of its own, as a reader would; every cell that ends in a value shows it."""
     out = tmp_path / "done.ipynb"
