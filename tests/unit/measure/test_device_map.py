@@ -26,6 +26,8 @@ from distviz.settings import RunSettings
 from distviz.studies import sweep as sweeps
 from distviz.studies.sweep_grid import SweepGrid
 
+pytestmark = pytest.mark.extended
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
