@@ -18,26 +18,6 @@ if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
 
 
-@pytest.fixture(scope="module")
-def first() -> Made:
-    return make(1)
-
-
-@pytest.fixture(scope="module")
-def second() -> Made:
-    return make(2, scale=1.3, tokens=8)
-
-
-@pytest.fixture(scope="module")
-def comparison(first: Made, second: Made) -> Comparison:
-    return comparing.compare_runs(first.run, second.run)
-
-
-@pytest.fixture(scope="module")
-def same(first: Made) -> Comparison:
-    return comparing.compare_runs(first.run, first.run)
-
-
 def _named(name: str, **manifest: Any) -> Made:
     return make(1, model={"name": name, "layers": 3} | manifest.pop("model", {}), **manifest)
 

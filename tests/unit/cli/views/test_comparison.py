@@ -6,34 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from support.synthetic_comparisons import Made, make
 from support.terminal import printed
 
 from distviz.cli.views import comparison as comparison_tables
-from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
-
-
-@pytest.fixture(scope="module")
-def first() -> Made:
-    return make(1)
-
-
-@pytest.fixture(scope="module")
-def second() -> Made:
-    return make(2, scale=1.3, tokens=8)
-
-
-@pytest.fixture(scope="module")
-def comparison(first: Made, second: Made) -> Comparison:
-    return comparing.compare_runs(first.run, second.run)
-
-
-@pytest.fixture(scope="module")
-def same(first: Made) -> Comparison:
-    return comparing.compare_runs(first.run, first.run)
 
 
 _shown = partial(printed, comparison_tables.summary)
