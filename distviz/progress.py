@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from distviz.output import escape_streams, visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -89,11 +91,11 @@ class TerminalProgress(Progress):
         """Print what starts now."""
         self.stop()
         if not self._is_silent:
-            self._console.print(text, style="dim", soft_wrap=True)
+            self._console.print(visible(text), style="dim", soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
         """Print a note above the bar, also where progress is silent."""
-        self._console.print(f"distviz: {text}", soft_wrap=True)
+        self._console.print(f"distviz: {visible(text)}", soft_wrap=True, markup=False)
 
     def start(self, tokens: int, done: int = 0) -> None:
         """Open the bar."""
@@ -114,6 +116,7 @@ class TerminalProgress(Progress):
         self._task = self._bar.add_task("", total=tokens, speed="")
         self._bar.advance(self._task, done)  # the start of the time that speed is measured in
         self._bar.start()
+        escape_streams()  # rich has replaced them by its own
 
     def advance(self, tokens: int) -> None:
         """Move the bar and update speed and time left.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ import typer
 from distviz.cli import completion, options
 from distviz.cli.examples import PAGES
 from distviz.cli.help import HelpCommand, HelpGroup, print_versions
-from distviz.cli.views.console import is_unicode_name, replace_unencodable
 from distviz.errors import DistvizError, RequestError, first_line
 from distviz.measure import world
+from distviz.output import console, escape_streams, print_error, print_json, print_lines, print_text
 from distviz.progress import catch_lost_interrupts
 
 if TYPE_CHECKING:
@@ -118,44 +117,33 @@ def _root(
 # Printing -----------------------------------------------------------------------------------
 
 
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
 def _progress(given: SimpleNamespace) -> Any:
     from distviz.progress import TerminalProgress
 
-    bar = TerminalProgress(_console(stderr=True), is_silent=given.quiet or given.as_json)
+    bar = TerminalProgress(console(stderr=True), is_silent=given.quiet or given.as_json)
     return world.current().progress(bar)
-
-
-def _print_json(data: Any) -> None:
-    escaped = not is_unicode_name(sys.stdout.encoding)
-    print(json.dumps(data, ensure_ascii=escaped, allow_nan=False))
 
 
 def _output(
     given: SimpleNamespace,
     data: Callable[[], Any],
     views: Sequence[Callable[[Console], RenderableType]],
-    line: object = "",
+    short: Sequence[object] = (),
 ) -> None:
-    """Print what was found: as JSON, as one line with ``--quiet``, or as views show it."""
+    """Print what was found: as JSON, as short lines with ``--quiet``, or as views show it."""
     if given.as_json:
-        _print_json(data())
+        print_json(data())
     elif given.quiet:
-        print(line)
+        print_lines(*short)
     else:
-        console = _console()
+        screen = console()
         for view in views:
-            console.print(view(console))
+            screen.print(view(screen))
 
 
 def _warn(warnings: list[str]) -> None:
     for warning in warnings:
-        print(f"distviz: warning: {warning}", file=sys.stderr)
+        print_error(f"warning: {warning}")
 
 
 def _output_result(
@@ -165,9 +153,9 @@ def _output_result(
     _warn(result.manifest.get("warnings", []))
     summary = import_module(f"distviz.cli.views.{result.manifest['kind']}").summary
     views: list[Any] = [partial(summary, result), *details]
-    _output(given, lambda: result.summary() | {"folder": str(folder)}, views, folder)
+    _output(given, lambda: result.summary() | {"folder": str(folder)}, views, [folder])
     if not (given.as_json or given.quiet):
-        _console().print(f"\n{folder}", soft_wrap=True)
+        print_lines("", folder)
 
 
 def _output_written(given: SimpleNamespace, result: Result, folder: Path) -> None:
@@ -201,7 +189,7 @@ def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
 
     plain = found.as_dict()
     _warn(plain["warnings"])
-    _output(given, lambda: plain, [partial(summary, found)], found.out)
+    _output(given, lambda: plain, [partial(summary, found)], [found.out])
 
 
 # Commands -----------------------------------------------------------------------------------
@@ -256,7 +244,7 @@ def generate(given: SimpleNamespace) -> None:
     )
     from distviz.cli.views.generate import summary
 
-    _output(given, found.summary, [partial(summary, found)], "\n\n".join(found.after))
+    _output(given, found.summary, [partial(summary, found)], "\n\n".join(found.after).split("\n"))
 
 
 @_command
@@ -336,9 +324,9 @@ def report(given: SimpleNamespace) -> None:
 
     written = reports.report_folders(given.folders, given.out, force=given.force)
     if given.as_json:
-        _print_json({"file": str(written), "bytes": written.stat().st_size})
+        print_json({"file": str(written), "bytes": written.stat().st_size})
     else:
-        _console().print(str(written), soft_wrap=True, markup=False)
+        print_lines(written)
 
 
 @_command
@@ -359,15 +347,15 @@ def export(given: SimpleNamespace) -> None:
         force=bool(given.force),
     )
     if given.as_json:
-        _print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})
+        print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})
     else:
-        print("\n".join(map(str, written[:1] if given.quiet else written)))
+        print_lines(*(written[:1] if given.quiet else written))
 
 
 def main() -> None:
     """Run the ``distviz`` command."""
     completion.name_shell(sys.argv[1:], os.environ)
-    replace_unencodable(sys.stdout, sys.stderr)
+    escape_streams()
     try:
         with catch_lost_interrupts():
             code = app(prog_name="distviz", standalone_mode=False)
@@ -377,12 +365,12 @@ def main() -> None:
         # Errors of usage: one line, no box, and how to get help.
         message = error.format_message()
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(message, file=sys.stderr)
+            print_text(message, stderr=True)
         elif message:
-            world.report(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
+            print_error(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        world.report("interrupted, nothing was written")
+        print_error("interrupted, nothing was written")
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
 

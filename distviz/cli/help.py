@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from distviz.cli.examples import EXIT_CODES, GROUPS, PAGES, ROOT, Example
 from distviz.option import HEADINGS
+from distviz.output import print_lines
 
 _NEEDED = ("accelerate", "numba", "numpy", "pandas", "pyarrow", "scipy", "matplotlib")
 _OPTIONAL = ("gguf", "peft", "compressed-tensors", "bitsandbytes", "torchao", "lm-eval")
@@ -148,11 +149,14 @@ def print_versions(value: bool) -> None:
         return
     from importlib.metadata import PackageNotFoundError, version
 
-    print(f"distviz {version('distviz')}")
-    print(f"python {platform.python_version()} ({platform.system()} {platform.machine()})")
+    lines = [
+        f"distviz {version('distviz')}",
+        f"python {platform.python_version()} ({platform.system()} {platform.machine()})",
+    ]
     for name in ("torch", "transformers", *_NEEDED, *_OPTIONAL):
         try:
-            print(name, version(name))
+            lines.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            print(name, "not installed" + " (optional)" * (name in _OPTIONAL))
+            lines.append(f"{name} not installed" + " (optional)" * (name in _OPTIONAL))
+    print_lines(*lines)
     raise typer.Exit

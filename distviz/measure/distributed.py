@@ -19,7 +19,8 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from distviz.errors import MeasurementError, first_line
-from distviz.measure.world import World, agree, report
+from distviz.measure.world import World, agree
+from distviz.output import print_error
 from distviz.progress import Progress, SharedProgress
 
 _JOIN_TIMEOUT = timedelta(minutes=5)
@@ -123,7 +124,7 @@ class LaunchedWorld(World):
             return
         where = f"rank {self.rank} of {self.size} ({socket.gethostname()}, process {os.getpid()})"
         is_of_all = code == _INTERRUPTED or (self.is_first and code == 2)
-        report(message if is_of_all else f"{where}: {message}", hint)
+        print_error(message if is_of_all else f"{where}: {message}", hint)
 
     def finish(self) -> None:
         """Wait until the first process has written the result."""

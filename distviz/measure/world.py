@@ -7,12 +7,12 @@ holds what the processes then exchange.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from distviz.errors import RequestError
+from distviz.output import print_error
 from distviz.progress import Progress
 
 _SHOWN = 3
@@ -55,7 +55,7 @@ class World:
     def fail(self, message: str, hint: str, code: int) -> None:
         """Report why this process ends; once among all processes."""
         del code
-        report(message, hint)
+        print_error(message, hint)
 
     def finish(self) -> None:
         """Wait until the result is written."""
@@ -100,9 +100,3 @@ def launched_size() -> int:
     if "RANK" not in os.environ:
         return 1
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def report(message: str, hint: str = "") -> None:
-    """Print an error on standard error: one line, and a second with what to do next."""
-    sys.stderr.write(f"distviz: {message}\n" + (f"  {hint}\n" if hint else ""))
-    sys.stderr.flush()

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table
+from distviz.cli.views.console import encode, encode_lines, paragraph, percent_cell, plain_table
 from distviz.results import alignment, measured_line, number, percent, records, side_names
 from distviz.stats import ALPHA
 
@@ -57,7 +57,7 @@ def pairs_table(comparison: Comparison, console: Console | None = None) -> Table
             table.add_column(name, no_wrap=True, overflow="ellipsis")
     headings = ("near-0\nA", "\nB", "std\nB / A", "KS", "W1 /\nstd A", "JS\nbits")
     for heading in (*headings, "p var.\nadj.", "p near\nadj."):
-        table.add_column(encode(heading, console), justify="right", no_wrap=True)
+        table.add_column(encode_lines(heading, console), justify="right", no_wrap=True)
     places = 3 if has_stacks or has_sites or has_modules else 4
     found = _p_values(comparison.inference)
     for row in records(rows):

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table
+from distviz.cli.views.console import encode, encode_lines, paragraph, percent_cell, plain_table
 from distviz.results import (
     QUANTITIES,
     distance_name,
@@ -95,14 +95,14 @@ def _by_place(
     """Return a table of changes with all quantities of a place in one row."""
     places = [column for column in _PLACES if column in rows]
     table = plain_table(console)
-    table.add_column(encode(heading, console), no_wrap=True)
+    table.add_column(encode_lines(heading, console), no_wrap=True)
     extra = [column for column in ("stack", "site") if len(set(rows[column])) > 1]
     if rows.duplicated([*(set(places) - {"module"}), "quantity"]).any():
         extra.append("module")
     for column in extra:
         table.add_column(column, no_wrap=True, overflow="ellipsis")
     for column in (*_HEADINGS, *(["attention\nkept"] if attention is not None else [])):
-        table.add_column(encode(column, console), justify="right", no_wrap=True)
+        table.add_column(encode_lines(column, console), justify="right", no_wrap=True)
     for _, of_place in rows.groupby(places, sort=False):
         by_name = {str(row["quantity"]): row for row in records(of_place)}
         head = by_name[QUANTITIES[0]]

@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, paragraph, plain_table, width_of
+from distviz.cli.views.console import encode, encode_lines, paragraph, plain_table, width_of
 
 if TYPE_CHECKING:
     from distviz.studies import Continuations
@@ -38,7 +38,9 @@ def _sides(found: Continuations, name: str, console: Console | None) -> Table:
     for before, after in zip(found.before, found.after, strict=True):
         cut = _common_length(before, after)
         cells = [
-            Text.assemble(encode(text[:cut], console), (encode(text[cut:], console), style))
+            Text.assemble(
+                encode_lines(text[:cut], console), (encode_lines(text[cut:], console), style)
+            )
             for text, style in ((before, "blue"), (after, "yellow"))
         ]
         table.add_row(*cells, end_section=True)

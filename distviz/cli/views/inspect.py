@@ -9,8 +9,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import is_unicode
+from distviz.cli.views.console import encode, is_unicode
 from distviz.models.architectures import Architecture, Architectures, Mlp
+from distviz.output import visible
 from distviz.plots import layer_lines
 from distviz.sites import SITES
 from distviz.studies import Inspection
@@ -41,7 +42,7 @@ def inspection(found: Inspection, console: Console) -> Group:
     first = " (first)" if found.layer == 0 else ""
     title = f"{details['architecture']}, {found.mlps[0].stack} layer {found.layer}{first}"
     counts = ", ".join(f"{count} {stack} layers" for stack, count in found.stacks.items())
-    parts: list[Any] = [Text(title, style="bold")]
+    parts: list[Any] = [Text(encode(title, console), style="bold")]
     parts.append(Text(f"{counts}; {len(others)} others have the same structure", style="dim"))
     for mlp in found.mlps:
         parts += ["", layer_diagram(mlp, has_rope=found.has_rope, ascii_only=ascii_only)]
@@ -65,7 +66,7 @@ def _points_table(found: Inspection) -> Table:
             if point.site == site:
                 width = found.widths.get(point)
                 module = f"{point.takes} of {point.module}"
-                table.add_row(f"[cyan]{site}[/cyan]", f"{width or ''}", module)
+                table.add_row(Text(site, style="cyan"), f"{width or ''}", visible(module))
     return table
 
 
@@ -93,7 +94,7 @@ def _supported(rows: Sequence[Architecture]) -> Table:
         missing = [site for site in SITES if site not in row.sites]
         form = ["gated" if row.gated else "plain"] + (["routed"] if row.routed else [])
         table.add_row(
-            f"[cyan]{row.type}[/cyan]" + (f" (needs {row.needs})" if row.needs else ""),
+            Text.assemble((row.type, "cyan"), f" (needs {row.needs})" if row.needs else ""),
             ", ".join(row.activation),
             ", ".join(row.found),
             ", ".join(form),
@@ -106,5 +107,5 @@ def _supported(rows: Sequence[Architecture]) -> Table:
 def _exceptions(rows: Sequence[Architecture]) -> Table:
     table = _table("not supported", "status", "reason")
     for row in rows:
-        table.add_row(f"[cyan]{row.type}[/cyan]", row.status, Text(row.explanation))
+        table.add_row(Text(row.type, style="cyan"), row.status, Text(row.explanation))
     return table

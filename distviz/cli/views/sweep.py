@@ -10,7 +10,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table, width_of
+from distviz.cli.views.console import (
+    encode,
+    encode_lines,
+    paragraph,
+    percent_cell,
+    plain_table,
+    width_of,
+)
 from distviz.results import counted, measured_line, number, pareto, varied_columns
 
 if TYPE_CHECKING:
@@ -87,7 +94,7 @@ def settings_table(sweep: Sweep, console: Console | None = None) -> Table:
         del columns[_OPTIONAL]  # the names of presets need its width
     models = {name.partition(":")[0] for name in rows["preset"] if name}
     for heading in columns:
-        table.add_column(encode(heading, console), justify="right", no_wrap=True)
+        table.add_column(encode_lines(heading, console), justify="right", no_wrap=True)
     table.add_column("")
     for index, row in rows.assign(preset=_short_presets(rows["preset"], models)).iterrows():
         mark = "<" if index == chosen else "*" if index in front else ""

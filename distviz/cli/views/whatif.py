@@ -11,7 +11,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, paragraph, percent_cell, plain_table, width_of
+from distviz.cli.views.console import (
+    encode,
+    encode_lines,
+    paragraph,
+    percent_cell,
+    plain_table,
+    width_of,
+)
 from distviz.results import (
     arm_settings,
     change_name,
@@ -64,7 +71,7 @@ def formats_table(results: WhatIf, site: str, console: Console | None = None) ->
     table = plain_table(console)
     table.add_column("format", no_wrap=True)
     table.add_column("range", no_wrap=True)
-    table.add_column(encode(f"worst layers\n{first}", console), no_wrap=True)
+    table.add_column(encode_lines(f"worst layers\n{first}", console), no_wrap=True)
     for phase in (first, *others[:1]):
         table.add_column(f"median\n{phase}", justify="right", no_wrap=True)
     for heading in ("median\nclipped", "median\nzeroed"):
@@ -93,7 +100,7 @@ def zeros_table(
     heads = ("threshold", "median\nzeros") if thresholds else ("zeros", "median\nthreshold")
     for heading in (*heads, "L1 kept\nmedian", "L2 energy\nmedian"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(encode(f"least energy in layers\n{first}", console), no_wrap=True)
+    table.add_column(encode_lines(f"least energy in layers\n{first}", console), no_wrap=True)
     for phase in others[:1]:
         table.add_column(f"L2 energy\n{phase}", justify="right", no_wrap=True)
     for value in results.thresholds(site) if thresholds else results.levels(site):

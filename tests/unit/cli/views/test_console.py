@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
 
-from distviz.cli.views.console import ASCII, replace_unencodable
+from distviz.cli.views.console import encode, encode_lines, paragraph
 from distviz.reports import export as exports
 from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
@@ -89,24 +88,14 @@ def test_errors_are_printed_in_ascii() -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_a_stream_replaces_what_it_lacks_and_keeps_what_it_has() -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="latin-1")
-    replace_unencodable(stream)
-    stream.write("é … → █ ε 漢 ×")
-    stream.flush()
-    assert raw.getvalue().decode("latin-1") == "é ~ > # eps \\u6f22 ×"
-    kept = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    replace_unencodable(kept)
-    assert kept.errors == "strict"
-
-
-def test_replacements_are_ascii() -> None:
-    assert all(word.isascii() for word in ASCII.values())
-
-
 def test_inspect_draws_in_ascii(call: Callable[..., Done]) -> None:
     done = _plainly(["inspect"], 60)
     assert done.returncode == 0, done.stderr
     assert b"RoPE" in done.stdout
     assert b"?" not in done.stdout
+
+
+def test_names_stay_on_one_line() -> None:
+    assert encode("a\nb\x1b[31m\u202e") == r"a\nb\x1b[31m\u202e"
+    assert encode_lines("mean\nbefore\x07") == "mean\nbefore\\x07"
+    assert paragraph("a\nb").plain == r"a\nb"
