@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
@@ -62,6 +63,9 @@ class Option:
     shown: str = ""
     """The default as printed in help, if ``default`` does not show it."""
     minimum: float | None = None
+    runs_code: Callable[[Any], bool] | None = None
+    """Whether a value lets code run that is not part of distviz. Such a value is accepted from the
+    command line and from Python, never from a file or folder, see `refuse_code`."""
     affects: Affects = "counts"
 
     @property
@@ -87,6 +91,10 @@ class Option:
             return ",".join(self.default)
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
+    def typed(self, value: Any) -> str:
+        """Return the option with a value as it is typed in a shell."""
+        return self.spellings[0] if value is True else shlex.join([self.spellings[0], str(value)])
+
     def check(self, value: Any, name: str = "") -> None:
         """Raise a RequestError where a value is below the minimum or none of the choices."""
         name = name or self.spellings[0]
@@ -103,6 +111,24 @@ def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise RequestError(
             f"{name} is '{value}'{nearest(value, allowed)}", f"allowed: {', '.join(allowed)}"
+        )
+
+
+def code_in(values: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
+    """Return the values that let code run."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name in options and (runs := options[name].runs_code) and runs(value)
+    }
+
+
+def refuse_code(values: Mapping[str, Any], options: Mapping[str, Option], where: str) -> None:
+    """Raise a RequestError if a value that was read from ``where`` lets code run."""
+    for name, value in code_in(values, options).items():
+        raise RequestError(
+            f"{where}: {name} = {value!r} lets code run, which neither file nor folder may ask for",
+            f"if you trust that code, type {options[name].typed(value)}",
         )
 
 

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.errors import RequestError, nearest
+from distviz.config_file import check_table, read_toml
+from distviz.errors import RequestError
 from distviz.option import (
     HEADINGS,
     MEASURING,
     Affects,
     check_choice,
+    code_in,
     records_of,
+    refuse_code,
     setting,
 )
 from distviz.sites import SITES, check_layers
@@ -48,6 +48,19 @@ _ALONE = ("run", "compare", "generate")
 _OBSERVING = ("run", "compare", "filler")
 _STRING = ("run", "filler", "sweep")
 _INPUT, _ARM, _FILLER, _, _, _, _HARDWARE, _OUTPUT, _ = HEADINGS
+
+
+def _is_callable(name: Any) -> bool:
+    """Whether a redistribution is ``module:callable``."""
+    from distviz.arm import names_callable
+
+    return isinstance(name, str) and names_callable(name)
+
+
+def _is_hub_kernel(name: Any) -> bool:
+    """Whether an attention implementation is code from the hub, ``org/name``."""
+    return isinstance(name, str) and "/" in name
+
 
 # What several settings have in common.
 _tokens = partial(setting, heading=_INPUT, affects="tokens")
@@ -99,7 +112,9 @@ class LayerSettings:
 class RunSettings:
     """The settings of a measurement; ``distviz run --help`` explains each.
 
-    ``explicit`` names those given by a flag or a file, not by default or preset.
+    ``explicit`` names those given by a flag or a file, not by default or preset. ``trusted`` holds
+    the values that may run code, by name: those typed on the command line or given in Python; None
+    trusts the values of this constructor.
     """
 
     # fmt: off
@@ -118,7 +133,7 @@ class RunSettings:
     arm_layers: str = _arm("0", "LAYERS", "Layers with ARM: none, all, or a list such as 0,2")
     redistribution: str = _arm(
         "arm", "NAME", "Redistribution: {choices}, scale:FACTOR or module:callable",
-        choices=("arm", "threshold", "scale", "noise"), is_open=True)
+        choices=("arm", "threshold", "scale", "noise"), is_open=True, runs_code=_is_callable)
     c: float = _arm(0.13, "NUMBER", "Width of the near-zero band")
     p1: float = _arm(99.5, "PERCENT", "Percentile that bounds the new values")
     p_min: float = _arm_always(0.02, "SHARE", "Minimum fraction of values to move")
@@ -168,13 +183,15 @@ class RunSettings:
     threads: int | None = _source(None, "N", "CPU threads", minimum=1)
     attn_implementation: str | None = _counts(
         None, "NAME", "Attention implementation, such as eager or sdpa", heading=_HARDWARE,
-        commands=_MODEL)
+        commands=_MODEL, runs_code=_is_hub_kernel)
     attention_layers: str | None = _counts(
         None, "LAYERS", "Layers whose attention weights are recorded: all, none, or 0,3",
         commands=("filler",), shown="as --layers")
-    allow_pickle: bool = _source(False, "", "Load pickle weights, which can run code")
+    allow_pickle: bool = _source(
+        False, "", "Load pickle weights, which can run code", runs_code=bool)
     trust_remote_code: bool = _source(
-        False, "", "Run the checkpoint's own Python code", commands=(*_MODEL, "inspect"))
+        False, "", "Run the checkpoint's own Python code", commands=(*_MODEL, "inspect"),
+        runs_code=bool)
     skip_special: bool = _tokens(False, "", "Exclude special tokens from the statistics")
     classes: str = _counts(
         "arm", "WHERE",
@@ -203,10 +220,12 @@ class RunSettings:
     # fmt: on
     layer: LayerSettings | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
+    trusted: frozenset[tuple[str, Any]] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             option.check(getattr(self, name))
+        self._check_code()
         check_choice("--dtype", self.dtype, ("auto", *DTYPES))
         for figure in self.figures:
             check_choice("--figures", figure, FIGURE_FORMATS)
@@ -220,6 +239,19 @@ class RunSettings:
         if self.attention_layers is not None:
             check_layers(self.attention_layers, "--attention-layers")
         self.arm()
+
+    def _check_code(self) -> None:
+        """Raise a RequestError for a value that lets code run and is not trusted."""
+        found = code_in({name: getattr(self, name) for name in OPTIONS}, OPTIONS)
+        if self.trusted is None:
+            object.__setattr__(self, "trusted", frozenset(found.items()))
+        unknown = {name: v for name, v in found.items() if (name, v) not in (self.trusted or ())}
+        refuse_code(unknown, OPTIONS, "settings")
+
+    def trusting(self, name: str, values: Iterable[Any]) -> RunSettings:
+        """Return the settings, with values of one setting that were typed and may run code."""
+        typed = frozenset((name, value) for value in values)
+        return dataclasses.replace(self, trusted=(self.trusted or frozenset()) | typed)
 
     def arm(self) -> ARM:
         """Return the redistribution of these settings."""
@@ -241,7 +273,7 @@ class RunSettings:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""
         plain = dataclasses.asdict(self)
-        del plain["explicit"]
+        del plain["explicit"], plain["trusted"]
         return plain
 
     def asks_the_same(self, known: Mapping[str, Any]) -> bool:
@@ -265,22 +297,6 @@ OPTIONS = records_of(RunSettings)
 def names_affecting(*kinds: Affects) -> tuple[str, ...]:
     """Return the names of the settings that change this in a result."""
     return tuple(name for name, option in OPTIONS.items() if option.affects in kinds)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file into plain data with underscores in its keys.
-
-    Raises
-    ------
-    RequestError
-        If the file cannot be read or is not TOML.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RequestError(f"{path} cannot be read as TOML: {reason}") from error
-    return {key.replace("-", "_"): value for key, value in data.items()}
 
 
 def build_settings(
@@ -312,12 +328,14 @@ def build_settings(
 
     is_toml = model is not None and model.endswith(".toml")
     merged: dict[str, Any] = {}
+    given = {name: value for name, value in flags.items() if value is not None}
     for path in (Path(str(model)) if is_toml else None, config):
         if path is not None:
             if not path.exists():
                 raise RequestError(f"{path} does not exist")
-            merged |= _check_table(read_toml(path), RunSettings, str(path))
-    given = {name: value for name, value in flags.items() if value is not None}
+            own = check_table(read_toml(path), RunSettings, str(path))
+            refuse_code({n: v for n, v in own.items() if n not in given}, OPTIONS, str(path))
+            merged |= own
     if model is not None and not is_toml:
         given["model"] = model
         merged.pop("layer", None)
@@ -329,57 +347,18 @@ def build_settings(
         if "c" in explicit and "fraction" not in explicit:
             preset.pop("fraction", None)  # an explicit c would have no effect
         merged = preset | merged
-    return RunSettings(**(merged | given), explicit=explicit)
+    trusted = frozenset(code_in(given, OPTIONS).items())
+    return RunSettings(**(merged | given), explicit=explicit, trusted=trusted)
 
 
-def _check_table(data: dict[str, Any], kind: type, where: str, prefix: str = "") -> dict[str, Any]:
-    """Check keys and types against a dataclass; a list of one may be given as its value."""
-    hints = typing.get_type_hints(kind)
-    hints.pop("explicit", None)
-    checked: dict[str, Any] = {}
-    for written, value in data.items():
-        key = written.replace("-", "_")
-        if key not in hints:
-            raise RequestError(
-                f"{where}: unknown key '{prefix}{written}'{nearest(key, hints)}",
-                f"allowed: {', '.join(hints)}",
-            )
-        if key == "layer" and isinstance(value, dict):
-            table = _check_table(value, LayerSettings, where, "layer.")
-            checked[key] = LayerSettings(**table)
-        else:
-            checked[key] = _check_type(value, hints[key], f"{where}: '{prefix}{written}'")
+def settings_of_folder(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check settings that a result folder records, by name; they may not let code run.
+
+    Raises
+    ------
+    RequestError
+        If a name is unknown, a value has the wrong type, or it lets code run.
+    """
+    checked = check_table(dict(values), RunSettings, where)
+    refuse_code(checked, OPTIONS, where)
     return checked
-
-
-def _check_type(value: Any, hint: Any, where: str) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in kinds:
-        origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
-        if origin is list:
-            items = value if isinstance(value, list) else [value]
-            if all(_is_a(item, inner[0]) for item in items):
-                return items
-        elif _is_a(value, origin):
-            return float(value) if origin is float else value
-    expected = " or ".join(_TYPE_NAMES[kind] for kind in kinds)
-    raise RequestError(f"{where} is {value!r}, expected {expected}")
-
-
-_TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    bool: "true or false",
-    type(None): "nothing",
-    list[str]: "a list of strings",
-    list[int]: "a list of whole numbers",
-    dict[str, Any]: "a table",
-    LayerSettings: "a table",
-}
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, kind)

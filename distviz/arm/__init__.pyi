@@ -1,5 +1,6 @@
 from .arm import ARM as ARM
 from .controls import make_redistribution as make_redistribution
+from .controls import names_callable as names_callable
 from .plan import Plan as Plan
 from .plan import SequenceRows as SequenceRows
 from .presets import PRESETS as PRESETS

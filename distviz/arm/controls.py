@@ -223,12 +223,18 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
         return Scale(**fields, factor=_factor(name, rest))
     if name in REDISTRIBUTIONS:
         return replace(arm) if name == "arm" else REDISTRIBUTIONS[name][0](**fields)
-    if word and rest:
+    if names_callable(name):
         return Custom(**fields, function=_import(name, word, rest), name=name)
     raise RequestError(
         f"unknown redistribution '{name}'{nearest(name, REDISTRIBUTIONS)}",
         f"allowed: {', '.join(REDISTRIBUTIONS)}, scale:FACTOR, or module:callable",
     )
+
+
+def names_callable(name: str) -> bool:
+    """Return whether a redistribution is ``module:callable``, code to import."""
+    word, _, rest = name.partition(":")
+    return bool(word and rest) and word != "scale"
 
 
 def _factor(name: str, text: str) -> float:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distviz.option import code_in
 from distviz.settings import OPTIONS, LayerSettings, names_affecting
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
+_CODE = "code that is not part of distviz runs, read it first"
 _OMITTED = (None, "before", "", 0)
 """Values of the options of ``compare`` that are not written."""
 _NOT_TYPED = ("model", "text", *names_affecting("figures", "nothing"))
@@ -66,7 +68,7 @@ def whatif_command(results: WhatIf) -> str:
     if run is None:
         return ""
     words = [_typed(name, value) for name, value in options.items() if value is not None]
-    return " ".join(["distviz whatif", shlex.quote(str(run)), *words])
+    return " ".join(["distviz whatif", _argument(run), *words])
 
 
 def compare_command(manifest: dict[str, Any], folder: str) -> str:
@@ -77,7 +79,7 @@ def compare_command(manifest: dict[str, Any], folder: str) -> str:
     options |= {name: ",".join(map(str, manifest.get(name) or ())) for name in ("layers", "sites")}
     options["seed"] = manifest.get("seed")
     words = [_typed(name, value) for name, value in options.items() if value not in _OMITTED]
-    return " ".join(["distviz compare", *(shlex.quote(f"{folder}/{s}") for s in "ab"), *words])
+    return " ".join(["distviz compare", *(_argument(f"{folder}/{s}") for s in "ab"), *words])
 
 
 def _command(
@@ -85,22 +87,30 @@ def _command(
 ) -> str:
     """Return a measuring command, after a file of the settings that it has no option for."""
     changed = dict(_changed(settings))
+    # A file cannot ask for code, see `distviz.option.refuse_code`.
+    codes = code_in(changed, OPTIONS)
     filed = {
-        name: value for name, value in changed.items() if command not in OPTIONS[name].commands
+        name: value
+        for name, value in changed.items()
+        if command not in OPTIONS[name].commands and name not in codes
     }
     layer = settings.get("layer")
     line = [f"distviz {command}"]
     if layer is not None:
         line.append(_SETTINGS_FILE)
     elif settings.get("model"):
-        line.append(shlex.quote(str(settings["model"])))
+        line.append(_argument(settings["model"]))
     if filed and layer is None:
         line.append(f"--config {_SETTINGS_FILE}")
     given = settings.get("text") or []
     named = [texts] if given and texts is not None else given
-    line += [f"--text {shlex.quote(str(name))}" for name in named]
-    line += [_typed(name, value) for name, value in changed.items() if name not in filed]
+    line += [f"--text {_argument(name)}" for name in named]
+    line += [
+        _typed(name, value) for name, value in changed.items() if command in OPTIONS[name].commands
+    ]
     text = " ".join([*line, *words])
+    if codes:
+        text = f"# {', '.join(OPTIONS[name].spellings[0] for name in codes)}: {_CODE}\n{text}"
     if layer is None and not filed:
         return text
     lines = [*_toml(filed), *(["[layer]", *_toml(_layer_fields(layer))] if layer else [])]
@@ -120,8 +130,15 @@ def _layer_fields(layer: dict[str, Any]) -> dict[str, Any]:
     return {name: layer[name] for name in known if layer.get(name) not in (None, [], {})}
 
 
+def _argument(value: Any) -> str:
+    """Quote an argument; it may not be taken for an option (- alone is standard input)."""
+    text = str(value)
+    return shlex.quote(f"./{text}" if text.startswith("-") and text != "-" else text)
+
+
 def _typed(name: str, value: Any) -> str:
-    option = name.replace("_", "-")
+    # Names come from a folder, too: a shell must not read anything else in them.
+    option = shlex.quote(name.replace("_", "-"))
     if isinstance(value, bool):
         return f"--{option}" if value else f"--no-{option}"
     text = _number(value) if isinstance(value, float) else str(value)

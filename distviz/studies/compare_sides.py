@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from distviz.errors import RequestError
 from distviz.models import locate
 from distviz.results import COMPARISON, FILLER, RUN, Run
-from distviz.settings import RunSettings, build_settings, names_affecting
+from distviz.settings import RunSettings, build_settings, names_affecting, settings_of_folder
 from distviz.sites import parse_sites
 
 _PHASES = ("before", "after")
@@ -61,7 +61,7 @@ def find_sides(
     known = [_known(side) for side in (a, b)]
     _check_sides((a, b), known, phases, wanted, base)
     leader = next((run for run in known if run is not None), None)
-    each = _settings_of((a, b), base, leader, given)
+    each = _settings_of((a, b), known, base, given)
     _check_inputs((a, b), known, each)
     return [
         CompareSide(run, own) if run else _side(str(side), phase, own, leader)
@@ -130,35 +130,46 @@ def _check_sides(
 
 def _settings_of(
     sides: Sequence[Run | str | Path],
+    known: Sequence[Run | None],
     base: RunSettings,
-    leader: Run | None,
     given: frozenset[str],
 ) -> list[RunSettings]:
-    """Return the settings of each side, if it must be measured."""
+    """Return the settings of each side that must be measured, ``base`` for a run."""
     found: list[RunSettings] = []
-    for side in sides:
+    taken: dict[str, Any] | None = None
+    for side, run in zip(sides, known, strict=True):
+        if run is not None and not all(known):
+            taken = _taken(run, side, given)
+            break
+    for side, run in zip(sides, known, strict=True):
         own = base
         if _is_toml(side):
             seed = found[0].seed if found else None
             own = settings_from_toml(side, base, given, seed)
-        found.append(_like(own, leader, given, is_first=not found))
+        found.append(base if run else _like(own, taken, given, is_first=not found))
     return found
 
 
-def _like(
-    base: RunSettings, run: Run | None, given: frozenset[str], *, is_first: bool
-) -> RunSettings:
-    """Return settings with the text, sites and ARM parameters of a run.
-
-    The second side is measured at all of its layers: which ones match the layers of the first is
-    known when its depth is.
-    """
-    if run is None:
-        return base if is_first else replace(base, layers="all")
+def _taken(run: Run, side: Run | str | Path, given: frozenset[str]) -> dict[str, Any]:
+    """Return the settings of a run that hold for the other side: text, sites and ARM."""
     own = run.manifest.get("settings") or {}
     of_arm = names_affecting("arm") if run.manifest.get("arm") else ()
     names = (*names_affecting("tokens"), "sites", *of_arm)
     taken = {name: own[name] for name in names if name in own and name not in given}
+    where = "the run" if isinstance(side, Run) else f"{Path(side) / RUN}"
+    return settings_of_folder(taken, f"{where}, settings")
+
+
+def _like(
+    base: RunSettings, taken: dict[str, Any] | None, given: frozenset[str], *, is_first: bool
+) -> RunSettings:
+    """Return settings with those taken from a run, None if no side is one.
+
+    The second side is measured at all of its layers: which ones match the layers of the first is
+    known when its depth is.
+    """
+    if taken is None:
+        return base if is_first else replace(base, layers="all")
     layers = base.layers if is_first and "layers" in given else "all"
     return replace(base, **taken | {"layers": layers})
 
@@ -187,7 +198,7 @@ def settings_from_toml(
     RequestError
         If the file is invalid, or describes no layers.
     """
-    own = build_settings({}, None, str(side))
+    own = build_settings(dict(base.trusted or ()), None, str(side))
     if own.layer is None:
         raise RequestError(
             f"{side} describes no layers, it has no [layer] table",

@@ -80,7 +80,7 @@ def inspect(
     RequestError
         If the model cannot be described, or has no such layer.
     """
-    settings = build_settings({}, None, source)
+    settings = build_settings({"trust_remote_code": trust_remote_code or None}, None, source)
     model, details = describe(
         settings.model,
         revision=revision,

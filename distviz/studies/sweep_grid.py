@@ -94,6 +94,7 @@ def combine(
     places = _places(grid.arm_layers or base.arm_layers, n_layers)
     listed: dict[str, list[Any]] = {name: _numbers(name, getattr(grid, name)) for name in _NUMBERS}
     listed |= {name: _words(name, getattr(grid, name)) for name in _WORDS}
+    base = base.trusting("redistribution", listed["redistribution"])
     bands: list[dict[str, Any]] = [{"fraction": share} for share in listed.pop("fraction") or []]
     widths = listed.pop("c") or []
     bands = [{"c": width, "fraction": None} for width in widths] + bands

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from distviz.settings import (
     RunSettings,
     build_settings,
     names_affecting,
+    settings_of_folder,
 )
 
 
@@ -261,3 +265,85 @@ def test_the_same_result_is_asked_for_whatever_its_folder_and_speed() -> None:
     assert build_settings({"c": 0.2, "out": "b", "stream": True}).asks_the_same(known)
     assert not build_settings({"c": 0.3}).asks_the_same(known)
     assert not build_settings({"c": 0.2, "dtype": "fp32"}).asks_the_same(known)
+
+
+# What may run code ----------------------------------------------------------------------------
+
+CODE: dict[str, Any] = {
+    "redistribution": "evil:run",
+    "attn_implementation": "org/kernel",
+    "allow_pickle": True,
+    "trust_remote_code": True,
+}
+
+
+def written(name: str) -> str:
+    """The line of a TOML file."""
+    value = CODE[name]
+    return f"{name} = {'true' if value is True else repr(value)}\n"
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module in the working directory that leaves a file when it is imported."""
+    marker = tmp_path / "ran"
+    code = f"from pathlib import Path\nPath({str(marker)!r}).touch()\nrun = lambda x: x\n"
+    (tmp_path / "evil.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    return marker
+
+
+def test_the_options_that_let_code_run_are_marked() -> None:
+    assert {name for name, option in OPTIONS.items() if option.runs_code} == set(CODE)
+    harmless = {
+        "redistribution": "scale:3", "attn_implementation": "sdpa", "allow_pickle": False,
+        "trust_remote_code": False,
+    }  # fmt: skip
+    for name, option in OPTIONS.items():
+        if option.runs_code:
+            assert option.runs_code(CODE[name])
+            assert not option.runs_code(harmless[name])
+            assert not option.runs_code(option.default)
+
+
+@pytest.mark.parametrize("name", [n for n, option in OPTIONS.items() if option.runs_code])
+def test_no_file_and_no_folder_lets_code_run(name: str, tmp_path: Path, evil: Path) -> None:
+    value, path = CODE[name], toml(tmp_path, written(name))
+    hint = OPTIONS[name].typed(value)
+    ways: list[Callable[[], object]] = [
+        lambda: build_settings({}, path),
+        lambda: build_settings({}, None, str(path)),
+        lambda: build_settings({"c": 0.2}, path, "demo"),
+        lambda: settings_of_folder({name: value}, str(path)),
+        lambda: replace(build_settings({}), **{name: value}),
+        lambda: replace(RunSettings(), **{name: value}),
+        lambda: RunSettings().with_proposal({name: value}),
+    ]
+    for way in ways:
+        with pytest.raises(RequestError, match=f"{name} = .* lets code run") as caught:
+            way()
+        assert caught.value.hint == f"if you trust that code, type {hint}"
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_what_is_typed_may_run_code(name: str, tmp_path: Path, evil: Path) -> None:
+    path = toml(tmp_path, written(name))
+    for config in (None, path):
+        settings = build_settings({name: CODE[name]}, config)
+        assert getattr(replace(settings, c=0.3), name) == CODE[name]
+        assert "trusted" not in settings.as_dict()
+    assert getattr(RunSettings(**{name: CODE[name]}), name) == CODE[name]
+    assert evil.exists() is (name == "redistribution")
+    with pytest.raises(RequestError, match="lets code run"):
+        replace(build_settings({"redistribution": "evil:run"}), redistribution="evil:other")
+
+
+def test_only_one_place_makes_settings_from_a_table() -> None:
+    """The constructor trusts its values, so what is read from a file goes another way."""
+    package = Path(__file__).parents[2] / "distviz"
+    makers = [
+        path.name for path in package.rglob("*.py") if "RunSettings(**" in path.read_text("utf-8")
+    ]
+    assert makers == ["settings.py"]
