@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.config_file import check_table, read_toml
 from distviz.errors import RequestError
 from distviz.option import (
     HEADINGS,
     MEASURING,
     Affects,
     check_choice,
+    check_table,
     code_in,
+    read_toml,
     records_of,
     refuse_code,
     setting,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distviz.errors import RequestError
-from distviz.option import HEADINGS, Option, records_of, setting
+from distviz.option import HEADINGS, Option, check_table, read_toml, records_of, setting
 
 
 @dataclasses.dataclass
@@ -70,3 +72,54 @@ def test_values_are_checked() -> None:
         word.check("repaet", "layer.kind")
     Option(name="kind", choices=("repeat",), is_open=True).check("other")
     Option(name="kind", choices=("repeat",), is_list=True).check("repeat,other")
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Inner:
+    """A table in a table."""
+
+    size: int = 1
+
+
+@dataclass
+class Outer:
+    """A table."""
+
+    share: float = 0.5
+    names: list[str] = field(default_factory=list)
+    inner: Inner | None = None
+    secret: int = field(default=0, compare=False)
+
+
+def test_values_become_those_of_the_fields() -> None:
+    given = {"share": 1, "names": "one", "inner": {"size": 3}}
+    assert check_table(given, Outer, "x.toml") == {
+        "share": 1.0, "names": ["one"], "inner": Inner(3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"shar": 1}, r"x\.toml: unknown key 'shar' \(did you mean 'share'\?\)"),
+        ({"secret": 1}, "unknown key 'secret'"),
+        ({"inner": {"siz": 1}}, r"unknown key 'inner\.siz'"),
+        ({"inner": {"size": "1"}}, r"'inner\.size' is '1', expected a whole number"),
+        ({"inner": 1}, "'inner' is 1, expected a table or nothing"),
+        ({"names": [1]}, "expected a list of strings"),
+        ({"share": True}, "expected a number"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        check_table(given, Outer, "x.toml")
+
+
+def test_hyphens_are_underscores(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("max-length = 3\n")
+    assert read_toml(path) == {"max_length": 3}
