@@ -6,6 +6,7 @@ Equal results give equal bytes: no file has a date or a random identifier.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
 from distviz.plots import FigureSpecs, figure_specs
-from distviz.results import Result, load, records, staging
+from distviz.results import Result, check_replaceable, load, records, staging
 from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
 from distviz.sites import parse_layers, parse_sites
 
@@ -159,12 +160,17 @@ def export(
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")
+    if force and place.is_symlink():
+        raise RequestError(
+            f"{place} is a link, its files are not replaced", "give the folder itself"
+        )
     written = part.tables() if tables else {}
     planned = [f"{name}.{kind}" for kind in figures for name in drawn]
     planned += [f"{name}.{kind}" for kind in tables for name in written]
-    existing = next((place / name for name in planned if (place / name).exists()), None)
-    if existing and not force:
-        raise RequestError(f"{existing} exists", "give another --out, or --force to replace it")
+    for path in (place / name for name in planned if os.path.lexists(place / name)):
+        if not force:
+            raise RequestError(f"{path} exists", "give another --out, or --force to replace it")
+        check_replaceable(path)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,18 @@ from distviz.reports.rendering import render
 from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
-from distviz.results import Comparison, FillerStudy, Run, Sweep, load, replacing
+from distviz.results import (
+    Comparison,
+    FillerStudy,
+    Run,
+    Sweep,
+    check_replaceable,
+    load,
+    replacing,
+)
+
+_HEAD = 1 << 16
+"""Bytes in which a page has its title."""
 
 
 def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bool = False) -> Path:
@@ -37,9 +49,21 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
     target = places[0] / "report.html" if out is None else Path(out)
     if target.is_dir():
         raise RequestError(f"{target} is a folder", "give the name of a file with --out")
-    if out is not None and target.exists() and not force:
-        raise RequestError(f"{target} exists", "give another --out, or --force to replace it")
+    if os.path.lexists(target):
+        if out is not None and not force:
+            raise RequestError(f"{target} exists", "give another --out, or --force to replace it")
+        check_replaceable(target)
+        if not _is_page(target):
+            raise RequestError(
+                f"{target} is no report of distviz and is not replaced", "give another --out"
+            )
     return write_page(page_of(places), target)
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(_HEAD)
+    return start.lstrip().startswith(b"<!DOCTYPE html>") and " · distviz</title>".encode() in start
 
 
 def page_of(places: Sequence[Path]) -> Page:

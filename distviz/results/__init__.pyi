@@ -26,6 +26,8 @@ from .labels import place_name as place_name
 from .labels import sample_name as sample_name
 from .labels import side_names as side_names
 from .loading import load as load
+from .output_folder import check_output as check_output
+from .output_folder import check_replaceable as check_replaceable
 from .result import Result as Result
 from .run import Run as Run
 from .storage import COMPARISON as COMPARISON
@@ -33,7 +35,6 @@ from .storage import FILLER as FILLER
 from .storage import RUN as RUN
 from .storage import SCHEMA_VERSION as SCHEMA_VERSION
 from .storage import SWEEP as SWEEP
-from .storage import check_output as check_output
 from .storage import read_manifest as read_manifest
 from .storage import replacing as replacing
 from .storage import staging as staging

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import MeasurementError, RequestError, first_line
+from distviz.results.output_folder import check_output
 
 SCHEMA_VERSION = 2
 """Changes whenever the meaning of a file changes; other versions are refused."""
@@ -21,7 +22,6 @@ COMPARISON = "comparison.json"
 FILLER = "filler.json"
 WHATIF = "whatif.json"
 SWEEP = "sweep.json"
-_MANIFESTS = {RUN, COMPARISON, FILLER, SWEEP, WHATIF}
 
 
 def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, Any]:
@@ -54,31 +54,6 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest as JSON."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(f"{text}\n", encoding="utf-8")
-
-
-def check_output(out: Path, *, force: bool) -> None:
-    """Refuse an output folder that may not be written, before anything is measured.
-
-    Raises
-    ------
-    RequestError
-        If it exists and ``force`` is off, if it holds files that distviz did not write, or if its
-        parent is a file.
-    """
-    if out.exists():
-        if not out.is_dir():
-            raise RequestError(f"{out} is a file", "give another folder with --out")
-        entries = {entry.name for entry in out.iterdir()}
-        if entries and not force:
-            raise RequestError(f"{out} exists", "give another --out, or --force to replace it")
-        if entries and not entries & _MANIFESTS:
-            raise RequestError(
-                f"{out} holds files that distviz did not write and is not replaced",
-                "give another folder with --out",
-            )
-    parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())
-    if not parent.is_dir():
-        raise RequestError(f"{parent} is a file, so {out} cannot be created")
 
 
 @contextmanager

@@ -69,12 +69,14 @@ def test_no_figures(run: Run, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_is_kept_unless_forced(run: Run, tmp_path: Path) -> None:
     out = exports.write_folder(run, tmp_path / "run", figures=())
-    (out / "mark").touch()
+    (out / "figures").mkdir()
+    mark = out / "figures" / "mark.png"
+    mark.touch()
     with pytest.raises(RequestError, match="exists"):
         exports.write_folder(run, out, figures=())
-    assert (out / "mark").exists()
+    assert mark.exists()
     exports.write_folder(run, out, figures=(), force=True)
-    assert not (out / "mark").exists()
+    assert not mark.exists()
 
 
 def test_a_failing_figure_leaves_nothing(
@@ -136,6 +138,21 @@ def test_export_by_default_writes_beside_the_run(folder: Path) -> None:
     with pytest.raises(RequestError, match="exists"):
         exports.export_folder(folder)
     assert exports.export_folder(folder, figures="none", force=True)
+
+
+def test_export_replaces_regular_files_alone(run: Run, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"figures": [], "tables": ["csv"]}
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to("real")
+    exports.export(run, tmp_path / "linked", **options)
+    with pytest.raises(RequestError, match="linked is a link, its files are not replaced"):
+        exports.export(run, tmp_path / "linked", **options, force=True)
+    (tmp_path / "kept.txt").write_text("kept")
+    (tmp_path / "real" / "stats.csv").unlink()
+    (tmp_path / "real" / "stats.csv").symlink_to(tmp_path / "kept.txt")
+    with pytest.raises(RequestError, match=r"stats\.csv is a link and is not replaced"):
+        exports.export(run, tmp_path / "real", **options, force=True)
+    assert (tmp_path / "kept.txt").read_text() == "kept"
 
 
 def test_export_keeps_other_files(run: Run, tmp_path: Path) -> None:

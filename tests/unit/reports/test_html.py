@@ -48,5 +48,11 @@ def test_the_file_is_written_where_requested(run_folder: Path, tmp_path: Path) -
     assert [path.name for path in out.parent.iterdir()] == ["one.html"]
     with pytest.raises(RequestError, match="is a folder"):
         report_folders([copy], copy)
+    (tmp_path / "mine.html").write_text("<!DOCTYPE html><title>mine</title>")
+    with pytest.raises(RequestError, match="is no report of distviz"):
+        report_folders([copy], tmp_path / "mine.html", force=True)
+    (tmp_path / "linked.html").symlink_to(out)
+    with pytest.raises(RequestError, match="is a link and is not replaced"):
+        report_folders([copy], tmp_path / "linked.html", force=True)
     with pytest.raises(RequestError, match="is not"):
         report_folders([tmp_path])

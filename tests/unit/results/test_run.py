@@ -19,8 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import distviz
 from distviz.errors import MeasurementError, RequestError
+from distviz.results.output_folder import check_output
 from distviz.results.run import Run
-from distviz.results.storage import check_output, staging
+from distviz.results.storage import staging
 from distviz.sites import SiteKey
 from distviz.stats.sketch import Sketch
 
@@ -111,8 +112,12 @@ def test_an_output_that_exists(demo_run: Run, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"run exists\n.*--force"):
         demo_run.save(out)
     assert (out / "note.txt").exists()
+    with pytest.raises(RequestError, match=r"note\.txt was not written by distviz"):
+        demo_run.save(out, force=True)
+    (out / "note.txt").unlink()
+    (out / "stats.csv").write_text("old")
     demo_run.save(out, force=True)
-    assert not (out / "note.txt").exists()
+    assert (out / "stats.csv").read_text() != "old"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -1,0 +1,92 @@
+"""Which folder may be written or replaced: a new one, an empty one, or one that distviz wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from distviz.errors import RequestError
+
+MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")
+_CSV = (
+    *("stats", "histograms", "plans", "classes", "experts", "compare", "inference", "channels"),
+    *("filler", "attention", "positions", "sweep", "sweep_seeds", "whatif"),
+)
+_PARQUET = ("documents", "channels", "counts", "tokens")
+_FILES = {
+    *MANIFESTS,
+    *(f"{name}.csv" for name in _CSV),
+    *(f"{name}.parquet" for name in _PARQUET),
+    *("documents.jsonl", "report.html"),
+    *(".DS_Store", "Thumbs.db"),  # file managers write them
+}
+"""Names of the files of a result."""
+_FIGURES, _DRAWN = "figures", (".png", ".svg", ".pdf")
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Refuse an output folder that may not be written, before anything is measured.
+
+    Raises
+    ------
+    RequestError
+        If it exists and ``force`` is off, if it is a link or has no name of its own, if it is not
+        a result of distviz or holds other files, or if its parent is a file.
+    """
+    if out.name in ("", ".."):
+        raise RequestError(f"'{out}' has no name of its own", "give the name of a folder to write")
+    if out.is_symlink():
+        raise RequestError(f"{out} is a link and is not replaced", "give the folder itself")
+    if out.exists():
+        _check_existing(out, force=force)
+    parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())
+    if not parent.is_dir():
+        raise RequestError(f"{parent} is a file, so {out} cannot be created")
+
+
+def _check_existing(out: Path, *, force: bool) -> None:
+    if not out.is_dir():
+        raise RequestError(f"{out} is a file", "give another folder with --out")
+    if not any(out.iterdir()):
+        return
+    if not force:
+        raise RequestError(f"{out} exists", "give another --out, or --force to replace it")
+    if not any(_is_manifest(out / name) for name in MANIFESTS):
+        raise RequestError(
+            f"{out} holds files that distviz did not write and is not replaced",
+            "give another folder with --out",
+        )
+    other = next(_other_files(out), None)
+    if other is not None:
+        raise RequestError(
+            f"{other} was not written by distviz, so {out} is not replaced",
+            "move it to another place, or give another folder with --out",
+        )
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "schema_version" in data
+
+
+def _other_files(out: Path) -> Iterator[Path]:
+    """Yield files and links that distviz does not write, by their names."""
+    for place, folders, files in os.walk(out):
+        folder = Path(place)
+        is_drawn = folder.name == _FIGURES and folder != out
+        for name in files:
+            if name not in _FILES and not (is_drawn and name.endswith(_DRAWN)):
+                yield folder / name
+        yield from (folder / name for name in (*folders, *files) if (folder / name).is_symlink())
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise a RequestError where a file to replace is a folder, a link or a device."""
+    if path.is_symlink() or not path.is_file():
+        kind = "a link" if path.is_symlink() else "not a regular file"
+        raise RequestError(f"{path} is {kind} and is not replaced", "give another --out")

@@ -1,0 +1,108 @@
+"""``--force`` replaces only what distviz wrote, and follows no link."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from support import synthetic_fillers
+from support.synthetic_comparisons import make
+from support.synthetic_runs import silu_run
+from support.synthetic_sweeps import sweep_of
+
+from distviz.errors import RequestError
+from distviz.reports import report_folders, write_folder
+from distviz.results.loading import _KINDS
+from distviz.results.output_folder import MANIFESTS, check_output, check_replaceable
+from distviz.studies import evaluate_whatif
+from distviz.studies.comparison import compare_runs
+from distviz.studies.whatif import parse_whatif
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    folder = tmp_path / "result"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"schema_version": 1}))
+    (folder / "figures" / "overview.png").write_bytes(b"drawn")
+    return folder
+
+
+def test_all_kinds_of_results_are_known() -> None:
+    assert set(MANIFESTS) == {kind.FILE for kind in _KINDS}
+
+
+@pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "whatif"])
+def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
+    first, second = make(1).run, make(2).run
+    results = {
+        "run": lambda: silu_run().run,
+        "comparison": lambda: compare_runs(first, second),
+        "filler": synthetic_fillers.study,
+        "sweep": sweep_of,
+        "whatif": lambda: evaluate_whatif(first, parse_whatif(phases="before"), "a"),
+    }
+    out = write_folder(results[kind](), tmp_path / "out", figures=("svg",))
+    report_folders([out])
+    check_output(out, force=True)
+    with pytest.raises(RequestError, match="exists"):
+        check_output(out, force=False)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "figures/notes.csv", "a/run.json.bak", "mine/x"])
+def test_other_files_are_named(name: str, result: Path) -> None:
+    (result / name).parent.mkdir(exist_ok=True)
+    (result / name).write_text("mine")
+    with pytest.raises(RequestError, match=f"{name} was not written by distviz"):
+        check_output(result, force=True)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[2]", "schema_version", "[" * 100_000, "\udcff"])
+def test_a_manifest_has_a_schema_version(text: str, result: Path) -> None:
+    (result / "run.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RequestError, match="distviz did not write"):
+        check_output(result, force=True)
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "q/..", "/", "a/../.."])
+def test_a_folder_needs_a_name(name: str) -> None:
+    with pytest.raises(RequestError, match="has no name of its own"):
+        check_output(Path(name), force=True)
+
+
+@pytest.mark.parametrize("target", ["result", "nowhere", "link"])
+@pytest.mark.parametrize("force", [True, False])
+def test_a_link_is_not_followed(target: str, force: bool, result: Path) -> None:
+    link = result.parent / "link"
+    link.symlink_to(target)  # a result, nothing, itself
+    with pytest.raises(RequestError, match="is a link"):
+        check_output(link, force=force)
+
+
+def test_links_inside_are_not_of_distviz(result: Path) -> None:
+    outside = result.parent / "outside"
+    outside.mkdir()
+    (result / "a").symlink_to(outside)
+    with pytest.raises(RequestError, match="a was not written by distviz"):
+        check_output(result, force=True)
+    (result / "a").unlink()
+    (result / "stats.csv").symlink_to(outside / "stats.csv")
+    with pytest.raises(RequestError, match=r"stats\.csv was not written by distviz"):
+        check_output(result, force=True)
+
+
+def test_new_and_empty_folders_are_written(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "new/below"):
+        check_output(tmp_path / name, force=False)
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    check_replaceable(tmp_path / "file")
+    (tmp_path / "link").symlink_to("file")
+    for path in (tmp_path / "link", tmp_path, Path(os.devnull)):
+        with pytest.raises(RequestError, match="is not replaced"):
+            check_replaceable(path)
