@@ -99,8 +99,7 @@ class Checkpoint:
     @property
     def is_quantized(self) -> bool:
         """Whether the configuration declares a quantization."""
-        parts = (self.config, self.config.get("text_config") or {})
-        return any(part.get("quantization_config") for part in parts)
+        return any(part.get("quantization_config") for part in _config_parts(self.config))
 
 
 def refuse_opened(given: object, command: str) -> None:
@@ -222,8 +221,24 @@ def _folder_checkpoint(
             else "give a folder that save_pretrained wrote, a .gguf file, or a hub id",
         )
     config = read_json(config_path)
+    _check_quantization(config, config_path)
     found = Checkpoint(folder, source, name, config=config, revision=revision)
     return _with_weights(found, allow_pickle) if with_weights else found
+
+
+def _config_parts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    text = config.get("text_config")
+    return [config, text] if isinstance(text, dict) else [config]
+
+
+def _check_quantization(config: dict[str, Any], path: Path) -> None:
+    for part in _config_parts(config):
+        declared = part.get("quantization_config")
+        if declared is not None and not isinstance(declared, dict):
+            raise RequestError(
+                f"{path}: quantization_config is {str(declared)[:40]!r}",
+                "it must be an object with quant_method, or be absent",
+            )
 
 
 def _adapter_checkpoint(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import DistvizError, MeasurementError, RequestError, first_line
 from distviz.models.loading import LoadOptions, quiet, unreadable
+from distviz.models.tensor_targets import rename_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -305,18 +306,10 @@ def _tensors_by_layer(
     model: Any, checkpoint: Checkpoint, owners: dict[str, str], mapping: list[Any]
 ) -> dict[str, dict[Path, list[str]]]:
     """Return the names of tensors by layer and file, as transformers would rename them."""
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    known = model.state_dict()
     stored: dict[str, dict[Path, list[str]]] = {path: {} for path in [_REST, *owners.values()]}
-    base = model.base_model_prefix
-    for name, tensor in checkpoint.tensors.items():
-        target, _ = rename_source_key(name, renamings, converters, base, known)
-        if target not in known and name in known:
-            target, _ = rename_source_key(name, [], [], base, known)
-        stored[_owner(target, owners)].setdefault(tensor.file, []).append(name)
+    names, known = checkpoint.tensors, model.state_dict()
+    for name, _, targets, _ in rename_tensors(model, names, mapping, known):
+        stored[_owner(targets[0], owners)].setdefault(names[name].file, []).append(name)
     return stored
 
 

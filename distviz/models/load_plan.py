@@ -16,9 +16,9 @@ from distviz.models.loading import (
     quiet,
     read_config,
     read_tokenizer,
-    rehearse,
 )
 from distviz.models.memory import free_bytes
+from distviz.models.rehearsal import rehearse
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line, nearest
 from distviz.models.adapters import inject
-from distviz.models.quantized import check_quantization, finalize_quantized
+from distviz.models.quantized import finalize_quantized
 from distviz.models.weight_checks import validate_weights
 from distviz.settings import DTYPES
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from distviz.models.checkpoint import Checkpoint
 
 _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
-_STORED = {"F64": "float64", "F16": "float16", "BF16": "bfloat16"} | {
-    f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,58 +214,6 @@ def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
         raise unreadable(checkpoint, "tokenizer", error) from error
 
 
-def rehearse(
-    auto: Any,
-    checkpoint: Checkpoint,
-    config: PretrainedConfig,
-    options: LoadOptions,
-    *,
-    all_layers: bool = True,
-) -> tuple[nn.Module, list[str]]:
-    """Build the model on the meta device and check the files against it; no weights are read.
-
-    The call that loads a safetensors checkpoint matches its headers with the model, renamed and
-    merged tensors included. For other files the model is only built.
-
-    Returns the model (for safetensors files, with the dtypes of the loaded model) and warnings
-    about the weights; RequestError if the model cannot be built, the weights contradict its
-    configuration, or a package for its quantization is missing.
-    """
-    check_quantization(config, checkpoint.source, options.placement)
-    empty = build_empty(auto, config, options)
-    if not checkpoint.tensors or checkpoint.is_quantized:
-        return empty, []
-    kind: Any = type(empty)
-    try:
-        # Meta tensors stand for the files: transformers reads a tensor even to move it to the meta
-        # device.
-        model, info = kind.from_pretrained(
-            None,
-            config=copy.deepcopy(config),
-            state_dict=_shapes(checkpoint),
-            dtype=options.dtype or "auto",
-            device_map={"": "meta"},
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options.for_transformers(),
-        )
-    except Exception as error:
-        raise unreadable(checkpoint, "model", error) from error
-    notes = validate_weights(model, info, checkpoint, all_layers=all_layers)
-    return model.eval().requires_grad_(requires_grad=False), notes
-
-
-def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    import torch
-
-    return {
-        name: torch.empty(
-            tensor.shape, dtype=getattr(torch, _STORED.get(tensor.dtype, "float32")), device="meta"
-        )
-        for name, tensor in checkpoint.tensors.items()
-    }
-
-
 def read_model(
     auto: Any,
     checkpoint: Checkpoint,
@@ -331,7 +276,10 @@ def _load(
 
 def unreadable(checkpoint: Checkpoint, what: str, error: Exception) -> RequestError:
     """Return the error of a model, tokenizer or configuration that transformers cannot read."""
-    return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {first_line(error)}")
+    reason = first_line(error)
+    if "automatic conversion of the weights" in reason:  # it points to a report that is suppressed
+        reason = "transformers cannot merge its tensors; one is missing, or has another shape"
+    return RequestError(f"the {what} of '{checkpoint.source}' cannot be read: {reason}")
 
 
 @contextlib.contextmanager

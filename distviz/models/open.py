@@ -28,9 +28,9 @@ from distviz.models.loading import (
     quiet,
     read_config,
     read_model,
-    rehearse,
 )
 from distviz.models.quantized import method_of, quantization_of
+from distviz.models.rehearsal import rehearse
 from distviz.models.synthetic import build_layers, cut_layer_fields, layer_config
 from distviz.models.wrappers import entry_device
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError, first_line, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from torch import nn
     from transformers import PretrainedConfig
 
@@ -30,21 +33,24 @@ def quantization_of(config: PretrainedConfig) -> dict[str, Any] | None:
     return None
 
 
-def method_of(quantization: dict[str, Any]) -> str:
+def method_of(quantization: Mapping[str, Any]) -> str:
     """Return the method's name: ``"gptq"``, ``"bitsandbytes"``, ``"compressed-tensors"``."""
     method = quantization.get("quant_method")
     return str(getattr(method, "value", method or "bitsandbytes"))
 
 
-def check_quantization(config: PretrainedConfig, source: str, placement: Any) -> None:
+def check_quantization(
+    config: PretrainedConfig, source: str, placement: Any
+) -> dict[str, Any] | None:
     """Check whether the quantizer of a checkpoint runs here; no weights are read.
 
-    Raises RequestError if the method is unknown, its package is not installed (with the command
-    that installs it), or the quantizer needs another device.
+    Returns ``quantization_config``, None where there is none. Raises RequestError if the method is
+    unknown, its package is not installed (with the command that installs it), or the quantizer
+    needs another device.
     """
     quantization = quantization_of(config)
     if quantization is None:
-        return
+        return None
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
     method = method_of(quantization)
@@ -71,8 +77,41 @@ def check_quantization(config: PretrainedConfig, source: str, placement: Any) ->
     except Exception as error:
         raise RequestError(
             f"'{source}' is quantized by {method}, which does not run here: {first_line(error)}",
-            _RUNS_WITH.get(method, ""),
+            _RUNS_WITH.get(method, "correct its quantization_config, or give another --device"),
         ) from error
+    return quantization
+
+
+def prepare_quantized(
+    auto: Any, config: PretrainedConfig, files: Sequence[Path], placement: Any
+) -> tuple[Any, Any]:
+    """Build a model on the meta device as its quantizer changes it; return both.
+
+    Raises RequestError if the quantizer cannot be applied to this model.
+    """
+    import torch
+    from transformers.quantizers import auto as quantizers
+
+    get_quantizer: Any = quantizers.get_hf_quantizer
+    own = copy.deepcopy(config)
+    try:
+        quantizer, own, placement = get_quantizer(
+            own, None, device_map=placement, weights_only=True, user_agent={}
+        )
+        with torch.device("meta"):
+            model = auto.from_config(own)
+            quantizer.preprocess_model(
+                model=model, dtype=model.dtype, device_map=placement, use_kernels=False,
+                checkpoint_files=list(map(str, files)),
+            )  # fmt: skip
+    except Exception as error:
+        method = method_of(quantization_of(config) or {})
+        raise RequestError(
+            f"a {config.model_type} model cannot be quantized by {method} as its config.json "
+            f"says: {first_line(error)}",
+            "quantization_config is wrong, or the files it describes are damaged",
+        ) from error
+    return model, quantizer
 
 
 def _pip_command(error: ImportError, method: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from distviz.errors import RequestError, first_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+"""Types of safetensors that hold weights as they are; others are codes, indices or scales."""
 
 _LENGTH_BYTES = 8
 
@@ -146,11 +149,10 @@ def _check_tensors(path: Path, found: Mapping[str, StoredTensor]) -> None:
         bits = re.search(r"\d+", tensor.dtype)  # BOOL has no number and takes a byte
         expected = math.prod(tensor.shape) * (int(bits[0]) if bits else 8) // 8
         if tensor.bytes != expected:
-            shape = "×".join(map(str, tensor.shape))
             raise damaged(
                 path,
-                f"tensor {name} ({shape} {tensor.dtype}) takes {tensor.bytes:,} bytes where "
-                f"{expected:,} are expected",
+                f"tensor {name} ({sizes(tensor.shape)} {tensor.dtype}) takes {tensor.bytes:,} "
+                f"bytes where {expected:,} are expected",
             )
     try:
         with safe_open(path, framework="numpy"):
@@ -159,6 +161,11 @@ def _check_tensors(path: Path, found: Mapping[str, StoredTensor]) -> None:
         misplaced = re.search(r"invalid offset for tensor `(.+)`", str(error))
         why = f"tensor {misplaced[1]} overlaps another or leaves a gap" if misplaced else ""
         raise damaged(path, why or first_line(error)) from error
+
+
+def sizes(shape: Iterable[int]) -> str:
+    """Return a shape in words: its sizes with multiplication signs between them."""
+    return "×".join(map(str, shape)) or "a single number"
 
 
 def damaged(path: Path, why: str) -> RequestError:

@@ -7,19 +7,28 @@ would show neither, so both are refused here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
 from distviz.models.checkpoint import Checkpoint
-from distviz.models.safetensors_files import StoredTensor
+from distviz.models.safetensors_files import FLOATS, StoredTensor, sizes
 
 if TYPE_CHECKING:
     from torch import nn
 
-_FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+    from distviz.models.tensor_targets import Targets
+
 _HINT = "the files do not belong to this config.json, or are damaged"
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
+# Scales of activations and of the key-value cache, and buffers that transformers computes itself.
+_HARMLESS = re.compile(
+    r"(^|[._])((q|k|v|kv|prob|input|output|act|activation|prob_output)_(scale|zero_point|amax|"
+    r"global_scale)|qscale_act|inv_freq|cos_cached|sin_cached|masked_bias|position_ids|"
+    r"num_batches_tracked)$|\b(attn|attention)\.bias$"
+)
+# Some files of these methods hold a bias of zeros for every linear module.
+_ZERO_BIASES = ("gptq", "awq")
 
 
 def validate_weights(
@@ -42,15 +51,12 @@ def validate_weights(
     Raises
     ------
     RequestError
-        If a tensor is missing, has an unexpected shape or type, or is unexpected although it
-        would change what its layer computes.
+        If a tensor is missing, has an unexpected shape, or is unexpected although it would change
+        what its layer computes.
     """
     _check_shapes(sorted(info["mismatched_keys"]), model, checkpoint)
     notes = _check_missing(sorted(info["missing_keys"]), checkpoint)
-    if not checkpoint.is_quantized:
-        _check_types(model, checkpoint)
-        notes += _check_unexpected(sorted(info["unexpected_keys"]), model, checkpoint, all_layers)
-    return notes
+    return notes + _check_unread(sorted(info["unexpected_keys"]), model, checkpoint, all_layers)
 
 
 def _check_shapes(mismatched: list[tuple[str, Any, Any]], model: Any, found: Checkpoint) -> None:
@@ -60,8 +66,8 @@ def _check_shapes(mismatched: list[tuple[str, Any, Any]], model: Any, found: Che
     tensor = _stored(name, model, found)
     where = f" in {tensor.file.name}" if tensor else ""
     raise RequestError(
-        f"'{found.source}' contradicts its config.json: {name} is {_sizes(stored)}{where}, "
-        f"{_sizes(expected)} expected{_more(mismatched)}",
+        f"'{found.source}' contradicts its config.json: {name} is {sizes(stored)}{where}, "
+        f"{sizes(expected)} expected{_more(mismatched)}",
         _HINT,
     )
 
@@ -79,49 +85,86 @@ def _check_missing(missing: list[str], found: Checkpoint) -> list[str]:
     return [note] if harmless else []
 
 
-def _check_types(model: nn.Module, found: Checkpoint) -> None:
-    """Refuse integers and eight-bit floats that would be read as plain weights."""
-    for name, parameter in model.named_parameters():
-        tensor = _stored(name, model, found)
-        if tensor and parameter.is_floating_point() and tensor.dtype not in _FLOATS:
-            raise RequestError(
-                f"'{found.source}': {name} in {tensor.file.name} is of type {tensor.dtype}, "
-                "and config.json declares no quantization",
-                "its quantization_config is missing, or the file belongs to no model",
-            )
+def check_types(targets: Targets, found: Checkpoint, method: str | None = None) -> None:
+    """Refuse codes that would be read as weights, and weights that would be read as codes.
+
+    Parameters
+    ----------
+    targets
+        The stored tensors, matched with the model.
+    found
+        The files.
+    method
+        Name of the quantization; then tensors that its quantizer converts are not checked.
+    """
+    for name, target in targets.filled.items():
+        if method is not None and target.is_converted:
+            continue
+        holds_codes = not target.value.is_floating_point() or target.value.element_size() == 1
+        if holds_codes and (method is None or target.value.element_size() > 1):
+            continue
+        kind = "codes" if holds_codes else "plain weights"
+        expected = f"where {method} has {kind}" if method else ""
+        for stored in target.stored.values():
+            tensor = found.tensors[stored]
+            if holds_codes == (tensor.dtype in FLOATS):
+                raise RequestError(
+                    f"'{found.source}': {name} in {tensor.file.name} is of type {tensor.dtype}, "
+                    f"{expected or 'and config.json declares no quantization'}",
+                    "its quantization_config is missing or wrong, or the file belongs to no model",
+                )
 
 
-def _check_unexpected(
-    unexpected: list[str], model: Any, found: Checkpoint, all_layers: bool
-) -> list[str]:
-    lists = _layer_lists(model)
+def _check_unread(unread: list[str], model: Any, found: Checkpoint, all_layers: bool) -> list[str]:
+    """Refuse tensors that belong to the model's modules and that nothing reads; note others."""
+    lists, holders = _layer_lists(model), _holders(model)
     spare = int(getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0)
-    ignored = []
-    for key in unexpected:
-        match = _LAYER.match(key)
-        if match is None:
-            continue
-        path = next((path for path in _spellings(match[1], model) if path in lists), None)
-        if path is None:
-            continue
-        if int(match[2]) >= lists[path]:
-            if all_layers and int(match[2]) >= lists[path] + spare:
+    ignored, refused = [], []
+    for key in unread:
+        layer = _layer_index(key, model, lists)
+        if layer is not None and layer[1] >= layer[0]:
+            if all_layers and layer[1] >= layer[0] + spare:
                 raise RequestError(
                     f"'{found.source}' contradicts its config.json: the weights hold {key}, the "
-                    f"configuration has {lists[path]} layers (0 is the first)",
+                    f"configuration has {layer[0]} layers (0 is the first)",
                     _HINT,
                 )
             continue
-        if _is_dropped(key, model):
-            raise RequestError(
-                f"'{found.source}' contradicts its config.json: the weights hold {key}, but the "
-                "configuration has no such parameter",
-                _HINT,
-            )
-        ignored.append(key)
+        if _is_harmless(key, found):
+            ignored.append(key)
+        elif layer is not None or _is_inside(key, model, holders):
+            refused.append(key)
+    if refused:
+        raise RequestError(
+            f"'{found.source}' contradicts its config.json: the weights hold {refused[0]}, but the "
+            f"configuration has no such parameter{_more(refused)}",
+            _HINT,
+        )
     if not ignored:
         return []
     return [f"weights not used, unknown to the architecture: {ignored[0]}{_more(ignored)}"]
+
+
+def _is_harmless(key: str, found: Checkpoint) -> bool:
+    if _HARMLESS.search(key):
+        return True
+    quantization = found.config.get("quantization_config") or {}
+    return key.endswith(".bias") and quantization.get("quant_method") in _ZERO_BIASES
+
+
+def _layer_index(key: str, model: Any, lists: Mapping[str, int]) -> tuple[int, int] | None:
+    """Return the number of layers of the stack that a key names, and the key's layer."""
+    match = _LAYER.match(key)
+    if match is None:
+        return None
+    path = next((path for path in _spellings(match[1], model) if path in lists), None)
+    return None if path is None else (lists[path], int(match[2]))
+
+
+def _holders(model: nn.Module) -> set[str]:
+    """Return the paths of all modules that have parameters of their own."""
+    paths = (name.rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False))
+    return set(paths) - {""}
 
 
 def _layer_lists(model: nn.Module) -> dict[str, int]:
@@ -131,14 +174,10 @@ def _layer_lists(model: nn.Module) -> dict[str, int]:
     return {path: len(found) for path, found in lists}
 
 
-def _is_dropped(key: str, model: nn.Module) -> bool:
-    """Return whether a module supports this parameter but was built without it (a bias)."""
-    modules = dict(model.named_modules())
-    for spelling in _spellings(key, model):
-        path, _, name = spelling.rpartition(".")
-        if path in modules and modules[path]._parameters.get(name, modules) is None:  # noqa: SLF001
-            return True
-    return False
+def _is_inside(key: str, model: Any, holders: Collection[str]) -> bool:
+    """Return whether a key names something inside a module that has parameters (a LoRA, a bias)."""
+    paths = (spelling.split(".") for spelling in _spellings(key, model))
+    return any(".".join(parts[:end]) in holders for parts in paths for end in range(1, len(parts)))
 
 
 def _spellings(name: str, model: Any) -> Iterator[str]:
@@ -152,10 +191,6 @@ def _spellings(name: str, model: Any) -> Iterator[str]:
 def _stored(name: str, model: Any, found: Checkpoint) -> StoredTensor | None:
     names = (found.tensors.get(spelling) for spelling in _spellings(name, model))
     return next((tensor for tensor in names if tensor is not None), None)
-
-
-def _sizes(shape: Iterable[int]) -> str:
-    return "×".join(map(str, shape)) or "a single number"
 
 
 def _more(names: list[Any]) -> str:

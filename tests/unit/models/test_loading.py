@@ -16,7 +16,6 @@ from distviz.models.loading import (
     parse_device,
     parse_device_map,
     parse_dtype,
-    rehearse,
 )
 from distviz.models.open import open_model
 
@@ -117,17 +116,3 @@ def test_the_class_follows_the_architecture_of_the_configuration(
         "AutoModelForCausalLM" if has_head else "AutoModel",
         has_head,
     )
-
-
-def test_a_rehearsal_reads_no_weights_and_has_the_dtypes_of_the_loaded_model(saved: Path) -> None:
-    checkpoint = locate(str(saved))
-    options = LoadOptions(None, torch.device("cpu"), None, None, False)
-    config = LlamaConfig.from_pretrained(saved)
-    auto, _ = choose_class(config, checkpoint)
-    model, notes = rehearse(auto, checkpoint, config, options)
-    loaded = open_model(str(saved), needs_tokenizer=False).model
-    assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert notes == []
-    expected = {name: (value.shape, value.dtype) for name, value in loaded.named_parameters()}
-    found = {name: (value.shape, value.dtype) for name, value in model.named_parameters()}
-    assert found == expected

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.packages import need
+from support.quantized_checkpoints import write_compressed
 from support.tiny_models import save_tiny_llama
 from transformers import LlamaForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
@@ -45,39 +45,9 @@ def compressed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The tiny Llama compressed to 8 bits a channel, or packed to 4 bits in groups of 32."""
-    need("compressed_tensors")
-    from compressed_tensors.compressors import ModelCompressor
-    from compressed_tensors.quantization import (
-        QuantizationArgs,
-        QuantizationConfig,
-        QuantizationScheme,
-        apply_quantization_config,
-    )
-
     bits = request.param
-    how = {8: ("int-quantized", "channel", None), 4: ("pack-quantized", "group", 32)}[bits]
-    args = QuantizationArgs(num_bits=bits, type="int", strategy=how[1], group_size=how[2])
-    scheme = QuantizationScheme(targets=["Linear"], weights=args)
-    config = QuantizationConfig(
-        config_groups={"all": scheme},
-        format=how[0],
-        quantization_status="frozen",
-        ignore=["lm_head"],
-    )
-    model: Any = LlamaForCausalLM.from_pretrained(plain)
-    apply_quantization_config(model, config)
-    for module in model.modules():
-        if getattr(module, "quantization_scheme", None) is not None:
-            weight = module.weight.data
-            groups = weight.view(weight.shape[0], -1, how[2] or weight.shape[1])
-            scale = groups.abs().amax(-1) / (2 ** (bits - 1) - 1)
-            module.weight_scale.data = scale.reshape(module.weight_scale.shape)
-    compressor = ModelCompressor.from_pretrained_model(model, quantization_format=how[0])
-    compressor.compress_model(model)
     folder = tmp_path_factory.mktemp("compressed") / f"int{bits}"
-    finish(model, folder, demo_folder)
-    compressor.update_config(str(folder))
-    return folder
+    return write_compressed(plain, folder, demo_folder, bits)
 
 
 def unpacked(folder: Path, plain: Path) -> dict[str, torch.Tensor]:
