@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError, first_line
-from distviz.models.safetensors_files import StoredTensor, read_header, read_json
+from distviz.models.json_files import read_json
+from distviz.models.safetensors_files import StoredTensor, read_header
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.adapters import Adapter, find_adapter, is_adapter
 from distviz.models.gguf import gguf_end
+from distviz.models.json_files import read_json
 from distviz.models.safetensors_files import (
     StoredTensor,
     damaged,
-    read_json,
     read_tensors,
     shard_paths,
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError, first_line
+from distviz.models.json_files import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -171,14 +172,3 @@ def sizes(shape: Iterable[int]) -> str:
 def damaged(path: Path, why: str) -> RequestError:
     """Return the error of a damaged file."""
     return RequestError(f"{path} is damaged: {why}", "download or copy the file again")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; RequestError if the file holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"{path} is damaged: not a JSON object")
-    return content
