@@ -41,9 +41,11 @@ class MeasurementError(DistvizError):
 
 
 class InterruptedRunError(DistvizError):
-    """The user stopped a measurement of which a part is kept (exit 130)."""
+    """A signal stopped a measurement of which a part is kept (exit 130, 143 or 129)."""
 
-    exit_code = 130
+    def __init__(self, message: str, hint: str = "", exit_code: int = 130) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

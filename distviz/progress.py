@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from distviz.interrupts import check
 from distviz.output import escape_streams, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
-
-
-_lost_interrupts: list[bool] = []
-
-
-@contextmanager
-def catch_lost_interrupts() -> Iterator[None]:
-    """Let the next batch raise a KeyboardInterrupt that Python ignored in a destructor."""
-    before = sys.unraisablehook
-
-    def keep(ignored: sys.UnraisableHookArgs) -> None:
-        if ignored.exc_type is KeyboardInterrupt:
-            _lost_interrupts.append(True)
-        else:
-            before(ignored)
-
-    sys.unraisablehook = keep
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-        _lost_interrupts.clear()
 
 
 class Progress:
@@ -124,10 +101,9 @@ class TerminalProgress(Progress):
         Raises
         ------
         KeyboardInterrupt
-            If one was lost, see `catch_lost_interrupts`.
+            If a library swallowed one, see `distviz.interrupts`.
         """
-        if _lost_interrupts:
-            raise KeyboardInterrupt
+        check()
         bar, task = self._bar, self._task
         if bar is None or task is None:
             return

@@ -1,1 +1,1 @@
-from .app import main as main
+from .process import main as main

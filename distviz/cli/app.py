@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from distviz import interrupts
 from distviz.cli import completion, options
 from distviz.cli.examples import PAGES
 from distviz.cli.help import HelpCommand, HelpGroup, print_versions
 from distviz.errors import DistvizError, RequestError, first_line
 from distviz.measure import world
 from distviz.output import console, escape_streams, print_error, print_json, print_lines, print_text
-from distviz.progress import catch_lost_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -53,6 +53,7 @@ def _command(function: Callable[[SimpleNamespace], None]) -> Callable[..., None]
 
 def _guard(name: str, function: Callable[[SimpleNamespace], None], given: SimpleNamespace) -> None:
     """Run a command; its errors become one or two lines and an exit code."""
+    interrupts.written.clear()
     try:
         _join(name)
         for option in options.options_of(name):
@@ -62,12 +63,8 @@ def _guard(name: str, function: Callable[[SimpleNamespace], None], given: Simple
         if given.debug:
             raise
         raise _failed(error.message, error.hint, error.exit_code) from None
-    except KeyboardInterrupt:
-        raise _failed("interrupted, nothing was written", "", 130) from None
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has ended, which is no error.
-        sys.stdout = None
-        raise typer.Exit(0) from None
+    except KeyboardInterrupt as error:
+        raise _failed(interrupts.message(error), "", interrupts.exit_code(error)) from None
     except Exception as error:
         if given.debug:
             raise
@@ -95,6 +92,7 @@ def _join(command: str) -> None:
 
 
 def _failed(message: str, hint: str, code: int) -> typer.Exit:
+    interrupts.ignore()
     world.current().fail(message, hint, code)
     return typer.Exit(code)
 
@@ -353,12 +351,12 @@ def export(given: SimpleNamespace) -> None:
 
 
 def main() -> None:
-    """Run the ``distviz`` command."""
+    """Run the command line of this process."""
     completion.name_shell(sys.argv[1:], os.environ)
     escape_streams()
     try:
-        with catch_lost_interrupts():
-            code = app(prog_name="distviz", standalone_mode=False)
+        code = app(prog_name="distviz", standalone_mode=False)
+        interrupts.check()  # typer takes an interruption outside a command without a word
     except typer.Abort:
         code = 130
     except typer.TyperException as error:
@@ -369,9 +367,6 @@ def main() -> None:
         elif message:
             print_error(message[:1].lower() + message[1:].rstrip("."), _help_hint(error))
         code = error.exit_code
-    except KeyboardInterrupt:
-        print_error("interrupted, nothing was written")
-        code = 130
     sys.exit(code if isinstance(code, int) else 0)
 
 

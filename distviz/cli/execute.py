@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.cli.checks import PROPOSED, checked_output, checkpoint_folder, is_published
 from distviz.cli.commands import Study
 from distviz.errors import InterruptedRunError, RequestError
+from distviz.interrupts import describe, exit_code, written
 from distviz.measure import CheckpointFolder, agree, current
 from distviz.results import check_output, load
 from distviz.settings import OPTIONS, RunSettings, build_settings
@@ -106,12 +107,16 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
         if study.has_parts and states.resumes and not states.exists() and current().is_first:
             progress.note(f"no checkpoint in {states.folder}; starting from the beginning")
         yield states
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         progress.stop()
+        if out in written:
+            states.remove()
         if not states.exists():
             raise
         raise InterruptedRunError(
-            f"interrupted; {_saved(states)}", f"resume with: {_resume_command(out)}"
+            f"{describe(error)}; {_saved(states)}",
+            f"resume with: {_resume_command(out)}",
+            exit_code(error),
         ) from None
     except Exception as error:
         progress.stop()

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 from distviz.errors import MeasurementError, first_line
 from distviz.measure.world import World, agree
@@ -29,7 +28,7 @@ _TIMEOUT = timedelta(minutes=30)
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0
 """Time that the first process has to report an error that all processes find."""
-_INTERRUPTED = 130
+_INTERRUPTED = (130, 143, 129)
 _FAILED = "distviz/failed"
 
 
@@ -111,7 +110,6 @@ class LaunchedWorld(World):
 
     def fail(self, message: str, hint: str, code: int) -> None:
         """Report why this process ends, with its rank; once among all processes."""
-        _ignore_signals()
         try:
             end = time.monotonic() + _GRACE_SECONDS
             while not (self.is_first or self.store.check([_FAILED]) or time.monotonic() > end):
@@ -123,7 +121,7 @@ class LaunchedWorld(World):
         if is_reported:
             return
         where = f"rank {self.rank} of {self.size} ({socket.gethostname()}, process {os.getpid()})"
-        is_of_all = code == _INTERRUPTED or (self.is_first and code == 2)
+        is_of_all = code in _INTERRUPTED or (self.is_first and code == 2)
         print_error(message if is_of_all else f"{where}: {message}", hint)
 
     def finish(self) -> None:
@@ -164,19 +162,5 @@ def join(command: str) -> LaunchedWorld:
     except (ValueError, RuntimeError) as error:
         raise MeasurementError(f"the processes cannot connect: {first_line(error)}") from error
     world = LaunchedWorld(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store=store)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     agree(world, "command", {"command": command})
     return world
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    """Stop this process as Ctrl-C does."""
-    _ignore_signals()
-    raise KeyboardInterrupt
-
-
-def _ignore_signals() -> None:
-    """Ignore further signals, of which launchers send several while a process ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +138,7 @@ def export(
 ) -> list[Path]:
     """Write figures and tables of a result into one folder, which may hold other files.
 
-    Each file is written atomically. Arguments are those of `export_folder`, parsed; ``only`` are
+    After an error nothing is written. Arguments are those of `export_folder`, parsed; ``only`` are
     the kinds of figures.
 
     Raises
@@ -171,17 +170,11 @@ def export(
         if not force:
             raise RequestError(f"{path} exists", "give another --out, or --force to replace it")
         check_replaceable(path)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=place) as temporary:
-            _draw(drawn, Path(temporary), figures, width)
-            for name, table in written.items():
-                for kind in tables:
-                    _write_table(table, Path(temporary) / f"{name}.{kind}")
-            for name in planned:
-                (Path(temporary) / name).replace(place / name)
-    except OSError as error:
-        raise RequestError(f"cannot write to {place}: {error.strerror or error}") from error
+    with staging(place, merges=True) as new:
+        _draw(drawn, new, figures, width)
+        for name, table in written.items():
+            for kind in tables:
+                _write_table(table, new / f"{name}.{kind}")
     return [place / name for name in planned]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distviz.errors import RequestError
+from distviz.interrupts import deferred, note_written
 from distviz.reports.comparison import comparison_part
 from distviz.reports.filler import filler_part
 from distviz.reports.page import Page, Part
@@ -107,9 +108,11 @@ def write_page(page: Page, target: Path) -> Path:
     """
     text = render(page)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        with deferred():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+            note_written(target)
     except OSError as error:
         raise RequestError(f"cannot write {target}: {error.strerror or error}") from error
     return target

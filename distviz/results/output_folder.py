@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distviz.errors import RequestError
+from distviz.results.staging_folder import remove_abandoned
 
 MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")
 _CSV = (
@@ -39,6 +40,7 @@ def check_output(out: Path, *, force: bool) -> None:
         raise RequestError(f"'{out}' has no name of its own", "give the name of a folder to write")
     if out.is_symlink():
         raise RequestError(f"{out} is a link and is not replaced", "give the folder itself")
+    remove_abandoned(out.parent)
     if out.exists():
         _check_existing(out, force=force)
     parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())

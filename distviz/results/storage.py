@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from distviz.errors import MeasurementError, RequestError, first_line
+from distviz.interrupts import deferred, note_written
 from distviz.results.output_folder import check_output
+from distviz.results.staging_folder import StagingFolder, remove_abandoned
 
 SCHEMA_VERSION = 2
 """Changes whenever the meaning of a file changes; other versions are refused."""
@@ -57,10 +57,11 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 @contextmanager
-def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside ``out``, which replaces ``out`` at the end.
+def staging(out: Path, *, force: bool = False, merges: bool = False) -> Iterator[Path]:
+    """Yield a new folder, which replaces ``out`` at the end.
 
-    After any error, Ctrl-C included, the new folder is removed and ``out`` is unchanged.
+    After any error, Ctrl-C included, the new folder is removed and ``out`` is unchanged. With
+    ``merges``, an ``out`` that exists keeps its other files.
 
     Raises
     ------
@@ -69,18 +70,27 @@ def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
     MeasurementError
         If writing fails, for instance because the disk is full.
     """
-    check_output(out, force=force)
+    if not merges:
+        check_output(out, force=force)
+    is_merged = merges and out.exists()
+    parent = out if is_merged else out.parent
+    missing = [place for place in (parent, *parent.parents) if not place.exists()]
+    stage = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise RequestError(f"cannot write to {out.parent}: {error.strerror}") from error
-    try:
-        new.chmod(0o755)
-        yield new
-        _replace_folder(out, new)
+        with deferred():
+            stage = _staging_folder(parent)
+        yield stage.new
+        with deferred():
+            (stage.merge if is_merged else stage.replace)(out)
+            note_written(out)
+            stage.remove()
     except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
+        with deferred():
+            if stage is not None:
+                stage.remove()
+            for place in missing:
+                with suppress(OSError):
+                    place.rmdir()
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or first_line(error)
@@ -89,20 +99,13 @@ def staging(out: Path, *, force: bool = False) -> Iterator[Path]:
         ) from error
 
 
-def _replace_folder(out: Path, new: Path) -> None:
-    """Move ``new`` to ``out``; what was there is removed, or restored if the move fails."""
-    if not out.exists():
-        new.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / out.name)
+def _staging_folder(parent: Path) -> StagingFolder:
     try:
-        new.rename(out)
-    except BaseException:
-        shutil.move(old / out.name, out)
-        old.rmdir()
-        raise
-    shutil.rmtree(old)
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(parent)
+        return StagingFolder.create(parent)
+    except OSError as error:
+        raise RequestError(f"cannot write to {parent}: {error.strerror}") from error
 
 
 @contextmanager

@@ -147,16 +147,3 @@ def test_a_lost_store_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
         MeasurementError, match=r"cannot be reached: Connection reset by peer\n.*rank 0 has ended"
     ):
         world.progress(Progress()).advance(1)
-
-
-def test_signals_stop_once_as_ctrl_c_does() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        signal.signal(signal.SIGTERM, distributed._interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

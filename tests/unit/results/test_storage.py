@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError
 from distviz.results.storage import read_manifest, replacing, staging, write_manifest
 
 
@@ -45,6 +45,32 @@ def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
         assert not out.exists()
     assert [path.name for path in out.iterdir()] == ["run.json"]
     assert [path.name for path in out.parent.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("error", [RequestError, KeyboardInterrupt])
+def test_an_error_leaves_no_folder(error: type[BaseException], tmp_path: Path) -> None:
+    def fail(out: Path, *, merges: bool) -> None:
+        with staging(out, merges=merges) as new:
+            (new / "run.json").touch()
+            raise error("no")
+
+    with pytest.raises(error, match="no"):
+        fail(tmp_path / "very" / "deep" / "run", merges=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(error, match="no"):
+        fail(tmp_path, merges=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staging(tmp_path / "run"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(MeasurementError, match="run cannot be written: No space left on device"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The standard streams of the command and its last words, as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no /dev/full")
+
+FULL = "distviz: cannot write to standard output: No space left on device\n"
+INVALID = "distviz: no such command 'nothing'\n  see distviz --help\n"
+
+
+def shell(line: str, **env: str) -> tuple[int, str, str]:
+    """Exit code, standard output and error of a line of bash; ``D`` is the command."""
+    line = line.replace("D ", f"{sys.executable} -m distviz ")
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        capture_output=True, text=True, check=False, env=os.environ | env,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "error"),
+    [
+        ("D --version | true", 0, ""),
+        ("D run --help | head -n 1 >/dev/null", 0, ""),
+        ("D run --help >&-", 0, ""),
+        ("D run --help <&- >&- 2>&-", 0, ""),
+        ("D run --help >/dev/full", 1, FULL),
+        ("D run --help >/dev/full 2>/dev/full", 1, ""),
+        ("D nothing", 2, INVALID),
+        ("D nothing >/dev/full", 2, INVALID),
+        ("D nothing 2>&-", 2, ""),
+        ("D nothing 2>/dev/full", 2, ""),
+        ("PYTHONUNBUFFERED=1 D run --help | head -n 1 >/dev/null", 0, ""),
+        ("PYTHONUNBUFFERED=1 D run --help >/dev/full", 1, FULL),
+        ("D generate --prompt - <&-", 2, None),
+    ],
+)  # fmt: skip
+def test_a_closed_or_full_stream(line: str, code: int, error: str | None) -> None:
+    found, out, err = shell(line)
+    assert (found, out) == (code, "")
+    assert error is None or err == error
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    code = (
+        "import sys; from distviz.cli import process; process._prepare_streams()\n"
+        "with open('file', 'w') as file: print(file.fileno() > 2, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{code}" <&- >&-'],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "True\n")
