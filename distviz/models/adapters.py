@@ -73,10 +73,11 @@ def find_adapter(folder: Path, source: str, *, allow_pickle: bool, with_weights:
 
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds an adapter rather than a whole model."""
-    own = ("config.json", "model.safetensors", "model.safetensors.index.json")
-    return (folder / _CONFIG).is_file() and not all(
-        any((folder / name).is_file() for name in names) for names in (own[:1], own[1:])
+    weights = ("model.safetensors", "pytorch_model.bin")
+    has_model = (folder / "config.json").is_file() and any(
+        (folder / f"{name}{ending}").is_file() for name in weights for ending in ("", ".index.json")
     )
+    return (folder / _CONFIG).is_file() and not has_model
 
 
 def _with_weights(found: Adapter, source: str, *, allow_pickle: bool) -> Adapter:

@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
 from distviz.models.adapters import Adapter, find_adapter, is_adapter
+from distviz.models.folder_kinds import Found, describe_folder
 from distviz.models.gguf import gguf_end
 from distviz.models.json_files import read_json
-from distviz.models.safetensors_files import (
-    StoredTensor,
-    damaged,
-    read_tensors,
-    shard_paths,
-)
+from distviz.models.safetensors_files import StoredTensor, damaged
+from distviz.models.weight_files import find_weights, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,8 +31,12 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
     "sentencepiece.bpe.model", "tekken.json", "vocab.bpe", "spm.model",
 )  # fmt: skip
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_NO_CONFIG = Found(
+    "is not a checkpoint: it has no config.json",
+    "give a folder that save_pretrained wrote, a .gguf file, or a hub id",
+)
 _LENGTH_BYTES = 8
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Checkpoint:
     adapter
         The adapter, if `source` is one; then `folder`, `weights` and `config` are those of its
         base model.
+    notes
+        Warnings about the files.
     """
 
     folder: Path
@@ -77,6 +80,7 @@ class Checkpoint:
     pickled: bool = False
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
     adapter: Adapter | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -142,11 +146,11 @@ def locate(
     """
     if source is None or (source == DEMO and not Path(source).exists()):
         return _demo(with_weights)
-    path = Path(source).expanduser()
     accepts: Any = {"allow_pickle": allow_pickle, "with_weights": with_weights}
-    if path.is_file():
+    path, is_file, is_folder = _look_up(source)
+    if is_file:
         return _gguf_checkpoint(path, source, with_weights)
-    if path.is_dir():
+    if is_folder:
         return _folder_checkpoint(path, source, path.resolve().name, **accepts)
     if source.endswith(".gguf") or not _HUB_ID.fullmatch(source):
         raise RequestError(
@@ -155,6 +159,19 @@ def locate(
         )
     folder = _download(source, revision, **accepts)
     return _folder_checkpoint(folder, source, source.rpartition("/")[2], folder.name, **accepts)
+
+
+def _look_up(source: str) -> tuple[Path, bool, bool]:
+    """Return the path, and whether it is a file or a folder; RequestError if it cannot be one."""
+    try:
+        path = Path(source).expanduser()
+        return path, path.is_file(), path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, an unknown user
+        shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}…"
+        raise RequestError(
+            f"MODEL '{shown}' is no path: {getattr(error, 'strerror', None) or error}",
+            "give a folder with config.json, a .gguf file, or a hub id such as org/name",
+        ) from error
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
@@ -213,17 +230,17 @@ def _folder_checkpoint(
         return _adapter_checkpoint(folder, source, name, allow_pickle, with_weights)
     config_path = folder / "config.json"
     if not config_path.is_file():
-        ggufs = sorted(file.name for file in folder.glob("*.gguf"))
-        raise RequestError(
-            f"'{source}' is not a checkpoint: it has no config.json",
-            f"it contains {ggufs[0]}: give that file"
-            if ggufs
-            else "give a folder that save_pretrained wrote, a .gguf file, or a hub id",
-        )
+        raise refused(source, describe_folder(folder) or _NO_CONFIG)
     config = read_json(config_path)
     _check_quantization(config, config_path)
     found = Checkpoint(folder, source, name, config=config, revision=revision)
-    return _with_weights(found, allow_pickle) if with_weights else found
+    if not with_weights:
+        return found
+    weights = find_weights(folder, source, config, allow_pickle=allow_pickle)
+    return replace(
+        found, weights=weights.files, tensors=weights.tensors, pickled=weights.pickled,
+        notes=weights.notes,
+    )  # fmt: skip
 
 
 def _config_parts(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -258,39 +275,6 @@ def _adapter_checkpoint(
             f"the base of the adapter '{source}' cannot be opened: {error.message}", correct
         ) from error
     return replace(base, source=source, name=name, adapter=adapter)
-
-
-def _with_weights(found: Checkpoint, allow_pickle: bool) -> Checkpoint:
-    """Add the weights files, in the order in which transformers prefers them."""
-    tensors = read_tensors(found.folder)
-    if tensors is None:
-        return replace(found, weights=_pickles(found, allow_pickle), pickled=True)
-    files = tuple(sorted({tensor.file for tensor in tensors.values()}))
-    return replace(found, weights=files, tensors=tensors)
-
-
-def _pickles(found: Checkpoint, allow_pickle: bool) -> tuple[Path, ...]:
-    folder, source = found.folder, found.source
-    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if not pickles:
-        raise RequestError(
-            f"'{source}' has no weights: neither model.safetensors nor an index of shards",
-            "the download may be incomplete; `distviz inspect` needs no weights",
-        )
-    if not allow_pickle:
-        raise RequestError(
-            f"'{source}' has only pickle weights ({pickles[0]}), which can run code when loaded",
-            "convert them to safetensors, or pass --allow-pickle if you trust their source",
-        )
-    single, index = folder / "pytorch_model.bin", folder / "pytorch_model.bin.index.json"
-    if single.is_file():
-        return (single,)
-    if index.is_file():
-        return shard_paths(index)
-    raise RequestError(
-        f"'{source}' has weights under names that transformers does not read: {pickles[0]}",
-        "expected model.safetensors or pytorch_model.bin",
-    )
 
 
 # The hub -----------------------------------------------------------------------------------
@@ -346,9 +330,13 @@ def _gguf_checkpoint(path: Path, source: str, with_weights: bool) -> Checkpoint:
     with path.open("rb") as file:
         magic = file.read(4)
     if path.suffix.lower() != ".gguf" and magic != b"GGUF":
+        folder = path.absolute().parent
+        has_config = any((folder / f"{kind}config.json").is_file() for kind in ("", "adapter_"))
         raise RequestError(
             f"MODEL '{source}' is a file, but not a .gguf",
-            "give the folder that contains config.json, a .gguf file, or a hub id",
+            f"give its folder: {folder}"
+            if has_config
+            else "give the folder that contains config.json, a .gguf file, or a hub id",
         )
     if importlib.util.find_spec("gguf") is None:
         raise RequestError(

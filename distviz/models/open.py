@@ -320,7 +320,7 @@ def model_details(
         "adapter": {"kind": adapter.kind, "base": adapter.base} if adapter else None,
         "fingerprint": fingerprint(checkpoint.identity, checkpoint.files) if checkpoint else None,
         "revision": checkpoint.revision if checkpoint else None,
-        "warnings": notes,
+        "warnings": [*(checkpoint.notes if checkpoint else ()), *notes],
     }
 
 

@@ -36,7 +36,10 @@ def quantization_of(config: PretrainedConfig) -> dict[str, Any] | None:
 def method_of(quantization: Mapping[str, Any]) -> str:
     """Return the method's name: ``"gptq"``, ``"bitsandbytes"``, ``"compressed-tensors"``."""
     method = quantization.get("quant_method")
-    return str(getattr(method, "value", method or "bitsandbytes"))
+    if method is None:
+        is_mlx = {"group_size", "bits"} <= quantization.keys()
+        method = "MLX" if is_mlx else "bitsandbytes"
+    return str(getattr(method, "value", method))
 
 
 def check_quantization(
@@ -54,6 +57,11 @@ def check_quantization(
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
     method = method_of(quantization)
+    if method == "MLX":
+        raise RequestError(
+            f"'{source}' is quantized by MLX, which transformers cannot read",
+            "give the original model, or dequantize it with `mlx_lm.convert --dequantize`",
+        )
     registry: Any = AutoHfQuantizer
     try:
         is_known = registry.supports_quant_method(quantization)

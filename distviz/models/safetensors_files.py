@@ -51,26 +51,21 @@ class StoredTensor:
     start: int = 0
 
 
-def read_tensors(folder: Path) -> dict[str, StoredTensor] | None:
-    """Return every tensor of a folder's safetensors files; None if there are no such files.
+def read_shards(index: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of the safetensors files that an index lists.
 
     Raises
     ------
     RequestError
         If a file is missing or damaged, or contradicts the index. Files and tensors are named.
     """
-    single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
-        return read_header(single)
-    if not index.is_file():
-        return None
     found: dict[str, StoredTensor] = {}
     for path in shard_paths(index):
         for name, tensor in read_header(path).items():
             if name in found:
                 raise RequestError(
                     f"tensor {name} is in two files, {found[name].file.name} and {path.name}",
-                    f"{folder} mixes files of different downloads; fetch it again",
+                    f"{index.parent} mixes files of different downloads; fetch it again",
                 )
             found[name] = tensor
     _check_index(index, found)
