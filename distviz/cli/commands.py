@@ -120,7 +120,12 @@ def filler_study(
         from distviz import measure, studies
 
         documents = studies.read_prompts(sources)
-        opened = measure.open_from(settings, progress)
+
+        def prepare(empty: Any) -> None:
+            for count in sorted({0, *numbers}):
+                studies.filled_corpus(empty, documents, settings, count)
+
+        opened = measure.open_from(settings, progress, prepare=prepare)
         return studies.study_filler(opened, documents, settings, numbers, progress, states)
 
     def estimate() -> dict[str, Estimate | str]:
@@ -196,8 +201,7 @@ class _SweepRequest:
 
         settings, presets, evidence = self.settings, self.presets(), {}
         documents = read_documents([Path(name) for name in settings.text])
-        opened = measure.open_from(settings, progress)
-        corpus = measure.corpus_of(documents, opened, settings)
+        opened, corpus = measure.open_with_corpus(documents, settings, progress)
         if not is_published(settings):
             first = studies.first_place(opened, self.grid(), settings, is_by_layer=self.by_layer)
             pilot = replace(settings, arm_layers=first)

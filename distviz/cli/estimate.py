@@ -277,7 +277,7 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
     cost = trace(opened.model, list(dict.fromkeys([*watched, *moved])), rows, tokens)
     sizes = _Sizes(empty, settings, parts, batches, watched, moved, cost, rows, tokens)
     share, positions = empty.layer_share(), sizes.positions(lambda part: part.passes)
-    notes = list(opened.details.get("warnings", []))
+    notes = [*opened.details.get("warnings", []), *parts[0].corpus.notes]
     if cost.is_rough:
         notes.append("the forward pass depends on values; the estimate is rough")
     files = empty.files()

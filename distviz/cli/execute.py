@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,18 +198,15 @@ def execute_generate(
     if not (text + system).strip():
         raise RequestError("--prompt is empty, there is nothing to continue")
     from distviz import measure, studies
-    from distviz.data import read_documents
 
     chosen = studies.Decoding(**decoding)
     try:
-        opened = measure.open_from(settings, progress)
+        tokens = partial(studies.prompt_corpus, prompt=text, system=system, settings=settings)
+        opened = measure.open_from(settings, progress, prepare=tokens)
         preset = None
         if not is_published(settings):
             # Settings are proposed from the prompt: nothing else will be read.
-            parts = {"system": system, "question": text}
-            source = parts if settings.chat_template else {"text": system + text}
-            corpus = measure.corpus_of(read_documents([source]), opened, settings)
-            found = measure.pilot_run(opened, corpus, settings, progress)
+            found = measure.pilot_run(opened, tokens(opened), settings, progress)
             settings = settings.with_proposal(found.settings)
             preset = {"name": PROPOSED, "evidence": found.evidence}
         written = studies.generate(opened, text, settings, chosen, progress, system=system)

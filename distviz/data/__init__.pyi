@@ -1,9 +1,13 @@
 from .corpus import Batch as Batch
 from .corpus import Corpus as Corpus
+from .corpus import check_counted as check_counted
+from .corpus import check_ids as check_ids
 from .corpus import make_batches as make_batches
 from .corpus import random_corpus as random_corpus
 from .corpus import tokenize as tokenize
 from .documents import Document as Document
+from .documents import check_text as check_text
+from .documents import list_sources as list_sources
 from .documents import read_documents as read_documents
 from .prompts import PARTS as PARTS
 from .prompts import Filler as Filler

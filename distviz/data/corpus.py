@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.data.documents import Document, fingerprint
-from distviz.data.prompts import FILLER, PARTS, Filler, document_ids, prefix_ids
+from distviz.data.chats import RenderedChat, render_chats, template_of
+from distviz.data.documents import Document, Documents, fingerprint
+from distviz.data.prompts import (
+    FILLER,
+    PARTS,
+    Filler,
+    TokenizedDocument,
+    document_ids,
+    prefix_ids,
+)
 from distviz.errors import RequestError
 
 OTHER = 3
@@ -65,6 +74,8 @@ class Corpus:
         Of the text (or of the seed and shape of random input).
     truncated
         Whether ``max_tokens`` truncated the text.
+    notes
+        Warnings about the text: what of it is left out, or read in another way.
     """
 
     windows: list[Window]
@@ -73,6 +84,7 @@ class Corpus:
     special: frozenset[int]
     sha256: str
     truncated: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -112,13 +124,14 @@ def tokenize(
 ) -> Corpus:
     """Tokenize documents and split them into windows of at most ``max_length`` tokens.
 
-    Every window starts with the tokens that the tokenizer adds at the start of a text; they count
-    in its length. System prompt, filler and question are tokenized separately.
+    Every window starts with the tokens that the tokenizer adds at the start of a text, once; they
+    count in its length. System prompt, filler and question are tokenized separately, a rendered
+    chat as a whole.
 
     Raises
     ------
     RequestError
-        If ``max_length`` is too small, a chat template is missing, or no token is left.
+        If ``max_length`` is too small, a chat template is missing or fails, or no token is left.
     """
     prefix = prefix_ids(tokenizer)
     size = max_length - len(prefix)
@@ -126,32 +139,131 @@ def tokenize(
         raise RequestError(
             f"--max-length {max_length} is too small: the tokenizer adds {len(prefix)} tokens"
         )
+    chats = _rendered(documents, tokenizer) if chat_template else {}
     windows: list[Window] = []
+    notes = _Notes(documents, tokenizer.decode(prefix) if prefix.size else "")
+    notes.is_dated = bool(chats) and "strftime_now" in template_of(tokenizer)
     left = sys.maxsize if max_tokens is None else max_tokens
     truncated = False
     for number, document in enumerate(documents):
-        ids, parts = document_ids(document, tokenizer, filler, chat_template, number)
-        starts = range(0, len(ids), size)
-        joined = [np.concatenate([prefix, ids[start : start + size]]) for start in starts]
-        kept = _take(joined, left)
-        truncated |= sum(map(len, kept)) < sum(map(len, joined))
+        chat = chats.get(number)
+        with _naming(document):
+            whole = document_ids(document, tokenizer, prefix, filler, chat, number)
+        notes.add(document, whole, chat)
+        pieces = _split(whole, prefix, size)
+        kept = _take([ids for ids, _ in pieces], left)
+        truncated |= sum(map(len, kept)) < sum(len(ids) for ids, _ in pieces)
         left -= sum(map(len, kept))
-        for index, piece in enumerate(kept):
-            inside = parts[index * size : index * size + len(piece) - len(prefix)]
-            whole = np.concatenate([np.zeros(len(piece) - len(inside), np.int8), inside])
+        for index, (piece, (_, parts)) in enumerate(zip(kept, pieces, strict=False)):
             is_last = index == len(kept) - 1
-            windows.append(Window(number, index, piece, is_last, whole))
+            windows.append(Window(number, index, piece, is_last, parts[: len(piece)]))
         if left <= 0:
             truncated |= number < len(documents) - 1
             break
     if not windows:
         raise RequestError("the text has no token to measure")
+    return Corpus(
+        windows,
+        list(documents),
+        _classes(windows, tokenizer),
+        frozenset(int(token) for token in tokenizer.all_special_ids),
+        fingerprint(documents),
+        truncated,
+        tuple(notes.lines(chat_template=chat_template)),
+    )
+
+
+def _rendered(documents: Sequence[Document], tokenizer: Any) -> dict[int, RenderedChat]:
+    numbers = [number for number, document in enumerate(documents) if document.is_prompt]
+    if not numbers:
+        return {}
+    rendered = render_chats([documents[number] for number in numbers], tokenizer)
+    return dict(zip(numbers, rendered, strict=True))
+
+
+@contextlib.contextmanager
+def _naming(document: Document) -> Iterator[None]:
+    """Add the document's name to errors."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"document '{document.id}': {error.message}", error.hint) from error
+
+
+def _split(
+    document: TokenizedDocument, prefix: NDArray[np.int64], size: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int8]]]:
+    """Return ids and parts of each window; a prefix at a cut is not repeated."""
+    found: list[tuple[NDArray[np.int64], NDArray[np.int8]]] = []
+    start = 0
+    ids, parts, width = document.ids, document.parts, len(prefix)
+    bare = len(ids) == 0 and document.repeats_start
+    while start < len(ids) or (bare and not found):
+        follows = ids[start : start + width]
+        own = FILLER not in parts[start : start + width]
+        if width and found and own and np.array_equal(follows, prefix):
+            start += width
+        end = start + size
+        inside = np.concatenate([np.zeros(width, np.int8), parts[start:end]])
+        found.append((np.concatenate([prefix, ids[start:end]]), inside))
+        start = end
+    return found
+
+
+def _classes(windows: Sequence[Window], tokenizer: Any) -> NDArray[np.int64]:
     highest = max(int(window.ids.max()) for window in windows)
     used = sorted({int(token) for window in windows for token in np.unique(window.ids)})
     classes = np.full(highest + 1, OTHER, np.int64)
     classes[used] = classify_tokens([tokenizer.decode([token]) for token in used])
-    special = frozenset(int(token) for token in tokenizer.all_special_ids)
-    return Corpus(windows, list(documents), classes, special, fingerprint(documents), truncated)
+    return classes
+
+
+@dataclass
+class _Notes:
+    """Collects what to say about the documents; each is said once."""
+
+    documents: Sequence[Document]
+    start: str
+    repeated: list[str] = field(default_factory=list)
+    without_tokens: list[str] = field(default_factory=list)
+    is_dated: bool = False
+    plain: list[str] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
+    without_system: list[str] = field(default_factory=list)
+    without_question: list[str] = field(default_factory=list)
+
+    def add(self, document: Document, found: TokenizedDocument, chat: RenderedChat | None) -> None:
+        name = document.id
+        if found.repeats_start and chat is None:
+            self.repeated.append(name)
+        if not found.ids.size and not found.repeats_start:
+            self.without_tokens.append(name)
+        if chat is None:
+            (self.joined if document.messages else self.plain).append(name)
+        elif chat.system == len(chat.text):
+            self.without_system.append(name)
+        elif chat.question == len(chat.text):
+            self.without_question.append(name)
+
+    def lines(self, *, chat_template: bool) -> Iterator[str]:
+        yield from self.documents.notes if isinstance(self.documents, Documents) else ()
+        if self.is_dated:
+            yield "the chat template writes the date: another day has other tokens"
+        unused = self.plain if chat_template else []
+        said = {
+            f"the text begins with {self.start}, which the tokenizer adds: it is there once, not "
+            "twice": self.repeated,
+            "the tokenizer makes no token of the text": self.without_tokens,
+            "the text is no prompt, --chat-template does not change it": unused,
+            "the messages are joined without their roles, --chat-template adds them": self.joined,
+            "the chat template leaves the system prompt out": self.without_system,
+            "the chat template leaves the question out": self.without_question,
+        }
+        for what, names in said.items():
+            if names:
+                yield (
+                    f"{what} ({len(names)} of {len(self.documents)} documents, first '{names[0]}')"
+                )
 
 
 def classify_tokens(tokens: Iterable[str]) -> list[int]:
@@ -166,6 +278,30 @@ def classify_tokens(tokens: Iterable[str]) -> list[int]:
         else:
             found.append(2 if _CONJUNCTIONS.match(word.lower()) else OTHER)
     return found
+
+
+def check_ids(corpus: Corpus, rows: int, tokenizer: Any) -> None:
+    """Raise RequestError if a token has no row in an embedding of so many ``rows``."""
+    for window in corpus.windows:
+        beyond = window.ids[window.ids >= rows]
+        if beyond.size:
+            token = int(beyond[0])
+            raise RequestError(
+                f"token {token} ({tokenizer.decode([token])!r}) of document "
+                f"'{corpus.documents[window.document].id}' has no row in the model's embedding, "
+                f"which has {rows:,} (0 to {rows - 1:,})",
+                "the tokenizer is not that of this model, or its added tokens were not trained",
+            )
+
+
+def check_counted(corpus: Corpus) -> None:
+    """Raise RequestError if all tokens are special, so that ``--skip-special`` leaves none."""
+    special = np.array(sorted(corpus.special))
+    if all(np.isin(window.ids, special).all() for window in corpus.windows):
+        raise RequestError(
+            f"--skip-special leaves nothing to measure: all {corpus.tokens} tokens are special",
+            "leave it out, or give another text",
+        )
 
 
 def _take(pieces: list[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:

@@ -1,123 +1,280 @@
-"""Documents from text files, JSONL, standard input, or embedded in distviz."""
+"""Documents from files, standard input, Python values, or embedded in distviz."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from distviz.data.text_files import TEXT_FIELDS, Rows, lines_of, read_file
 from distviz.errors import RequestError
+
+Message = tuple[str, str]
+"""Role and content."""
+
+_EXPECTED = 'expected an object with "text", with "system" and "question", or with "messages"'
+_ROLES = {"human": "user", "gpt": "assistant"}
+_MESSAGE_FIELDS = ("role", "content"), ("from", "value")
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document: plain ``text``, or a prompt of ``system`` and ``question``."""
+    """One document: plain ``text``, a prompt of ``system`` and ``question``, or a longer chat."""
 
     id: str
     text: str = ""
     system: str = ""
     question: str = ""
+    messages: tuple[Message, ...] = ()
 
     @property
     def is_prompt(self) -> bool:
-        """Whether it is a prompt."""
-        return bool(self.question)
+        """Whether a chat template applies to it: a prompt, or a longer chat."""
+        return bool(self.question or self.messages)
 
-    def as_dict(self) -> dict[str, str]:
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The messages for a chat template."""
+        system = [("system", self.system)] if self.system else []
+        messages = self.messages or (*system, ("user", self.question))
+        return [{"role": role, "content": content} for role, content in messages]
+
+    @property
+    def pieces(self) -> list[tuple[str, str]]:
+        """Part and text of what is tokenized apart, without a chat template."""
+        if self.messages:
+            first = self.messages[0][0] == "system"
+            return [
+                ("system" if first and number == 0 else "question", content)
+                for number, (_, content) in enumerate(self.messages)
+            ]
+        if self.question:
+            return [("system", self.system), ("question", self.question)]
+        return [("text", self.text)]
+
+    def as_dict(self) -> dict[str, Any]:
         """Return the entry of ``documents.jsonl``."""
-        if self.is_prompt:
+        if self.messages:
+            return {"id": self.id, "messages": self.chat}
+        if self.question:
             return {"id": self.id, "system": self.system, "question": self.question}
         return {"id": self.id, "text": self.text}
 
 
-def read_documents(sources: Sequence[str | Path | dict[str, str]]) -> list[Document]:
+class Documents(list[Document]):
+    """Documents, with ``notes``: warnings about what of their sources is left out."""
+
+    notes: tuple[str, ...] = ()
+
+
+def read_documents(sources: Sequence[str | Path | dict[str, Any]]) -> Documents:
     """Read documents.
 
     Parameters
     ----------
     sources
-        A ``Path`` is a file: ``.jsonl`` has a document per line (``text``, or ``system`` and
-        ``question``), ``-`` is standard input, any other file is one document. A ``str`` is the
-        text of a document, a ``dict`` is like a line of JSONL. Empty: the embedded documents.
+        A ``Path`` is a file: ``.jsonl`` and ``.ndjson`` have a document per line, ``.json`` an
+        array, ``.csv``, ``.tsv`` and ``.parquet`` one per row (``text``, or ``system`` and
+        ``question``, or ``messages``); ``-`` is standard input, any other file is one document. A
+        ``str`` is the text of a document, a ``dict`` is like a line of JSONL. Empty: the embedded
+        documents. Empty rows are left out.
 
     Raises
     ------
     RequestError
-        If a file is missing, not text or empty, or has a malformed line, which is named.
+        If a file is missing or empty, its content is not what its name says, or a row is malformed,
+        which is named.
     """
     if not sources:
         embedded = resources.files("distviz") / "demo" / "documents.jsonl"
-        return list(_from_lines(embedded.read_text(encoding="utf-8"), "documents.jsonl"))
-    found: list[Document] = []
-    for source in sources:
+        rows = lines_of(embedded.read_text(encoding="utf-8"), "documents.jsonl")
+        return Documents(_Source("documents.jsonl").documents(rows))
+    given = _Source("the given text")
+    seen, found = [given], Documents()
+    for number, source in enumerate(sources):
         if isinstance(source, Path):
-            found += _from_file(source)
-        elif isinstance(source, dict):
-            found.append(_from_entry(source, f"document {len(found)}", str(len(found))))
-        else:
-            found.append(Document(str(len(found)), text=source))
-    if not any(document.text.strip() or document.is_prompt for document in found):
+            seen.append(_Source(str(source)))
+            found += seen[-1].of_file(source)
+            continue
+        if not isinstance(source, str | dict):
+            raise RequestError(
+                f"document {number} is a {type(source).__name__}",
+                "give a str (a text), a pathlib.Path (a file) or a dict (a prompt)",
+            )
+        row = {"text": source} if isinstance(source, str) else source
+        found += given.documents([(f"document {number}", str(number), row)])
+    if not found:
+        raise RequestError("the text is empty, there is nothing to measure")
+    found.notes = tuple(note for one in seen for note in one.notes())
+    return found
+
+
+def list_sources(text: Any) -> list[Any]:
+    """Return the documents that Python code gave, as a list.
+
+    Raises
+    ------
+    RequestError
+        If it is not several documents, or there are none.
+    """
+    if isinstance(text, str | bytes | Path | dict) or not isinstance(text, Iterable):
+        raise RequestError(
+            f"text is a {type(text).__name__}, it must be a list of documents",
+            "give text=[...]: a str is a text, a pathlib.Path a file, a dict a prompt",
+        )
+    if not (found := list(text)):
         raise RequestError("the text is empty, there is nothing to measure")
     return found
 
 
-def _from_file(path: Path) -> list[Document]:
-    if str(path) == "-":
-        return [Document("stdin", text=_decode(sys.stdin.buffer.read(), "standard input"))]
+def check_text(text: str, where: str) -> str:
+    """Return a text; RequestError if it has a lone surrogate, which is no character."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"cannot read text {path}: {error.strerror}") from error
-    text = _decode(data, str(path))
-    if not text.strip():
-        raise RequestError(f"{path} is empty, there is nothing to measure")
-    if path.suffix == ".jsonl":
-        return list(_from_lines(text, str(path)))
-    return [Document(path.name, text=text)]
-
-
-def _decode(data: bytes, name: str) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        text.encode()
+    except UnicodeEncodeError as error:
         raise RequestError(
-            f"{name} is not UTF-8 text (byte {error.start})", "give a .txt or .jsonl file"
-        ) from error
-    if "\0" in text:
-        raise RequestError(f"{name} is a binary file", "give a .txt or .jsonl file")
+            f"{where} has a lone surrogate (U+{ord(text[error.start]):04X}, character "
+            f"{error.start + 1}), which no text has",
+            "it is half of a character or a damaged byte; correct the text",
+        ) from None
     return text
 
 
-def _from_lines(text: str, name: str) -> Iterator[Document]:
-    # Not splitlines(): JSON strings may contain U+2028 and similar characters unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise RequestError(f"{where} is not JSON: {error}") from error
-        yield _from_entry(entry, where, str(number - 1))
+@dataclass
+class _Source:
+    """Makes documents of the rows of one source, and counts what it leaves out."""
+
+    name: str
+    rows: int = 0
+    empty: int = 0
+    ignored: dict[str, None] = field(default_factory=dict)
+
+    def of_file(self, path: Path) -> list[Document]:
+        content = read_file(path)
+        if isinstance(content, str):
+            name = "stdin" if str(path) == "-" else path.name
+            return [Document(name, text=content)]
+        rows = iter(content)
+        first = next(rows, None)
+        if first is None:
+            raise RequestError(f"{self.name} has no rows, there is nothing to measure")
+        found = self.documents(itertools.chain([first], rows))
+        if not found:
+            raise RequestError(f"{first[0]}: {_EXPECTED}, but all {self.rows} rows are empty")
+        return found
+
+    def documents(self, rows: Rows | Iterable[tuple[str, str, Any]]) -> list[Document]:
+        found = [self._document(*row) for row in rows]
+        self.rows += len(found)
+        self.empty += found.count(None)
+        return [document for document in found if document is not None]
+
+    def notes(self) -> Iterator[str]:
+        if self.empty:
+            verb = "is" if self.empty == 1 else "are"
+            yield f"{self.name}: {self.empty} of {self.rows} rows {verb} empty and left out"
+        if self.ignored:
+            names = [f"'{name}'" for name in list(self.ignored)[:_SHOWN]]
+            more = f" and {len(self.ignored) - _SHOWN} more" if len(self.ignored) > _SHOWN else ""
+            yield f"{self.name}: these fields are not measured: {', '.join(names)}{more}"
+
+    def _document(self, where: str, default_id: str, row: Any) -> Document | None:
+        """Return the document of a row; None if it is empty."""
+        if not isinstance(row, dict):
+            raise RequestError(f"{where}: {_EXPECTED}")
+        identity = _identity(row, where, default_id)
+        chats = [name for name in ("messages", "conversations") if row.get(name) is not None]
+        texts = {n: _text(row, n, where) for n in TEXT_FIELDS if row.get(n) is not None}
+        used = {name for name in texts if texts[name].strip()}
+        if len(chats) + len(used & {"text", "question"}) > 1:
+            raise RequestError(f"{where}: {_EXPECTED}", "it has several of them")
+        if chats:
+            self._ignore(row, {"id", *chats, *texts} - used)
+            return _chat(identity, self._messages(row[chats[0]], f"{where}: '{chats[0]}'"))
+        if not {"text", "question"} & set(texts):
+            null = [n for n in ("text", "question") if n in row]
+            what = f"'{null[0]}' is not a string" if null else _EXPECTED
+            raise RequestError(f"{where}: {what}", _fields(row))
+        kept = {"text"} if "text" in used else {"system", "question"}
+        self._ignore(row, {"id", *kept, *texts} - (used - kept))
+        if not used & {"text", "question"}:
+            return None
+        if "text" in used:
+            return Document(identity, text=texts["text"])
+        return Document(identity, system=texts.get("system", ""), question=texts["question"])
+
+    def _ignore(self, row: dict[str, Any], known: set[str]) -> None:
+        others = [name for name, value in row.items() if name not in known and value is not None]
+        self.ignored |= dict.fromkeys(map(str, others))
+
+    def _messages(self, given: Any, where: str) -> tuple[Message, ...]:
+        if not isinstance(given, list):
+            raise RequestError(f"{where} is not a list of messages")
+        return tuple(self._message(one, f"{where}, message {n}") for n, one in enumerate(given, 1))
+
+    def _message(self, given: Any, where: str) -> Message:
+        names = next(
+            (pair for pair in _MESSAGE_FIELDS if isinstance(given, dict) and pair[0] in given), None
+        )
+        if names is None:
+            raise RequestError(f'{where}: expected an object with "role" and "content"')
+        content = given.get(names[1])
+        if isinstance(content, list) and all(_is_text_part(part) for part in content):
+            content = "".join(part["text"] for part in content)
+        if not isinstance(content, str):
+            raise RequestError(f"{where}: '{names[1]}' is not text", _fields(given))
+        role = _text(given, names[0], where)
+        if not role.strip():
+            raise RequestError(f"{where}: '{names[0]}' is empty")
+        others = [name for name, value in given.items() if name not in names and value is not None]
+        self.ignored |= dict.fromkeys(f"{name} of a message" for name in others)
+        return _ROLES.get(role, role), check_text(content, f"{where}: '{names[1]}'")
 
 
-def _from_entry(entry: Any, where: str, default_id: str) -> Document:
-    expected = 'expected an object with "text", or with "system" and "question"'
-    if not isinstance(entry, dict):
-        raise RequestError(f"{where}: {expected}")
-    for name in ("text", "system", "question"):
-        if not isinstance(entry.get(name, ""), str):
-            raise RequestError(f"{where}: '{name}' is not a string")
-    text, question = entry.get("text", ""), entry.get("question", "")
-    if bool(text.strip()) == bool(question.strip()):
-        raise RequestError(f"{where}: {expected}")
-    identity = str(entry.get("id", default_id))
-    return Document(identity, text=text, system=entry.get("system", ""), question=question)
+def _is_text_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _text(row: dict[str, Any], name: str, where: str) -> str:
+    if not isinstance(row[name], str):
+        raise RequestError(f"{where}: '{name}' is not a string")
+    return check_text(row[name], f"{where}: '{name}'")
+
+
+def _identity(row: dict[str, Any], where: str, default: str) -> str:
+    given = default if row.get("id") is None else row["id"]
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise RequestError(f"{where}: 'id' is not a string or a number")
+    if isinstance(given, float) and not math.isfinite(given):
+        raise RequestError(f"{where}: 'id' is {given}")
+    try:
+        return check_text(str(given), f"{where}: 'id'")
+    except ValueError:
+        raise RequestError(f"{where}: 'id' has too many digits") from None
+
+
+def _chat(identity: str, messages: tuple[Message, ...]) -> Document | None:
+    """Return the document of messages: a prompt where they are one; None if all are empty."""
+    if not any(content.strip() for _, content in messages):
+        return None
+    roles = tuple(role for role, _ in messages)
+    last = messages[-1][1]
+    if roles in (("user",), ("system", "user")) and last.strip():
+        return Document(identity, system=messages[0][1] * (len(roles) - 1), question=last)
+    return Document(identity, messages=messages)
+
+
+def _fields(row: dict[str, Any]) -> str:
+    return f"its fields are {', '.join(map(str, list(row)[:_SHOWN])) or 'none'}"
 
 
 def fingerprint(documents: Sequence[Document]) -> str:

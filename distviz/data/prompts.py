@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.data.documents import Document
-from distviz.errors import RequestError
+from distviz.data.chats import RenderedChat
+from distviz.data.documents import Document, check_text
+from distviz.errors import RequestError, first_line
 
 PARTS = ("start", "system", "question", "text", "filler")
 """Parts of a document; ``start`` is what the tokenizer or the chat template puts first."""
 FILLER = PARTS.index("filler")
 _COMMON_WORDS = ("apple", "house", "river", "green", "table", "paper", "music", "water", "stone")
+_PROBES = ("a", "A", "0", "the", ".", " ")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Filler:
     kind
         ``"repeat"``; ``"random"``: random tokens of the vocabulary without special ones, different
         in every document; ``"words"``: a common English word for each document, repeated.
+
+    Raises
+    ------
+    RequestError
+        If ``string`` has a lone surrogate.
     """
 
     string: str
@@ -38,6 +45,9 @@ class Filler:
     seed: int
     kind: str = "repeat"
 
+    def __post_init__(self) -> None:
+        check_text(self.string, "--filler")
+
     def tokens(self, tokenizer: Any, document: int) -> list[int]:
         """Return the filler ids of a document."""
         rng = np.random.default_rng([self.seed, document, 1])
@@ -45,67 +55,105 @@ class Filler:
             special = set(tokenizer.all_special_ids)
             ids = [token for token in range(len(tokenizer)) if token not in special]
             return [int(token) for token in rng.choice(ids, size=self.count)]
-        words = _encode(tokenizer, self.string)
+        words = encode(tokenizer, self.string)
         if self.kind == "words":
-            words = _encode(tokenizer, f" {rng.choice(_COMMON_WORDS)}")
+            words = encode(tokenizer, f" {rng.choice(_COMMON_WORDS)}")
         return words * self.count
+
+
+@dataclass(frozen=True)
+class TokenizedDocument:
+    """The ids of a document without what the tokenizer adds, and the part of each.
+
+    ``repeats_start`` says that its text begins with tokens that the tokenizer adds as well; they
+    are not in ``ids``, since every window begins with them.
+    """
+
+    ids: NDArray[np.int64]
+    parts: NDArray[np.int8]
+    repeats_start: bool
 
 
 def prefix_ids(tokenizer: Any) -> NDArray[np.int64]:
     """Return the ids that the tokenizer adds before a text."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return np.array(full[:start], dtype=np.int64)
+    for probe in _PROBES:
+        plain = encode(tokenizer, probe)
+        full = encode(tokenizer, probe, add_special_tokens=True)
+        for start in range(len(full) - len(plain) + 1 if plain else 0):
+            if full[start : start + len(plain)] == plain:
+                return np.array(full[:start], dtype=np.int64)
     return np.empty(0, np.int64)
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    # verbose=False: no warning about long texts, which become windows.
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+def encode(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    """Return the ids of a text; RequestError if the tokenizer fails with it."""
+    try:
+        # verbose=False: no warning about long texts, which become windows.
+        found = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return list(found["input_ids"])
+    except Exception as error:  # the tokenizers package raises nothing more specific
+        raise RequestError(f"the tokenizer fails: {first_line(error)}") from error
 
 
 def document_ids(
-    document: Document, tokenizer: Any, filler: Filler | None, chat_template: bool, number: int
-) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    document: Document,
+    tokenizer: Any,
+    prefix: NDArray[np.int64],
+    filler: Filler | None,
+    chat: RenderedChat | None,
+    number: int,
+) -> TokenizedDocument:
     """Return the token ids of a document and the part of each.
 
-    The parts are tokenized separately, so own tokens do not depend on the filler.
+    Own tokens do not depend on the filler: without a chat template the parts are tokenized
+    separately; a rendered chat is tokenized as a whole, and the filler put between its tokens.
+    ``prefix`` is what the tokenizer adds; ``number`` is that of the document.
     """
-    if document.is_prompt:
-        texts = {"system": document.system, "question": document.question}
-        if chat_template:
-            texts = _chat(document, tokenizer)
+    if chat is None:
+        pieces = [(part, encode(tokenizer, text)) for part, text in document.pieces]
     else:
-        texts = {"text": document.text}
-    pieces = {part: _encode(tokenizer, text) for part, text in texts.items()}
-    ids = np.array([token for piece in pieces.values() for token in piece], np.int64)
-    sizes = {part: len(piece) for part, piece in pieces.items()}
-    parts = np.repeat([PARTS.index(part) for part in sizes], list(sizes.values())).astype(np.int8)
+        pieces = _chat_pieces(chat, tokenizer)
+    ids = np.array([token for _, piece in pieces for token in piece], np.int64)
+    parts = np.repeat(
+        [PARTS.index(part) for part, _ in pieces], [len(piece) for _, piece in pieces]
+    )
+    repeated = shared_start(ids, prefix)
+    ids, parts = ids[repeated:], parts[repeated:].astype(np.int8)
+    found = TokenizedDocument(ids, parts, bool(repeated))
     if filler is None:
-        return ids, parts
-    start = sizes.get("start", 0)
-    place = {"start": start, "between": start + sizes.get("system", 0), "end": len(ids)}
-    at = place.get(filler.position, -1)
+        return found
+    start = int((parts == PARTS.index("start")).sum())
+    between = start + int((parts == PARTS.index("system")).sum())
+    at = {"start": start, "between": between, "end": len(ids)}.get(filler.position, -1)
     if filler.position == "random":
         at = int(np.random.default_rng([filler.seed, number]).integers(len(ids) + 1))
     run = filler.tokens(tokenizer, number)
-    return np.insert(ids, at, run), np.insert(parts, [at] * len(run), FILLER)
+    filled = np.insert(ids, at, run), np.insert(parts, [at] * len(run), FILLER)
+    return TokenizedDocument(*filled, found.repeats_start)
 
 
-_MARKS = ("\ue000distviz\ue000", "\ue001distviz\ue001")
+def shared_start(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """Return the number of equal ids from the start."""
+    size = min(len(first), len(second))
+    different = np.flatnonzero(first[:size] != second[:size])
+    return int(different[0]) if different.size else size
 
 
-def _chat(document: Document, tokenizer: Any) -> dict[str, str]:
-    """Render the chat template and split it before the system prompt and before the question."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise RequestError("--chat-template: this tokenizer has no chat template", "leave it out")
-    before_system, before_question = _MARKS
-    messages = [{"role": "user", "content": before_question + document.question}]
-    if document.system:
-        messages.insert(0, {"role": "system", "content": before_system + document.system})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    head, _, question = text.partition(before_question)
-    start, _, system = head.partition(before_system)
-    return {"start": start, "system": system, "question": question}
+def _chat_pieces(chat: RenderedChat, tokenizer: Any) -> list[tuple[str, list[int]]]:
+    """Return the parts of a rendered chat with their ids, which are those of the whole text.
+
+    A token over a boundary belongs to the part after it.
+    """
+    whole = np.array(encode(tokenizer, chat.text), np.int64)
+    places = [("system", chat.system), ("question", chat.question)]
+    starts, names = [0], ["start"]
+    for name, place in places:
+        if place is not None:
+            before = np.array(encode(tokenizer, chat.text[:place]), np.int64)
+            starts.append(max(starts[-1], shared_start(whole, before)))
+            names.append(name)
+    ends = [*starts[1:], len(whole)]
+    return [
+        (name, whole[start:end].tolist())
+        for name, start, end in zip(names, starts, ends, strict=True)
+    ]

@@ -136,7 +136,7 @@ def versions() -> dict[str, str]:
 
 def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
     """Return the warnings of a run."""
-    found = []
+    found = [*corpus.notes]
     broken = {key: s for key, s in result.merged.items() if s.nan or s.inf}
     if broken:
         nan, inf = (sum(getattr(s, name) for s in broken.values()) for name in ("nan", "inf"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,9 @@ from distviz.data import (
     Corpus,
     Document,
     Filler,
+    check_counted,
+    check_ids,
+    list_sources,
     make_batches,
     random_corpus,
     read_documents,
@@ -41,6 +44,7 @@ from distviz.models import (
     HIDDEN_VOCABULARY,
     LoadedModel,
     as_written,
+    embedding_rows,
     entry_device,
     free_bytes,
     open_model,
@@ -100,13 +104,10 @@ def run(
         settings = replace(settings, model=str(model))
     progress = progress or Progress()
     started = time.perf_counter()
-    sources = [Path(name) for name in settings.text] if text is None else list(text)
-    if text is not None and not sources:
-        raise RequestError("the text is empty, there is nothing to measure")
+    sources = [Path(name) for name in settings.text] if text is None else list_sources(text)
     documents = read_documents(sources) if settings.layer is None else []
-    opened = open_from(settings, progress, is_for_measure=True)
+    opened, corpus = open_with_corpus(documents, settings, progress, is_for_measure=True)
     loaded = time.perf_counter() - started
-    corpus = corpus_of(documents, opened, settings)
     settings, preset = with_preset(opened, corpus, settings, progress)
     measured = measure(opened, corpus, settings, progress, states=states)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
@@ -160,10 +161,14 @@ def pilot_run(
 
 
 def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunSettings) -> Corpus:
-    """Tokenize documents as the settings ask; random input for built layers."""
+    """Tokenize documents as the settings ask; random input for built layers.
+
+    Weights are not needed. Raises RequestError as `distviz.data.tokenize` does, if a token has no
+    row in the embedding, or if ``settings.skip_special`` leaves no token.
+    """
     if settings.layer is not None:
         return random_input(settings.layer, settings.seed, opened.model.config)
-    return tokenize(
+    corpus = tokenize(
         documents,
         opened.tokenizer,
         max_length=settings.max_length,
@@ -171,15 +176,43 @@ def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunS
         filler=filler_of(settings),
         chat_template=settings.chat_template,
     )
+    rows = embedding_rows(opened.model)
+    if rows is not None:
+        check_ids(corpus, rows, opened.tokenizer)
+    if settings.skip_special:
+        check_counted(corpus)
+    return corpus
+
+
+def open_with_corpus(
+    documents: Sequence[Document],
+    settings: RunSettings,
+    progress: Progress,
+    *,
+    is_for_measure: bool = False,
+) -> tuple[LoadedModel, Corpus]:
+    """Open the model as `open_from`; the documents are tokenized before its weights are read."""
+    found: list[Corpus] = []
+
+    def prepare(empty: LoadedModel) -> None:
+        found.append(corpus_of(documents, empty, settings))
+
+    opened = open_from(settings, progress, is_for_measure=is_for_measure, prepare=prepare)
+    return opened, found[0] if found else corpus_of(documents, opened, settings)
 
 
 def open_from(
-    settings: RunSettings, progress: Progress, *, is_for_measure: bool = False
+    settings: RunSettings,
+    progress: Progress,
+    *,
+    is_for_measure: bool = False,
+    prepare: Callable[[LoadedModel], object] | None = None,
 ) -> LoadedModel:
     """Open the model of the settings, with their number of threads.
 
     With ``is_for_measure`` it is only for `measure` with these settings: layers that are not
     needed are not read, and those of a model that does not fit into memory are streamed.
+    ``prepare`` is as of `distviz.models.open_model`.
     """
     if settings.stream and not is_for_measure:
         raise RequestError("--stream cannot be used here: this command needs the whole model")
@@ -201,6 +234,7 @@ def open_from(
         layer=settings.layer,
         choose=partial(needed_points, settings) if is_for_measure else None,
         stream=settings.stream if is_for_measure else False,
+        prepare=prepare,
     )
     if opened.on_disk is not None and opened.on_disk.streams:
         progress.stage(f"{opened.on_disk.why}streaming, layers are read one by one")

@@ -22,5 +22,6 @@ from .open import open_model as open_model
 from .synthetic import HIDDEN_VOCABULARY as HIDDEN_VOCABULARY
 from .wrappers import as_written as as_written
 from .wrappers import bare as bare
+from .wrappers import embedding_rows as embedding_rows
 from .wrappers import entry_device as entry_device
 from .wrappers import uncompiled as uncompiled

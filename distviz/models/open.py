@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def open_model(
     needs_tokenizer: bool = True,
     choose: RequiredPoints | None = None,
     stream: bool | None = False,
+    prepare: Callable[[LoadedModel], object] | None = None,
 ) -> LoadedModel:
     """Open a checkpoint, or build layers, and find its MLPs.
 
@@ -104,21 +105,20 @@ def open_model(
         ``auto`` (float32 for a GGUF and for built layers) or a key of `distviz.settings.DTYPES`.
     device
         ``auto`` (a GPU if there is one) or a torch device; `device_map` overrides it.
-    revision
-        Branch, tag or commit of a hub model.
+    revision, attn_implementation, device_map
+        As in transformers.
     trust_remote_code, allow_pickle
         Allow what can run code that comes with the checkpoint.
-    attn_implementation, device_map
-        As in transformers.
     layer
         Build these layers instead of opening `source`.
     needs_tokenizer
         Whether to read the tokenizer. Built layers never have one.
     choose
-        Returns the required points: if it names some, only the embedding and the layers up to them
-        are read, where the checkpoint allows it.
+        Returns the required points: if it names some, only the layers up to them are read.
     stream
-        Whether layers stay on disk and are read one by one; None: if they exceed free memory.
+        Whether layers are read one by one from disk; None: if they exceed free memory.
+    prepare
+        Called with the model before its weights are read. Not for built layers.
 
     Raises
     ------
@@ -136,11 +136,16 @@ def open_model(
     found = inspect_checkpoint(
         checkpoint, options, needs_tokenizer=needs_tokenizer, choose=choose, stream=stream
     )
-    return _open_checkpoint(found)
+    return _open_checkpoint(found, prepare)
 
 
-def _open_checkpoint(found: CheckpointInfo) -> LoadedModel:
+def _open_checkpoint(
+    found: CheckpointInfo, prepare: Callable[[LoadedModel], object] | None
+) -> LoadedModel:
     checkpoint, mlps = found.checkpoint, found.mlps
+    if prepare is not None:
+        empty, name = found.empty, checkpoint.name
+        prepare(LoadedModel(empty, found.tokenizer, name, {}, mlps, found.has_head))
     with quiet():
         on_disk = None if found.disk is None else _open_on_disk(found, found.disk)
         if on_disk is not None:

@@ -47,6 +47,17 @@ def entry_device(model: nn.Module) -> torch.device:
     return next(places, torch.device("cpu"))
 
 
+def embedding_rows(model: nn.Module) -> int | None:
+    """Return how many token ids a model's embedding has rows for; None without a plain one."""
+    from torch import nn
+
+    try:
+        embedding = bare(model).get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
+
+
 def find_compiled(model: nn.Module) -> list[str]:
     """Return the paths of compiled modules; ``""`` is the model itself."""
     found = []

@@ -8,6 +8,7 @@ from .filler import study_filler as study_filler
 from .generation import Continuations as Continuations
 from .generation import Decoding as Decoding
 from .generation import generate as generate
+from .generation import prompt_corpus as prompt_corpus
 from .inspection import Inspection as Inspection
 from .inspection import inspect as inspect
 from .sweep import every_setting as every_setting

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.data import Corpus, Document, read_documents, tokenize
+from distviz.data import Corpus, Document, read_documents
 from distviz.errors import RequestError
 from distviz.results import SCHEMA_VERSION, FillerStudy, Run, run_folder
 from distviz.settings import RunSettings
@@ -188,17 +188,11 @@ def filled_corpus(
     opened: LoadedModel, documents: Sequence[Document], settings: RunSettings, count: int
 ) -> Corpus:
     """Tokenize prompts with filler tokens; RequestError if one is longer than a window."""
-    from distviz.measure import filler_of
+    from distviz.measure import corpus_of
 
     string = settings.filler or DEFAULT_FILLER
-    asked = replace(settings, filler=string if count else None, filler_count=count)
-    corpus = tokenize(
-        documents,
-        opened.tokenizer,
-        max_length=settings.max_length,
-        filler=filler_of(asked),
-        chat_template=settings.chat_template,
-    )
+    asked = replace(settings, filler=string if count else None, filler_count=count, max_tokens=None)
+    corpus = corpus_of(documents, opened, asked)
     cut = next((window for window in corpus.windows if not window.is_last), None)
     if cut is not None:
         raise RequestError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distviz.data import Corpus, Document, check_text
 from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.hooks import STEPS, redistribute
 from distviz.models import entry_device
@@ -147,7 +149,8 @@ def generate(
     """
     if not opened.has_head:
         raise RequestError(f"{opened.name} has no language head, so it cannot generate text")
-    ids = _encode(opened.tokenizer, prompt, system, is_chat=settings.chat_template)
+    corpus = prompt_corpus(opened, prompt, system, settings)
+    ids = corpus.windows[0].ids.tolist()
     sides = []
     for name, is_on in (("off", False), ("on", True)):
         progress.stage(f"generating with ARM {name}")
@@ -160,7 +163,7 @@ def generate(
             sides.append(_write(opened, ids, decoding, settings.seed))
     before, after = sides
     return Continuations(
-        _manifest(opened, prompt, system, settings, decoding, len(ids)),
+        _manifest(opened, prompt, system, settings, decoding, corpus),
         before=[_decode(opened.tokenizer, tokens) for tokens in before],
         after=[_decode(opened.tokenizer, tokens) for tokens in after],
         same=[_shared(*pair) for pair in zip(before, after, strict=True)],
@@ -174,7 +177,7 @@ def _manifest(
     system: str,
     settings: RunSettings,
     decoding: Decoding,
-    n_tokens: int,
+    corpus: Corpus,
 ) -> dict[str, Any]:
     details = {name: value for name, value in opened.details.items() if name != "warnings"}
     return {
@@ -187,25 +190,33 @@ def _manifest(
         "decoding": {name: getattr(decoding, name) for name in Decoding.__dataclass_fields__},
         "prompt": prompt,
         "system": system,
-        "prompt_tokens": n_tokens,
-        "warnings": opened.details.get("warnings", []),
+        "prompt_tokens": corpus.tokens,
+        "warnings": [*opened.details.get("warnings", []), *corpus.notes],
     }
 
 
-def _encode(tokenizer: Any, prompt: str, system: str, *, is_chat: bool) -> list[int]:
-    if is_chat:
-        if not getattr(tokenizer, "chat_template", None):
-            raise RequestError(
-                "--chat-template: this tokenizer has no chat template", "leave it out"
-            )
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": prompt})
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    ids = list(tokenizer(system + prompt)["input_ids"])
-    if not ids:
-        raise RequestError("--prompt is empty")
-    return ids
+def prompt_corpus(opened: LoadedModel, prompt: str, system: str, settings: RunSettings) -> Corpus:
+    """Return the tokens of a prompt, in one window; the weights of the model are not needed.
+
+    Raises
+    ------
+    RequestError
+        As of `distviz.measure.corpus_of`; if the prompt is empty.
+    """
+    from distviz.measure import corpus_of
+
+    for name, text in (("--prompt", prompt), ("--system", system)):
+        check_text(text, name)
+    if not (system + prompt).strip():
+        raise RequestError("--prompt is empty, there is nothing to continue")
+    document = Document("--prompt", text=system + prompt)
+    if settings.chat_template:
+        messages = [("system", system)] * bool(system) + [("user", prompt)]
+        document = Document("--prompt", messages=tuple(messages))
+    asked = replace(
+        settings, max_length=sys.maxsize, max_tokens=None, filler=None, skip_special=False
+    )
+    return corpus_of([document], opened, asked)
 
 
 def _write(opened: LoadedModel, ids: list[int], decoding: Decoding, seed: int) -> list[list[int]]:

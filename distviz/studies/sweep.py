@@ -77,6 +77,7 @@ def sweep_model(
         "seeds": list(seeds),
         **describe(opened, corpus, batches),
         "seconds": {"measure": round(time.perf_counter() - started, 3)},
+        "warnings": list(corpus.notes),
     }
     table = pd.DataFrame([work.row(trial) for trial in work.trials])
     return Sweep(manifest, join_seeds(table), table)

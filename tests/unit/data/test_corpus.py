@@ -9,7 +9,14 @@ import pytest
 from support.brute_force import CLASSES, token_class
 from support.word_tokenizer import word_tokenizer
 
-from distviz.data.corpus import classify_tokens, make_batches, random_corpus, tokenize
+from distviz.data.corpus import (
+    check_counted,
+    check_ids,
+    classify_tokens,
+    make_batches,
+    random_corpus,
+    tokenize,
+)
 from distviz.data.documents import Document
 from distviz.errors import RequestError
 
@@ -206,3 +213,37 @@ def test_random_tokens_stay_in_the_vocabulary() -> None:
     ids = np.concatenate([window.ids for window in corpus.windows])
     assert set(ids.tolist()) == set(range(7))
     assert all(window.hidden is None for window in corpus.windows)
+
+
+# Refused ------------------------------------------------------------------------------------
+
+
+def test_ids_beyond_the_embedding_are_named() -> None:
+    tokenizer = word_tokenizer()
+    corpus = tokenize(texts("a b", "c ?"), tokenizer)
+    check_ids(corpus, 14, tokenizer)
+    with pytest.raises(RequestError, match=r"token 13 \('\?'\) of document '1'") as caught:
+        check_ids(corpus, 13, tokenizer)
+    assert "which has 13 (0 to 12)" in caught.value.message
+
+
+def test_special_tokens_alone_leave_nothing_to_count() -> None:
+    tokenizer = word_tokenizer(adds=True)
+    with pytest.raises(RequestError, match="--skip-special leaves nothing to measure: all 3"):
+        check_counted(tokenize(texts("[PAD] [SEP]"), tokenizer))
+    check_counted(tokenize(texts("[PAD] [SEP]", "a"), tokenizer))
+
+
+def test_documents_without_tokens_are_said_once() -> None:
+    (note,) = tokenize(texts("a", "  ", "b", " "), word_tokenizer()).notes
+    assert note == "the tokenizer makes no token of the text (2 of 4 documents, first '1')"
+
+
+def test_a_tokenizer_that_fails_is_an_error_of_the_document() -> None:
+    def broken(text: str, **_: Any) -> Any:
+        if len(text) > 1:
+            raise Exception("WordLevel error: Missing [UNK] token")
+        return {"input_ids": [4]}
+
+    with pytest.raises(RequestError, match="document '0': the tokenizer fails: WordLevel error"):
+        tokenize(texts("a b"), broken)

@@ -6,10 +6,11 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from distviz.data.documents import read_documents
+from distviz.data.documents import list_sources, read_documents
 from distviz.errors import RequestError
 
 # Reading ------------------------------------------------------------------------------------
@@ -120,3 +121,103 @@ def test_the_embedded_documents() -> None:
     assert len(found) >= 24
     assert len({document.id for document in found}) == len(found)
     assert all(document.text.strip() for document in found)
+
+
+# Rows ---------------------------------------------------------------------------------------
+
+HI = {"role": "user", "content": "Hi"}
+HELLO = {"role": "assistant", "content": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [HI]}, {"system": "", "question": "Hi"}),
+        (
+            {"messages": [{"role": "system", "content": "S"}, HI]},
+            {"system": "S", "question": "Hi"},
+        ),
+        ({"messages": [HI, HELLO]}, {"messages": [HI, HELLO]}),
+        (
+            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+            {"messages": [HI, HELLO]},
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, HELLO]},
+         {"messages": [HI, HELLO]}),
+        ({"text": "a", "system": None, "question": None}, {"text": "a"}),
+        ({"text": "", "question": "q"}, {"system": "", "question": "q"}),
+        ({"text": "a\r\nb\x00\ufeff"}, {"text": "a\r\nb\x00\ufeff"}),
+        ({"id": "a\nb\x1b\u2028", "text": "x"}, {"id": "a\nb\x1b\u2028", "text": "x"}),
+        ({"id": 7.5, "text": "x"}, {"id": "7.5", "text": "x"}),
+    ],
+)  # fmt: skip
+def test_rows_survive_their_own_file(
+    tmp_path: Path, row: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    (document,) = found = read_documents([row])
+    assert document.as_dict() == {"id": "0"} | expected
+    assert not found.notes
+    saved = write(tmp_path, "documents.jsonl", json.dumps(document.as_dict()) + "\n")
+    assert read_documents([saved]) == [document]
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ({"question": "q", "answer": "a"}, "'answer'"),
+        ({"text": "t", "system": "s", "url": ""}, "'system', 'url'"),
+        ({"messages": [HI], "tools": [], "system": "s"}, "'tools', 'system'"),
+        ({"messages": [HI | {"name": "Anna"}, HELLO]}, "'name of a message'"),
+        ({"text": "t", **{str(n): n for n in range(20)}}, "'7' and 12 more"),
+    ],
+)
+def test_fields_that_are_not_measured_are_named_once(row: dict[str, Any], names: str) -> None:
+    (note,) = read_documents([row, row, row]).notes
+    assert note.startswith("the given text: these fields are not measured: ")
+    assert note.endswith(names)
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ({"text": "a\ud83d"}, r"'text' has a lone surrogate \(U\+D83D, character 2\)"),
+        ({"question": "\udc80"}, "'question' has a lone surrogate"),
+        ({"system": "\ud83d", "question": "q"}, "'system' has a lone surrogate"),
+        ({"id": "\ud83d", "text": "a"}, "'id' has a lone surrogate"),
+        ({"messages": [HI | {"content": "\ud83d"}]}, "message 1: 'content' has a lone surrogate"),
+        ({"messages": [HI | {"role": "\ud83d"}]}, "message 1: 'role' has a lone surrogate"),
+        ({"text": "a", "id": [1]}, "'id' is not a string or a number"),
+        ({"text": "a", "id": True}, "'id' is not a string or a number"),
+        ({"text": "a", "id": float("nan")}, "'id' is nan"),
+        ({"text": "a", "id": 10**5000}, "'id' has too many digits"),
+        ({"instruction": "i", "output": "o"}, "its fields are instruction, output"),
+        ({}, "its fields are none"),
+        ({"messages": "Hi"}, "is not a list of messages"),
+        ({"messages": [5]}, 'expected an object with "role" and "content"'),
+        ({"messages": [{"content": "Hi"}]}, 'expected an object with "role"'),
+        ({"messages": [{"role": "user", "content": None}]}, "'content' is not text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "is not text"),
+        ({"messages": [{"role": " ", "content": "Hi"}]}, "'role' is empty"),
+        ({"messages": [{"role": 5, "content": "Hi"}]}, "'role' is not a string"),
+        ({"messages": [HI], "text": "t"}, "it has several of them"),
+        ({"messages": [HI], "conversations": [HI]}, "it has several of them"),
+        ({"messages": []}, "the text is empty"),
+        ({"messages": [HI | {"content": " "}]}, "the text is empty"),
+    ],
+)
+def test_what_a_bad_row_gets(row: dict[str, Any], match: str) -> None:
+    with pytest.raises(RequestError, match=match):
+        read_documents([row])
+
+
+@pytest.mark.parametrize("text", ["Hello", b"Hello", Path("a.txt"), {"text": "a"}, 5, None, [], ()])
+def test_text_from_python_is_a_list(text: Any) -> None:
+    with pytest.raises(RequestError, match=r"must be a list of documents|the text is empty"):
+        list_sources(text)
+    assert list_sources(iter(["a"])) == ["a"]
+
+
+@pytest.mark.parametrize("source", [5, None, b"Hello", ["a"], 1.5])
+def test_a_document_of_another_type_is_refused(source: Any) -> None:
+    with pytest.raises(RequestError, match=f"document 1 is a {type(source).__name__}"):
+        read_documents(["a", source])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.chat_templates import CHAT_TEMPLATES, with_start
 from support.word_tokenizer import word_tokenizer
 
 from distviz.data.corpus import tokenize
@@ -87,3 +88,120 @@ def test_a_chat_template_wraps_prompts_and_the_filler_stands_where_it_was_put() 
     assert ids(Filler("/", 2, "start", 0)) == [1, 12, 12, 4, 5, 6, 2, 7, 8, 13, 10]
     with pytest.raises(RequestError, match="no chat template"):
         tokenize([PROMPT], word_tokenizer(), chat_template=True)
+
+
+# Start tokens -------------------------------------------------------------------------------
+
+TURNS = (("user", "2 + 2?"), ("assistant", "4"), ("user", "3 + 3?"), ("assistant", "6"))
+CHATS = [
+    Document("question", question="What is 3 + 4?"),
+    Document("system", system="Be brief.", question=" 2 + 2? "),
+    Document("long", question="Anna had 12 apples. " * 9),
+    Document("start", question="<s>Hello"),
+    Document("turns", messages=TURNS),
+    Document("turns of a system", messages=(("system", "Count."), *TURNS)),
+]
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "adds": {"adds": True},
+    "adds none": {"adds": False},
+    "start is end": {"adds": True, "bos": "</s>"},
+    "start is end, added never": {"adds": False, "bos": "</s>"},
+}
+
+
+def merged_cuts(ids: list[int], prefix: list[int], size: int) -> list[list[int]]:
+    """Windows by a plain loop: a start token that a cut leaves first is the window's own."""
+    windows = []
+    while ids:
+        if windows and prefix and ids[: len(prefix)] == prefix:
+            ids = ids[len(prefix) :]
+        windows.append(prefix + ids[:size])
+        ids = ids[size:]
+    return windows
+
+
+@pytest.mark.usefixtures("in_process_chats")
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_chats_have_the_ids_of_transformers_and_one_start_token(
+    name: str, kind: str, demo_tokenizer: Any
+) -> None:
+    tokenizer = with_start(demo_tokenizer, **TOKENIZERS[kind])
+    tokenizer.chat_template = CHAT_TEMPLATES[name]
+    prefix = [tokenizer.bos_token_id] if TOKENIZERS[kind]["adds"] else []
+    assert tokenizer("a")["input_ids"][:-1] == prefix
+    for size in (512, 8):
+        expected = []
+        for document in CHATS:
+            ends = document.chat[-1]["role"] != "assistant"
+            whole = tokenizer.apply_chat_template(document.chat, add_generation_prompt=ends)
+            ids = list(whole["input_ids"])
+            ids = ids[len(prefix) :] if ids[: len(prefix)] == prefix else ids
+            expected += merged_cuts(ids, prefix, size - len(prefix))
+        corpus = tokenize(CHATS, tokenizer, max_length=size, chat_template=True)
+        assert [window.ids.tolist() for window in corpus.windows] == expected
+        assert all(len(window.parts) == len(window.ids) for window in corpus.windows)
+        for window in corpus.windows:
+            assert window.ids[: len(prefix)].tolist() == prefix
+            if prefix and CHATS[window.document].id != "start":
+                assert window.ids[1:2].tolist() != prefix
+
+
+@pytest.mark.usefixtures("in_process_chats")
+@pytest.mark.parametrize("position", ["start", "between", "end", "random"])
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_a_filler_leaves_the_ids_of_a_chat(name: str, position: str, demo_tokenizer: Any) -> None:
+    tokenizer = with_start(demo_tokenizer, adds=True)
+    tokenizer.chat_template = CHAT_TEMPLATES[name]
+    plain = tokenize(CHATS, tokenizer, chat_template=True)
+    filled = tokenize(
+        CHATS, tokenizer, filler=Filler("<s>/", 5, position, 1), chat_template=True
+    )
+    run = tokenizer("<s>/", add_special_tokens=False)["input_ids"] * 5
+    for before, after in zip(plain.windows, filled.windows, strict=True):
+        assert after.ids[after.own].tolist() == before.ids.tolist()
+        assert after.parts[after.own].tolist() == before.parts.tolist()
+        assert after.ids[~after.own].tolist() == run
+        assert after.ids[0] == 0
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("text", ["<s>Hello", "</s>Hello", "<s>", "<s><s>a", "Hello<s>", "Hello"])
+def test_a_text_that_begins_with_the_start_token(
+    text: str, kind: str, demo_tokenizer: Any
+) -> None:
+    tokenizer = with_start(demo_tokenizer, **TOKENIZERS[kind])
+    own = tokenizer(text, add_special_tokens=False)["input_ids"]
+    prefix = [tokenizer.bos_token_id] if TOKENIZERS[kind]["adds"] else []
+    repeats = bool(prefix) and own[:1] == prefix
+    corpus = tokenize([Document("a", text=text), Document("b", text=text)], tokenizer)
+    assert corpus.windows[0].ids.tolist() == (own if repeats else prefix + own)
+    notes = [note for note in corpus.notes if "begins with" in note]
+    assert len(notes) == repeats
+    if repeats:
+        assert "(2 of 2 documents, first 'a')" in notes[0]
+
+
+@pytest.mark.usefixtures("in_process_chats")
+def test_what_the_template_leaves_out_is_said_once(demo_tokenizer: Any) -> None:
+    tokenizer = with_start(demo_tokenizer, adds=True)
+    prompts = [*CHATS, Document("text", text="Hello")]
+    cases = {
+        "{{ messages[-1].content }}": "leaves the system prompt out (2 of 7",
+        "{{ messages[0].content }}": "leaves the question out (2 of 7",
+        "{{ messages }}{{ strftime_now('%Y') }}": "writes the date",
+        "{{ messages }}": "--chat-template does not change it (1 of 7 documents, first 'text')",
+    }
+    for template, note in cases.items():
+        tokenizer.chat_template = template
+        corpus = tokenize(prompts, tokenizer, chat_template=True)
+        assert sum(note in one for one in corpus.notes) == 1, corpus.notes
+    (note,) = (note for note in tokenize(CHATS, tokenizer).notes if "begins with" not in note)
+    assert "joined without their roles" in note
+    assert "(2 of 6 documents" in note
+
+
+@pytest.mark.parametrize("string", ["\ud83d", "a\udc80"])
+def test_a_filler_is_text(string: str) -> None:
+    with pytest.raises(RequestError, match="--filler has a lone surrogate"):
+        Filler(string, 1, "end", 0)

@@ -1,0 +1,62 @@
+"""One chat: the text of transformers, the places of its contents, reasons of failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.chat_templates import CHAT_TEMPLATES
+
+from distviz.data.chat_renderer import answer
+
+CHAT = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": " 2 + 2? "}]
+
+
+def rendered(template: str, chat: list[dict[str, str]] = CHAT) -> dict[str, Any]:
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    return answer({"template": template, "special_tokens": tokens}, chat)
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_the_text_and_the_places_of_its_contents(name: str, demo_tokenizer: Any) -> None:
+    found = rendered(CHAT_TEMPLATES[name])
+    expected = demo_tokenizer.apply_chat_template(
+        CHAT, chat_template=CHAT_TEMPLATES[name], tokenize=False, add_generation_prompt=True
+    )
+    assert found["text"] == expected
+    assert found["text"][found["first"] :].lstrip().startswith("Be brief.")
+    assert found["text"][found["question"] :].lstrip().startswith("2 + 2?")
+
+
+def test_a_finished_chat_gets_no_generation_prompt() -> None:
+    done = [*CHAT, {"role": "assistant", "content": "4"}]
+    assert rendered(CHAT_TEMPLATES["chatml"])["text"].endswith("assistant\n")
+    assert rendered(CHAT_TEMPLATES["chatml"], done)["text"].endswith("4<|im_end|>\n")
+
+
+def test_a_content_that_is_left_out_is_at_the_end() -> None:
+    found = rendered("{{ messages[-1].content }}")
+    assert (found["first"], found["question"]) == (len(found["text"]), 0)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for %}", "Expected an expression"),
+        ("{{ a.b }}", "'a' is undefined"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{% import 'os' as os %}", "no loader"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ cycler.__init__.__globals__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nested too deep"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ 'x' * 2000000 }}", "makes 2,000,000 characters"),
+        ("{{ '\\ud83d' }}", "lone surrogate"),
+    ],
+)
+def test_why_a_template_fails(template: str, reason: str) -> None:
+    assert reason in rendered(template)["error"]
