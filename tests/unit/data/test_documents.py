@@ -127,6 +127,7 @@ def test_the_embedded_documents() -> None:
 
 HI = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello"}
+SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 
 
 @pytest.mark.parametrize(
@@ -138,10 +139,7 @@ HELLO = {"role": "assistant", "content": "Hello"}
             {"system": "S", "question": "Hi"},
         ),
         ({"messages": [HI, HELLO]}, {"messages": [HI, HELLO]}),
-        (
-            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
-            {"messages": [HI, HELLO]},
-        ),
+        ({"conversations": SHARED}, {"messages": [HI, HELLO]}),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, HELLO]},
          {"messages": [HI, HELLO]}),
         ({"text": "a", "system": None, "question": None}, {"text": "a"}),
