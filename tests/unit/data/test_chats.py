@@ -48,7 +48,7 @@ def test_many_chats_in_their_order(demo_tokenizer: Any) -> None:
     ],
 )
 def test_a_template_that_fails_is_named_with_its_document(template: str, reason: str) -> None:
-    with pytest.raises(RequestError, match="the chat template of '.*' fails") as caught:
+    with pytest.raises(RequestError, match=r"the chat template of '.*' fails") as caught:
         render_chats(PROMPTS, word_tokenizer(chat_template=template))
     assert reason in caught.value.message
     assert "\n" not in caught.value.message

@@ -242,7 +242,7 @@ def test_documents_without_tokens_are_said_once() -> None:
 def test_a_tokenizer_that_fails_is_an_error_of_the_document() -> None:
     def broken(text: str, **_: Any) -> Any:
         if len(text) > 1:
-            raise Exception("WordLevel error: Missing [UNK] token")
+            raise ValueError("WordLevel error: Missing [UNK] token")
         return {"input_ids": [4]}
 
     with pytest.raises(RequestError, match="document '0': the tokenizer fails: WordLevel error"):
