@@ -1,4 +1,4 @@
-"""Chat templates in the manner of published models, and tokenizers that add a start token or none."""
+"""Chat templates like published ones; tokenizers that add a start token, or none."""
 
 from __future__ import annotations
 

@@ -154,9 +154,7 @@ def test_a_filler_leaves_the_ids_of_a_chat(name: str, position: str, demo_tokeni
     tokenizer = with_start(demo_tokenizer, adds=True)
     tokenizer.chat_template = CHAT_TEMPLATES[name]
     plain = tokenize(CHATS, tokenizer, chat_template=True)
-    filled = tokenize(
-        CHATS, tokenizer, filler=Filler("<s>/", 5, position, 1), chat_template=True
-    )
+    filled = tokenize(CHATS, tokenizer, filler=Filler("<s>/", 5, position, 1), chat_template=True)
     run = tokenizer("<s>/", add_special_tokens=False)["input_ids"] * 5
     for before, after in zip(plain.windows, filled.windows, strict=True):
         assert after.ids[after.own].tolist() == before.ids.tolist()
@@ -167,9 +165,7 @@ def test_a_filler_leaves_the_ids_of_a_chat(name: str, position: str, demo_tokeni
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("text", ["<s>Hello", "</s>Hello", "<s>", "<s><s>a", "Hello<s>", "Hello"])
-def test_a_text_that_begins_with_the_start_token(
-    text: str, kind: str, demo_tokenizer: Any
-) -> None:
+def test_a_text_that_begins_with_the_start_token(text: str, kind: str, demo_tokenizer: Any) -> None:
     tokenizer = with_start(demo_tokenizer, **TOKENIZERS[kind])
     own = tokenizer(text, add_special_tokens=False)["input_ids"]
     prefix = [tokenizer.bos_token_id] if TOKENIZERS[kind]["adds"] else []
