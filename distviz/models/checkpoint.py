@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.adapters import Adapter, find_adapter, is_adapter
 from distviz.models.folder_kinds import Found, describe_folder
-from distviz.models.gguf import gguf_end
+from distviz.models.gguf import GgufError, gguf_end
 from distviz.models.json_files import read_json
 from distviz.models.safetensors_files import StoredTensor, damaged
 from distviz.models.weight_files import find_weights, refused
@@ -327,8 +327,11 @@ def _unreachable(source: str, revision: str | None, error: Exception) -> Request
 
 
 def _gguf_checkpoint(path: Path, source: str, with_weights: bool) -> Checkpoint:
-    with path.open("rb") as file:
-        magic = file.read(4)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise RequestError(f"MODEL '{source}' cannot be read: {error.strerror}") from error
     if path.suffix.lower() != ".gguf" and magic != b"GGUF":
         folder = path.absolute().parent
         has_config = any((folder / f"{kind}config.json").is_file() for kind in ("", "adapter_"))
@@ -344,7 +347,9 @@ def _gguf_checkpoint(path: Path, source: str, with_weights: bool) -> Checkpoint:
         )
     try:
         end = gguf_end(path)
-    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+    except GgufError as error:
+        raise damaged(path, str(error)) from error
+    except (OSError, ValueError, IndexError, KeyError, OverflowError, struct.error) as error:
         raise damaged(path, "its header cannot be read as GGUF") from error
     size = path.stat().st_size
     if with_weights and size < end:

@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         if text.startswith("\ufeff"):
             raise ValueError("it starts with a byte order mark, save it as UTF-8 without one")
-        content: Any = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_constant)
+        content: Any = json.loads(text, object_pairs_hook=without_twins, parse_constant=_constant)
         _check_depth(content)
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -44,7 +44,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs, for `json.loads`; ValueError if a name is given twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

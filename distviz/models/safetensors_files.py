@@ -7,15 +7,14 @@ names the wrong file and a header that contradicts itself are found in milliseco
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distviz.errors import RequestError, first_line
-from distviz.models.json_files import read_json
+from distviz.models.json_files import read_json, without_twins
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,6 +23,10 @@ FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 """Types of safetensors that hold weights as they are; others are codes, indices or scales."""
 
 _LENGTH_BYTES = 8
+_MOST_HEADER_BYTES = 100_000_000  # as in safetensors
+_MOST_BYTES = 1 << 63
+_MOST_WORDS, _SHOWN = 300, 80
+_NAME_BYTES, _PATH_LENGTH = 255, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,16 @@ def read_shards(index: Path) -> dict[str, StoredTensor]:
                 )
             found[name] = tensor
     _check_index(index, found)
+    check_metadata(index)
     return found
 
 
 def shard_paths(index: Path) -> tuple[Path, ...]:
-    """Return the files that an index lists, sorted; RequestError if one is missing."""
+    """Return the files that an index lists, sorted.
+
+    Raises RequestError if one is missing or outside the folder of the index. A file may be a link:
+    those of a hub cache are.
+    """
     names = sorted(set(_weight_map(index).values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -84,11 +92,38 @@ def shard_paths(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
+def check_metadata(index: Path) -> None:
+    """Raise RequestError if an index has no metadata, an object that transformers requires."""
+    if not isinstance(read_json(index).get("metadata"), dict):
+        raise RequestError(
+            f"{index} is damaged: it has no metadata, which transformers requires",
+            'add "metadata": {} to it, or fetch it again',
+        )
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     mapping = read_json(index).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
-        raise RequestError(f"{index} is damaged: it has no weight_map")
-    return {name: str(file) for name, file in mapping.items()}
+        raise damaged(index, "it has no weight_map, an object of file names")
+    for name, file in mapping.items():
+        if not isinstance(file, str) or not _is_inside(file):
+            raise damaged(
+                index, f"it lists {name[:_SHOWN]} in {str(file)[:_SHOWN]!r}, no file of this folder"
+            )
+    return mapping
+
+
+def _is_inside(file: str) -> bool:
+    """Return whether an entry is the name of a file in the folder or in one below it."""
+    path = PurePosixPath(file)
+    return (
+        file.isprintable()
+        and "\\" not in file
+        and not path.is_absolute()
+        and bool(path.parts)
+        and all(part != ".." and len(part.encode()) <= _NAME_BYTES for part in path.parts)
+        and len(file) <= _PATH_LENGTH
+    )
 
 
 def _check_index(index: Path, found: Mapping[str, StoredTensor]) -> None:
@@ -107,19 +142,15 @@ def _check_index(index: Path, found: Mapping[str, StoredTensor]) -> None:
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one file; RequestError if the file contradicts its header."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if not 0 < length <= size - _LENGTH_BYTES:
-            raise damaged(path, f"its header does not fit into its {size:,} bytes")
-        header = file.read(length)
+    size, header = _header(path)
     try:
-        entries = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
-        found = {name: _stored(path, entry, length) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        content = json.loads(header, object_pairs_hook=without_twins)
+        content.pop("__metadata__", None)
+        found = {name: _stored(path, entry, len(header)) for name, entry in content.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise damaged(path, "its header is not the JSON of a safetensors file") from error
     ends = (tensor.start + tensor.bytes for tensor in found.values())
-    expected = max(ends, default=_LENGTH_BYTES + length)
+    expected = max(ends, default=_LENGTH_BYTES + len(header))
     if size != expected:
         state = "truncated" if size < expected else "longer than its header says"
         raise damaged(path, f"{state}: {size:,} bytes where {expected:,} are expected")
@@ -127,11 +158,38 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return found
 
 
+def _header(path: Path) -> tuple[int, bytes]:
+    """Return the size of a file in bytes, and its header."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(_LENGTH_BYTES)
+            length = int.from_bytes(start, "little")
+            if 0 < length <= min(size - _LENGTH_BYTES, _MOST_HEADER_BYTES):
+                return size, file.read(length)
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be read: {error.strerror}", "check its rights, or copy it again"
+        ) from error
+    if start == b"version ":
+        raise RequestError(
+            f"{path} is a pointer of Git LFS, not the file itself",
+            "run `git lfs pull` in its folder, or download the file",
+        )
+    raise damaged(path, f"its header does not fit into its {size:,} bytes")
+
+
 def _stored(path: Path, entry: dict[str, Any], header_bytes: int) -> StoredTensor:
-    start, end = map(int, entry["data_offsets"])
-    shape = tuple(map(int, entry["shape"]))
+    start, end = entry["data_offsets"]
+    shape, dtype = entry["shape"], entry["dtype"]
+    if not isinstance(dtype, str) or not all(_is_size(size) for size in (start, end, *shape)):
+        raise TypeError(entry)
     offset = _LENGTH_BYTES + header_bytes + start
-    return StoredTensor(path, str(entry["dtype"]), shape, end - start, offset)
+    return StoredTensor(path, dtype, tuple(shape), end - start, offset)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST_BYTES
 
 
 def _check_tensors(path: Path, found: Mapping[str, StoredTensor]) -> None:
@@ -142,8 +200,8 @@ def _check_tensors(path: Path, found: Mapping[str, StoredTensor]) -> None:
     from safetensors import SafetensorError, safe_open
 
     for name, tensor in found.items():
-        bits = re.search(r"\d+", tensor.dtype)  # BOOL has no number and takes a byte
-        expected = math.prod(tensor.shape) * (int(bits[0]) if bits else 8) // 8
+        bits = re.search(r"\d{1,3}", tensor.dtype)  # BOOL has no number and takes a byte
+        expected = _product(tensor.shape) * (int(bits[0]) if bits else 8) // 8
         if tensor.bytes != expected:
             raise damaged(
                 path,
@@ -153,10 +211,18 @@ def _check_tensors(path: Path, found: Mapping[str, StoredTensor]) -> None:
     try:
         with safe_open(path, framework="numpy"):
             pass
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         misplaced = re.search(r"invalid offset for tensor `(.+)`", str(error))
         why = f"tensor {misplaced[1]} overlaps another or leaves a gap" if misplaced else ""
         raise damaged(path, why or first_line(error)) from error
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    """Return the number of values, or something beyond every file: shapes may be absurd."""
+    total = 1
+    for size in sorted(shape):  # a zero first
+        total = min(total * size, _MOST_BYTES)
+    return total
 
 
 def sizes(shape: Iterable[int]) -> str:
@@ -166,4 +232,5 @@ def sizes(shape: Iterable[int]) -> str:
 
 def damaged(path: Path, why: str) -> RequestError:
     """Return the error of a damaged file."""
+    why = why if len(why) <= _MOST_WORDS else f"{why[:_MOST_WORDS]}…"
     return RequestError(f"{path} is damaged: {why}", "download or copy the file again")

@@ -13,6 +13,7 @@ from distviz.models.safetensors_files import (
     INDEX,
     SINGLE,
     StoredTensor,
+    check_metadata,
     read_header,
     read_shards,
     shard_paths,
@@ -137,7 +138,10 @@ def _pickles(folder: Path, source: str, allow_pickle: bool) -> tuple[Path, ...]:
             f"'{source}' has only pickle weights ({readable.name}), which can run code when loaded",
             "convert them to safetensors, or pass --allow-pickle if you trust their source",
         )
-    return (single,) if readable == single else shard_paths(index)
+    if readable == single:
+        return (single,)
+    check_metadata(index)
+    return shard_paths(index)
 
 
 def _pickle_names(folder: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from distviz.errors import RequestError
-from distviz.models.gguf import gguf_end
+from distviz.models.gguf import GgufError, gguf_end
 from distviz.models.open import describe, open_model
 from distviz.settings import LayerSettings
 
@@ -106,3 +107,73 @@ def test_the_expected_length_is_that_of_the_last_tensor(gguf_file: Path, tmp_pat
     longer = tmp_path / "padded.gguf"
     longer.write_bytes(gguf_file.read_bytes() + b"\0" * 100)
     assert gguf_end(longer) == last
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def tensor(name: bytes, *shape: int, kind: int = 0, start: int = 0) -> bytes:
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return text(name) + sizes + struct.pack("<IQ", kind, start)
+
+
+def header(fields: list[bytes], tensors: list[bytes], start: bytes = b"GGUF\3\0\0\0") -> bytes:
+    counts = struct.pack("<QQ", len(tensors), len(fields))
+    return start + counts + b"".join([*fields, *tensors]) + b"\0" * 1000
+
+
+def number(name: bytes, kind: int, packed: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + packed
+
+
+ALIGNMENT = b"general.alignment"
+NESTED = struct.pack("<I", 9) + b"".join(struct.pack("<IQ", 9, 1) for _ in range(100_000))
+HEADERS: dict[str, tuple[bytes, str]] = {
+    "big-endian": (header([], [], b"GGUF\0\0\0\3"), r"is a big-endian GGUF.*\nconvert it with"),
+    "part": (
+        header([number(b"split.count", 2, struct.pack("<H", 3))], []),
+        r"is one of the 3 parts of a GGUF\nmerge them with `llama-gguf-split --merge",
+    ),
+    "version 1": (header([], [], b"GGUF\1\0\0\0"), "cannot be read as GGUF"),
+    "version 9": (header([], [], b"GGUF\x09\0\0\0"), "cannot be read as GGUF"),
+    "alignment 0": (header([number(ALIGNMENT, 4, b"\0" * 4)], []), "general.alignment is 0"),
+    "alignment 33": (header([number(ALIGNMENT, 4, b"\x21\0\0\0")], []), "not a power of two"),
+    "alignment of 8 bytes": (header([number(ALIGNMENT, 10, b"\x20" + b"\0" * 7)], []), "alignment"),
+    "a field twice": (header([number(b"a", 0, b"\0")] * 2, []), "its header gives a twice"),
+    "nested lists": (header([text(b"a") + NESTED], []), "cannot be read as GGUF"),
+    "unknown field": (header([number(b"a", 99, b"\0")], []), "cannot be read as GGUF"),
+    "unknown type": (header([], [tensor(b"a", 32, kind=999)]), "tensor a is of the unknown type"),
+    "removed type": (header([], [tensor(b"a", 32, kind=4)]), "tensor a is of the unknown type 4"),
+    "dimensions": (header([], [tensor(b"a", *[1] * 9)]), "tensor a has 9 dimensions"),
+    "half a block": (header([], [tensor(b"a", 31, kind=8)]), "rows of 31, no multiple of 32"),
+    "huge": (header([], [tensor(b"a", *[1 << 63] * 4)]), "truncated"),
+    "a tensor twice": (
+        header([], [tensor(b"a", 1), tensor(b"a", 1, start=32)]), "tensor a is in its header twice",
+    ),
+    "overlap": (
+        header([], [tensor(b"a", 32), tensor(b"b", 32, start=64)]), "tensor b overlaps a",
+    ),
+    "counts": (b"GGUF\3\0\0\0" + b"\xff" * 16, "cannot be read as GGUF"),
+    "a name beyond the file": (header([], [struct.pack("<Q", 1 << 62)]), "cannot be read as GGUF"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_header_that_contradicts_itself(kind: str, tmp_path: Path) -> None:
+    content, message = HEADERS[kind]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=message) as caught:
+        open_model(str(path))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_header_that_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    fields = [number(ALIGNMENT, 4, b"\x40\0\0\0"), number(b"split.count", 2, b"\1\0")]
+    path.write_bytes(header(fields, [tensor(b"a", 32), tensor(b"b", 32, start=128)]))
+    assert gguf_end(path) % 64 == 0
+    path.write_bytes(header(fields, [tensor(b"a", 32, kind=777)]))
+    with pytest.raises(GgufError, match="unknown type 777"):
+        gguf_end(path)

@@ -118,3 +118,86 @@ def test_an_index_lists_files_sorted_and_once(tmp_path: Path) -> None:
     for name in ("1.bin", "2.bin"):
         (tmp_path / name).touch()
     assert shard_paths(index) == (tmp_path / "1.bin", tmp_path / "2.bin")
+
+
+TENSOR: dict[str, Any] = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+VALUES: list[Any] = [
+    None, True, -1, 2.5, math.inf, math.nan, 1 << 63, 10**400, "", "x", "F99999", "\x1b", [], {},
+    [[]], [1 << 62] * 4, [-2, -2], ["2"], [2.0], [0, 1 << 64], [math.inf, 8], [8, 0], ["0", "8"],
+]  # fmt: skip
+RAW = {
+    "lists nested deep": b"[" * 200_000,
+    "objects nested deep": b'{"a":' * 200_000,
+    "a tensor twice": b'{"a":%b,"a":%b}' % ((json.dumps(TENSOR).encode(),) * 2),
+    "UTF-16": json.dumps({"a": TENSOR}).encode("utf-16"),
+    "no JSON": b"\xff\xfe",
+    "nothing": b"",
+    "a list": b"[]",
+}
+
+
+@pytest.mark.parametrize("field", ["dtype", "shape", "data_offsets", None])
+def test_no_value_of_a_field_is_read_as_something_else(field: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for value in VALUES:
+        rewrite(path, {"a": value if field is None else TENSOR | {field: value}}, 8)
+        with pytest.raises(RequestError, match=r"model\.safetensors is damaged: ") as caught:
+            read_header(path)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("header", RAW)
+def test_headers_that_are_no_object_of_tensors(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    text = RAW[header]
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 8)
+    with pytest.raises(RequestError, match=r"model\.safetensors is damaged: .*header"):
+        read_header(path)
+
+
+def test_a_pointer_of_git_lfs(llama: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"
+    (llama / "model.safetensors").write_text(pointer)
+    with pytest.raises(RequestError, match=r"is a pointer of Git LFS.*\nrun `git lfs pull`"):
+        open_model(str(llama))
+
+
+ENTRIES: list[Any] = [
+    "../away.safetensors", "x/../../away.safetensors", "", ".", "..", "x" * 300, "x/" * 2000,
+    "a\0b", "a\x1b[31m", "a\nb", "..\\away.safetensors", None, 7, ["a"], {"a": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: repr(entry)[:30])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_no_entry_of_an_index_leads_out_of_its_folder(
+    entry: Any, pickled: bool, llama: Path
+) -> None:
+    name = "pytorch_model.bin" if pickled else "model.safetensors"
+    (llama / "model.safetensors").rename(llama.parent / "away.safetensors")
+    entries = {"weight_map": {"a": entry}, "metadata": {}}
+    (llama / f"{name}.index.json").write_text(json.dumps(entries))
+    with pytest.raises(
+        RequestError, match=rf"{name}\.index\.json is damaged: it lists a"
+    ) as caught:
+        open_model(str(llama), allow_pickle=True)
+    assert len(str(caught.value)) < 500
+
+
+def test_an_absolute_entry_of_an_index(llama: Path) -> None:
+    away = (llama / "model.safetensors").rename(llama.parent / "away.safetensors")
+    entries = {"weight_map": {"a": str(away)}, "metadata": {}}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(entries))
+    with pytest.raises(RequestError, match="no file of this folder"):
+        open_model(str(llama))
+
+
+@pytest.mark.parametrize("field", ["weight_map", "metadata"])
+@pytest.mark.parametrize("value", [None, [], 7, "x", True])
+def test_an_index_of_wrong_types(field: str, value: Any, llama: Path) -> None:
+    (llama / "model.safetensors").rename(llama / "model-1.safetensors")
+    names = dict.fromkeys(read_header(llama / "model-1.safetensors"), "model-1.safetensors")
+    index = {"weight_map": names, "metadata": {}} | {field: value}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(RequestError, match=rf"it has no {field}"):
+        open_model(str(llama))
