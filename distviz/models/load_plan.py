@@ -14,10 +14,10 @@ from distviz.models.loading import (
     LoadOptions,
     choose_class,
     quiet,
-    read_config,
     read_tokenizer,
 )
 from distviz.models.memory import free_bytes
+from distviz.models.model_config import read_config
 from distviz.models.rehearsal import rehearse
 from distviz.sites import HookPoint
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line, nearest
 from distviz.models.adapters import inject
+from distviz.models.model_config import advice_for, described_in, reason_of
 from distviz.models.quantized import finalize_quantized
 from distviz.models.weight_checks import validate_weights
 from distviz.settings import DTYPES
@@ -120,48 +121,6 @@ def _no_device(name: str) -> RequestError:
     return RequestError(f"device '{name}' is not available", f"here are: {', '.join(here)}")
 
 
-def read_config(checkpoint: Checkpoint, options: LoadOptions) -> PretrainedConfig:
-    """Read the configuration; RequestError if transformers does not know it."""
-    from transformers import AutoConfig
-
-    if checkpoint.gguf is None:
-        _check_model_type(checkpoint, options)
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            checkpoint.folder,
-            trust_remote_code=options.trust_remote_code,
-            local_files_only=True,
-            **_gguf_option(checkpoint),
-        )
-    except Exception as error:
-        raise unreadable(checkpoint, "configuration", error) from error
-    return config
-
-
-def _check_model_type(checkpoint: Checkpoint, options: LoadOptions) -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    kind = checkpoint.config.get("model_type")
-    if kind in CONFIG_MAPPING:
-        return
-    if "auto_map" not in checkpoint.config and kind is None:
-        raise RequestError(
-            f"'{checkpoint.source}' is not a transformers checkpoint",
-            "its config.json has no model_type",
-        )
-    if "auto_map" not in checkpoint.config:
-        raise RequestError(
-            f"'{checkpoint.source}' has the model_type '{kind}', unknown to transformers"
-            f"{nearest(str(kind), CONFIG_MAPPING.keys())}",
-            "a newer transformers may know it",
-        )
-    if not options.trust_remote_code:
-        raise RequestError(
-            f"'{checkpoint.source}' ({kind}) needs code that comes with the checkpoint",
-            "read that code, then pass --trust-remote-code",
-        )
-
-
 def choose_class(config: PretrainedConfig, checkpoint: Checkpoint) -> tuple[Any, bool]:
     """Return the auto class to load with, and whether it has a causal language head."""
     from transformers import AutoModelForCausalLM
@@ -187,7 +146,9 @@ def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn
             model: nn.Module = auto.from_config(copy.deepcopy(config), **options.for_transformers())
     except Exception as error:
         raise RequestError(
-            f"transformers cannot build a {config.model_type} model: {first_line(error)}"
+            f"transformers cannot build a {config.model_type} model{described_in(config)}: "
+            f"{reason_of(error)}",
+            advice_for(error),
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
 

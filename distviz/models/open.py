@@ -26,9 +26,9 @@ from distviz.models.loading import (
     parse_device_map,
     parse_dtype,
     quiet,
-    read_config,
     read_model,
 )
+from distviz.models.model_config import read_config
 from distviz.models.quantized import method_of, quantization_of
 from distviz.models.rehearsal import rehearse
 from distviz.models.synthetic import build_layers, cut_layer_fields, layer_config
@@ -201,7 +201,7 @@ def describe(
     """
     import torch
 
-    options = LoadOptions(None, torch.device("cpu"), None, None, trust_remote_code)
+    options = LoadOptions(None, torch.device("cpu"), None, "eager", trust_remote_code)
     if layer is not None and layer.weights is None:
         with quiet(), torch.device("meta"):
             config = layer_config(layer)

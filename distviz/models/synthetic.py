@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
+from distviz.models.config_fields import check_config
+from distviz.models.model_config import refuse_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +63,9 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
                 f"'{settings.architecture}' has no configuration field '{name}'"
                 f"{nearest(name, known)}"
             )
+    where = Path("layer.config")
+    check_config(fields | dict(settings.config), where)
+    refuse_kernels(settings.config, where)
     if settings.input == "hidden":
         fields |= {"vocab_size": HIDDEN_VOCABULARY}
         fields |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)

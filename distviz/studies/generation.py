@@ -75,6 +75,7 @@ class Decoding:
     def options(self) -> dict[str, Any]:
         """Return the arguments of transformers' ``generate``."""
         chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
+        chosen |= {"return_dict_in_generate": False, "max_time": None}  # a checkpoint may set them
         if self.is_sampled:
             drawn = {"do_sample": True, "num_return_sequences": self.samples, "top_k": 0}
             heat = 1.0 if self.temperature is None else self.temperature
@@ -238,7 +239,10 @@ def _write(opened: LoadedModel, ids: list[int], decoding: Decoding, seed: int) -
             )
         except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
             reason = first_line(error)
-            raise MeasurementError(f"{opened.name} cannot generate: {reason}") from error
+            raise MeasurementError(
+                f"{opened.name} cannot generate: {reason}",
+                "the config.json or generation_config.json of the checkpoint may ask for it",
+            ) from error
     return [_until(row, ends) for row in made[:, len(ids) :].tolist()]
 
 

@@ -57,7 +57,7 @@ def test_a_folder_is_read_without_the_code_that_it_names(
     ):
         done = call(*command)
         assert done.code == 0, done.err
-    assert len(distviz.Run.load(coded).stats)
+    assert len(distviz.Run.load(coded).stats())
     assert not evil.exists()
 
 

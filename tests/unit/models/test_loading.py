@@ -41,7 +41,7 @@ def test_transformers_logging_is_restored(saved: Path) -> None:
         ),
         (
             '{"model_type": "llama", "hidden_size": "wide"}',
-            "the configuration of .* cannot be read",
+            r"config\.json: Field 'hidden_size' expected int, got str",
         ),
     ],
 )
