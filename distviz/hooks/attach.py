@@ -1,7 +1,7 @@
 """Attach hooks at points of a model: a module's input, its output, or a function in its forward.
 
-All hooks are removed when their `ExitStack` closes. Receivers run without torch function modes, so
-that no tracer sees what they compute.
+All hooks are removed when their `ExitStack` closes. Receivers run without the modes of torch, so
+that no tracer and no selective checkpoint sees what they compute.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def attach_hook(
     first
         Whether to run before other hooks at the same point, so that they receive the replacement.
     """
+    receive = _outside_modes(receive)
     scopes: dict[str, _Running] = {}
     inside: dict[tuple[str, str], list[HookPoint]] = {}
     for point in points:
@@ -59,6 +60,20 @@ def attach_hook(
     for (_, within), group in inside.items():
         for module in modules_at(model, group[0]):
             _hook_functions(module, group, receive, scopes.get(within), stack, first)
+
+
+def _outside_modes(receive: Receive) -> Receive:
+    """Return a receiver that runs without torch dispatch modes."""
+    import torch
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    def outside(point: HookPoint, value: Any) -> torch.Tensor | None:
+        if not torch._C._len_torch_dispatch_stack():  # noqa: SLF001
+            return receive(point, value)
+        with _disable_current_modes():
+            return receive(point, value)
+
+    return outside
 
 
 def _hook_module(

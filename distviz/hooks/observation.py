@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from distviz.errors import MeasurementError, RequestError
 from distviz.hooks.attach import attach_hook
 from distviz.hooks.moe_routing import Routing, track_routing
+from distviz.hooks.recomputation import is_recomputing
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.token_tracker import Tracker, rows_of
 from distviz.models.architectures import count_layers, find_mlps, find_points
@@ -40,7 +41,8 @@ def observe(
 ) -> Iterator[None]:
     """Call ``receive(point, (rows, channels), tokens)`` for every point of every forward call.
 
-    All hooks are removed on leaving, also after an error. With ``parts``, only a piece of one
+    What gradient checkpointing computes again inside a backward pass is left out. All hooks are
+    removed on leaving, also after an error. With ``parts``, only a piece of one
     forward call is hooked: the caller sets the tracker's tokens, points that fire are added to the
     set, and the caller runs `check_fired` when the forward call is complete.
 
@@ -52,6 +54,8 @@ def observe(
     with hooked_calls(model, points, tracker, parts) as calls:
 
         def deliver(point: HookPoint, value: Any) -> None:
+            if is_recomputing():
+                return
             while isinstance(value, tuple | list):
                 value = value[0]
             tensor = value.detach()

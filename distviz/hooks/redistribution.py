@@ -22,6 +22,7 @@ from distviz.hooks.observation import (
     match_tokens,
     redistributed,
 )
+from distviz.hooks.recomputation import PastRuns, is_recomputing
 from distviz.hooks.recorder import Tokens
 from distviz.hooks.token_tracker import Tracker
 from distviz.models import bare, uncompiled
@@ -53,6 +54,7 @@ class Redistribution:
     report: Report | None = None
     writes: bool = True
     _pending: dict[HookPoint, list[_Change]] = field(default_factory=dict)
+    _past: PastRuns = field(default_factory=PastRuns)
 
     @contextmanager
     def active(
@@ -103,9 +105,10 @@ class Redistribution:
             if self._pending.get(point) and not rehearses:
                 return self._written(output, self._pending[point].pop(0))
             rows = output.reshape(-1, output.shape[-1])
-            complete = match_tokens(point, rows, self.tracker, routing)
-            if complete is None or not self._acts():
-                return None
+            with self._past.tokens_of(point, rows, self.tracker) as is_known:
+                complete = match_tokens(point, rows, self.tracker, routing) if is_known else None
+                if complete is None or not self._acts():
+                    return None
             change = self._change(point, *complete, keeps_moved=rehearses or output.requires_grad)
             if not self.writes:
                 return None
@@ -125,7 +128,7 @@ class Redistribution:
             layer=point.layer,
             find_moved=keeps_moved or self.report is not None,
         )
-        if self.report is not None and moved is not None:
+        if self.report is not None and moved is not None and not is_recomputing():
             self.report(point, rows.detach(), new, moved, plans, tokens)
         return _Change(new, moved)
 
@@ -171,7 +174,8 @@ def redistribute(
 
     Works on any transformers model, inside ``generate`` and any other caller; the model's code and
     weights stay unchanged. A model wrapped by PEFT or data parallelism is unwrapped first; compiled
-    code runs uncompiled meanwhile, with a warning.
+    code runs uncompiled meanwhile, with a warning. With gradient checkpointing, run the backward
+    pass inside the context, too: it computes layers again.
 
     Parameters
     ----------
@@ -190,7 +194,8 @@ def redistribute(
     RequestError
         If a layer does not exist, the model has no MLP, or ``on`` is unknown.
     MeasurementError
-        On leaving, if the model was called and never reached one of the activations.
+        On leaving, if the model was called and never reached one of the activations. In a backward
+        pass, if gradient checkpointing computes values that cannot be matched to a forward call.
     """
     if on not in STEPS:
         raise RequestError(f"on is '{on}'", f"allowed: {', '.join(STEPS)}")

@@ -56,6 +56,11 @@ class Tracker:
         tokens = self.decoder or self.tokens
         return 0 if tokens is None else tokens.past
 
+    @property
+    def is_in_call(self) -> bool:
+        """Whether a call of the model runs."""
+        return self._depth > 0
+
     def track_calls(self, model: nn.Module, stack: ExitStack) -> None:
         """Track the calls of a model until `stack` is closed.
 

@@ -93,8 +93,9 @@ def watch(
 ) -> Iterator[WatchResult]:
     """Observe a transformers model while the context lasts.
 
-    Padding is excluded by the attention mask of the model's call. Values observed while
-    `redistribute` is active on the same model belong to phase ``after``.
+    Padding is excluded by the attention mask of the model's call. What runs inside a backward pass
+    is not counted: gradient checkpointing computes there again what was counted before. Values
+    observed while `redistribute` is active on the same model belong to phase ``after``.
 
     Parameters
     ----------
