@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distviz.errors import RequestError, nearest
+from distviz.parsing import LARGEST, check_text, path_of, read_small_file, shown
 
 HEADINGS = (
     "Input and layers",
@@ -29,6 +30,11 @@ HEADINGS = (
 """The headings of a command's options in its help, in this order."""
 MEASURING = ("run", "compare", "filler", "sweep")
 """The commands that measure and write a folder."""
+
+_PATHS = ("FILE", "DIR", "RUN", "FOLDER...", "MODEL", "A", "B")
+"""The placeholders of paths."""
+_MOST_TOML = 100_000
+"""Bytes of a TOML file."""
 
 Affects = Literal["tokens", "arm", "counts", "source", "figures", "speed", "nothing"]
 """What an option changes in a result.
@@ -66,6 +72,7 @@ class Option:
     shown: str = ""
     """The default as printed in help, if ``default`` does not show it."""
     minimum: float | None = None
+    maximum: float | None = None
     runs_code: Callable[[Any], bool] | None = None
     """Whether a value lets code run that is not part of distviz. Such a value is accepted from the
     command line and from Python, never from a file or folder, see `refuse_code`."""
@@ -98,15 +105,47 @@ class Option:
         """Return the option with a value as it is typed in a shell."""
         return self.spellings[0] if value is True else shlex.join([self.spellings[0], str(value)])
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        is_argument = not self.heading and self.metavar
+        return self.metavar if is_argument else self.spellings[0]
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its value is the path of a file or folder."""
+        return self.metavar in _PATHS
+
+    def parse(self, value: Any) -> Any:
+        """Return a value with ``~`` expanded in paths; raise the errors of `check`."""
+        self.check(value)
+        if isinstance(value, list):
+            return [self.parse(one) for one in value]
+        if self.is_path and isinstance(value, str | Path) and str(value) != "-":
+            return type(value)(path_of(str(value), self.label))
+        return value
+
     def check(self, value: Any, name: str = "") -> None:
-        """Raise a RequestError where a value is below the minimum or none of the choices."""
-        name = name or self.spellings[0]
-        if value is None:
-            return
-        if self.minimum is not None and not self.minimum <= value < math.inf:
-            raise RequestError(f"{name} is {value}, it must be at least {self.minimum}")
-        if self.choices and not (self.is_open or self.is_list):
-            check_choice(name, value, self.choices)
+        """Raise a RequestError where a value is out of range, none of the choices, or no text."""
+        name = name or self.label
+        if isinstance(value, list):
+            for one in value:
+                self.check(one, name)
+        elif isinstance(value, str | Path):
+            check_text(str(value), name)
+            if self.choices and not (self.is_open or self.is_list):
+                check_choice(name, str(value), self.choices)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            self._check_number(value, name)
+
+    def _check_number(self, value: float, name: str) -> None:
+        low, high = self.minimum, self.maximum
+        if low is not None and not low <= value < math.inf:
+            raise RequestError(f"{name} is {shown(value)}, it must be at least {low}")
+        if high is not None and not value <= high:
+            raise RequestError(f"{name} is {shown(value)}, it must be at most {high:,}")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise RequestError(f"{name} is {shown(value)}, the largest is {LARGEST}")
 
 
 def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
@@ -130,7 +169,7 @@ def refuse_code(values: Mapping[str, Any], options: Mapping[str, Option], where:
     """Raise a RequestError if a value that was read from ``where`` lets code run."""
     for name, value in code_in(values, options).items():
         raise RequestError(
-            f"{where}: {name} = {value!r} lets code run, which neither file nor folder may ask for",
+            f"{where}: {name} = {shown(value)} lets code run, which no file or folder may ask for",
             f"if you trust that code, type {options[name].typed(value)}",
         )
 
@@ -166,11 +205,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     RequestError
         If the file cannot be read or is not TOML.
     """
+    text = read_small_file(path, "a TOML file of options", _MOST_TOML)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RequestError(f"{path} cannot be read as TOML: {reason}") from error
+        data = tomllib.loads(text)
+    except RecursionError:
+        raise RequestError(f"{path} cannot be read as TOML: it is nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"{path} cannot be read as TOML: {error}") from error
+    except ValueError:
+        raise RequestError(
+            f"{path} cannot be read as TOML: a number or date in it is out of range"
+        ) from None
     return {key.replace("-", "_"): value for key, value in data.items()}
 
 
@@ -227,7 +272,7 @@ def _check_type(value: Any, hint: Any, where: str) -> Any:
         elif _is_a(value, origin):
             return float(value) if origin is float else value
     expected = " or ".join(_TYPE_NAMES.get(kind, "a table") for kind in _kinds(hint))
-    raise RequestError(f"{where} is {value!r}, expected {expected}")
+    raise RequestError(f"{where} is {shown(value)}, expected {expected}")
 
 
 _TYPE_NAMES = {
@@ -243,6 +288,8 @@ _TYPE_NAMES = {
 
 
 def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return False
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)
     return isinstance(value, kind)

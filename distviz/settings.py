@@ -27,6 +27,7 @@ from distviz.option import (
     refuse_code,
     setting,
 )
+from distviz.parsing import path_of, shown
 from distviz.sites import SITES, check_layers
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ DTYPES = {
     "fp16": "float16",
 }
 """The allowed names of a dtype besides ``auto``, and the torch name of each."""
+MOST_LAYERS = 1000
+"""Layers that are built from a TOML."""
+MOST_FILLERS = 100_000
+"""Repetitions of a filler in a prompt."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
 TABLE_FORMATS = ("csv", "parquet", "json")
 
@@ -81,14 +86,14 @@ class LayerSettings:
     """Decoder layers to build from transformers' own classes; the ``[layer]`` table of a TOML."""
 
     architecture: str = "llama"
-    layers: int = _positive(1)
+    layers: int = _positive(1, maximum=MOST_LAYERS)
     hidden_size: int = _positive(576)
     intermediate_size: int = _positive(1536)
     heads: int = _positive(9)
     kv_heads: int = _positive(3)
     activation: str = "silu"
     seed: int = 0
-    weights: str | None = None
+    weights: str | None = setting(None, "MODEL")
     weights_layers: list[int] = field(default_factory=list)
     input: str = setting("hidden", choices=("hidden", "tokens"))
     documents: int = _positive(8)
@@ -99,8 +104,10 @@ class LayerSettings:
     def __post_init__(self) -> None:
         for name, record in records_of(LayerSettings).items():
             record.check(getattr(self, name), f"layer.{name}")
+        if self.weights is not None:
+            path_of(self.weights, "layer.weights")
         if not (self.scale > 0 and math.isfinite(self.scale)):
-            raise RequestError(f"layer.scale is {self.scale}, it must be above 0")
+            raise RequestError(f"layer.scale is {shown(self.scale)}, it must be above 0")
         for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
             first, second = getattr(self, whole), getattr(self, part)
             if self.weights is None and first % second:
@@ -144,14 +151,15 @@ class RunSettings:
         "replace", "MODE", "Replace values or add to them: {choices}", choices=("replace", "add"))
     percentile_of: str = _arm_always(
         "value", "WHAT", "Quantity that --p1 refers to: {choices}", choices=("value", "magnitude"))
-    passes: int = _arm_always(1, "N", "Repetitions of ARM")
+    passes: int = _arm_always(1, "N", "Repetitions of ARM", minimum=1, maximum=1000)
     preset: str | None = _arm_always(
         None, "NAME", "Published settings: NAME, NAME:BENCHMARK or auto", affects="source")
     ripple: bool = _arm(
         True, "", "Pass changed values to the later layers, or only compute them",
         commands=("run",), flags="--ripple/--no-ripple")
     filler: str | None = _filler(None, "STRING", "Filler string to insert")
-    filler_count: int = _filler(55, "N", "Repetitions of the filler", minimum=0)
+    filler_count: int = _filler(
+        55, "N", "Repetitions of the filler", minimum=0, maximum=MOST_FILLERS)
     filler_position: str = _filler(
         "between", "PLACE", "Position of the filler: {choices}",
         choices=("start", "between", "end", "random"))
@@ -181,7 +189,7 @@ class RunSettings:
         shown="a quarter of free memory")
     revision: str | None = _source(
         None, "NAME", "Revision of a hub model", commands=(*_STRING, "generate", "inspect"))
-    threads: int | None = _source(None, "N", "CPU threads", minimum=1)
+    threads: int | None = _source(None, "N", "CPU threads", minimum=1, maximum=1024)
     attn_implementation: str | None = _counts(
         None, "NAME", "Attention implementation, such as eager or sdpa", heading=_HARDWARE,
         commands=_MODEL, runs_code=_is_hub_kernel)
@@ -332,11 +340,9 @@ def build_settings(
     given = {name: value for name, value in flags.items() if value is not None}
     for path in (Path(str(model)) if is_toml else None, config):
         if path is not None:
-            if not path.exists():
-                raise RequestError(f"{path} does not exist")
             own = check_table(read_toml(path), RunSettings, str(path))
             refuse_code({n: v for n, v in own.items() if n not in given}, OPTIONS, str(path))
-            merged |= own
+            merged |= {n: OPTIONS[n].parse(v) if n in OPTIONS else v for n, v in own.items()}
     if model is not None and not is_toml:
         given["model"] = model
         merged.pop("layer", None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from distviz.errors import RequestError, nearest
+from distviz.parsing import whole_number, word_list
 
 SITES: dict[str, str] = {
     "gate": "the input of the activation function",
@@ -141,8 +142,8 @@ def _spans(text: str, option: str) -> list[tuple[int, int]]:
                 f"{option} '{text}' is not a list of layers",
                 "give all, none, or indices and ranges such as 0,3,8-11 (0 is the first layer)",
             )
-        first = int(match[1])
-        last = int(match[2]) if match[2] else first
+        first = whole_number(match[1], option)
+        last = whole_number(match[2], option) if match[2] else first
         if last < first:
             raise RequestError(f"{option} '{text}': the range {item.strip()} runs backwards")
         found.append((first, last))
@@ -169,9 +170,9 @@ def parse_sites(text: str) -> list[str]:
     RequestError
         If a name is neither a site nor a ``module:`` pattern, or the list is empty.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
+    if not text.strip():
         raise RequestError("--sites is empty", f"allowed: {', '.join(SITES)}, module:PATTERN")
+    names = word_list(text, "--sites")
     for name in names:
         is_pattern = name.startswith(MODULE_PREFIX) and len(name) > len(MODULE_PREFIX)
         if name not in SITES and not is_pattern:

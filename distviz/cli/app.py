@@ -57,7 +57,7 @@ def _guard(name: str, function: Callable[[SimpleNamespace], None], given: Simple
     try:
         _join(name)
         for option in options.options_of(name):
-            option.check(getattr(given, option.name))
+            setattr(given, option.name, option.parse(getattr(given, option.name)))
         function(given)
     except DistvizError as error:
         if given.debug:

@@ -9,8 +9,9 @@ from pathlib import Path
 from distviz.arm import published_for
 from distviz.errors import RequestError
 from distviz.measure import CheckpointFolder, current
+from distviz.parsing import whole_numbers
 from distviz.results import check_output
-from distviz.settings import RunSettings
+from distviz.settings import MOST_FILLERS, RunSettings
 
 PROPOSED = "proposed"
 """The preset whose settings a pilot run proposes."""
@@ -24,15 +25,13 @@ def is_published(settings: RunSettings) -> bool:
 
 def parse_counts(counts: str | None, default: int) -> list[int]:
     """Parse ``0,10,25``; None is the default alone."""
-    words = str(default) if counts is None else counts
-    try:
-        numbers = sorted({int(word) for word in words.split(",")})
-    except ValueError:
-        raise RequestError(
-            f"--counts '{counts}' is not a list of numbers", "such as 0,10,25,40"
-        ) from None
-    if numbers[0] < 0 or numbers == [0]:
-        raise RequestError(f"--counts {counts}: give at least one number above 0, none below")
+    if counts is None:
+        return [default]
+    numbers = sorted(whole_numbers(counts, "--counts", "such as 0,10,25,40"))
+    if numbers == [0]:
+        raise RequestError(f"--counts {counts}: give at least one number above 0")
+    if numbers[-1] > MOST_FILLERS:
+        raise RequestError(f"--counts {counts}: give at most {MOST_FILLERS:,}")
     return numbers
 
 

@@ -16,7 +16,8 @@ import typer
 
 from distviz.cli import completion
 from distviz.option import HEADINGS, MEASURING, Option
-from distviz.settings import OPTIONS, TABLE_FORMATS
+from distviz.parsing import word_list
+from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
 from distviz.sites import PHASES
 
 _INPUT, _, _FILLER, _GRID, _GENERATION, _WHATIF, _, _OUTPUT, _GENERAL = HEADINGS
@@ -78,13 +79,15 @@ _OWN = (
           "Published settings, alone or besides --c and --p1: auto (those of the model, all "
           "benchmarks), NAME (all benchmarks) or NAME:BENCHMARK"),
     _grid("by_layer", bool, False, "", "Apply each setting to each layer alone"),
-    _grid("seeds", int, 1, "N", "Random seeds per setting", minimum=1),
+    _grid("seeds", int, 1, "N", "Random seeds per setting", minimum=1, maximum=1000),
     _grid("budget_kl", float, 0.05, "NATS", "Largest KL divergence of a recommended setting, nats"),
 
     _generate("prompt", str, ..., "TEXT", "Prompt; - standard input"),
     _generate("system", str, "", "TEXT", "System prompt"),
-    _generate("max_new_tokens", int, 64, "TOKENS", "Maximum new tokens"),
-    _generate("num_samples", int, 1, "N", "Continuations with ARM off and on"),
+    _generate("max_new_tokens", int, 64, "TOKENS", "Maximum new tokens", minimum=1,
+              maximum=1_000_000),
+    _generate("num_samples", int, 1, "N", "Continuations with ARM off and on", minimum=1,
+              maximum=10_000),
     _generate("sample", bool, False, "", "Sample tokens instead of taking the most likely one"),
     _generate("temperature", float | None, None, "NUMBER", "Sampling temperature; implies --sample",
               shown="1"),
@@ -164,7 +167,7 @@ def flags_of(command: str, given: Any) -> dict[str, Any]:
 def _formats(figures: str | None, no_figures: bool) -> list[str] | None:
     if no_figures or figures == "none":
         return []
-    return None if figures is None else [name.strip() for name in figures.split(",")]
+    return None if figures is None else word_list(figures, "--figures", FIGURE_FORMATS)
 
 
 def signature(command: str) -> inspect.Signature:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
+from distviz.parsing import word_list
 from distviz.plots import FigureSpecs, figure_specs
 from distviz.results import Result, check_replaceable, load, records, staging
 from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
@@ -105,8 +106,10 @@ def export_folder(
     RequestError
         If the folder is not a result, or an option does not fit it.
     """
-    kinds = _parse_formats("figures", figures or "png", FIGURE_FORMATS)
-    forms = _parse_formats("tables", tables or ("none" if figure else "csv"), TABLE_FORMATS)
+    kinds = _parse_formats("figures", "png" if figures is None else figures, FIGURE_FORMATS)
+    forms = _parse_formats(
+        "tables", ("none" if figure else "csv") if tables is None else tables, TABLE_FORMATS
+    )
     result = load(folder)
     path = Path(folder)
     return export(
@@ -224,9 +227,9 @@ def save_figure(
 def _parse_formats(option: str, text: str, allowed: Sequence[str]) -> list[str]:
     if text.strip().lower() == "none":
         return []
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    names = word_list(text.lower(), f"--{option}")
     _check_formats(option, names, allowed)
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _check_formats(option: str, names: Sequence[str], allowed: Sequence[str]) -> None:

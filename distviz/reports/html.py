@@ -21,6 +21,7 @@ from distviz.results import (
     FillerStudy,
     Run,
     Sweep,
+    check_name,
     check_replaceable,
     load,
     replacing,
@@ -48,6 +49,7 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
         If a folder cannot be read, or the file may not be written.
     """
     target = places[0] / "report.html" if out is None else Path(out)
+    check_name(target)
     if target.is_dir():
         raise RequestError(f"{target} is a folder", "give the name of a file with --out")
     if os.path.lexists(target):

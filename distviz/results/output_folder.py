@@ -36,8 +36,7 @@ def check_output(out: Path, *, force: bool) -> None:
         If it exists and ``force`` is off, if it is a link or has no name of its own, if it is not
         a result of distviz or holds other files, or if its parent is a file.
     """
-    if out.name in ("", ".."):
-        raise RequestError(f"'{out}' has no name of its own", "give the name of a folder to write")
+    check_name(out)
     if out.is_symlink():
         raise RequestError(f"{out} is a link and is not replaced", "give the folder itself")
     remove_abandoned(out.parent)
@@ -46,6 +45,12 @@ def check_output(out: Path, *, force: bool) -> None:
     parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())
     if not parent.is_dir():
         raise RequestError(f"{parent} is a file, so {out} cannot be created")
+
+
+def check_name(path: Path) -> None:
+    """Raise a RequestError where a path to write ends in no name, such as ``.`` or ``q/..``."""
+    if path.name in ("", ".."):
+        raise RequestError(f"--out '{path}' ends in no name", "give the name of what to write")
 
 
 def _check_existing(out: Path, *, force: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from distviz.arm import join_names
 from distviz.errors import RequestError
+from distviz.parsing import word_list
 from distviz.settings import RunSettings
 from distviz.sites import parse_layers
 
@@ -159,10 +160,7 @@ def _numbers(name: str, text: str | None) -> list[float]:
 def _words(name: str, text: str | None) -> list[str]:
     if text is None:
         return []
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise RequestError(f"{_flag(name)} '{text}' has an empty item in its list")
-    return list(dict.fromkeys(words))
+    return word_list(text, _flag(name))
 
 
 def _flag(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError, nearest
+from distviz.parsing import word_list
 from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_places
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
 from distviz.stats import FORMATS, RANGES, Sample, fit, prune, threshold_for
@@ -141,8 +142,8 @@ def _names(option: str, text: str, allowed: Iterable[str]) -> tuple[str, ...]:
     known = list(allowed)
     if option == "formats" and text.strip().lower() == "none":
         return ()
-    names = [word.strip().lower() for word in text.split(",") if word.strip()]
-    for name in names or [text]:
+    names = word_list(text.lower(), f"--{option}")
+    for name in names:
         if name not in known:
             raise RequestError(
                 f"--{option} {text}: unknown {option[:-1]} '{name}'{nearest(name, known)}",

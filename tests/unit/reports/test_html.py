@@ -48,6 +48,8 @@ def test_the_file_is_written_where_requested(run_folder: Path, tmp_path: Path) -
     assert [path.name for path in out.parent.iterdir()] == ["one.html"]
     with pytest.raises(RequestError, match="is a folder"):
         report_folders([copy], copy)
+    with pytest.raises(RequestError, match="ends in no name"):
+        report_folders([copy], tmp_path / "new" / "..", force=True)
     (tmp_path / "mine.html").write_text("<!DOCTYPE html><title>mine</title>")
     with pytest.raises(RequestError, match="is no report of distviz"):
         report_folders([copy], tmp_path / "mine.html", force=True)

@@ -183,7 +183,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
     ("options", "message"),
     [
         ({"formats": "int9"}, r"--formats int9: unknown format 'int9' \(did you mean 'int"),
-        ({"formats": ","}, "--formats ,: unknown format"),
+        ({"formats": ","}, "--formats ',' has an empty item"),
         ({"ranges": "maximum"}, r"unknown range 'maximum' \(did you mean 'max'"),
         ({"formats": "int8", "ranges": "none"}, "integer formats need a range"),
         ({"phases": "afterwards"}, "unknown phase 'afterwards'"),

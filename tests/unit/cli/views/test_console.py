@@ -83,7 +83,7 @@ def test_json_is_escaped_rather_than_mangled(folders: Path) -> None:
 def test_errors_are_printed_in_ascii() -> None:
     done = _plainly(["show", "nicht/da/é"], 80)
     assert done.returncode == 2
-    assert b"is not a folder" in done.stderr
+    assert b"which is not UTF-8" in done.stderr
     assert done.stderr.isascii()
     assert b"Traceback" not in done.stderr
 
