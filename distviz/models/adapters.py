@@ -7,15 +7,17 @@ with a run of its base site by site.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError, first_line
 from distviz.models.json_files import read_json
-from distviz.models.safetensors_files import StoredTensor, read_header
+from distviz.models.safetensors_files import FLOATS, StoredTensor, read_header
 
 _CONFIG = "adapter_config.json"
+_SHOWN = 80
 _WEIGHTS, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 
 
@@ -44,6 +46,12 @@ class Adapter:
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
 
     @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit of a base on the hub; None for the newest."""
+        revision = self.config.get("revision")
+        return revision if isinstance(revision, str) and revision else None
+
+    @property
     def kind(self) -> str:
         """The method: ``"LORA"``, ``"IA3"``."""
         return str(self.config.get("peft_type"))
@@ -66,9 +74,25 @@ def find_adapter(folder: Path, source: str, *, allow_pickle: bool, with_weights:
             f"the adapter '{source}' needs the package peft, which is not installed",
             "pip install peft",
         )
-    beside = folder / base
-    found = Adapter(folder, config, str(beside) if beside.is_dir() else base)
+    found = Adapter(folder, config, _resolved(folder, base))
     return _with_weights(found, source, allow_pickle=allow_pickle) if with_weights else found
+
+
+def _resolved(folder: Path, base: str) -> str:
+    """Return a base that is a folder inside or beside the adapter's as its path, others as given.
+
+    Raises RequestError if it can be neither a path nor the name of a hub model.
+    """
+    try:
+        is_beside = (folder / base).is_dir()
+        Path(base).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, an unknown user
+        raise RequestError(
+            f"{folder / _CONFIG}: base_model_name_or_path is {base[:_SHOWN]!r}, which is no path "
+            f"({getattr(error, 'strerror', None) or error})",
+            "give the folder or hub id of the base model",
+        ) from error
+    return str(folder / base) if is_beside else base
 
 
 def is_adapter(folder: Path) -> bool:
@@ -83,7 +107,9 @@ def is_adapter(folder: Path) -> bool:
 def _with_weights(found: Adapter, source: str, *, allow_pickle: bool) -> Adapter:
     plain, pickle = found.folder / _WEIGHTS, found.folder / _PICKLE
     if plain.is_file():
-        return Adapter(found.folder, found.config, found.base, plain, read_header(plain))
+        tensors = read_header(plain)
+        _check_types(tensors, source)
+        return Adapter(found.folder, found.config, found.base, plain, tensors)
     if not pickle.is_file():
         raise RequestError(
             f"the adapter '{source}' has no weights: {_WEIGHTS} is missing",
@@ -95,6 +121,16 @@ def _with_weights(found: Adapter, source: str, *, allow_pickle: bool) -> Adapter
             "convert them to safetensors, or pass --allow-pickle if you trust their source",
         )
     return Adapter(found.folder, found.config, found.base, pickle)
+
+
+def _check_types(tensors: Mapping[str, StoredTensor], source: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise RequestError(
+                f"the adapter '{source}': {name} is of type {tensor.dtype}, which would be read as "
+                "plain weights",
+                "quantized adapters are not supported; fetch it in float16, bfloat16 or float32",
+            )
 
 
 def inject(model: Any, adapter: Adapter, source: str) -> None:

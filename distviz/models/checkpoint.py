@@ -264,12 +264,17 @@ def _adapter_checkpoint(
     """Return the base model of an adapter, with the adapter."""
     adapter = find_adapter(folder, source, allow_pickle=allow_pickle, with_weights=with_weights)
     correct = "correct base_model_name_or_path in its adapter_config.json"
-    if is_adapter(Path(adapter.base)):
+    if is_adapter(Path(adapter.base).expanduser()):
         raise RequestError(
             f"the base of the adapter '{source}' is itself an adapter: {adapter.base}", correct
         )
     try:
-        base = locate(adapter.base, allow_pickle=allow_pickle, with_weights=with_weights)
+        base = locate(
+            adapter.base,
+            revision=adapter.revision,
+            allow_pickle=allow_pickle,
+            with_weights=with_weights,
+        )
     except RequestError as error:
         raise RequestError(
             f"the base of the adapter '{source}' cannot be opened: {error.message}", correct

@@ -18,6 +18,9 @@ _UINT16, _UINT32 = 2, 4
 _ALIGNMENT, _LEAST = 32, 8
 _MOST_DIMENSIONS, _MOST_LEVELS = 4, 8
 _SHOWN = 80
+_LAYERS = ".block_count"
+_SIZES = (_LAYERS, ".embedding_length", ".feed_forward_length", ".vocab_size")
+_WHOLE = {4: "I", 5: "i", 10: "Q", 11: "q"}
 
 
 class _Header:
@@ -66,6 +69,7 @@ class _Span:
     name: str
     start: int
     end: int
+    shape: tuple[int, ...]
 
 
 def gguf_end(path: Path) -> int:
@@ -91,16 +95,17 @@ def gguf_end(path: Path) -> int:
         if magic != _MAGIC or version not in (2, 3):
             raise ValueError(magic, version)
         n_tensors, n_fields = header.number("Q"), header.number("Q")
-        alignment = _read_fields(header, n_fields, path)
+        alignment, sizes = _read_fields(header, n_fields, path)
         spans = [_read_span(header) for _ in range(n_tensors)]
         _check_spans(spans)
+        _check_sizes(sizes, spans)
         end = max((span.end for span in spans), default=0)
         return -(-header.at // alignment) * alignment + end
 
 
-def _read_fields(header: _Header, n_fields: int, path: Path) -> int:
-    """Skip the fields; return the alignment of the values."""
-    alignment, seen = _ALIGNMENT, set()
+def _read_fields(header: _Header, n_fields: int, path: Path) -> tuple[int, dict[str, int]]:
+    """Return the alignment of the values, and the sizes of the model; skip all other fields."""
+    alignment, seen, sizes = _ALIGNMENT, set(), {}
     for _ in range(n_fields):
         key, kind = header.text(), header.number("I")
         if key in seen:
@@ -116,9 +121,20 @@ def _read_fields(header: _Header, n_fields: int, path: Path) -> int:
                     f"{path} is one of the {count} parts of a GGUF",
                     "merge them with `llama-gguf-split --merge FIRST_PART OUT.gguf`, and give OUT",
                 )
+        elif key.endswith(_SIZES) and kind in _WHOLE:
+            sizes[key] = header.number(_WHOLE[kind])
         else:
             header.skip(kind)
-    return alignment
+    return alignment, sizes
+
+
+def _check_sizes(sizes: dict[str, int], spans: list[_Span]) -> None:
+    """Refuse sizes that no tensor has; the model would be built with them before it is compared."""
+    largest = max((size for span in spans for size in span.shape), default=0)
+    for key, size in sizes.items():
+        if size > (len(spans) if key.endswith(_LAYERS) else largest):
+            has = f"it has {len(spans):,} tensors, the largest size is {largest:,}"
+            raise GgufError(f"its {key[:_SHOWN]} is {size:,}, but {has}")
 
 
 def _read_span(header: _Header) -> _Span:
@@ -135,7 +151,7 @@ def _read_span(header: _Header) -> _Span:
         raise GgufError(f"tensor {name[:_SHOWN]} is of the unknown type {kind}") from None
     if shape and shape[0] % block:
         raise GgufError(f"tensor {name[:_SHOWN]} has rows of {shape[0]:,}, no multiple of {block}")
-    return _Span(name, start, start + math.prod(shape) // block * n_bytes)
+    return _Span(name, start, start + math.prod(shape) // block * n_bytes, tuple(shape))
 
 
 def _check_spans(spans: list[_Span]) -> None:

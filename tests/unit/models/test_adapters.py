@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.packages import need
 from transformers import AutoModelForCausalLM
 
@@ -244,3 +245,85 @@ def test_arm_on_a_wrapped_model(how: str, tiny_saved: Path) -> None:
                 model.generate(input_ids=IDS, attention_mask=torch.ones_like(IDS), **one)
     pd.testing.assert_frame_equal(watched.stats(), by_base.stats())
     assert set(watched.stats()["phase"]) == {"after"}
+
+
+BASES: list[Any] = [
+    "x" * 300, "a/" + "x" * 300, "a\0b", "\x1b[31m", "a\nb", "../nothing", "/nothing/here", ".",
+    "~nobody-here/x", " ", "a/b/c", 7, None, "", ["a"], {}, True,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: repr(base)[:20])
+def test_a_base_that_cannot_be_opened(
+    base: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distviz.models.open.read_model", lambda *_, **__: pytest.fail("read"))
+    edit_config(adapter, base_model_name_or_path=base)
+    with pytest.raises(RequestError, match=r"adapter|base_model_name_or_path") as caught:
+        open_model(str(adapter), device="cpu")
+    assert caught.value.hint
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("kind", ["gguf", "file", "empty"])
+def test_a_base_of_another_kind(kind: str, adapter: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base.gguf"
+    base.mkdir() if kind == "empty" else base.write_bytes(b"GGUF" if kind == "gguf" else b"")
+    edit_config(adapter, base_model_name_or_path=str(base))
+    with pytest.raises(RequestError, match=r"the base of the adapter .* cannot be opened: "):
+        open_model(str(adapter), device="cpu")
+
+
+def test_the_revision_of_the_base_is_that_of_the_adapter(
+    adapter: Path, tiny_saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def snapshot(source: str, **options: Any) -> str:
+        asked.append((source, options["revision"]))
+        return str(tiny_saved)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for revision in ("abc", None, 7, ""):
+        edit_config(adapter, base_model_name_or_path="org/base", revision=revision)
+        open_model(str(adapter), device="cpu")
+    assert asked == [("org/base", "abc"), *[("org/base", None)] * 3]
+
+
+FIELDS: list[tuple[str, Any]] = [
+    ("peft_type", "NOTHING"), ("peft_type", None), ("peft_type", ["LORA"]), ("r", "x"), ("r", 0),
+    ("r", -1), ("r", 8), ("r", 1e9), ("lora_alpha", "x"), ("lora_alpha", None),
+    ("target_modules", 7), ("target_modules", ["nothing"]), ("target_modules", []),
+    ("target_modules", "("), ("layers_to_transform", "x"), ("layers_to_transform", [99]),
+    ("modules_to_save", ["lm_head"]), ("rank_pattern", {"q_proj": 9}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), FIELDS, ids=repr)
+def test_an_adapter_that_contradicts_its_tensors(field: str, value: Any, adapter: Path) -> None:
+    edit_config(adapter, **{field: value})
+    with pytest.raises(RequestError, match=r"the adapter '") as caught:
+        open_model(str(adapter), device="cpu")
+    assert "Error:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.uint8])
+def test_a_quantized_adapter(dtype: torch.dtype, adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    tensors = {name: value.to(dtype) for name, value in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(RequestError, match=r"is of type .*, which would be read as plain weights"):
+        open_model(str(adapter), device="cpu")
+
+
+def test_no_code_of_a_pickled_adapter_runs(adapter: Path, tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({"a": Hostile()}, adapter / "adapter_model.bin")
+    for allowed in (False, True):
+        with pytest.raises(RequestError, match=r"the adapter '|adapter_model\.bin"):
+            open_model(str(adapter), device="cpu", allow_pickle=allowed)
+    assert not (tmp_path / "ran").exists()

@@ -154,6 +154,14 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "overlap": (
         header([], [tensor(b"a", 32), tensor(b"b", 32, start=64)]), "tensor b overlaps a",
     ),
+    "layers": (
+        header([number(b"llama.block_count", 4, b"\xff\xff\xff\x7f")], [tensor(b"a", 32)]),
+        "its llama.block_count is 2,147,483,647, but it has 1 tensors",
+    ),
+    "width": (
+        header([number(b"llama.embedding_length", 10, b"\0" * 7 + b"\1")], [tensor(b"a", 32)]),
+        "its llama.embedding_length is 72,057,594,037,927,936, but .* largest size is 32",
+    ),
     "counts": (b"GGUF\3\0\0\0" + b"\xff" * 16, "cannot be read as GGUF"),
     "a name beyond the file": (header([], [struct.pack("<Q", 1 << 62)]), "cannot be read as GGUF"),
 }  # fmt: skip
