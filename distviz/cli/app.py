@@ -148,8 +148,8 @@ def _output_result(
     given: SimpleNamespace, result: Result, folder: Path, *details: Callable[..., RenderableType]
 ) -> None:
     """Print a result, ``details`` after its summary, and its folder."""
-    _warn(result.manifest.get("warnings", []))
-    summary = import_module(f"distviz.cli.views.{result.manifest['kind']}").summary
+    _warn(result.stated.get("warnings", []))
+    summary = import_module(f"distviz.cli.views.{Path(result.FILE).stem}").summary
     views: list[Any] = [partial(summary, result), *details]
     _output(given, lambda: result.summary() | {"folder": str(folder)}, views, [folder])
     if not (given.as_json or given.quiet):

@@ -83,7 +83,7 @@ def _changes(
 ) -> Figure:
     """Draw the chosen rows of a study by one of their columns, a panel for each quantity."""
     rows, kept = _select(study.table, chosen), _select(study.attention, chosen)
-    title = f"{model_name(study.runs[0])} · filler “{study.manifest['filler']}”"
+    title = f"{model_name(study.runs[0])} · filler “{study.manifest.get('filler', '')}”"
     captions = (caption, f"filled: adjusted p < {ALPHA:g} over prompts")
     with style.styled(width) as page:
         inches = page.or_width(7.2)

@@ -39,7 +39,7 @@ def make_part(
 
     ``command`` repeats it; the subtitle is the architecture and the size of the text unless given.
     """
-    manifest = result.manifest
+    manifest = result.stated
     warnings = [str(warning) for warning in manifest.get("warnings") or []]
     subtitle = architecture_line(result) if subtitle is None else subtitle
     return Part(title, subtitle, verdict, [*sections, provenance(manifest, command)], warnings)

@@ -31,10 +31,10 @@ from .output_folder import check_output as check_output
 from .output_folder import check_replaceable as check_replaceable
 from .result import Result as Result
 from .run import Run as Run
+from .schema import SCHEMA_VERSION as SCHEMA_VERSION
 from .storage import COMPARISON as COMPARISON
 from .storage import FILLER as FILLER
 from .storage import RUN as RUN
-from .storage import SCHEMA_VERSION as SCHEMA_VERSION
 from .storage import SWEEP as SWEEP
 from .storage import read_manifest as read_manifest
 from .storage import replacing as replacing
@@ -48,6 +48,7 @@ from .sweep import pareto as pareto
 from .sweep import setting_name as setting_name
 from .sweep import varied_columns as varied_columns
 from .tables import choose_places as choose_places
+from .tables import need as need
 from .tables import records as records
 from .whatif import COLUMNS as COLUMNS
 from .whatif import WhatIf as WhatIf

@@ -5,9 +5,8 @@ A comparison folder contains both runs (``a/`` and ``b/``), so it can be shown w
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,21 +14,16 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from distviz.errors import RequestError
+from distviz.results import agreement
+from distviz.results.columns import ChannelChange, ClassShare, Distance, Inference, Row
+from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.run import Run
-from distviz.results.storage import COMPARISON, RUN, SCHEMA_VERSION
-from distviz.results.tables import damaged, records
+from distviz.results.schema import SCHEMA_VERSION, ComparisonManifest, Manifest
+from distviz.results.storage import COMPARISON, RUN
+from distviz.results.tables import records
 from distviz.sites import SiteKey
 from distviz.stats import Sketch
-
-_DISTANCES = {"layer_a", "layer_b", "site", "ks", "wasserstein_normalized", "js_divergence"}
-_TESTS = {"layer_a", "quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
-_RUN_FILES = (
-    RUN,
-    *(f"{name}.csv" for name in ("stats", "histograms", "plans", "classes")),
-    *(f"{name}.parquet" for name in ("documents", "channels", "counts")),
-)
-_RUN_TEXTS = "documents.jsonl"
 
 
 class Pair(NamedTuple):
@@ -59,11 +53,12 @@ class Comparison(Result):
 
     FILE: ClassVar[str] = COMPARISON
     NOUN: ClassVar[str] = "comparison"
-    TABLES: ClassVar[dict[str, Collection[str]]] = {
-        "compare.csv": _DISTANCES,
-        "inference.csv": _TESTS,
-        "channels.csv": (),
-        "classes.csv": (),
+    SCHEMA: ClassVar[type[Manifest]] = ComparisonManifest
+    TABLES: ClassVar[dict[str, type[Row]]] = {
+        "compare.csv": Distance,
+        "inference.csv": Inference,
+        "channels.csv": ChannelChange,
+        "classes.csv": ClassShare,
     }
 
     a: Run
@@ -118,43 +113,38 @@ class Comparison(Result):
             name: records(table)
             for name, table in (("compare", self.table), ("inference", self.inference))
         }
-        return self.manifest | rows
+        return self.stated | rows
 
-    def write(self, folder: Path) -> None:
-        """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        super().write(folder)
+    def _write_files(self, folder: Path) -> None:
+        super()._write_files(folder)
         for name, run, source in zip("ab", (self.a, self.b), self.folders, strict=True):
             (folder / name).mkdir()
             if source is None or not _copy(run, source, folder / name):
                 run.write(folder / name)
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> Comparison:
-        a, b = Run.load(folder / "a"), Run.load(folder / "b")
-        try:
-            phases = (manifest["phase_a"], manifest["phase_b"])
-            pairs = pair_keys(a, b, *phases, manifest["sites"], manifest.get("layers"))
-        except KeyError as error:
-            raise damaged(folder / COMPARISON, f"it has no {error}") from error
-        if len(pairs) != len(tables[0]):
-            raise damaged(
-                folder / "compare.csv",
-                f"it has {len(tables[0])} rows, the runs beside it make {len(pairs)} pairs",
-            )
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Comparison:
+        manifest = folder.manifest
+        a, b = Run.load(folder.path / "a"), Run.load(folder.path / "b")
+        phases = (manifest["phase_a"], manifest["phase_b"])
+        pairs = pair_keys(a, b, *phases, manifest["sites"], manifest.get("layers"))
+        agreement.check_comparison(folder, a.manifest, b.manifest, pairs, tables[0])
+        file_warnings = (*folder.changes(), *a.file_warnings, *b.file_warnings)
         table, inference, channels, classes = tables
-        return cls(manifest, a, b, pairs, table, inference, channels, classes)
+        parts = (table, inference, channels, classes)
+        return cls(manifest, a, b, pairs, *parts, file_warnings=file_warnings)
 
 
 def _copy(run: Run, source: Path, target: Path) -> bool:
-    """Copy the files of a run from its folder, if the folder still contains this run, complete."""
+    """Copy the files of a run from its folder, if it still contains this run, as written."""
     try:
-        if json.loads((source / RUN).read_text(encoding="utf-8")) != run.manifest:
+        found = Folder(source, RUN, "run")
+        is_same = found.manifest == run.manifest and found.checksums
+        if not is_same or run.file_warnings or found.changes():
             return False
-        for name in (*_RUN_FILES, *([_RUN_TEXTS] if run.texts is not None else [])):
+        for name in (*found.checksums, RUN):
             shutil.copyfile(source / name, target / name)
-    except (OSError, ValueError):
+    except (OSError, RequestError):
         return False
     return True
 

@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from distviz.results.arrow_tables import read_parquet
+from distviz.results.reading import parse_json
+from distviz.results.schema import CountsNote, check
 from distviz.sites import SiteKey
 from distviz.stats import Moments, Sketch, float_grid
 
 _METADATA = b"distviz"
+_MOST = 2**62
+"""No sum of counts is larger."""
+_CELL, _TINY = 2.0**-7, 2.0**-126
+"""Width of a cell of bf16, relative and, below the normal numbers, absolute in units of it."""
 _KEY = ("layer", "site", "phase", "module", "token_class", "stack")
 
 
@@ -51,7 +59,7 @@ def write(path: Path, sketches: dict[SiteKey, dict[str, Sketch]], schema_version
     order = ["layer", "site", "phase", "module", "token_class", "value", "count", "stack"]
     note = {"schema_version": schema_version, "sketches": entries}
     whole = whole.select(order).replace_schema_metadata({_METADATA: json.dumps(note)})
-    pq.write_table(whole, path, compression="zstd")
+    pq.write_table(whole, path, compression="zstd", write_page_checksum=True)
 
 
 def _names(key: SiteKey, token_class: str) -> dict[str, Any]:
@@ -71,42 +79,76 @@ def _exact(sketch: Sketch) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> dict[SiteKey, dict[str, Sketch]]:
-    """Read what `write` wrote.
+def parse(data: bytes) -> dict[SiteKey, dict[str, Sketch]]:
+    """Return the sketches from the bytes of a file that `write` wrote.
 
     Raises
     ------
-    ValueError, KeyError, OSError
+    ValueError, OSError, pyarrow.ArrowException
         If the file is damaged, or its rows contradict its metadata.
     """
-    table = pq.read_table(path, columns=["value", "count"])
-    note = json.loads((pq.read_schema(path).metadata or {})[_METADATA])
-    values = table["value"].to_numpy()
-    counts = table["count"].to_numpy()
+    table = read_parquet(data, ["value", "count"])
+    note = (table.schema.metadata or {}).get(_METADATA)
+    if note is None or table.schema.types != [pa.float32(), pa.int64()]:
+        raise ValueError("it has no sketches: columns value and count, and metadata of distviz")
+    plain = parse_json(note, allows_nan=True)
+    check(plain, CountsNote)
+    values, counts = (table[name].to_numpy() for name in ("value", "count"))
+    cells = [entry["cells"] for entry in plain["sketches"]]
+    if sum(cells) != values.size or table["value"].null_count or table["count"].null_count:
+        raise ValueError(f"it has {values.size:,} rows, its metadata names {sum(cells):,}")
+    ends = np.cumsum(cells)[:-1]
     sketches: dict[SiteKey, dict[str, Sketch]] = {}
-    start = 0
-    for entry in note["sketches"]:
+    parts = zip(np.split(values, ends), np.split(counts, ends), strict=True)
+    for entry, (own_values, own_counts) in zip(plain["sketches"], parts, strict=False):
         key = SiteKey(*(entry[name] for name in SiteKey._fields))
-        stop = start + entry["cells"]
-        if stop > values.size:
-            raise ValueError("it holds fewer rows than it says")
-        sketch = _restore(entry, values[start:stop], counts[start:stop])
-        sketches.setdefault(key, {})[entry["token_class"]] = sketch
-        start = stop
-    if start != values.size:
-        raise ValueError("it holds more rows than it says")
+        by_class = sketches.setdefault(key, {})
+        if entry["token_class"] in by_class:
+            raise ValueError(f"it has {_place(entry)} twice")
+        try:
+            by_class[entry["token_class"]] = _restore(entry, own_values, own_counts)
+        except ValueError as error:
+            raise ValueError(f"{_place(entry)}: {error}") from error
     return sketches
+
+
+def _place(entry: dict[str, Any]) -> str:
+    return ", ".join(str(entry[name]) for name in _KEY)
 
 
 def _restore(entry: dict[str, Any], values: Any, counts: Any) -> Sketch:
     sketch = Sketch(entry["grid"])
+    exact = values.astype(np.float64)
     if sketch.grid == "fp16":
-        codes = values.astype(np.float16).view(np.uint16)
+        with np.errstate(over="ignore"):
+            codes = values.astype(np.float16).view(np.uint16)
     else:
-        codes = float_grid.to_bf16_codes(values.astype(np.float64))
+        codes = float_grid.to_bf16_codes(np.nan_to_num(exact))
+    grid = float_grid.values(sketch.grid or "bf16")
+    if not np.array_equal(grid[codes], exact) or np.unique(codes).size < codes.size:
+        raise ValueError(f"its values are not different values of the {sketch.grid} grid")
+    if counts.size and (counts.min() < 1 or counts.max() > _MOST // counts.size):
+        raise ValueError("its counts are not positive, or too large")
     sketch.table[codes] = counts
     sketch.nan, sketch.inf, sketch.zeros = entry["nan"], entry["inf"], entry["zeros"]
     sketch.min = math.nan if entry["min"] is None else entry["min"]
     sketch.max = math.nan if entry["max"] is None else entry["max"]
     sketch.is_rounded, sketch.moments = entry["is_rounded"], Moments.of(*entry["moments"])
+    _check_facts(sketch, exact)
     return sketch
+
+
+def _check_facts(sketch: Sketch, values: NDArray[np.float64]) -> None:
+    """Check extremes, zeros and moments against the counts."""
+    total = int(sketch.table.sum())
+    if sketch.moments.count != total:
+        raise ValueError(f"its moments are of {sketch.moments.count:,} values, it has {total:,}")
+    if sketch.zeros > int(sketch.table[[0, float_grid.SIGN]].sum()):
+        raise ValueError(f"it has no {sketch.zeros:,} zeros")
+    if bool(values.size) == (math.isnan(sketch.min) or math.isnan(sketch.max)):
+        raise ValueError("its extremes do not agree with its values")
+    if values.size:
+        step = _CELL if sketch.is_rounded else 0.0
+        for extreme, value in ((sketch.min, values.min()), (sketch.max, values.max())):
+            if abs(extreme - value) > step * max(abs(extreme), abs(value)) + _TINY * step:
+                raise ValueError(f"its extreme {extreme:g} does not agree with its values")

@@ -5,17 +5,21 @@ A filler folder holds a run for each number of filler tokens (``count_000`` ...)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from distviz.results import agreement
+from distviz.results.columns import AttentionKept, FillerAlong, FillerChange, Row, TokenChange
+from distviz.results.reading import Folder
 from distviz.results.result import Result
 from distviz.results.run import Run
+from distviz.results.schema import FillerManifest, Manifest
 from distviz.results.storage import FILLER
-from distviz.results.tables import damaged, records
+from distviz.results.tables import records
 from distviz.stats import ALPHA, inference, verdict
 
 QUANTITIES = (
@@ -26,12 +30,6 @@ QUANTITIES = (
     "gini_difference",
 )
 """The quantities in the order of the tables; differences are with filler minus without."""
-
-_PLACE = {"filler_count", "layer", "site", "module", "stack"}
-_CHANGES = _PLACE | {"quantity", "estimate", "ci_low", "ci_high", "p_adjusted", "approximate"}
-_ALONG = _CHANGES | {"distance_low", "distance_high", "tokens"}
-_KEPT = {"filler_count", "layer", "attention_kept", "module"}
-_TOKENS = _PLACE | {"document", "position", "distance", "token", *QUANTITIES}
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,12 @@ class FillerStudy(Result):
 
     FILE: ClassVar[str] = FILLER
     NOUN: ClassVar[str] = "filler study"
-    TABLES: ClassVar[dict[str, Collection[str]]] = {
-        "filler.csv": _CHANGES,
-        "attention.csv": _KEPT,
-        "positions.csv": _ALONG,
-        "tokens.parquet": _TOKENS,
+    SCHEMA: ClassVar[type[Manifest]] = FillerManifest
+    TABLES: ClassVar[dict[str, type[Row]]] = {
+        "filler.csv": FillerChange,
+        "attention.csv": AttentionKept,
+        "positions.csv": FillerAlong,
+        "tokens.parquet": TokenChange,
     }
     COMPRESSION: ClassVar[Literal["snappy", "zstd"]] = "zstd"
 
@@ -125,32 +124,28 @@ class FillerStudy(Result):
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints: the manifest and the small tables."""
         tables = {"filler": records(self.table), "attention": records(self.attention)}
-        return self.manifest | {"verdict": self.verdict} | tables
+        return self.stated | tables
 
-    def write(self, folder: Path) -> None:
-        """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        whole = replace(self, manifest=self.manifest | {"verdict": self.verdict})
-        super(FillerStudy, whole).write(folder)
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The manifest with the verdict; its warnings include `file_warnings`."""
+        return super().stated | {"verdict": self.verdict}
+
+    def _write_files(self, folder: Path) -> None:
+        super()._write_files(folder)
         for count, run in self.runs.items():
             place = folder / run_folder(count)
             place.mkdir()
             run.write(place)
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> FillerStudy:
-        counts = manifest.get("counts")
-        if not isinstance(counts, list) or 0 not in counts or set(map(type, counts)) != {int}:
-            raise damaged(folder / FILLER, f"its counts are {counts!r}")
-        for name, table in zip(cls.TABLES, tables, strict=True):
-            if name in ("filler.csv", "positions.csv") and set(table["filler_count"]) != (
-                {*counts} - {0}
-            ):
-                known = ", ".join(map(str, counts))
-                raise damaged(folder / name, f"it does not hold the counts of {FILLER}, {known}")
-        runs = {count: Run.load(folder / run_folder(count)) for count in counts}
-        return cls(manifest, runs, *tables)
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> FillerStudy:
+        counts = agreement.check_filler(folder, dict(zip(cls.TABLES, tables, strict=True)))
+        runs = {count: Run.load(folder.path / run_folder(count)) for count in counts}
+        agreement.check_model(folder, "model", runs[0].manifest, run_folder(0))
+        of_runs = [warning for run in runs.values() for warning in run.file_warnings]
+        file_warnings = (*folder.changes(), *of_runs)
+        return cls(folder.manifest, runs, *tables, file_warnings=file_warnings)
 
 
 def run_folder(count: int) -> str:

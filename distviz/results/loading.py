@@ -7,6 +7,7 @@ from pathlib import Path
 from distviz.errors import RequestError
 from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
+from distviz.results.reading import is_there
 from distviz.results.run import Run
 from distviz.results.sweep import Sweep
 from distviz.results.whatif import WhatIf
@@ -25,9 +26,9 @@ def load(folder: str | Path) -> Kind:
     """
     path = Path(folder)
     for kind in _KINDS:
-        if (path / kind.FILE).exists():
+        if is_there(path / kind.FILE):
             return kind.load(path)
-    if not path.is_dir():
+    if not is_there(path) or not path.is_dir():
         raise RequestError(f"{path} is not a folder", "give a folder that distviz wrote")
     *names, last = [kind.FILE for kind in _KINDS]
     raise RequestError(f"{path} is not a result of distviz: it has no {', '.join(names)} or {last}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 
-from distviz.results.storage import read_manifest, staging, write_manifest
-from distviz.results.tables import choose_places, read_table, rows_at
+from distviz.results.columns import Row
+from distviz.results.reading import Folder
+from distviz.results.schema import Manifest
+from distviz.results.storage import staging, write_manifest
+from distviz.results.tables import choose_places, rows_at
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,32 @@ class Result(ABC):
     Attributes
     ----------
     manifest
-        Content of the folder's JSON file; ``kind`` names the kind of result.
+        Content of the folder's JSON file, without checksums; ``kind`` names the kind of result.
+    file_warnings
+        Warnings about files that are not as they were written, after loading.
     """
 
     FILE: ClassVar[str]
     """Name of the manifest file."""
     NOUN: ClassVar[str]
     """What messages call the folder."""
-    TABLES: ClassVar[dict[str, Collection[str]]]
-    """File name of each table that is loaded -> columns that it must have."""
+    SCHEMA: ClassVar[type[Manifest]] = Manifest
+    """Of the manifest."""
+    TABLES: ClassVar[dict[str, type[Row]]]
+    """File name of each table that is loaded -> its schema."""
     COMPRESSION: ClassVar[Literal["snappy", "zstd"]] = "snappy"
     """Of Parquet files."""
 
     manifest: dict[str, Any]
+    file_warnings: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The manifest; its warnings include `file_warnings`."""
+        if not self.file_warnings:
+            return self.manifest
+        own = self.manifest.get("warnings", [])
+        return self.manifest | {"warnings": [*self.file_warnings, *own]}
 
     @property
     @abstractmethod
@@ -54,10 +70,11 @@ class Result(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> Self:
-        """Build the result from its manifest, the tables in the order of `TABLES`, other files."""
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Self:
+        """Build the result from its manifest, the tables in the order of `TABLES`, other files.
+
+        `file_warnings` is asked from the folder after the last file is read.
+        """
 
     def select(
         self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
@@ -73,20 +90,25 @@ class Result(ABC):
 
     def _at(self, places: set[tuple[int, str]]) -> Self:
         cut: dict[str, Any] = {}
-        for field in fields(self):
-            if isinstance(table := getattr(self, field.name), pd.DataFrame):
-                cut[field.name] = rows_at(table, places)
+        for one in fields(self):
+            if isinstance(table := getattr(self, one.name), pd.DataFrame):
+                cut[one.name] = rows_at(table, places)
         return replace(self, **cut)
 
     def write(self, folder: Path) -> None:
         """Write every file but the figures into an existing folder (not atomic, see `save`)."""
+        self._write_files(folder)
+        write_manifest(folder / self.FILE, self.stated)
+
+    def _write_files(self, folder: Path) -> None:
+        """Write every file but the figures and the manifest, which has the checksums of all."""
         for name, table in self.tables().items():
             if f"{name}.parquet" in self.TABLES:
                 path = folder / f"{name}.parquet"
-                table.to_parquet(path, index=False, compression=self.COMPRESSION)
+                options: dict[str, Any] = {"write_page_checksum": True}
+                table.to_parquet(path, index=False, compression=self.COMPRESSION, **options)
             else:
                 table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-        write_manifest(folder / self.FILE, self.manifest)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the folder without figures: complete, or not at all.
@@ -110,10 +132,9 @@ class Result(ABC):
             If it does not exist, is of another kind or schema version, or has a missing or
             damaged file, which is named.
         """
-        path = Path(folder)
-        manifest = read_manifest(path, cls.FILE, cls.NOUN)
-        tables = [read_table(path / name, columns) for name, columns in cls.TABLES.items()]
-        return cls._from_folder(path, manifest, tables)
+        read = Folder(Path(folder), cls.FILE, cls.NOUN, cls.SCHEMA)
+        tables = [read.table(name, row) for name, row in cls.TABLES.items()]
+        return cls._from_folder(read, tables)
 
 
 def model_layers(manifest: dict[str, Any]) -> int:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+import pyarrow as pa
 
 from distviz.errors import RequestError
-from distviz.results import counts_file
+from distviz.results import agreement, counts_file
+from distviz.results.columns import Channel, Document, Expert, Plan, Row
+from distviz.results.reading import Folder, parse_json
 from distviz.results.result import Result, model_layers
-from distviz.results.storage import RUN, SCHEMA_VERSION
-from distviz.results.tables import damaged, read_table, records
+from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
+from distviz.results.storage import RUN
+from distviz.results.tables import records
 from distviz.sites import PHASES, SiteKey, key_order
 from distviz.stats import Sketch, statistics
 
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arm_input")
+_TEXTS = "documents.jsonl"
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ class Run(Result):
 
     FILE: ClassVar[str] = RUN
     NOUN: ClassVar[str] = "run"
-    TABLES: ClassVar[dict[str, Collection[str]]] = {
-        "documents.parquet": (),
-        "channels.parquet": (),
-        "plans.csv": (),
+    SCHEMA: ClassVar[type[Manifest]] = RunManifest
+    TABLES: ClassVar[dict[str, type[Row]]] = {
+        "documents.parquet": Document,
+        "channels.parquet": Channel,
+        "plans.csv": Plan,
     }
 
     sketches: dict[SiteKey, dict[str, Sketch]]
@@ -201,7 +207,7 @@ class Run(Result):
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints: parts of the manifest, and the statistics."""
         names = ("schema_version", "kind", "model", "arm", "text", "effect", "seconds", "warnings")
-        return {name: self.manifest.get(name) for name in names} | {"stats": records(self._stats)}
+        return {name: self.stated.get(name) for name in names} | {"stats": records(self._stats)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
@@ -215,36 +221,43 @@ class Run(Result):
         }
         return found | ({"experts": self.experts} if len(self.experts) else {})
 
-    def write(self, folder: Path) -> None:
-        """Write every file but the figures into an existing folder (not atomic, see `save`)."""
-        super().write(folder)
+    def _write_files(self, folder: Path) -> None:
+        super()._write_files(folder)
         sketches = {key: self.sketches[key] for key in self.keys}
         counts_file.write(folder / "counts.parquet", sketches, SCHEMA_VERSION)
         if self.texts is not None:
             lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self.texts)
-            (folder / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
+            (folder / _TEXTS).write_text("".join(lines), encoding="utf-8")
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> Run:
-        path = folder / "counts.parquet"
-        texts = None
-        try:
-            sketches = counts_file.read(path)
-            path = folder / "documents.jsonl"
-            if path.exists():
-                # Not splitlines(): JSON strings may contain U+2028 unescaped.
-                lines = path.read_text(encoding="utf-8").split("\n")
-                texts = [json.loads(line) for line in lines if line]
-        except FileNotFoundError:
-            raise RequestError(f"{path} is missing, the folder is not complete") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise damaged(path, error) from error
-        path = folder / "experts.csv"
-        experts = read_table(path) if path.exists() else pd.DataFrame()
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Run:
         documents, channels, plans = tables
-        return cls(manifest, sketches, documents, channels, plans, texts, experts)
+        data = folder.read("counts.parquet")
+        try:
+            sketches = counts_file.parse(data)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise folder.damaged("counts.parquet", error) from error
+        texts = _read_texts(folder) if folder.has(_TEXTS) else None
+        has_experts = folder.has("experts.csv")
+        experts = folder.table("experts.csv", Expert) if has_experts else pd.DataFrame()
+        agreement.check_run(folder, sketches, documents, channels)
+        if texts is not None and not agreement.is_text_of(texts, folder.manifest):
+            folder.changed[_TEXTS] = None
+        parts = (sketches, documents, channels, plans, texts, experts)
+        return cls(folder.manifest, *parts, file_warnings=folder.changes())
+
+
+def _read_texts(folder: Folder) -> list[dict[str, Any]]:
+    """Read the documents; not by splitlines(), as JSON strings may contain U+2028 unescaped."""
+    texts = []
+    for number, line in enumerate(folder.read(_TEXTS).split(b"\n"), 1):
+        if line:
+            try:
+                texts.append(parse_json(line))
+                check(texts[-1], SavedText)
+            except ValueError as error:
+                raise folder.damaged(_TEXTS, f"line {number}: {error}") from error
+    return texts
 
 
 def _named(key: SiteKey) -> dict[str, Any]:

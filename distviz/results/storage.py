@@ -12,48 +12,43 @@ from typing import Any
 from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.interrupts import deferred, note_written
 from distviz.results.output_folder import check_output
+from distviz.results.reading import CHECKSUMS, OWN_CHECKSUM, Folder, digest, own_digest
 from distviz.results.staging_folder import StagingFolder, remove_abandoned
-
-SCHEMA_VERSION = 2
-"""Changes whenever the meaning of a file changes; other versions are refused."""
 
 RUN = "run.json"
 COMPARISON = "comparison.json"
 FILLER = "filler.json"
 WHATIF = "whatif.json"
 SWEEP = "sweep.json"
+_MANIFESTS = (RUN, COMPARISON, FILLER, SWEEP, WHATIF)
+_TABLES = (".csv", ".parquet", ".jsonl")
 
 
 def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, Any]:
-    """Read the manifest of a folder, such as ``run.json``, and check its schema version.
+    """Read the manifest of a folder, such as ``run.json``, without its checksums.
 
     Raises
     ------
     RequestError
         If the folder is of another kind, the file is damaged, or its version is not supported.
     """
-    if not path.is_dir():
-        raise RequestError(f"{path} is not a folder", f"give the folder of a {kind}")
-    if not (path / name).exists():
-        raise RequestError(f"{path} is not a {kind}: it has no {name}")
-    try:
-        manifest = json.loads((path / name).read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path / name} is damaged: {error}") from error
-    if version != SCHEMA_VERSION:
-        raise RequestError(
-            f"{path} was written with schema version {version}; "
-            f"this version of distviz reads {SCHEMA_VERSION}",
-            "measure again",
-        )
-    return dict(manifest)
+    return Folder(path, name, kind).manifest
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest as JSON."""
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write a manifest as JSON, with checksums of the tables beside it and of itself."""
+    checksums = {name: digest((path.parent / name).read_bytes()) for name in _beside(path)}
+    content = json.loads(json.dumps(manifest | {CHECKSUMS: checksums}, allow_nan=False))
+    content[OWN_CHECKSUM] = own_digest(content)
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _beside(manifest: Path) -> list[str]:
+    """Return the names of the tables of a folder, and of the manifests of folders in it."""
+    found = [path for path in manifest.parent.iterdir() if path.suffix in _TABLES]
+    found += [path for name in _MANIFESTS for path in manifest.parent.glob(f"*/{name}")]
+    return sorted(path.relative_to(manifest.parent).as_posix() for path in found)
 
 
 @contextmanager

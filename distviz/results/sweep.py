@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+from msgspec import defstruct
 
 from distviz.arm import PRESETS
 from distviz.errors import RequestError
+from distviz.results.columns import Row, Setting
+from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
+from distviz.results.schema import Count, Integer, Manifest, Number, Positive, SweepManifest
 from distviz.results.storage import SWEEP
-from distviz.results.tables import damaged, records
+from distviz.results.tables import records
 
 NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
 """The columns that identify a setting."""
@@ -40,6 +43,18 @@ SWEEP_QUANTITIES = {
     "top1_agreement": "share of positions with the same most likely token",
 }
 """The quantities of every setting and seed; ``*_spread`` is their standard deviation over seeds."""
+
+
+_QUANTITIES: list[tuple[str, Any]] = [(name, Number | None) for name in SWEEP_QUANTITIES]
+_SPREADS: list[tuple[str, Any]] = [(f"{name}_spread", Positive | None) for name in SWEEP_QUANTITIES]
+SweepRow: type[Row] = defstruct(  # type: ignore[assignment]
+    "SweepRow", [("seeds", Count), *_QUANTITIES, *_SPREADS], bases=(Setting,), kw_only=True
+)
+"""``sweep.csv``."""
+SeedRow: type[Row] = defstruct(  # type: ignore[assignment]
+    "SeedRow", [("seed", Integer), *_QUANTITIES], bases=(Setting,), kw_only=True
+)
+"""``sweep_seeds.csv``."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +92,8 @@ class Sweep(Result):
 
     FILE: ClassVar[str] = SWEEP
     NOUN: ClassVar[str] = "sweep folder"
-    TABLES: ClassVar[dict[str, Collection[str]]] = {
-        "sweep.csv": {*NAMED, "kl_spread"},
-        "sweep_seeds.csv": {*NAMED, "seed"},
-    }
+    SCHEMA: ClassVar[type[Manifest]] = SweepManifest
+    TABLES: ClassVar[dict[str, type[Row]]] = {"sweep.csv": SweepRow, "sweep_seeds.csv": SeedRow}
 
     table: pd.DataFrame
     seeds: pd.DataFrame
@@ -161,30 +174,26 @@ class Sweep(Result):
         """Return what ``--json`` prints."""
         found = self.recommendation
         chosen = None if found.row is None else records(self.table.loc[[found.row]])[0]
-        return self.manifest | {
+        return self.stated | {
             "settings": records(self.table),
             "recommended": chosen,
-            "reason": found.reason,
-            "command": found.command,
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by its file's name."""
         return {"sweep": self.table, "sweep_seeds": self.seeds}
 
-    def write(self, folder: Path) -> None:
-        """Write every file but the figures into an existing folder (not atomic, see `save`)."""
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The manifest with the recommendation; its warnings include `file_warnings`."""
         found = self.recommendation
-        more = {"reason": found.reason, "command": found.command}
-        super(Sweep, replace(self, manifest=self.manifest | more)).write(folder)
+        return super().stated | {"reason": found.reason, "command": found.command}
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> Sweep:
-        if missing := {"budget_kl", "by_layer", "model"} - set(manifest):
-            raise damaged(folder / SWEEP, f"it has no {min(missing)}")
-        return cls(manifest, *tables)
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Sweep:
+        if tables[0].empty:
+            raise folder.damaged("sweep.csv", "it has no rows")
+        return cls(folder.manifest, *tables, file_warnings=folder.changes())
 
 
 def join_seeds(seeds: pd.DataFrame) -> pd.DataFrame:

@@ -1,52 +1,28 @@
-"""Tables of a result as DataFrames: reading, selecting rows, conversion to plain data."""
+"""Tables of a result as DataFrames: selecting rows, conversion to plain data."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from distviz.errors import RequestError, first_line
-
-_STRINGS = (
-    *("site", "module", "module_a", "module_b", "stack", "reason"),
-    *("layers", "preset", "question", "format", "range"),
-)
+from distviz.errors import RequestError
 
 
-def read_table(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """Read a CSV or Parquet file as it was written; empty strings are empty, not missing.
+def need(table: pd.DataFrame, columns: Iterable[str], name: str) -> pd.DataFrame:
+    """Return a table of the file ``name``, which must have some of its optional columns.
 
     Raises
     ------
     RequestError
-        If the file is missing, damaged, or lacks one of the ``columns``; it is named.
+        If one is missing.
     """
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=dict.fromkeys(_STRINGS, str))
-            table = table.fillna({name: "" for name in _STRINGS if name in table})
-    except pd.errors.EmptyDataError:
-        table = pd.DataFrame()
-    except FileNotFoundError:
-        raise RequestError(f"{path} is missing, the folder is not complete") from None
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
-    missing = set(columns) - set(table)
-    if missing:
-        raise damaged(path, f"it has no column {min(missing)}")
+    missing = [column for column in columns if column not in table]
+    if missing and len(table):
+        raise RequestError(f"{name} has no column {missing[0]}", "measure again")
     return table
-
-
-def damaged(path: Path, reason: str | Exception) -> RequestError:
-    """Return the error for a file that cannot be used."""
-    text = reason if isinstance(reason, str) else first_line(reason)
-    return RequestError(f"{path} is damaged: {text}")
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,40 +5,20 @@ Everything is computed from the sketches of a run, see `distviz.studies.whatif`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 
+from distviz.results.columns import Row, WhatIfRow, names_of
+from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
+from distviz.results.schema import Manifest, WhatIfManifest
 from distviz.results.storage import WHATIF
-from distviz.results.tables import damaged, records
+from distviz.results.tables import records
 
-COLUMNS = (
-    "layer",
-    "site",
-    "phase",
-    "question",
-    "level",
-    "format",
-    "range",
-    "threshold",
-    "zeros",
-    "zeroed",
-    "l1_kept",
-    "l2_kept",
-    "clip_low",
-    "clip_high",
-    "scale",
-    "zero_point",
-    "clipped",
-    "mse",
-    "sqnr_db",
-    "module",
-    "stack",
-)
+COLUMNS = tuple(names_of(WhatIfRow))
 """Of ``whatif.csv``; docs/files.md explains each."""
 
 _PLACE = ["stack", "layer"]
@@ -60,7 +40,8 @@ class WhatIf(Result):
 
     FILE: ClassVar[str] = WHATIF
     NOUN: ClassVar[str] = "whatif folder"
-    TABLES: ClassVar[dict[str, Collection[str]]] = {"whatif.csv": COLUMNS}
+    SCHEMA: ClassVar[type[Manifest]] = WhatIfManifest
+    TABLES: ClassVar[dict[str, type[Row]]] = {"whatif.csv": WhatIfRow}
 
     table: pd.DataFrame
 
@@ -122,16 +103,15 @@ class WhatIf(Result):
 
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return self.manifest | {"whatif": records(self.table)}
+        return self.stated | {"whatif": records(self.table)}
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> WhatIf:
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> WhatIf:
         (table,) = tables
-        if not len(table):
-            raise damaged(folder / "whatif.csv", "it has no rows")
-        return cls(manifest, table.astype({"zero_point": "Int64"}))
+        if table.empty:
+            raise folder.damaged("whatif.csv", "it has no rows")
+        table = table.astype({"zero_point": "Int64"})
+        return cls(folder.manifest, table, file_warnings=folder.changes())
 
 
 def _one_a_layer(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz.results import Pair, Run
+from distviz.results import Pair, Run, need
 from distviz.sites import SiteKey
 from distviz.stats import statistics
 
@@ -83,7 +83,8 @@ def _by_place(run: Run) -> dict[tuple[Any, ...], Columns]:
     if not len(run.channels):
         return {}
     names = ["layer", "stack", "site", "phase", "module"]
-    table = run.channels.sort_values("channel", kind="stable")
+    table = need(run.channels, [*names, "channel", *_MEASURED], "channels.parquet")
+    table = table.sort_values("channel", kind="stable")
     columns = {name: table[name].to_numpy() for name in ("channel", *_MEASURED)}
     groups: dict[Any, Any] = table.groupby(names, sort=False, dropna=False).indices
     return {

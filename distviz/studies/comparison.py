@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.models import refuse_opened
-from distviz.results import Comparison, Pair, Run, compare_manifest, depth, pair_keys
+from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
 from distviz.studies.compare_sides import CompareSide, find_sides
@@ -214,9 +214,10 @@ def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int)
 def _by_document(run: Run, keys: Sequence[SiteKey]) -> dict[str, pd.DataFrame]:
     """Return std and near-zero share as (places, documents), columns the documents' numbers."""
     names = ["layer", "stack", "site", "phase", "module"]
+    documents = need(run.documents, [*names, "document", "std", "near_zero"], "documents.parquet")
     wanted = pd.MultiIndex.from_tuples([tuple(getattr(key, n) for n in names) for key in keys])
     return {
-        quantity: run.documents.pivot_table(
+        quantity: documents.pivot_table(
             index=names, columns="document", values=quantity, aggfunc="first"
         ).reindex(wanted)
         for quantity in ("std", "near_zero")
@@ -228,7 +229,7 @@ def _arrays(side: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def _named(side: str, run: Run) -> list[str]:
-    return [f"{side}: {warning}" for warning in run.manifest.get("warnings", [])]
+    return [f"{side}: {warning}" for warning in run.stated.get("warnings", [])]
 
 
 def _same_documents(a: Run, b: Run) -> bool:

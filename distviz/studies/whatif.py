@@ -236,7 +236,7 @@ def _manifest(
         "percentile": request.percentile,
         "phases": list(dict.fromkeys(key.phase for key in keys)),
         "is_rounded": any(run.merged[key].is_rounded for key in keys),
-        "warnings": list(_warnings(run, keys)),
+        "warnings": [*run.file_warnings, *_warnings(run, keys)],
     }
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from distviz.errors import RequestError
+from distviz.results.columns import Row
+from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 
 MANIFEST = {"schema_version": 2, "kind": "small", "model": {"layers": 4}}
@@ -18,14 +20,23 @@ FIRST = pd.DataFrame({"layer": [0, 0, 2], "site": ["act", "up", "act"], "x": [0.
 SECOND = pd.DataFrame({"layer": [0, 2, 2], "site": ["up", "act", "act"], "n": [1, 2**60, 3]})
 
 
+class First(Row, kw_only=True):
+    layer: int
+    site: str
+    x: float
+
+
+class Second(Row, kw_only=True):
+    layer: int
+    site: str
+    n: int
+
+
 @dataclass(frozen=True)
 class Small(Result):
     FILE = "small.json"
     NOUN = "small result"
-    TABLES: ClassVar = {
-        "first.csv": ("layer", "site", "x"),
-        "second.parquet": ("layer", "site", "n"),
-    }
+    TABLES: ClassVar = {"first.csv": First, "second.parquet": Second}
 
     first: pd.DataFrame
     second: pd.DataFrame
@@ -44,10 +55,8 @@ class Small(Result):
         return zip(self.first["layer"], self.first["site"], strict=True)
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, manifest: dict[str, Any], tables: Sequence[pd.DataFrame]
-    ) -> Small:
-        return cls(manifest, *tables)
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Small:
+        return cls(folder.manifest, *tables, file_warnings=folder.changes())
 
 
 def test_a_result_is_saved_and_loaded(tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
-"""Tables are read as they were written, checked for columns, and cut to layers and sites."""
+"""Tables are checked for columns, cut to layers and sites, and become plain data."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from distviz.errors import RequestError
-from distviz.results.tables import choose_places, read_table, records, rows_at
+from distviz.results.tables import choose_places, need, records, rows_at
 
 TABLE = pd.DataFrame(
     {
@@ -22,28 +21,11 @@ TABLE = pd.DataFrame(
 PLACES = [(0, "act"), (0, "up"), (2, "act")]
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
-def test_what_is_written_is_read(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if path.suffix == ".csv":
-        TABLE.to_csv(path, index=False)
-    else:
-        TABLE.to_parquet(path)
-    pd.testing.assert_frame_equal(read_table(path, {"layer", "x"}), TABLE)
-    with pytest.raises(RequestError, match=rf"{name} is damaged: it has no column y"):
-        read_table(path, {"y", "z"})
-
-
-def test_labels_of_layers_stay_text_and_an_empty_file_has_no_columns(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.csv"
-    path.write_text("layers,preset\n0,\n1,\n")
-    assert read_table(path).to_dict("list") == {"layers": ["0", "1"], "preset": ["", ""]}
-    path.write_text("\n")
-    assert read_table(path).empty
-    with pytest.raises(RequestError, match="no column layers"):
-        read_table(path, ["layers"])
-    with pytest.raises(RequestError, match=r"none\.csv is missing"):
-        read_table(tmp_path / "none.csv")
+def test_a_table_that_lacks_an_optional_column_is_named() -> None:
+    assert need(TABLE, ["x"], "table.csv") is TABLE
+    assert need(TABLE[:0], ["y"], "table.csv").empty
+    with pytest.raises(RequestError, match=r"table\.csv has no column y"):
+        need(TABLE, ["x", "y"], "table.csv")
 
 
 def test_records_are_json() -> None:

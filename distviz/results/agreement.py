@@ -1,0 +1,136 @@
+"""Whether the files of a folder agree with each other: its manifest, its tables, its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from distviz.data import Document, fingerprint
+from distviz.sites import SiteKey
+
+if TYPE_CHECKING:
+    from distviz.results.comparison import Pair
+    from distviz.results.reading import Folder
+    from distviz.stats import Sketch
+
+_KEY = list(SiteKey._fields)
+
+
+def check_run(
+    folder: Folder,
+    sketches: Mapping[SiteKey, Mapping[str, Sketch]],
+    documents: pd.DataFrame,
+    channels: pd.DataFrame,
+) -> None:
+    """Check that manifest, documents, channels and counts are of one run.
+
+    Raises
+    ------
+    RequestError
+        If one has other distributions, values or documents than another; both are named.
+    """
+    counts = {key: sum(one.count for one in found.values()) for key, found in sketches.items()}
+    for name, table in (("documents.parquet", documents), ("channels.parquet", channels)):
+        for key, count in _counts(table).items():
+            if key not in counts:
+                raise folder.damaged(name, f"counts.parquet has no {_name(key)}")
+            if count != counts[key]:
+                reason = f"{count:,} values in {_name(key)}, {counts[key]:,} in counts.parquet"
+                raise folder.damaged(name, reason)
+    _check_totals(folder, documents)
+
+
+def _counts(table: pd.DataFrame) -> dict[SiteKey, int]:
+    """Return the number of values of every distribution of a table that has a column count."""
+    if "count" not in table:
+        return {}
+    groups: Any = table.groupby(_KEY, sort=False)
+    # Python's integers: int64 might overflow.
+    return {SiteKey(*key): sum(part.tolist()) for key, part in groups["count"]}
+
+
+def _check_totals(folder: Folder, documents: pd.DataFrame) -> None:
+    text = folder.manifest.get("text") or {}
+    classes = folder.manifest.get("token_classes")
+    counted = text.get("counted")
+    if classes and counted is not None and sum(classes.values()) != counted:
+        total = sum(classes.values())
+        raise folder.damaged(
+            folder.name, f"{counted:,} counted tokens, {total:,} in its token classes"
+        )
+    known = text.get("documents")
+    found = documents["document"].nunique() if len(documents) else 0
+    if known is not None and found > known:
+        reason = f"{found:,} documents, {known:,} in {folder.name}"
+        raise folder.damaged("documents.parquet", reason)
+
+
+def is_text_of(texts: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> bool:
+    """Whether saved documents have the fingerprint that a manifest states, if it states one."""
+    stated = (manifest.get("text") or {}).get("sha256")
+    names = ("id", "text", "system", "question")
+    documents = [Document(**{n: text[n] for n in names if n in text}) for text in texts]
+    return stated is None or fingerprint(documents) == stated
+
+
+def check_comparison(
+    folder: Folder,
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    pairs: Sequence[Pair],
+    table: pd.DataFrame,
+) -> None:
+    """Check that the manifest and ``compare.csv`` are of the runs with the manifests a and b.
+
+    Raises
+    ------
+    RequestError
+        If they are of others.
+    """
+    check_model(folder, "model_a", a, "a")
+    check_model(folder, "model_b", b, "b")
+    if len(pairs) != len(table):
+        raise folder.damaged(
+            "compare.csv", f"it has {len(table)} rows, the runs beside it make {len(pairs)} pairs"
+        )
+    columns = ["layer_a", "layer_b", "site", "phase_a", "phase_b", "module_a", "module_b", "stack"]
+    for row, (x, y) in zip(table[columns].itertuples(index=False, name=None), pairs, strict=True):
+        where = (x.layer, y.layer, x.site, x.phase, y.phase, x.module, y.module, x.stack)
+        if row != where:
+            raise folder.damaged("compare.csv", f"the runs beside it do not pair {row[:3]}")
+
+
+def check_model(folder: Folder, field: str, run: Mapping[str, Any], inner: str) -> None:
+    """Check that a manifest names the model of the run in an inner folder.
+
+    Raises
+    ------
+    RequestError
+        If it names another one.
+    """
+    if folder.manifest.get(field) != run.get("model"):
+        raise folder.damaged(folder.name, f"its {field} is not that of {inner}/run.json")
+
+
+def check_filler(folder: Folder, tables: Mapping[str, pd.DataFrame]) -> list[int]:
+    """Return the counts of a filler study's manifest, if they are those of its tables.
+
+    Raises
+    ------
+    RequestError
+        If they have others.
+    """
+    counts: list[int] = folder.manifest.get("counts") or []
+    if 0 not in counts or len({*counts}) < len(counts):
+        raise folder.damaged(folder.name, f"its counts are {folder.manifest.get('counts')}")
+    for name in ("filler.csv", "positions.csv"):
+        if set(tables[name]["filler_count"]) != {*counts} - {0}:
+            known = ", ".join(map(str, counts))
+            raise folder.damaged(name, f"it does not hold the counts of {folder.name}, {known}")
+    return counts
+
+
+def _name(key: SiteKey) -> str:
+    return f"layer {key.layer}, {key.site}, {key.phase}, {key.module or key.stack}"

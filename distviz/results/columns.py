@@ -1,0 +1,300 @@
+"""What each table of a result may hold: columns, types and ranges.
+
+A column that is not declared here is allowed and kept. ``None`` in a type allows missing values
+(empty in CSV, NaN); a column with a default may be absent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import fields
+
+from distviz.results.schema import (
+    Count,
+    Finite,
+    Integer,
+    Layer,
+    Line,
+    Number,
+    Phase,
+    Positive,
+    Share,
+)
+
+
+class Row(Struct, kw_only=True):
+    """A row of a table."""
+
+    can_be_blank: ClassVar[bool] = False
+    """Whether the file of a table without rows has no columns."""
+
+
+class Place(Row, kw_only=True):
+    """The columns of every table by layer, site and phase."""
+
+    layer: Layer
+    site: Line
+    phase: Phase
+    module: Line
+    stack: Line
+
+
+class Document(Place, kw_only=True):
+    """``documents.parquet``."""
+
+    can_be_blank: ClassVar[bool] = True
+    document: Count | None = None
+    count: Count = 0
+    mean: Finite | None = None
+    std: Positive | None = None
+    eps: Positive | None = None
+    near_zero: Share | None = None
+    l1: Positive | None = None
+    l2: Positive | None = None
+    gini: Share | None = None
+
+
+class Channel(Place, kw_only=True):
+    """``channels.parquet``."""
+
+    can_be_blank: ClassVar[bool] = True
+    channel: Count = 0
+    count: Count = 0
+    mean: Finite | None = None
+    std: Positive | None = None
+    min: Finite | None = None
+    max: Finite | None = None
+    absmax: Positive | None = None
+
+
+class Plan(Row, kw_only=True):
+    """``plans.csv``."""
+
+    can_be_blank: ClassVar[bool] = True
+    layer: Layer
+    document: Count
+    window: Count
+    k: Count
+    module: Line = ""
+    stack: Line = ""
+    pass_: Count = field(default=0, name="pass")
+    n: Count = 0
+    eps: Positive | None = None
+    near: Share | None = None
+    fraction: Share | None = None
+    upper: Finite | None = None
+    lower: Finite | None = None
+
+
+class Expert(Place, kw_only=True):
+    """``experts.csv``."""
+
+    can_be_blank: ClassVar[bool] = True
+    expert: Count
+    tokens: Count
+    count: Count
+    nan: Count
+    inf: Count
+    zeros: Count
+    min: Finite | None
+    max: Finite | None
+    mean: Finite | None
+    std: Positive | None
+    near_zero: Share | None
+    near_zero_low: Share | None
+    near_zero_high: Share | None
+
+
+class PairOfLayers(Row, kw_only=True):
+    """The columns of every table of a comparison."""
+
+    layer_a: Layer
+    layer_b: Layer
+    site: Line
+    phase_a: Phase
+    phase_b: Phase
+    stack: Line
+
+
+class Distance(PairOfLayers, kw_only=True):
+    """``compare.csv``."""
+
+    module_a: Line
+    module_b: Line
+    ks: Share | None
+    wasserstein: Positive | None
+    wasserstein_normalized: Positive | None
+    js_divergence: Share | None
+    std_ratio: Positive | None
+    near_zero_a: Share | None
+    near_zero_b: Share | None
+    gini_a: Share | None
+    gini_b: Share | None
+    p1_shift: Finite | None
+    p50_shift: Finite | None
+    p99_shift: Finite | None
+
+
+class Estimate(Row, kw_only=True):
+    """The columns of an estimate over documents or tokens."""
+
+    quantity: Line
+    estimate: Number | None
+    ci_low: Number | None
+    ci_high: Number | None
+    p_value: Share | None
+    p_adjusted: Share | None
+    effect_size: Number | None
+    documents: Count
+    paired: bool
+    documents_a: Count
+    documents_b: Count
+    zero_variance: Count
+    approximate: bool
+    reason: Line
+
+
+class Inference(Estimate, kw_only=True):
+    """``inference.csv``."""
+
+    layer_a: Layer
+    layer_b: Layer
+    site: Line
+    phase_a: Phase
+    phase_b: Phase
+    module: Line
+    stack: Line
+
+
+class ChannelChange(PairOfLayers, kw_only=True):
+    """``channels.csv``."""
+
+    can_be_blank: ClassVar[bool] = True
+    module: Line
+    channel: Count
+    std_a: Positive | None
+    std_b: Positive | None
+    mean_a: Finite | None
+    mean_b: Finite | None
+    absmax_a: Positive | None
+    absmax_b: Positive | None
+    outlier_a: Positive | None
+    outlier_b: Positive | None
+    change: Number | None
+
+
+class ClassShare(PairOfLayers, kw_only=True):
+    """``classes.csv`` of a comparison."""
+
+    can_be_blank: ClassVar[bool] = True
+    module_a: Line
+    module_b: Line
+    token_class: Line
+    tokens_a: Count | None
+    tokens_b: Count | None
+    near_zero_a: Share | None
+    near_zero_b: Share | None
+
+
+class FillerChange(Estimate, kw_only=True):
+    """``filler.csv``."""
+
+    filler_count: Count
+    layer: Layer
+    site: Line
+    phase: Phase | None = None
+    module: Line
+    stack: Line
+
+
+class FillerAlong(Estimate, kw_only=True):
+    """``positions.csv``."""
+
+    filler_count: Count
+    layer: Layer
+    site: Line
+    module: Line
+    stack: Line
+    distance_low: Integer
+    distance_high: Integer
+    tokens: Count
+
+
+class AttentionKept(Row, kw_only=True):
+    """``attention.csv``."""
+
+    filler_count: Count
+    layer: Layer
+    module: Line
+    attention_kept: Positive | None
+    prompts: Count
+
+
+class TokenChange(Row, kw_only=True):
+    """``tokens.parquet``."""
+
+    filler_count: Count
+    layer: Layer
+    site: Line
+    module: Line
+    stack: Line
+    document: Count
+    position: Count
+    part: Line
+    distance: Integer | None
+    token: str
+    near_zero: Share | None = None
+    variance: Positive | None = None
+    l1: Positive | None = None
+    l2: Positive | None = None
+    gini: Share | None = None
+    near_zero_difference: Number | None
+    log_variance_ratio: Number | None
+    log_l1_ratio: Number | None
+    log_l2_ratio: Number | None
+    gini_difference: Number | None
+
+
+class Setting(Row, kw_only=True):
+    """The columns that identify a setting of a sweep."""
+
+    redistribution: Line
+    layers: Line
+    c: Positive | None
+    p1: Finite | None
+    fraction: Share | None
+    mode: Line
+    preset: Line
+
+
+class WhatIfRow(Row, kw_only=True):
+    """``whatif.csv``."""
+
+    layer: Layer
+    site: Line
+    phase: Phase
+    question: Literal["sparsity", "threshold", "format"]
+    level: Share | None
+    format: Line
+    range: Line
+    threshold: Positive | None
+    zeros: Share | None
+    zeroed: Share | None
+    l1_kept: Share | None
+    l2_kept: Share | None
+    clip_low: Finite | None
+    clip_high: Finite | None
+    scale: Positive | None
+    zero_point: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None
+    clipped: Share | None
+    mse: Positive | None
+    sqnr_db: Number | None
+    module: Line
+    stack: Line
+
+
+def names_of(row: type[Row]) -> list[str]:
+    """Return the columns of a table, in their order."""
+    return [column.encode_name for column in fields(row)]

@@ -1,0 +1,221 @@
+"""Files of a result's folder: read once, checked against schema and checksum.
+
+Nothing of a file is believed: it may be damaged, changed by hand, or of another run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from distviz.errors import RequestError, first_line
+from distviz.results.arrow_tables import parse_table
+from distviz.results.columns import Row
+from distviz.results.schema import SCHEMA_VERSION, Manifest, check
+
+CHECKSUMS = "checksums"
+"""Field of a manifest: SHA-256 of every other file by name, of the manifests of inner folders."""
+OWN_CHECKSUM = "checksum"
+"""Field of a manifest: SHA-256 of all its other fields."""
+_DEEPEST = 50
+_SHOWN = 3
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists; false for one that no file can have, such as a very long name."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def damaged(path: Path, reason: str | Exception) -> RequestError:
+    """Return the error for a file that cannot be used."""
+    text = reason if isinstance(reason, str) else first_line(reason)
+    return RequestError(f"{path} is damaged: {text}", "measure again, or restore the file")
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file.
+
+    Raises
+    ------
+    RequestError
+        If it is missing, no regular file, or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise damaged(path, "it is not a regular file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing, the folder is not complete") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_json(data: bytes, *, allows_nan: bool = False) -> Any:
+    """Parse JSON strictly; NaN and infinities are no JSON, but Python writes them.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON in UTF-8, has a field twice or deep nesting, or NaN where not allowed.
+    """
+    try:
+        constant = float if allows_nan else _refuse_constant
+        tree = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=constant)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels") from None
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return tree
+    raise ValueError(f"it is nested more than {_DEEPEST} levels")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the field {twice!r} twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def own_digest(manifest: dict[str, Any]) -> str:
+    """Return the checksum of a manifest's content, however it is formatted."""
+    content = {name: value for name, value in manifest.items() if name != OWN_CHECKSUM}
+    return digest(json.dumps(content, ensure_ascii=False, sort_keys=True).encode())
+
+
+class Folder:
+    """The folder of a result.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    name, noun
+        Its manifest, and what messages call the folder.
+    schema
+        Of the manifest.
+
+    Attributes
+    ----------
+    manifest
+        Content of the manifest, without checksums.
+    checksums
+        Of the other files, by name; empty in a folder of an earlier version.
+    changed
+        Names of the files that are not as they were written, so far.
+
+    Raises
+    ------
+    RequestError
+        If the folder is of another kind, the manifest is damaged, or its version not supported.
+    """
+
+    def __init__(self, path: Path, name: str, noun: str, schema: type[Manifest] = Manifest) -> None:
+        if not is_there(path) or not path.is_dir():
+            raise RequestError(f"{path} is not a folder", f"give the folder of a {noun}")
+        if not is_there(path / name):
+            raise RequestError(f"{path} is not a {noun}: it has no {name}")
+        self.path, self.name = path, name
+        self.changed: dict[str, None] = {}
+        self._read: dict[str, str] = {}
+        content = read_file(path / name)
+        try:
+            self.manifest = self._checked(parse_json(content), schema)
+            whole = own_digest(self.manifest)
+        except ValueError as error:
+            raise damaged(path / name, error) from error
+        own = self.manifest.pop(OWN_CHECKSUM, None)
+        self.checksums: dict[str, str] = self.manifest.pop(CHECKSUMS, {})
+        self._read[name] = digest(content)
+        if own != whole and (own is not None or self.checksums):
+            self.changed[name] = None
+
+    def _checked(self, manifest: Any, schema: type[Manifest]) -> dict[str, Any]:
+        if not isinstance(manifest, dict) or "schema_version" not in manifest:
+            raise ValueError("it has no schema_version")
+        version = manifest["schema_version"]
+        if isinstance(version, bool) or version != SCHEMA_VERSION:
+            raise RequestError(
+                f"{self.path} was written with schema version {version}; "
+                f"this version of distviz reads {SCHEMA_VERSION}",
+                "measure again",
+            )
+        check(manifest, schema)
+        return manifest
+
+    def read(self, name: str) -> bytes:
+        """Read a file, and note whether it is as it was written; errors as of `read_file`."""
+        data = read_file(self.path / name)
+        self._read[name] = digest(data)
+        return data
+
+    def has(self, name: str) -> bool:
+        """Whether the folder has a file."""
+        return is_there(self.path / name)
+
+    def table(self, name: str, row: type[Row]) -> pd.DataFrame:
+        """Read a CSV or Parquet file as it was written; empty strings are empty, not missing.
+
+        Raises
+        ------
+        RequestError
+            If the file is missing, damaged, or contradicts its schema; it is named.
+        """
+        data = self.read(name)
+        try:
+            return parse_table(data, row, is_parquet=name.endswith(".parquet"))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self.damaged(name, error) from error
+
+    def damaged(self, name: str, reason: str | Exception) -> RequestError:
+        """Return the error for a file of the folder that cannot be used."""
+        return damaged(self.path / name, reason)
+
+    def changes(self) -> tuple[str, ...]:
+        """Return a warning that names the changed files; none if all are as they were written."""
+        for name, expected in self.checksums.items():
+            if self._digest_of(name) != expected:
+                self.changed[name] = None
+        names = [*self.changed]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        warning = (
+            f"{self.path}: {', '.join(names[:_SHOWN])}{more} changed after distviz wrote the "
+            "folder, the numbers may not agree"
+        )
+        return (warning,) if names else ()
+
+    def _digest_of(self, name: str) -> str | None:
+        if name not in self._read:
+            try:
+                self.read(name)
+            except RequestError:
+                return None
+        return self._read[name]

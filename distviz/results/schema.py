@@ -1,0 +1,274 @@
+"""What each manifest of a result may hold: fields, types and ranges; tables are in `columns`.
+
+A field that is not declared here is allowed and kept. A declared field must have its type, and
+must be there unless it has a default.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 2
+"""Changes whenever the meaning of a file changes; other versions are refused."""
+
+MOST_LAYERS = 100_000
+"""More layers than any model has; a larger index in a file is damage."""
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Tally = Annotated[int, Meta(ge=0, le=2**53)]
+"""Of values or tokens; sums of many stay within int64."""
+Layers = Annotated[int, Meta(ge=0, le=MOST_LAYERS)]
+Layer = Annotated[int, Meta(ge=-1, le=MOST_LAYERS - 1)]
+"""0-based; -1 is outside the layers."""
+Number = float
+"""NaN is not allowed, infinities are."""
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Positive = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Share = Annotated[float, Meta(ge=-1e-9, le=1 + 1e-9)]
+"""0 to 1; sums of float64 may exceed them by rounding."""
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+"""Text without control characters."""
+Text = Annotated[str, Meta(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*\Z")]
+"""Text without control characters but line breaks and tabs."""
+Phase = Literal["before", "after", "arm_input", "moved_before", "moved_after"]
+
+
+class Model(Struct, kw_only=True):
+    """The measured model."""
+
+    name: Line | None = None
+    path: Line | None = None
+    source: Line | None = None
+    architecture: Line | None = None
+    model_type: Line | None = None
+    activation: Line | None = None
+    dtype: Line | None = None
+    device: Line | None = None
+    fingerprint: Line | None = None
+    revision: Line | None = None
+    layers: Layers | None = None
+    hidden_size: Count | None = None
+    intermediate_size: Count | None = None
+    parameters: Count | None = None
+    gated: bool | None = None
+    rope: bool | None = None
+
+
+class NamedModel(Model, kw_only=True):
+    """A model whose name is needed."""
+
+    name: Line
+
+
+class Sample(Struct, kw_only=True):
+    """The measured text."""
+
+    sha256: Line | None = None
+    documents: Count | None = None
+    windows: Count | None = None
+    tokens: Count | None = None
+    counted: Count | None = None
+    truncated: bool | None = None
+
+
+class Arm(Struct, kw_only=True):
+    """The redistribution."""
+
+    redistribution: Line | None = None
+    layers: list[Layer] = []
+    ripple: bool | None = None
+    c: Positive | None = None
+    p1: Finite | None = None
+    p_min: Finite | None = None
+    p_max: Finite | None = None
+    fraction: Share | None = None
+    mode: Line | None = None
+    percentile_of: Line | None = None
+    passes: Count = 1
+    seed: Integer | None = None
+
+
+class SavedText(Struct, kw_only=True):
+    """A line of ``documents.jsonl``."""
+
+    id: str = ""
+    text: str = ""
+    system: str = ""
+    question: str = ""
+
+
+class SketchNote(Struct, kw_only=True):
+    """What ``counts.parquet`` says of one sketch beside its rows."""
+
+    layer: Layer
+    site: Line
+    phase: Phase
+    module: Line
+    token_class: Line
+    stack: Line
+    grid: Literal["bf16", "fp16"] | None
+    nan: Tally
+    inf: Tally
+    zeros: Tally
+    min: Finite | None
+    max: Finite | None
+    is_rounded: bool
+    moments: tuple[Tally, float, float]
+    cells: Annotated[int, Meta(ge=0, le=65_536)]
+
+
+class CountsNote(Struct, kw_only=True):
+    """The metadata of ``counts.parquet``."""
+
+    schema_version: int
+    sketches: list[SketchNote]
+
+
+class Effect(Struct, kw_only=True):
+    """What the redistribution does to the model's output."""
+
+    loss_before: Finite | None = None
+    loss_after: Finite | None = None
+    kl: Finite | None = None
+    top1_agreement: Share | None = None
+    positions: Count | None = None
+
+
+class Settings(Struct, kw_only=True):
+    """The options whose types a reader relies on."""
+
+    model: Line | None = None
+    text: list[Text] = []
+    layers: Line | None = None
+    sites: Line | None = None
+    arm_layers: Line | None = None
+    layer: dict[str, Any] | None = None
+    seed: Integer | None = None
+    max_length: Count | None = None
+    batch_size: Count | None = None
+    c: Positive | None = None
+    p1: Finite | None = None
+    p_min: Finite | None = None
+    p_max: Finite | None = None
+    fraction: Share | None = None
+    passes: Count | None = None
+    skip_special: bool | None = None
+    chat_template: bool | None = None
+    filler: str | None = None
+
+
+class Manifest(Struct, kw_only=True):
+    """The fields of every manifest."""
+
+    schema_version: int
+    kind: Line = ""
+    settings: Settings | None = None
+    warnings: list[Text] = []
+    created: Line | None = None
+    token_classes: dict[Line, Count] | None = None
+    versions: dict[Line, Line | None] | None = None
+    device: Line | None = None
+    dtype: Line | None = None
+    processes: Count | None = None
+    threads: Count | None = None
+    seconds: dict[Line, Positive] | None = None
+
+
+class RunManifest(Manifest, kw_only=True):
+    """``run.json``."""
+
+    kind: Literal["run"] = "run"
+    model: Model | None = None
+    arm: Arm | None = None
+    effect: Effect | None = None
+    text: Sample | None = None
+    near_zero_c: Positive | None = None
+
+
+class ComparisonManifest(Manifest, kw_only=True):
+    """``comparison.json``."""
+
+    kind: Literal["comparison"] = "comparison"
+    phase_a: Phase
+    phase_b: Phase
+    sites: list[Line] | None
+    layers: list[Layer] | None = None
+    model_a: Model | None = None
+    model_b: Model | None = None
+    text_a: Sample | None = None
+    text_b: Sample | None = None
+    seed: Integer | None = None
+    paired: bool | None = None
+    alignment: dict[Line, Line] = {}
+    same_tokenizer: bool = True
+    verdict: Text = ""
+
+
+class FillerManifest(Manifest, kw_only=True):
+    """``filler.json``."""
+
+    kind: Literal["filler"] = "filler"
+    counts: list[Annotated[int, Meta(ge=0, le=10**9)]] | None = None
+    filler: Text = ""
+    filler_kind: Line | None = None
+    filler_position: Line | None = None
+    model: Model | None = None
+    text: Sample | None = None
+    verdict: Text = ""
+
+
+class SweepManifest(Manifest, kw_only=True):
+    """``sweep.json``."""
+
+    kind: Literal["sweep"] = "sweep"
+    budget_kl: Positive
+    by_layer: bool
+    model: NamedModel
+    text: Sample | None = None
+    seeds: list[Integer] | None = None
+    grid: dict[Line, str | list[str] | None] | None = None
+    presets: dict[Line, dict[Line, Any]] | None = None
+    flags: list[Line] = []
+    reason: Text = ""
+    command: Text = ""
+    evidence: Text = ""
+
+
+class WhatIfManifest(Manifest, kw_only=True):
+    """``whatif.json``."""
+
+    kind: Literal["whatif"] = "whatif"
+    run: Line | None = None
+    model: Model | None = None
+    arm: Arm | None = None
+    text: Sample | None = None
+    sparsity: list[Share] = []
+    thresholds: list[Positive] = []
+    formats: list[Line] = []
+    ranges: list[Line] = []
+    percentile: Annotated[float, Meta(ge=0, le=100)]
+    phases: list[Phase] = []
+    is_rounded: bool = False
+    asked: dict[Line, str | int | float | bool | None] | None = None
+
+
+def check(value: Any, schema: Any) -> None:
+    """Check plain data.
+
+    Raises
+    ------
+    ValueError
+        If a value has another type or is outside its range; the message names the field.
+    """
+    try:
+        msgspec.convert(value, schema)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("`", "").replace("Object missing required field", "it has no")
+        reason, _, place = text.partition(" - at $")
+        where = f" in {place.lstrip('.')}" if place else ""
+        raise ValueError(f"{reason[:1].lower()}{reason[1:]}{where}") from None
