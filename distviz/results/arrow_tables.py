@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pandas as pd
@@ -20,9 +21,10 @@ _TYPES: dict[type[inspect.Type], pa.DataType] = {
     inspect.StrType: pa.string(),
     inspect.LiteralType: pa.string(),
 }
+_COLUMN = re.compile(r"In CSV column #(\d+)")
 _MOST_ROWS = 1_000_000
 """Rows that a file of any size may have."""
-_DENSEST = 1000
+_DENSEST = 10
 """Rows per byte of a file beyond `_MOST_ROWS` rows."""
 
 
@@ -73,12 +75,17 @@ def _read_csv(data: bytes, columns: tuple[structs.FieldInfo, ...]) -> pa.Table:
         # An integer that may be missing is written as a float, such as 3.0.
         is_float = is_optional and kind == pa.int64()
         types[column.encode_name] = pa.float64() if is_float else kind
-    return csv.read_csv(
-        io.BytesIO(data),
-        read_options=csv.ReadOptions(use_threads=False),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=types, null_values=[""]),
-    )
+    try:
+        return csv.read_csv(
+            io.BytesIO(data),
+            read_options=csv.ReadOptions(use_threads=False),
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types=types, null_values=[""]),
+        )
+    except pa.ArrowInvalid as error:
+        names = data.partition(b"\n")[0].decode(errors="replace").strip().split(",")
+        text = _COLUMN.sub(lambda found: f"column {names[int(found[1])]}", str(error))
+        raise ValueError(text) from error
 
 
 def _kind_of(column: structs.FieldInfo) -> tuple[pa.DataType, bool]:

@@ -35,6 +35,8 @@ Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 """Text without control characters."""
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*\Z")]
 """Text without control characters but line breaks and tabs."""
+FileName = Annotated[str, Meta(pattern=r"^(\w+/)?\w[\w.]*\Z")]
+"""Of a file in the folder or in a folder in it."""
 Phase = Literal["before", "after", "arm_input", "moved_before", "moved_after"]
 
 
@@ -166,6 +168,8 @@ class Manifest(Struct, kw_only=True):
     """The fields of every manifest."""
 
     schema_version: int
+    checksums: dict[FileName, Line] = {}
+    checksum: Line | None = None
     kind: Line = ""
     settings: Settings | None = None
     warnings: list[Text] = []
@@ -269,6 +273,6 @@ def check(value: Any, schema: Any) -> None:
         msgspec.convert(value, schema)
     except msgspec.ValidationError as error:
         text = str(error).replace("`", "").replace("Object missing required field", "it has no")
-        reason, _, place = text.partition(" - at $")
-        where = f" in {place.lstrip('.')}" if place else ""
+        reason, _, place = text.partition(" - at ")
+        where = f" in {place.replace('$.', '').replace('$', '')}" if place else ""
         raise ValueError(f"{reason[:1].lower()}{reason[1:]}{where}") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.interrupts import deferred, note_written
-from distviz.results.output_folder import check_output
+from distviz.results.output_folder import MANIFESTS, check_output
 from distviz.results.reading import CHECKSUMS, OWN_CHECKSUM, Folder, digest, own_digest
 from distviz.results.staging_folder import StagingFolder, remove_abandoned
 
@@ -20,7 +20,6 @@ COMPARISON = "comparison.json"
 FILLER = "filler.json"
 WHATIF = "whatif.json"
 SWEEP = "sweep.json"
-_MANIFESTS = (RUN, COMPARISON, FILLER, SWEEP, WHATIF)
 _TABLES = (".csv", ".parquet", ".jsonl")
 
 
@@ -47,7 +46,7 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 def _beside(manifest: Path) -> list[str]:
     """Return the names of the tables of a folder, and of the manifests of folders in it."""
     found = [path for path in manifest.parent.iterdir() if path.suffix in _TABLES]
-    found += [path for name in _MANIFESTS for path in manifest.parent.glob(f"*/{name}")]
+    found += [path for name in MANIFESTS for path in manifest.parent.glob(f"*/{name}")]
     return sorted(path.relative_to(manifest.parent).as_posix() for path in found)
 
 
