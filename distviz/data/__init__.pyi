@@ -7,7 +7,7 @@ from .corpus import random_corpus as random_corpus
 from .corpus import tokenize as tokenize
 from .documents import Document as Document
 from .documents import check_text as check_text
-from .documents import fingerprint as fingerprint
+from .documents import fingerprint_of_entries as fingerprint_of_entries
 from .documents import list_sources as list_sources
 from .documents import read_documents as read_documents
 from .prompts import PARTS as PARTS

@@ -279,8 +279,13 @@ def _fields(row: dict[str, Any]) -> str:
 
 def fingerprint(documents: Sequence[Document]) -> str:
     """Return the SHA-256 of documents in their order, in hexadecimal."""
+    return fingerprint_of_entries(document.as_dict() for document in documents)
+
+
+def fingerprint_of_entries(entries: Iterable[dict[str, Any]]) -> str:
+    """Return `fingerprint` from the entries of ``documents.jsonl``."""
     digest = hashlib.sha256()
-    for document in documents:
-        line = json.dumps(document.as_dict(), ensure_ascii=False, sort_keys=True)
+    for entry in entries:
+        line = json.dumps(entry, ensure_ascii=False, sort_keys=True)
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.data import Document, fingerprint
+from distviz.data import fingerprint_of_entries
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
@@ -67,12 +67,10 @@ def _check_totals(folder: Folder, documents: pd.DataFrame) -> None:
         raise folder.damaged("documents.parquet", reason)
 
 
-def is_text_of(texts: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> bool:
+def is_text_of(texts: Sequence[dict[str, Any]], manifest: Mapping[str, Any]) -> bool:
     """Whether saved documents have the fingerprint that a manifest states, if it states one."""
     stated = (manifest.get("text") or {}).get("sha256")
-    names = ("id", "text", "system", "question")
-    documents = [Document(**{n: text[n] for n in names if n in text}) for text in texts]
-    return stated is None or fingerprint(documents) == stated
+    return stated is None or fingerprint_of_entries(texts) == stated
 
 
 def check_comparison(

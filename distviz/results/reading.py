@@ -25,6 +25,8 @@ CHECKSUMS = "checksums"
 OWN_CHECKSUM = "checksum"
 """Field of a manifest: SHA-256 of all its other fields."""
 _DEEPEST = 50
+_SURROGATE = b"\\ud"
+"""Begins the escape of half a character, which no encoding can write."""
 _SHOWN = 3
 
 
@@ -77,6 +79,8 @@ def parse_json(data: bytes, *, allows_nan: bool = False) -> Any:
     for _ in range(_DEEPEST):
         level = [child for node in level for child in _children(node)]
         if not level:
+            if _SURROGATE in data.lower():
+                json.dumps(tree, ensure_ascii=False).encode()
             return tree
     raise ValueError(f"it is nested more than {_DEEPEST} levels")
 

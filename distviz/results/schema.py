@@ -102,6 +102,7 @@ class SavedText(Struct, kw_only=True):
     text: str = ""
     system: str = ""
     question: str = ""
+    messages: list[dict[str, str]] = []
 
 
 class SketchNote(Struct, kw_only=True):

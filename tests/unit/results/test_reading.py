@@ -34,6 +34,7 @@ def folder(tmp_path: Path) -> Path:
         ("[" * 200_000 + "]" * 200_000, "nested more than 50 levels"),
         ("[" * 60 + "]" * 60, "nested more than 50 levels"),
         ("", "Expecting value"),
+        (r'["\ud800"]', "surrogates not allowed"),
         ("9" * 5000, "Exceeds the limit"),
     ],
 )
