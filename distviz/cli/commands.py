@@ -125,7 +125,7 @@ def filler_study(
             for count in sorted({0, *numbers}):
                 studies.filled_corpus(empty, documents, settings, count)
 
-        opened = measure.open_from(settings, progress, prepare=prepare)
+        opened = measure.open_from(settings, progress, prepare)
         return studies.study_filler(opened, documents, settings, numbers, progress, states)
 
     def estimate() -> dict[str, Estimate | str]:
@@ -201,7 +201,13 @@ class _SweepRequest:
 
         settings, presets, evidence = self.settings, self.presets(), {}
         documents = read_documents([Path(name) for name in settings.text])
-        opened, corpus = measure.open_with_corpus(documents, settings, progress)
+        corpora: list[Any] = []
+
+        def prepare(empty: Any) -> None:
+            corpora.append(measure.corpus_of(documents, empty, settings))
+
+        opened = measure.open_from(settings, progress, prepare)
+        (corpus,) = corpora
         if not is_published(settings):
             first = studies.first_place(opened, self.grid(), settings, is_by_layer=self.by_layer)
             pilot = replace(settings, arm_layers=first)

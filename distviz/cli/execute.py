@@ -202,7 +202,7 @@ def execute_generate(
     chosen = studies.Decoding(**decoding)
     try:
         tokens = partial(studies.prompt_corpus, prompt=text, system=system, settings=settings)
-        opened = measure.open_from(settings, progress, prepare=tokens)
+        opened = measure.open_from(settings, progress, tokens)
         preset = None
         if not is_published(settings):
             # Settings are proposed from the prompt: nothing else will be read.

@@ -197,16 +197,16 @@ def open_with_corpus(
     def prepare(empty: LoadedModel) -> None:
         found.append(corpus_of(documents, empty, settings))
 
-    opened = open_from(settings, progress, is_for_measure=is_for_measure, prepare=prepare)
+    opened = open_from(settings, progress, prepare, is_for_measure=is_for_measure)
     return opened, found[0] if found else corpus_of(documents, opened, settings)
 
 
 def open_from(
     settings: RunSettings,
     progress: Progress,
+    prepare: Callable[[LoadedModel], object] | None = None,
     *,
     is_for_measure: bool = False,
-    prepare: Callable[[LoadedModel], object] | None = None,
 ) -> LoadedModel:
     """Open the model of the settings, with their number of threads.
 

@@ -14,11 +14,11 @@ from distviz.models.loading import (
     LoadOptions,
     choose_class,
     quiet,
-    read_tokenizer,
 )
 from distviz.models.memory import free_bytes
 from distviz.models.model_config import read_config
 from distviz.models.rehearsal import rehearse
+from distviz.models.tokenizer import read_tokenizer
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:

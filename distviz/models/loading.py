@@ -160,21 +160,6 @@ def _gguf_option(checkpoint: Checkpoint) -> dict[str, str]:
     return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
 
 
-def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """Read the tokenizer; RequestError if it is damaged."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.tokenizer_folder,
-            trust_remote_code=options.trust_remote_code,
-            local_files_only=True,
-            **_gguf_option(checkpoint),
-        )
-    except Exception as error:
-        raise unreadable(checkpoint, "tokenizer", error) from error
-
-
 def read_model(
     auto: Any,
     checkpoint: Checkpoint,
