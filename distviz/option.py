@@ -36,6 +36,9 @@ _PATHS = ("FILE", "DIR", "RUN", "FOLDER...", "MODEL", "A", "B")
 _MOST_TOML = 100_000
 """Bytes of a TOML file."""
 
+_MOST_PARTS = 1000
+"""Parts of a dotted key."""
+
 Affects = Literal["tokens", "arm", "counts", "source", "figures", "speed", "nothing"]
 """What an option changes in a result.
 
@@ -207,6 +210,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     text = read_small_file(path, "a TOML file of options", _MOST_TOML)
     try:
+        if _has_deep_keys(text):
+            raise RecursionError
         data = tomllib.loads(text)
     except RecursionError:
         raise RequestError(f"{path} cannot be read as TOML: it is nested too deeply") from None
@@ -217,6 +222,15 @@ def read_toml(path: Path) -> dict[str, Any]:
             f"{path} cannot be read as TOML: a number or date in it is out of range"
         ) from None
     return {key.replace("-", "_"): value for key, value in data.items()}
+
+
+def _has_deep_keys(text: str) -> bool:
+    """Whether a dotted key has so many parts that tomllib, quadratic in them, would not end."""
+    for line in text.splitlines():
+        keys = line.split("=")[:-1] or [line] * line.lstrip().startswith("[")
+        if any(key.count(".") > _MOST_PARTS for key in keys):
+            return True
+    return False
 
 
 def check_table(

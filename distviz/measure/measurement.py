@@ -44,6 +44,7 @@ from distviz.models import (
     HIDDEN_VOCABULARY,
     LoadedModel,
     as_written,
+    check_memory,
     embedding_rows,
     entry_device,
     free_bytes,
@@ -56,6 +57,8 @@ from distviz.settings import LayerSettings, RunSettings, build_settings
 from distviz.stats import kernels
 
 _PILOT_WINDOWS = 16
+_WINDOW_BYTES, _TOKEN_BYTES = 2000, 9
+"""Of a window of random input: its arrays and its objects."""
 """Windows from which settings are proposed."""
 
 Text = str | Path | dict[str, str]
@@ -270,6 +273,12 @@ def random_input(layer: LayerSettings, seed: int, config: Any) -> Corpus:
     ``config`` is that of the layers and determines the width.
     """
     is_hidden = layer.input == "hidden"
+    shape = f"layer.documents {layer.documents:,} of layer.tokens {layer.tokens:,}"
+    values = config.hidden_size if is_hidden else 0
+    check_memory(
+        layer.documents * (_WINDOW_BYTES + layer.tokens * (_TOKEN_BYTES + 4 * values)), shape
+    )
+    check_memory(4 * layer.tokens**2, f"the attention masks of layer.tokens {layer.tokens:,}")
     return random_corpus(
         layer.documents,
         layer.tokens,

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distviz.errors import RequestError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,6 +28,18 @@ def free_bytes(device: torch.device) -> int:
     if limit is not None and used is not None:
         free = min(free, max(0, limit - used))
     return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def check_memory(needed: float, what: str) -> None:
+    """Raise a RequestError where bytes of what is built would not fit into free memory."""
+    import torch
+
+    free = free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise RequestError(
+            f"{what} need {needed / 1e9:,.1f} GB of memory, {free / 1e9:.1f} GB are free",
+            "give smaller sizes",
+        )
 
 
 def resident_bytes() -> int:

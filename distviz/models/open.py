@@ -28,6 +28,7 @@ from distviz.models.loading import (
     quiet,
     read_model,
 )
+from distviz.models.memory import check_memory
 from distviz.models.model_config import read_config
 from distviz.models.quantized import method_of, quantization_of
 from distviz.models.rehearsal import rehearse
@@ -229,7 +230,9 @@ def _open_built(layer: LayerSettings, options: LoadOptions) -> LoadedModel:
     with quiet():
         config = layer_config(layer)
         with torch.device("meta"):
-            mlps = find_mlps(build_layers(layer, config))
+            empty = build_layers(layer, config)
+        mlps = find_mlps(empty)
+        check_memory(sum(one.nbytes for one in empty.parameters()), "the weights of these layers")
         model = build_layers(layer, config, options.attn_implementation)
     if options.dtype is not None:
         model = model.to(options.dtype)

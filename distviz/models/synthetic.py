@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError, nearest
 from distviz.models.config_fields import check_config
 from distviz.models.model_config import refuse_kernels
+from distviz.parsing import shown
+from distviz.settings import MOST_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +75,9 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
         config = AutoConfig.for_model(settings.architecture, **(fields | dict(settings.config)))
     except Exception as error:
         raise _refused(settings, error) from error
+    depth = getattr(config, "num_hidden_layers", 0)
+    if not (isinstance(depth, int) and depth <= MOST_LAYERS):
+        raise RequestError(f"{shown(depth)} layers are too many, at most {MOST_LAYERS:,} are built")
     return config
 
 

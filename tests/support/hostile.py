@@ -42,24 +42,12 @@ PATHS = (
         "unreadable",
     ),
 )
-FEW = (
-    *(
-        "",
-        "nan",
-        "-1",
-        "1e30",
-        "１２",
-        DIGITS,
-        ",",
-        "png,,",
-        "\x1b[31m",
-        "two\nlines",
-        "\udcff",
-        "\x00",
-    ),
-    *("[/b]x", LONG, "q/..", "~nobody-x/y", "loop", "/dev/zero", "0-99999999999"),
-)
-"""One or two of each kind."""
+FEW = {
+    NUMBERS: ("nan", "1e30", "１２", DIGITS),
+    WORDS: (",", "\x1b[31m", "\udcff", DIGITS),
+    PATHS: ("x\x00y", "two\nlines", "loop", LONG),
+}
+"""A few of each kind, for tests that are always run."""
 _PATHS = ("FILE", "DIR", "RUN", "FOLDER...", "MODEL", "A", "B")
 
 
@@ -132,6 +120,16 @@ def lines(command: str) -> Iterator[tuple[str, str]]:
             yield option.name, value
 
 
+def few_lines(command: str) -> Iterator[tuple[str, str]]:
+    """A few values for each option that no earlier command has."""
+    earlier = COMMANDS[: COMMANDS.index(command)]
+    seen = {(one.name, one.type) for name in earlier for one in options.options_of(name)}
+    for option in options.options_of(command):
+        if (option.name, option.type) not in seen and (values := values_of(option)):
+            for value in FEW[values]:
+                yield option.name, value
+
+
 TOML = (
     *(
         "nan",
@@ -179,13 +177,15 @@ TOML = (
     *(f"{'[' * 5000}{']' * 5000}", f"{'{a=' * 2000}1{'}' * 2000}", '"\\u202e"', '"all"', '"none"'),
 )
 """Values as they stand in a TOML file."""
-FEW_TOML = ("nan", "1000000000000", DIGITS, '"\\u001b[31m"', '"\\u0000"', "[]", "{x = 1}", "true")
+FEW_TOML = ("nan", "1000000000000", '"\\u0000"', "[]", "{x = 1}")
 FIELDS = (
     *(one for one in typing.get_type_hints(RunSettings) if one not in ("explicit", "trusted")),
     *(f"layer.{one}" for one in typing.get_type_hints(LayerSettings)),
 )
 
-_NAME_OF_ERROR = re.compile(r"(?<!imported: )(?<!\()\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback")
+_NAME_OF_ERROR = re.compile(
+    r"(?<!imported: )(?<!\()\b[A-Z]\w*(Error|Exception|Warning|Interrupt)\b|Traceback"
+)
 
 
 def wrong_with(code: int, out: str, complaint: list[str]) -> str:

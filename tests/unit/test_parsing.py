@@ -1,0 +1,110 @@
+"""Values as they are typed are right, or refused in one line that names them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distviz.errors import RequestError
+from distviz.parsing import (
+    check_text,
+    path_of,
+    read_small_file,
+    shown,
+    whole_number,
+    whole_numbers,
+    word_list,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("007", 7), ("１２", 12), ("9" * 18, 10**18 - 1)]
+)
+def test_whole_numbers(text: str, number: int) -> None:
+    assert whole_number(text, "--n") == number
+    assert whole_numbers(f"{text}, {text}", "--n", "") == [number]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", "1.0", "1e3", "0x1", "²", "1_0", "9" * 19, "9" * 5000]
+)
+def test_no_whole_numbers(text: str) -> None:
+    with pytest.raises(RequestError, match="is not a whole number"):
+        whole_number(text, "--n")
+    with pytest.raises(RequestError, match=r"--n '.*' (is not a list|has an empty)"):
+        whole_numbers(text, "--n", "such as 1,2")
+
+
+def test_a_list_of_words() -> None:
+    assert word_list("png, svg,png", "--figures", ("png", "svg")) == ["png", "svg"]
+    with pytest.raises(RequestError, match=r"unknown is 'pgn' \(did you mean 'png'\?\)"):
+        word_list("svg,pgn", "--figures", ("png", "svg"))
+    for text in ("", ",", "png,,", "png, ", ",png"):
+        with pytest.raises(RequestError, match="has an empty item in its list"):
+            word_list(text, "--figures", ("png", "svg"))
+
+
+def test_paths_begin_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert path_of("~/x", "--out") == str(tmp_path / "x")
+    assert path_of("x/~", "--out") == "x/~"
+    Path("~kept").touch()
+    assert path_of("~kept", "--out") == "~kept"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--out is empty"),
+        (" ", "--out is empty"),
+        ("~no-such-user/x", "there is no such user"),
+        ("x\0y", "no path has a NUL character"),
+        ("bad\udcff", "is not UTF-8"),
+        ("x" * 300, "File name too long"),
+        ("x/" * 3000, "File name too long"),
+        ("loop/x", "Too many levels of symbolic links"),
+    ],
+)
+def test_paths_that_no_system_takes(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(RequestError, match=message) as caught:
+        path_of(text, "--out")
+    assert "\n" not in caught.value.message
+
+
+def test_files_are_small_and_regular(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbfc = 1")
+    assert read_small_file(path, "a TOML file", 10) == "c = 1"
+    with pytest.raises(RequestError, match="has 8 bytes, a TOML file has at most 7"):
+        read_small_file(path, "a TOML file", 7)
+    path.write_bytes(b"c = '\xff'")
+    with pytest.raises(RequestError, match="byte 5 is not UTF-8"):
+        read_small_file(path, "a TOML file", 10)
+    os.mkfifo(tmp_path / "fifo")
+    for other, kind in (
+        ("fifo", "no regular file"),
+        ("/dev/zero", "no regular file"),
+        (".", "a folder"),
+    ):
+        with pytest.raises(RequestError, match=f"cannot be read: it is {kind}"):
+            read_small_file(tmp_path / other, "a TOML file", 10)
+    with pytest.raises(RequestError, match="does not exist"):
+        read_small_file(tmp_path / "none", "a TOML file", 10)
+
+
+def test_messages_show_a_part_of_what_is_large() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert len(shown(deep)) < 100
+    assert len(shown("x" * 10**6)) < 300
+    assert shown(16**10_000) == "a whole number of 40,001 bits"
+    assert (shown(0.5), shown("a"), shown(None)) == ("0.5", "'a'", "None")
+    check_text("é\0\x1b", "--filler")
