@@ -44,7 +44,7 @@ from distviz.models import (
     HIDDEN_VOCABULARY,
     LoadedModel,
     as_written,
-    check_memory,
+    check_input,
     embedding_rows,
     entry_device,
     free_bytes,
@@ -57,8 +57,6 @@ from distviz.settings import LayerSettings, RunSettings, build_settings
 from distviz.stats import kernels
 
 _PILOT_WINDOWS = 16
-_WINDOW_BYTES, _TOKEN_BYTES = 2000, 9
-"""Of a window of random input: its arrays and its objects."""
 """Windows from which settings are proposed."""
 
 Text = str | Path | dict[str, str]
@@ -268,17 +266,9 @@ def filler_of(settings: RunSettings) -> Filler | None:
 
 
 def random_input(layer: LayerSettings, seed: int, config: Any) -> Corpus:
-    """Return seeded random input for built layers; equal for equal shapes.
-
-    ``config`` is that of the layers and determines the width.
-    """
+    """Return seeded random input for built layers, as wide as their ``config``."""
     is_hidden = layer.input == "hidden"
-    shape = f"layer.documents {layer.documents:,} of layer.tokens {layer.tokens:,}"
-    values = config.hidden_size if is_hidden else 0
-    check_memory(
-        layer.documents * (_WINDOW_BYTES + layer.tokens * (_TOKEN_BYTES + 4 * values)), shape
-    )
-    check_memory(4 * layer.tokens**2, f"the attention masks of layer.tokens {layer.tokens:,}")
+    check_input(layer, config.hidden_size if is_hidden else 0)
     return random_corpus(
         layer.documents,
         layer.tokens,

@@ -12,7 +12,6 @@ from .loading import LoadOptions as LoadOptions
 from .loading import parse_device as parse_device
 from .loading import parse_device_map as parse_device_map
 from .loading import parse_dtype as parse_dtype
-from .memory import check_memory as check_memory
 from .memory import free_bytes as free_bytes
 from .memory import resident_bytes as resident_bytes
 from .open import LoadedModel as LoadedModel
@@ -21,6 +20,7 @@ from .open import has_rope as has_rope
 from .open import model_details as model_details
 from .open import open_model as open_model
 from .synthetic import HIDDEN_VOCABULARY as HIDDEN_VOCABULARY
+from .synthetic import check_input as check_input
 from .wrappers import as_written as as_written
 from .wrappers import bare as bare
 from .wrappers import embedding_rows as embedding_rows

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
 from distviz.models.config_fields import check_config
+from distviz.models.memory import check_memory
 from distviz.models.model_config import refuse_kernels
-from distviz.parsing import shown
-from distviz.settings import MOST_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
     from distviz.settings import LayerSettings
 
+_WINDOW_BYTES, _TOKEN_BYTES = 2000, 9
+"""Of a window of random input and of one of its tokens, without hidden states."""
 HIDDEN_VOCABULARY = 256
 """Vocabulary size of layers whose input is hidden states."""
 # Setting -> its names in configurations; the first that a configuration has is set.
@@ -75,10 +76,18 @@ def layer_config(settings: LayerSettings) -> PretrainedConfig:
         config = AutoConfig.for_model(settings.architecture, **(fields | dict(settings.config)))
     except Exception as error:
         raise _refused(settings, error) from error
-    depth = getattr(config, "num_hidden_layers", 0)
-    if not (isinstance(depth, int) and depth <= MOST_LAYERS):
-        raise RequestError(f"{shown(depth)} layers are too many, at most {MOST_LAYERS:,} are built")
     return config
+
+
+def check_input(settings: LayerSettings, width: int) -> None:
+    """Raise a RequestError where random input would not fit into memory.
+
+    ``width`` is that of hidden states, 0 where the input is tokens.
+    """
+    documents, tokens = settings.documents, settings.tokens
+    size = documents * (_WINDOW_BYTES + tokens * (_TOKEN_BYTES + 4 * width))
+    check_memory(size, f"layer.documents {documents:,} of layer.tokens {tokens:,}")
+    check_memory(4 * tokens**2, f"the attention masks of layer.tokens {tokens:,}")
 
 
 def build_layers(

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from distviz.errors import RequestError
+from distviz.models import memory
 from distviz.models.open import describe, open_model
-from distviz.models.synthetic import cut_layer_fields, layer_config
+from distviz.models.synthetic import check_input, cut_layer_fields, layer_config
 from distviz.settings import LayerSettings
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "heads": 4, "kv_heads": 2}
@@ -117,3 +118,27 @@ def test_layers_with_hidden_input_have_a_small_vocabulary() -> None:
     hidden = layer_config(LayerSettings(input="hidden", **SMALL))
     assert (hidden.vocab_size, hidden.bos_token_id, hidden.eos_token_id) == (256, 0, 0)
     assert layer_config(LayerSettings(input="tokens", **SMALL)).vocab_size > 256
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"documents": 10**12}, r"layer\.documents 1,000,000,000,000 of .* GB of memory, .* free"),
+        ({"tokens": 10**12}, r"of layer\.tokens 1,000,000,000,000 need"),
+        ({"documents": 1, "tokens": 10**7}, "the attention masks of"),
+    ],
+)
+def test_input_beyond_memory_is_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        check_input(LayerSettings(**SMALL, **sizes), 16)
+    check_input(LayerSettings(**SMALL), 16)
+
+
+def test_layers_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match=r"layer\.layers is 1000000, it must be at most 1,000"):
+        LayerSettings(layers=1_000_000)
+    with pytest.raises(RequestError, match="num_hidden_layers is 1000000"):
+        layer_config(LayerSettings(**SMALL, config={"num_hidden_layers": 1_000_000}))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    with pytest.raises(RequestError, match=r"the weights of these layers need 0\.0 GB of memory"):
+        open_model(None, layer=LayerSettings(**SMALL))
