@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -81,7 +82,8 @@ def _join(command: str) -> None:
     if world.launched_size() == 1:
         return
     if command not in _DISTRIBUTED:
-        if os.environ["RANK"] != "0":
+        if world.has_launcher() and os.environ["RANK"] != "0":
+            time.sleep(1)  # the launcher ends the first process, which reports it, after this one
             sys.exit(2)
         raise RequestError(
             f"distviz {command} runs in one process", "start it without torchrun or accelerate"

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from distviz import interrupts
-from distviz.errors import DistvizError, MeasurementError
+from distviz.errors import DistvizError, MeasurementError, RequestError
 from distviz.output import print_error
 
 
@@ -29,6 +29,11 @@ def _run() -> Any:
     code: Any = 0
     try:
         _prepare_streams()
+        if sys.flags.optimize > 1:
+            raise RequestError(
+                "python -OO removes the docstrings that transformers reads",
+                "use python -O, or unset PYTHONOPTIMIZE",
+            )
         from distviz.cli import app
 
         try:
@@ -40,7 +45,7 @@ def _run() -> Any:
         interrupts.ignore()
         print_error(interrupts.message(error))
         return interrupts.exit_code(error)
-    except DistvizError as error:  # from standard output, outside a command
+    except DistvizError as error:  # outside a command
         print_error(error.message, error.hint)
         return code or error.exit_code
     return code

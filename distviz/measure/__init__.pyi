@@ -12,7 +12,6 @@ from .manifest import request as request
 from .measurement import corpus_of as corpus_of
 from .measurement import measure as measure
 from .measurement import open_from as open_from
-from .measurement import open_with_corpus as open_with_corpus
 from .measurement import pilot_run as pilot_run
 from .measurement import random_input as random_input
 from .measurement import run as run

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 from distviz.errors import MeasurementError, first_line
-from distviz.measure.world import World, agree
+from distviz.measure.world import World, agree, has_launcher
 from distviz.output import print_error
 from distviz.progress import Progress, SharedProgress
 
@@ -26,6 +26,8 @@ _JOIN_TIMEOUT = timedelta(minutes=5)
 _TIMEOUT = timedelta(minutes=30)
 """Time without progress in any process after which the missing ones are reported as lost."""
 _POLL_SECONDS = 0.05
+_NOTE_SECONDS = 10.0
+"""Time to join after which the first process says for which it waits."""
 _GRACE_SECONDS = 1.0
 """Time that the first process has to report an error that all processes find."""
 _INTERRUPTED = (130, 143, 129)
@@ -155,12 +157,54 @@ def join(command: str) -> LaunchedWorld:
     RequestError
         If they were started for different commands.
     """
-    from torch.distributed.rendezvous import rendezvous
-
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        store, rank, size = next(iter(rendezvous("env://", timeout=_JOIN_TIMEOUT)))
+        store = _connect(rank)
     except (ValueError, RuntimeError) as error:
         raise MeasurementError(f"the processes cannot connect: {first_line(error)}") from error
     world = LaunchedWorld(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store=store)
+    with _reachable():
+        _wait_for_all(world)
     agree(world, "command", {"command": command})
     return world
+
+
+def _connect(rank: int) -> Any:
+    """Return the store of the launcher, or that of the first process; interruptible meanwhile."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    is_host = rank == 0 and not has_launcher()
+    end = time.monotonic() + _JOIN_TIMEOUT.total_seconds()
+    while not is_host:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            break
+        except OSError as error:
+            if time.monotonic() > end or isinstance(error, socket.gaierror):
+                raise RuntimeError(f"{host}:{port}: {error.strerror or error}") from error
+            time.sleep(_POLL_SECONDS)
+    # Without `wait_for_workers`, which cannot be interrupted.
+    return TCPStore(host, port, None, is_host, _JOIN_TIMEOUT, wait_for_workers=False)
+
+
+def _wait_for_all(world: LaunchedWorld) -> None:
+    """Wait until every process has joined; the first says for which it waits."""
+    keys = [f"distviz/joined/{rank}" for rank in range(world.size)]
+    world.store.set(keys[world.rank], "1")
+    started, is_noted = time.monotonic(), False
+    while not world.store.check(keys):
+        time.sleep(_POLL_SECONDS)
+        waited = time.monotonic() - started
+        if waited < _NOTE_SECONDS or (is_noted and waited < _JOIN_TIMEOUT.total_seconds()):
+            continue
+        missing = [r for r, key in enumerate(keys) if not world.store.check([key])]
+        ranks = f"rank {', '.join(map(str, missing))} of {world.size}"
+        if is_noted:
+            raise MeasurementError(
+                f"{ranks} did not join within {waited:.0f} s",
+                "look for messages of those processes",
+            )
+        is_noted = True
+        if world.is_first:
+            print_error(f"waiting for {ranks}")

@@ -7,6 +7,7 @@ holds what the processes then exchange.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from distviz.output import print_error
 from distviz.progress import Progress
 
 _SHOWN = 3
+_MAX_SIZE = 65_535
+_LAUNCHER = "start the processes with torchrun, or unset RANK and WORLD_SIZE"
 
 
 @dataclass
@@ -95,8 +98,38 @@ def agree(world: World, name: str, facts: dict[str, str]) -> None:
             )
 
 
+def has_launcher() -> bool:
+    """Whether torchrun or accelerate watches the processes, and ends all when one fails."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def launched_size() -> int:
-    """Return the number of processes that a launcher started; 1 without a launcher."""
-    if "RANK" not in os.environ:
+    """Return the number of processes that a launcher started; 1 without a launcher.
+
+    Raises
+    ------
+    RequestError
+        If the variables of the launcher do not fit together.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return 1
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1, _MAX_SIZE)
+    _number("RANK", 0, size - 1)
+    if size > 1:
+        if not os.environ.get("MASTER_ADDR"):
+            raise RequestError(f"WORLD_SIZE is {size}, and MASTER_ADDR is not set", _LAUNCHER)
+        _number("MASTER_PORT", 1, 65_535)
+        if "LOCAL_RANK" in os.environ:
+            _number("LOCAL_RANK", 0, size - 1)
+    return size
+
+
+def _number(name: str, low: int, high: int) -> int:
+    text = os.environ.get(name, "")
+    number = int(text) if re.fullmatch("[0-9]{1,6}", text) else -1
+    if not low <= number <= high:
+        raise RequestError(
+            f"the environment has {name}='{text}', it must be a number from {low} to {high}",
+            _LAUNCHER,
+        )
+    return number

@@ -231,7 +231,7 @@ def test_a_killed_process_ends_all_and_any_number_resumes(
     args = ["run", *SMALL, "--out", out, "--save-every", "0"]
     messages, error = _killed(args, tmp_path / "out.partial", victim)
     assert len(messages) == 2, messages
-    assert messages[0].startswith("distviz: interrupted; ")
+    assert messages[0].startswith("distviz: interrupted by SIGTERM; ")
     assert f"in {tmp_path / 'out.partial'}" in messages[0]
     assert "--resume" in messages[1]
     assert re.search(rf"rank +: {victim} ", error)  # by torchrun
@@ -463,14 +463,34 @@ def test_other_versions_and_other_texts_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_commands_for_one_process_are_refused(tmp_path: Path) -> None:
-    with _started([["filler", "demo"]] * 2) as processes:
+@pytest.mark.parametrize("has_launcher", [True, False])
+def test_commands_for_one_process_are_refused(has_launcher: bool) -> None:
+    commands = [["filler", "demo"]] * 2
+    with _started(commands, has_launcher=has_launcher) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
-    assert messages == [
+    expected = [
         "distviz: distviz filler runs in one process",
         "  start it without torchrun or accelerate",
     ]
+    # Without a launcher each process may have a terminal of its own.
+    assert messages == (expected if has_launcher else expected * 2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_others_is_interrupted(tmp_path: Path, rank: int) -> None:
+    env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    command = [sys.executable, "-m", "distviz", "run", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, env=os.environ | env | {"MASTER_PORT": _port()}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        line = process.stderr.readline() if rank == 0 and process.stderr else ""
+        time.sleep(0 if rank == 0 else 8)
+        process.terminate()
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert line == ("distviz: waiting for rank 1 of 2\n" if rank == 0 else "")
+    assert error == "distviz: interrupted by SIGTERM, nothing was written\n"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no /dev/full")
 
 FULL = "distviz: cannot write to standard output: No space left on device\n"
+OPTIMIZED = (
+    "distviz: python -OO removes the docstrings that transformers reads\n"
+    "  use python -O, or unset PYTHONOPTIMIZE\n"
+)
 INVALID = "distviz: no such command 'nothing'\n  see distviz --help\n"
 
 
@@ -44,6 +48,7 @@ def shell(line: str, **env: str) -> tuple[int, str, str]:
         ("PYTHONUNBUFFERED=1 D run --help | head -n 1 >/dev/null", 0, ""),
         ("PYTHONUNBUFFERED=1 D run --help >/dev/full", 1, FULL),
         ("D generate --prompt - <&-", 2, None),
+        ("PYTHONOPTIMIZE=2 D run --help", 2, OPTIMIZED),
     ],
 )  # fmt: skip
 def test_a_closed_or_full_stream(line: str, code: int, error: str | None) -> None:

@@ -68,18 +68,66 @@ def test_processes_that_differ_are_named() -> None:
         agree(Fixed(0, [same, same, same | {"torch": "2.9"}]), "request", same)
 
 
+HOST = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", *HOST)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set the variables of a launcher."""
+
+    def set_variables(values: dict[str, str]) -> None:
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
 @pytest.mark.parametrize(
     ("environment", "size"),
-    [({}, 1), ({"WORLD_SIZE": "4"}, 1), ({"RANK": "0", "WORLD_SIZE": "4"}, 4), ({"RANK": "0"}, 1)],
+    [
+        ({}, 1),
+        ({"WORLD_SIZE": "4"}, 1),
+        ({"RANK": "3"}, 1),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, 1),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"} | HOST, 4),
+    ],
 )
 def test_the_size_is_read_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], size: int
+    launched: Any, environment: dict[str, str], size: int
 ) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    launched(environment)
     assert processes.launched_size() == size
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RANK": "5"}, "RANK='5', it must be a number from 0 to 1"),
+        ({"RANK": "2"}, "RANK='2', it must be"),
+        ({"RANK": "-1"}, "RANK='-1', it must be"),
+        ({"RANK": "x"}, "RANK='x', it must be"),
+        ({"RANK": ""}, "RANK='', it must be"),
+        ({"RANK": "1.0"}, "RANK='1.0', it must be"),
+        ({"RANK": "\N{SUPERSCRIPT TWO}"}, "RANK='\N{SUPERSCRIPT TWO}', it must be"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x', it must be a number from 1 to 65535"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0', it must be"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE='9+', it must be"),
+        ({"MASTER_ADDR": ""}, "WORLD_SIZE is 2, and MASTER_ADDR is not set"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT='x', it must be"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT='65536', it must be"),
+        ({"LOCAL_RANK": "-2"}, "LOCAL_RANK='-2', it must be"),
+    ],
+)
+def test_variables_that_do_not_fit_are_refused(
+    launched: Any, changes: dict[str, str], message: str
+) -> None:
+    launched({"RANK": "0", "WORLD_SIZE": "2"} | HOST | changes)
+    with pytest.raises(RequestError, match=message) as refused:
+        processes.launched_size()
+    assert "unset RANK and WORLD_SIZE" in refused.value.hint
 
 
 def test_a_single_process_reports_and_exchanges_with_itself(
