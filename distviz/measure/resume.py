@@ -12,18 +12,28 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from distviz.errors import RequestError
 from distviz.measure.world import World, current
 from distviz.progress import Progress
-from distviz.results import replacing
+from distviz.results import read_file, replacing
 from distviz.stats import decode, encode
 
 _MAGIC = b"distviz state 3\n"
 _SUFFIX = ".state"
 _MAX_TIME_SHARE = 0.02
 _SHOWN = 3
+
+
+class _State(msgspec.Struct):
+    """The tree of a state."""
+
+    request: dict[str, Any]
+    batches: list[Annotated[int, msgspec.Meta(ge=0)]]
+    content: Any
 
 
 def write_state(path: Path, tree: dict[str, Any]) -> None:
@@ -48,16 +58,18 @@ def read_state(path: Path) -> tuple[dict[str, Any], str]:
         If it is damaged; the message says how.
     """
     try:
-        data = memoryview(path.read_bytes())
-    except OSError as error:
-        raise ValueError(str(error.strerror)) from error
+        data = memoryview(read_file(path))
+    except RequestError as error:
+        raise ValueError(error.message) from error
     start = len(_MAGIC) + len(_digest(b""))
     if bytes(data[: len(_MAGIC)]) != _MAGIC:
         raise ValueError("it does not begin like a state of this version")
     digest = bytes(data[len(_MAGIC) : start])
     if digest != _digest(data[start:]):
         raise ValueError("its content does not agree with its checksum")
-    return decode(data[start:]), digest.decode().strip()
+    tree = decode(data[start:])
+    msgspec.convert(tree, _State)
+    return tree, digest.decode().strip()
 
 
 def _digest(data: bytes | memoryview) -> bytes:
@@ -226,7 +238,8 @@ class CheckpointFolder:
         """
         endings = [suffix + more for suffix in (_SUFFIX, ".outputs") for more in ("", ".tmp")]
         for path in [path for end in endings for path in self._inside(f"rank-*{end}")]:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder of that name was not written here
+                path.unlink(missing_ok=True)
         inside = [path for path in self._inside("*") if path.is_dir()]
         for folder in [*reversed(inside), self.folder]:
             with suppress(OSError):  # not empty, or removed by another process

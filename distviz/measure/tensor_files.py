@@ -204,6 +204,8 @@ def check_file(path: Path, digest: str) -> None:
     ValueError
         If it is missing, or not what was written.
     """
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
+        raise ValueError("it is not a regular file")
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, _new_digest).hexdigest()

@@ -20,7 +20,7 @@ def need(table: pd.DataFrame, columns: Iterable[str], name: str) -> pd.DataFrame
         If one is missing.
     """
     missing = [column for column in columns if column not in table]
-    if missing and len(table):
+    if missing:
         raise RequestError(f"{name} has no column {missing[0]}", "measure again")
     return table
 

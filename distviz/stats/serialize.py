@@ -7,18 +7,30 @@ All floats and integers of any size are restored exactly; no pickle.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.errors import first_line
 from distviz.stats import float_grid
 from distviz.stats.moments import Moments
 from distviz.stats.sketch import Sketch
 
 _ARRAY = "$array"
 _LENGTH_BYTES = 8
+_Size = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+
+
+class _Array(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The entry of an array: dtype as NumPy writes it, and its first byte after the JSON."""
+
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^[<>|][biufc]\d+\Z")]
+    shape: list[_Size]
+    place: _Size
 
 
 def encode(tree: Any) -> bytes:
@@ -41,17 +53,26 @@ def encode(tree: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview) -> Any:
-    """Restore what `encode` returned; arrays are writable copies."""
+    """Restore what `encode` returned; arrays are writable copies.
+
+    Raises
+    ------
+    ValueError
+        If the bytes are none that `encode` returns.
+    """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
 
     def restore(entry: dict[str, Any]) -> Any:
         if _ARRAY not in entry:
             return entry
-        dtype, shape, place = entry[_ARRAY]
-        size = int(np.prod(shape))
-        return np.frombuffer(data, dtype, size, start + place).reshape(shape).copy()
+        found = msgspec.convert(entry[_ARRAY], _Array)
+        size, place = math.prod(found.shape), start + found.place
+        return np.frombuffer(data, found.dtype, size, place).reshape(found.shape).copy()
 
-    return json.loads(bytes(data[_LENGTH_BYTES:start]), object_hook=restore)
+    try:
+        return json.loads(bytes(data[_LENGTH_BYTES:start]), object_hook=restore)
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(first_line(error)) from error
 
 
 def pack_tables(tables: Sequence[NDArray[np.integer]]) -> dict[str, Any]:

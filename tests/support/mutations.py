@@ -204,12 +204,15 @@ def _cells(rng: random.Random, folder: Path, _others: Sequence[Path]) -> str:
         return f"{path.name} has no cells"
     frame, done = _change_frame(rng, frame)
     if path.suffix == ".parquet":
+        names = list(frame.columns)
+        frame.columns = pd.Index(map(str, range(len(names))))  # two may have one name
         try:
             changed = pa.Table.from_pandas(frame, preserve_index=False)
         except (pa.ArrowException, OverflowError, ValueError, TypeError):
-            frame = frame.astype(str)
+            frame = frame.map(lambda value: str(value).encode(errors="replace").decode())
             changed = pa.Table.from_pandas(frame, preserve_index=False)
-        parquet.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+        changed = changed.rename_columns(names).replace_schema_metadata(table.schema.metadata)
+        parquet.write_table(changed, path)
     else:
         frame.to_csv(path, index=False, errors="replace")
     return f"{path.parent.name}/{path.name}, {done}"

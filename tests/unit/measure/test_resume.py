@@ -61,6 +61,39 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.state"]
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        [],
+        "x",
+        {"request": [], "batches": [], "content": {}},
+        {"request": REQUEST, "batches": [-1], "content": {}},
+        {"request": REQUEST, "batches": "01", "content": {}},
+        {"request": REQUEST, "batches": [0], "content": {"$array": ["O", [1], 0]}},
+        {"request": REQUEST, "batches": [0], "content": {"$array": ["<f8", [2**40], 0]}},
+        {"request": REQUEST, "batches": [0], "content": {"$array": ["<f8", [-1], 0]}},
+        {"request": REQUEST, "batches": [0], "content": {"$array": [["<f8"], [1], 0]}},
+        {"request": REQUEST, "batches": [0], "content": {"$array": 3}},
+        {"request": REQUEST, "batches": [0], "content": {"$array": ["<f8", [1], 2**70]}},
+    ],
+)
+def test_a_state_of_another_structure_is_named(tree: Any, tmp_path: Path) -> None:
+    write_state(tmp_path / "rank-0.state", tree)
+    contents, done, notes = _begin(tmp_path)
+    assert (contents, done) == ([], set())
+    assert "the state rank-0.state is damaged" in notes[0]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_state_that_is_no_file_is_named(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "rank-0.state")
+    contents, done, notes = _begin(tmp_path)
+    assert (contents, done) == ([], set())
+    assert "it is not a regular file" in notes[0]
+    CheckpointFolder(tmp_path, 0.0, resumes=True).remove()
+
+
 def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.state"
     write_state(path, TREE)

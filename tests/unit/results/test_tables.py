@@ -23,7 +23,7 @@ PLACES = [(0, "act"), (0, "up"), (2, "act")]
 
 def test_a_table_that_lacks_an_optional_column_is_named() -> None:
     assert need(TABLE, ["x"], "table.csv") is TABLE
-    assert need(TABLE[:0], ["y"], "table.csv").empty
+    assert need(TABLE[:0], ["x"], "table.csv").empty
     with pytest.raises(RequestError, match=r"table\.csv has no column y"):
         need(TABLE, ["x", "y"], "table.csv")
 
