@@ -15,7 +15,7 @@ SITES: dict[str, str] = {
     "act": "the output of the activation function, where ARM acts",
     "up": "the output of the up projection (absent where the MLP is not gated)",
     "product": "the input of the down projection",
-    "down": "the output of the MLP, before the residual sum",
+    "down": "the output of the down projection, before a norm behind it and the residual sum",
     "q": "the query projection, before RoPE",
     "k": "the key projection, before RoPE",
     "v": "the value projection",
@@ -182,3 +182,58 @@ def parse_sites(text: str) -> list[str]:
             )
     known = [name for name in SITES if name in names]
     return known + list(dict.fromkeys(name for name in names if name not in SITES))
+
+
+_MOST_STEPS = 5
+_STEP = re.compile(r"norm|scale|× -?[\d.e+-]{1,12}")
+
+
+@dataclass(frozen=True)
+class LayerOrder:
+    """What a decoder layer does to its input, in the order of its forward pass.
+
+    Attributes
+    ----------
+    before_attention, before_mlp
+        Number of norms between the residual stream and a branch that are not part of the stream.
+    on_q, on_k, on_v, before_output, before_down
+        Number of norms on queries, keys, values, and before the last projection of a branch.
+    after_attention, after_mlp
+        What a branch passes before it is added: ``"norm"``, ``"scale"`` (learned), or a factor.
+    stream_after_attention, stream_after_mlp
+        Number of norms of the residual stream itself, after each addition.
+    is_parallel
+        Whether attention and MLP read the same input, and are added together.
+    shares_norm
+        Whether a norm before the attention is that before the MLP.
+    """
+
+    before_attention: int = 1
+    before_mlp: int = 1
+    on_q: int = 0
+    on_k: int = 0
+    on_v: int = 0
+    before_output: int = 0
+    before_down: int = 0
+    after_attention: tuple[str, ...] = ()
+    after_mlp: tuple[str, ...] = ()
+    stream_after_attention: int = 0
+    stream_after_mlp: int = 0
+    is_parallel: bool = False
+    shares_norm: bool = False
+
+    @classmethod
+    def read(cls, data: object) -> LayerOrder | None:
+        """Return the order that ``run.json`` records; None where it records nothing sensible."""
+        if not isinstance(data, dict) or set(data) != set(cls.__dataclass_fields__):
+            return None
+        for name, value in data.items():
+            default = cls.__dataclass_fields__[name].default
+            if isinstance(default, tuple):
+                steps = value if isinstance(value, list | tuple) else [None]
+                is_right = len(steps) <= _MOST_STEPS and all(map(_STEP.fullmatch, map(str, steps)))
+            else:
+                is_right = type(value) is type(default) and value in range(_MOST_STEPS)
+            if not is_right:
+                return None
+        return cls(**data)

@@ -156,6 +156,7 @@ def _open_checkpoint(
     if checkpoint.is_quantized or checkpoint.adapter is not None:  # both replace modules
         mlps = find_mlps(model)
     details = model_details(model, found.config, mlps, checkpoint, notes)
+    details["order"] = _order_of(found.empty, found.mlps)
     if checkpoint.is_quantized:  # packed values are not parameters
         details["parameters"] = sum(parameter.numel() for parameter in found.empty.parameters())
     name = checkpoint.name
@@ -232,12 +233,13 @@ def _open_built(layer: LayerSettings, options: LoadOptions) -> LoadedModel:
         with torch.device("meta"):
             empty = build_layers(layer, config)
         mlps = find_mlps(empty)
+        order = _order_of(empty, mlps)
         check_memory(sum(one.nbytes for one in empty.parameters()), "the weights of these layers")
         model = build_layers(layer, config, options.attn_implementation)
     if options.dtype is not None:
         model = model.to(options.dtype)
     model = move(model, options)
-    details = model_details(model, config, mlps, None, [])
+    details = model_details(model, config, mlps, None, []) | {"order": order}
     details["fingerprint"] = fingerprint(json.dumps(asdict(layer), sort_keys=True, default=str))
     name = f"{layer.architecture}-{layer.layers}x{layer.hidden_size}"
     return LoadedModel(model, None, name, details, mlps, has_head=False, layer_settings=layer)
@@ -291,6 +293,15 @@ def _keep_layers(model: Any, path: str, kept: list[int]) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, chosen)
     cut_layer_fields(model.config, kept)
+
+
+def _order_of(empty: nn.Module, mlps: list[Mlp]) -> dict[str, Any] | None:
+    """Return the `LayerOrder` of the first layer as plain data."""
+    from distviz.models.architectures import trace_order
+
+    with quiet():
+        order = trace_order(empty, mlps[0])
+    return None if order is None else asdict(order)
 
 
 # The entry of run.json ----------------------------------------------------------------------

@@ -27,7 +27,7 @@ from distviz.results import (
     percent,
     records,
 )
-from distviz.sites import SITES
+from distviz.sites import SITES, LayerOrder
 
 if TYPE_CHECKING:
     from distviz.results import Run
@@ -68,7 +68,9 @@ def layer_section(run: Run, *, has_change: bool = True) -> Section:
     sites = [site for site in SITES if gated or site != "up"]
     has_change = has_change and bool(arm_layers(run))
     has_rope = bool(model.get("rope"))
-    drawing = "\n".join(layer_lines(sites, activation, gated=gated, has_rope=has_rope))
+    order = LayerOrder.read(model.get("order"))
+    lines = layer_lines(sites, activation, gated=gated, has_rope=has_rope, order=order)
+    drawing = "\n".join(lines)
     pieces = []
     for piece in re.split(r"(\[\w+\]|\bARM\b)", drawing):
         is_seen = piece.startswith("[") and piece[1:-1] in seen

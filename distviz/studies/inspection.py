@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from distviz.errors import RequestError
 from distviz.models import describe, has_rope
 from distviz.models.architectures import Mlp, count_layers, find_mlps, point_width
 from distviz.settings import build_settings
-from distviz.sites import HookPoint
+from distviz.sites import HookPoint, LayerOrder
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Inspection:
         Every point of every layer.
     has_rope
         Whether queries and keys are rotated by position.
+    order
+        Norms, scales and additions of the layer; None where they could not be traced.
     """
 
     details: dict[str, Any]
@@ -44,6 +46,7 @@ class Inspection:
     alike: list[int]
     points: list[HookPoint]
     has_rope: bool
+    order: LayerOrder | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
@@ -52,6 +55,7 @@ class Inspection:
             "kind": "inspection",
             "model": self.details,
             "stacks": self.stacks,
+            "order": None if self.order is None else asdict(self.order),
             "points": [
                 {
                     "layer": point.layer,
@@ -80,6 +84,8 @@ def inspect(
     RequestError
         If the model cannot be described, or has no such layer.
     """
+    from distviz.models.architectures import trace_order  # imports torch
+
     settings = build_settings({"trust_remote_code": trust_remote_code or None}, None, source)
     model, details = describe(
         settings.model,
@@ -106,6 +112,7 @@ def inspect(
         alike=sorted(set(alike)),
         points=list(dict.fromkeys(point for mlp in mlps for point in mlp.points)),
         has_rope=has_rope(model.config),
+        order=trace_order(model, first),
     )
 
 

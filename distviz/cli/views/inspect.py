@@ -13,20 +13,22 @@ from distviz.cli.views.console import encode, is_unicode
 from distviz.models.architectures import Architecture, Architectures, Mlp
 from distviz.output import visible
 from distviz.plots import layer_lines
-from distviz.sites import SITES
+from distviz.sites import SITES, LayerOrder
 from distviz.studies import Inspection
 
-_FRAMES = str.maketrans("┌└├┬┼─│┐┘┤×", "+++++-|+++x")
+_FRAMES = str.maketrans("┌└├┬┴┼─│┐┘┤×", "++++++-|+++x")
 
 
-def layer_diagram(mlp: Mlp, *, has_rope: bool, ascii_only: bool = False) -> Text:
+def layer_diagram(
+    mlp: Mlp, *, has_rope: bool, order: LayerOrder | None = None, ascii_only: bool = False
+) -> Text:
     """Draw one layer from input to output, at most 78 columns wide.
 
     Sites that can be observed are in brackets; a site that this architecture lacks is a plain
-    line. Norms are drawn where most architectures have them.
+    line. Without an order, norms are drawn where most architectures have them.
     """
     offered = {point.site for point in mlp.points}
-    lines = layer_lines(offered, mlp.activation, gated=mlp.gated, has_rope=has_rope)
+    lines = layer_lines(offered, mlp.activation, gated=mlp.gated, has_rope=has_rope, order=order)
     drawing = "\n".join(lines)
     text = Text(drawing.translate(_FRAMES) if ascii_only else drawing, no_wrap=True)
     text.highlight_regex(r"\[(" + "|".join(SITES) + r")\]", "bold cyan")
@@ -44,8 +46,11 @@ def inspection(found: Inspection, console: Console) -> Group:
     counts = ", ".join(f"{count} {stack} layers" for stack, count in found.stacks.items())
     parts: list[Any] = [Text(encode(title, console), style="bold")]
     parts.append(Text(f"{counts}; {len(others)} others have the same structure", style="dim"))
+    how: Any = {"has_rope": found.has_rope, "order": found.order, "ascii_only": ascii_only}
     for mlp in found.mlps:
-        parts += ["", layer_diagram(mlp, has_rope=found.has_rope, ascii_only=ascii_only)]
+        parts += ["", layer_diagram(mlp, **how)]
+    if found.order is None:
+        parts.append(Text("norms and additions are drawn as most models have them", style="dim"))
     parts += ["", _points_table(found)]
     return Group(*parts)
 
