@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import struct
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -19,6 +20,7 @@ from distviz.models.gguf import GgufError, gguf_end
 from distviz.models.json_files import read_json
 from distviz.models.safetensors_files import StoredTensor, damaged
 from distviz.models.weight_files import find_weights, refused
+from distviz.results import result_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,6 +150,11 @@ def locate(
         return _demo(with_weights)
     accepts: Any = {"allow_pickle": allow_pickle, "with_weights": with_weights}
     path, is_file, is_folder = _look_up(source)
+    if (is_file or is_folder) and (result := result_at(path)) is not None:
+        raise RequestError(
+            f"MODEL '{source}' is a result of distviz, not a model",
+            f"show it: distviz show {shlex.quote(str(result))}",
+        )
     if is_file:
         return _gguf_checkpoint(path, source, with_weights)
     if is_folder:

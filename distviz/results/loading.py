@@ -7,6 +7,7 @@ from pathlib import Path
 from distviz.errors import RequestError
 from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
+from distviz.results.output_folder import advice_for
 from distviz.results.reading import is_there
 from distviz.results.run import Run
 from distviz.results.sweep import Sweep
@@ -29,6 +30,9 @@ def load(folder: str | Path) -> Kind:
         if is_there(path / kind.FILE):
             return kind.load(path)
     if not is_there(path) or not path.is_dir():
-        raise RequestError(f"{path} is not a folder", "give a folder that distviz wrote")
+        raise RequestError(f"{path} is not a folder", advice_for(path))
     *names, last = [kind.FILE for kind in _KINDS]
-    raise RequestError(f"{path} is not a result of distviz: it has no {', '.join(names)} or {last}")
+    raise RequestError(
+        f"{path} is not a result of distviz: it has no {', '.join(names)} or {last}",
+        advice_for(path),
+    )

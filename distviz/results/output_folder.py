@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,22 @@ _FILES = {
 }
 """Names of the files of a result."""
 _FIGURES, _DRAWN = "figures", (".png", ".svg", ".pdf")
+
+
+def result_at(path: Path) -> Path | None:
+    """Return the folder of a result that a path is, or whose manifest it is; None if it is none."""
+    folder = path.parent if path.name in MANIFESTS else path
+    return folder if any(_is_manifest(folder / name) for name in MANIFESTS) else None
+
+
+def advice_for(path: Path, noun: str = "result of distviz") -> str:
+    """Return what to do with a path that is not the folder of a result."""
+    folder = result_at(path)
+    if folder is not None and folder != path:
+        return f"give its folder: {folder}"
+    if path.suffix == ".gguf" or (path / "config.json").is_file():
+        return f"{path} is a model; measure it: distviz run {shlex.quote(str(path))}"
+    return f"give the folder of a {noun}"
 
 
 def check_output(out: Path, *, force: bool) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from distviz.errors import RequestError, first_line
 from distviz.results.arrow_tables import parse_table
 from distviz.results.columns import Row
+from distviz.results.output_folder import advice_for
 from distviz.results.schema import SCHEMA_VERSION, Manifest, check
 
 CHECKSUMS = "checksums"
@@ -144,9 +145,9 @@ class Folder:
 
     def __init__(self, path: Path, name: str, noun: str, schema: type[Manifest] = Manifest) -> None:
         if not is_there(path) or not path.is_dir():
-            raise RequestError(f"{path} is not a folder", f"give the folder of a {noun}")
+            raise RequestError(f"{path} is not a folder", advice_for(path, noun))
         if not is_there(path / name):
-            raise RequestError(f"{path} is not a {noun}: it has no {name}")
+            raise RequestError(f"{path} is not a {noun}: it has no {name}", advice_for(path, noun))
         self.path, self.name = path, name
         self.changed: dict[str, None] = {}
         self._read: dict[str, str] = {}

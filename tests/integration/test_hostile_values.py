@@ -136,3 +136,18 @@ def test_what_is_no_toml_file(name: str, call: Callable[..., Done]) -> None:
         done = call("run", "--dry-run", *words)
         assert done.code == 2
         assert not hostile.wrong_with(done.code, done.out, done.complaint())
+
+
+def test_advice_for_models_and_results(
+    call: Callable[..., Done], demo_run: Run, demo_folder: Path, tmp_path: Path
+) -> None:
+    run = demo_run.save(tmp_path / "run")
+    for words in (["run", run], ["inspect", run / "run.json"], ["compare", run, run / "run.json"]):
+        done = call(*words)
+        assert (done.code, done.complaint()[1]) == (2, f"  show it: distviz show {run}")
+    for command in ("show", "whatif", "report", "export"):
+        done = call(command, demo_folder)
+        assert done.code == 2
+        assert done.complaint()[1].endswith(f"measure it: distviz run {demo_folder}")
+        assert call(command, run / "run.json").complaint()[1] == f"  give its folder: {run}"
+    assert "Did you mean 'show'?" in call("shwo", run).complaint()[0]

@@ -15,7 +15,13 @@ from support.synthetic_sweeps import sweep_of
 from distviz.errors import RequestError
 from distviz.reports import report_folders, write_folder
 from distviz.results.loading import _KINDS
-from distviz.results.output_folder import MANIFESTS, check_output, check_replaceable
+from distviz.results.output_folder import (
+    MANIFESTS,
+    advice_for,
+    check_output,
+    check_replaceable,
+    result_at,
+)
 from distviz.studies import evaluate_whatif
 from distviz.studies.comparison import compare_runs
 from distviz.studies.whatif import parse_whatif
@@ -106,3 +112,12 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     for path in (tmp_path / "link", tmp_path, Path(os.devnull)):
         with pytest.raises(RequestError, match="is not replaced"):
             check_replaceable(path)
+
+
+def test_advice_fits_what_was_given(result: Path, demo_folder: Path) -> None:
+    assert result_at(result) == result_at(result / "run.json") == result
+    assert result_at(result / "figures") is result_at(demo_folder) is None
+    assert advice_for(result / "run.json") == f"give its folder: {result}"
+    assert advice_for(demo_folder).endswith(f"is a model; measure it: distviz run {demo_folder}")
+    assert advice_for(Path("a b.gguf")).endswith("measure it: distviz run 'a b.gguf'")
+    assert advice_for(result / "nowhere", "run") == "give the folder of a run"
