@@ -243,7 +243,7 @@ def _folder_checkpoint(
     found = Checkpoint(folder, source, name, config=config, revision=revision)
     if not with_weights:
         return found
-    weights = find_weights(folder, source, config, allow_pickle=allow_pickle)
+    weights = find_weights(folder, source, allow_pickle=allow_pickle)
     return replace(
         found, weights=weights.files, tensors=weights.tensors, pickled=weights.pickled,
         notes=weights.notes,

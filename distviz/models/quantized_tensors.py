@@ -67,6 +67,7 @@ def check_scales(
         if method == "fp8":
             for code in codes:
                 pair = (tensors[code], tensors[f"{code}_scale_inv"])
+                _check_scale_type(code, *pair, quantization, checkpoint.source)
                 _check_blocks(code, *pair, quantization, dequantizes, checkpoint.source)
         if method == "mxfp4":
             for code in codes:
@@ -135,6 +136,25 @@ def _patterns(code: str, needed: tuple[str, tuple[str, ...]] | None) -> Iterator
     for ending in needed[1]:
         name = stem + ending.replace("\\.", ".").replace("\\w+", "*")
         yield name, re.escape(stem) + ending
+
+
+def _check_scale_type(
+    code: str,
+    weight: StoredTensor,
+    scale: StoredTensor,
+    quantization: Mapping[str, Any],
+    source: str,
+) -> None:
+    """Check that scales are numbers; bytes are exponents, where the files say so."""
+    exponents = {"F8_E8M0"}
+    if quantization.get("scale_fmt") == "ue8m0" or not weight.dtype.startswith("F8"):
+        exponents.add("U8")
+    if scale.dtype not in FLOATS | exponents:
+        raise RequestError(
+            f"'{source}': the scales of {code} are of type {scale.dtype} in {scale.file.name}, "
+            "which are no scales",
+            "the files are damaged; fetch the checkpoint again",
+        )
 
 
 def _check_blocks(

@@ -15,6 +15,7 @@ from distviz.models.checkpoint import Checkpoint
 from distviz.models.safetensors_files import FLOATS, StoredTensor, sizes
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from distviz.models.tensor_targets import Targets
@@ -100,26 +101,37 @@ def check_types(targets: Targets, found: Checkpoint, method: str | None = None) 
     for name, target in targets.filled.items():
         if method is not None and target.is_converted:
             continue
-        holds_codes = not target.value.is_floating_point() or target.value.element_size() == 1
-        if holds_codes and (method is None or target.value.element_size() > 1):
-            continue
-        kind = "codes" if holds_codes else "plain weights"
-        expected = f"where {method} has {kind}" if method else ""
-        for stored in target.stored.values():
-            tensor = found.tensors[stored]
-            if holds_codes == (tensor.dtype in FLOATS):
-                raise RequestError(
-                    f"'{found.source}': {name} in {tensor.file.name} is of type {tensor.dtype}, "
-                    f"{expected or 'and config.json declares no quantization'}",
-                    "its quantization_config is missing or wrong, or the file belongs to no model",
-                )
+        for tensor in (found.tensors[stored] for stored in target.stored.values()):
+            if _fits(name, tensor.dtype, target.value, method):
+                continue
+            kind = "plain weights" if _is_plain(target.value) else "other values"
+            expected = f"where {method} has {kind}" if method else ""
+            raise RequestError(
+                f"'{found.source}': {name} in {tensor.file.name} is of type {tensor.dtype}, "
+                f"{expected or 'and config.json declares no quantization'}",
+                "its quantization_config is missing or wrong, or the file belongs to no model",
+            )
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and value.element_size() > 1
+
+
+def _fits(name: str, dtype: str, value: torch.Tensor, method: str | None) -> bool:
+    """Return whether a stored type can be read into a parameter without another meaning."""
+    if _is_plain(value):
+        return dtype in FLOATS
+    if method is None:  # a buffer of whole numbers
+        return True
+    is_scale = "scale" in name.rpartition(".")[2]  # may be exponents, stored as bytes
+    return dtype not in FLOATS and (is_scale or dtype.startswith("F") == value.is_floating_point())
 
 
 def _check_unread(unread: list[str], model: Any, found: Checkpoint, all_layers: bool) -> list[str]:
     """Refuse tensors that belong to the model's modules and that nothing reads; note others."""
     lists, holders = _layer_lists(model), _holders(model)
     spare = int(getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0)
-    ignored, refused = [], []
+    ignored, refused, outside = [], [], []
     for key in unread:
         layer = _layer_index(key, model, lists)
         if layer is not None and layer[1] >= layer[0]:
@@ -134,15 +146,25 @@ def _check_unread(unread: list[str], model: Any, found: Checkpoint, all_layers: 
             ignored.append(key)
         elif layer is not None or _is_inside(key, model, holders):
             refused.append(key)
+        elif not _is_head(key, model):
+            outside.append(key)
     if refused:
         raise RequestError(
             f"'{found.source}' contradicts its config.json: the weights hold {refused[0]}, but the "
             f"configuration has no such parameter{_more(refused)}",
             _HINT,
         )
+    ignored += outside
     if not ignored:
         return []
     return [f"weights not used, unknown to the architecture: {ignored[0]}{_more(ignored)}"]
+
+
+def _is_head(key: str, model: Any) -> bool:
+    """Return whether a model that was built without its head leaves this tensor aside."""
+    named = (getattr(model.config, "architectures", None) or [type(model).__name__])[0]
+    own = {name for name, _ in model.named_children()} | {model.base_model_prefix}
+    return named != type(model).__name__ and key.partition(".")[0] not in own
 
 
 def _is_harmless(key: str, found: Checkpoint) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from distviz.errors import RequestError
 from distviz.models.folder_kinds import Found, describe_folder
@@ -55,9 +54,7 @@ class WeightFiles:
     notes: tuple[str, ...] = ()
 
 
-def find_weights(
-    folder: Path, source: str, config: Mapping[str, Any], *, allow_pickle: bool
-) -> WeightFiles:
+def find_weights(folder: Path, source: str, *, allow_pickle: bool) -> WeightFiles:
     """Find the weights files of a folder, in the order in which transformers prefers them.
 
     Raises
@@ -75,34 +72,17 @@ def find_weights(
             f"'{source}' is a distributed checkpoint of transformers ({distributed[0].name})",
             "load it with from_pretrained and write it with save_pretrained in one process",
         )
-    single, index = _names(config, source)
-    if single and (folder / single).is_file():
-        tensors, read = read_header(folder / single), [folder / single]
-    elif index and (folder / index).is_file():
-        tensors, read = read_shards(folder / index), [folder / index]
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
+        tensors, read = read_header(single), [single]
+    elif index.is_file():
+        tensors, read = read_shards(index), [index]
     else:
         files = _pickles(folder, source, allow_pickle)
         read = [*files, folder / _PICKLE_INDEX]
         return WeightFiles(files, pickled=True, notes=_ignored(folder, files, read))
     files = tuple(sorted({tensor.file for tensor in tensors.values()})) or tuple(read)
     return WeightFiles(files, tensors, notes=_ignored(folder, files, read))
-
-
-def _names(config: Mapping[str, Any], source: str) -> tuple[str, str]:
-    """Return the names of a single file and of an index; config.json may name one of them."""
-    given = config.get("transformers_weights")
-    if given is None:
-        return SINGLE, INDEX
-    if (
-        not isinstance(given, str)
-        or Path(given).name != given
-        or not given.endswith((".safetensors", ".safetensors.index.json"))
-    ):
-        raise RequestError(
-            f"'{source}': transformers_weights of config.json is {str(given)[:40]!r}",
-            "it must name a .safetensors file or index in the same folder, or be absent",
-        )
-    return (given, "") if given.endswith(".safetensors") else ("", given)
 
 
 def _ignored(folder: Path, files: tuple[Path, ...], also_read: list[Path]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_models import edit_config
 
 import distviz
-from distviz.errors import RequestError
 from distviz.models.checkpoint import locate
 from distviz.models.open import open_model
 
@@ -66,14 +63,6 @@ SETS: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         "model-00001-of-00002.safetensors and 1 more is read, model-00003-of-00003.safetensors ig",
     ),
-    "named by config.json": (
-        lambda folder: (
-            (folder / "model.safetensors").rename(folder / "own.safetensors"),
-            shutil.copy(folder / "own.safetensors", folder / "model.safetensors"),
-            edit_config(folder, transformers_weights="own.safetensors"),
-        ),
-        "own.safetensors is read, model.safetensors ignored",
-    ),
 }  # fmt: skip
 
 
@@ -100,10 +89,3 @@ def test_files_of_a_trainer_are_no_weights(llama: Path) -> None:
     for name in ("optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state_0.pth"):
         (llama / name).touch()
     assert locate(str(llama)).notes == ()
-
-
-@pytest.mark.parametrize("name", ["../x.safetensors", "x.bin", 7, "/x.safetensors", ["x"]])
-def test_weights_that_config_json_names(name: Any, llama: Path) -> None:
-    edit_config(llama, transformers_weights=name)
-    with pytest.raises(RequestError, match=r"transformers_weights of config\.json is"):
-        open_model(str(llama))
