@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from distviz.errors import RequestError
+
 if TYPE_CHECKING:
     import torch
 
@@ -56,6 +58,11 @@ def match_tensors(model: Any, names: Iterable[str], mapping: Sequence[Any]) -> T
         Names of tensors in the files.
     mapping
         Renaming rules of transformers (``get_model_conversion_mapping``).
+
+    Raises
+    ------
+    RequestError
+        If two tensors go into the same place, so that one of them would be lost.
     """
     known = model.state_dict()
     filled: dict[str, Target] = {}
@@ -63,6 +70,11 @@ def match_tensors(model: Any, names: Iterable[str], mapping: Sequence[Any]) -> T
     for name, own, targets, is_converted in rename_tensors(model, names, mapping, known):
         for target in (target for target in targets if target in known):
             entry = filled.setdefault(target, Target(known[target], is_converted))
+            if own in entry.stored:
+                raise RequestError(
+                    f"two tensors are read as {target}: {entry.stored[own]} and {name}",
+                    "the files of two checkpoints are mixed; fetch it again",
+                )
             entry.stored[own] = name
         if not any(target in known for target in targets):
             unread[targets[0]] = name

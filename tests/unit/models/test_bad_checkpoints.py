@@ -158,7 +158,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "config: sizes at odds": (
         lambda f: edit_config(f, num_attention_heads=5, head_dim=None),
-        r"configuration of .* hidden size \(32\) is not a multiple",
+        r"config\.json: .*hidden size \(32\) is not a multiple",
     ),
 }
 
