@@ -1,18 +1,21 @@
-"""Processes of the command, killed at random moments and started again."""
+"""Processes of the command, ended by signals, and started again."""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.commands import Done
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @contextlib.contextmanager
@@ -77,3 +80,68 @@ def killed_and_resumed(
     assert "starting from the beginning" not in error
     assert not partial.exists()
     return list(seen)
+
+
+def interrupted(
+    words: Sequence[str],
+    place: Path,
+    moment: Callable[[Path], bool] | float,
+    number: int,
+    times: int,
+) -> Done:
+    """Start ``distviz`` in a folder and send it a signal.
+
+    ``moment`` is in seconds after the handlers are in place, or says whether it has come.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distviz", *words],
+        cwd=place,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None and not _has_handlers(process.pid):
+            time.sleep(0.001)
+        start = time.monotonic()
+        while process.poll() is None and not (
+            moment(place) if callable(moment) else time.monotonic() - start >= moment
+        ):
+            time.sleep(0.001)
+        for _ in range(times):
+            if process.poll() is None:
+                process.send_signal(number)
+            time.sleep(0.002)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    return Done(process.returncode, out, err)
+
+
+def _has_handlers(pid: int) -> bool:
+    """Whether a process handles SIGTERM, which Python does not by itself."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        caught = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+        return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
+
+
+def assert_ended_well(done: Done, place: Path, number: int) -> None:
+    """Check exit code, message and files of a command that wrote to ``out`` in ``place``."""
+    left = {path.name for path in place.iterdir()}
+    assert left <= {"out", "out.partial"}, left
+    out = place / "out"
+    if out.is_dir():
+        assert list(out.glob("*.json")) or (out / "overview.png").exists()
+    elif out.exists():
+        assert out.read_text("utf-8").rstrip().endswith("</html>")
+    if done.code == 0:  # it had ended
+        return
+    assert done.code == 128 + number, done.err
+    (message,) = [line for line in done.err.splitlines() if "distviz: interrupted" in line]
+    assert not re.search("Traceback|Exception|terminate", done.err), done.err
+    assert ("was written" in message and "nothing" not in message) == out.exists(), message
+    assert ("is saved in" in message) == ("out.partial" in left), message
