@@ -186,7 +186,7 @@ class _Matched(Routing):
 def _unmatched(point: HookPoint, why: str) -> MeasurementError:
     return MeasurementError(
         f"{point.module} (site {point.site}) {why}",
-        "its rows cannot be matched to tokens and experts; remove this site from the sites",
+        "its rows cannot be matched to tokens and experts; remove this site, or narrow its pattern",
     )
 
 

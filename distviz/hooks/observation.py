@@ -56,9 +56,7 @@ def observe(
         def deliver(point: HookPoint, value: Any) -> None:
             if is_recomputing():
                 return
-            while isinstance(value, tuple | list):
-                value = value[0]
-            tensor = value.detach()
+            tensor = _first_tensor(point, value).detach()
             if point.part is not None:
                 tensor = tensor[..., point.part[0] : point.part[1]]
             calls.fired.add(point)
@@ -103,6 +101,21 @@ def hooked_calls(
     fired.update(point for point in points if point.experts in idle)
     if parts is None and tracker.calls > before:
         check_fired(points, fired)
+
+
+def _first_tensor(point: HookPoint, value: Any) -> torch.Tensor:
+    """Return the first tensor of what a module returns."""
+    import torch
+
+    found = value
+    while isinstance(found, tuple | list | dict) and found:
+        found = next(iter(found.values() if isinstance(found, dict) else found))
+    if not isinstance(found, torch.Tensor):
+        raise MeasurementError(
+            f"{point.module} (site {point.site}) returns {type(value).__name__}, no tensor",
+            "observe a module in it, or narrow the pattern",
+        )
+    return found
 
 
 def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> None:

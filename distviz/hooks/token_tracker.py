@@ -129,7 +129,7 @@ class Tracker:
                 return _all_valid(rows // length, length, tokens.past)
         raise MeasurementError(
             f"{point.module} (site {point.site}) has {rows} rows for {tokens.valid.size} tokens",
-            "its rows cannot be matched to tokens; remove this site from the sites",
+            "its rows cannot be matched to tokens; remove this site, or narrow its pattern",
         )
 
 

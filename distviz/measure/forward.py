@@ -161,7 +161,9 @@ def capture_head_input(measurement: Measurement) -> Iterator[HeadInput | None]:
     Then no logits are computed either, nor layers that are not needed.
     """
     opened: Any = measurement.opened
-    if opened.has_head and measurement.settings.ripple and (head := HeadInput.of(opened.model)):
+    paths = [point.module for point in measurement.watched]
+    needs_head = opened.has_head and measurement.settings.ripple
+    if needs_head and (head := HeadInput.of(opened.model, paths)):
         measurement.call = head.run
         try:
             yield head
@@ -171,7 +173,11 @@ def capture_head_input(measurement: Measurement) -> Iterator[HeadInput | None]:
         with opened.on_disk.only_wanted() as measurement.call:
             yield None
     else:
-        measurement.call = opened.model.base_model
+        base = opened.model.base_model
+        parts, modules = set(base.modules()), dict(opened.model.named_modules())
+        # A module behind the base, such as the head, is only reached by the whole model.
+        is_enough = all("*" in path or modules[path] in parts for path in paths)
+        measurement.call = base if is_enough else opened.model
         yield None
 
 

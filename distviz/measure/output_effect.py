@@ -7,7 +7,7 @@ numbers per token), and the head runs again on slices of it, for both sides at o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,14 @@ _SUMS = ("loss_before", "loss_after", "kl")
 class HeadInput:
     """Captures the input of a model's language head during a forward call.
 
-    Meanwhile the head computes the last position only. That position shows how the model
-    post-processes its logits (soft capping, scaling); an unknown way is refused. Several calls may
-    run at the same time, if no two of them are between the head and their end.
+    Meanwhile the head computes the last position only, unless ``computes_all``. That position shows
+    how the model post-processes its logits (soft capping, scaling); an unknown way is refused.
+    Several calls may run at the same time, if no two of them are between the head and their end.
     """
 
     model: Any
     head: nn.Module
+    computes_all: bool = False
     _hidden: torch.Tensor | None = None
     _postprocess: Callable[[torch.Tensor], torch.Tensor] | None = None
     _calls: int = 0
@@ -46,10 +47,16 @@ class HeadInput:
         self._handle = self.head.register_forward_pre_hook(self._capture)
 
     @classmethod
-    def of(cls, model: Any) -> HeadInput | None:
-        """Capture the input of a model's head; None if it has no head."""
+    def of(cls, model: Any, observed: Collection[str] = ()) -> HeadInput | None:
+        """Capture the input of a model's head; None if it has no head.
+
+        If its path is among those observed, it computes all positions.
+        """
         head = model.get_output_embeddings()
-        return None if head is None else cls(model, head)
+        if head is None:
+            return None
+        paths = (path for path, module in model.named_modules() if module is head)
+        return cls(model, head, computes_all=not set(observed).isdisjoint(paths))
 
     def close(self) -> None:
         """Remove the hook."""
@@ -59,6 +66,8 @@ class HeadInput:
         if not self._calls:
             return None
         self._hidden = args[0]
+        if self.computes_all:
+            return None
         return (args[0][:, -1:], *args[1:])
 
     def run(self, **inputs: Any) -> torch.Tensor:
@@ -78,7 +87,8 @@ class HeadInput:
         if hidden is None:
             raise MeasurementError("the language head was never reached in the forward pass")
         if self._postprocess is None:
-            self._postprocess = self._find_postprocess(hidden[:, -1:], output.logits)
+            seen = hidden if self.computes_all else hidden[:, -1:]
+            self._postprocess = self._find_postprocess(seen, output.logits)
         return hidden
 
     def _find_postprocess(
@@ -101,12 +111,8 @@ class HeadInput:
         return self._postprocess(self._head(hidden)).float()
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Run the head on all positions, also while a call runs."""
-        calls, self._calls = self._calls, 0
-        try:
-            raw: torch.Tensor = self.head(hidden)
-        finally:
-            self._calls = calls
+        """Run the head on all positions, unobserved, also while a call runs."""
+        raw: torch.Tensor = self.head.forward(hidden)
         return raw
 
     def slice_size(self) -> int:

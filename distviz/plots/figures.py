@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from distviz.results import Result
+
+_LONGEST = 70
+"""Bytes of a part of a file name."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,12 @@ def _plain_name(key: SiteKey) -> str:
 
 
 def _safe(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "x"
+    """Return a text as a part of a file name; the end of a long one is its hash."""
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-.") or "x"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{digest}"
 
 
 def _by_site(sites: Iterable[str]) -> list[tuple[str, str]]:

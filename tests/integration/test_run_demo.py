@@ -594,3 +594,27 @@ def test_a_preset_is_proposed_where_none_is_published(call: Any, tmp_path: Path)
     assert f"proposed c = 0.32, p1 = 90, since in {evidence[:8]}" in " ".join(done.err.split())
     named = distviz.run(text=TEXTS[:1], preset="llama-3.1-8b-instruct")
     assert (named.manifest["arm"]["c"], named.manifest["arm"]["p_min"]) == (0.32, 0.2)
+
+
+@pytest.mark.parametrize("ripple", [True, False])
+def test_logits_are_a_module_like_others(ripple: bool) -> None:
+    """The head computes every position where it is observed, and the effect is the same."""
+    options: dict[str, Any] = {
+        "text": TEXTS[:2],
+        "max_length": 16,
+        "device": "cpu",
+        "ripple": ripple,
+    }
+    plain = distviz.run(sites="module:model.norm", **options)
+    run = distviz.run(sites="module:lm_head,module:model.norm", **options)
+    rows = run.stats().set_index(["site", "phase"])
+    tokens = run.manifest["text"]["counted"]
+    assert rows.loc[("module:lm_head", "before"), "count"] == tokens * 2048
+    assert run.manifest["effect"] == plain.manifest["effect"]
+
+
+def test_the_first_tensor_of_a_whole_model_is_observed() -> None:
+    run = distviz.run(sites="module:model", text=TEXTS[:2], max_length=16, device="cpu")
+    norm = distviz.run(sites="module:model.norm", text=TEXTS[:2], max_length=16, device="cpu")
+    names = ["count", "mean", "std", "min", "max"]
+    assert run.stats()[names].equals(norm.stats()[names])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -124,3 +125,75 @@ def test_a_sweep_runs_the_code_that_is_typed(evil: Path, call: Callable[..., Don
     )  # fmt: skip
     assert done.code == 0, done.err
     assert evil.exists()
+
+
+# Checkpoints --------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_runs_no_code(tiny_llama: Path, evil: Path, call: Callable[..., Done]) -> None:
+    """Its Python files lie where transformers would find them, and its fields ask for them."""
+    code = evil.with_name("evil.py").read_text()
+    (tiny_llama / "custom_generate").mkdir()
+    for name in ("evil.py", "modeling_llama.py", "custom_generate/generate.py"):
+        (tiny_llama / name).write_text(code)
+    named = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoModel": "evil.M"}
+    for file, fields in (
+        ("config.json", {"auto_map": named}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", "evil.T"]}}),
+        ("generation_config.json", {"custom_generate": "./custom_generate"}),
+    ):
+        edit_json(tiny_llama / file, **fields)
+    for command in (
+        ("run", tiny_llama, *QUICK, "-o", "measured"),
+        ("inspect", tiny_llama),
+        ("generate", tiny_llama, "--prompt", "a", "--max-new-tokens", "2"),
+    ):
+        done = call(*command)
+        assert done.code in (0, 2), done.err
+        assert not evil.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"model_type": "own", "auto_map": {"AutoConfig": "evil.C"}}, "--trust-remote-code"),
+        ({"attn_implementation": "org/kernel"}, "--attn-implementation org/kernel"),
+    ],
+)
+def test_a_checkpoint_that_needs_code_is_refused(
+    fields: dict[str, Any], hint: str, tiny_llama: Path, evil: Path, call: Callable[..., Done]
+) -> None:
+    edit_json(tiny_llama / "config.json", **fields)
+    (tiny_llama / "evil.py").write_text(Path("evil.py").read_text())
+    done = call("run", tiny_llama, *QUICK, "-o", "measured")
+    assert done.code == 2
+    assert hint in done.complaint()[1]
+    assert not evil.exists()
+    assert not Path("measured").exists()
+
+
+def edit_json(path: Path, **fields: Any) -> None:
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | fields))
+
+
+# Folders and texts --------------------------------------------------------------------------
+
+
+def test_a_folder_and_a_text_write_nothing_elsewhere(call: Callable[..., Done]) -> None:
+    hostile = "../../x</script><script>alert(1)</script>\x1b[31m=cmd|' /C calc'!A0"
+    Path("t.jsonl").write_text(json.dumps({"text": hostile, "id": "../../escaped"}) + "\n")
+    assert call("run", "--text", "t.jsonl", *QUICK, "--report", "-o", "in/run").code == 0
+    manifest = json.loads(Path("in/run/run.json").read_text())
+    manifest["settings"] |= {"out": "../elsewhere", "force": True, "text": ["/etc/passwd"]}
+    Path("in/run/run.json").write_text(json.dumps(manifest))
+    before = {path for path in Path.cwd().rglob("*") if "in" not in path.parts[-3:]}
+    for command in (("report", "in/run", "--force"), ("show", "in/run")):
+        done = call(*command)
+        assert done.code == 0, done.err
+        assert "\x1b[31m" not in done.out + done.err
+    assert call("compare", "in/run", "demo", "-o", "in/both", "--no-figures").code == 0
+    assert json.loads(Path("in/both/b/run.json").read_text())["settings"]["text"] == []
+    after = {path for path in Path.cwd().rglob("*") if "in" not in path.parts[-3:]}
+    assert {path.parts[len(Path.cwd().parts)] for path in after - before} <= {"in"}
+    assert not Path("../elsewhere").exists()

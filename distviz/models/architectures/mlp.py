@@ -94,7 +94,7 @@ def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     if not by_layer:
         raise RequestError(
             f"no MLP activation found in {type(model).__name__}",
-            "none of its layers has one; observe modules with --sites module:PATTERN",
+            "a model needs one to be measured; distviz inspect --architectures lists the types",
         )
     paths = list(dict.fromkeys(place[0] for place in by_layer))
     stacks = _stack_names(model, modules, paths)

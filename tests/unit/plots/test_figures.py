@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support import synthetic_fillers
@@ -72,3 +74,30 @@ def test_a_selection_has_the_names_of_the_whole() -> None:
 def test_something_else_has_no_figures() -> None:
     with pytest.raises(TypeError, match="int has no figures"):
         figure_specs(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "/etc/passwd",
+        "..",
+        ".",
+        "a/b",
+        "x" * 300,
+        "é" * 300,
+        "a\nb",
+        "\x1b[31m",
+        "\\..\\x",
+        "",
+    ],
+)
+def test_a_name_from_a_model_stays_a_file_name(name: str) -> None:
+    """Sites, stacks and modules are named by the checkpoint or the folder."""
+    key, values = SiteKey(0, name, name, "before", name), np.ones(4, np.float32)
+    run = run_of({key: values, key._replace(module=f"{name}x"): values})
+    for figure in figure_names(run).values():
+        path = Path("out") / f"{figure}.png"
+        assert path.resolve().parent == Path("out").resolve()
+        assert len(path.name.encode()) <= 255
+        assert figure == figure.strip(".")
