@@ -242,6 +242,7 @@ def generate(given: SimpleNamespace) -> None:
             "on": given.on,
         },
     )
+    _warn(found.manifest["warnings"])
     from distviz.cli.views.generate import summary
 
     _output(given, found.summary, [partial(summary, found)], "\n\n".join(found.after).split("\n"))

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -260,10 +260,7 @@ class _Notes:
             "the chat template leaves the question out": self.without_question,
         }
         for what, names in said.items():
-            if names:
-                yield (
-                    f"{what} ({len(names)} of {len(self.documents)} documents, first '{names[0]}')"
-                )
+            yield from _said(what, names, len(self.documents))
 
 
 def classify_tokens(tokens: Iterable[str]) -> list[int]:
@@ -294,14 +291,41 @@ def check_ids(corpus: Corpus, rows: int, tokenizer: Any) -> None:
             )
 
 
-def check_counted(corpus: Corpus) -> None:
-    """Raise RequestError if all tokens are special, so that ``--skip-special`` leaves none."""
+def check_lengths(corpus: Corpus, positions: int) -> None:
+    """Raise RequestError if a window has more tokens than a model has ``positions``."""
+    longest = max(corpus.windows, key=lambda window: window.ids.size)
+    if longest.ids.size > positions:
+        raise RequestError(
+            f"document '{corpus.documents[longest.document].id}' has a window of "
+            f"{longest.ids.size:,} tokens, the model has {positions:,} positions",
+            f"give --max-length {positions} or less, or a shorter prompt",
+        )
+
+
+def without_special(corpus: Corpus) -> Corpus:
+    """Return the corpus with a note of documents of which ``--skip-special`` leaves no token.
+
+    Raises
+    ------
+    RequestError
+        If it leaves no token of any document.
+    """
     special = np.array(sorted(corpus.special))
-    if all(np.isin(window.ids, special).all() for window in corpus.windows):
+    counted = {w.document for w in corpus.windows if not np.isin(w.ids, special).all()}
+    seen = dict.fromkeys(window.document for window in corpus.windows)
+    empty = [corpus.documents[number].id for number in seen if number not in counted]
+    if not counted:
         raise RequestError(
             f"--skip-special leaves nothing to measure: all {corpus.tokens} tokens are special",
             "leave it out, or give another text",
         )
+    what = "--skip-special leaves nothing of the text"
+    return replace(corpus, notes=(*corpus.notes, *_said(what, empty, len(corpus.documents))))
+
+
+def _said(what: str, names: Sequence[str], total: int) -> list[str]:
+    """Return what is said about some of all documents; nothing without names."""
+    return [f"{what} ({len(names)} of {total} documents, first '{names[0]}')"] if names else []
 
 
 def _take(pieces: list[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:

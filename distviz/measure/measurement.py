@@ -18,13 +18,14 @@ from distviz.data import (
     Corpus,
     Document,
     Filler,
-    check_counted,
     check_ids,
+    check_lengths,
     list_sources,
     make_batches,
     random_corpus,
     read_documents,
     tokenize,
+    without_special,
 )
 from distviz.errors import RequestError
 from distviz.measure.forward import Measurement, capture_head_input, measure_batch, needed_points
@@ -49,6 +50,7 @@ from distviz.models import (
     entry_device,
     free_bytes,
     open_model,
+    position_rows,
     refuse_opened,
 )
 from distviz.progress import Progress
@@ -180,9 +182,10 @@ def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunS
     rows = embedding_rows(opened.model)
     if rows is not None:
         check_ids(corpus, rows, opened.tokenizer)
-    if settings.skip_special:
-        check_counted(corpus)
-    return corpus
+    positions = position_rows(opened.model)
+    if positions is not None:
+        check_lengths(corpus, positions)
+    return without_special(corpus) if settings.skip_special else corpus
 
 
 def open_with_corpus(

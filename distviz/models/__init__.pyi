@@ -25,4 +25,5 @@ from .wrappers import as_written as as_written
 from .wrappers import bare as bare
 from .wrappers import embedding_rows as embedding_rows
 from .wrappers import entry_device as entry_device
+from .wrappers import position_rows as position_rows
 from .wrappers import uncompiled as uncompiled

@@ -58,6 +58,29 @@ def embedding_rows(model: nn.Module) -> int | None:
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 
+def position_rows(model: nn.Module) -> int | None:
+    """Return how many tokens a model with learned positions reads; None without such positions.
+
+    Rows before the first position, of padding or an offset, do not count.
+    """
+    from torch import nn
+
+    text: Any = getattr(model, "config", None)
+    text = text.get_text_config() if text is not None else None
+    names = ("max_position_embeddings", "n_positions")
+    stated = next((n for n in (getattr(text, name, None) for name in names) if n), None)
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if not isinstance(module, nn.Embedding) or not ("pos" in name or name == "wpe"):
+            continue
+        before = 0 if module.padding_idx is None else module.padding_idx + 1
+        before = getattr(module, "offset", before)
+        # Pictures have positions too, relative ones are fewer.
+        if stated in (module.num_embeddings, module.num_embeddings - before):
+            return module.num_embeddings - before
+    return None
+
+
 def find_compiled(model: nn.Module) -> list[str]:
     """Return the paths of compiled modules; ``""`` is the model itself."""
     found = []

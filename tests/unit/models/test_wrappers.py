@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModel, CompileConfig, LlamaConfig, LlamaForCausalLM
 
 import distviz
 from distviz.data.documents import read_documents
 from distviz.errors import RequestError
 from distviz.measure import measurement as collect
 from distviz.models.open import open_model
-from distviz.models.wrappers import bare, find_compiled
+from distviz.models.wrappers import bare, embedding_rows, find_compiled, position_rows
 from distviz.settings import RunSettings
 
 IDS = torch.arange(24).view(2, 12) % 50
@@ -177,3 +177,40 @@ def test_wrappers_are_taken_off() -> None:
     assert bare(torch.compile(model, backend="eager")) is model
     assert bare(torch.nn.DataParallel(model)) is model
     assert bare(torch.compile(torch.nn.DataParallel(model), backend="eager")) is model
+
+
+# Sizes of the input -------------------------------------------------------------------------
+
+_SIZES = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "vocab_size": 20,
+}  # fmt: skip
+_OPT = {"ffn_dim": 16, "word_embed_proj_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "positions"),
+    [
+        ("gpt2", {"n_positions": 12}, 12),
+        ("bert", {"max_position_embeddings": 12}, 12),
+        ("roberta", {"max_position_embeddings": 12, "pad_token_id": 1}, 10),
+        ("opt", {"max_position_embeddings": 12, **_OPT}, 12),
+        ("llama", {"max_position_embeddings": 12}, None),
+        ("gpt_neox", {"max_position_embeddings": 12}, None),
+        ("bloom", {}, None),
+    ],
+)
+def test_what_a_model_has_rows_for(kind: str, extra: dict[str, Any], positions: int | None) -> None:
+    config = AutoConfig.for_model(kind, **_SIZES | extra)
+    model = AutoModel.from_config(config).eval()
+    assert embedding_rows(model) == 20
+    assert position_rows(model) == positions
+    model(torch.full((1, positions or 20), 5))
+    if positions is not None:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, positions + 1), 5))
+
+
+def test_a_module_without_an_embedding_has_no_rows() -> None:
+    assert embedding_rows(torch.nn.Linear(2, 2)) is None
+    assert position_rows(torch.nn.Linear(2, 2)) is None
