@@ -16,7 +16,6 @@ from distviz.results.schema import (
     Finite,
     Integer,
     Layer,
-    Line,
     Number,
     Phase,
     Positive,
@@ -35,10 +34,10 @@ class Place(Row, kw_only=True):
     """The columns of every table by layer, site and phase."""
 
     layer: Layer
-    site: Line
+    site: str
     phase: Phase
-    module: Line
-    stack: Line
+    module: str
+    stack: str
 
 
 class Document(Place, kw_only=True):
@@ -47,7 +46,7 @@ class Document(Place, kw_only=True):
     can_be_blank: ClassVar[bool] = True
     document: Count | None = None
     count: Count = 0
-    mean: Finite | None = None
+    mean: Number | None = None
     std: Positive | None = None
     eps: Positive | None = None
     near_zero: Share | None = None
@@ -62,7 +61,7 @@ class Channel(Place, kw_only=True):
     can_be_blank: ClassVar[bool] = True
     channel: Count = 0
     count: Count = 0
-    mean: Finite | None = None
+    mean: Number | None = None
     std: Positive | None = None
     min: Finite | None = None
     max: Finite | None = None
@@ -77,8 +76,8 @@ class Plan(Row, kw_only=True):
     document: Count
     window: Count
     k: Count
-    module: Line = ""
-    stack: Line = ""
+    module: str = ""
+    stack: str = ""
     pass_: Count = field(default=0, name="pass")
     n: Count = 0
     eps: Positive | None = None
@@ -100,7 +99,7 @@ class Expert(Place, kw_only=True):
     zeros: Count
     min: Finite | None
     max: Finite | None
-    mean: Finite | None
+    mean: Number | None
     std: Positive | None
     near_zero: Share | None
     near_zero_low: Share | None
@@ -112,17 +111,17 @@ class PairOfLayers(Row, kw_only=True):
 
     layer_a: Layer
     layer_b: Layer
-    site: Line
+    site: str
     phase_a: Phase
     phase_b: Phase
-    stack: Line
+    stack: str
 
 
 class Distance(PairOfLayers, kw_only=True):
     """``compare.csv``."""
 
-    module_a: Line
-    module_b: Line
+    module_a: str
+    module_b: str
     ks: Share | None
     wasserstein: Positive | None
     wasserstein_normalized: Positive | None
@@ -140,7 +139,7 @@ class Distance(PairOfLayers, kw_only=True):
 class Estimate(Row, kw_only=True):
     """The columns of an estimate over documents or tokens."""
 
-    quantity: Line
+    quantity: str
     estimate: Number | None
     ci_low: Number | None
     ci_high: Number | None
@@ -153,7 +152,7 @@ class Estimate(Row, kw_only=True):
     documents_b: Count
     zero_variance: Count
     approximate: bool
-    reason: Line
+    reason: str
 
 
 class Inference(Estimate, kw_only=True):
@@ -161,23 +160,23 @@ class Inference(Estimate, kw_only=True):
 
     layer_a: Layer
     layer_b: Layer
-    site: Line
+    site: str
     phase_a: Phase
     phase_b: Phase
-    module: Line
-    stack: Line
+    module: str
+    stack: str
 
 
 class ChannelChange(PairOfLayers, kw_only=True):
     """``channels.csv``."""
 
     can_be_blank: ClassVar[bool] = True
-    module: Line
+    module: str
     channel: Count
     std_a: Positive | None
     std_b: Positive | None
-    mean_a: Finite | None
-    mean_b: Finite | None
+    mean_a: Number | None
+    mean_b: Number | None
     absmax_a: Positive | None
     absmax_b: Positive | None
     outlier_a: Positive | None
@@ -189,9 +188,9 @@ class ClassShare(PairOfLayers, kw_only=True):
     """``classes.csv`` of a comparison."""
 
     can_be_blank: ClassVar[bool] = True
-    module_a: Line
-    module_b: Line
-    token_class: Line
+    module_a: str
+    module_b: str
+    token_class: str
     tokens_a: Count | None
     tokens_b: Count | None
     near_zero_a: Share | None
@@ -203,10 +202,10 @@ class FillerChange(Estimate, kw_only=True):
 
     filler_count: Count
     layer: Layer
-    site: Line
+    site: str
     phase: Phase | None = None
-    module: Line
-    stack: Line
+    module: str
+    stack: str
 
 
 class FillerAlong(Estimate, kw_only=True):
@@ -214,9 +213,9 @@ class FillerAlong(Estimate, kw_only=True):
 
     filler_count: Count
     layer: Layer
-    site: Line
-    module: Line
-    stack: Line
+    site: str
+    module: str
+    stack: str
     distance_low: Integer
     distance_high: Integer
     tokens: Count
@@ -227,7 +226,7 @@ class AttentionKept(Row, kw_only=True):
 
     filler_count: Count
     layer: Layer
-    module: Line
+    module: str
     attention_kept: Positive | None
     prompts: Count
 
@@ -237,12 +236,12 @@ class TokenChange(Row, kw_only=True):
 
     filler_count: Count
     layer: Layer
-    site: Line
-    module: Line
-    stack: Line
+    site: str
+    module: str
+    stack: str
     document: Count
     position: Count
-    part: Line
+    part: str
     distance: Integer | None
     token: str
     near_zero: Share | None = None
@@ -260,25 +259,25 @@ class TokenChange(Row, kw_only=True):
 class Setting(Row, kw_only=True):
     """The columns that identify a setting of a sweep."""
 
-    redistribution: Line
-    layers: Line
+    redistribution: str
+    layers: str
     c: Positive | None
     p1: Finite | None
     fraction: Share | None
-    mode: Line
-    preset: Line
+    mode: str
+    preset: str
 
 
 class WhatIfRow(Row, kw_only=True):
     """``whatif.csv``."""
 
     layer: Layer
-    site: Line
+    site: str
     phase: Phase
     question: Literal["sparsity", "threshold", "format"]
     level: Share | None
-    format: Line
-    range: Line
+    format: str
+    range: str
     threshold: Positive | None
     zeros: Share | None
     zeroed: Share | None
@@ -291,8 +290,8 @@ class WhatIfRow(Row, kw_only=True):
     clipped: Share | None
     mse: Positive | None
     sqnr_db: Number | None
-    module: Line
-    stack: Line
+    module: str
+    stack: str
 
 
 def names_of(row: type[Row]) -> list[str]:

@@ -25,6 +25,7 @@ from distviz.stats import Moments, Sketch, float_grid
 _METADATA = b"distviz"
 _MOST = 2**62
 """No sum of counts is larger."""
+_LARGEST = float(np.finfo(np.float32).max)
 _CELL, _TINY = 2.0**-7, 2.0**-126
 """Width of a cell of bf16, relative and, below the normal numbers, absolute in units of it."""
 _KEY = ("layer", "site", "phase", "module", "token_class", "stack")
@@ -149,6 +150,10 @@ def _check_facts(sketch: Sketch, values: NDArray[np.float64]) -> None:
         raise ValueError("its extremes do not agree with its values")
     if values.size:
         step = _CELL if sketch.is_rounded else 0.0
-        for extreme, value in ((sketch.min, values.min()), (sketch.max, values.max())):
-            if abs(extreme - value) > step * max(abs(extreme), abs(value)) + _TINY * step:
-                raise ValueError(f"its extreme {extreme:g} does not agree with its values")
+        given = np.array([sketch.min, sketch.max])
+        stored = np.array([values.min(), values.max()])
+        # A finite value that would round to infinity is counted in the last cell.
+        reached = np.clip(given, -_LARGEST, _LARGEST)
+        size = np.maximum(np.abs(reached), np.abs(stored))
+        if (np.abs(reached - stored) > step * size + _TINY * step).any():
+            raise ValueError(f"its extremes {given.tolist()} do not agree with its values")

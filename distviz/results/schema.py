@@ -28,13 +28,10 @@ Layer = Annotated[int, Meta(ge=-1, le=MOST_LAYERS - 1)]
 Number = float
 """NaN is not allowed, infinities are."""
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-Positive = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
-Share = Annotated[float, Meta(ge=-1e-9, le=1 + 1e-9)]
-"""0 to 1; sums of float64 may exceed them by rounding."""
-Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
-"""Text without control characters."""
-Text = Annotated[str, Meta(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*\Z")]
-"""Text without control characters but line breaks and tabs."""
+Positive = Annotated[float, Meta(ge=0)]
+"""0 or more, or infinite."""
+Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]
+"""0 to 1; sums may exceed them by rounding."""
 FileName = Annotated[str, Meta(pattern=r"^(\w+/)?\w[\w.]*\Z")]
 """Of a file in the folder or in a folder in it."""
 Phase = Literal["before", "after", "arm_input", "moved_before", "moved_after"]
@@ -43,16 +40,16 @@ Phase = Literal["before", "after", "arm_input", "moved_before", "moved_after"]
 class Model(Struct, kw_only=True):
     """The measured model."""
 
-    name: Line | None = None
-    path: Line | None = None
-    source: Line | None = None
-    architecture: Line | None = None
-    model_type: Line | None = None
-    activation: Line | None = None
-    dtype: Line | None = None
-    device: Line | None = None
-    fingerprint: Line | None = None
-    revision: Line | None = None
+    name: str | None = None
+    path: str | None = None
+    source: str | None = None
+    architecture: str | None = None
+    model_type: str | None = None
+    activation: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    fingerprint: str | None = None
+    revision: str | None = None
     layers: Layers | None = None
     hidden_size: Count | None = None
     intermediate_size: Count | None = None
@@ -64,13 +61,13 @@ class Model(Struct, kw_only=True):
 class NamedModel(Model, kw_only=True):
     """A model whose name is needed."""
 
-    name: Line
+    name: str
 
 
 class Sample(Struct, kw_only=True):
     """The measured text."""
 
-    sha256: Line | None = None
+    sha256: str | None = None
     documents: Count | None = None
     windows: Count | None = None
     tokens: Count | None = None
@@ -81,7 +78,7 @@ class Sample(Struct, kw_only=True):
 class Arm(Struct, kw_only=True):
     """The redistribution."""
 
-    redistribution: Line | None = None
+    redistribution: str | None = None
     layers: list[Layer] = []
     ripple: bool | None = None
     c: Positive | None = None
@@ -89,8 +86,8 @@ class Arm(Struct, kw_only=True):
     p_min: Finite | None = None
     p_max: Finite | None = None
     fraction: Share | None = None
-    mode: Line | None = None
-    percentile_of: Line | None = None
+    mode: str | None = None
+    percentile_of: str | None = None
     passes: Count = 1
     seed: Integer | None = None
 
@@ -109,11 +106,11 @@ class SketchNote(Struct, kw_only=True):
     """What ``counts.parquet`` says of one sketch beside its rows."""
 
     layer: Layer
-    site: Line
+    site: str
     phase: Phase
-    module: Line
-    token_class: Line
-    stack: Line
+    module: str
+    token_class: str
+    stack: str
     grid: Literal["bf16", "fp16"] | None
     nan: Tally
     inf: Tally
@@ -145,11 +142,11 @@ class Effect(Struct, kw_only=True):
 class Settings(Struct, kw_only=True):
     """The options whose types a reader relies on."""
 
-    model: Line | None = None
-    text: list[Text] = []
-    layers: Line | None = None
-    sites: Line | None = None
-    arm_layers: Line | None = None
+    model: str | None = None
+    text: list[str] = []
+    layers: str | None = None
+    sites: str | None = None
+    arm_layers: str | None = None
     layer: dict[str, Any] | None = None
     seed: Integer | None = None
     max_length: Count | None = None
@@ -169,19 +166,19 @@ class Manifest(Struct, kw_only=True):
     """The fields of every manifest."""
 
     schema_version: int
-    checksums: dict[FileName, Line] = {}
-    checksum: Line | None = None
-    kind: Line = ""
+    checksums: dict[FileName, str] = {}
+    checksum: str | None = None
+    kind: str = ""
     settings: Settings | None = None
-    warnings: list[Text] = []
-    created: Line | None = None
-    token_classes: dict[Line, Count] | None = None
-    versions: dict[Line, Line | None] | None = None
-    device: Line | None = None
-    dtype: Line | None = None
+    warnings: list[str] = []
+    created: str | None = None
+    token_classes: dict[str, Count] | None = None
+    versions: dict[str, str | None] | None = None
+    device: str | None = None
+    dtype: str | None = None
     processes: Count | None = None
     threads: Count | None = None
-    seconds: dict[Line, Positive] | None = None
+    seconds: dict[str, Positive] | None = None
 
 
 class RunManifest(Manifest, kw_only=True):
@@ -201,7 +198,7 @@ class ComparisonManifest(Manifest, kw_only=True):
     kind: Literal["comparison"] = "comparison"
     phase_a: Phase
     phase_b: Phase
-    sites: list[Line] | None
+    sites: list[str] | None
     layers: list[Layer] | None = None
     model_a: Model | None = None
     model_b: Model | None = None
@@ -209,9 +206,9 @@ class ComparisonManifest(Manifest, kw_only=True):
     text_b: Sample | None = None
     seed: Integer | None = None
     paired: bool | None = None
-    alignment: dict[Line, Line] = {}
+    alignment: dict[str, str] = {}
     same_tokenizer: bool = True
-    verdict: Text = ""
+    verdict: str = ""
 
 
 class FillerManifest(Manifest, kw_only=True):
@@ -219,12 +216,12 @@ class FillerManifest(Manifest, kw_only=True):
 
     kind: Literal["filler"] = "filler"
     counts: list[Annotated[int, Meta(ge=0, le=10**9)]] | None = None
-    filler: Text = ""
-    filler_kind: Line | None = None
-    filler_position: Line | None = None
+    filler: str = ""
+    filler_kind: str | None = None
+    filler_position: str | None = None
     model: Model | None = None
     text: Sample | None = None
-    verdict: Text = ""
+    verdict: str = ""
 
 
 class SweepManifest(Manifest, kw_only=True):
@@ -236,30 +233,30 @@ class SweepManifest(Manifest, kw_only=True):
     model: NamedModel
     text: Sample | None = None
     seeds: list[Integer] | None = None
-    grid: dict[Line, str | list[str] | None] | None = None
-    presets: dict[Line, dict[Line, Any]] | None = None
-    flags: list[Line] = []
-    reason: Text = ""
-    command: Text = ""
-    evidence: Text = ""
+    grid: dict[str, str | list[str] | None] | None = None
+    presets: dict[str, dict[str, Any]] | None = None
+    flags: list[str] = []
+    reason: str = ""
+    command: str = ""
+    evidence: str = ""
 
 
 class WhatIfManifest(Manifest, kw_only=True):
     """``whatif.json``."""
 
     kind: Literal["whatif"] = "whatif"
-    run: Line | None = None
+    run: str | None = None
     model: Model | None = None
     arm: Arm | None = None
     text: Sample | None = None
     sparsity: list[Share] = []
     thresholds: list[Positive] = []
-    formats: list[Line] = []
-    ranges: list[Line] = []
+    formats: list[str] = []
+    ranges: list[str] = []
     percentile: Annotated[float, Meta(ge=0, le=100)]
     phases: list[Phase] = []
     is_rounded: bool = False
-    asked: dict[Line, str | int | float | bool | None] | None = None
+    asked: dict[str, str | int | float | bool | None] | None = None
 
 
 def check(value: Any, schema: Any) -> None:

@@ -43,14 +43,14 @@ HOSTILE = ["x", [], {}, True, -2, 10**30, 2**63, math.inf, math.nan]
         (schema.RunManifest, RUN, ("text", "tokens"), ()),
         (schema.RunManifest, RUN, ("text", "documents"), ()),
         (schema.RunManifest, RUN, ("arm", "fraction"), ()),
-        (schema.RunManifest, RUN, ("near_zero_c",), (10**30, 2**63)),
+        (schema.RunManifest, RUN, ("near_zero_c",), (10**30, 2**63, math.inf)),
         (schema.RunManifest, RUN, ("effect", "loss_before"), (-2, 10**30, 2**63)),
         (schema.RunManifest, RUN, ("kind",), ()),
         (schema.RunManifest, RUN, ("warnings",), ([],)),
         (schema.RunManifest, RUN, ("model",), ({},)),
         (schema.ComparisonManifest, COMPARISON, ("phase_a",), ()),
         (schema.ComparisonManifest, COMPARISON, ("layers",), ([],)),
-        (schema.SweepManifest, SWEEP, ("budget_kl",), (10**30, 2**63)),
+        (schema.SweepManifest, SWEEP, ("budget_kl",), (10**30, 2**63, math.inf)),
         (schema.SweepManifest, SWEEP, ("by_layer",), (True,)),
     ],
 )
@@ -73,12 +73,6 @@ def test_a_missing_field_is_named() -> None:
             schema.check(
                 {key: one for key, one in SWEEP.items() if key != name}, schema.SweepManifest
             )
-
-
-@pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "a\0", "\x9b"])
-def test_names_have_no_control_characters(text: str) -> None:
-    with pytest.raises(ValueError, match=r"in model\.name"):
-        schema.check(RUN | {"model": {"name": text}}, schema.RunManifest)
 
 
 def test_the_phases_are_those_of_the_sites() -> None:
