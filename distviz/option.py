@@ -33,6 +33,8 @@ MEASURING = ("run", "compare", "filler", "sweep")
 
 _PATHS = ("FILE", "DIR", "RUN", "FOLDER...", "MODEL", "A", "B")
 """The placeholders of paths."""
+_TEXTS = ("STRING", "TEXT")
+"""The placeholders of texts that may have several lines."""
 _MOST_TOML = 100_000
 """Bytes of a TOML file."""
 
@@ -135,7 +137,7 @@ class Option:
             for one in value:
                 self.check(one, name)
         elif isinstance(value, str | Path):
-            check_text(str(value), name)
+            check_text(str(value), name, is_line=self.metavar not in _TEXTS)
             if self.choices and not (self.is_open or self.is_list):
                 check_choice(name, str(value), self.choices)
         elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -41,6 +41,7 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: control, format (bidirectional, zero-width), surrogate, line separators."""
 _MOST = 2000
 """Characters of a line of an error; the middle of a longer one is left out."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CURSOR = re.compile(r"[\r\n]*(\x1b\[A)*|\r[^\x00-\x1f\x7f-\x9f]*")
 """How other libraries move the cursor to draw their progress bars."""
 
@@ -50,13 +51,23 @@ def visible(text: str) -> str:
     return text if text.isprintable() else re.sub(r"[^ -~]", _escaped, text)
 
 
+def without_controls(data: Any) -> Any:
+    """Return plain data with the control characters of its texts as escapes, but line breaks."""
+    if isinstance(data, str):
+        return data if data.isprintable() else _CONTROL.sub(_escaped, data)
+    if isinstance(data, dict):
+        return {without_controls(name): without_controls(value) for name, value in data.items()}
+    return [without_controls(one) for one in data] if isinstance(data, list) else data
+
+
 def _escaped(found: re.Match[str]) -> str:
     if unicodedata.category(found[0]) not in _INVISIBLE:
         return found[0]
     return found[0].encode("unicode_escape").decode()
 
 
-def _visible_lines(text: str) -> str:
+def visible_lines(text: str) -> str:
+    """Return a text of several lines, each as `visible` returns it."""
     return "\n".join(map(visible, text.split("\n")))
 
 
@@ -79,7 +90,7 @@ class _EscapedStream:
 
     def write(self, text: str) -> int:
         is_cursor = _CURSOR.fullmatch(text) is not None
-        self._stream.write(text if is_cursor else _visible_lines(text.expandtabs()))
+        self._stream.write(text if is_cursor else visible_lines(text.expandtabs()))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -132,7 +143,7 @@ def print_lines(*lines: object) -> None:
 
 def print_text(text: str, *, stderr: bool = False) -> None:
     """Print a text of several lines."""
-    print(_visible_lines(text), file=sys.stderr if stderr else sys.stdout)
+    print(visible_lines(text), file=sys.stderr if stderr else sys.stdout)
 
 
 def print_json(data: Any) -> None:
@@ -188,5 +199,5 @@ class _Escaped:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Segment]:
         for segment in self._console.render(self._renderable, options):
-            text = segment.text if segment.control else _visible_lines(segment.text)
+            text = segment.text if segment.control else visible_lines(segment.text)
             yield segment._replace(text=text)

@@ -6,6 +6,7 @@ Whatever the text, the result is right or a RequestError that names option and v
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 from collections.abc import Collection
 from pathlib import Path
@@ -16,6 +17,8 @@ from distviz.errors import RequestError, nearest
 LARGEST = 2**63 - 1
 """The largest whole number; tables and arrays hold 64 bits."""
 _DIGITS = 18
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL_IN_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 200
@@ -68,8 +71,16 @@ def word_list(text: str, name: str, allowed: Collection[str] = ()) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def check_text(text: str, name: str) -> None:
-    """Raise a RequestError where a text cannot be written to a file."""
+def check_text(text: str, name: str, *, is_line: bool = True) -> None:
+    """Raise a RequestError where a text is not UTF-8 or holds control characters.
+
+    Without ``is_line`` it may have tabs and several lines.
+    """
+    if found := re.search(_CONTROL_IN_LINE if is_line else _CONTROL, text):
+        raise RequestError(
+            f"{name} is '{text}', which holds the control character {found[0]!a}",
+            "rename it, or give other text",
+        )
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -97,8 +108,6 @@ def path_of(text: str, name: str) -> str:
         Path(found).stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except ValueError:
-        raise RequestError(f"{name} is '{text}': no path has a NUL character") from None
     except OSError as error:
         raise RequestError(f"{name} is '{text}': {error.strerror}", "give another path") from None
     return found

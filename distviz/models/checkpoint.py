@@ -20,6 +20,7 @@ from distviz.models.gguf import GgufError, gguf_end
 from distviz.models.json_files import read_json
 from distviz.models.safetensors_files import StoredTensor, damaged
 from distviz.models.weight_files import find_weights, refused
+from distviz.parsing import check_text
 from distviz.results import result_at
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def locate(
             f"MODEL '{source}' is a result of distviz, not a model",
             f"show it: distviz show {shlex.quote(str(result))}",
         )
+    if is_file or is_folder:
+        check_text(str(path.resolve()), "the path of MODEL")  # manifests have it
     if is_file:
         return _gguf_checkpoint(path, source, with_weights)
     if is_folder:

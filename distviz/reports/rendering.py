@@ -12,6 +12,7 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from distviz.output import visible_lines
 from distviz.plots import BAND, DARK, GRID, INK, LIGHT, LINE
 from distviz.reports.page import DataTable, Page
 
@@ -104,6 +105,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("distviz.reports", "templates"),
         autoescape=True,
+        finalize=lambda value: visible_lines(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distviz.output import visible
 from distviz.results.result import model_layers
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def model_name(run: Described) -> str:
     """Return the model's name, the last part of a path or hub id."""
     model = run.manifest.get("model") or {}
     name = str(model.get("name") or model.get("path") or model.get("architecture") or "model")
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name
+    return visible(name.replace("\\", "/").rstrip("/").rpartition("/")[2] or name)
 
 
 def dtype_name(run: Described, side: str = "") -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 
+from distviz.output import without_controls
 from distviz.results.columns import Row
 from distviz.results.reading import Folder
 from distviz.results.schema import Manifest
@@ -42,6 +43,10 @@ class Result(ABC):
 
     manifest: dict[str, Any]
     file_warnings: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Escape control characters, such as those in the names of unknown tensors."""
+        object.__setattr__(self, "manifest", without_controls(self.manifest))
 
     @property
     def stated(self) -> dict[str, Any]:

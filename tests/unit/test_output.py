@@ -143,10 +143,11 @@ def test_a_long_error_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_other_module_prints() -> None:
+    """But the process that renders chat templates, whose output is read by distviz."""
     root = Path(distviz.__file__).parent
     for path in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if path.name == "output.py" or not isinstance(node, ast.Call):
+            if path.name in ("output.py", "chat_renderer.py") or not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
             is_output = called in ("print", "typer.echo", "click.echo", "typer.secho")
