@@ -59,7 +59,11 @@ def check_output(out: Path, *, force: bool) -> None:
     remove_abandoned(out.parent)
     if out.exists():
         _check_existing(out, force=force)
-    parent = next(place for place in [out.absolute(), *out.absolute().parents] if place.exists())
+    try:
+        whole = out.absolute()
+    except FileNotFoundError:
+        raise RequestError("the current folder was deleted", "change to another folder") from None
+    parent = next(place for place in [whole, *whole.parents] if place.exists())
     if not parent.is_dir():
         raise RequestError(f"{parent} is a file, so {out} cannot be created")
 

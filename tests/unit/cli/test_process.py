@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no /dev/full")
 
 FULL = "distviz: cannot write to standard output: No space left on device\n"
+DELETED = "distviz: the current folder was deleted\n  change to another folder\n"
 OPTIMIZED = (
     "distviz: python -OO removes the docstrings that transformers reads\n"
     "  use python -O, or unset PYTHONOPTIMIZE\n"
@@ -48,6 +49,7 @@ def shell(line: str, **env: str) -> tuple[int, str, str]:
         ("PYTHONUNBUFFERED=1 D run --help | head -n 1 >/dev/null", 0, ""),
         ("PYTHONUNBUFFERED=1 D run --help >/dev/full", 1, FULL),
         ("D generate --prompt - <&-", 2, None),
+        ('cd $(mktemp -d) && rmdir "$PWD" && D run --out a', 2, DELETED),
         ("PYTHONOPTIMIZE=2 D run --help", 2, OPTIMIZED),
     ],
 )  # fmt: skip
