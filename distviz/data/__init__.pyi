@@ -1,11 +1,11 @@
 from .corpus import Batch as Batch
 from .corpus import Corpus as Corpus
-from .corpus import check_ids as check_ids
-from .corpus import check_lengths as check_lengths
 from .corpus import make_batches as make_batches
 from .corpus import random_corpus as random_corpus
 from .corpus import tokenize as tokenize
-from .corpus import without_special as without_special
+from .corpus_checks import check_ids as check_ids
+from .corpus_checks import check_lengths as check_lengths
+from .corpus_checks import without_special as without_special
 from .documents import Document as Document
 from .documents import check_text as check_text
 from .documents import fingerprint_of_entries as fingerprint_of_entries

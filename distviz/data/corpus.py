@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -250,7 +250,7 @@ class _Notes:
         if self.is_dated:
             yield "the chat template writes the date: another day has other tokens"
         unused = self.plain if chat_template else []
-        said = {
+        kinds = {
             f"the text begins with {self.start}, which the tokenizer adds: it is there once, not "
             "twice": self.repeated,
             "the tokenizer makes no token of the text": self.without_tokens,
@@ -259,8 +259,8 @@ class _Notes:
             "the chat template leaves the system prompt out": self.without_system,
             "the chat template leaves the question out": self.without_question,
         }
-        for what, names in said.items():
-            yield from _said(what, names, len(self.documents))
+        for what, names in kinds.items():
+            yield from said(what, names, len(self.documents))
 
 
 def classify_tokens(tokens: Iterable[str]) -> list[int]:
@@ -277,53 +277,7 @@ def classify_tokens(tokens: Iterable[str]) -> list[int]:
     return found
 
 
-def check_ids(corpus: Corpus, rows: int, tokenizer: Any) -> None:
-    """Raise RequestError if a token has no row in an embedding of so many ``rows``."""
-    for window in corpus.windows:
-        beyond = window.ids[window.ids >= rows]
-        if beyond.size:
-            token = int(beyond[0])
-            raise RequestError(
-                f"token {token} ({tokenizer.decode([token])!r}) of document "
-                f"'{corpus.documents[window.document].id}' has no row in the model's embedding, "
-                f"which has {rows:,} (0 to {rows - 1:,})",
-                "the tokenizer is not that of this model, or its added tokens were not trained",
-            )
-
-
-def check_lengths(corpus: Corpus, positions: int) -> None:
-    """Raise RequestError if a window has more tokens than a model has ``positions``."""
-    longest = max(corpus.windows, key=lambda window: window.ids.size)
-    if longest.ids.size > positions:
-        raise RequestError(
-            f"document '{corpus.documents[longest.document].id}' has a window of "
-            f"{longest.ids.size:,} tokens, the model has {positions:,} positions",
-            f"give --max-length {positions} or less, or a shorter prompt",
-        )
-
-
-def without_special(corpus: Corpus) -> Corpus:
-    """Return the corpus with a note of documents of which ``--skip-special`` leaves no token.
-
-    Raises
-    ------
-    RequestError
-        If it leaves no token of any document.
-    """
-    special = np.array(sorted(corpus.special))
-    counted = {w.document for w in corpus.windows if not np.isin(w.ids, special).all()}
-    seen = dict.fromkeys(window.document for window in corpus.windows)
-    empty = [corpus.documents[number].id for number in seen if number not in counted]
-    if not counted:
-        raise RequestError(
-            f"--skip-special leaves nothing to measure: all {corpus.tokens} tokens are special",
-            "leave it out, or give another text",
-        )
-    what = "--skip-special leaves nothing of the text"
-    return replace(corpus, notes=(*corpus.notes, *_said(what, empty, len(corpus.documents))))
-
-
-def _said(what: str, names: Sequence[str], total: int) -> list[str]:
+def said(what: str, names: Sequence[str], total: int) -> list[str]:
     """Return what is said about some of all documents; nothing without names."""
     return [f"{what} ({len(names)} of {total} documents, first '{names[0]}')"] if names else []
 

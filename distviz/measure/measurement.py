@@ -166,8 +166,8 @@ def pilot_run(
 def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunSettings) -> Corpus:
     """Tokenize documents as the settings ask; random input for built layers.
 
-    Weights are not needed. Raises RequestError as `distviz.data.tokenize` does, if a token has no
-    row in the embedding, or if ``settings.skip_special`` leaves no token.
+    Weights are not needed. Raises RequestError as `distviz.data.tokenize` does, and for tokens
+    that the model cannot read.
     """
     if settings.layer is not None:
         return random_input(settings.layer, settings.seed, opened.model.config)
@@ -179,11 +179,9 @@ def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunS
         filler=filler_of(settings),
         chat_template=settings.chat_template,
     )
-    rows = embedding_rows(opened.model)
-    if rows is not None:
+    if (rows := embedding_rows(opened.model)) is not None:
         check_ids(corpus, rows, opened.tokenizer)
-    positions = position_rows(opened.model)
-    if positions is not None:
+    if (positions := position_rows(opened.model)) is not None:
         check_lengths(corpus, positions)
     return without_special(corpus) if settings.skip_special else corpus
 
