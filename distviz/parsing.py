@@ -1,14 +1,15 @@
-"""Values as they are typed: whole numbers, lists of words, paths, small text files.
+"""Values as they are typed: whole numbers, lists of words, paths; small text files, strict JSON.
 
-Whatever the text, the result is right or a RequestError that names option and value.
+Whatever the text, the result is right or an error that says what is wrong with it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from distviz.errors import RequestError, nearest
 
 LARGEST = 2**63 - 1
 """The largest whole number; tables and arrays hold 64 bits."""
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""Numbers that JSON does not have, as Python writes them."""
 _DIGITS = 18
+_DEEPEST = 50
+_SURROGATE = b"\\ud"
+"""Begins the escape of half a character, which no encoding can write."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CONTROL_IN_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -137,3 +143,60 @@ def read_small_file(path: Path, noun: str, most: int) -> str:
         raise RequestError(
             f"{path} cannot be read: byte {error.start} is not UTF-8", f"give {noun}"
         ) from error
+
+
+# JSON ---------------------------------------------------------------------------------------
+
+
+def parse_json(data: bytes, *, allows: Collection[str] = ()) -> Any:
+    """Parse JSON strictly; ``allows`` has those of `NOT_FINITE` that it may contain.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON in UTF-8, gives a name twice, is nested deeply, or contains half of a
+        character or another of `NOT_FINITE`.
+    """
+
+    def constant(name: str) -> float:
+        if name not in allows:
+            raise ValueError(f"it contains {name}")
+        return float(name)
+
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("it starts with a byte order mark, save it as UTF-8 without one")
+    try:
+        tree = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=constant)
+        _check_depth(tree)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels") from None
+    if _SURROGATE in data.lower():
+        try:
+            json.dumps(tree, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it contains half of a character (a lone surrogate)") from None
+    return tree
+
+
+def _check_depth(tree: Any) -> None:
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it gives the name {name!r} twice")
+        found[name] = value
+    return found
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()

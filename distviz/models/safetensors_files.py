@@ -6,7 +6,6 @@ names the wrong file and a header that contradicts itself are found in milliseco
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distviz.errors import RequestError, first_line
-from distviz.models.json_files import read_json, without_twins
+from distviz.models.json_files import read_json
+from distviz.parsing import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -144,7 +144,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one file; RequestError if the file contradicts its header."""
     size, header = _header(path)
     try:
-        content = json.loads(header, object_pairs_hook=without_twins)
+        content = parse_json(header)
         content.pop("__metadata__", None)
         found = {name: _stored(path, entry, len(header)) for name, entry in content.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from distviz.parsing import NOT_FINITE, parse_json
 from distviz.results.arrow_tables import read_parquet
-from distviz.results.reading import parse_json
 from distviz.results.schema import CountsNote, check
 from distviz.sites import SiteKey
 from distviz.stats import Moments, Sketch, float_grid
@@ -92,7 +92,7 @@ def parse(data: bytes) -> dict[SiteKey, dict[str, Sketch]]:
     note = (table.schema.metadata or {}).get(_METADATA)
     if note is None or table.schema.types != [pa.float32(), pa.int64()]:
         raise ValueError("it has no sketches: columns value and count, and metadata of distviz")
-    plain = parse_json(note, allows_nan=True)
+    plain = parse_json(note, allows=NOT_FINITE)
     check(plain, CountsNote)
     values, counts = (table[name].to_numpy() for name in ("value", "count"))
     cells = [entry["cells"] for entry in plain["sketches"]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from distviz.errors import RequestError, first_line
+from distviz.parsing import parse_json
 from distviz.results.arrow_tables import parse_table
 from distviz.results.columns import Row
 from distviz.results.output_folder import advice_for
@@ -25,9 +25,6 @@ CHECKSUMS = "checksums"
 """Field of a manifest: SHA-256 of every other file by name, of the manifests of inner folders."""
 OWN_CHECKSUM = "checksum"
 """Field of a manifest: SHA-256 of all its other fields."""
-_DEEPEST = 50
-_SURROGATE = b"\\ud"
-"""Begins the escape of half a character, which no encoding can write."""
 _SHOWN = 3
 
 
@@ -61,48 +58,6 @@ def read_file(path: Path) -> bytes:
         raise RequestError(f"{path} is missing, the folder is not complete") from None
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def parse_json(data: bytes, *, allows_nan: bool = False) -> Any:
-    """Parse JSON strictly; NaN and infinities are no JSON, but Python writes them.
-
-    Raises
-    ------
-    ValueError
-        If it is no JSON in UTF-8, has a field twice or deep nesting, or NaN where not allowed.
-    """
-    try:
-        constant = float if allows_nan else _refuse_constant
-        tree = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=constant)
-    except RecursionError:
-        raise ValueError(f"it is nested more than {_DEEPEST} levels") from None
-    level = [tree]
-    for _ in range(_DEEPEST):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            if _SURROGATE in data.lower():
-                json.dumps(tree, ensure_ascii=False).encode()
-            return tree
-    raise ValueError(f"it is nested more than {_DEEPEST} levels")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it has the field {twice!r} twice")
-    return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _children(node: Any) -> Iterable[Any]:
-    if isinstance(node, dict):
-        return node.values()
-    return node if isinstance(node, list) else ()
 
 
 def digest(data: bytes) -> str:

@@ -13,9 +13,10 @@ import pandas as pd
 import pyarrow as pa
 
 from distviz.errors import RequestError
+from distviz.parsing import parse_json
 from distviz.results import agreement, counts_file
 from distviz.results.columns import Channel, Document, Expert, Plan, Row
-from distviz.results.reading import Folder, parse_json
+from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
 from distviz.results.storage import RUN

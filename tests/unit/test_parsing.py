@@ -9,7 +9,9 @@ import pytest
 
 from distviz.errors import RequestError
 from distviz.parsing import (
+    NOT_FINITE,
     check_text,
+    parse_json,
     path_of,
     read_small_file,
     shown,
@@ -109,3 +111,27 @@ def test_messages_show_a_part_of_what_is_large() -> None:
     assert shown(16**10_000) == "a whole number of 40,001 bits"
     assert (shown(0.5), shown("a"), shown(None)) == ("0.5", "'a'", "None")
     check_text("é\n\t\u202e", "--filler", is_line=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": NaN}', "it contains NaN"),
+        ('{"a": [-Infinity]}', "it contains -Infinity"),
+        ('{"a": {"b": 1, "b": 1}}', "the name 'b' twice"),
+        ("[" * 200_000 + "]" * 200_000, "nested more than 50 levels"),
+        ("[" * 60 + "]" * 60, "nested more than 50 levels"),
+        ("", "Expecting value"),
+        (r'["\ud800"]', "half of a character"),
+        ("9" * 5000, "Exceeds the limit"),
+    ],
+)
+def test_json_is_parsed_strictly(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text.encode())
+
+
+def test_numbers_that_python_writes() -> None:
+    assert parse_json(b"[NaN, Infinity, 1]", allows=NOT_FINITE)[1:] == [float("inf"), 1]
+    with pytest.raises(UnicodeDecodeError):
+        parse_json(b'"\xff"')

@@ -14,7 +14,7 @@ from support.synthetic_runs import silu_run, with_tables
 
 from distviz.errors import RequestError
 from distviz.results.loading import load
-from distviz.results.reading import Folder, parse_json, read_file
+from distviz.results.reading import Folder, read_file
 from distviz.results.run import Run
 from distviz.studies.comparison import compare_runs
 from distviz.studies.whatif import evaluate_whatif, parse_whatif
@@ -23,30 +23,6 @@ from distviz.studies.whatif import evaluate_whatif, parse_whatif
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return with_tables(silu_run().run).save(tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": [-Infinity]}', "-Infinity is no number"),
-        ('{"a": {"b": 1, "b": 1}}', "the field 'b' twice"),
-        ("[" * 200_000 + "]" * 200_000, "nested more than 50 levels"),
-        ("[" * 60 + "]" * 60, "nested more than 50 levels"),
-        ("", "Expecting value"),
-        (r'["\ud800"]', "surrogates not allowed"),
-        ("9" * 5000, "Exceeds the limit"),
-    ],
-)
-def test_json_is_parsed_strictly(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        parse_json(text.encode())
-
-
-def test_numbers_that_python_writes() -> None:
-    assert parse_json(b"[NaN, Infinity, 1]", allows_nan=True)[1:] == [float("inf"), 1]
-    with pytest.raises(UnicodeDecodeError):
-        parse_json(b'"\xff"')
 
 
 def _fifo(path: Path) -> None:
