@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.architectures import Mlp, find_mlps
 from distviz.models.checkpoint import Checkpoint, has_tokenizer
+from distviz.models.header_match import match_headers
 from distviz.models.lazy_layers import bytes_in_memory, layer_of, layer_paths, why_not_on_disk
 from distviz.models.loading import (
     LoadOptions,
@@ -17,7 +18,6 @@ from distviz.models.loading import (
 )
 from distviz.models.memory import free_bytes
 from distviz.models.model_config import read_config
-from distviz.models.rehearsal import rehearse
 from distviz.models.tokenizer import read_tokenizer
 from distviz.sites import HookPoint
 
@@ -99,7 +99,7 @@ def inspect_checkpoint(
     with quiet():
         config = read_config(checkpoint, options)
         auto, has_head = choose_class(config, checkpoint)
-        empty, notes = rehearse(auto, checkpoint, config, options)
+        empty, notes = match_headers(auto, checkpoint, config, options)
         mlps = find_mlps(empty)
         points = choose(empty, mlps) if choose is not None else None
         disk = _plan_disk(checkpoint, options, empty, mlps, points, stream)

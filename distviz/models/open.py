@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.architectures import Mlp, count_layers, find_mlps, point_width
 from distviz.models.checkpoint import Checkpoint, fingerprint, locate
+from distviz.models.header_match import match_headers
 from distviz.models.lazy_layers import LayersOnDisk, SharedWeightsError, open_on_disk
 from distviz.models.load_plan import CheckpointInfo, LoadPlan, RequiredPoints, inspect_checkpoint
 from distviz.models.loading import (
@@ -31,7 +32,6 @@ from distviz.models.loading import (
 from distviz.models.memory import check_memory
 from distviz.models.model_config import read_config
 from distviz.models.quantized import method_of, quantization_of
-from distviz.models.rehearsal import rehearse
 from distviz.models.synthetic import build_layers, cut_layer_fields, layer_config
 from distviz.models.wrappers import entry_device
 
@@ -252,7 +252,7 @@ def _open_taken(layer: LayerSettings, checkpoint: Checkpoint, options: LoadOptio
         kept = _taken_layers(layer, config)
         whole = copy.deepcopy(config)
         cut_layer_fields(config, range(max(kept) + 1))
-        empty, _ = rehearse(headless(), checkpoint, config, options, all_layers=False)
+        empty, _ = match_headers(headless(), checkpoint, config, options, all_layers=False)
         residual = next(p for mlp in find_mlps(empty) for p in mlp.points if p.site == "residual")
         model, notes = read_model(headless(), checkpoint, config, options, all_layers=False)
     _keep_layers(model, residual.module.rpartition(".")[0], kept)

@@ -13,9 +13,9 @@ from transformers import LlamaConfig
 
 from distviz.errors import RequestError
 from distviz.models.checkpoint import locate
+from distviz.models.header_match import match_headers, read_pickled
 from distviz.models.loading import LoadOptions, choose_class
 from distviz.models.open import open_model
-from distviz.models.rehearsal import read_pickled, rehearse
 
 
 def test_a_rehearsal_reads_no_weights_and_has_the_dtypes_of_the_loaded_model(saved: Path) -> None:
@@ -23,7 +23,7 @@ def test_a_rehearsal_reads_no_weights_and_has_the_dtypes_of_the_loaded_model(sav
     options = LoadOptions(None, torch.device("cpu"), None, None, False)
     config = LlamaConfig.from_pretrained(saved)
     auto, _ = choose_class(config, checkpoint)
-    model, notes = rehearse(auto, checkpoint, config, options)
+    model, notes = match_headers(auto, checkpoint, config, options)
     loaded = open_model(str(saved), needs_tokenizer=False).model
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert notes == []

@@ -35,7 +35,7 @@ _CODES = {
 }  # fmt: skip
 
 
-def rehearse(
+def match_headers(
     auto: Any,
     checkpoint: Checkpoint,
     config: PretrainedConfig,
