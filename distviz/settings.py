@@ -240,6 +240,10 @@ class RunSettings:
             check_choice("--figures", figure, FIGURE_FORMATS)
         if self.resume and self.out is None:
             raise RequestError("--resume needs --out", "give the folder of the interrupted run")
+        if self.filler == "":
+            raise RequestError("--filler is empty", "give a string such as /")
+        if self.filler == "":
+            raise RequestError("--filler is empty", "give a string such as /")
         if self.device_map is not None and self.layer is not None:
             raise RequestError(
                 "--device-map is for checkpoints, not for layers built from a TOML file",

@@ -63,7 +63,8 @@ def _guard(name: str, function: Callable[[SimpleNamespace], None], given: Simple
     except DistvizError as error:
         if given.debug:
             raise
-        raise _failed(error.message, error.hint, error.exit_code) from None
+        hint = options.with_commands(error.hint, name)
+        raise _failed(error.message, hint, error.exit_code) from None
     except KeyboardInterrupt as error:
         raise _failed(interrupts.message(error), "", interrupts.exit_code(error)) from None
     except Exception as error:

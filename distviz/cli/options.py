@@ -7,6 +7,7 @@ and the variants of a setting that some commands have.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,24 @@ def options_of(command: str) -> list[Option]:
     found = [own.get(name) or _not_given(option) for name, option in settings.items()]
     found += [option for name, option in own.items() if name not in settings]
     return sorted(found, key=lambda option: bool(option.heading))
+
+
+def commands_of(spelling: str) -> list[str]:
+    """Return the commands that have an option, by one of its spellings."""
+    records = [*OPTIONS.values(), *_OWN]
+    flags = ((one, "/".join(one.spellings).split("/")) for one in records)
+    having = {command for one, written in flags if spelling in written for command in one.commands}
+    return [command for command in _ALL if command in having]
+
+
+def with_commands(hint: str, command: str) -> str:
+    """Return the hint of an error; where the command lacks an option in it, those that have it."""
+    notes = []
+    for spelling in dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", hint)):
+        having = commands_of(spelling)
+        if having and command not in having:
+            notes.append(f"{spelling} is an option of {', '.join(having)}")
+    return f"{hint} ({'; '.join(notes)})" if notes else hint
 
 
 def _not_given(option: Option) -> Option:

@@ -125,8 +125,8 @@ def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> No
         shown = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if silent[3:] else "")
         raise MeasurementError(
             f"never reached in the forward pass: {shown}",
-            "a fused kernel or another code path skips it; try attn_implementation='eager', or "
-            "remove it from the sites",
+            "a fused kernel or another code path skips it: remove it from the sites, or, if it "
+            "belongs to attention, try --attn-implementation eager",
         )
 
 

@@ -213,7 +213,7 @@ class _LayerLoop:
                 raise MeasurementError(
                     f"the input of {path} differs from that before the interruption: this model "
                     "carries more from layer to layer than its layers return",
-                    "it cannot be resumed while streaming; measure it again without --resume",
+                    "it cannot be resumed while streaming; give --force without --resume",
                 )
         elif call.is_saved and self.checkpointer is not None:
             self.checkpointer.note_input(call.number, digest_of(inputs))

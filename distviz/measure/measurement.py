@@ -255,8 +255,6 @@ def filler_of(settings: RunSettings) -> Filler | None:
     """Return the filler that the settings ask for; None without one."""
     if settings.filler is None:
         return None
-    if not settings.filler:
-        raise RequestError("--filler is empty", "give a string such as /")
     return Filler(
         settings.filler,
         settings.filler_count,

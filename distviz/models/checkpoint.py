@@ -287,7 +287,8 @@ def _adapter_checkpoint(
         )
     except RequestError as error:
         raise RequestError(
-            f"the base of the adapter '{source}' cannot be opened: {error.message}", correct
+            f"the base of the adapter '{source}' cannot be opened: {error.message}",
+            f"{correct}{error.hint and f'; or {error.hint}'}",
         ) from error
     return replace(base, source=source, name=name, adapter=adapter)
 

@@ -119,9 +119,10 @@ def _plan_disk(
     """Decide whether layers stay on disk; None where the whole model is loaded."""
     if why := why_not_on_disk(checkpoint, options):
         if stream:
+            convert = "" if checkpoint.tensors else ", or convert it with save_pretrained"
             raise RequestError(
                 f"'{checkpoint.source}' cannot be streamed: {why}",
-                "remove --stream, or convert it with save_pretrained",
+                f"remove --stream{convert}",
             )
         return None
     layers = layer_paths(empty, [mlp.path for mlp in mlps])

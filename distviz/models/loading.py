@@ -145,10 +145,12 @@ def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn
         with torch.device("meta"):
             model: nn.Module = auto.from_config(copy.deepcopy(config), **options.for_transformers())
     except Exception as error:
+        advice, asked = advice_for(error), options.attn_implementation
+        given = f" with --attn-implementation {asked}" if advice and asked else ""
         raise RequestError(
-            f"transformers cannot build a {config.model_type} model{described_in(config)}: "
-            f"{reason_of(error)}",
-            advice_for(error),
+            f"transformers cannot build a {config.model_type} model"
+            f"{given or described_in(config)}: {reason_of(error)}",
+            advice,
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -207,7 +209,7 @@ def _load(
     except torch.OutOfMemoryError as error:
         raise RequestError(
             f"'{checkpoint.source}' does not fit into the memory of {options.device}",
-            "try --dtype bfloat16, --device cpu or --stream",
+            "try a smaller --dtype, --device cpu or --stream",
         ) from error
     except Exception as error:
         if options.device_map is not None and "offload_folder" in str(error):

@@ -30,7 +30,8 @@ def load(folder: str | Path) -> Kind:
         if is_there(path / kind.FILE):
             return kind.load(path)
     if not is_there(path) or not path.is_dir():
-        raise RequestError(f"{path} is not a folder", advice_for(path))
+        what = "is not a folder" if is_there(path) else "does not exist"
+        raise RequestError(f"{path} {what}", advice_for(path))
     *names, last = [kind.FILE for kind in _KINDS]
     raise RequestError(
         f"{path} is not a result of distviz: it has no {', '.join(names)} or {last}",

@@ -39,7 +39,8 @@ def advice_for(path: Path, noun: str = "result of distviz") -> str:
     folder = result_at(path)
     if folder is not None and folder != path:
         return f"give its folder: {folder}"
-    if path.suffix == ".gguf" or (path / "config.json").is_file():
+    is_gguf = path.suffix == ".gguf" and path.is_file()
+    if is_gguf or (path / "config.json").is_file():
         return f"{path} is a model; measure it: distviz run {shlex.quote(str(path))}"
     return f"give the folder of a {noun}"
 

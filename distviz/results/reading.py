@@ -100,7 +100,8 @@ class Folder:
 
     def __init__(self, path: Path, name: str, noun: str, schema: type[Manifest] = Manifest) -> None:
         if not is_there(path) or not path.is_dir():
-            raise RequestError(f"{path} is not a folder", advice_for(path, noun))
+            what = "is not a folder" if is_there(path) else "does not exist"
+            raise RequestError(f"{path} {what}", advice_for(path, noun))
         if not is_there(path / name):
             raise RequestError(f"{path} is not a {noun}: it has no {name}", advice_for(path, noun))
         self.path, self.name = path, name
@@ -123,10 +124,11 @@ class Folder:
             raise ValueError("it has no schema_version")
         version = manifest["schema_version"]
         if isinstance(version, bool) or version != SCHEMA_VERSION:
+            is_newer = isinstance(version, int) and version > SCHEMA_VERSION
             raise RequestError(
                 f"{self.path} was written with schema version {version}; "
                 f"this version of distviz reads {SCHEMA_VERSION}",
-                "measure again",
+                "install a newer distviz" if is_newer else "measure again",
             )
         check(manifest, schema)
         return manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -88,8 +89,10 @@ def staging(out: Path, *, force: bool = False, merges: bool = False) -> Iterator
         if not isinstance(error, OSError):
             raise
         reason = error.strerror or first_line(error)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise MeasurementError(
-            f"{out} cannot be written: {reason}", "free space there, or give another --out"
+            f"{out} cannot be written: {reason}",
+            f"{'free space there, or ' * is_full}give another --out",
         ) from error
 
 

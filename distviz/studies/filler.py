@@ -166,7 +166,7 @@ def _manifest(without: _Measured, settings: RunSettings, counts: list[int]) -> d
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "filler",
-        "filler": settings.filler or DEFAULT_FILLER,
+        "filler": DEFAULT_FILLER if settings.filler is None else settings.filler,
         **{name: getattr(settings, name) for name in names},
         "counts": counts,
         "model": stated["model"],
@@ -190,7 +190,7 @@ def filled_corpus(
     """Tokenize prompts with filler tokens; RequestError if one is longer than a window."""
     from distviz.measure import corpus_of
 
-    string = settings.filler or DEFAULT_FILLER
+    string = DEFAULT_FILLER if settings.filler is None else settings.filler
     asked = replace(settings, filler=string if count else None, filler_count=count, max_tokens=None)
     corpus = corpus_of(documents, opened, asked)
     cut = next((window for window in corpus.windows if not window.is_last), None)
@@ -198,7 +198,7 @@ def filled_corpus(
         raise RequestError(
             f"prompt '{documents[cut.document].id}' with {count} filler tokens is longer than "
             f"--max-length {settings.max_length}",
-            "give a larger --max-length",
+            "give a larger --max-length, smaller --counts, or a shorter prompt",
         )
     return corpus
 

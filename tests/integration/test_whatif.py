@@ -119,7 +119,7 @@ def test_other_folders_are_refused(call: Any, mine: Path, tmp_path: Path) -> Non
     (mine / "inside").mkdir()
     shutil.copytree(mine, tmp_path / "both" / "a")
     cases = {
-        tmp_path / "nowhere": "is not a folder",
+        tmp_path / "nowhere": "does not exist",
         tmp_path / "other": "is not a run: it has no run.json",
         tmp_path / "both": "is not a run, it holds 1 of them",
     }

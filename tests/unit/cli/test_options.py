@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from distviz.arm import controls
 from distviz.arm.arm import MODES, PERCENTILES_OF
 from distviz.cli.examples import PAGES
-from distviz.cli.options import flags_of, options_of, signature
+from distviz.cli.options import commands_of, flags_of, options_of, signature, with_commands
 from distviz.option import HEADINGS, MEASURING
 from distviz.plots import figures
 from distviz.settings import OPTIONS, RunSettings, build_settings
@@ -102,3 +104,57 @@ def test_values_of_repeatable_options_are_checked_where_they_are_used() -> None:
         for option in options_of(name):
             if option.type == list[str] | None:
                 option.check(["some", "other"])
+
+
+# Hints ----------------------------------------------------------------------------------------
+
+PACKAGE = Path(inspect.getfile(RunSettings)).parent
+ELSEWHERE = {"--merge", "--dequantize", "--safe_serialization", "--name"}
+"""Options of other programs that hints name, and a placeholder."""
+OF_EVERY_COMMAND = {"--help", "--version", "--install-completion", "--show-completion"}
+
+
+def strings() -> Iterator[tuple[str, str]]:
+    """Yield the string constants of the package, docstrings too, with the module."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.relative_to(PACKAGE).as_posix(), node.value
+
+
+def test_options_that_texts_name_exist() -> None:
+    named = {
+        (option, module)
+        for module, text in strings()
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?<!-)(?![\w-])", text)
+    }
+    assert len(named) > 100
+    known = OF_EVERY_COMMAND | ELSEWHERE
+    assert not {(one, where) for one, where in named if one not in known and not commands_of(one)}
+
+
+def test_commands_that_texts_name_exist() -> None:
+    found = [
+        word for _, text in strings() for word in re.findall(r"(?:^|`|: |; )distviz ([a-z]+)", text)
+    ]
+    assert len(found) > 20
+    assert set(found) <= set(PAGES)
+
+
+@pytest.mark.parametrize(
+    ("command", "hint", "expected"),
+    [
+        ("run", "try --device cpu or --stream", ""),
+        ("sweep", "try --device cpu or --stream", " (--stream is an option of run, compare)"),
+        ("inspect", "type --attn-implementation a/b", " (--attn-implementation is an option of "),
+        ("compare", "measure the run without --no-keep-text", " (--no-keep-text is an option of "),
+        ("export", "measure with --classes all", " (--classes is an option of run)"),
+        ("report", "--format pdf, not --format or -o", " (--format is an option of export)"),
+        ("run", "run `zero_to_fp32.py --safe_serialization`", ""),
+        ("run", "rename a--seeds to b", ""),
+    ],
+)
+def test_hints_say_which_commands_have_an_option(command: str, hint: str, expected: str) -> None:
+    found = with_commands(hint, command)
+    assert found.startswith(hint + expected)
+    assert bool(expected) == (found != hint)

@@ -70,7 +70,7 @@ def test_fillers() -> None:
     assert found is not None
     assert (found.string, found.count, found.position, found.seed) == ("/", 4, "end", 3)
     with pytest.raises(RequestError, match="--filler is empty"):
-        filler_of(RunSettings(filler=""))
+        RunSettings(filler="")
 
 
 def test_random_input_has_the_shape_of_the_layer(opened: Any) -> None:

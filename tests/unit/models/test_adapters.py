@@ -290,6 +290,17 @@ def test_the_revision_of_the_base_is_that_of_the_adapter(
     assert asked == [("org/base", "abc"), *[("org/base", None)] * 3]
 
 
+def test_the_hint_for_a_base_is_that_of_its_own_error(adapter: Path, tiny_saved: Path) -> None:
+    base = adapter.parent / "pickled"
+    base.mkdir()
+    shutil.copy(tiny_saved / "config.json", base)
+    (base / "pytorch_model.bin").touch()
+    edit_config(adapter, base_model_name_or_path=str(base))
+    with pytest.raises(RequestError, match="only pickle weights") as caught:
+        open_model(str(adapter), device="cpu")
+    assert "--allow-pickle" in caught.value.hint
+
+
 FIELDS: list[tuple[str, Any]] = [
     ("peft_type", "NOTHING"), ("peft_type", None), ("peft_type", ["LORA"]), ("r", "x"), ("r", 0),
     ("r", -1), ("r", 8), ("r", 1e9), ("lora_alpha", "x"), ("lora_alpha", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_free_memory_decides_if_nothing_is_asked(
     if plan is not None:
         assert not plan.is_asked_for
         assert plan.why == "the model takes 0.0 GB, 0.0 GB are free: "
+
+
+def test_a_device_map_is_removed_not_converted(saved: Path) -> None:
+    options = replace(CPU, device_map="auto")
+    with pytest.raises(RequestError, match="cannot be streamed: --device-map") as caught:
+        inspect_checkpoint(locate(str(saved)), options, needs_tokenizer=False, stream=True)
+    assert caught.value.hint == "remove --stream"
 
 
 def test_streaming_of_pickles_is_refused(llama: Path) -> None:

@@ -116,3 +116,10 @@ def test_the_class_follows_the_architecture_of_the_configuration(
         "AutoModelForCausalLM" if has_head else "AutoModel",
         has_head,
     )
+
+
+def test_an_attention_implementation_that_was_given_is_not_that_of_the_config(saved: Path) -> None:
+    with pytest.raises(RequestError, match="with --attn-implementation flash_attention_2: ") as one:
+        open_model(str(saved), attn_implementation="flash_attention_2", needs_tokenizer=False)
+    assert "config.json says" not in one.value.message
+    assert one.value.hint.startswith("give --attn-implementation eager")

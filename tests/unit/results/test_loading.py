@@ -20,7 +20,7 @@ from distviz.studies.whatif import evaluate_whatif, parse_whatif
 def test_every_kind_of_folder_is_loaded(tmp_path: Path) -> None:
     folder = study().save(tmp_path / "mine")
     assert folders.load(folder / "count_000").manifest["kind"] == "run"
-    with pytest.raises(RequestError, match="not a folder"):
+    with pytest.raises(RequestError, match="does not exist"):
         folders.load(tmp_path / "nothing")
     with pytest.raises(RequestError, match="is not a comparison"):
         Comparison.load(folder)

@@ -119,5 +119,8 @@ def test_advice_fits_what_was_given(result: Path, demo_folder: Path) -> None:
     assert result_at(result / "figures") is result_at(demo_folder) is None
     assert advice_for(result / "run.json") == f"give its folder: {result}"
     assert advice_for(demo_folder).endswith(f"is a model; measure it: distviz run {demo_folder}")
-    assert advice_for(Path("a b.gguf")).endswith("measure it: distviz run 'a b.gguf'")
+    named = result.parent / "a b.gguf"
+    assert advice_for(named) == "give the folder of a result of distviz"  # there is no such file
+    named.touch()
+    assert advice_for(named).endswith(f"measure it: distviz run '{named}'")
     assert advice_for(result / "nowhere", "run") == "give the folder of a run"

@@ -199,7 +199,7 @@ def test_a_manifest_that_is_none(content: str, saved: Path) -> None:
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="not a folder"):
+    with pytest.raises(RequestError, match="does not exist"):
         Run.load(tmp_path / "none")
     with pytest.raises(RequestError, match=r"has no run\.json"):
         Run.load(tmp_path)

@@ -63,6 +63,16 @@ def test_an_error_leaves_no_folder(error: type[BaseException], tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
 
 
+def test_space_is_not_asked_for_where_it_is_not_missing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staging(tmp_path / "run"):
+            raise OSError(13, "Permission denied")
+
+    with pytest.raises(MeasurementError, match="run cannot be written: Permission denied") as error:
+        fail()
+    assert error.value.hint == "give another --out"
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     def fail() -> None:
         with staging(tmp_path / "run"):
@@ -80,6 +90,13 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert "π" in (tmp_path / "sweep.json").read_text(encoding="utf-8")
     with pytest.raises(RequestError, match=r"is not a run: it has no run\.json"):
         read_manifest(tmp_path)
+
+
+def test_a_folder_of_a_newer_version_needs_a_newer_distviz(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(RequestError, match="with schema version 99; this version") as caught:
+        read_manifest(tmp_path)
+    assert caught.value.hint == "install a newer distviz"
 
 
 def test_a_folder_of_version_1_needs_a_new_measurement(tmp_path: Path) -> None:

@@ -58,5 +58,8 @@ def test_a_prompt_longer_than_a_window_is_refused(opened: Any) -> None:
     prompts = read_prompts([])[:3]
     assert len(prompts) == 3
     assert len(filled_corpus(opened, prompts, SETTINGS, 4).windows) == 3
-    with pytest.raises(RequestError, match="with 200 filler tokens is longer than --max-length 96"):
+    with pytest.raises(
+        RequestError, match="with 200 filler tokens is longer than --max-length 96"
+    ) as one:
         filled_corpus(opened, prompts, SETTINGS, 200)
+    assert "smaller --counts" in one.value.hint  # a larger window may not fit into the positions

@@ -255,7 +255,7 @@ def test_runs_inside_a_folder_are_named(measured: Synthetic, tmp_path: Path) -> 
     (tmp_path / "both" / "a" / "counts.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(RequestError, match=r"counts\.parquet is damaged"):
         read_run(tmp_path / "both" / "a")
-    with pytest.raises(RequestError, match="is not a folder"):
+    with pytest.raises(RequestError, match="does not exist"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="is not a run"):
