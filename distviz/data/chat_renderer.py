@@ -28,8 +28,10 @@ def limit_memory() -> None:
     if sys.platform == "linux":
         import resource
 
-        limit = psutil.Process().memory_info().vms + BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        wanted = psutil.Process().memory_info().vms + BYTES
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 def render(request: dict[str, Any], messages: list[dict[str, str]]) -> dict[str, Any]:

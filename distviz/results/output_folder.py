@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from distviz.errors import RequestError
+from distviz.parsing import parse_json
 from distviz.results.staging_folder import remove_abandoned
 
 MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")
@@ -97,8 +97,10 @@ def _check_existing(out: Path, *, force: bool) -> None:
 
 def _is_manifest(path: Path) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        if not path.is_file():
+            return False
+        data = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return False
     return isinstance(data, dict) and "schema_version" in data
 

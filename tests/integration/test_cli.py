@@ -449,8 +449,11 @@ def test_an_existing_output(call: Any, text_file: Path) -> None:
     assert call(*base, "r").code == 0
     Path("r/mine.txt").write_text("x")
     refuse(call, [*base, "r"], "r exists\n.*--force")
+    refuse(call, [*base, "r", "--force"], "r/mine.txt was not written by distviz")
+    Path("r/mine.txt").unlink()
+    Path("r/report.html").write_text("old")
     assert call(*base, "r", "--force").code == 0
-    assert not Path("r/mine.txt").exists()
+    assert not Path("r/report.html").exists()
     Path("photos").mkdir()
     Path("photos/cat.png").write_bytes(b"cat")
     refuse(call, [*base, "photos"], "photos exists")

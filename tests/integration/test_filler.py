@@ -316,7 +316,7 @@ def test_the_command(tmp_path: Path) -> None:
     [
         (["--counts", "a,b"], "is not a list of numbers"),
         (["--counts", "0"], "at least one number above 0"),
-        (["--counts", "-3,5"], "none below"),
+        (["--counts", "-3,5"], "not a list of numbers"),
         (["--attention-layers", "0-"], "--attention-layers '0-' is not a list of layers"),
         (["--filler-kind", "x"], "filler_kind|filler-kind"),
     ],

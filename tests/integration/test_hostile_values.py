@@ -29,9 +29,9 @@ def attempt(
     def end(command: str, given: dict[str, str], without: set[str]) -> str:
         base = hostile.base(command, run, demo_folder)
         options = {name: value for name, value in base.items() if name not in without}
-        before, start = _listing(), time.perf_counter()
+        before, start = _listing(), time.process_time()
         done = call(*hostile.words_of(command, options | given))
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         lines = [line for line in done.complaint() if not line.startswith("distviz: warning")]
         wrong = hostile.wrong_with(done.code, done.out, lines)
         written = _listing() - before

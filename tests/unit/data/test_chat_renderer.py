@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from support.chat_templates import CHAT_TEMPLATES
 
+from distviz.data import chat_renderer
 from distviz.data.chat_renderer import answer
 
 CHAT = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": " 2 + 2? "}]
@@ -60,3 +65,18 @@ def test_a_content_that_is_left_out_is_at_the_end() -> None:
 )
 def test_why_a_template_fails(template: str, reason: str) -> None:
     assert reason in rendered(template)["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
+def test_a_lower_limit_of_the_system_is_kept() -> None:
+    request = {"template": "{{ messages[0].content }}", "special_tokens": {}, "chats": [CHAT]}
+    limited = f"ulimit -v 8000000; exec {sys.executable} -P {chat_renderer.__file__}"
+    done = subprocess.run(
+        ["bash", "-c", limited],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert json.loads(done.stdout)["text"] == CHAT[0]["content"]
