@@ -35,6 +35,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_SMALLER = "give a smaller --batch-size or --max-length, or a smaller --dtype"
+"""What to do where tensors do not fit into memory."""
 _DISTRIBUTED = ("run", "compare")
 """Commands that can run in several processes."""
 
@@ -70,12 +72,20 @@ def _guard(name: str, function: Callable[[SimpleNamespace], None], given: Simple
     except Exception as error:
         if given.debug:
             raise
-        kind = type(error).__name__
-        raise _failed(
-            f"{kind}: {first_line(error)}" if str(error).strip() else kind,
-            "run again with --debug to see the traceback",
-            1,
-        ) from None
+        raise _failed(*_unexpected(error, name), 1) from None
+
+
+def _unexpected(error: Exception, command: str) -> tuple[str, str]:
+    """Return message and hint of an error that distviz does not raise on purpose."""
+    kind = type(error).__name__
+    is_torch = kind == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    if is_torch or isinstance(error, MemoryError):
+        message = f"not enough memory: {first_line(error)}"
+        return message, options.with_commands(_SMALLER, command) if is_torch else ""
+    return (
+        f"{kind}: {first_line(error)}" if str(error).strip() else kind,
+        "run again with --debug to see the traceback",
+    )
 
 
 def _join(command: str) -> None:

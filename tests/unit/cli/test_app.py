@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from distviz.cli import app as cli
@@ -37,6 +38,11 @@ def failing(error: BaseException) -> Any:
         ),
         (KeyboardInterrupt(), 130, ["distviz: interrupted, nothing was written"]),
         (
+            MemoryError("Unable to allocate 9 GiB"),
+            1,
+            ["distviz: not enough memory: Unable to allocate 9 GiB"],
+        ),
+        (
             ValueError("first\nsecond"),
             1,
             ["distviz: ValueError: first", "  run again with --debug to see the traceback"],
@@ -57,6 +63,27 @@ def test_an_error_becomes_two_lines_and_an_exit_code(
     assert ended.value.exit_code == code
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", lines)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "generate"])
+def test_memory_that_is_missing_is_named(
+    error: Exception, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = SimpleNamespace(**{one.name: one.default for one in options_of(command)})
+    with pytest.raises(typer.Exit) as ended:
+        cli._guard(command, failing(error), given)
+    assert ended.value.exit_code == 1
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message == f"distviz: not enough memory: {error}"
+    assert hint.startswith("  give a smaller --batch-size or --max-length, or a smaller --dtype")
+    assert ("--max-length is an option of run" in hint) == (command == "generate")
 
 
 @pytest.mark.parametrize("error", [RequestError("--c is 0"), ValueError("no")])
