@@ -24,7 +24,7 @@ from distviz.hooks.observation import (
 )
 from distviz.hooks.recomputation import PastRuns, is_recomputing
 from distviz.hooks.recorder import Tokens
-from distviz.hooks.token_tracker import Tracker
+from distviz.hooks.token_tracker import Tracker, rows_of
 from distviz.models import bare, uncompiled
 from distviz.sites import HookPoint
 
@@ -104,7 +104,8 @@ class Redistribution:
                 return None
             if self._pending.get(point) and not rehearses:
                 return self._written(output, self._pending[point].pop(0))
-            rows = output.reshape(-1, output.shape[-1])
+            is_plain = routing is None and not is_recomputing()
+            rows = rows_of(output, self.tracker.tokens if is_plain else None)
             with self._past.tokens_of(point, rows, self.tracker) as is_known:
                 complete = match_tokens(point, rows, self.tracker, routing) if is_known else None
                 if complete is None or not self._acts():

@@ -134,7 +134,21 @@ class Tracker:
 
 
 def rows_of(tensor: torch.Tensor, tokens: Tokens | None) -> torch.Tensor:
-    """Return (rows, channels); parallel streams of a token become its channels."""
+    """Return (rows, channels); parallel streams of a token become its channels.
+
+    Raises
+    ------
+    MeasurementError
+        If the tensor is (tokens, batch, channels), as in XLNet.
+    """
+    if tensor.dim() == 3 and tokens is not None and min(tokens.valid.shape) > 1:
+        batch, length = tokens.valid.shape
+        if batch != length and tensor.shape[:2] == (length, batch):
+            raise MeasurementError(
+                "the layers of this model return (tokens, batch, channels), which distviz cannot "
+                "match with padding",
+                "measure one text at a time: --batch-size 1",
+            )
     if tensor.dim() == 4 and tokens is not None:
         shape = tokens.valid.shape
         if tensor.shape[1:3] == shape and tensor.shape[:2] != shape:

@@ -18,6 +18,7 @@ from .measurement import run as run
 from .output_effect import Baseline as Baseline
 from .output_effect import Effect as Effect
 from .output_effect import HeadInput as HeadInput
+from .padding import check_padding as check_padding
 from .resume import CheckpointFolder as CheckpointFolder
 from .world import agree as agree
 from .world import current as current

@@ -37,6 +37,7 @@ from distviz.measure.layer_checkpoint import (
 )
 from distviz.measure.layerwise_batches import stream_batches
 from distviz.measure.manifest import assemble, request
+from distviz.measure.padding import check_padding
 from distviz.measure.partial import batches_of_documents, gather, partition_batches
 from distviz.measure.resume import CheckpointFolder
 from distviz.measure.tensor_files import SpillBuffer
@@ -147,11 +148,10 @@ def pilot_run(
 
     The first of the layers where ARM is applied is measured; the evidence names it.
     """
-    first = replace(corpus, windows=corpus.windows[:_PILOT_WINDOWS])
     asked = replace(
         settings, layers=settings.arm_layers, arm_layers="none", sites="act", ripple=False
     )
-    measured = measure(opened, first, asked)
+    measured = measure(opened, replace(corpus, windows=corpus.windows[:_PILOT_WINDOWS]), asked)
     key = measured.keys[0]
     found = propose(measured.merged[key])
     evidence = f"layer {key.layer}: {found.evidence}"
@@ -326,6 +326,7 @@ def measure(
     progress.start(passes * corpus.tokens, passes * finished)
     started = time.perf_counter()
     with as_written(opened.model) as notes:
+        check_padding(measurement.opened, [] if done else batches)
         _measure_own(measurement, batches, done, saved, states, progress)
     measurement.partial = gather(world, measurement.partial)
     measurement.partial.recorder.documents.close()
@@ -393,6 +394,5 @@ def _finish_batches(
 
 def _spill_limit(measurement: Measurement) -> int:
     """Return the bytes of hidden states that may stay in memory: a quarter of it by default."""
-    asked = measurement.settings.stream_memory
-    device = entry_device(measurement.opened.model)
+    asked, device = measurement.settings.stream_memory, entry_device(measurement.opened.model)
     return free_bytes(device) // 4 if asked is None else asked * 1_000_000

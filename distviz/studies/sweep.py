@@ -13,7 +13,7 @@ import pandas as pd
 
 from distviz.data import Batch, Corpus, make_batches
 from distviz.hooks import experts_of, force_batched_experts
-from distviz.measure import CheckpointFolder, describe, request
+from distviz.measure import CheckpointFolder, check_padding, describe, request
 from distviz.models import LoadedModel
 from distviz.models.architectures import count_layers, main_stack
 from distviz.progress import Progress
@@ -92,6 +92,7 @@ def _measure(
 ) -> None:
     """Make all passes whose numbers are not in ``done``."""
     n_passes = 1 + len(work.trials)
+    check_padding(work.opened, batches)
     progress.start(n_passes * sum(batch.tokens for batch in batches))
 
     def save() -> None:

@@ -230,3 +230,29 @@ def test_rows_of_experts_belong_to_the_image_of_their_patch() -> None:
     assert (first.document, second.document) == (0, 1)
     assert second.tokens.tolist() == [0, 0, 1, 1]
     assert np.asarray(second.slots).tolist() == [0, 1, 0, 1]
+
+
+def xlnet() -> Any:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "vocab_size": 64}
+    return AutoModel.from_config(AutoConfig.for_model("xlnet", **sizes)).eval()
+
+
+def test_layers_that_return_tokens_before_texts_are_refused() -> None:
+    model, ids = xlnet(), torch.arange(3, 17).reshape(2, 7)
+    with (
+        pytest.raises(MeasurementError, match="tokens, batch, channels"),
+        torch.no_grad(),
+        distviz.watch(model),
+    ):
+        model(ids)
+    with (
+        pytest.raises(MeasurementError, match="tokens, batch, channels"),
+        torch.no_grad(),
+        distviz.redistribute(model, ARM(), layers=[1]),
+    ):
+        model(ids)
+    with torch.no_grad(), distviz.watch(model) as watched:
+        model(ids[:1])
+    assert set(counts(watched).values()) == {7 * 48}
+    assert hook_count(model) == 0
