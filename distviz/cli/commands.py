@@ -306,7 +306,10 @@ def _has(settings: RunSettings, manifest: str, folder: Path) -> bool:
 
 def _refuse_layers(settings: RunSettings, command: str) -> None:
     if settings.layer is not None:
-        raise RequestError(f"distviz {command} needs a checkpoint, not layers built from a TOML")
+        raise RequestError(
+            f"distviz {command} needs a checkpoint, not layers built from a TOML",
+            "give a model, or measure the layers: distviz run",
+        )
 
 
 def _repeated_flags(settings: RunSettings) -> list[str]:

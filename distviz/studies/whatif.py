@@ -147,7 +147,7 @@ def _names(option: str, text: str, allowed: Iterable[str]) -> tuple[str, ...]:
         if name not in known:
             raise RequestError(
                 f"--{option} {text}: unknown {option[:-1]} '{name}'{nearest(name, known)}",
-                f"allowed: {', '.join(known)}",
+                f"allowed: {', '.join(known)}{', or none' * (option == 'formats')}",
             )
     return tuple(name for name in known if name in names)
 

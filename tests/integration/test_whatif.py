@@ -101,7 +101,7 @@ def test_a_result_that_is_there_is_kept_unless_forced(call: Any, mine: Path) -> 
         (["--sparsity", "150"], "--sparsity '150'"),
         (["--percentile", "-1"], "--percentile -1"),
         (["--percentile", "much"], "'--percentile'"),
-        (["--figures", "gif"], "unknown format"),
+        (["--figures", "gif"], "--figures is 'gif', unknown is 'gif'"),
     ],
 )
 def test_what_does_not_fit_is_two_lines_and_leaves_nothing(
