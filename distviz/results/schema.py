@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 SCHEMA_VERSION = 2
 """Changes whenever the meaning of a file changes; other versions are refused."""
 
-MOST_LAYERS = 100_000
+MOST_LAYERS = 10_000
 """More layers than any model has; a larger index in a file is damage."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]

@@ -60,7 +60,7 @@ def test_a_blank_table_has_no_columns() -> None:
     [
         ({"layer": None}, "it has no column layer"),
         ({"layer": ["a", "b", "c"]}, "layer"),
-        ({"layer": [0, 1, 10**9]}, "column layer: expected int <= 99999"),
+        ({"layer": [0, 1, 10**9]}, "column layer: expected int <= 9999"),
         ({"layer": [0, -2, 1]}, "column layer: expected int >= -1"),
         ({"layer": [0, 1.5, 1]}, "layer"),
         ({"layer": [0, None, 1]}, "layer"),
