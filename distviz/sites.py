@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distviz.errors import RequestError, nearest
 from distviz.parsing import whole_number, word_list
@@ -221,6 +222,11 @@ class LayerOrder:
     stream_after_mlp: int = 0
     is_parallel: bool = False
     shares_norm: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, as ``run.json`` records it."""
+        plain = dataclasses.asdict(self).items()
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in plain}
 
     @classmethod
     def read(cls, data: object) -> LayerOrder | None:

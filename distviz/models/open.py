@@ -301,7 +301,7 @@ def _order_of(empty: nn.Module, mlps: list[Mlp]) -> dict[str, Any] | None:
 
     with quiet():
         order = trace_order(empty, mlps[0])
-    return None if order is None else asdict(order)
+    return None if order is None else order.as_dict()
 
 
 # The entry of run.json ----------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from distviz.errors import RequestError
@@ -55,7 +55,7 @@ class Inspection:
             "kind": "inspection",
             "model": self.details,
             "stacks": self.stacks,
-            "order": None if self.order is None else asdict(self.order),
+            "order": None if self.order is None else self.order.as_dict(),
             "points": [
                 {
                     "layer": point.layer,
