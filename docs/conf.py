@@ -54,5 +54,8 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(Any|Path|Figure|DataFrame|NDArray|ArrayLike|Iterable|Iterator|Sequence|Tensor|u?(int|float)\d+)",
     ),
-    ("py:class", r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str)"),
+    (
+        "py:class",
+        r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
+    ),
 ]
