@@ -1,9 +1,9 @@
 """Signals that end a command: one exception, raised where nothing is left half-done.
 
 Only the command installs the handlers; in a program that uses distviz, Ctrl-C is what Python makes
-of it. The first signal counts. Its exception waits until a critical section (`deferred`) or the
-initialization of an extension module has ended, because C++ code aborts the process when Python
-raises in it. If a library swallows the exception, or Python ignores it in a destructor, it is
+of it. The first signal counts. Its exception waits until a critical section (`deferred`), the
+initialization of an extension module or the import of torch has ended, because C++ code aborts the
+process when Python raises in it. If a library swallows the exception, or Python ignores it in a destructor, it is
 raised again. While it unwinds, and once the exit code is decided (`ignore`), further signals have
 no effect.
 """
@@ -84,7 +84,12 @@ class _State:
 
     def deliver(self, frame: FrameType | None) -> None:
         """Raise the exception of the signal received, unless it unwinds already or has to wait."""
-        if self.received is None or self.n_deferred or self.raised() or _is_in_extension(frame):
+        if (
+            self.received is None
+            or self.n_deferred
+            or self.raised()
+            or _initializes_extension(frame)
+        ):
             return
         error = Interrupted(self.received)
         self.raised = weakref.ref(error)
@@ -97,10 +102,18 @@ class _State:
 _state = _State()
 
 
-def _is_in_extension(frame: FrameType | None) -> bool:
+def _initializes_extension(frame: FrameType | None) -> bool:
+    """Whether a frame was called by the initialization of an extension module.
+
+    Modules of torch call initializers in C++ from their own code, so all of their imports count.
+    """
     while frame is not None:
         if frame.f_code in _EXTENSION_CODE:
             return True
+        if frame.f_code.co_name == "<module>":
+            name = str(frame.f_globals.get("__name__"))
+            if name.partition(".")[0] == "torch":
+                return True
         frame = frame.f_back
     return False
 

@@ -122,6 +122,21 @@ def test_an_extension_module_is_initialized_first(monkeypatch: pytest.MonkeyPatc
     assert steps == ["initialized"]
 
 
+@pytest.mark.parametrize(("name", "is_complete"), [("torch.autograd", True), ("torchlike", False)])
+def test_the_import_of_torch_is_completed(name: str, is_complete: bool) -> None:
+    steps: list[str] = []
+    code = compile("send(); sleep(0.15); steps.append('imported')", name, "exec")
+    scope = {"__name__": name, "send": send, "sleep": time.sleep, "steps": steps}
+
+    def load() -> None:
+        exec(code, scope)  # noqa: S102  (the body of a module)
+        time.sleep(1)
+
+    with pytest.raises(interrupts.Interrupted):
+        load()
+    assert bool(steps) is is_complete
+
+
 def test_what_a_library_swallows_is_raised_again() -> None:
     def work() -> None:
         with contextlib.suppress(BaseException):
