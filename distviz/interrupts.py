@@ -2,10 +2,10 @@
 
 Only the command installs the handlers; in a program that uses distviz, Ctrl-C is what Python makes
 of it. The first signal counts. Its exception waits until a critical section (`deferred`), the
-initialization of an extension module or the import of torch has ended, because C++ code aborts the
-process when Python raises in it. If a library swallows the exception, or Python ignores it in a destructor, it is
-raised again. While it unwinds, and once the exit code is decided (`ignore`), further signals have
-no effect.
+initialization of an extension module, or the import of torch has ended, because C++ code aborts
+the process when Python raises in it. If a library swallows the exception, or Python ignores it in
+a destructor, it is raised again. While it unwinds, and once the exit code is decided (`ignore`),
+further signals have no effect.
 """
 
 from __future__ import annotations
@@ -84,12 +84,7 @@ class _State:
 
     def deliver(self, frame: FrameType | None) -> None:
         """Raise the exception of the signal received, unless it unwinds already or has to wait."""
-        if (
-            self.received is None
-            or self.n_deferred
-            or self.raised()
-            or _initializes_extension(frame)
-        ):
+        if self.received is None or self.n_deferred or self.raised() or _is_initializing(frame):
             return
         error = Interrupted(self.received)
         self.raised = weakref.ref(error)
@@ -102,7 +97,7 @@ class _State:
 _state = _State()
 
 
-def _initializes_extension(frame: FrameType | None) -> bool:
+def _is_initializing(frame: FrameType | None) -> bool:
     """Whether a frame was called by the initialization of an extension module.
 
     Modules of torch call initializers in C++ from their own code, so all of their imports count.

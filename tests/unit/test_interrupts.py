@@ -129,7 +129,7 @@ def test_the_import_of_torch_is_completed(name: str, is_complete: bool) -> None:
     scope = {"__name__": name, "send": send, "sleep": time.sleep, "steps": steps}
 
     def load() -> None:
-        exec(code, scope)  # noqa: S102  (the body of a module)
+        exec(code, scope)
         time.sleep(1)
 
     with pytest.raises(interrupts.Interrupted):
