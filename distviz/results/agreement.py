@@ -39,6 +39,10 @@ def check_run(
             if count != counts[key]:
                 reason = f"{count:,} values in {_name(key)}, {counts[key]:,} in counts.parquet"
                 raise folder.damaged(name, reason)
+    for key in counts:
+        after = key._replace(phase="after")
+        if key.phase == "moved_before" and after not in counts:
+            raise folder.damaged("counts.parquet", f"it has {_name(key)}, but no {_name(after)}")
     _check_totals(folder, documents)
 
 
@@ -61,6 +65,8 @@ def _check_totals(folder: Folder, documents: pd.DataFrame) -> None:
             folder.name, f"{counted:,} counted tokens, {total:,} in its token classes"
         )
     known = text.get("documents")
+    if len(documents) and "document" not in documents:
+        raise folder.damaged("documents.parquet", "it has no column document")
     found = documents["document"].nunique() if len(documents) else 0
     if known is not None and found > known:
         reason = f"{found:,} documents, {known:,} in {folder.name}"

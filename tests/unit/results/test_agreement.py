@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ CONTRADICTIONS = {
     "fewer documents in the manifest": lambda folder: strip(
         folder / "run.json", text={"documents": 3}
     ),
+    "documents without their numbers": _table(
+        "documents.parquet", lambda t: t.drop(columns="document")
+    ),
     "other token classes": lambda folder: strip(folder / "run.json", token_classes={"digits": 1}),
 }
 
@@ -72,6 +76,13 @@ def test_contradictions_are_refused(name: str, folder: Path) -> None:
     with pytest.raises(RequestError, match=r"(parquet|run\.json) is damaged") as caught:
         Run.load(folder)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_moved_values_need_the_values_after(demo_run: Run, tmp_path: Path) -> None:
+    kept = {key: found for key, found in demo_run.sketches.items() if key.phase != "after"}
+    out = replace(demo_run, sketches=kept, documents=pd.DataFrame(), channels=pd.DataFrame())
+    with pytest.raises(RequestError, match=r"moved_before, .* but no layer 0, act, after"):
+        Run.load(out.save(tmp_path / "run"))
 
 
 def test_other_documents_than_those_measured_are_named(demo_run: Run, tmp_path: Path) -> None:
