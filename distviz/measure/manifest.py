@@ -145,6 +145,7 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
             f"{nan} NaN and {inf} infinite values, first in layer {places[0]} "
             f"({len(places)} layers); statistics exclude them"
         )
+    found += _constant(result)
     found += _unvisited(result.experts)
     if settings.max_tokens is not None and corpus.truncated:
         found.append(f"--max-tokens {settings.max_tokens} left part of the text out")
@@ -152,6 +153,17 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
     if effect is not None and effect["loss_before"] is None:
         found.append("the next-token loss is not finite")
     return found
+
+
+def _constant(result: Run) -> list[str]:
+    """Return a warning where all values of a distribution are equal, as in a model of zeros."""
+    same = [key for key in result.keys if (s := result.merged[key]).count > 1 and s.min == s.max]
+    if not same:
+        return []
+    first, value = same[0], result.merged[same[0]].min
+    places = f"{len(same)} of {len(result.keys)} distributions"
+    where = f"layer {first.layer}, {first.site}, {first.phase}"
+    return [f"all values are equal in {places}, first {value:g} in {where}"]
 
 
 def _replaced(measurement: Measurement) -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 
 from distviz.measure import manifest
+from distviz.results import Run
+from distviz.stats import Sketch
 
 
 def test_versions_name_what_a_result_depends_on() -> None:
@@ -25,3 +30,15 @@ def test_experts_without_tokens_are_named() -> None:
         "2 of 4 experts received no token (layer 1: 1, 3)"
     ]
     assert manifest._unvisited(pd.DataFrame()) == []
+
+
+def test_distributions_of_one_value_are_named(demo_run: Run) -> None:
+    key = demo_run.find(0)
+    flat = replace(
+        demo_run, sketches=demo_run.sketches | {key: {"all": Sketch().add(np.full((1, 9), 0.5))}}
+    )
+    assert manifest._constant(flat) == [
+        f"all values are equal in 1 of {len(flat.keys)} distributions, "
+        "first 0.5 in layer 0, act, before"
+    ]
+    assert manifest._constant(demo_run) == []
