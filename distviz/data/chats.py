@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,15 @@ def render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendered
     }
     chats = [document.chat for document in documents]
     request = {"template": template, "special_tokens": tokens, "chats": chats}
-    lines, code, problem = _run(json.dumps(request))
-    answers = [json.loads(line) for line in lines]
-    if len(answers) < len(documents):
-        answers.append({"error": _reason(code, problem)})
-    for document, answer in zip(documents, answers, strict=False):
-        if "error" in answer:
-            reason = " ".join(answer["error"].split())
-            raise RequestError(
-                f"the chat template of {_name(tokenizer)} fails with document "
-                f"'{document.id}': {reason}",
-                "mend the template or the document, or leave --chat-template out",
-            )
+    try:
+        answers = _answers(json.dumps(request), len(chats))
+    except _ChatError as error:
+        reason = " ".join(error.reason.split())
+        raise RequestError(
+            f"the chat template of {_name(tokenizer)} fails with document "
+            f"'{documents[error.number].id}': {reason}",
+            "mend the template or the document, or leave --chat-template out",
+        ) from None
     return [
         RenderedChat(
             answer["text"],
@@ -117,6 +115,27 @@ def _reason(code: int, problem: str) -> str:
     if code < 0:
         return "it takes too much memory"
     return f"the process that renders it ended ({problem.strip().rpartition(chr(10))[2]})"
+
+
+class _ChatError(Exception):
+    """Why the chat of a number fails."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number, self.reason = number, reason
+
+
+@lru_cache(maxsize=1)  # a study asks for the same chats with each number of filler tokens
+def _answers(request: str, n_chats: int) -> tuple[dict[str, Any], ...]:
+    """Return what the process answers to each chat; `_ChatError` for the first that fails."""
+    lines, code, problem = _run(request)
+    answers = [json.loads(line) for line in lines]
+    if len(answers) < n_chats:
+        answers.append({"error": _reason(code, problem)})
+    for number, answer in enumerate(answers):
+        if "error" in answer:
+            raise _ChatError(number, answer["error"])
+    return tuple(answers)
 
 
 def _run(request: str) -> tuple[list[str], int, str]:

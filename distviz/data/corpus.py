@@ -260,7 +260,7 @@ class _Notes:
             "the chat template leaves the question out": self.without_question,
         }
         for what, names in kinds.items():
-            yield from said(what, names, len(self.documents))
+            yield from note_on_documents(what, names, len(self.documents))
 
 
 def classify_tokens(tokens: Iterable[str]) -> list[int]:
@@ -277,8 +277,8 @@ def classify_tokens(tokens: Iterable[str]) -> list[int]:
     return found
 
 
-def said(what: str, names: Sequence[str], total: int) -> list[str]:
-    """Return what is said about some of all documents; nothing without names."""
+def note_on_documents(what: str, names: Sequence[str], total: int) -> list[str]:
+    """Return a note that names some of all documents; none without names."""
     return [f"{what} ({len(names)} of {total} documents, first '{names[0]}')"] if names else []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distviz.data.corpus import Corpus, said
+from distviz.data.corpus import Corpus, note_on_documents
 from distviz.errors import RequestError
 
 
@@ -54,4 +54,5 @@ def without_special(corpus: Corpus) -> Corpus:
             "leave it out, or give another text",
         )
     what = "--skip-special leaves nothing of the text"
-    return replace(corpus, notes=(*corpus.notes, *said(what, empty, len(corpus.documents))))
+    notes = note_on_documents(what, empty, len(corpus.documents))
+    return replace(corpus, notes=(*corpus.notes, *notes))

@@ -35,6 +35,13 @@ def is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1  # noqa: SLF001
 
 
+def _is_inference() -> bool:
+    """Whether no backward pass can follow; gradient checkpointing itself runs under no_grad."""
+    import torch
+
+    return torch.is_inference_mode_enabled()
+
+
 @dataclass(frozen=True)
 class _PastRun:
     """One run of a point: a checksum of its values, and the tokens of the call."""
@@ -69,23 +76,25 @@ class PastRuns:
             If the rows that are computed again are those of no forward call, or of several that
             differ in their tokens.
         """
-        is_current = tracker.is_in_call or not is_recomputing()
-        seen = _PastRun(_checksum(rows), tracker.tokens, tracker.decoder)
         past = self._by_point.setdefault(point, deque(maxlen=_N_REMEMBERED))
-        if is_current:
-            if tracker.given is None:
-                past.append(seen)
+        if tracker.is_in_call or not is_recomputing():
+            if tracker.given is None and not _is_inference():
+                past.append(_past_run(rows, tracker))
             yield True
         elif not past:
             yield False
         else:
-            found = _find(past, seen, point)
+            found = _find(past, _past_run(rows, tracker), point)
             before = tracker.tokens, tracker.decoder
             tracker.tokens, tracker.decoder = found.tokens, found.decoder
             try:
                 yield True
             finally:
                 tracker.tokens, tracker.decoder = before
+
+
+def _past_run(rows: torch.Tensor, tracker: Tracker) -> _PastRun:
+    return _PastRun(_checksum(rows), tracker.tokens, tracker.decoder)
 
 
 def _find(past: deque[_PastRun], seen: _PastRun, point: HookPoint) -> _PastRun:

@@ -1,7 +1,7 @@
 """Check with a few tokens that padding behind a text does not change its values.
 
-Batches are padded on the right. A model that mixes tokens without heeding the mask (FNet, YOSO), or
-whose layers return (tokens, batch, channels), would be measured wrong without a sign.
+Batches are padded on the right. A model that mixes tokens although the mask excludes them (FNet,
+YOSO), or whose layers return (tokens, batch, channels), would silently be measured wrong.
 """
 
 from __future__ import annotations

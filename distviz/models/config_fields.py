@@ -55,11 +55,13 @@ def _is_not_negative(value: Any) -> bool:
     return _is_number(value) and value >= 0
 
 
-def _is_a(*kinds: type) -> Callable[[Any], bool]:
+def is_a(*kinds: type) -> Callable[[Any], bool]:
+    """Return a check whether a value is of one of these types."""
     return lambda value: isinstance(value, kinds)
 
 
-def _is_list_of(one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def is_list_of(one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check whether a value is a list, and each of its values passes ``one``."""
     return lambda value: isinstance(value, list) and all(map(one, value))
 
 
@@ -71,44 +73,44 @@ _TOKEN: Rule = ("*_token_id", _is_token, "a token id or a list of them")
 _SHARE = "a number between 0 and 1"
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _CONFIG: tuple[Rule, ...] = (
-    ("model_type tokenizer_class hidden_act", _is_a(str), "a string"),
-    ("architectures", _is_list_of(_is_a(str)), "a list of strings"),
-    ("auto_map id2label label2id quantization_config text_config", _is_a(dict), "an object"),
-    ("rope_scaling rope_parameters", _is_a(dict), "an object"),
-    ("return_dict output_hidden_states output_attentions use_cache", _is_a(bool), _SWITCH),
-    ("is_decoder is_encoder_decoder add_cross_attention", _is_a(bool), _SWITCH),
-    ("tie_word_embeddings tie_encoder_decoder", _is_a(bool), _SWITCH),
+    ("model_type tokenizer_class hidden_act", is_a(str), "a string"),
+    ("architectures", is_list_of(is_a(str)), "a list of strings"),
+    ("auto_map id2label label2id quantization_config text_config", is_a(dict), "an object"),
+    ("rope_scaling rope_parameters", is_a(dict), "an object"),
+    ("return_dict output_hidden_states output_attentions use_cache", is_a(bool), _SWITCH),
+    ("is_decoder is_encoder_decoder add_cross_attention", is_a(bool), _SWITCH),
+    ("tie_word_embeddings tie_encoder_decoder", is_a(bool), _SWITCH),
     ("dtype torch_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     ("eps *_eps epsilon *_epsilon", _is_share, _SHARE),
     ("rope_theta global_rope_theta local_rope_theta rope_local_base_freq", _is_positive, _POSITIVE),
     ("num_nextn_predict_layers num_labels n_layer n_layers", _is_count, _COUNT),
     ("num_*layers", lambda value: _is_count(value) or isinstance(value, dict | list), _COUNT),
     ("sliding_window", lambda value: not _is_whole(value) or value >= 0, _COUNT),
-    ("quant_method", _is_a(str), "a string"),
-    ("*attn_implementation *experts_implementation", _is_a(str, dict), "a name"),
+    ("quant_method", is_a(str), "a string"),
+    ("*attn_implementation *experts_implementation", is_a(str, dict), "a name"),
     ("transformers_weights", lambda _: False, "no such field: weights are in model.safetensors"),
     _TOKEN,
 )
 _ROPE: tuple[Rule, ...] = (
-    ("type rope_type", _is_a(str), "a string"),
-    ("short_factor long_factor", _is_list_of(_is_positive), "a list of numbers above 0"),
+    ("type rope_type", is_a(str), "a string"),
+    ("short_factor long_factor", is_list_of(_is_positive), "a list of numbers above 0"),
     ("*factor beta_*", _is_positive, _POSITIVE),
 )
 _GENERATION: tuple[Rule, ...] = (
     _TOKEN,
-    ("do_sample use_cache renormalize_logits remove_invalid_values", _is_a(bool), _SWITCH),
-    ("low_memory token_healing return_dict_in_generate", _is_a(bool), _SWITCH),
-    ("output_scores output_logits output_attentions output_hidden_states", _is_a(bool), _SWITCH),
+    ("do_sample use_cache renormalize_logits remove_invalid_values", is_a(bool), _SWITCH),
+    ("low_memory token_healing return_dict_in_generate", is_a(bool), _SWITCH),
+    ("output_scores output_logits output_attentions output_hidden_states", is_a(bool), _SWITCH),
     ("max_length min_length max_new_tokens min_new_tokens top_k", _is_count, _COUNT),
     ("num_beams num_beam_groups num_return_sequences", _is_count, _COUNT),
     ("*no_repeat_ngram_size prompt_lookup_num_tokens num_assistant_tokens", _is_count, _COUNT),
     ("repetition_penalty encoder_repetition_penalty", _is_positive, _POSITIVE),
     ("top_p min_p typical_p epsilon_cutoff eta_cutoff", _is_share, _SHARE),
     ("temperature penalty_alpha guidance_scale max_time", _is_not_negative, "a number from 0"),
-    ("suppress_tokens begin_suppress_tokens", _is_list_of(_is_whole), "a list of token ids"),
-    ("bad_words_ids", _is_list_of(_is_list_of(_is_whole)), "lists of token ids"),
-    ("watermarking_config compile_config", _is_a(dict), "an object"),
-    ("cache_implementation", _is_a(str), "a string"),
+    ("suppress_tokens begin_suppress_tokens", is_list_of(_is_whole), "a list of token ids"),
+    ("bad_words_ids", is_list_of(is_list_of(_is_whole)), "lists of token ids"),
+    ("watermarking_config compile_config", is_a(dict), "an object"),
+    ("cache_implementation", is_a(str), "a string"),
     ("prefill_chunk_size", _is_positive, _POSITIVE),
     ("length_penalty diversity_penalty", _is_number, "a number"),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line
 from distviz.models.checkpoint import Checkpoint
+from distviz.models.config_fields import is_a, is_list_of
 from distviz.models.json_files import read_json
 
 if TYPE_CHECKING:
@@ -32,20 +33,12 @@ def _is_token(value: Any) -> bool:
     if not isinstance(value, dict) or not set(value) <= {"content", "id", "__type", *_FLAGS}:
         return False
     flags = [value[name] for name in _FLAGS if name in value]
-    return isinstance(value.get("content"), str) and all(map(_is_flag, flags))
+    return isinstance(value.get("content"), str) and all(map(is_a(bool), flags))
 
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and value > 0 and (isinstance(value, float) or value < 10**_MOST_DIGITS)
-
-
-def _is_list(one: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(one, value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _is_tokens(value: Any) -> bool:
@@ -65,18 +58,14 @@ def _is_template(value: Any) -> bool:
         names = ("name", "template")
         return isinstance(one, dict) and all(isinstance(one.get(name), str) for name in names)
 
-    return isinstance(value, str) or _is_list(is_named)(value)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
+    return isinstance(value, str) or is_list_of(is_named)(value)
 
 
 _TOKEN = (_is_token, 'a string or an object with "content"')
-_FLAG = (_is_flag, "true or false")
+_FLAG = (is_a(bool), "true or false")
 _NUMBER = (_is_number, "a number above 0")
-_TEXT = (_is_text, "a string")
-_TEXTS = (_is_list(_is_text), "a list of strings")
+_TEXT = (is_a(str), "a string")
+_TEXTS = (is_list_of(is_a(str)), "a list of strings")
 _TOKENS = (_is_tokens, "a list or an object of tokens")
 _SIDE = (lambda value: value in ("left", "right"), "left or right")
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -106,7 +95,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "added_tokens_decoder": (_is_decoder, "an object of ids, each with a token"),
     "chat_template": (_is_template, "a string, or a list of objects with name and template"),
-    "auto_map": (lambda value: isinstance(value, dict), "an object"),
+    "auto_map": (is_a(dict), "an object"),
     "init_inputs": (lambda value: value == [], "an empty list"),
     **dict.fromkeys(
         ("tokenizer_object", "vocab", "merges", "post_processor", "tokenizer_truncation",

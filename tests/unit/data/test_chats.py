@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,28 @@ def test_many_chats_in_their_order(demo_tokenizer: Any) -> None:
         assert found[1].system is None
     finally:
         demo_tokenizer.chat_template = None
+
+
+def test_the_same_chats_are_rendered_once_and_failures_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    class Popen(subprocess.Popen[str]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            started.append(args)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    tokenizer = word_tokenizer(chat_template="once {{ messages[-1].content }}")
+    assert render_chats(PROMPTS, tokenizer) == render_chats(PROMPTS, tokenizer)
+    assert len(started) == 1
+    assert [chat.text for chat in render_chats(PROMPTS[:1], tokenizer)] == ["once 2?"]
+    assert len(started) == 2
+    for _ in range(2):
+        with pytest.raises(RequestError, match="'a': division by zero"):
+            render_chats(PROMPTS, word_tokenizer(chat_template="{{ 1 / 0 }}"))
+    assert len(started) == 4
 
 
 @pytest.mark.parametrize(

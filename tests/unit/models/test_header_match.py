@@ -18,7 +18,7 @@ from distviz.models.loading import LoadOptions, choose_class
 from distviz.models.open import open_model
 
 
-def test_a_rehearsal_reads_no_weights_and_has_the_dtypes_of_the_loaded_model(saved: Path) -> None:
+def test_matching_reads_no_weights_and_has_the_dtypes_of_the_loaded_model(saved: Path) -> None:
     checkpoint = locate(str(saved))
     options = LoadOptions(None, torch.device("cpu"), None, None, False)
     config = LlamaConfig.from_pretrained(saved)

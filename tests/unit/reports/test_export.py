@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from support.synthetic_comparisons import Made, make
+from support.synthetic_comparisons import Made
 from support.synthetic_runs import place, run_of, silu_run
 
 from distviz.errors import RequestError
-from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
@@ -215,21 +214,6 @@ def test_exporting_imports_no_torch(folder: Path, tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout == "[]\n"
-
-
-@pytest.fixture(scope="module")
-def first() -> Made:
-    return make(1)
-
-
-@pytest.fixture(scope="module")
-def second() -> Made:
-    return make(2, scale=1.3, tokens=8)
-
-
-@pytest.fixture(scope="module")
-def comparison(first: Made, second: Made) -> Comparison:
-    return comparing.compare_runs(first.run, second.run)
 
 
 def test_a_comparison_folder_holds_its_figures(comparison: Comparison, tmp_path: Path) -> None:
