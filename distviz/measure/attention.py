@@ -85,6 +85,8 @@ class AttentionKept:
             for layer, path in self.modules.items():
 
                 def collect(_module: Any, _args: Any, output: Any, layer: int = layer) -> None:
+                    if tracker.given is None:  # a call before those of the measurement
+                        return
                     weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
                     if tracker.tokens is None or weights is None:
                         self.shares.setdefault(layer, []).append(math.nan)

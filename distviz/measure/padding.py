@@ -34,7 +34,7 @@ class _Stop(Exception):  # noqa: N818
 def check_padding(opened: LoadedModel, batches: Sequence[Batch]) -> None:
     """Compare the first layer's output for a text alone with that for the text before padding.
 
-    Nothing runs if no batch is padded.
+    Nothing runs if no batch is padded, or the model is causal.
 
     Raises
     ------
@@ -43,10 +43,8 @@ def check_padding(opened: LoadedModel, batches: Sequence[Batch]) -> None:
     """
     padded = next((batch for batch in batches if not batch.valid.all()), None)
     point = None if padded is None else _first_point(opened)
-    if padded is None or point is None:
-        return
-    if _streams(opened) and point.stack == "decoder":  # causal; its layers are read once
-        return
+    if padded is None or point is None or point.stack == "decoder":
+        return  # in a causal model nothing depends on what follows
     is_changed = False
     with suppress(MeasurementError):  # its rows are not tokens, which the measurement handles
         alone, beside = (_values(opened, point, batch) for batch in _probes(padded))
@@ -74,10 +72,6 @@ def _first_point(opened: LoadedModel) -> HookPoint | None:
     with suppress(RequestError):
         found = find_points(opened.mlps, opened.model, ["residual"], [0])
     return min(found, key=lambda point: point.stack != "encoder", default=None)
-
-
-def _streams(opened: LoadedModel) -> bool:
-    return opened.on_disk is not None and opened.on_disk.streams
 
 
 def _probes(padded: Batch) -> tuple[Batch, Batch]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.tiny_models import save_tokenizer
+from transformers import BertConfig, BertModel
 
 from distviz.data.corpus import tokenize
 from distviz.data.documents import Document
@@ -17,7 +21,9 @@ from distviz.measure.attention import AttentionKept, attention_modules
 from distviz.measure.forward import Measurement
 from distviz.measure.measurement import measure
 from distviz.models.open import open_model
+from distviz.progress import Progress
 from distviz.settings import RunSettings
+from distviz.studies.filler import study_filler
 
 PROMPTS = [
     Document("p", system="Answer with a number. ", question="What is two plus three?"),
@@ -85,3 +91,33 @@ def test_weights_that_are_not_available_are_reported(opened: Any) -> None:
     )
     with pytest.raises(MeasurementError, match="not available in layers 2"):
         kept.check(required=True)
+
+
+def test_calls_before_the_measurement_are_not_recorded(opened: Any) -> None:
+    measurement = Measurement.prepare(opened, SETTINGS)
+    modules = attention_modules(opened.mlps, "0", "--attention-layers")
+    kept = AttentionKept(measurement, modules, {})
+    with kept.watching(), torch.inference_mode():
+        opened.model(torch.tensor([[1, 5, 6]]))
+    assert kept.shares == {}
+
+
+def test_the_check_of_padding_leaves_no_trace_in_an_encoder(
+    tmp_path: Path, demo_folder: Path
+) -> None:
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    config = BertConfig(vocab_size=2048, num_hidden_layers=2, **sizes)
+    BertModel(config).save_pretrained(tmp_path)
+    save_tokenizer(demo_folder, tmp_path)
+    study = study_filler(
+        open_model(str(tmp_path), device="cpu"),
+        PROMPTS,
+        replace(SETTINGS, filler="/"),
+        [3],
+        Progress(),
+    )
+    assert set(study.attention["prompts"]) == {len(PROMPTS)}
+    kept = study.attention["attention_kept"]
+    assert kept[0] == pytest.approx(1, abs=1e-6)  # without filler
+    assert 0 < kept[1] < 1
