@@ -106,7 +106,7 @@ def test_the_check_of_padding_leaves_no_trace_in_an_encoder(
     tmp_path: Path, demo_folder: Path
 ) -> None:
     torch.manual_seed(3)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
     config = BertConfig(vocab_size=2048, num_hidden_layers=2, **sizes)
     BertModel(config).save_pretrained(tmp_path)
     save_tokenizer(demo_folder, tmp_path)
