@@ -91,7 +91,7 @@ PAGES: dict[str, CommandHelp] = {
     ),
     "compare": _page(
         _MEASURE,
-        """A and B are run folders, models, or TOML files of layers; models are measured first. If
+        """A and B are run folders, models, or TOML files of settings; models are measured first. If
         one side is a run folder, the other is measured with its text and settings. Layers are
         paired by index, or by relative depth if the models differ in depth.
 

@@ -41,7 +41,7 @@ _OWN = (
     _argument(("filler",), "model", str, ..., "MODEL",
               "Hugging Face folder or hub ID, or .gguf file"),
     _argument(("compare",), "a", str, ..., "A",
-              "Run folder, or a model or TOML file of layers to measure"),
+              "Run folder, or a model or TOML file of settings to measure"),
     _argument(("compare",), "b", str, ..., "B", "The same; the table shows B relative to A"),
     _argument(("whatif",), "run", Path, ..., "RUN", "Folder that distviz run wrote"),
     _argument(("export", "show"), "run", Path, ..., "RUN",

@@ -13,7 +13,6 @@ from .measurement import corpus_of as corpus_of
 from .measurement import measure as measure
 from .measurement import open_from as open_from
 from .measurement import pilot_run as pilot_run
-from .measurement import random_input as random_input
 from .measurement import run as run
 from .output_effect import Baseline as Baseline
 from .output_effect import Effect as Effect

@@ -1,24 +1,32 @@
 """The two sides of a comparison: runs that exist, and the settings of what is measured first.
 
-A side may be a TOML that describes layers with seeded random input. Both sides then need the same
-input, so that their documents are pairs.
+A side may be a TOML of settings: of layers with seeded random input, or of a model that reads text.
+Documents are pairs where both sides have the same input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from distviz.errors import RequestError
 from distviz.models import locate
 from distviz.results import COMPARISON, FILLER, RUN, Run
-from distviz.settings import RunSettings, build_settings, names_affecting, settings_of_folder
+from distviz.settings import (
+    OPTIONS,
+    RunSettings,
+    build_settings,
+    names_affecting,
+    settings_of_folder,
+)
 from distviz.sites import parse_sites
 
 _PHASES = ("before", "after")
-_COMMAND_SETTINGS = frozenset(("model", "text", *names_affecting("figures", "nothing")))
+_COMMAND_SETTINGS = frozenset(names_affecting("figures", "nothing"))
+_OF_TEXT = frozenset(("text", *names_affecting("tokens")))
+"""The settings that decide which tokens a model reads."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +67,18 @@ def find_sides(
             raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
     wanted = parse_sites(base.sites) if "sites" in given else None
     known = [_known(side) for side in (a, b)]
-    _check_sides((a, b), known, phases, wanted, base)
     leader = next((run for run in known if run is not None), None)
     each = _settings_of((a, b), known, base, given)
-    _check_inputs((a, b), known, each)
+    _check_sides((a, b), known, phases, wanted, each)
     return [
-        CompareSide(run, own) if run else _side(str(side), phase, own, leader)
-        for side, run, phase, own in zip((a, b), known, phases, each, strict=True)
+        CompareSide(run, own) if run else _side(phase, own, leader)
+        for run, phase, own in zip(known, phases, each, strict=True)
     ]
 
 
-def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
+def _side(phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
     texts: list[Any] | None = None
-    if like is not None and not settings.text and settings.layer is None:
+    if like is not None and not settings.text and not (_is_built(like) or _is_built(settings)):
         if like.texts is None:
             raise RequestError(
                 "the run contains no text, so the other side cannot be measured on it",
@@ -79,9 +86,7 @@ def _side(model: str, phase: str, settings: RunSettings, like: Run | None) -> Co
             )
         texts = list(like.texts)
     arm_layers = settings.arm_layers if phase == "after" else "none"
-    source = model if settings.layer is None else None
-    chosen = replace(settings, model=source, classes="all", arm_layers=arm_layers)
-    return CompareSide(None, chosen, texts)
+    return CompareSide(None, replace(settings, classes="all", arm_layers=arm_layers), texts)
 
 
 def _known(side: Run | str | Path) -> Run | None:
@@ -113,19 +118,36 @@ def _check_sides(
     known: Sequence[Run | None],
     phases: Sequence[str],
     wanted: Sequence[str] | None,
-    settings: RunSettings,
+    each: Sequence[RunSettings],
 ) -> None:
     """Raise a RequestError for what cannot be compared, before anything is measured."""
-    for side, run, phase in zip(sides, known, phases, strict=True):
-        if _is_toml(side):
-            continue
+    for side, run, phase, own in zip(sides, known, phases, each, strict=True):
         if run is None:
-            locate(str(side), revision=settings.revision, allow_pickle=settings.allow_pickle)
+            source = own.model if own.layer is None else own.layer.weights
+            if source is not None:
+                locate(source, revision=own.revision, allow_pickle=own.allow_pickle)
         elif not any(k.phase == phase and (wanted is None or k.site in wanted) for k in run.keys):
             held = ", ".join(sorted({f"{key.site}/{key.phase}" for key in run.keys}))
             asked = f"phase {phase}" + ("" if wanted is None else f" at site {', '.join(wanted)}")
             name = "the run" if isinstance(side, Run) else side
             raise RequestError(f"{name} holds no {asked}", f"it has {held or 'nothing'}")
+    if None in known:
+        _check_sites(known, phases, each)
+
+
+def _check_sites(
+    known: Sequence[Run | None], phases: Sequence[str], each: Sequence[RunSettings]
+) -> None:
+    """Raise a RequestError if both sides have no site in common."""
+    a, b = (
+        list(dict.fromkeys(k.site for k in run.keys if k.phase == phase))
+        if run is not None
+        else parse_sites(own.sites)
+        for run, phase, own in zip(known, phases, each, strict=True)
+    )
+    if not {*a} & {*b}:
+        offered = f"A has {', '.join(a)}; B has {', '.join(b)}"
+        raise RequestError("the sides have no site in common", f"{offered}; give --sites")
 
 
 def _settings_of(
@@ -134,147 +156,85 @@ def _settings_of(
     base: RunSettings,
     given: frozenset[str],
 ) -> list[RunSettings]:
-    """Return the settings of each side that must be measured, ``base`` for a run."""
-    found: list[RunSettings] = []
-    taken: dict[str, Any] | None = None
-    for side, run in zip(sides, known, strict=True):
-        if run is not None and not all(known):
-            taken = _taken(run, side, given)
-            break
-    for side, run in zip(sides, known, strict=True):
-        own = base
-        if _is_toml(side):
-            seed = found[0].seed if found else None
-            own = settings_from_toml(side, base, given, seed)
-        found.append(base if run else _like(own, taken, given, is_first=not found))
-    return found
-
-
-def _taken(run: Run, side: Run | str | Path, given: frozenset[str]) -> dict[str, Any]:
-    """Return the settings of a run that hold for the other side: text, sites and ARM."""
-    own = run.manifest.get("settings") or {}
-    of_arm = names_affecting("arm") if run.manifest.get("arm") else ()
-    names = (*names_affecting("tokens"), "sites", *of_arm)
-    taken = {name: own[name] for name in names if name in own and name not in given}
-    where = "the run" if isinstance(side, Run) else f"{Path(side) / RUN}"
-    return settings_of_folder(taken, f"{where}, settings")
-
-
-def _like(
-    base: RunSettings, taken: dict[str, Any] | None, given: frozenset[str], *, is_first: bool
-) -> RunSettings:
-    """Return settings with those taken from a run, None if no side is one.
+    """Return the settings of each side that must be measured, ``base`` for a run.
 
     The second side is measured at all of its layers: which ones match the layers of the first is
     known when its depth is.
     """
-    if taken is None:
-        return base if is_first else replace(base, layers="all")
-    layers = base.layers if is_first and "layers" in given else "all"
-    return replace(base, **taken | {"layers": layers})
+    if None not in known:
+        return [base, base]
+    each = [
+        base if run is not None else _own_settings(str(side), base, given)
+        for side, run in zip(sides, known, strict=True)
+    ]
+    are_built = {_is_built(run or own) for run, own in zip(known, each, strict=True)}
+    is_alike = len(are_built) == 1
+    for side, run in zip(sides, known, strict=True):
+        if run is not None:
+            taken = _taken(run, side, base, given, is_alike=is_alike)
+            of_a = base.layers if "layers" in given else "all"
+            return [replace(each[0], **taken, layers=of_a), replace(each[1], **taken, layers="all")]
+    first, second = _sharing(*each) if is_alike else each
+    return [first, replace(second, layers="all", seed=first.seed)]
 
 
-def _is_toml(side: Run | str | Path) -> TypeGuard[str | Path]:
-    """Whether a side is a TOML file."""
-    return not isinstance(side, Run) and str(side).endswith(".toml")
-
-
-def settings_from_toml(
-    side: str | Path, base: RunSettings, given: frozenset[str], seed: int | None
-) -> RunSettings:
-    """Return the settings of a TOML side; flags and ``--config`` take precedence over the file.
-
-    Parameters
-    ----------
-    side
-        The file.
-    base, given
-        Settings of the whole comparison, and the names of those given explicitly.
-    seed
-        Of the first side's input, which the second shares; None for the first.
+def _own_settings(side: str, base: RunSettings, given: frozenset[str]) -> RunSettings:
+    """Return the settings of a model or TOML; flags and ``--config`` have precedence over a TOML.
 
     Raises
     ------
     RequestError
-        If the file is invalid, or describes no layers.
+        If a TOML is invalid.
     """
-    own = build_settings(dict(base.trusted or ()), None, str(side))
-    if own.layer is None:
-        raise RequestError(
-            f"{side} describes no layers, it has no [layer] table",
-            f"give a model as the side, and --config {side}",
-        )
-    names = own.explicit - base.explicit - given - _COMMAND_SETTINGS
-    values = {name: getattr(own, name) for name in names} | {"layer": own.layer}
-    return replace(base, **values | ({} if seed is None else {"seed": seed}), text=[])
+    if not side.endswith(".toml"):
+        return replace(base, model=side)
+    own = build_settings(dict(base.trusted or ()), None, side)
+    values = {
+        name: getattr(own, name)
+        for name, option in OPTIONS.items()
+        if name in own.explicit or getattr(own, name) != option.default  # or of a preset
+    }
+    for name in base.explicit | given | _COMMAND_SETTINGS:
+        values.pop(name, None)
+    of_side = {"model": own.model, "layer": own.layer, "explicit": base.explicit | own.explicit}
+    return replace(base, **values | of_side)
 
 
-def _check_inputs(
-    sides: Sequence[Run | str | Path],
-    known: Sequence[Run | None],
-    settings: Sequence[RunSettings],
-) -> None:
-    """Raise a RequestError unless both sides read text, or both are layers with equal input."""
-    built = [
-        own.layer is not None if run is None else _was_built(run)
-        for run, own in zip(known, settings, strict=True)
-    ]
-    if not any(built):
-        return
-    names = ["a run" if isinstance(side, Run) else str(side) for side in sides]
-    if not all(built):
-        first, second = names if built[0] else reversed(names)
-        raise RequestError(
-            f"{first} describes layers with random input; {second} reads text",
-            "give layers on both sides; [layer] weights takes those of a checkpoint",
-        )
-    (first, hash_a), (second, hash_b) = (
-        _input_of_settings(own) if run is None else _input_of_run(run)
-        for run, own in zip(known, settings, strict=True)
+def _sharing(first: RunSettings, second: RunSettings) -> list[RunSettings]:
+    """Return both settings, each with what only the other one states about the text."""
+    a, b = (
+        {name: getattr(one, name) for name in _OF_TEXT & one.explicit} for one in (first, second)
     )
-    if hash_a != hash_b:
-        raise RequestError(
-            f"the input of {names[0]} is {first}; the input of {names[1]} is {second}",
-            "both sides need the same input: documents, tokens, width, scale and seed",
-        )
+    return [replace(first, **b | a), replace(second, **a | b)]
 
 
-def _was_built(run: Run) -> bool:
-    return bool((run.manifest.get("settings") or {}).get("layer"))
+def _taken(
+    run: Run,
+    side: Run | str | Path,
+    base: RunSettings,
+    given: frozenset[str],
+    *,
+    is_alike: bool,
+) -> dict[str, Any]:
+    """Return the settings of a run that hold for the other side: text, sites and ARM.
+
+    Those of its text only if ``is_alike``: both sides read text, or both have random input.
+    """
+    own = run.manifest.get("settings") or {}
+    of_arm = names_affecting("arm") if run.manifest.get("arm") else ()
+    names = (*(names_affecting("tokens") if is_alike else ("seed",)), "sites", *of_arm)
+    taken = {name: own[name] for name in names if name in own and name not in given}
+    where = "the run" if isinstance(side, Run) else f"{Path(side) / RUN}"
+    text = {"text": base.text} if is_alike else {}
+    return settings_of_folder(taken, f"{where}, settings") | text
 
 
-def _input_of_run(run: Run) -> tuple[str, str]:
-    """Return a description of the random input of a run, and its hash."""
-    settings = run.manifest["settings"]
-    layer = settings["layer"]
-    size = None if layer["weights"] else layer["hidden_size"]
-    return _words(layer, settings["seed"], size), run.manifest["text"]["sha256"]
+def _is_built(side: Run | RunSettings) -> bool:
+    if isinstance(side, RunSettings):
+        return side.layer is not None
+    return built_layers(side) is not None
 
 
-def _input_of_settings(settings: RunSettings) -> tuple[str, str]:
-    """Return the same of settings; only the configuration is read."""
-    from distviz.measure import random_input
-    from distviz.models import describe
-
-    layer = settings.layer
-    if layer is None:
-        raise TypeError("these settings describe no layers")
-    if layer.weights is not None:
-        locate(layer.weights, revision=settings.revision, allow_pickle=settings.allow_pickle)
-    model, _ = describe(
-        None,
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-        layer=layer,
-    )
-    config: Any = model.config
-    corpus = random_input(layer, settings.seed, config)
-    return _words(asdict(layer), settings.seed, config.hidden_size), corpus.sha256
-
-
-def _words(layer: dict[str, Any], seed: int, size: int | None) -> str:
-    shape = f"{layer['documents']} × {layer['tokens']}"
-    if layer["input"] == "tokens":
-        return f"{shape} token ids (seed {seed})"
-    width = "" if size is None else f" of width {size}"
-    return f"{shape} hidden states{width} (scale {layer['scale']:g}, seed {seed})"
+def built_layers(run: Run) -> dict[str, Any] | None:
+    """Return the ``[layer]`` settings of layers with random input; None where text was read."""
+    return (run.manifest.get("settings") or {}).get("layer") or None

@@ -14,7 +14,7 @@ from distviz.models import refuse_opened
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
-from distviz.studies.compare_sides import CompareSide, find_sides
+from distviz.studies.compare_sides import CompareSide, built_layers, find_sides
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def compare(
     ----------
     a, b
         A `Run`, a run folder, or a model (as for `distviz.run`). If one side is a run, its text and
-        settings apply to the other. A TOML file describes layers; then both sides must be layers.
+        settings apply to the other. A TOML file has the settings of its side; what only one file
+        states about the text applies to both.
     phase_a, phase_b
         ``"before"`` or ``"after"``; for ``after`` a model is measured with ARM.
     sites
@@ -248,10 +249,28 @@ def _same_tokens(a: Run, b: Run) -> bool:
     return bool(a.manifest.get("token_classes") == b.manifest.get("token_classes"))
 
 
+def _input_name(run: Run) -> str:
+    """Return ``text``, or a description of the random input of built layers."""
+    layer = built_layers(run)
+    if layer is None:
+        return "text"
+    shape, seed = f"{layer['documents']} × {layer['tokens']}", run.manifest["settings"]["seed"]
+    if layer["input"] == "tokens":
+        return f"{shape} token ids, seed {seed}"
+    width = (run.manifest.get("model") or {}).get("hidden_size")
+    of_width = f" of width {width}" if width else ""
+    return f"{shape} hidden states{of_width}, scale {layer['scale']:g}, seed {seed}"
+
+
 def _differences(a: Run, b: Run) -> list[str]:
     found = []
     if not _same_documents(a, b):
-        found.append("the two sides have different texts; documents are compared unpaired")
+        inputs = [_input_name(run) for run in (a, b)]
+        named = "" if inputs == ["text"] * 2 else f" (A: {inputs[0]}; B: {inputs[1]})"
+        found.append(
+            f"the two sides have different {'input' if named else 'texts'}{named}; "
+            "documents are compared unpaired"
+        )
     elif not _same_tokens(a, b):
         found.append("the two sides tokenize the text differently")
     if a.c != b.c:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -272,28 +273,112 @@ def test_flags_beat_a_description(call: Callable[..., Done]) -> None:
     assert (table["ks"] == 0).all()
 
 
-def test_layers_that_cannot_be_compared(folder: Path, call: Callable[..., Done]) -> None:
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"documents": 10}, "10 × 16 hidden states of width 48, scale 1, seed 0"),
+        ({"tokens": 17}, "9 × 17 hidden states"),
+        ({"scale": 2.0}, "scale 2"),
+        ({"hidden_size": 64}, "of width 64"),
+        ({"input": "tokens"}, "9 × 16 token ids, seed 0"),
+    ],
+)
+def test_layers_with_other_input_are_compared_unpaired(
+    call: Callable[..., Done], fields: dict[str, Any], words: str
+) -> None:
+    layers, other = _layers("layers.toml"), _layers("other.toml", **fields)
+    done = call("compare", layers, other, "--out", "out", "--no-figures", "--device", "cpu")
+    assert done.code == 0
+    assert "A: 9 × 16 hidden states of width 48, scale 1, seed 0; B: " in done.err
+    assert words in done.err
+    found = Comparison.load("out")
+    assert not found.manifest["paired"]
+    rows = [pd.read_csv(f"out/{side}/stats.csv").iloc[0] for side in "ab"]
+    assert found.table["std_ratio"].iloc[0] == pytest.approx(rows[1]["std"] / rows[0]["std"])
+
+
+def test_layers_and_text_are_compared_unpaired(folder: Path, call: Callable[..., Done]) -> None:
+    layers = _layers("layers.toml", "seed = 3")
+    text = Path("short.txt")
+    text.write_text(DOCUMENTS[0])
+    Path("model.toml").write_text('model = "demo"\ntext = "short.txt"\nlayers = "0,1"')
+    assert call("run", layers, "--out", "built", "--no-figures").code == 0
+    for number, sides in enumerate(
+        [(layers, folder), (folder, layers), (layers, "model.toml"), ("built", "model.toml")]
+    ):
+        done = call("compare", *sides, "--out", f"{number}", "--no-figures", "--sites", "act")
+        assert done.code == 0
+        assert "hidden states of width 48" in done.err
+        found = Comparison.load(f"{number}")
+        assert not found.manifest["paired"]
+        assert {found.a.manifest["settings"]["seed"], found.b.manifest["settings"]["seed"]} <= {
+            0,
+            3,
+        }
+    assert found.b.texts is not None
+    assert [one["text"] for one in found.b.texts] == DOCUMENTS[:1]
+
+
+def test_what_one_file_states_about_the_text_applies_to_both(call: Callable[..., Done]) -> None:
+    Path("short.txt").write_text(DOCUMENTS[0])
+    Path("a.toml").write_text('text = "short.txt"\nmax_tokens = 9\ndtype = "fp32"\nseed = 2')
+    Path("b.toml").write_text('model = "demo"\nmax_length = 5\nsites = "act,gate"\npreset="auto"')
+    for sides in (("a.toml", "b.toml"), ("b.toml", "a.toml"), ("a.toml", "demo")):
+        done = call("compare", *sides, "--out", "out", "--no-figures", "--force")
+        assert done.code == 0
+        found = Comparison.load("out")
+        assert found.manifest["paired"]
+        assert {pair.a.site for pair in found.pairs} == {"act"}
+        settings = [run.manifest["settings"] for run in (found.a, found.b)]
+        for name, value in {"text": ["short.txt"], "max_tokens": 9}.items():
+            assert [one[name] for one in settings] == [value] * 2
+        assert {run.manifest["dtype"] for run in (found.a, found.b)} == {"float32", "bfloat16"}
+    assert settings[0]["max_length"] == 512
+    assert (
+        call("compare", "a.toml", "b.toml", "--seed", "5", "--out", "c", "--no-figures").code == 0
+    )
+    assert Run.load("c/a").manifest["settings"]["seed"] == 5
+
+
+def _samples() -> list[str]:
+    """Copy the shipped samples; the hub's model is replaced by the demo."""
+    names = []
+    for path in sorted((Path(__file__).parents[2] / "sample_configs").glob("*.toml")):
+        text = path.read_text("utf-8")
+        Path(path.name).write_text(text.replace("HuggingFaceTB/SmolLM2-135M-Instruct", "demo"))
+        names.append(path.name)
+    return names
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("gelu_layer.toml", "silu_layer.toml"), ("real_checkpoint.toml", "gelu_layer.toml")],
+        pytest.param(None, marks=pytest.mark.extended),
+    ],
+)
+def test_shipped_samples_are_compared(
+    call: Callable[..., Done], pairs: list[tuple[str, str]] | None
+) -> None:
+    names = _samples()
+    for sides in pairs or itertools.permutations(names, 2):
+        flags = ("--out", "out", "--no-figures", "--force", "--max-tokens", "64")
+        done = call("compare", *sides, *flags)
+        assert done.code == 0, (sides, done.err)
+        assert Comparison.load("out").pairs
+
+
+def test_layers_that_cannot_be_compared(call: Callable[..., Done]) -> None:
     layers = _layers("layers.toml")
     out = ("--out", "x.out")
-    for other in ("demo", folder):
-        for sides in ((layers, other), (other, layers)):
-            words = ("layers.toml describes layers", "reads text", "layers on both sides")
-            _refused(call("compare", *sides, *out), *words)
-    for name, fields in {
-        "more": {"documents": 10}, "longer": {"tokens": 17}, "loud": {"scale": 2.0},
-        "wide": {"hidden_size": 64}, "ids": {"input": "tokens"},
-    }.items():  # fmt: skip
-        other = _layers(f"{name}.toml", **fields)
-        words = ("9 × 16 hidden states of width 48 (scale 1, seed 0)", f"{name}.toml")
-        _refused(call("compare", layers, other, *out), *words, "need the same input")
-    Path("plain.toml").write_text("c = 0.2")
-    _refused(call("compare", layers, "plain.toml", *out), "plain.toml describes no layers")
     _refused(call("compare", "absent.toml", layers, *out), "absent.toml does not exist")
     absent = _layers("weights.toml", weights="no/such/model")
     _refused(call("compare", layers, absent, *out), "no/such/model")
-    assert call("run", layers, "--out", "run", "--no-figures", "--seed", "5").code == 0
-    _refused(call("compare", layers, "run", "--seed", "6", *out), "seed 6", "seed 5")
-    _refused(call("compare", "demo", "run", *out), "run describes layers")
+    Path("model.toml").write_text('model = "no/such/model"')
+    _refused(call("compare", layers, "model.toml", *out), "no/such/model")
+    gate = _layers("gate.toml", 'sites = "gate,up"')
+    words = ("no site in common", "A has act; B has gate, up", "--sites")
+    _refused(call("compare", layers, gate, *out), *words)
 
 
 @pytest.mark.parametrize(
