@@ -41,6 +41,7 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: control, format (bidirectional, zero-width), surrogate, line separators."""
 _MOST = 2000
 """Characters of a line of an error; the middle of a longer one is left out."""
+_SIBILANTS = ("s", "x", "z", "ch", "sh")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CURSOR = re.compile(r"[\r\n]*(\x1b\[A)*|\r[^\x00-\x1f\x7f-\x9f]*")
 """How other libraries move the cursor to draw their progress bars."""
@@ -69,6 +70,37 @@ def _escaped(found: re.Match[str]) -> str:
 def visible_lines(text: str) -> str:
     """Return a text of several lines, each as `visible` returns it."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+# Counts with their nouns; every message with a count uses these. ----------------------------------
+
+
+def counted(count: float | str, noun: str) -> str:
+    """Return a count with its noun, such as ``1 layer`` or ``2,048 tokens``.
+
+    Parameters
+    ----------
+    count
+        A string is a number that is already formatted.
+    noun
+        In the singular; words before it may qualify it, such as ``own token``.
+    """
+    text = count if isinstance(count, str) else f"{count:,}"
+    return f"{text} {noun if text == '1' else plural(noun)}"
+
+
+def listed(noun: str, names: str) -> str:
+    """Return ``layer 0`` or ``layers 0, 2``; all ``names`` but a single number are a list."""
+    return f"{noun if names.isdigit() else plural(noun)} {names}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun."""
+    if noun.endswith(_SIBILANTS):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
 
 
 # Streams ------------------------------------------------------------------------------------
@@ -169,7 +201,7 @@ def _shortened(text: str) -> str:
     if len(text) <= _MOST:
         return text
     half = _MOST // 2
-    return f"{text[:half]} … ({len(text) - 2 * half:,} characters) … {text[-half:]}"
+    return f"{text[:half]} … ({counted(len(text) - 2 * half, 'character')}) … {text[-half:]}"
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError, nearest
+from distviz.output import counted
 
 LARGEST = 2**63 - 1
 """The largest whole number; tables and arrays hold 64 bits."""
@@ -34,7 +35,7 @@ _repr.maxlong = 40
 def shown(value: Any) -> str:
     """Return a value as messages show it, shortened, however deep or long it is."""
     if isinstance(value, int) and abs(value) > LARGEST:
-        return f"a whole number of {value.bit_length():,} bits"
+        return f"a whole number of {counted(value.bit_length(), 'bit')}"
     return _repr.repr(value)
 
 
@@ -134,7 +135,7 @@ def read_small_file(path: Path, noun: str, most: int) -> str:
         raise RequestError(f"{path} cannot be read: it is {kind}", f"give {noun}")
     size = path.stat().st_size
     if size > most:
-        raise RequestError(f"{path} has {size:,} bytes, {noun} has at most {most:,}")
+        raise RequestError(f"{path} has {counted(size, 'byte')}, {noun} has at most {most:,}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distviz.interrupts import check
-from distviz.output import escape_streams, visible
+from distviz.output import counted, escape_streams, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +109,7 @@ class TerminalProgress(Progress):
             return
         bar.advance(task, tokens)
         speed = bar.tasks[0].speed
-        bar.update(task, speed=f"{speed:,.0f} tokens/s" if speed else "")
+        bar.update(task, speed=f"{counted(f'{speed:,.0f}', 'token')}/s" if speed else "")
 
     def stop(self) -> None:
         """Close the bar; also after an error."""

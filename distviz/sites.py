@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distviz.errors import RequestError, nearest
+from distviz.output import counted
 from distviz.parsing import whole_number, word_list
 
 SITES: dict[str, str] = {
@@ -115,7 +116,7 @@ def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int
         if last >= n_layers:
             raise RequestError(
                 f"{option} {text}: layer {last} does not exist",
-                f"this model has {n_layers} layer{'s' * (n_layers != 1)}, "
+                f"this model has {counted(n_layers, 'layer')}, "
                 f"0 to {n_layers - 1} (0 is the first)",
             )
         chosen.update(range(first, last + 1))

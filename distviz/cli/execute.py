@@ -16,6 +16,7 @@ from distviz.cli.commands import Study
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.interrupts import describe, exit_code, written
 from distviz.measure import CheckpointFolder, agree, current
+from distviz.output import counted
 from distviz.results import check_output, load
 from distviz.settings import OPTIONS, RunSettings, build_settings
 
@@ -62,7 +63,7 @@ def _agree_on(settings: RunSettings) -> None:
     if size > 1 and settings.device_map is not None:
         raise RequestError(
             "--device-map spreads the model of one process over all devices, "
-            f"{size} processes would compete for the same devices",
+            f"{counted(size, 'process')} would compete for the same devices",
             "start it without torchrun or accelerate",
         )
 

@@ -11,6 +11,8 @@ import signal
 import sys
 from typing import Any
 
+from distviz.output import counted
+
 SECONDS = 3
 """Processor time for one chat."""
 BYTES = 1 << 30
@@ -45,7 +47,7 @@ def render(request: dict[str, Any], messages: list[dict[str, str]]) -> dict[str,
     text = _text(request, messages)
     longest = 1_000_000 + 10 * len(request["template"]) + 10 * len(json.dumps(messages))
     if len(text) > longest:
-        raise ValueError(f"it makes {len(text):,} characters")
+        raise ValueError(f"it makes {counted(len(text), 'character')}")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("it writes a lone surrogate")
     question = next((n for n, one in enumerate(messages) if one["role"] != "system"), 0)

@@ -19,6 +19,7 @@ import psutil
 from distviz.data import chat_renderer
 from distviz.data.documents import Document
 from distviz.errors import RequestError
+from distviz.output import counted
 
 _POLL_SECONDS = 0.1
 _LONGEST = 1_000_000
@@ -57,8 +58,8 @@ def template_of(tokenizer: Any) -> str:
         raise RequestError("--chat-template: this tokenizer has no chat template", "leave it out")
     if isinstance(template, str) and len(template) > _LONGEST:
         raise RequestError(
-            f"--chat-template: the chat template of {_name(tokenizer)} has {len(template):,} "
-            f"characters, at most {_LONGEST:,} are read",
+            f"--chat-template: the chat template of {_name(tokenizer)} has "
+            f"{counted(len(template), 'character')}, at most {_LONGEST:,} are read",
             "leave it out",
         )
     if not isinstance(template, str):

@@ -25,6 +25,7 @@ from distviz.data.prompts import (
     prefix_ids,
 )
 from distviz.errors import RequestError
+from distviz.output import counted
 
 OTHER = 3
 """The class of all other tokens."""
@@ -137,7 +138,8 @@ def tokenize(
     size = max_length - len(prefix)
     if size < 1:
         raise RequestError(
-            f"--max-length {max_length} is too small: the tokenizer adds {len(prefix)} tokens"
+            f"--max-length {max_length} is too small: the tokenizer adds "
+            f"{counted(len(prefix), 'token')}"
         )
     chats = _rendered(documents, tokenizer) if chat_template else {}
     windows: list[Window] = []
@@ -279,7 +281,11 @@ def classify_tokens(tokens: Iterable[str]) -> list[int]:
 
 def note_on_documents(what: str, names: Sequence[str], total: int) -> list[str]:
     """Return a note that names some of all documents; none without names."""
-    return [f"{what} ({len(names)} of {total} documents, first '{names[0]}')"] if names else []
+    return (
+        [f"{what} ({len(names)} of {counted(total, 'document')}, first '{names[0]}')"]
+        if names
+        else []
+    )
 
 
 def _take(pieces: list[NDArray[np.int64]], left: int) -> list[NDArray[np.int64]]:

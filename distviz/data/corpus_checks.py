@@ -9,6 +9,7 @@ import numpy as np
 
 from distviz.data.corpus import Corpus, note_on_documents
 from distviz.errors import RequestError
+from distviz.output import counted
 
 
 def check_ids(corpus: Corpus, rows: int, tokenizer: Any) -> None:
@@ -31,7 +32,7 @@ def check_lengths(corpus: Corpus, positions: int) -> None:
     if longest.ids.size > positions:
         raise RequestError(
             f"document '{corpus.documents[longest.document].id}' has a window of "
-            f"{longest.ids.size:,} tokens, the model has {positions:,} positions",
+            f"{counted(longest.ids.size, 'token')}, the model has {counted(positions, 'position')}",
             f"give --max-length {positions} or less, or a shorter prompt",
         )
 
@@ -45,12 +46,13 @@ def without_special(corpus: Corpus) -> Corpus:
         If it leaves no token of any document.
     """
     special = np.array(sorted(corpus.special))
-    counted = {w.document for w in corpus.windows if not np.isin(w.ids, special).all()}
+    kept = {w.document for w in corpus.windows if not np.isin(w.ids, special).all()}
     seen = dict.fromkeys(window.document for window in corpus.windows)
-    empty = [corpus.documents[number].id for number in seen if number not in counted]
-    if not counted:
+    empty = [corpus.documents[number].id for number in seen if number not in kept]
+    if not kept:
         raise RequestError(
-            f"--skip-special leaves nothing to measure: all {corpus.tokens} tokens are special",
+            f"--skip-special leaves nothing to measure: the text consists of "
+            f"{counted(corpus.tokens, 'special token')}",
             "leave it out, or give another text",
         )
     what = "--skip-special leaves nothing of the text"

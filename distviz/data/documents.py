@@ -14,6 +14,7 @@ from typing import Any
 
 from distviz.data.text_files import TEXT_FIELDS, Rows, lines_of, read_file
 from distviz.errors import RequestError
+from distviz.output import counted
 
 Message = tuple[str, str]
 """Role and content."""
@@ -167,7 +168,9 @@ class _Source:
             raise RequestError(f"{self.name} has no rows, there is nothing to measure")
         found = self.documents(itertools.chain([first], rows))
         if not found:
-            raise RequestError(f"{first[0]}: {_EXPECTED}, but all {self.rows} rows are empty")
+            raise RequestError(
+                f"{first[0]}: {_EXPECTED}, but no row has any: {counted(self.rows, 'empty row')}"
+            )
         return found
 
     def documents(self, rows: Rows | Iterable[tuple[str, str, Any]]) -> list[Document]:
@@ -179,7 +182,10 @@ class _Source:
     def notes(self) -> Iterator[str]:
         if self.empty:
             verb = "is" if self.empty == 1 else "are"
-            yield f"{self.name}: {self.empty} of {self.rows} rows {verb} empty and left out"
+            yield (
+                f"{self.name}: {self.empty} of {counted(self.rows, 'row')} {verb} empty and "
+                f"left out"
+            )
         if self.ignored:
             names = [f"'{name}'" for name in list(self.ignored)[:_SHOWN]]
             more = f" and {len(self.ignored) - _SHOWN} more" if len(self.ignored) > _SHOWN else ""

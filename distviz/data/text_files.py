@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError, first_line
+from distviz.output import counted
 
 TEXT_FIELDS = ("text", "system", "question")
 FIELDS = (*TEXT_FIELDS, "id", "messages", "conversations")
@@ -187,7 +188,8 @@ def _table_rows(delimiter: str) -> Callable[[str, str], Rows]:
                     header = _header([cell.strip() for cell in cells], where)
                 elif cells and len(cells) != len(header):
                     raise RequestError(
-                        f"{where} has {len(cells)} cells, the first line has {len(header)}",
+                        f"{where} has {counted(len(cells), 'cell')}, the first line has "
+                        f"{len(header)}",
                         "quote cells that contain the delimiter or an end of line",
                     )
                 elif cells:

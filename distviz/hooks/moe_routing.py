@@ -17,6 +17,7 @@ from distviz.errors import MeasurementError, RequestError
 from distviz.hooks import moe_layouts
 from distviz.hooks.moe_layouts import Layout, Routed
 from distviz.models.architectures import has_forward
+from distviz.output import counted
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Routing:
         """Forward hook of the experts: check that all expected rows have arrived."""
         for point, pieces in self._pieces.items():
             of_all = f"{pieces.number} of {len(self.layout.sizes) if self.layout else 0}"
-            raise _unmatched(point, f"was reached by {of_all} experts")
+            raise _unmatched(point, f"was reached by {counted(of_all, 'expert')}")
 
     @property
     def is_idle(self) -> bool:
@@ -101,7 +102,9 @@ class Routing:
         sizes = self.layout.sizes
         expected = sizes[pieces.number] if pieces.number < len(sizes) else 0
         if rows.shape[0] != expected:
-            raise _unmatched(point, f"has {rows.shape[0]} rows where {expected} were routed")
+            raise _unmatched(
+                point, f"has {counted(rows.shape[0], 'row')} where {expected} were routed"
+            )
         if len(sizes) > 1:
             if pieces.whole is None:
                 pieces.whole = rows.new_empty((sum(sizes), rows.shape[1]))

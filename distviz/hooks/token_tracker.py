@@ -17,6 +17,7 @@ import numpy as np
 
 from distviz.errors import MeasurementError
 from distviz.hooks.recorder import Tokens
+from distviz.output import counted
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class Tracker:
             if rows % length == 0:
                 return _all_valid(rows // length, length, tokens.past)
         raise MeasurementError(
-            f"{point.module} (site {point.site}) has {rows} rows for {tokens.valid.size} tokens",
+            f"{point.module} (site {point.site}) has {counted(rows, 'row')} for "
+            f"{counted(tokens.valid.size, 'token')}",
             "its rows cannot be matched to tokens; remove this site, or narrow its pattern",
         )
 
@@ -213,5 +215,7 @@ def _plain_mask(mask: torch.Tensor, batch: int) -> np.ndarray[Any, np.dtype[np.b
         allowed = mask == 0 if mask.dtype.is_floating_point else mask
         mask = allowed.bool().any(dim=1).any(dim=1)
     elif mask.dim() != 2:
-        raise MeasurementError(f"attention_mask has {mask.dim()} dimensions, expected 2 or 4")
+        raise MeasurementError(
+            f"attention_mask has {counted(mask.dim(), 'dimension')}, expected 2 or 4"
+        )
     return np.broadcast_to(mask.detach().cpu().numpy() != 0, (batch, mask.shape[-1]))

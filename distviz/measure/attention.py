@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from distviz.errors import MeasurementError, RequestError
 from distviz.models.architectures import count_layers
+from distviz.output import listed
 from distviz.sites import parse_layers
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class AttentionKept:
         if not missing:
             return None
         names = ", ".join(map(str, sorted(missing)))
-        message = f"attention weights are not available in layers {names}"
+        message = f"attention weights are not available in {listed('layer', names)}"
         hint = "try --attn-implementation eager, or --attention-layers none"
         if required:
             raise MeasurementError(message, hint)

@@ -17,6 +17,7 @@ from distviz.hooks import TOKEN_CLASSES, experts_of, replaced
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
+from distviz.output import counted
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.settings import RunSettings, names_affecting
 
@@ -142,8 +143,8 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
         nan, inf = (sum(getattr(s, name) for s in broken.values()) for name in ("nan", "inf"))
         places = sorted({key.layer for key in broken})
         found.append(
-            f"{nan} NaN and {inf} infinite values, first in layer {places[0]} "
-            f"({len(places)} layers); statistics exclude them"
+            f"{nan} NaN and {counted(inf, 'infinite value')}, first in layer {places[0]} "
+            f"({counted(len(places), 'layer')}); statistics exclude them"
         )
     found += _constant(result)
     found += _unvisited(result.experts)
@@ -161,7 +162,7 @@ def _constant(result: Run) -> list[str]:
     if not same:
         return []
     first, value = same[0], result.merged[same[0]].min
-    places = f"{len(same)} of {len(result.keys)} distributions"
+    places = f"{len(same)} of {counted(len(result.keys), 'distribution')}"
     where = f"layer {first.layer}, {first.site}, {first.phase}"
     return [f"all values are equal in {places}, first {value:g} in {where}"]
 
@@ -190,4 +191,4 @@ def _unvisited(experts: pd.DataFrame) -> list[str]:
         for (_, layer, _), rows in idle.groupby(["stack", "layer", "module"])
     ]
     shown = "; ".join(places[:_SHOWN]) + ("; ..." if len(places) > _SHOWN else "")
-    return [f"{len(idle)} of {len(one)} experts received no token ({shown})"]
+    return [f"{len(idle)} of {counted(len(one), 'expert')} received no token ({shown})"]

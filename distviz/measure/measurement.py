@@ -54,6 +54,7 @@ from distviz.models import (
     position_rows,
     refuse_opened,
 )
+from distviz.output import counted
 from distviz.progress import Progress
 from distviz.results import Run
 from distviz.settings import LayerSettings, RunSettings, build_settings
@@ -222,7 +223,7 @@ def open_from(
         torch.set_num_threads(settings.threads)
     world, threads = current(), torch.get_num_threads()
     if world.size > 1:
-        progress.stage(f"{world.size} processes of {threads} thread{'s' * (threads > 1)} each")
+        progress.stage(f"{counted(world.size, 'process')} of {counted(threads, 'thread')} each")
     progress.stage("loading the model")
     opened = open_model(
         settings.model,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distviz.errors import MeasurementError
+from distviz.output import counted
 from distviz.results import replacing
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class SpillBuffer:
         except OSError as error:
             where = self.folder or tempfile.gettempdir()
             raise MeasurementError(
-                f"{offset + n_bytes:,} bytes of hidden states do not fit on the disk of {where}: "
+                f"{counted(offset + n_bytes, 'byte')} of hidden states do not fit on the disk "
+                f"of {where}: "
                 f"{error.strerror}",
                 "free space there, set another folder by TMPDIR, or raise --stream-memory",
             ) from error

@@ -20,6 +20,7 @@ from distviz.models.gguf import GgufError, gguf_end
 from distviz.models.json_files import read_json
 from distviz.models.safetensors_files import StoredTensor, damaged
 from distviz.models.weight_files import find_weights, refused
+from distviz.output import counted
 from distviz.parsing import check_text
 from distviz.results import result_at
 
@@ -369,5 +370,5 @@ def _gguf_checkpoint(path: Path, source: str, with_weights: bool) -> Checkpoint:
         raise damaged(path, "its header cannot be read as GGUF") from error
     size = path.stat().st_size
     if with_weights and size < end:
-        raise damaged(path, f"truncated: {size:,} bytes where {end:,} are expected")
+        raise damaged(path, f"truncated: {counted(size, 'byte')} where {end:,} are expected")
     return Checkpoint(path.parent, source, path.stem, (path,), gguf=path.name)

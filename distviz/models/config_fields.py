@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError
+from distviz.output import counted
 
 _MOST_MODULES = 1 << 20
 """Layers times experts of each layer: more modules take minutes to build."""
@@ -127,7 +128,7 @@ def check_config(content: Mapping[str, Any], path: Path) -> None:
     """
     if len(content) > _MOST_FIELDS:
         raise RequestError(
-            f"{path}: {len(content):,} fields, at most {_MOST_FIELDS:,} are expected"
+            f"{path}: {counted(len(content), 'field')}, at most {_MOST_FIELDS:,} are expected"
         )
     for where, fields in _objects(content):
         in_rope = any(part.startswith("rope_") for part in where.split("."))
@@ -180,7 +181,7 @@ def _check_sizes(fields: Mapping[str, Any], path: Path, where: str) -> None:
     )
     if layers * experts > _MOST_MODULES:
         raise RequestError(
-            f"{path}: {layers:,} layers of {experts:,} experts are too many",
+            f"{path}: {counted(layers, 'layer')} of {counted(experts, 'expert')} are too many",
             f"at most {_MOST_MODULES:,} experts in all can be built",
         )
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from distviz.errors import RequestError
+from distviz.output import counted
 
 _MAGIC = int.from_bytes(b"GGUF", "little")
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -133,7 +134,7 @@ def _check_sizes(sizes: dict[str, int], spans: list[_Span]) -> None:
     largest = max((size for span in spans for size in span.shape), default=0)
     for key, size in sizes.items():
         if size > (len(spans) if key.endswith(_LAYERS) else largest):
-            has = f"it has {len(spans):,} tensors, the largest size is {largest:,}"
+            has = f"it has {counted(len(spans), 'tensor')}, the largest size is {largest:,}"
             raise GgufError(f"its {key[:_SHOWN]} is {size:,}, but {has}")
 
 
@@ -142,7 +143,7 @@ def _read_span(header: _Header) -> _Span:
 
     name, n_dimensions = header.text(), header.number("I")
     if n_dimensions > _MOST_DIMENSIONS:
-        raise GgufError(f"tensor {name[:_SHOWN]} has {n_dimensions:,} dimensions")
+        raise GgufError(f"tensor {name[:_SHOWN]} has {counted(n_dimensions, 'dimension')}")
     shape = [header.number("Q") for _ in range(n_dimensions)]
     kind, start = header.number("I"), header.number("Q")
     try:

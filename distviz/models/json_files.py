@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distviz.errors import RequestError
+from distviz.output import counted
 from distviz.parsing import parse_json
 
 _MOST_BYTES = 1 << 26
@@ -24,7 +25,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes, at most {_MOST_BYTES:,} are expected")
+            raise ValueError(
+                f"it has {counted(size, 'byte')}, at most {_MOST_BYTES:,} are expected"
+            )
         # Configurations of Mamba have an infinite limit; nothing is rightly NaN.
         content = parse_json(path.read_bytes(), allows=("Infinity", "-Infinity"))
     except (OSError, ValueError) as error:

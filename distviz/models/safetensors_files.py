@@ -14,6 +14,7 @@ from typing import Any
 
 from distviz.errors import RequestError, first_line
 from distviz.models.json_files import read_json
+from distviz.output import counted
 from distviz.parsing import parse_json
 
 SINGLE = "model.safetensors"
@@ -86,7 +87,8 @@ def shard_paths(index: Path) -> tuple[Path, ...]:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise RequestError(
-            f"{len(missing)} of {len(names)} weights files are missing, the first: {missing[0]}",
+            f"{len(missing)} of {counted(len(names), 'weights file')} are missing, the first: "
+            f"{missing[0]}",
             f"{index.name} lists them; complete the download of {index.parent}",
         )
     return tuple(index.parent / name for name in names)
@@ -153,7 +155,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     expected = max(ends, default=_LENGTH_BYTES + len(header))
     if size != expected:
         state = "truncated" if size < expected else "longer than its header says"
-        raise damaged(path, f"{state}: {size:,} bytes where {expected:,} are expected")
+        raise damaged(path, f"{state}: {counted(size, 'byte')} where {expected:,} are expected")
     _check_tensors(path, found)
     return found
 
@@ -176,7 +178,7 @@ def _header(path: Path) -> tuple[int, bytes]:
             f"{path} is a pointer of Git LFS, not the file itself",
             "run `git lfs pull` in its folder, or download the file",
         )
-    raise damaged(path, f"its header does not fit into its {size:,} bytes")
+    raise damaged(path, f"its header does not fit into its {counted(size, 'byte')}")
 
 
 def _stored(path: Path, entry: dict[str, Any], header_bytes: int) -> StoredTensor:
@@ -205,8 +207,8 @@ def _check_tensors(path: Path, found: Mapping[str, StoredTensor]) -> None:
         if tensor.bytes != expected:
             raise damaged(
                 path,
-                f"tensor {name} ({sizes(tensor.shape)} {tensor.dtype}) takes {tensor.bytes:,} "
-                f"bytes where {expected:,} are expected",
+                f"tensor {name} ({sizes(tensor.shape)} {tensor.dtype}) takes "
+                f"{counted(tensor.bytes, 'byte')} where {expected:,} are expected",
             )
     try:
         with safe_open(path, framework="numpy"):

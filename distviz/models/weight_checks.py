@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.checkpoint import Checkpoint
 from distviz.models.safetensors_files import FLOATS, StoredTensor, sizes
+from distviz.output import counted
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +139,7 @@ def _check_unread(unread: list[str], model: Any, found: Checkpoint, all_layers: 
             if all_layers and layer[1] >= layer[0] + spare:
                 raise RequestError(
                     f"'{found.source}' contradicts its config.json: the weights hold {key}, the "
-                    f"configuration has {layer[0]} layers (0 is the first)",
+                    f"configuration has {counted(layer[0], 'layer')} (0 is the first)",
                     _HINT,
                 )
             continue

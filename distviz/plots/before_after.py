@@ -11,6 +11,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from distviz.output import counted
 from distviz.plots import histograms, style
 from distviz.plots.before_after_data import PairedBins, Panel, paired_bins
 from distviz.plots.layout import Heading, titled
@@ -143,7 +144,7 @@ def _title(run: Run, data: PairedBins) -> str:
     key = data.key
     where = layer_name(run, key.layer, key.stack)
     count = data.panels[0].count
-    return f"{model_name(run)} · {where} · {key.site} · {count:,} value{'s' * (count != 1)}"
+    return f"{model_name(run)} · {where} · {key.site} · {counted(count, 'value')}"
 
 
 def _caption(run: Run, data: PairedBins) -> str:

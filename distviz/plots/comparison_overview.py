@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.output import listed
 from distviz.plots import layout, style
 from distviz.plots.intervals import draw_tested
 from distviz.plots.scales import layers_on_x, log_if_wide, percent_ticks, share_x_labels
@@ -149,7 +150,7 @@ def _heading(comparison: Comparison, site: str, data: DepthSeries, width: float)
     most = "No distribution differs."
     if data.most:
         words = [f"{layer} ({number(ks)})" for layer, ks in data.most.items()]
-        most = f"Furthest apart by KS: layer{'s' * (len(words) > 1)} {', '.join(words)}"
+        most = f"Furthest apart by KS: {listed('layer', ', '.join(words))}"
     captions.append(layout.Line(most, "panel", style.INK, "bold", gid="most"))
     return layout.side_heading(side_names(comparison), captions, width)
 

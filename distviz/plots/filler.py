@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from distviz.output import counted
 from distviz.plots import layout, style
 from distviz.plots.intervals import draw_changes
 from distviz.plots.scales import grid_lines, integer_ticks, percent_ticks, share_x_labels
@@ -45,7 +46,7 @@ def filler_by_layer(
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
     chosen = {"filler_count": count, "site": site}
-    caption = f"{count} filler tokens against none · site {site}"
+    caption = f"{counted(count, 'filler token')} against none · site {site}"
     return _changes(study, chosen, "layer", caption, "layer", width)
 
 
@@ -63,7 +64,7 @@ def filler_by_count(
 
 def _prompts(study: FillerStudy) -> str:
     number = (study.manifest.get("text") or {}).get("documents")
-    return f"{number:,} prompts" if isinstance(number, int) else ""
+    return counted(number, "prompt") if isinstance(number, int) else ""
 
 
 def _select(table: pd.DataFrame, chosen: dict[str, Any]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 
+from distviz.output import counted, listed
 from distviz.plots import layout, style
 from distviz.plots.scales import integer_ticks, percent_ticks, plain_ticks, share_x_labels
 from distviz.results import (
@@ -86,7 +87,7 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
 
 def _heading(sweep: Sweep, title: str, width: float) -> layout.Heading:
     seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
-    repeated = f"means and standard deviations over {seeds} seeds" if seeds > 1 else ""
+    repeated = f"means and standard deviations over {counted(seeds, 'seed')}" if seeds > 1 else ""
     measured = " · ".join(filter(None, [sample_name(sweep), repeated]))
     found = sweep.recommendation
     text = found.reason
@@ -101,7 +102,7 @@ def _block_name(name: Any, table: pd.DataFrame) -> str:
     words = []
     for column, value in zip(_ALTERNATIVES, name, strict=True):
         if len(table[column].drop_duplicates()) > 1:
-            words.append(f"layers {value}" if column == "layers" else str(value))
+            words.append(listed("layer", str(value)) if column == "layers" else str(value))
     return f" · {', '.join(words)}" if words else ""
 
 

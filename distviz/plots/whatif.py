@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from distviz.errors import RequestError
+from distviz.output import listed
 from distviz.plots import layout, style
 from distviz.plots.scales import layers_on_x, log_if_wide, percent_ticks
 from distviz.results import (
@@ -129,7 +130,7 @@ def _name_worst(ax: Axes, title: str, named: list[str]) -> None:
     points = style.size("tick")
     free = layout.width_of(ax) - style.text_width(title, style.size("panel"), "bold") - 0.1
     for number in range(len(named), 0, -1):
-        text = f"worst layers {', '.join(named[:number])}"
+        text = f"worst {listed('layer', ', '.join(named[:number]))}"
         if style.text_width(text, points) <= free:
             ax.set_title(text, loc="right", pad=3, fontsize=points)
             return
@@ -207,7 +208,7 @@ def _zeros_heading(asked: WhatIf, site: str, chosen: list[float], width: float) 
     rows = asked.thinned(site, level, asked.phases(site)[0])
     least = least_first(rows, "l2_kept", _NAMED)
     named = (f"{place_name(row)} ({percent(row['l2_kept'])})" for row in least)
-    text = f"At {100 * level:g} % zeros least energy is kept in layers {', '.join(named)}"
+    text = f"At {100 * level:g} % zeros least energy is kept in {listed('layer', ', '.join(named))}"
     lines = [
         layout.Line.title(f"{model_name(asked)} · smallest magnitudes made zero · {site}"),
         layout.Line(text, "panel", style.INK, "bold", gid="least"),

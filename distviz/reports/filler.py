@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distviz.output import counted
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.comparison import interval_rows
@@ -54,11 +55,13 @@ def _by_layer(study: FillerStudy, site: str, named: str) -> Section:
     *others, last = study.counts
     blocks: list[Block] = [*_layer_charts(study, last, site)]
     blocks += [
-        Fold(f"{count} filler tokens", _layer_charts(study, count, site), grid=True)
+        Fold(counted(count, "filler token"), _layer_charts(study, count, site), grid=True)
         for count in reversed(others)
     ]
     blocks.append(_NOTE)
-    return Section(f"{last} filler tokens against none, by layer{named}", blocks, grid=True)
+    return Section(
+        f"{counted(last, 'filler token')} against none, by layer{named}", blocks, grid=True
+    )
 
 
 def _layer_charts(study: FillerStudy, count: int, site: str) -> list[Chart]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from distviz.output import counted
 from distviz.plots import ComparedBins, ComparedSide, PairedBins, Panel, compared_bins, paired_bins
 from distviz.results import layer_name, number, percent
 
@@ -85,7 +86,7 @@ def _tokens(data: PairedBins | ComparedBins, site: str, floor: float) -> dict[st
 def _note(data: PairedBins) -> str:
     words = [f"near zero: |x| < ε = {number(data.eps)}"]
     if data.moved is not None:
-        words.append(f"strong colour: the {data.moved:,} moved values")
+        words.append(f"strong colour: the {counted(data.moved, 'moved value')}")
     outside = max(sum(data.beyond(panel)) for panel in data.panels)
     if outside:
         words.append(f"outside the axis: {percent(outside / max(data.panels[0].count, 1))}")
@@ -131,7 +132,7 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
         f"near zero: |x| < ε = {number(data.eps)} of A",
         f"KS {number(data.ks)}",
         f"W1 / std A {number(data.wasserstein_normalized)}",
-        f"JS {number(data.js_divergence)} bits",
+        f"JS {counted(number(data.js_divergence), 'bit')}",
     ]
     return {
         "label": label,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from distviz.output import counted
 from distviz.plots import layer_lines, layer_series
 from distviz.reports import charts
 from distviz.reports.cells import data_table
@@ -162,7 +163,7 @@ def _arm_section(run: Run) -> Section | None:
         if len(run.plans) <= _MOST_PLANS:
             blocks.append(Fold("All sequences", [data_table("plans", run.plans)]))
         else:
-            blocks.append(Prose(f"plans.csv holds all {len(run.plans):,} sequences."))
+            blocks.append(Prose(f"plans.csv holds all {counted(len(run.plans), 'sequence')}."))
     title = f"{change_name(run)}: plan and effect on the output" if layers else "The output"
     return Section(title, blocks)
 
@@ -174,7 +175,7 @@ def _effect_pairs(effect: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("loss before", "" if before is None else f"{before:.4f} nats"),
         ("loss after", "" if after is None else f"{after:.4f} nats ({after - before:+.4f})"),
-        ("KL(before ‖ after)", "" if kl is None else f"{number(kl, 4)} nats"),
+        ("KL(before ‖ after)", "" if kl is None else counted(number(kl, 4), "nat")),
         ("same most likely token", "" if agreement is None else percent(agreement)),
         ("positions", "" if positions is None else f"{positions:,}"),
     ]
@@ -250,5 +251,7 @@ def _channel_section(run: Run) -> Section | None:
         )
     ranked = before.sort_values("absmax", ascending=False, kind="stable").head(_CHANNELS)
     names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]
-    blocks.append(data_table(f"the {len(ranked)} channels of largest |x|, before", ranked, names))
+    blocks.append(
+        data_table(f"the {counted(len(ranked), 'channel')} of largest |x|, before", ranked, names)
+    )
     return Section("Channels", blocks)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from distviz.output import counted
 from distviz.reports.cells import provenance
 from distviz.reports.page import Part, Section
 from distviz.results import (
@@ -115,7 +116,7 @@ def _ripple(run: Run) -> str:
         return "The other layers did not change."
     return (
         f"Of the other layers, {_where(run, most)} changed most: its values moved by "
-        f"{number(distances[most])} standard deviations on average (Wasserstein-1)."
+        f"{counted(number(distances[most]), 'standard deviation')} on average (Wasserstein-1)."
     )
 
 
@@ -129,7 +130,7 @@ def _effect(run: Run) -> str:
     change = f"{after - before:+.4f}".replace("-", "−")
     text = f"The next-token loss went from {before:.4f} to {after:.4f} nats ({change})"
     if effect.get("kl") is not None:
-        text += f", with a KL divergence of {number(effect['kl'])} nats"
+        text += f", with a KL divergence of {counted(number(effect['kl']), 'nat')}"
     if effect.get("top1_agreement") is not None:
         agreement = percent(effect["top1_agreement"])
         text += f"; the most likely next token stayed the same at {agreement} of the positions"

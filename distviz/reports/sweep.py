@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from distviz.output import counted
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Section
@@ -16,7 +17,6 @@ from distviz.results import (
     NAMED,
     SWEEP_QUANTITIES,
     band_names,
-    counted,
     model_name,
     pareto,
     records,
@@ -122,7 +122,10 @@ def _trade_off(sweep: Sweep) -> Section:
     ]
     if not rows:
         return Section("The trade-off", [Prose("No effect on the output was measured.")])
-    title = f"near-zero share removed against KL; dashed: the budget of {sweep.budget_kl:g} nats"
+    title = (
+        f"near-zero share removed against KL; dashed: the budget of "
+        f"{counted(f'{sweep.budget_kl:g}', 'nat')}"
+    )
     note = "Filled: on the Pareto front. In the other colour: the recommended setting."
     spec = charts.trade_off(rows, sweep.budget_kl)
     return Section("The trade-off", [Chart(title, spec, 320), Prose(note)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distviz.output import counted
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Chart, Part, Section
 from distviz.reports.repeat_command import whatif_command
 from distviz.reports.summary import make_part
-from distviz.results import counted, model_name, records
+from distviz.results import model_name, records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,6 @@ from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
 from .labels import arm_settings as arm_settings
 from .labels import change_name as change_name
-from .labels import counted as counted
 from .labels import decibels as decibels
 from .labels import distance_name as distance_name
 from .labels import filler_name as filler_name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.data import fingerprint_of_entries
+from distviz.output import counted
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def check_run(
             if key not in counts:
                 raise folder.damaged(name, f"counts.parquet has no {_name(key)}")
             if count != counts[key]:
-                reason = f"{count:,} values in {_name(key)}, {counts[key]:,} in counts.parquet"
+                reason = (
+                    f"{counted(count, 'value')} in {_name(key)}, {counts[key]:,} in counts.parquet"
+                )
                 raise folder.damaged(name, reason)
     for key in counts:
         after = key._replace(phase="after")
@@ -58,18 +61,18 @@ def _counts(table: pd.DataFrame) -> dict[SiteKey, int]:
 def _check_totals(folder: Folder, documents: pd.DataFrame) -> None:
     text = folder.manifest.get("text") or {}
     classes = folder.manifest.get("token_classes")
-    counted = text.get("counted")
-    if classes and counted is not None and sum(classes.values()) != counted:
+    n_counted = text.get("counted")
+    if classes and n_counted is not None and sum(classes.values()) != n_counted:
         total = sum(classes.values())
         raise folder.damaged(
-            folder.name, f"{counted:,} counted tokens, {total:,} in its token classes"
+            folder.name, f"{counted(n_counted, 'counted token')}, {total:,} in its token classes"
         )
     known = text.get("documents")
     if len(documents) and "document" not in documents:
         raise folder.damaged("documents.parquet", "it has no column document")
     found = documents["document"].nunique() if len(documents) else 0
     if known is not None and found > known:
-        reason = f"{found:,} documents, {known:,} in {folder.name}"
+        reason = f"{counted(found, 'document')}, {known:,} in {folder.name}"
         raise folder.damaged("documents.parquet", reason)
 
 
@@ -97,7 +100,9 @@ def check_comparison(
     check_model(folder, "model_b", b, "b")
     if len(pairs) != len(table):
         raise folder.damaged(
-            "compare.csv", f"it has {len(table)} rows, the runs beside it make {len(pairs)} pairs"
+            "compare.csv",
+            f"it has {counted(len(table), 'row')}, the runs beside it make "
+            f"{counted(len(pairs), 'pair')}",
         )
     columns = ["layer_a", "layer_b", "site", "phase_a", "phase_b", "module_a", "module_b", "stack"]
     for row, (x, y) in zip(table[columns].itertuples(index=False, name=None), pairs, strict=True):

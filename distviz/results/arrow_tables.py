@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import inspect, structs
 
+from distviz.output import counted
 from distviz.results.columns import Row
 from distviz.results.schema import check
 
@@ -60,7 +61,7 @@ def read_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
     file = parquet.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     n_rows = file.metadata.num_rows
     if n_rows > max(_MOST_ROWS, _DENSEST * len(data)):
-        raise ValueError(f"it claims {n_rows:,} rows in {len(data):,} bytes")
+        raise ValueError(f"it claims {counted(n_rows, 'row')} in {counted(len(data), 'byte')}")
     return file.read(columns, use_threads=False)
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from distviz.output import counted
 from distviz.parsing import NOT_FINITE, parse_json
 from distviz.results.arrow_tables import read_parquet
 from distviz.results.schema import CountsNote, check
@@ -97,7 +98,7 @@ def parse(data: bytes) -> dict[SiteKey, dict[str, Sketch]]:
     values, counts = (table[name].to_numpy() for name in ("value", "count"))
     cells = [entry["cells"] for entry in plain["sketches"]]
     if sum(cells) != values.size or table["value"].null_count or table["count"].null_count:
-        raise ValueError(f"it has {values.size:,} rows, its metadata names {sum(cells):,}")
+        raise ValueError(f"it has {counted(values.size, 'row')}, its metadata names {sum(cells):,}")
     ends = np.cumsum(cells)[:-1]
     sketches: dict[SiteKey, dict[str, Sketch]] = {}
     parts = zip(np.split(values, ends), np.split(counts, ends), strict=True)
@@ -143,9 +144,11 @@ def _check_facts(sketch: Sketch, values: NDArray[np.float64]) -> None:
     """Check extremes, zeros and moments against the counts."""
     total = int(sketch.table.sum())
     if sketch.moments.count != total:
-        raise ValueError(f"its moments are of {sketch.moments.count:,} values, it has {total:,}")
+        raise ValueError(
+            f"its moments are of {counted(sketch.moments.count, 'value')}, it has {total:,}"
+        )
     if sketch.zeros > int(sketch.table[[0, float_grid.SIGN]].sum()):
-        raise ValueError(f"it has no {sketch.zeros:,} zeros")
+        raise ValueError(f"it does not hold {counted(sketch.zeros, 'zero')}")
     if bool(values.size) == (math.isnan(sketch.min) or math.isnan(sketch.max)):
         raise ValueError("its extremes do not agree with its values")
     if values.size:

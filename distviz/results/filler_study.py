@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from distviz.output import counted
 from distviz.results import agreement
 from distviz.results.columns import AttentionKept, FillerAlong, FillerChange, Row, TokenChange
 from distviz.results.reading import Folder
@@ -83,7 +84,7 @@ class FillerStudy(Result):
         grounds: dict[str, None] = {}
         for count, rows in main.groupby("filler_count"):
             *findings, basis = verdict(rows.rename(columns={"layer": "layer_a"})).split("\n")
-            lines.append(f"{count} filler tokens: " + "\n".join(findings))
+            lines.append(f"{counted(str(count), 'filler token')}: " + "\n".join(findings))
             grounds[basis] = None
         return "\n".join([*lines, *grounds])
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distviz.output import visible
+from distviz.output import counted, listed, visible
 from distviz.results.result import model_layers
 
 if TYPE_CHECKING:
@@ -39,11 +39,6 @@ def dtype_name(run: Described, side: str = "") -> str:
     model = run.manifest.get(f"model{side}") or {}
     dtype = str(run.manifest.get("dtype") or model.get("dtype") or "").removeprefix("torch.")
     return _DTYPES.get(dtype, dtype)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun, such as ``1 layer`` or ``2,048 tokens``."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def measured_line(
@@ -140,7 +135,7 @@ def alignment(comparison: Comparison) -> str:
     elif not manifest.get("same_tokenizer", True):
         tokens = [(manifest.get(f"text_{side}") or {}).get("tokens") for side in "ab"]
         first, second = ("?" if count is None else f"{count:,}" for count in tokens)
-        text += f" · different tokenizers ({first} and {second} tokens)"
+        text += f" · different tokenizers ({first} and {counted(second, 'token')})"
     return text
 
 
@@ -184,7 +179,7 @@ def layer_name(run: Run, layer: int, stack: str = "decoder") -> str:
 def layer_names(layers: Sequence[int]) -> str:
     """Return ``layer 0`` or ``layers 0, 2, 5``; a long list is cut."""
     names = ", ".join(map(str, layers[:_MOST_LAYERS])) + ", …" * (len(layers) > _MOST_LAYERS)
-    return f"layer{'s' * (len(layers) > 1)} {names}"
+    return listed("layer", names)
 
 
 def sample_name(run: Described, side: str = "") -> str:
@@ -234,7 +229,7 @@ def arm_settings(run: Described) -> str:
     if arm.get("mode") == "add":
         words.append("added")
     if arm.get("passes", 1) > 1:
-        words.append(f"{arm['passes']} passes")
+        words.append(counted(arm["passes"], "pass"))
     return ", ".join(words)
 
 

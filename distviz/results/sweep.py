@@ -14,6 +14,7 @@ from msgspec import defstruct
 
 from distviz.arm import PRESETS
 from distviz.errors import RequestError
+from distviz.output import counted, listed
 from distviz.results.columns import Row, Setting
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
@@ -162,7 +163,7 @@ class Sweep(Result):
         if not wanted & set(self.table["layers"]):
             raise RequestError(
                 "the sweep holds no setting in these layers alone",
-                f"it has layers {', '.join(dict.fromkeys(self.table['layers']))}",
+                f"it has {listed('layer', ', '.join(dict.fromkeys(self.table['layers'])))}",
             )
         table, seeds = (
             table[table["layers"].isin(wanted)].reset_index(drop=True)
@@ -236,9 +237,9 @@ def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendati
         least = useful.iloc[int(useful["kl"].argmin())]
         return Recommendation(
             None,
-            f"no setting fits the budget of {budget:g} nats: the mildest, "
+            f"no setting fits the budget of {counted(f'{budget:g}', 'nat')}: the mildest, "
             f"{setting_name(least)}, costs KL {least['kl']:.3g} "
-            f"(loss {least['loss_after'] - least['loss_before']:+.3g} nats)",
+            f"(loss {counted(format(least['loss_after'] - least['loss_before'], '+.3g'), 'nat')})",
             "",
         )
     order = fitting.sort_values(["near_zero_removed", "kl"], ascending=[False, True], kind="stable")
@@ -247,7 +248,8 @@ def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendati
     reason = (
         f"{setting_name(best)}: moves {best['fraction_moved']:.1%} of the values and takes "
         f"the near-zero share from {best['near_zero_before']:.1%} to "
-        f"{best['near_zero_after']:.1%} for KL {best['kl']:.3g} nats (budget {budget:g})"
+        f"{best['near_zero_after']:.1%} for KL {counted(format(best['kl'], '.3g'), 'nat')} "
+        f"(budget {budget:g})"
     )
     larger = useful[useful["near_zero_removed"] > best["near_zero_removed"]]
     if len(larger):
@@ -296,6 +298,6 @@ def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = N
     if "preset" in varied and row.get("preset"):
         text = f"{row['preset']} ({text})" if text else str(row["preset"])
     if "layers" in varied:
-        where = f"layer{'s' * (not str(row['layers']).isdigit())} {row['layers']}"
+        where = listed("layer", str(row["layers"]))
         text = f"{text} in {where}" if text else where
     return text

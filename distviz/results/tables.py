@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError
+from distviz.output import listed
 
 
 def need(table: pd.DataFrame, columns: Iterable[str], name: str) -> pd.DataFrame:
@@ -58,9 +59,10 @@ def choose_places(
         if (wanted is None or layer in wanted) and (named is None or site in named)
     }
     if not chosen:
+        held = ", ".join(map(str, sorted({layer for layer, _ in there})))
         raise RequestError(
             f"the {name} holds none of these layers and sites",
-            f"it has layers {', '.join(map(str, sorted({layer for layer, _ in there})))}; "
+            f"it has {listed('layer', held)}; "
             f"sites {', '.join(dict.fromkeys(site for _, site in there))}",
         )
     return chosen

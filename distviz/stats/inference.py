@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.output import counted
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -129,7 +130,7 @@ def infer(
     """
     names = pd.DataFrame({"place": range(len(a.std))}) if places is None else places
     if len(names) != len(a.std):
-        raise RequestError(f"{len(names)} rows name {len(a.std)} places")
+        raise RequestError(f"{counted(len(names), 'name')} for {counted(len(a.std), 'place')}")
     parts = []
     for quantity in QUANTITIES:
         (x, zero_x), (y, zero_y) = (_values(side, quantity) for side in (a, b))
@@ -152,10 +153,10 @@ def infer_means(
     ``x`` and ``y`` are (places, documents), logarithms for a ratio, NaN for excluded documents.
     """
     if len(x) != len(y):
-        raise RequestError(f"side A has {len(x)} places, side B has {len(y)}")
+        raise RequestError(f"side A has {counted(len(x), 'place')}, side B has {len(y)}")
     if paired and x.shape != y.shape:
         raise RequestError(
-            f"side A has {x.shape[1]} documents, side B has {y.shape[1]}",
+            f"side A has {counted(x.shape[1], 'document')}, side B has {y.shape[1]}",
             "paired sides hold the same documents in the same order",
         )
     rows = _by_place(x, y, seed, max(resamples, 40 * len(x)), paired=paired)

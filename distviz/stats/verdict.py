@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from distviz.output import counted, listed
 from distviz.stats.inference import MIN_DOCUMENTS
 
 ALPHA = 0.05
@@ -100,7 +101,7 @@ def _basis(frame: pd.DataFrame, alpha: float) -> str:
         text += "; 95 % intervals"
     zero = int(frame["zero_variance"].max())
     if zero:
-        text += f"; up to {zero} documents of zero variance left out of a variance ratio"
+        text += f"; up to {counted(zero, 'document')} of zero variance left out of a variance ratio"
     return text + "."
 
 
@@ -134,4 +135,4 @@ def _ranges(layers: Iterable[int]) -> str:
         else:
             runs.append([layer])
     words = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
-    return f"layer{'s' * (len(ordered) > 1)} {', '.join(words)}"
+    return listed("layer", ", ".join(words))

@@ -17,6 +17,7 @@ import pandas as pd
 
 from distviz.data import Corpus, Document, read_documents
 from distviz.errors import RequestError
+from distviz.output import counted
 from distviz.results import SCHEMA_VERSION, FillerStudy, Run, run_folder
 from distviz.settings import RunSettings
 from distviz.stats import inference
@@ -137,7 +138,9 @@ def _measure(
     from distviz.measure import AttentionKept, Measurement, measure
 
     corpus = filled_corpus(opened, documents, settings, count)
-    progress.stage(f"measuring with {count} filler tokens" if count else "measuring without")
+    progress.stage(
+        f"measuring with {counted(count, 'filler token')}" if count else "measuring without"
+    )
     measurement = Measurement.prepare(opened, settings)
     plain = measurement.partial.recorder
     measurement.partial.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
@@ -196,7 +199,8 @@ def filled_corpus(
     cut = next((window for window in corpus.windows if not window.is_last), None)
     if cut is not None:
         raise RequestError(
-            f"prompt '{documents[cut.document].id}' with {count} filler tokens is longer than "
+            f"prompt '{documents[cut.document].id}' with {counted(count, 'filler token')} is "
+            f"longer than "
             f"--max-length {settings.max_length}",
             "give a larger --max-length, smaller --counts, or a shorter prompt",
         )

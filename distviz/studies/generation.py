@@ -15,6 +15,7 @@ from distviz.data import Corpus, Document, check_text
 from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.hooks import STEPS, redistribute
 from distviz.models import entry_device
+from distviz.output import counted
 from distviz.results import SCHEMA_VERSION
 from distviz.settings import RunSettings
 
@@ -63,7 +64,8 @@ class Decoding:
             raise RequestError(f"--on is '{self.on}'", f"allowed: {', '.join(STEPS)}")
         if self.samples > 1 and not self.is_sampled:
             raise RequestError(
-                f"--num-samples {self.samples} would be the same text {self.samples} times",
+                f"--num-samples {self.samples} would be the same text "
+                f"{counted(self.samples, 'time')}",
                 "add --sample, --temperature or --top-p",
             )
 

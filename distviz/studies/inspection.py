@@ -8,6 +8,7 @@ from typing import Any
 from distviz.errors import RequestError
 from distviz.models import describe, has_rope
 from distviz.models.architectures import Mlp, count_layers, find_mlps, point_width
+from distviz.output import counted
 from distviz.settings import build_settings
 from distviz.sites import HookPoint, LayerOrder
 
@@ -99,7 +100,7 @@ def inspect(
     if not chosen:
         raise RequestError(
             f"--layer {layer}: there is no such layer with an MLP",
-            f"this model has {max(stacks.values())} layers, 0 is the first",
+            f"this model has {counted(max(stacks.values()), 'layer')}, 0 is the first",
         )
     first = chosen[0]
     alike = [mlp.layer for mlp in mlps if mlp.stack == first.stack and _shape(mlp) == _shape(first)]

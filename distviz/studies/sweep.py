@@ -16,6 +16,7 @@ from distviz.hooks import experts_of, force_batched_experts
 from distviz.measure import CheckpointFolder, check_padding, describe, request
 from distviz.models import LoadedModel
 from distviz.models.architectures import count_layers, main_stack
+from distviz.output import counted
 from distviz.progress import Progress
 from distviz.results import SCHEMA_VERSION, Sweep, join_seeds
 from distviz.settings import RunSettings
@@ -66,7 +67,9 @@ def sweep_model(
     work = SweepPasses.prepare(opened, grid, seeds)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
     done = _restore(work, opened, settings, corpus, batches, states, progress)
-    progress.stage(f"measuring {len(grid)} settings on {corpus.tokens:,} tokens")
+    progress.stage(
+        f"measuring {counted(len(grid), 'setting')} on {counted(corpus.tokens, 'token')}"
+    )
     _measure(work, batches, done, states, progress)
     manifest = {
         "schema_version": SCHEMA_VERSION,

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError, nearest
+from distviz.output import counted
 from distviz.parsing import word_list
 from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_places
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
@@ -247,4 +248,4 @@ def _warnings(run: Run, keys: Sequence[SiteKey]) -> Iterator[str]:
         first = holes[0]
         where = f"layer {first.layer}, {first.site}, {first.phase}"
         more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
-        yield f"{nan:,} NaN and {inf:,} infinite values are left out ({where}{more})"
+        yield f"{nan:,} NaN and {counted(inf, 'infinite value')} are left out ({where}{more})"

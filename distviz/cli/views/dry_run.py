@@ -10,6 +10,7 @@ from rich.text import Text
 
 from distviz.cli.dry_run import DryRun, Estimate
 from distviz.cli.views.console import paragraph
+from distviz.output import counted, listed
 from distviz.sites import join_layers
 
 _INDENT = 10
@@ -39,22 +40,22 @@ def _model(model: dict[str, Any]) -> str:
     parameters = count(float(model["parameters"]))
     stored = f", {model['quantization']}" if model.get("quantization") else ""
     return (
-        f"{model['architecture']} · {model['layers']} layers · {parameters} parameters · "
+        f"{model['architecture']} · {counted(model['layers'], 'layer')} · "
+        f"{counted(parameters, 'parameter')} · "
         f"{model['dtype']}{stored} · {model['device']}"
     )
 
 
 def _measurement(one: Estimate) -> Iterator[tuple[str, str]]:
     yield "reads", _files(one)
-    yield "observes", f"{', '.join(one.sites)} in layers {one.layers}"
+    yield "observes", f"{', '.join(one.sites)} in {listed('layer', one.layers)}"
     if one.arm_layers:
         how = "" if one.ripple else ", computed beside the unchanged pass"
-        several = "s" * (len(one.arm_layers) > 1)
-        yield "ARM", f"in layer{several} {join_layers(one.arm_layers)}{how}"
+        yield "ARM", f"in {listed('layer', join_layers(one.arm_layers))}{how}"
     text = one.text
     cut = ", cut by --max-tokens" if text["truncated"] else ""
-    numbers = ", ".join(f"{text[name]:,} {name}" for name in ("documents", "windows", "tokens"))
-    yield "text", f"{numbers} in {text['batches']:,} batches{cut}"
+    numbers = ", ".join(counted(text[f"{noun}s"], noun) for noun in ("document", "window", "token"))
+    yield "text", f"{numbers} in {counted(text['batches'], 'batch')}{cut}"
     if one.processes > 1:
         yield "processes", f"{one.processes}, each with its own share of the batches"
     how = ", layer by layer" if one.streamed else ""
@@ -66,13 +67,15 @@ def _measurement(one: Estimate) -> Iterator[tuple[str, str]]:
 def _files(one: Estimate) -> str:
     if not one.files:
         return "nothing: random weights"
-    names = one.files[0]["name"] if len(one.files) == 1 else f"{len(one.files)} files"
+    names = one.files[0]["name"] if len(one.files) == 1 else counted(len(one.files), "file")
     part = "" if one.reads_all else ", what the measurement needs"
     return f"{size(one.bytes_read)} of {names}{part}"
 
 
 def _totals(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    several = f" in each of {found['processes']} processes" if found["processes"] > 1 else ""
+    several = (
+        f" in each of {counted(found['processes'], 'process')}" if found["processes"] > 1 else ""
+    )
     libraries = size(found["library_bytes"])
     memory = f"{size(found['memory_bytes'])} of memory and {libraries} for libraries{several}"
     yield "total", f"{memory} ({size(found['free_bytes'])} are free)"

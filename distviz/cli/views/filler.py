@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import encode, encode_lines, paragraph, percent_cell, plain_table
+from distviz.output import counted
 from distviz.results import (
     QUANTITIES,
     distance_name,
@@ -41,14 +42,19 @@ def summary(study: FillerStudy, console: Console | None = None) -> Group:
     """Return the findings: the verdict, tables by layer, by count and by distance."""
     last = study.counts[-1]
     text = study.runs[0].manifest.get("text") or {}
-    sample = f"{text.get('counted', 0):,} own tokens in {text.get('documents', 0):,} prompts"
+    sample = (
+        f"{counted(text.get('counted', 0), 'own token')} in "
+        f"{counted(text.get('documents', 0), 'prompt')}"
+    )
     parts: list[RenderableType] = [
         paragraph(measured_line(study.runs[0], sample=sample), console, style="bold"),
         paragraph(filler_name(study), console),
         Text(),
         *(paragraph(line, console) for line in study.verdict.split("\n")),
         Text(),
-        paragraph(f"{last} filler tokens against none, the prompts' own tokens:", console),
+        paragraph(
+            f"{counted(last, 'filler token')} against none, the prompts' own tokens:", console
+        ),
         changes_table(study, console, count=last),
         paragraph(_legend(study, last), console),
         *(paragraph(line, console) for line in _most_changed(study, last)),
@@ -57,7 +63,7 @@ def summary(study: FillerStudy, console: Console | None = None) -> Group:
     if len(study.counts) > 1:
         title = f"By number of filler tokens, layer {layer}:"
         parts += [Text(), paragraph(title, console), changes_table(study, console, layer=layer)]
-    title = f"By distance from {last} filler tokens, layer {layer}:"
+    title = f"By distance from {counted(last, 'filler token')}, layer {layer}:"
     parts += [Text(), paragraph(title, console), positions_table(study, last, layer, console)]
     return Group(*parts)
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distviz.cli.views.console import encode, encode_lines, paragraph, plain_table, width_of
+from distviz.output import counted, listed
 
 if TYPE_CHECKING:
     from distviz.studies import Continuations
@@ -18,11 +19,13 @@ def summary(found: Continuations, console: Console | None = None) -> Group:
     """Return the prompt and both sides of every sample; the differing part is coloured."""
     manifest = found.manifest
     name = "ARM" if manifest["redistribution"] == "arm" else manifest["redistribution"]
-    change = f"{name}: {manifest['arm']}, layers {manifest['settings']['arm_layers']}"
+    change = f"{name}: {manifest['arm']}, {listed('layer', manifest['settings']['arm_layers'])}"
     preset = manifest.get("preset")
     parts: list[RenderableType] = [
         Text(encode(f"{manifest['model']['name']} · {change}", console), style="bold"),
-        paragraph(f"prompt ({manifest['prompt_tokens']} tokens): {manifest['prompt']}", console),
+        paragraph(
+            f"prompt ({counted(manifest['prompt_tokens'], 'token')}): {manifest['prompt']}", console
+        ),
     ]
     if preset:
         parts.append(paragraph(f"{preset['name']}: {preset['evidence']}", console))
@@ -52,13 +55,20 @@ def _common_length(first: str, second: str) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
+def _equal_start(tokens: int) -> str:
+    """Describe how many tokens at the start of two texts are equal."""
+    return (
+        f"the same for {counted(tokens, 'token')}" if tokens else "different from the first token"
+    )
+
+
 def _findings(found: Continuations) -> list[str]:
     pairs = zip(found.before, found.after, strict=True)
     equal = sum(first == second for first, second in pairs)
     if len(found.same) == 1:
-        first = "the same text" if equal else f"the same for {found.same[0]} tokens"
+        first = "the same text" if equal else _equal_start(found.same[0])
     else:
-        first = f"{equal} of {len(found.same)} pairs are the same text"
+        first = f"{equal} of {counted(len(found.same), 'pair')} are the same text"
     shares = [found.diversity[side] for side in ("before", "after")]
     if None in shares:
         return [first]

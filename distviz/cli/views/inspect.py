@@ -11,7 +11,7 @@ from rich.text import Text
 
 from distviz.cli.views.console import encode, is_unicode
 from distviz.models.architectures import Architecture, Architectures, Mlp
-from distviz.output import visible
+from distviz.output import counted, visible
 from distviz.plots import layer_lines
 from distviz.sites import SITES, LayerOrder
 from distviz.studies import Inspection
@@ -43,9 +43,11 @@ def inspection(found: Inspection, console: Console) -> Group:
     others = [layer for layer in found.alike if layer != found.layer]
     first = " (first)" if found.layer == 0 else ""
     title = f"{details['architecture']}, {found.mlps[0].stack} layer {found.layer}{first}"
-    counts = ", ".join(f"{count} {stack} layers" for stack, count in found.stacks.items())
+    counts = ", ".join(counted(count, f"{stack} layer") for stack, count in found.stacks.items())
     parts: list[Any] = [Text(encode(title, console), style="bold")]
-    parts.append(Text(f"{counts}; {len(others)} others have the same structure", style="dim"))
+    has = "has" if len(others) == 1 else "have"
+    alike = f"; {counted(len(others), 'other')} {has} the same structure" if others else ""
+    parts.append(Text(f"{counts}{alike}", style="dim"))
     how: Any = {"has_rope": found.has_rope, "order": found.order, "ascii_only": ascii_only}
     for mlp in found.mlps:
         parts += ["", layer_diagram(mlp, **how)]

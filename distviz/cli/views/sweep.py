@@ -18,7 +18,8 @@ from distviz.cli.views.console import (
     plain_table,
     width_of,
 )
-from distviz.results import counted, measured_line, number, pareto, varied_columns
+from distviz.output import counted
+from distviz.results import measured_line, number, pareto, varied_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ def _setup(sweep: Sweep) -> str:
     words = [counted(len(sweep.table), "setting")]
     seeds = sweep.manifest.get("seeds") or [0]
     if len(seeds) > 1:
-        words.append(f"{len(seeds)} seeds")
+        words.append(counted(len(seeds), "seed"))
     loss = sweep.table["loss_before"].iloc[0]
     if not math.isnan(loss):
         words.append(f"loss {loss:.4f} nats")

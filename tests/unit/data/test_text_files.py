@@ -108,7 +108,7 @@ def _zip() -> bytes:
         ("a.json", b"Once upon a time.", "is not JSON"),
         ("a.json", b"5", "entry 1: expected"),
         ("a.csv", json.dumps(ROWS).encode(), "contains JSON"),
-        ("a.csv", b"Once upon a time,\nthere was\n", r"line 2 has 1 cells, the first line has 2"),
+        ("a.csv", b"Once upon a time,\nthere was\n", r"line 2 has 1 cell, the first line has 2"),
         ("a.csv", b"name;text\nx;y\n", "expected an object"),
         ("a.csv", b"text,text\nx,y\n", "'text' is there twice"),
         ("a.csv", b'text\n"x', "unexpected end of data"),

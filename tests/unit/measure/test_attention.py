@@ -87,9 +87,9 @@ def test_weights_that_are_not_available_are_reported(opened: Any) -> None:
     kept.shares[0], kept.shares[2] = [0.5, 0.7], [0.5, math.nan]
     assert [row["attention_kept"] for row in kept.rows(4)] == [pytest.approx(0.6)]
     assert (kept.check(required=False) or "").startswith(
-        "attention weights are not available in layers 2"
+        "attention weights are not available in layer 2"
     )
-    with pytest.raises(MeasurementError, match="not available in layers 2"):
+    with pytest.raises(MeasurementError, match="not available in layer 2"):
         kept.check(required=True)
 
 

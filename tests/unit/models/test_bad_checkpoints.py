@@ -146,7 +146,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "config: fewer layers": (
         lambda f: edit_config(f, num_hidden_layers=1),
-        r"weights hold model\.layers\.1\.\S+, the configuration has 1 layers",
+        r"weights hold model\.layers\.1\.\S+, the configuration has 1 layer ",
     ),
     "config: biases": (
         lambda f: edit_config(f, mlp_bias=True),

@@ -156,7 +156,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     ),
     "layers": (
         header([number(b"llama.block_count", 4, b"\xff\xff\xff\x7f")], [tensor(b"a", 32)]),
-        "its llama.block_count is 2,147,483,647, but it has 1 tensors",
+        "its llama.block_count is 2,147,483,647, but it has 1 tensor,",
     ),
     "width": (
         header([number(b"llama.embedding_length", 10, b"\0" * 7 + b"\1")], [tensor(b"a", 32)]),

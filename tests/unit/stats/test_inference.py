@@ -288,7 +288,7 @@ def test_sides_that_do_not_fit():
         infer(a, b, paired=True)
     with pytest.raises(RequestError, match="3 places, side B has 2"):
         infer(a, two_sides(places=2)[0], paired=False)
-    with pytest.raises(RequestError, match="2 rows name 3 places"):
+    with pytest.raises(RequestError, match="2 names for 3 places"):
         infer(a, b, paired=False, places=pd.DataFrame({"layer_a": [0, 1]}))
 
 

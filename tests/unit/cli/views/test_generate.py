@@ -29,10 +29,17 @@ def test_one_sample_and_its_common_start() -> None:
     shares = {"before": 0.5, "after": 0.75}
     found = _Continuations(["abc"], ["abd"], [2], shares, MANIFEST)
     lines = printed(views.summary, found).splitlines()
-    assert lines[:2] == ["tiny · ARM: c = 0.13, layers 0", "prompt (3 tokens): Why?"]
+    assert lines[:2] == ["tiny · ARM: c = 0.13, layer 0", "prompt (3 tokens): Why?"]
     assert any(line.split() == ["abc", "abd"] for line in lines)
     assert "the same for 2 tokens" in lines
     assert "different 2-grams: 50.0% off, 75.0% on" in lines
+
+
+def test_samples_that_differ_from_the_start_or_after_one_token() -> None:
+    shares = {"before": None, "after": None}
+    for same, line in ((0, "different from the first token"), (1, "the same for 1 token")):
+        found = _Continuations(["abc"], ["xyz"], [same], shares, MANIFEST)
+        assert line in printed(views.summary, found).splitlines()
 
 
 def test_several_samples() -> None:
