@@ -41,6 +41,7 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: control, format (bidirectional, zero-width), surrogate, line separators."""
 _MOST = 2000
 """Characters of a line of an error; the middle of a longer one is left out."""
+_ONE_NAME = re.compile(r"\d+( \([^()]*\))?")
 _SIBILANTS = ("s", "x", "z", "ch", "sh")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CURSOR = re.compile(r"[\r\n]*(\x1b\[A)*|\r[^\x00-\x1f\x7f-\x9f]*")
@@ -90,8 +91,8 @@ def counted(count: float | str, noun: str) -> str:
 
 
 def listed(noun: str, names: str) -> str:
-    """Return ``layer 0`` or ``layers 0, 2``; all ``names`` but a single number are a list."""
-    return f"{noun if names.isdigit() else plural(noun)} {names}"
+    """Return ``layer 0``, ``layer 0 (5 %)`` or ``layers 0, 2``; ``all`` and ranges are lists."""
+    return f"{noun if _ONE_NAME.fullmatch(names) else plural(noun)} {names}"
 
 
 def plural(noun: str) -> str:

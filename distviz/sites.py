@@ -98,6 +98,12 @@ class HookPoint:
     experts: str | None = None
 
 
+def layer_range(n_layers: int) -> str:
+    """Return ``6 layers, 0 to 5 (0 is the first)`` or ``1 layer, layer 0``."""
+    numbers = f"0 to {n_layers - 1} (0 is the first)" if n_layers > 1 else "layer 0"
+    return f"{counted(n_layers, 'layer')}, {numbers}"
+
+
 def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int]:
     """Parse ``all``, ``none`` or ``0,3,8-11`` into sorted 0-based indices.
 
@@ -116,8 +122,7 @@ def parse_layers(text: str, n_layers: int, option: str = "--layers") -> list[int
         if last >= n_layers:
             raise RequestError(
                 f"{option} {text}: layer {last} does not exist",
-                f"this model has {counted(n_layers, 'layer')}, "
-                f"0 to {n_layers - 1} (0 is the first)",
+                f"this model has {layer_range(n_layers)}",
             )
         chosen.update(range(first, last + 1))
     return sorted(chosen)

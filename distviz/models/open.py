@@ -34,7 +34,7 @@ from distviz.models.model_config import read_config
 from distviz.models.quantized import method_of, quantization_of
 from distviz.models.synthetic import build_layers, cut_layer_fields, layer_config
 from distviz.models.wrappers import entry_device
-from distviz.output import counted
+from distviz.sites import layer_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -276,8 +276,7 @@ def _taken_layers(layer: LayerSettings, config: PretrainedConfig) -> list[int]:
         if not 0 <= index < total:
             raise RequestError(
                 f"weights_layers: layer {index} does not exist",
-                f"'{layer.weights}' has {counted(total, 'layer')}, 0 to {total - 1} (0 is the "
-                f"first)",
+                f"'{layer.weights}' has {layer_range(total)}",
             )
     return kept
 

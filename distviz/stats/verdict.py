@@ -85,9 +85,12 @@ def _largest(rows: pd.DataFrame) -> pd.Series:
 
 def _basis(frame: pd.DataFrame, alpha: float) -> str:
     low, high = frame["documents"].min(), frame["documents"].max()
-    kind = "pairs of documents" if frame["paired"].all() else "documents on the smaller side"
     number = str(low) if low == high else f"{low} to {high}"
-    text = f"The unit is the document ({number} {kind}); Benjamini-Hochberg at {100 * alpha:g} %"
+    if frame["paired"].all():
+        size = f"{counted(number, 'pair')} of documents"
+    else:
+        size = f"{counted(number, 'document')} on the smaller side"
+    text = f"The unit is the document ({size}); Benjamini-Hochberg at {100 * alpha:g} %"
     if "layer_b" in frame and (frame["layer_a"] != frame["layer_b"]).any():
         text += "; layers are named as in A"
     withheld = frame["documents"] < MIN_DOCUMENTS

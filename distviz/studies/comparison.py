@@ -262,6 +262,11 @@ def _input_name(run: Run) -> str:
     return f"{shape} hidden states{of_width}, scale {layer['scale']:g}, seed {seed}"
 
 
+def _shown(value: Any) -> str:
+    """Return a setting's value as in a TOML; ``none`` where it is not given."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def _differences(a: Run, b: Run) -> list[str]:
     found = []
     if not _same_documents(a, b):
@@ -279,9 +284,9 @@ def _differences(a: Run, b: Run) -> list[str]:
             "their difference is not tested"
         )
     settings = [run.manifest.get("settings") or {} for run in (a, b)]
-    for name in names_affecting("tokens"):
+    for name in names_affecting("tokens") if bool(built_layers(a)) == bool(built_layers(b)) else ():
         first, second = (own.get(name) for own in settings)
         is_noted = name not in ("batch_size", "seed") and all(name in own for own in settings)
         if is_noted and first != second:
-            found.append(f"the sides differ in {name}: {first} and {second}")
+            found.append(f"the sides differ in {name}: {_shown(first)} and {_shown(second)}")
     return found

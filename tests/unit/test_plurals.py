@@ -143,4 +143,7 @@ def test_listed() -> None:
     assert listed("layer", "0") == "layer 0"
     assert listed("layer", "0,2") == "layers 0,2"
     assert listed("layer", "0-3") == "layers 0-3"
+    assert listed("layer", "0 (5 %)") == "layer 0 (5 %)"
+    assert listed("layer", "0 (5 %), 2 (4 %)") == "layers 0 (5 %), 2 (4 %)"
+    assert listed("layer", "all") == "layers all"
     assert plural("box") == "boxes"

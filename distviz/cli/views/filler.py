@@ -179,6 +179,8 @@ def _most_changed(study: FillerStudy, count: int) -> Iterator[str]:
         words = []
         for layer in layers:
             value = float(rows.loc[rows["layer"] == layer, "estimate"].iloc[0])
+            if math.isnan(value):
+                continue
             is_share = quantity == "near_zero_difference"
             words.append(f"layer {layer} {_points(value) if is_share else '×' + _ratio(value)}")
         if words:
