@@ -154,7 +154,7 @@ def export(
     _check_formats("tables", tables, TABLE_FORMATS)
     OPTIONS["figure_width"].check(width)
     if only and not figures:
-        raise RequestError("--figure is given, and no format to write it in", "give --format pdf")
+        raise RequestError("--figure needs a format for the figure", "give --format pdf")
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
     part = result.select(layers, sites)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
-_CODE = "code that is not part of distviz runs, read it first"
+_CODE = "code that is not part of distviz will run; read it first"
 _OMITTED = (None, "before", "", 0)
 """Values of the options of ``compare`` that are not written."""
 _NOT_TYPED = ("model", "text", *names_affecting("figures", "nothing"))

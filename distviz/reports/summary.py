@@ -72,7 +72,7 @@ def _observed(run: Run) -> str:
         return f"{model_name(run)} was observed; it had no finite value."
     low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     return (
-        f"{model_name(run)} was observed without a change. At {site}, the near-zero share ranges "
+        f"{model_name(run)} was measured without any change. At {site}, the near-zero share ranges "
         f"from {percent(shares[low])} in {_where(run, low)} to {percent(shares[high])} in "
         f"{_where(run, high)}."
     )

@@ -126,7 +126,7 @@ def _trade_off(sweep: Sweep) -> Section:
         f"near-zero share removed against KL; dashed: the budget of "
         f"{counted(f'{sweep.budget_kl:g}', 'nat')}"
     )
-    note = "Filled: on the Pareto front. In the other colour: the recommended setting."
+    note = "Blue: settings on the Pareto front. Orange: the recommended setting."
     spec = charts.trade_off(rows, sweep.budget_kl)
     return Section("The trade-off", [Chart(title, spec, 320), Prose(note)])
 

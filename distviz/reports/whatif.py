@@ -28,8 +28,8 @@ def whatif_part(results: WhatIf) -> Part:
             sections.append(Section(title, [*blocks], grid=True))
     sections.append(Section("All results", [data_table("whatif", results.table)]))
     verdict = (
-        f"{counted(len(results.table), 'result')} from the counts of a saved run: what its values "
-        "lose in fewer bits, and what remains of them with more zeros. No model was run."
+        f"{counted(len(results.table), 'result')} from the counts of a saved run: the error of its "
+        "values in fewer bits, and their energy with the smallest set to zero. No model was run."
     )
     title = f"{model_name(results)}: what if"
     return make_part(results, title, verdict, sections, whatif_command(results))

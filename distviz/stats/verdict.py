@@ -59,7 +59,7 @@ def _findings(frame: pd.DataFrame, alpha: float) -> str:
     if changed == layers:
         return text
     if max(changed) < max(layers):
-        return f"{text}; no layer past {max(changed)} is shown to differ"
+        return f"{text}; no layer after layer {max(changed)} is shown to differ"
     return f"{text}; the other layers are not shown to differ"
 
 
@@ -71,8 +71,8 @@ def _nothing(frame: pd.DataFrame, name: str, alpha: float) -> str:
     text = f"no layer is shown to differ (smallest adjusted p {frame['p_adjusted'].min():.2g})"
     floor = 2.0 ** (1 - n) if frame["paired"].all() else (1 + (n == m)) / math.comb(n + m, n)
     if floor * n_layers >= alpha:
-        text += f"; with so few documents no p is below {floor:.2g}, and one layer alone among "
-        text += f"{n_layers} could not be significant; the largest seen: "
+        text += f"; so few documents allow no p below {floor:.2g}, so that no single layer of "
+        text += f"{n_layers} can be significant; the largest differences: "
         measured = frame[frame["p_value"].notna()].groupby("quantity")
         largest = [_largest(rows) for _, rows in measured]
         text += ", ".join(_amount(str(r["quantity"]), r) + f" at layer {r[name]}" for r in largest)
@@ -104,7 +104,7 @@ def _basis(frame: pd.DataFrame, alpha: float) -> str:
         text += "; 95 % intervals"
     zero = int(frame["zero_variance"].max())
     if zero:
-        text += f"; up to {counted(zero, 'document')} of zero variance left out of a variance ratio"
+        text += f"; variance ratios leave out up to {counted(zero, 'document')} of zero variance"
     return text + "."
 
 

@@ -165,8 +165,8 @@ def read_run(folder: Path) -> Run:
         inside = sorted(path.parent for path in folder.glob(f"*/{RUN}"))
         if inside:
             raise RequestError(
-                f"{folder} is not a run, it holds {len(inside)} of them",
-                f"give one: {', '.join(map(str, inside[:4]))}",
+                f"{folder} is not a run, it contains {counted(len(inside), 'run')}",
+                f"give one of them: {', '.join(map(str, inside[:4]))}",
             )
     return Run.load(folder)
 

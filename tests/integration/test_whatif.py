@@ -121,7 +121,7 @@ def test_other_folders_are_refused(call: Any, mine: Path, tmp_path: Path) -> Non
     cases = {
         tmp_path / "nowhere": "does not exist",
         tmp_path / "other": "is not a run: it has no run.json",
-        tmp_path / "both": "is not a run, it holds 1 of them",
+        tmp_path / "both": "is not a run, it contains 1 run",
     }
     for path, words in cases.items():
         done = call("whatif", path)

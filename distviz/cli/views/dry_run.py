@@ -50,7 +50,7 @@ def _measurement(one: Estimate) -> Iterator[tuple[str, str]]:
     yield "reads", _files(one)
     yield "observes", f"{', '.join(one.sites)} in {listed('layer', one.layers)}"
     if one.arm_layers:
-        how = "" if one.ripple else ", computed beside the unchanged pass"
+        how = "" if one.ripple else ", not passed on to later layers"
         yield "ARM", f"in {listed('layer', join_layers(one.arm_layers))}{how}"
     text = one.text
     cut = ", cut by --max-tokens" if text["truncated"] else ""

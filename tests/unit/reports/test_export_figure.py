@@ -75,7 +75,7 @@ def test_several_kinds_formats_and_tables(
          "it has paired, overview"),
         (("--figure", "compared"), "--figure compared: this result has no such figure",
          "it has paired, overview"),
-        (("--figure", "paired", "--format", "none"), "no format to write it in", "--format pdf"),
+        (("--figure", "paired", "--format", "none"), "--figure needs a format", "--format pdf"),
         (("--figure", "paired", "--format", "gif"), "--figures gif: unknown format", "png, svg"),
         (("--figure-width", "wide"), "--figure-width is 'wide'", "single, double"),
     ],

@@ -54,7 +54,7 @@ def test_a_run_without_change_or_tables() -> None:
     }
     text = render(Page("x", [run_part(run_of(before, dtype="float32"))]))
     strict(text)
-    assert "was observed without a change" in text
+    assert "was measured without any change" in text
 
 
 @pytest.mark.parametrize("values", [[], [np.nan, np.inf], [0.0], [1.5]])

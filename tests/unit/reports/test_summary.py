@@ -21,7 +21,7 @@ def test_a_changed_run() -> None:
 def test_runs_without_a_change() -> None:
     run = run_of({place(0, "before"): np.linspace(-1, 1, 9, dtype=np.float32)})
     assert run_verdict(run) == (
-        "synthetic was observed without a change. At act, the near-zero share ranges from 11.1 % "
+        "synthetic was measured without any change. At act, the near-zero share ranges from 11.1 % "
         "in layer 0 (first) to 11.1 % in layer 0 (first)."
     )
     empty = run_of({place(0, "before"): np.array([np.nan], dtype=np.float32)})

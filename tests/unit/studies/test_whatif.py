@@ -247,7 +247,7 @@ def test_rounded_values_are_said_to_be_and_answer_closely() -> None:
 def test_runs_inside_a_folder_are_named(measured: Synthetic, tmp_path: Path) -> None:
     for side in "ab":
         measured.run.save(tmp_path / "both" / side)
-    with pytest.raises(RequestError, match="not a run, it holds 2 of them") as refused:
+    with pytest.raises(RequestError, match="not a run, it contains 2 runs") as refused:
         read_run(tmp_path / "both")
     assert str(tmp_path / "both" / "a") in refused.value.hint
     assert read_run(tmp_path / "both" / "a").merged == measured.run.merged

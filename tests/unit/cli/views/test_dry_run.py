@@ -51,7 +51,7 @@ def test_every_line() -> None:
         "B: tiny · LlamaForCausalLM · 4 layers · 1.7 B parameters · bfloat16 · cpu",
         "reads     3.0 MB of a.safetensors, what the measurement needs",
         "observes  act in layers 0-3",
-        "ARM       in layers 0-1, computed beside the unchanged pass",
+        "ARM       in layers 0-1, not passed on to later layers",
         "text      3 documents, 4 windows, 5,000 tokens in 2 batches, cut by --max-tokens",
         "processes 2, each with its own share of the batches",
         "passes    2.5, layer by layer; 3 TFLOP",
