@@ -142,7 +142,7 @@ def _places(text: str, n_layers: int) -> list[tuple[tuple[int, ...], str]]:
         if not layers:
             raise RequestError(
                 f"--arm-layers '{text}': an alternative names no layer",
-                "separate alternatives by ;, such as '0;1;0,1;all'; the baseline is measured anyway",
+                "separate alternatives by ;, such as '0;1;0,1;all'; ARM off is always measured",
             )
         found.setdefault(layers, part.strip())
     return list(found.items())
