@@ -5,19 +5,18 @@ Strings that begin with ``$`` name colours of the palette or values of a browser
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from distviz.reports.page import Chart, Spec
+from distviz.reports import axes
+from distviz.reports.page import Chart, Choice, Spec
 
 COLORS = ("$before", "$after", "$ks", "$w1", "$js", "$muted")
-_LOG_SPAN = 30.0
 _SHORT = 12
 """Characters of names of which three fit side by side on a phone."""
 
 
-def _tooltip(*fields: tuple[str, str, str]) -> list[Spec]:
+def tooltip(*fields: tuple[str, str, str]) -> list[Spec]:
     """Return the lines of a tooltip from fields, titles and number formats."""
     return [
         {"field": field, "title": title} | ({"format": form} if form else {})
@@ -25,7 +24,7 @@ def _tooltip(*fields: tuple[str, str, str]) -> list[Spec]:
     ]
 
 
-def _layer(encoding: Spec, where: str = "", **mark: Any) -> Spec:
+def marks(encoding: Spec, where: str = "", **mark: Any) -> Spec:
     """Return marks of one kind, of the rows that pass a filter."""
     found = {"mark": mark, "encoding": encoding}
     return found | ({"transform": [{"filter": where}]} if where else {})
@@ -34,18 +33,30 @@ def _layer(encoding: Spec, where: str = "", **mark: Any) -> Spec:
 # By layer, or by number of fillers
 
 
+class Line(NamedTuple):
+    """A curve: its title, its colour, and whether it is solid, dashed or dotted."""
+
+    title: str
+    color: str
+    dash: str = "solid"
+
+
+DASHES = {"solid": [1, 0], "dashed": [7, 4], "dotted": [1, 4]}
+
+
 def by_depth(
     rows: list[dict[str, Any]],
-    series: dict[str, tuple[str, str]],
+    series: Mapping[str, tuple[str, str] | Line],
     *,
     share: bool = False,
     axis: str = "layer",
+    scale: str = "",
+    has_legend: bool = True,
 ) -> Spec:
-    """Return lines by layer; ``series`` gives a column's title and its colour.
+    """Return lines by layer; ``series`` gives the line of a column.
 
-    Pointing anywhere shows all values of the nearest layer. The scale is logarithmic where
-    positive values differ by more than a factor of thirty. Rows have ``place``, the columns and
-    ``kind``, which separates the lines of several modules.
+    Pointing anywhere shows all values of the nearest layer. ``scale`` is that of `axes.fitted`.
+    Rows have ``place``, the columns and ``kind``, which separates the lines of several modules.
     """
     # Columns get plain names: a dot or a bracket in a name would be read as a path.
     columns = {name: f"v{index}" for index, name in enumerate(series)}
@@ -55,50 +66,44 @@ def by_depth(
         for row in rows
     ]
     values = [row[column] for row in rows for column in columns.values()]
-    form = ".2%" if share else ".4~g"
-    titles = [title for title, _ in series.values()]
+    form, kind = (".2%", axes.SHARE) if share else (".4~g", axes.NUMBER)
+    lines = {name: Line(*line) for name, line in series.items()}
+    titles = [line.title for line in lines.values()]
     colors = {
         "type": "nominal",
-        "scale": {"domain": titles, "range": [color for _, color in series.values()]},
-        "legend": _legend(titles),
+        "scale": {"domain": titles, "range": [line.color for line in lines.values()]},
+        "legend": _legend(titles) if has_legend else None,
     }
-    x = _places(axis)
-    y = _values(values, form, share=share)
-    lines = []
-    for index, (name, title) in enumerate(zip(series, titles, strict=True)):
+    x = _places(axis, (row["place"] for row in rows))
+    y = axes.fitted(values, kind, **_VALUE_AXIS, scale=scale)
+    drawn = []
+    for index, (name, line) in enumerate(lines.items()):
         place = {"x": x, "y": y | {"field": columns[name]}, "detail": {"field": "kind"}}
-        place["color"] = colors | {"datum": title}
-        lines.append(_layer(place, f"isValid(datum.{columns[name]})", **_LINES[min(index, 1)]))
+        place["color"] = colors | {"datum": line.title}
+        look = _LINES[min(index, 1)] | {"strokeDash": DASHES[line.dash]}
+        drawn.append(
+            {"name": columns[name], **marks(place, f"isValid(datum.{columns[name]})", **look)}
+        )
     has_kinds = len({row["kind"] for row in rows}) > 1
-    shown = _tooltip(
+    shown = tooltip(
         ("place", axis, ""),
         *([("kind", "module", "")] if has_kinds else []),
-        *((columns[name], title, form) for name, (title, _) in series.items()),
+        *((columns[name], line.title, form) for name, line in lines.items()),
     )
-    return {"data": {"values": rows}, "layer": [*lines, _nearest(x, shown)]}
+    return {"data": {"values": rows}, "layer": [*drawn, _nearest(x, shown)]}
 
 
-def _places(axis: str) -> Spec:
+def _places(title: str, places: Iterable[int]) -> Spec:
+    ticks = axes.whole_ticks(places)
     return {
         "field": "place",
         "type": "quantitative",
-        "axis": {"title": axis, "tickMinStep": 1, "format": "d", "grid": False},
+        "axis": axes.labels(axes.NUMBER, title=title, values=ticks, grid=False),
         "scale": {"zero": False, "nice": False, "padding": 8},
     }
 
 
 _VALUE_AXIS: Spec = {"title": None, "tickCount": 4, "minExtent": 42}
-
-
-def _values(values: Iterable[float | None], form: str, *, share: bool) -> Spec:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    axis = _VALUE_AXIS | {"format": form}
-    scale: Spec = {"type": "linear", "zero": share, "nice": True}
-    if known and min(known) > 0 and max(known) > _LOG_SPAN * min(known):
-        first, last = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-        axis["values"] = [10.0**power for power in range(first, last + 1)]
-        scale = {"type": "log", "nice": True}
-    return {"type": "quantitative", "scale": scale, "axis": axis}
 
 
 def _legend(titles: Sequence[str]) -> Spec | None:
@@ -123,21 +128,29 @@ def _nearest(x: Spec, shown: list[Spec]) -> Spec:
     return {
         "params": [{"name": "hover", "select": nearest | {"encodings": ["x"]}}],
         "mark": {"type": "rule", "color": "$ink", "strokeWidth": 1},
-        "encoding": {"x": x, "opacity": _opacity(0.5), "tooltip": shown},
+        "encoding": {"x": x, "opacity": visible_under_pointer(0.5), "tooltip": shown},
     }
 
 
-def _opacity(value: float) -> Spec:
+def visible_under_pointer(value: float) -> Spec:
     """Return the opacity of a mark that is visible only under the pointer."""
     return {"condition": {"param": "hover", "empty": False, "value": value}, "value": 0}
 
 
 def layer_curves(
-    title: str, curves: dict[str, list[tuple[int, Any]]], *, share: bool, height: int = 170
+    title: str,
+    curves: Mapping[str, list[tuple[int, Any]]],
+    *,
+    share: bool,
+    height: int = 170,
+    scale: str = "",
+    lines: Mapping[str, Line] | None = None,
+    chosen: Collection[str] = (),
 ) -> Chart | None:
     """Return a chart of curves of layers and values; None where no value is finite.
 
-    There are at most as many curves as `COLORS`.
+    Of more curves than there are colours, or of ``lines`` with looks of their own, the reader
+    chooses; ``chosen`` are those drawn at first, or all.
     """
     rows: dict[int, dict[str, Any]] = {}
     for name, points in curves.items():
@@ -145,9 +158,27 @@ def layer_curves(
             rows.setdefault(layer, {"place": layer})[name] = value
     if all(row.get(name) is None for row in rows.values() for name in curves):
         return None
-    series = {name: (name, color) for name, color in zip(curves, COLORS, strict=False)}
+    looks = lines or {name: line_of(index, name) for index, name in enumerate(curves)}
+    series = {name: looks[name] for name in curves}
     ordered = [rows[layer] for layer in sorted(rows)]
-    return Chart(title, by_depth(ordered, series, share=share), height)
+    has_legend = lines is None and not chosen and len(curves) <= len(COLORS)
+    spec = by_depth(ordered, series, share=share, scale=scale, has_legend=has_legend)
+    if has_legend:
+        return Chart(title, spec, height)
+    choices = [
+        Choice(f"v{index}", line.title, line.color.removeprefix("$"), line.dash)
+        for index, line in enumerate(series.values())
+    ]
+    first = [
+        choice for choice, name in zip(choices, series, strict=True) if not chosen or name in chosen
+    ]
+    return Chart(title, spec, height, choices, [choice.key for choice in first])
+
+
+def line_of(index: int, title: str, dash: str = "") -> Line:
+    """Return the look of a curve by its number: colours repeat with other dashes."""
+    rounds, color = divmod(index, len(COLORS))
+    return Line(title, COLORS[color], dash or list(DASHES)[rounds % len(DASHES)])
 
 
 def intervals(rows: list[dict[str, Any]], color: str, *, axis: str = "layer") -> Spec:
@@ -155,13 +186,13 @@ def intervals(rows: list[dict[str, Any]], color: str, *, axis: str = "layer") ->
 
     Rows have ``place``, ``estimate``, ``low``, ``high``, ``p`` and ``significant``.
     """
-    x = _places(axis)
-    y = {"type": "quantitative", "axis": _VALUE_AXIS}
+    x = _places(axis, (row["place"] for row in rows))
+    y = {"type": "quantitative", "axis": axes.labels(axes.NUMBER, **_VALUE_AXIS)}
     ends = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
-    bars = _layer(ends, "isValid(datum.low)", type="rule", color=color, strokeWidth=1.5)
+    bars = marks(ends, "isValid(datum.low)", type="rule", color=color, strokeWidth=1.5)
     # Vega warns of a layer without data, where intervals are withheld.
     shown_bars = [bars] if any(row["low"] is not None for row in rows) else []
-    shown = _tooltip(
+    shown = tooltip(
         ("place", axis, ""),
         ("estimate", "estimate", "+.4~g"),
         ("low", "95 % from", "+.4~g"),
@@ -170,9 +201,9 @@ def intervals(rows: list[dict[str, Any]], color: str, *, axis: str = "layer") ->
     )
     fill = {"condition": {"test": "datum.significant", "value": color}, "value": "$ground"}
     place = {"x": x, "y": y | {"field": "estimate"}, "fill": fill, "tooltip": shown}
-    marks = _layer(place, type="point", size=42, color=color, strokeWidth=1.4)
-    zero = _layer({"y": {"datum": 0}}, type="rule", color="$muted")
-    return {"data": {"values": rows}, "layer": [zero, *shown_bars, marks]}
+    points = marks(place, type="point", size=42, color=color, strokeWidth=1.4)
+    zero = marks({"y": {"datum": 0}}, type="rule", color="$muted")
+    return {"data": {"values": rows}, "layer": [zero, *shown_bars, points]}
 
 
 # By token class
@@ -194,12 +225,12 @@ def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
             "x": {
                 "field": "value",
                 "type": "quantitative",
-                "axis": {"format": ".1%", "title": "near-zero share", "tickCount": 6},
+                "axis": axes.labels(axes.SHARE, title="near-zero share", tickCount=6),
                 "scale": {"zero": True},
             },
             "color": named | {"scale": {"domain": list(series), "range": list(series.values())}},
             "shape": named | {"scale": {"domain": list(series), "range": shapes}},
-            "tooltip": _tooltip(
+            "tooltip": tooltip(
                 ("name", "tokens", ""),
                 ("series", "phase", ""),
                 ("value", "near-zero", ".3%"),
@@ -212,31 +243,38 @@ def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
 # Settings of a sweep
 
 
-def heatmap(rows: list[dict[str, Any]], title: str, form: str) -> Spec:
-    """Return one cell per setting; rows have ``band``, ``p1``, ``value``, ``name``, ``chosen``."""
+def heatmap(
+    rows: list[dict[str, Any]], title: str, kind: str, *, x: str, y: str, worst_is_least: bool
+) -> Spec:
+    """Return one cell per row; strong colours are large values, or small ones.
+
+    Rows have the columns ``x`` and ``y``, ``value``, ``name`` and ``chosen``.
+    """
+    ticks = {"title": x, "labelAngle": 0}
     place = {
-        "x": {"field": "p1", "type": "ordinal", "axis": {"title": "p1", "labelAngle": 0}},
-        "y": {"field": "band", "type": "ordinal", "sort": None, "axis": {"title": None}},
+        "x": {"field": x, "type": "ordinal", "axis": ticks},
+        "y": {"field": y, "type": "ordinal", "sort": None, "axis": {"title": None}},
     }
     fill = {
         "field": "value",
         "type": "quantitative",
-        "scale": {"scheme": "$ramp", "type": "linear"},
-        "legend": {"title": None, "format": form, "gradientLength": 110},
+        "scale": {
+            "scheme": "$ramp",
+            "reverse": worst_is_least,
+            "zero": False,
+            "nice": True,
+        },
+        "legend": axes.labels(kind, title=None, gradientLength=110),
     }
-    colors = {
-        "color": fill,
-        "tooltip": _tooltip(("name", "setting", ""), ("value", title, form)),
-    }
-    return {
-        "data": {"values": rows},
-        "layer": [
-            _layer(place | colors, type="rect", stroke="$ground", strokeWidth=1.5),
-            _layer(
-                place, "datum.chosen", type="rect", filled=False, stroke="$after", strokeWidth=3
-            ),
-        ],
-    }
+    form = ".4~p" if kind == axes.SHARE else ".4~g"
+    colors = {"color": fill, "tooltip": tooltip(("name", "", ""), ("value", title, form))}
+    edge = {"type": "rect", "filled": False, "stroke": "$after", "strokeWidth": 3}
+    cells = marks(place | colors, type="rect", stroke="$ground", strokeWidth=1)
+    outlined = [marks(place, "datum.chosen", **edge)] if any(r["chosen"] for r in rows) else []
+    return {"data": {"values": rows}, "layer": [cells, *outlined]}
+
+
+_KL = "KL divergence, nats"
 
 
 def trade_off(rows: list[dict[str, Any]], budget: float) -> Spec:
@@ -244,21 +282,13 @@ def trade_off(rows: list[dict[str, Any]], budget: float) -> Spec:
 
     Rows have ``kl``, ``removed``, ``loss``, ``name``, ``front`` and ``chosen``.
     """
-    is_log = all(row["kl"] > 0 for row in rows)
+    costs = axes.fitted([*(row["kl"] for row in rows), budget], axes.NUMBER, title=_KL, tickCount=6)
+    gains = axes.labels(axes.SHARE, title="near-zero share removed", tickCount=5)
     place = {
-        "x": {
-            "field": "kl",
-            "type": "quantitative",
-            "scale": {"type": "log" if is_log else "linear", "padding": 14, "nice": False},
-            "axis": {"title": "KL divergence, nats", "format": ".2~g", "tickCount": 6},
-        },
-        "y": {
-            "field": "removed",
-            "type": "quantitative",
-            "axis": {"title": "near-zero share removed", "format": ".1%", "tickCount": 5},
-        },
+        "x": costs | {"field": "kl"},
+        "y": {"field": "removed", "type": "quantitative", "axis": gains},
     }
-    shown = _tooltip(
+    shown = tooltip(
         ("name", "setting", ""),
         ("removed", "removed", ".2%"),
         ("kl", "KL, nats", ".4~g"),
@@ -273,108 +303,9 @@ def trade_off(rows: list[dict[str, Any]], budget: float) -> Spec:
             {
                 "data": {"values": [{"budget": budget}]},
                 "mark": {"type": "rule", "color": "$muted", "strokeDash": [4, 3]},
-                "encoding": {"x": {"field": "budget", "type": "quantitative"}},
+                "encoding": {"x": costs | {"field": "budget"}},
             },
-            _layer(place, "datum.front", type="line", color="$before", interpolate="step-after"),
-            _layer(points, type="point", size=70, color="$before", strokeWidth=1.5),
+            marks(place, "datum.front", type="line", color="$before", interpolate="step-after"),
+            marks(points, type="point", size=70, color="$before", strokeWidth=1.5),
         ],
     }
-
-
-# Distributions, bin by bin
-
-_X = {
-    "field": "l",
-    "type": "quantitative",
-    "scale": {"domain": "$window", "nice": False, "zero": False},
-    "axis": {"title": "$axis", "grid": False},
-}
-_Y = {
-    "type": "quantitative",
-    "scale": {"type": "$scale", "domain": "$heights", "nice": False, "clamp": True},
-}
-_Y_AXIS = {"minExtent": 46, "tickCount": 5, "format": "$format", "title": "$unit"}
-_STEPS = {"interpolate": "step-after", "clip": True}
-_FLOOR = {"datum": "$floor"}
-_BAND: Spec = {
-    "data": {"values": [{}]},
-    "mark": {"type": "rect", "color": "$band", "clip": True, "tooltip": None},
-    "encoding": {"x": {"datum": "$eps_left"}, "x2": {"datum": "$eps_right"}},
-}
-
-
-def _bars(top: str, bottom: Spec, color: str, name: str) -> Spec:
-    return {
-        "name": name,
-        "mark": {"type": "area", "line": False, "color": color, **_STEPS},
-        "encoding": {"x": _X, "y": _Y | {"field": top, "axis": _Y_AXIS}, "y2": bottom},
-    }
-
-
-def _outline(field: str, color: str, width: float) -> Spec:
-    place = {"x": _X, "y": _Y | {"field": field}}
-    where = f"isValid(datum.{field})"
-    return _layer(place, where, type="line", color=color, strokeWidth=width, **_STEPS)
-
-
-def _hover(form: str, **titles: str) -> Spec:
-    """Return invisible bars as high as the chart that show the bin under the pointer."""
-    select = {"type": "point", "on": "pointerover", "clear": "pointerout"}
-    fields = ((field, title, form) for field, title in titles.items())
-    shown = _tooltip(("range", "bin", ""), *fields)
-    return {
-        "transform": [{"filter": "datum.r > datum.l"}],
-        "params": [{"name": "hover", "select": select}],
-        "mark": {"type": "rect", "color": "$ink", "clip": True},
-        "encoding": {"x": _X, "x2": {"field": "r"}, "opacity": _opacity(0.18), "tooltip": shown},
-    }
-
-
-def _calculated(**formulas: str) -> list[Spec]:
-    return [{"calculate": formula, "as": name} for name, formula in formulas.items()]
-
-
-def _floored(*fields: str) -> list[Spec]:
-    """Return transforms that keep bars above the lower end of a logarithmic scale."""
-    formula = "isValid(datum.{0}) ? max(datum.{0}, $floor) : null"
-    return _calculated(**{f"{field}_": formula.format(field) for field in fields})
-
-
-PAIRED: dict[str, Spec] = {
-    "paired": {
-        "transform": [*_calculated(rest="datum.n - datum.m"), *_floored("n", "rest", "o")],
-        "layer": [
-            _BAND,
-            _bars("n_", _FLOOR, "$light", "bars"),
-            _bars("n_", {"field": "rest_"}, "$dark", "moved"),
-            _outline("o_", "$outline", 1.2),
-            _hover(",", n="values", m="of these moved"),
-        ],
-    }
-}
-"""Charts of a browser of before and after: a phase, its moved values in the dark tone."""
-COMPARED: dict[str, Spec] = {
-    "sides": {
-        "transform": _floored("a", "b"),
-        "layer": [
-            _BAND,
-            _bars("a_", _FLOOR, "$before-light", "a"),
-            _outline("b_", "$after", 1.8),
-            _hover(".3%", a="A", b="B"),
-        ],
-    },
-    "difference": {
-        "transform": _calculated(
-            more="max(datum.b - datum.a, 0)",
-            less="min(datum.b - datum.a, 0)",
-            change="datum.b - datum.a",
-        ),
-        "layer": [
-            _BAND,
-            _bars("more", {"datum": 0}, "$after", "more"),
-            _bars("less", {"datum": 0}, "$before", "less"),
-            _hover("+.3%", change="B − A"),
-        ],
-    },
-}
-"""Charts of a browser of a comparison: A filled and B as a line; their difference."""

@@ -8,6 +8,7 @@ import pandas as pd
 
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.histogram_charts import COMPARED
 from distviz.reports.histogram_data import compared_frames
 from distviz.reports.page import Block, Browser, Chart, Part, Prose, Section
 from distviz.reports.rendering import DISTANCES
@@ -37,7 +38,7 @@ def comparison_part(comparison: Comparison, folder: str = "") -> Part:
     ]
     changed = "after" in (manifest.get("phase_a"), manifest.get("phase_b"))
     layers = layer_section(comparison.a, has_change=changed)
-    pairs = Browser("A and B", charts.COMPARED, compared_frames(comparison))
+    pairs = Browser("A and B", COMPARED, compared_frames(comparison))
     sections = [
         Section("The two sides", [Prose("\n".join(sides)), *layers.blocks]),
         Section("Pairs of layers", [pairs]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.output import counted
 from distviz.plots import ComparedBins, ComparedSide, PairedBins, Panel, compared_bins, paired_bins
+from distviz.reports import axes
 from distviz.results import layer_name, number, percent
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _paired(data: PairedBins, label: str) -> dict[str, Any]:
             columns["o"] = data.inside(other).tolist()
         color = "after" if panel.phase == "after" else "before"
         panels.append({"spec": "paired", "title": panel.phase, "phase": color, "columns": columns})
-    tokens = _tokens(data, data.key.site, floor) | {"format": "~s", "unit": "values per bin"}
+    tokens = _tokens(data, data.key.site, floor) | {"format": axes.COUNT, "unit": "values per bin"}
     return {
         "label": label,
         "note": _note(data),
@@ -125,8 +126,13 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     columns = {name: _rounded(shares) for name, shares in (("a", a), ("b", b))}
     most = float(abs(b - a).max()) * 1.1 or 1.0
     tokens = _tokens(data, data.pair.a.site, data.floor if data.log else 0)
-    tokens |= {"format": ".2~%", "unit": "share per bin"}
-    difference = {"heights": [-most, most], "scale": "linear", "format": "+.2~%", "unit": "B − A"}
+    tokens |= {"format": axes.SHARE, "unit": "share per bin"}
+    difference = {
+        "heights": [-most, most],
+        "scale": "linear",
+        "format": axes.SHARE_DIFFERENCE,
+        "unit": "B − A",
+    }
     sides = {"spec": "sides", "phase": "before", "columns": columns}
     words = [
         f"near zero: |x| < ε = {number(data.eps)} of A",

@@ -27,13 +27,25 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A curve to show or hide: the name of its layer, its title, colour and kind of line."""
+
+    key: str
+    title: str
+    color: str
+    dash: str
+
+
+@dataclass(frozen=True)
 class Chart:
-    """One chart with its data."""
+    """One chart with its data, and of which of its curves the reader chooses."""
 
     kind: ClassVar[str] = "chart"
     title: str
     spec: Spec
     height: int = 170
+    choices: list[Choice] = field(default_factory=list)
+    chosen: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from distviz.output import counted
 from distviz.plots import layer_lines, layer_series
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.histogram_charts import PAIRED
 from distviz.reports.histogram_data import paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
 from distviz.reports.repeat_command import run_command
@@ -87,7 +88,7 @@ def figure_section(run: Run) -> Section:
     """Return the distributions of every layer, with a slider."""
     is_paired = any(key.phase == "after" for key in run.keys)
     title = f"Before and after {change_name(run)}" if is_paired else "Distribution"
-    browser = Browser(title, charts.PAIRED, paired_frames(run))
+    browser = Browser(title, PAIRED, paired_frames(run))
     return Section(f"{title}, by layer", [browser])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.output import counted
-from distviz.reports import charts
+from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Section
 from distviz.reports.repeat_command import sweep_command
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 _BLOCKS = ["redistribution", "layers", "mode"]
 """Settings that differ in these have separate heatmaps."""
-_HEATMAPS = {"near_zero_removed": ("near-zero share removed", ".2%"), "kl": ("KL, nats", ".3~g")}
+_HEATMAPS = {
+    "near_zero_removed": ("near-zero share removed", axes.SHARE),
+    "kl": ("KL, nats", axes.NUMBER),
+}
 _BY_LAYER = {
     "near_zero_removed": ("near-zero share removed", True),
     "fraction_moved": ("share of the values that moved", True),
@@ -67,13 +70,13 @@ def _grid(sweep: Sweep) -> Section:
             for column, value in zip(_BLOCKS, where, strict=True)
             if len(table[column].drop_duplicates()) > 1
         ]
-        for quantity, (title, form) in _HEATMAPS.items():
+        for quantity, (title, kind) in _HEATMAPS.items():
             rows = [
                 _cell(index, row, quantity, sweep)
                 for index, row in part.assign(band=band_names(part)).iterrows()
             ]
             height = 90 + 26 * max(len({row["band"] for row in rows}), 2)
-            spec = charts.heatmap(rows, title, form)
+            spec = charts.heatmap(rows, title, kind, x="p1", y="band", worst_is_least=False)
             blocks.append(Chart(" · ".join([title, *words]), spec, height))
     note = Prose("Outlined: the recommended setting.")
     return Section("Effect and cost of each setting", [*blocks, note], grid=True)
@@ -95,7 +98,7 @@ def _by_layer(sweep: Sweep) -> Section:
     table = sweep.table
     names = [name for name in varied_columns(table) if name != "layers"]
     labels = [setting_name(row, names) or "setting" for _, row in table.iterrows()]
-    shown = list(dict.fromkeys(labels))[: len(charts.COLORS)]
+    shown = list(dict.fromkeys(labels))
     found = []
     for quantity, (title, share) in _BY_LAYER.items():
         curves: dict[str, list[tuple[int, Any]]] = {label: [] for label in shown}

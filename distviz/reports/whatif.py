@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distviz.output import counted
-from distviz.reports import charts
+from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
-from distviz.reports.page import Chart, Part, Section
+from distviz.reports.page import Block, Chart, Part, Section
 from distviz.reports.repeat_command import whatif_command
 from distviz.reports.summary import make_part
 from distviz.results import model_name, records
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from distviz.results import WhatIf
 
 
+_ORDER = ("mse", "max", "percentile", "none")
+"""The first of these that was requested is shown at first."""
+_FEW = 4
+
+
 def whatif_part(results: WhatIf) -> Part:
     """Return the part of what-if results."""
     sections = []
     for site in results.sites:
-        blocks = _site_charts(results, site)
+        blocks = _site_blocks(results, site)
         if blocks:
             title = "By layer" + (f": {site}" if len(results.sites) > 1 else "")
-            sections.append(Section(title, [*blocks], grid=True))
+            sections.append(Section(title, blocks))
     sections.append(Section("All results", [data_table("whatif", results.table)]))
     verdict = (
         f"{counted(len(results.table), 'result')} from the counts of a saved run: the error of its "
@@ -35,36 +40,50 @@ def whatif_part(results: WhatIf) -> Part:
     return make_part(results, title, verdict, sections, whatif_command(results))
 
 
-def _site_charts(results: WhatIf, site: str) -> list[Chart]:
+def _site_blocks(results: WhatIf, site: str) -> list[Block]:
+    """Return what each question answers: a map of all layers, and the curves one chooses."""
     phase = results.phases(site)[0]
-    formats = {
-        " ".join(filter(None, kind)): results.losses(site, *kind, phase)
-        for kind in results.kinds(site)
-    }
+    kinds = results.kinds(site)
+    preferred = next((range_ for range_ in _ORDER if range_ in {kind[1] for kind in kinds}), "")
+    formats = {" ".join(filter(None, kind)): results.losses(site, *kind, phase) for kind in kinds}
+    first = [" ".join(filter(None, kind)) for kind in kinds if kind[1] == preferred]
     zeros = {
-        f"{level:.0%} zeros": results.thinned(site, level, phase) for level in results.levels(site)
+        f"{level:.0%} zeros".replace("%", " %"): results.thinned(site, level, phase)
+        for level in results.levels(site)
     }
     cuts = {f"|x| < {edge:g}": results.cut(site, edge, phase) for edge in results.thresholds(site)}
     return [
-        *_charts(f"signal over quantization noise, dB, {phase}", formats, "sqnr_db", share=False),
-        *_charts(f"share of the energy kept, {phase}", zeros, "l2_kept", share=True),
-        *_charts(f"energy kept below a threshold, {phase}", cuts, "l2_kept", share=True),
+        *_question(f"signal over quantization noise, dB, {phase}", formats, "sqnr_db", first),
+        *_question(f"share of the energy kept, {phase}", zeros, "l2_kept", _spread(list(zeros))),
+        *_question(f"energy kept below a threshold, {phase}", cuts, "l2_kept", _spread(list(cuts))),
     ]
 
 
-def _charts(
-    title: str, tables: dict[str, pd.DataFrame], column: str, *, share: bool
-) -> list[Chart]:
-    """Return charts with as many curves each as there are colours."""
+def _spread(names: list[str]) -> list[str]:
+    """Choose some of many, evenly, the last among them."""
+    return names[::-1][:: max(len(names) // _FEW, 1)][:_FEW]
+
+
+def _question(
+    title: str, tables: dict[str, pd.DataFrame], column: str, first: list[str]
+) -> list[Block]:
+    """Return a heatmap of layers and answers, and curves of which ``first`` are shown."""
     curves = {
         name: [(int(row["layer"]), row[column]) for row in records(table)]
         for name, table in tables.items()
     }
-    names, size = list(curves), len(charts.COLORS)
-    groups = [names[start : start + size] for start in range(0, len(names), size)]
-    found = []
-    for number, group in enumerate(groups, start=1):
-        heading = title if len(groups) == 1 else f"{title} ({number} of {len(groups)})"
-        part = {name: curves[name] for name in group}
-        found.append(charts.layer_curves(heading, part, share=share, height=230))
-    return [chart for chart in found if chart is not None]
+    share = column == "l2_kept"
+    lines = charts.layer_curves(
+        f"{title}, by layer", curves, share=share, height=230, scale="linear", chosen=first
+    )
+    if lines is None:
+        return []
+    rows = [
+        {"layer": layer, "answer": name, "value": value, "name": f"layer {layer}, {name}"}
+        | {"chosen": False}
+        for name, points in curves.items()
+        for layer, value in points
+    ]
+    kind = axes.SHARE if share else axes.NUMBER
+    spec = charts.heatmap(rows, title, kind, x="layer", y="answer", worst_is_least=True)
+    return [Chart(title, spec, 80 + 19 * len(curves)), lines]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.browsers import Opened
 from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 
@@ -31,25 +30,6 @@ EVIL = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"
 
 
-def _chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    return os.environ.get("DISTVIZ_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = _chromium()
-    if found is None:
-        pytest.skip("no Chromium here: install Debian's chromium, or set DISTVIZ_CHROMIUM")
-    from playwright.sync_api import sync_playwright
-
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=options)
-        yield started
-        started.close()
-
-
 @pytest.fixture(scope="module")
 def run() -> Run:
     made = silu_run().run
@@ -66,23 +46,6 @@ def run() -> Run:
 def file(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = Page(IMAGE, [run_part(run)])
     return write_page(page, tmp_path_factory.mktemp("browser") / "report.html")
-
-
-class Opened:
-    """A tab, what it logged, asked for, and popped up."""
-
-    def __init__(self, browser: Browser, file: Path, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        self.tab: Tab = self.context.new_page()
-        self.logged: list[str] = []
-        self.asked: list[str] = []
-        self.tab.on("console", lambda message: self.logged.append(message.text))
-        self.tab.on("pageerror", lambda error: self.logged.append(str(error)))
-        self.tab.on("request", lambda request: self.asked.append(request.url))
-        self.tab.on("dialog", lambda dialog: (self.logged.append("dialog"), dialog.dismiss()))
-        self.tab.goto(file.as_uri())
-        self.tab.wait_for_selector("html[data-ready=yes]")
 
 
 @pytest.fixture

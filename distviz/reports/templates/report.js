@@ -34,6 +34,27 @@
       Object.entries(spec).map(([name, one]) => [name, name === "data" ? one : fill(one, tokens)]),
     );
   };
+  /* The shortest text of a number: equal texts are equal numbers. */
+  const raised = (power) =>
+    power.replace("+", "").replace("-", "⁻").replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+  const written = (value) => {
+    const size = Math.abs(value);
+    if (size === 0 || (size >= 1e-4 && size < 1e6)) {
+      return size.toLocaleString("en-US", { maximumSignificantDigits: 12, useGrouping: size >= 1e4 });
+    }
+    const [front, power] = Number(size.toPrecision(12)).toExponential().split("e");
+    return (front === "1" ? "" : `${front}·`) + `10${raised(power)}`;
+  };
+  const thousands = (value) => {
+    const power = [9, 6, 3].find((one) => Math.abs(value) >= 10 * 10 ** (one - 1)) || 0;
+    return written(value / 10 ** power) + { 0: "", 3: "k", 6: "M", 9: "G" }[power];
+  };
+  const tick = (value, form) => {
+    const [kind, signed] = form.split(" ");
+    const sign = value < 0 ? "−" : signed && value > 0 ? "+" : "";
+    if (kind === "share") return `${sign}${written(100 * value)} %`;
+    return sign + (kind === "count" ? thousands(value) : written(value));
+  };
   /* Larger on a projector, as the page's own text is. */
   const letters = () => (innerWidth >= 1800 ? 14 : 11);
   const look = (colors) => ({
@@ -52,6 +73,7 @@
       labelFontSize: letters(),
     },
     aria: false,
+    customFormatTypes: true,
   });
   const draw = async (place, spec, tokens, title) => {
     const theme = scheme();
@@ -62,7 +84,7 @@
     const result = await vegaEmbed(
       place,
       { ...full, width: "container", height: "container", autosize: { type: "fit", contains: "padding" } },
-      { actions: false, ast: true, renderer: "svg", config: look(colors), tooltip: { theme } },
+      { actions: false, ast: true, renderer: "svg", config: look(colors), tooltip: { theme }, expressionFunctions: { tick } },
     );
     if (old) old.finalize();
     place.view = result;
@@ -74,7 +96,15 @@
   const chart = (figure) => {
     const data = read(figure);
     const place = figure.querySelector(".plot");
-    return () => guarded(draw(place, data.spec, {}, data.title));
+    const boxes = [...figure.querySelectorAll(".choices input")];
+    const paint = () => {
+      const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
+      const layers = data.spec.layer?.filter((one) => !hidden.has(one.name));
+      const spec = layers ? { ...data.spec, layer: layers } : data.spec;
+      return guarded(draw(place, spec, {}, data.title));
+    };
+    for (const box of boxes) box.addEventListener("change", paint);
+    return paint;
   };
 
   /* The slider ------------------------------------------------------------------------------ */

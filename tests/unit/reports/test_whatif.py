@@ -35,10 +35,9 @@ def test_what_if_answers() -> None:
     strict(text)
     shown = curves(text)
     noise = "signal over quantization noise, dB, before"
-    assert set(shown) == {
-        f"{noise} (1 of 2)",
-        f"{noise} (2 of 2)",
-        "share of the energy kept, before",
-    }
-    drawn = shown[f"{noise} (2 of 2)"]["data"]["values"]
-    assert [(row["place"], row["v0"], row["v1"]) for row in drawn] == [(0, 48, 54), (1, 49, 55)]
+    kept = "share of the energy kept, before"
+    assert set(shown) == {noise, f"{noise}, by layer", kept, f"{kept}, by layer"}
+    drawn = shown[f"{noise}, by layer"]["data"]["values"]
+    assert [(row["place"], row["v6"], row["v7"]) for row in drawn] == [(0, 48, 54), (1, 49, 55)]
+    cells = {(row["layer"], row["answer"]): row["value"] for row in shown[noise]["data"]["values"]}
+    assert cells == {(n, f"int{b}.x max"): 6 * b + n for n in range(2) for b in range(2, 10)}
