@@ -27,6 +27,7 @@ from distviz.option import (
     refuse_code,
     setting,
 )
+from distviz.output import counted
 from distviz.parsing import path_of, shown
 from distviz.sites import SITES, check_layers
 
@@ -242,8 +243,6 @@ class RunSettings:
             raise RequestError("--resume needs --out", "give the folder of the interrupted run")
         if self.filler == "":
             raise RequestError("--filler is empty", "give a string such as /")
-        if self.filler == "":
-            raise RequestError("--filler is empty", "give a string such as /")
         if self.device_map is not None and self.layer is not None:
             raise RequestError(
                 "--device-map is for checkpoints, not for layers built from a TOML file",
@@ -359,7 +358,27 @@ def build_settings(
             preset.pop("fraction", None)  # an explicit c would have no effect
         merged = preset | merged
     trusted = frozenset(code_in(given, OPTIONS).items())
-    return RunSettings(**(merged | given), explicit=explicit, trusted=trusted)
+    settings = RunSettings(**(merged | given), explicit=explicit, trusted=trusted)
+    refuse_without_effect(settings)
+    return settings
+
+
+def refuse_without_effect(settings: RunSettings) -> None:
+    """Raise a RequestError for a setting of text or of a hub model where layers are built."""
+    layer = settings.layer
+    if layer is None:
+        return
+    of_text = {"text", *names_affecting("tokens")} - {"batch_size", "seed"}
+    for name in (*of_text, *(["revision"] if layer.weights is None else [])):
+        option = OPTIONS[name]
+        if getattr(settings, name) not in (option.default, []):
+            raise RequestError(
+                f"{option.label} has no effect on layers built from a TOML file: "
+                f"their input is random ({counted(layer.documents, 'document')}, see [layer])"
+                if name in of_text
+                else f"{option.label} has no effect on layers with random weights",
+                f"remove {option.label}, or give a model",
+            )
 
 
 def settings_of_folder(values: Mapping[str, Any], where: str) -> dict[str, Any]:

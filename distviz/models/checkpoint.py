@@ -146,9 +146,11 @@ def locate(
     Raises
     ------
     RequestError
-        If nothing is found, or files are missing, damaged, or refused.
+        If nothing is found, or files are missing, damaged, or refused; if a revision is given for
+        a local model.
     """
     if source is None or (source == DEMO and not Path(source).exists()):
+        _refuse_revision(revision, "the embedded demo model")
         return _demo(with_weights)
     accepts: Any = {"allow_pickle": allow_pickle, "with_weights": with_weights}
     path, is_file, is_folder = _look_up(source)
@@ -158,6 +160,7 @@ def locate(
             f"show it: distviz show {shlex.quote(str(result))}",
         )
     if is_file or is_folder:
+        _refuse_revision(revision, f"'{source}', a local {'file' if is_file else 'folder'}")
         check_text(str(path.resolve()), "the path of MODEL")  # manifests have it
     if is_file:
         return _gguf_checkpoint(path, source, with_weights)
@@ -170,6 +173,15 @@ def locate(
         )
     folder = _download(source, revision, **accepts)
     return _folder_checkpoint(folder, source, source.rpartition("/")[2], folder.name, **accepts)
+
+
+def _refuse_revision(revision: str | None, model: str) -> None:
+    """Raise a RequestError where a revision is given for a model that has none."""
+    if revision is not None:
+        raise RequestError(
+            f"--revision {revision} has no effect on {model}",
+            "remove --revision, or give the hub id of the model",
+        )
 
 
 def _look_up(source: str) -> tuple[Path, bool, bool]:

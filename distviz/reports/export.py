@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError, nearest
 from distviz.parsing import word_list
 from distviz.plots import FigureSpecs, figure_specs
-from distviz.results import Result, check_replaceable, load, records, staging
+from distviz.results import Result, check_replaceable, check_writable, load, records, staging
 from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
 from distviz.sites import parse_layers, parse_sites
 
@@ -162,6 +162,7 @@ def export(
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")
+    check_writable(place)
     if force and place.is_symlink():
         raise RequestError(
             f"{place} is a link, its files are not replaced", "give the folder itself"

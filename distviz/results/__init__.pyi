@@ -28,6 +28,7 @@ from .loading import load as load
 from .output_folder import check_name as check_name
 from .output_folder import check_output as check_output
 from .output_folder import check_replaceable as check_replaceable
+from .output_folder import check_writable as check_writable
 from .output_folder import result_at as result_at
 from .reading import read_file as read_file
 from .result import Result as Result

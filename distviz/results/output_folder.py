@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def check_output(out: Path, *, force: bool) -> None:
     ------
     RequestError
         If it exists and ``force`` is off, if it is a link or has no name of its own, if it is not
-        a result of distviz or holds other files, or if its parent is a file.
+        a result of distviz or holds other files, or if its parent is a file or cannot be written.
     """
     check_name(out)
     if out.is_symlink():
@@ -64,9 +65,23 @@ def check_output(out: Path, *, force: bool) -> None:
         whole = out.absolute()
     except FileNotFoundError:
         raise RequestError("the current folder was deleted", "change to another folder") from None
-    parent = next(place for place in [whole, *whole.parents] if place.exists())
+    check_writable(whole)
+
+
+def check_writable(path: Path) -> None:
+    """Raise a RequestError where a file or folder cannot be created, now rather than at the end.
+
+    A nameless temporary file in the nearest folder that exists asks the file system itself.
+    """
+    parent = next(place for place in path.absolute().parents if os.path.lexists(place))
     if not parent.is_dir():
-        raise RequestError(f"{parent} is a file, so {out} cannot be created")
+        raise RequestError(f"{parent} is a file, so {path} cannot be created", "give another --out")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RequestError(f"cannot write to {parent}: {reason}", "give another --out") from error
 
 
 def check_name(path: Path) -> None:

@@ -19,6 +19,7 @@ from distviz.settings import (
     RunSettings,
     build_settings,
     names_affecting,
+    refuse_without_effect,
     settings_of_folder,
 )
 from distviz.sites import parse_sites
@@ -169,6 +170,10 @@ def _settings_of(
     ]
     are_built = {_is_built(run or own) for run, own in zip(known, each, strict=True)}
     is_alike = len(are_built) == 1
+    if are_built == {True}:
+        for own in each:
+            refuse_without_effect(own)
+    each = [own if own.layer is None else replace(own, text=[]) for own in each]
     for side, run in zip(sides, known, strict=True):
         if run is not None:
             taken = _taken(run, side, base, given, is_alike=is_alike)

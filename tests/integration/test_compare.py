@@ -362,7 +362,9 @@ def test_shipped_samples_are_compared(
 ) -> None:
     names = _samples()
     for sides in pairs or itertools.permutations(names, 2):
-        flags = ("--out", "out", "--no-figures", "--force", "--max-tokens", "64")
+        flags = ["--out", "out", "--no-figures", "--force"]
+        if not all("_layer" in side for side in sides):
+            flags += ["--max-tokens", "64"]
         done = call("compare", *sides, *flags)
         assert done.code == 0, (sides, done.err)
         assert Comparison.load("out").pairs
@@ -379,6 +381,10 @@ def test_layers_that_cannot_be_compared(call: Callable[..., Done]) -> None:
     gate = _layers("gate.toml", 'sites = "gate,up"')
     words = ("no site in common", "A has act; B has gate, up", "--sites")
     _refused(call("compare", layers, gate, *out), *words)
+    words = ("--max-tokens has no effect on layers", "random")
+    _refused(call("compare", layers, layers, "--max-tokens", "9", *out), *words)
+    Path("x.txt").write_text("x")
+    _refused(call("compare", layers, layers, "--text", "x.txt", *out), "--text has no effect")
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,34 @@ def test_layers_that_cannot_be_built(table: dict[str, Any], match: str) -> None:
         LayerSettings(**table)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", ["a.txt"]),
+        ("filler", "/"),
+        ("filler_count", 3),
+        ("chat_template", True),
+        ("max_length", 9),
+        ("max_tokens", 9),
+        ("skip_special", True),
+        ("revision", "main"),
+    ],
+)
+def test_options_without_effect_on_built_layers_are_refused(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    path = toml(tmp_path, "[layer]\nheads = 3\n")
+    with pytest.raises(RequestError, match=rf"{OPTIONS[name].label} has no effect on layers"):
+        build_settings({name: value}, None, str(path))
+    assert build_settings({name: OPTIONS[name].default}, None, str(path)).layer is not None
+    assert getattr(build_settings({name: value}), name) == value
+
+
+def test_a_revision_of_the_weights_of_built_layers_has_an_effect(tmp_path: Path) -> None:
+    path = toml(tmp_path, '[layer]\nweights = "org/name"\n')
+    assert build_settings({"revision": "main"}, None, str(path)).revision == "main"
+
+
 def test_sample_configs_are_valid() -> None:
     folder = Path(__file__).parents[2] / "sample_configs"
     found = sorted(folder.glob("*.toml"))

@@ -139,3 +139,17 @@ def test_only_names_and_paths_are_accepted() -> None:
     refuse_opened(Path("demo"), "run")
     with pytest.raises(RequestError, match=r"distviz\.run loads .* given a Linear\n.*watch"):
         refuse_opened(torch.nn.Linear(1, 1), "run")
+
+
+@pytest.mark.parametrize(("source", "name"), [("demo", "embedded demo"), (".", "a local folder")])
+def test_a_revision_of_a_local_model_is_refused(source: str, name: str, tmp_path: Path) -> None:
+    given = source if source == "demo" else str(tmp_path)
+    with pytest.raises(RequestError, match=rf"--revision main has no effect on .*{name}") as caught:
+        locate(given, revision="main")
+    assert "hub id" in caught.value.hint
+
+
+def test_a_revision_of_a_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(RequestError, match=r"has no effect on .*, a local file"):
+        locate(str(tmp_path / "x.gguf"), revision="main")

@@ -105,6 +105,25 @@ def test_new_and_empty_folders_are_written(tmp_path: Path) -> None:
         check_output(tmp_path / name, force=False)
 
 
+@pytest.mark.parametrize("name", ["out", "new/out"])
+def test_a_place_that_cannot_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RequestError, match=r"file is a file, so .*out cannot be created"):
+        check_output(tmp_path / "file" / name, force=False)
+    with pytest.raises(RequestError, match="cannot write to /proc") as caught:  # for root as well
+        check_output(Path("/proc") / name, force=False)
+    assert caught.value.hint == "give another --out"
+    check_output(tmp_path / name, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(RequestError, match=r"cannot write to .*closed: Permission denied"):
+        check_output(tmp_path / "closed" / "out", force=False)
+
+
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     check_replaceable(tmp_path / "file")
