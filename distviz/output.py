@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -206,12 +207,17 @@ def _shortened(text: str) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console of rich without markup, which shows control characters as escapes."""
+    """Return a console of rich without markup, which shows control characters as escapes.
+
+    A pipe or a file has no width: it gets each line of a table whole, so that ``grep`` finds a row
+    with all its numbers, and a log holds them. The variable ``COLUMNS`` sets a width.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     file = getattr(stream, "rich_proxied_file", stream)
     made = Console(file=file, markup=False, emoji=False, highlight=False)
+    made.soft_wrap = not (made.is_terminal or os.environ.get("COLUMNS", "").isdecimal())
     made.push_render_hook(_Escaping(made))  # type: ignore[arg-type]
     return made
 

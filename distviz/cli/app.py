@@ -149,7 +149,7 @@ def _output(
     else:
         screen = console()
         for view in views:
-            screen.print(view(screen))
+            screen.print(view(screen), crop=False)  # the terminal wraps a row that no width fits
 
 
 def _warn(warnings: list[str]) -> None:
@@ -286,12 +286,7 @@ def _list_architectures(given: SimpleNamespace) -> None:
         )
     known = load_architectures()
 
-    def view(console: Console) -> RenderableType:
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
-        return architectures(known)
-
-    _output(given, known.as_dict, [view])
+    _output(given, known.as_dict, [partial(architectures, known)])
 
 
 @_command

@@ -71,6 +71,7 @@ def test_pages_show_what_is_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tutorial)
+    monkeypatch.setenv("COLUMNS", "80")
     if "runs/demo" in command and "--out runs/demo" not in command:
         assert Path("runs/demo/run.json").exists() or not call(*FIRST.split()[1:]).code
     done = call(*command.split()[1:], "--no-figures", "--force")

@@ -15,6 +15,6 @@ def printed(
     """Return the text that ``view(result, console)`` prints."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=stream, width=width, highlight=False, **look)
-    console.print(view(result, console))
+    console.print(view(result, console), crop=False)
     stream.flush()
     return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined,no-any-return]

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, encode_lines, paragraph, percent_cell, plain_table
+from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
 from distviz.results import alignment, measured_line, number, percent, records, side_names
 from distviz.stats import ALPHA
 
@@ -21,6 +20,17 @@ if TYPE_CHECKING:
 _QUANTITIES = ("log_variance_ratio", "near_zero_difference")
 _PLACE = ["layer_a", "layer_b", "site", "module_a", "stack"]
 _CHANNELS = 5
+_PLACES = 4
+_DISTANCES = (
+    Column("near-0", "A", drop=3),
+    Column("near-0", "B", drop=3),
+    Column("std", "B / A"),
+    Column("KS", drop=5),
+    Column("W1 /", "std A", drop=4),
+    Column("JS", "bits", drop=6),
+    Column("p var.", "adj.", drop=1),
+    Column("p near", "adj.", drop=2),
+)
 
 
 def summary(comparison: Comparison, console: Console | None = None) -> Group:
@@ -37,37 +47,36 @@ def summary(comparison: Comparison, console: Console | None = None) -> Group:
     first, *rest = str(comparison.manifest.get("verdict", "")).split("\n")
     parts.append(paragraph(first, console, style="bold"))
     parts += [paragraph(line, console) for line in rest]
-    parts += [pairs_table(comparison, console), paragraph(_legend(comparison), console)]
+    parts += [pairs_table(comparison), paragraph(_legend(comparison), console)]
     found = [*channel_lines(comparison), class_line(comparison)]
     if any(found):
         parts += [Text(), *(paragraph(line, console) for line in found if line)]
     return Group(*parts)
 
 
-def pairs_table(comparison: Comparison, console: Console | None = None) -> Table:
-    """Return one row per pair of layers; it fits 80 columns."""
+def pairs_table(comparison: Comparison) -> FittedTable:
+    """Return one row per pair of layers."""
     rows = comparison.table
-    table = plain_table(console)
     is_aligned = bool((rows["layer_a"] == rows["layer_b"]).all())
     has_stacks, has_sites = (len(set(rows[name])) > 1 for name in ("stack", "site"))
     has_modules = bool(rows.duplicated(["layer_a", "site", "stack"]).any())
-    table.add_column("layer" if is_aligned else "layer\nA / B", no_wrap=True)
-    for name, wanted in (("stack", has_stacks), ("site", has_sites), ("module", has_modules)):
-        if wanted:
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
-    headings = ("near-0\nA", "\nB", "std\nB / A", "KS", "W1 /\nstd A", "JS\nbits")
-    for heading in (*headings, "p var.\nadj.", "p near\nadj."):
-        table.add_column(encode_lines(heading, console), justify="right", no_wrap=True)
-    places = 3 if has_stacks or has_sites or has_modules else 4
+    names = ["stack"] * has_stacks + ["site"] * has_sites + ["module"] * has_modules
+    table = FittedTable(
+        [
+            Column("layer", "" if is_aligned else "A / B", kind="text"),
+            *(Column(name, kind="name") for name in names),
+            *_DISTANCES,
+        ],
+        "compare.csv",
+    )
     found = _p_values(comparison.inference)
     for row in records(rows):
-        place = str(row["layer_a"]) + ("" if is_aligned else f" / {row['layer_b']}")
-        names = [place] + [row["stack"]] * has_stacks + [row["site"]] * has_sites
-        names += [row["module_a"]] * has_modules
+        cells = [str(row["layer_a"]) + ("" if is_aligned else f" / {row['layer_b']}")]
+        cells += [row["module_a" if name == "module" else name] for name in names]
         p_values = [found.get((quantity, *_place(row))) for quantity in _QUANTITIES]
         marked = any(p is not None and p < ALPHA for p in p_values)
-        cells = [*map(str, names), *_distance_cells(row, places), *map(_p_cell, p_values)]
-        table.add_row(*(encode(cell, console) for cell in cells), style="bold" if marked else "")
+        cells += [*_distance_cells(row), *map(_p_cell, p_values)]
+        table.add_row(cells, "bold" if marked else "")
     return table
 
 
@@ -82,16 +91,16 @@ def _p_values(frame: pd.DataFrame) -> dict[tuple[Any, ...], float]:
     return {(row["quantity"], *_place(row)): row["p_adjusted"] for row in records(renamed)}
 
 
-def _distance_cells(row: dict[str, Any], places: int) -> Iterator[str]:
+def _distance_cells(row: dict[str, Any]) -> Iterator[str]:
     for side in "ab":
         yield percent_cell(row[f"near_zero_{side}"])
     ratio = row["std_ratio"]
-    yield number(ratio) if ratio and ratio < 0.01 else _decimals(ratio, places)
+    yield number(ratio) if ratio and ratio < 0.01 else _decimals(ratio)
     for name in ("ks", "wasserstein_normalized", "js_divergence"):
-        yield _decimals(row[name], places)
+        yield _decimals(row[name])
 
 
-def _decimals(value: float | None, places: int) -> str:
+def _decimals(value: float | None, places: int = _PLACES) -> str:
     """Format with fixed decimals; a value below the last one is shown as such, not as zero."""
     if value is None or value == 0 or value >= 10:
         return number(value)

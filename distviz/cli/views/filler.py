@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, encode_lines, paragraph, percent_cell, plain_table
+from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
 from distviz.output import counted
 from distviz.results import (
     QUANTITIES,
@@ -26,12 +25,12 @@ from distviz.stats import ALPHA
 if TYPE_CHECKING:
     from distviz.results import FillerStudy
 
-_HEADINGS = (
-    "near-0 change\npoints [95 %]",
-    "variance\nratio",
-    "L1\nratio",
-    "L2\nratio",
-    "Gini\nchange",
+_CHANGES = (
+    Column("near-0 change", "points [95 %]", drop=1),
+    Column("variance", "ratio"),
+    Column("L1", "ratio", drop=4),
+    Column("L2", "ratio", drop=3),
+    Column("Gini", "change", drop=2),
 )
 _PLACES = ("filler_count", "layer", "distance_low", "distance_high", "stack", "site", "module")
 _SHOWN = 3
@@ -55,67 +54,59 @@ def summary(study: FillerStudy, console: Console | None = None) -> Group:
         paragraph(
             f"{counted(last, 'filler token')} against none, the prompts' own tokens:", console
         ),
-        changes_table(study, console, count=last),
+        changes_table(study, count=last),
         paragraph(_legend(study, last), console),
         *(paragraph(line, console) for line in _most_changed(study, last)),
     ]
     layer = study.most_changed(last)[0]
     if len(study.counts) > 1:
         title = f"By number of filler tokens, layer {layer}:"
-        parts += [Text(), paragraph(title, console), changes_table(study, console, layer=layer)]
+        parts += [Text(), paragraph(title, console), changes_table(study, layer=layer)]
     title = f"By distance from {counted(last, 'filler token')}, layer {layer}:"
-    parts += [Text(), paragraph(title, console), positions_table(study, last, layer, console)]
+    parts += [Text(), paragraph(title, console), positions_table(study, last, layer)]
     return Group(*parts)
 
 
 def changes_table(
-    study: FillerStudy,
-    console: Console | None = None,
-    *,
-    count: int | None = None,
-    layer: int | None = None,
-) -> Table:
-    """Return a row per layer (of one ``count``) or per count (of one ``layer``); 80 columns."""
+    study: FillerStudy, *, count: int | None = None, layer: int | None = None
+) -> FittedTable:
+    """Return a row per layer (of one ``count``) or per count (of one ``layer``)."""
     table = study.table
     rows = table[table["filler_count"] == count if layer is None else table["layer"] == layer]
     by, heading = ("layer", "layer") if layer is None else ("filler_count", "tokens")
-    return _by_place(rows, heading, lambda row: str(row[by]), console, study.attention)
+    first = Column(heading, kind="text")
+    return _by_place(rows, first, lambda row: str(row[by]), "filler.csv", study.attention)
 
 
-def positions_table(
-    study: FillerStudy, count: int, layer: int, console: Console | None = None
-) -> Table:
-    """Return a row per bin of distances to the filler, before and after it; 80 columns."""
+def positions_table(study: FillerStudy, count: int, layer: int) -> FittedTable:
+    """Return a row per bin of distances to the filler, before and after it."""
     rows = study.positions
     rows = rows[(rows["filler_count"] == count) & (rows["layer"] == layer)]
-    return _by_place(rows, "own tokens\naway", distance_name, console)
+    first = Column("own tokens", "away", kind="text")
+    return _by_place(rows, first, distance_name, "filler_positions.csv")
 
 
 def _by_place(
     rows: pd.DataFrame,
-    heading: str,
+    first: Column,
     name: Callable[[dict[str, Any]], str],
-    console: Console | None,
+    source: str,
     attention: pd.DataFrame | None = None,
-) -> Table:
+) -> FittedTable:
     """Return a table of changes with all quantities of a place in one row."""
     places = [column for column in _PLACES if column in rows]
-    table = plain_table(console)
-    table.add_column(encode_lines(heading, console), no_wrap=True)
     extra = [column for column in ("stack", "site") if len(set(rows[column])) > 1]
     if rows.duplicated([*(set(places) - {"module"}), "quantity"]).any():
         extra.append("module")
-    for column in extra:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    for column in (*_HEADINGS, *(["attention\nkept"] if attention is not None else [])):
-        table.add_column(encode_lines(column, console), justify="right", no_wrap=True)
+    kept = [Column("attention", "kept", drop=5)] if attention is not None else []
+    names = [first, *(Column(column, kind="name") for column in extra)]
+    table = FittedTable([*names, *_CHANGES, *kept], source)
     for _, of_place in rows.groupby(places, sort=False):
         by_name = {str(row["quantity"]): row for row in records(of_place)}
         head = by_name[QUANTITIES[0]]
         cells = [name(head), *(str(head[column]) for column in extra), *_change_cells(by_name)]
         cells += [_kept(attention, head)] if attention is not None else []
-        marked = any(map(_is_sure, by_name.values()))
-        table.add_row(*(encode(cell, console) for cell in cells), style="bold" if marked else "")
+        table.add_row(cells, "bold" if any(map(_is_sure, by_name.values())) else "")
     return table
 
 

@@ -8,11 +8,16 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import encode, encode_lines, paragraph, plain_table, width_of
+from distviz.cli.views.console import box_of, encode, encode_lines, paragraph, width_of
 from distviz.output import counted, listed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distviz.studies import Continuations
+
+_BESIDE = 60
+"""Columns from which both texts stand side by side."""
 
 
 def summary(found: Continuations, console: Console | None = None) -> Group:
@@ -22,32 +27,41 @@ def summary(found: Continuations, console: Console | None = None) -> Group:
     change = f"{name}: {manifest['arm']}, {listed('layer', manifest['settings']['arm_layers'])}"
     preset = manifest.get("preset")
     parts: list[RenderableType] = [
-        Text(encode(f"{manifest['model']['name']} · {change}", console), style="bold"),
+        paragraph(f"{manifest['model']['name']} · {change}", console, style="bold"),
         paragraph(
             f"prompt ({counted(manifest['prompt_tokens'], 'token')}): {manifest['prompt']}", console
         ),
     ]
     if preset:
         parts.append(paragraph(f"{preset['name']}: {preset['evidence']}", console))
-    parts += [Text(), _sides(found, name, console)]
+    parts += [Text(), *_sides(found, name, console)]
     return Group(*parts, *(paragraph(line, console) for line in _findings(found)))
 
 
-def _sides(found: Continuations, name: str, console: Console | None) -> Table:
-    table = plain_table(console)
-    width = (width_of(console) - 3) // 2
-    for heading in (f"{name} off", f"{name} on"):
-        table.add_column(heading, width=width, overflow="fold")
-    for before, after in zip(found.before, found.after, strict=True):
-        cut = _common_length(before, after)
-        cells = [
+def _sides(found: Continuations, name: str, console: Console | None) -> Iterator[RenderableType]:
+    """Yield both texts of every sample: side by side, or below one another if narrow."""
+    pairs = [
+        [
             Text.assemble(
                 encode_lines(text[:cut], console), (encode_lines(text[cut:], console), style)
             )
             for text, style in ((before, "blue"), (after, "yellow"))
         ]
-        table.add_row(*cells, end_section=True)
-    return table
+        for before, after in zip(found.before, found.after, strict=True)
+        for cut in (_common_length(before, after),)
+    ]
+    titles = [f"{name} off", f"{name} on"]
+    if width_of(console) < _BESIDE:
+        for pair in pairs:
+            for title, text in zip(titles, pair, strict=True):
+                yield from (Text(encode(title, console), style="bold"), text, Text())
+        return
+    table = Table(box=box_of(console), padding=(0, 1, 0, 0), pad_edge=False)
+    for title in titles:
+        table.add_column(title, width=(width_of(console) - 3) // 2, overflow="fold")
+    for pair in pairs:
+        table.add_row(*pair, end_section=True)
+    yield table
 
 
 def _common_length(first: str, second: str) -> int:

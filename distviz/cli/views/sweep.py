@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import (
-    encode,
-    encode_lines,
-    paragraph,
-    percent_cell,
-    plain_table,
-    width_of,
-)
+from distviz.cli.views.console import Column, FittedTable, command, paragraph, percent_cell
 from distviz.output import counted
 from distviz.results import measured_line, number, pareto, varied_columns
 
@@ -28,8 +20,6 @@ if TYPE_CHECKING:
 
 _SHORT = {"redistribution": "kind", "layers": "layers", "c": "c", "p1": "p1", "mode": "mode"}
 _SHORT |= {"preset": "preset"}
-_WIDE = 104
-"""Columns from which a table shows more."""
 
 
 def summary(sweep: Sweep, console: Console | None = None) -> Group:
@@ -38,13 +28,13 @@ def summary(sweep: Sweep, console: Console | None = None) -> Group:
     parts.append(paragraph(_setup(sweep), console))
     if "evidence" in sweep.manifest:
         parts.append(paragraph(f"proposed: {sweep.manifest['evidence']}", console))
-    parts += [settings_table(sweep, console), paragraph(_legend(sweep), console), Text()]
+    parts += [settings_table(sweep), paragraph(_legend(sweep), console), Text()]
     found = sweep.recommendation
     if found.row is None:
         parts.append(paragraph(f"no recommendation: {found.reason}", console, style="bold"))
     else:
         parts.append(paragraph(f"recommended: {found.reason}", console, style="bold"))
-        parts.append(Text(encode(found.command, console)))
+        parts.append(command(found.command, console))
     return Group(*parts)
 
 
@@ -83,35 +73,25 @@ def _cell(name: str, row: pd.Series[Any]) -> str:
     return f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
 
 
-def settings_table(sweep: Sweep, console: Console | None = None) -> Table:
-    """Return one row per setting; it fits 80 columns."""
-    table, rows = plain_table(console), sweep.table
+def settings_table(sweep: Sweep) -> FittedTable:
+    """Return one row per setting; marks say which is recommended, and which are on the front."""
+    rows = sweep.table
     front, chosen = set(pareto(rows)), sweep.recommendation.row
     named = _named_columns(rows)
-    for name in named:
-        table.add_column(_SHORT[name], justify="right", no_wrap=True)
-    columns = _COLUMNS | (_MORE if width_of(console) >= _WIDE else {})
-    if "preset" in named and len(columns) == len(_COLUMNS):
-        del columns[_OPTIONAL]  # the names of presets need its width
+    heads = [Column(_SHORT[name], kind="name" if name == "preset" else "number") for name in named]
+    table = FittedTable([*heads, *_COLUMNS, Column("")], "sweep.csv")
     models = {name.partition(":")[0] for name in rows["preset"] if name}
-    for heading in columns:
-        table.add_column(encode_lines(heading, console), justify="right", no_wrap=True)
-    table.add_column("")
     for index, row in rows.assign(preset=_short_presets(rows["preset"], models)).iterrows():
         mark = "<" if index == chosen else "*" if index in front else ""
         style = "bold green" if index == chosen else "" if row["kl"] <= sweep.budget_kl else "dim"
-        cells = [*(_cell(name, row) for name in named), *(of(row) for of in columns.values()), mark]
-        table.add_row(*(encode(cell, console) for cell in cells), style=style)
+        cells = [*(_cell(name, row) for name in named), *(of(row) for of in _COLUMNS.values())]
+        table.add_row([*cells, mark], style)
     return table
 
 
 def _short_presets(names: pd.Series[Any], models: set[str]) -> list[str]:
-    """Return names that fit a column: without the model's name if all share it."""
-    short = [name.partition(":")[2] or name if len(models) == 1 else name for name in names]
-    return [
-        f"{name.partition(',')[0]},…" if "," in name and len(name) > _LONGEST else name
-        for name in short
-    ]
+    """Return names without the model's name if all share it."""
+    return [name.partition(":")[2] or name if len(models) == 1 else name for name in names]
 
 
 def _percent(name: str) -> Callable[[pd.Series[Any]], str]:
@@ -127,22 +107,17 @@ def _loss_change(row: pd.Series[Any]) -> str:
     return f"{change:+.3f}" if math.isfinite(change) else "–"
 
 
-_OPTIONAL = "W1\n/ std"
-_LONGEST = 12
-
-_COLUMNS: dict[str, Callable[[pd.Series[Any]], str]] = {
-    "moved": _percent("fraction_moved"),
-    "near-0\nbefore": _percent("near_zero_before"),
-    "\nafter": _percent("near_zero_after"),
-    _OPTIONAL: _number("wasserstein_normalized"),
-    "KL\nnats": _number("kl"),
-    "loss\nchange": _loss_change,
-    "top-1": _percent("top1_agreement"),
-}
-_MORE: dict[str, Callable[[pd.Series[Any]], str]] = {
-    "std\nratio": lambda row: f"{row['std_ratio']:.3f}",
-    "Gini\nafter": _number("gini_after"),
-    "W1 / std\nlast layer": _number("last_wasserstein_normalized"),
+_COLUMNS: dict[Column, Callable[[pd.Series[Any]], str]] = {
+    Column("moved", drop=4): _percent("fraction_moved"),
+    Column("near-0", "before", drop=2): _percent("near_zero_before"),
+    Column("near-0", "after", drop=2): _percent("near_zero_after"),
+    Column("W1", "/ std", drop=5): _number("wasserstein_normalized"),
+    Column("KL", "nats"): _number("kl"),
+    Column("loss", "change", drop=1): _loss_change,
+    Column("top-1", drop=3): _percent("top1_agreement"),
+    Column("std", "ratio", drop=6): lambda row: f"{row['std_ratio']:.3f}",
+    Column("Gini", "after", drop=7): _number("gini_after"),
+    Column("W1 / std", "last layer", drop=8): _number("last_wasserstein_normalized"),
 }
 
 

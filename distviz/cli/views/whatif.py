@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from distviz.cli.views.console import (
-    encode,
-    encode_lines,
-    paragraph,
-    percent_cell,
-    plain_table,
-    width_of,
-)
+from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
 from distviz.results import (
     arm_settings,
     change_name,
@@ -32,8 +24,8 @@ from distviz.results import (
 if TYPE_CHECKING:
     from distviz.results import WhatIf
 
-_WIDE = 96
-"""Columns from which a third layer is named."""
+_WORST = {"": 0, "2nd": 5, "3rd": 6}
+"""Columns of the worst layers, and the ranks in which they are left out."""
 
 
 def summary(results: WhatIf, console: Console | None = None) -> Group:
@@ -53,56 +45,63 @@ def summary(results: WhatIf, console: Console | None = None) -> Group:
 def _of_site(results: WhatIf, site: str, console: Console | None) -> Iterator[RenderableType]:
     phase = results.phases(site)[0]
     if results.kinds(site):
-        title = f"{site}: signal to noise (SQNR, dB) by number format, worst layers first"
+        title = f"{site}: signal to noise (SQNR, dB) by number format"
         yield paragraph(title, console, style="bold")
-        yield formats_table(results, site, console)
+        yield formats_table(results, site)
     if results.levels(site):
-        title = f"{site}: the smallest magnitudes made zero, {phase}"
+        title = f"{site}: the smallest magnitudes made zero, {phase}; worst: least L2 energy"
         yield paragraph(title, console, style="bold")
-        yield zeros_table(results, site, console)
+        yield zeros_table(results, site)
     if results.thresholds(site):
-        yield paragraph(f"{site}: abs(x) <= threshold made zero", console, style="bold")
-        yield zeros_table(results, site, console, thresholds=True)
+        title = f"{site}: abs(x) <= threshold made zero; worst: least L2 energy"
+        yield paragraph(title, console, style="bold")
+        yield zeros_table(results, site, thresholds=True)
 
 
-def formats_table(results: WhatIf, site: str, console: Console | None = None) -> Table:
-    """Return a row per format and range: worst layers, medians over layers; 80 columns."""
+def formats_table(results: WhatIf, site: str) -> FittedTable:
+    """Return a row per format and range: the worst layers, medians over layers."""
     first, *others = results.phases(site)
-    table = plain_table(console)
-    table.add_column("format", no_wrap=True)
-    table.add_column("range", no_wrap=True)
-    table.add_column(encode_lines(f"worst layers\n{first}", console), no_wrap=True)
-    for phase in (first, *others[:1]):
-        table.add_column(f"median\n{phase}", justify="right", no_wrap=True)
-    for heading in ("median\nclipped", "median\nzeroed"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = FittedTable(
+        [
+            Column("format", kind="text"),
+            Column("range", kind="text"),
+            *_worst(first),
+            Column("median", first, drop=1),
+            *(Column("median", phase, drop=3) for phase in others[:1]),
+            Column("median", "clipped", drop=4),
+            Column("median", "zeroed", drop=4),
+        ],
+        "whatif.csv",
+    )
     last = ""
     for name, range_ in results.kinds(site):
         rows = results.losses(site, name, range_, first)
-        cells = [name if name != last else "", range_]
-        cells.append(_least(rows, "sqnr_db", decibels, console))
+        cells = [name if name != last else "", range_, *_least(rows, "sqnr_db", decibels)]
         cells.append(decibels(_median(rows["sqnr_db"])))
         others_losses = [results.losses(site, name, range_, phase) for phase in others[:1]]
         cells += [decibels(_median(part["sqnr_db"])) for part in others_losses]
         cells += [percent_cell(_median(rows[column])) for column in ("clipped", "zeroed")]
-        table.add_row(*(encode(cell, console) for cell in cells))
+        table.add_row(cells)
         last = name
     return table
 
 
-def zeros_table(
-    results: WhatIf, site: str, console: Console | None = None, *, thresholds: bool = False
-) -> Table:
+def zeros_table(results: WhatIf, site: str, *, thresholds: bool = False) -> FittedTable:
     """Return a row per level of zeros, or per threshold: medians, and the worst layers."""
     first, *others = results.phases(site)
     find = results.cut if thresholds else results.thinned
-    table = plain_table(console)
-    heads = ("threshold", "median\nzeros") if thresholds else ("zeros", "median\nthreshold")
-    for heading in (*heads, "L1 kept\nmedian", "L2 energy\nmedian"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(encode_lines(f"least energy in layers\n{first}", console), no_wrap=True)
-    for phase in others[:1]:
-        table.add_column(f"L2 energy\n{phase}", justify="right", no_wrap=True)
+    heads = ("threshold", "zeros") if thresholds else ("zeros", "threshold")
+    table = FittedTable(
+        [
+            Column(heads[0]),
+            Column("median", heads[1], drop=2),
+            Column("L1 kept", "median", drop=4),
+            Column("L2 energy", "median", drop=1),
+            *_worst(first),
+            *(Column("L2 energy", phase, drop=3) for phase in others[:1]),
+        ],
+        "whatif.csv",
+    )
     for value in results.thresholds(site) if thresholds else results.levels(site):
         rows = find(site, value, first)
         if thresholds:
@@ -110,18 +109,22 @@ def zeros_table(
         else:
             cells = [f"{100 * value:g} %", number(_median(rows["threshold"]))]
         cells += [percent_cell(_median(rows[column])) for column in ("l1_kept", "l2_kept")]
-        cells.append(_least(rows, "l2_kept", percent_cell, console))
+        cells += _least(rows, "l2_kept", percent_cell)
         cells += [percent_cell(_median(find(site, value, p)["l2_kept"])) for p in others[:1]]
-        table.add_row(*(encode(cell, console) for cell in cells))
+        table.add_row(cells)
     return table
 
 
-def _least(
-    rows: pd.DataFrame, column: str, words: Callable[[float], str], console: Console | None
-) -> str:
-    """Return the layers where a column is least; a wide console shows three."""
-    least = least_first(rows, column, 3 if width_of(console) >= _WIDE else 2)
-    return "  ".join(f"{place_name(row)} {words(row[column])}" for row in least)
+def _worst(phase: str) -> Iterator[Column]:
+    """Yield the columns of the worst layers."""
+    yield from (Column("worst", part or phase, drop, "text") for part, drop in _WORST.items())
+
+
+def _least(rows: pd.DataFrame, column: str, words: Callable[[float], str]) -> list[str]:
+    """Return the layers where a column is least."""
+    least = least_first(rows, column, len(_WORST))
+    found = [f"{place_name(row)} {words(row[column])}" for row in least]
+    return found + [""] * (len(_WORST) - len(found))
 
 
 def _median(column: pd.Series[float]) -> float:

@@ -58,8 +58,8 @@ def test_every_line() -> None:
         "memory    weights 3.0 MB, hidden states 5.0 KB",
         "",
         "ready     mine is measured already",
-        "total     3.0 MB of memory and 550 MB for libraries in each of 2 processes (4.0",
-        "          GB are free)",
+        "total     3.0 MB of memory and 550 MB for libraries in each of 2 processes",
+        "          (4.0 GB are free)",
         "          70 KB in out",
     ]
 

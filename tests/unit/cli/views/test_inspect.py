@@ -15,7 +15,7 @@ def test_a_layer_has_every_hook_point_in_its_diagram_and_table() -> None:
     assert lines[1] == "6 decoder layers; 5 others have the same structure"
     for site in ("gate", "act", "up", "product", "down", "residual"):
         assert any(f"[{site}]" in line for line in lines)
-        assert any(line.startswith(f"{site} ") for line in lines)
+        assert any(line.startswith(f" {site} ") for line in lines)
     assert printed(views.inspection, inspect(None, 0), encoding="ascii").isascii()
 
 

@@ -15,20 +15,21 @@ from rich.console import Console
 from support.synthetic_runs import Synthetic, place, run_of, silu_run
 
 from distviz.cli.views import run as tables
-from distviz.cli.views.run import layer_details, sparkline, sparklines
+from distviz.cli.views.run import layer_details
 
 if TYPE_CHECKING:
     from distviz.results.run import Run
 
 STATS = """
 
-        near-0            std           Gini            min    max       W1
- layer  before  after  before  after  before  after   after  after    / std
- ──────────────────────────────────────────────────────────────────────────
- 0 ARM   5.40%  0.24%   0.260  0.276   0.443  0.423  -0.279   1.75   0.0651
- 1       3.49%  3.56%   0.407  0.407   0.458  0.458  -0.307   2.81  0.00258
- 2       2.48%  2.47%   0.556  0.557   0.491  0.492  -0.314   4.41  0.00233
+        near-0            std         max/std           Gini              W1
+ layer  before  after  before  after   before  after  before  after    / std
+ ───────────────────────────────────────────────────────────────────────────
+ 0 ARM   5.40%  0.24%   0.260  0.276     6.73   6.34   0.443  0.423   0.0651
+ 1       3.49%  3.56%   0.407  0.407     6.95   6.91   0.458  0.458  0.00258
+ 2       2.48%  2.47%   0.556  0.557     7.92   7.92   0.491  0.492  0.00233
 
+not shown: values, kurtosis, max, min (see a wider terminal, stats.csv, --json)
 """
 
 HISTOGRAM = """
@@ -46,13 +47,17 @@ after                         ▄▃▆█▅▅▄▂
 IN_LATIN_1 = """
 synthetic | silu | 3 layers | 256 tokens in 4 documents | bf16
 ARM in layer 0 | c = 0.13, p1 = 99.5 | moved 1,321 values (5.38 %)
+loss 2.5000 -> 2.6250 nats (+0.1250) | KL 0.0125 | top-1 agreement 93.8 %
 
-        near-0            std           Gini            min    max       W1
- layer  before  after  before  after  before  after   after  after    / std
- --------------------------------------------------------------------------
- 0 ARM   5.40%  0.24%   0.260  0.276   0.443  0.423  -0.279   1.75   0.0651
- 1       3.49%  3.56%   0.407  0.407   0.458  0.458  -0.307   2.81  0.00258
- 2       2.48%  2.47%   0.556  0.557   0.491  0.492  -0.314   4.41  0.00233
+        near-0            std         max/std           Gini              W1
+ layer  before  after  before  after   before  after  before  after    / std
+ ---------------------------------------------------------------------------
+ 0 ARM   5.40%  0.24%   0.260  0.276     6.73   6.34   0.443  0.423   0.0651
+ 1       3.49%  3.56%   0.407  0.407     6.95   6.91   0.458  0.458  0.00258
+ 2       2.48%  2.47%   0.556  0.557     7.92   7.92   0.491  0.492  0.00233
+
+not shown: values, kurtosis, max, min (see a wider terminal, stats.csv, --json)
+near-0: abs(x) < eps; max/std: largest abs(x) in std; W1: before to after
 
 layer 0 (first) | act
 before                        ..-=:::
@@ -64,8 +69,6 @@ after                         ::=#--:.
                              -######## #####++-: .
                              ######### ############++---::::.......
        -0.984                         0                          0.984
-
-loss 2.5000 -> 2.6250 nats (+0.1250) | KL 0.0125 | top-1 agreement 93.8 %
 """
 
 
@@ -93,8 +96,7 @@ def _shown(
 
 
 def test_stats_table_at_80_columns(synthetic: Synthetic) -> None:
-    assert _shown(lambda console: tables.stats_table(synthetic.run, console)) == STATS
-    assert _shown(lambda _: tables.stats_table(synthetic.run)) == STATS
+    assert _shown(lambda console: tables.stats_table(synthetic.run)) == STATS
 
 
 def test_the_numbers_are_those_of_the_raw_values(synthetic: Synthetic) -> None:
@@ -108,9 +110,8 @@ def test_the_numbers_are_those_of_the_raw_values(synthetic: Synthetic) -> None:
     assert cells == [
         *near,
         *(f"{raw.std():.3f}" for raw in (before, after)),
+        *(f"{np.abs(raw).max() / raw.std():.2f}" for raw in (before, after)),
         *(f"{_gini(raw):.3f}" for raw in (before, after)),
-        f"{after.min():.3f}",
-        f"{after.max():.2f}",
         f"{distance:.4f}",
     ]
 
@@ -123,9 +124,10 @@ def _gini(raw: Any) -> float:
 
 
 def test_a_wide_terminal_shows_more(synthetic: Synthetic) -> None:
-    wide = _shown(lambda console: tables.stats_table(synthetic.run, console), width=120)
-    assert "values" in wide
-    assert " 0 ARM  24,576   5.40%  0.24%   0.260  0.276   0.443  0.423  -0.279  -0.279" in wide
+    wide = _shown(lambda console: tables.stats_table(synthetic.run), width=140)
+    assert "not shown" not in wide
+    assert " 0 ARM  24,576   5.40%  0.24%   0.260  0.276     6.73   6.34   0.443  0.423" in wide
+    assert "1.87   1.36    1.75   1.75  -0.279  -0.279   0.0651" in wide
 
 
 @pytest.mark.parametrize("width", [80, 110, 200])
@@ -135,23 +137,17 @@ def test_no_line_is_wider_than_the_terminal(synthetic: Synthetic, width: int) ->
     assert "…" not in shown
 
 
-def test_histogram_blocks(synthetic: Synthetic) -> None:
-    assert _shown(lambda _: tables.histogram_blocks(synthetic.run, 0, "act", 72)) == HISTOGRAM
-    narrow = tables.histogram_blocks(synthetic.run, 0, "act", 20).plain
-    assert max(map(len, narrow.splitlines())) <= 27
-
-
 def test_summary_holds_all_parts(synthetic: Synthetic) -> None:
     shown = _shown(lambda console: tables.summary(synthetic.run, console))
     assert shown.startswith(
         "\nsynthetic · silu · 3 layers · 256 tokens in 4 documents · bf16\n"
         "ARM in layer 0 · c = 0.13, p1 = 99.5 · moved 1,321 values (5.38 %)\n"
     )
-    assert STATS.strip("\n") in shown
-    assert HISTOGRAM.strip("\n") in shown
-    assert shown.endswith(
-        "\nloss 2.5000 → 2.6250 nats (+0.1250) · KL 0.0125 · top-1 agreement 93.8 %\n"
+    assert shown.splitlines()[3] == (
+        "loss 2.5000 → 2.6250 nats (+0.1250) · KL 0.0125 · top-1 agreement 93.8 %"
     )
+    assert STATS.strip("\n") in shown
+    assert shown.endswith(HISTOGRAM)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
@@ -202,11 +198,12 @@ def test_without_arm() -> None:
         == """
 synthetic · silu · 3 layers · bf16
 
-        near-0     std    Gini     min     max
- layer  before  before  before  before  before
- ─────────────────────────────────────────────
- 0       11.1%   0.645   0.333   -1.00    1.00
+                near-0     std  max/std    Gini  kurtosis     max     min
+ layer  values  before  before   before  before    before  before  before
+ ────────────────────────────────────────────────────────────────────────
+ 0           9   11.1%   0.645     1.55   0.333     -1.23    1.00   -1.00
 
+near-0: abs(x) < ε; max/std: largest abs(x) in std
 """
     )
 
@@ -220,11 +217,12 @@ def test_sites_and_modules_get_columns_where_they_differ() -> None:
             place(0, "before", site="product", module="experts.1"): values,
         }
     )
-    shown = _shown(lambda console: tables.stats_table(run, console))
-    rows = [line.split()[:3] for line in shown.splitlines()[-4:] if line.strip()]
+    shown = _shown(lambda console: tables.stats_table(run))
+    lines = [line for line in shown.splitlines() if line.strip()]
+    rows = [line.split()[:3] for line in lines[-4:-1]]
     assert [row[:2] for row in rows] == [["0", "act"], ["0", "product"], ["0", "product"]]
     assert [row[2] for row in rows[1:]] == ["0", "1"]  # what tells experts.0 from experts.1
-    assert "min" not in shown  # no room
+    assert lines[-1].startswith("not shown: values")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +236,7 @@ def test_modules_have_short_labels(paths: list[str], labels: list[str]) -> None:
     values = np.linspace(-1, 1, 9, dtype=np.float32)
     keys = [place(1, "before", module=f"model.layers.1.{path}") for path in paths]
     run = run_of(dict.fromkeys(keys, values))
-    shown = _shown(lambda console: tables.stats_table(run, console))
+    shown = _shown(lambda console: tables.stats_table(run))
     assert [line.split()[1] for line in shown.splitlines() if line.startswith(" 1 ")] == labels
 
 
@@ -273,39 +271,6 @@ def shown(renderable: object, **options: object) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_sparkline_runs_from_low_to_high() -> None:
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
-    assert sparkline([7, None, 0], 0, 7) == "█ ▁"
-    assert sparkline([3, 3], 3, 3) == "▁▁"
-    assert sparkline([0.0, 7.0], 0, 7, ascii_only=True) == "_#"
-
-
-def test_phases_share_their_scale() -> None:
-    values = {}
-    for layer, scale in enumerate((1.0, 2.0, 3.0)):
-        values[place(layer, "before")] = np.array([-scale, scale] * 8, dtype="float32")
-        values[place(layer, "after")] = np.array([-2 * scale, 2 * scale] * 8, dtype="float32")
-    lines = sparklines(run_of(values, dtype="float32"))
-    assert lines[0] == "act by layer, 0 to 2"
-    # Standard deviations 1, 2, 3 and 2, 4, 6: from 1 to 6 in seven steps.
-    assert "std      before  ▁▂▄  1.00 … 3.00" in lines
-    assert "std      after   ▂▅█  2.00 … 6.00" in lines
-
-
-def test_deep_models_put_several_layers_in_a_mark() -> None:
-    values = {
-        place(layer, "before"): np.array([-1.0 - layer, 1.0 + layer], dtype="float32")
-        for layer in range(100)
-    }
-    lines = sparklines(run_of(values, dtype="float32"))
-    assert lines[0] == "act by layer, 0 to 99, 3 per mark"
-    (std,) = [line for line in lines if line.startswith("std")]
-    marks = std.removeprefix("std      before  ").split("  ")[0]
-    assert len(marks) == 34
-    assert marks == "".join(sorted(marks))
-    assert std.endswith("1.00 … 100")
-
-
 def test_layer_details_leave_out_the_layer_of_the_summary() -> None:
     run = silu_run().run
     text = shown(layer_details(run, run.select([0, 2])))
@@ -314,11 +279,6 @@ def test_layer_details_leave_out_the_layer_of_the_summary() -> None:
     assert "layer 1" not in text
     assert "█" in text
     assert "layer" not in shown(layer_details(run)).replace("by layer", "")
-
-
-def test_one_layer_has_no_course() -> None:
-    run = run_of({place(0, "before"): np.ones(4, dtype="float32")}, dtype="float32")
-    assert sparklines(run) == []
 
 
 @pytest.mark.parametrize("values", [[], [np.nan], [0.0]])

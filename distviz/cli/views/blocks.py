@@ -1,0 +1,161 @@
+"""Small pictures of block characters: histograms of one layer, courses over all layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
+
+from distviz.cli.views.console import is_unicode, width_of
+from distviz.results import number, percent, records
+from distviz.stats import statistics
+
+if TYPE_CHECKING:
+    from distviz.results import Run
+    from distviz.stats import Sketch
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "  .::-=+#"
+_BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = "_.:-=+*#"
+_ROWS = 4
+"""Lines of a small histogram."""
+_WIDE = 110
+"""Columns from which a table shows more."""
+_BESIDE = 44
+"""Columns beside a sparkline: its name and its range."""
+_STYLES = {"before": ("blue", "bold bright_blue"), "after": ("yellow", "bold red")}
+_STATISTICS = {"near_zero": "near-0", "std": "std", "gini": "Gini", "kurtosis": "kurtosis"}
+
+
+def histogram_blocks(
+    run: Run, layer: int, site: str = "act", width: int = 72, *, ascii_only: bool = False
+) -> Text:
+    """Return small histograms of before and after on one scale, of at most ``width`` bins.
+
+    They show the first module of the layer and site.
+
+    Raises
+    ------
+    RequestError
+        If the run has no such layer or site.
+    """
+    first = run.find(layer, site, next((k.phase for k in run.keys if k.layer == layer), "before"))
+    found = {name: run.merged.get(first._replace(phase=name)) for name in ("before", "after")}
+    sketches = {name: sketch for name, sketch in found.items() if sketch is not None}
+    edges = _small_edges(list(sketches.values()), width)
+    counts = {name: statistics.histogram(sketch, edges) for name, sketch in sketches.items()}
+    peak = max(1, *(int(bars.max()) for bars in counts.values()))
+    shape = Text()
+    for name, bars in counts.items():
+        partner = run.merged.get(
+            first._replace(phase={"before": "moved_before"}.get(name, "moved_after"))
+        )
+        rest = bars if partner is None else bars - statistics.histogram(partner, edges)
+        blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+        for row in reversed(range(_ROWS)):
+            shape.append(f"{name if row == _ROWS - 1 else '':<7}", style="bold")
+            scale = 8 * _ROWS / peak
+            _append_row(shape, bars * scale - 8 * row, rest * scale - 8 * row, blocks, name)
+            shape.append("\n")
+    shape.append(_small_axis(edges))
+    return shape
+
+
+def _append_row(
+    shape: Text, heights: NDArray[Any], rests: NDArray[Any], blocks: str, phase: str
+) -> None:
+    """Append one line; moved values have the second style."""
+    plain, strong = _STYLES[phase]
+    levels = np.clip(np.round(heights), 0, 8).astype(int)
+    for level, rest in zip(np.trim_zeros(levels, "b").tolist(), rests.tolist(), strict=False):
+        shape.append(blocks[level], style=strong if rest < level / 2 else plain)
+
+
+def _small_edges(sketches: list[Sketch], width: int) -> NDArray[np.float64]:
+    """Return at most ``width`` equal bins around zero; their width is a power of two."""
+    ends = [np.abs(one.quantile([0.005, 0.995])).max() for one in sketches if one.count]
+    reach = float(max(ends, default=0.0)) or 1.0
+    most = max(width, 8) - 1
+    step = 2.0 ** max(math.ceil(math.log2(2 * reach / most)), -140)
+    half = max(math.ceil(reach / step - 0.5), 1) + 0.5
+    if 2 * half > most + 1:
+        half -= 1
+    return np.arange(-half, half + 1) * step
+
+
+def _small_axis(edges: NDArray[np.float64]) -> str:
+    """Return the axis: both ends and zero."""
+    left, right = number(edges[0]), number(edges[-1])
+    bins = edges.size - 1
+    line = [" "] * (7 + bins)
+    for start, word in ((7, left), (7 + bins // 2, "0"), (7 + bins - len(right), right)):
+        line[start : start + len(word)] = word
+    return "".join(line).replace("−", "-")
+
+
+def sparklines(run: Run, console: Console | None = None) -> list[str]:
+    """Return one line for each site, statistic and phase, over all layers.
+
+    The phases of a statistic share their scale. A mark is one layer, or the mean of several where
+    the console is narrow. A run of one layer has no lines.
+    """
+    first = run.stats().drop_duplicates(["layer", "site", "phase", "stack"])
+    found: list[str] = []
+    for (_, site), here in first.groupby(["stack", "site"], sort=False):
+        layers = sorted(set(here["layer"]))
+        if len(layers) < 2:
+            continue
+        per_mark = math.ceil(len(layers) / max(width_of(console) - _BESIDE, 8))
+        note = "" if per_mark == 1 else f", {per_mark} per mark"
+        found.append(f"{site} by layer, {layers[0]} to {layers[-1]}{note}")
+        for name, word in _STATISTICS.items():
+            values = {
+                phase: [row[name] for row in records(here[here["phase"] == phase])]
+                for phase in ("before", "after")
+            }
+            write = percent if name == "near_zero" else number
+            lines = _lines(values, per_mark, write, ascii_only=not is_unicode(console))
+            found += [f"{word:<9}{line}" for line in lines]
+    return found
+
+
+def _lines(
+    values: dict[str, list[float | None]],
+    per_mark: int,
+    write: Callable[[float], str],
+    *,
+    ascii_only: bool,
+) -> Iterator[str]:
+    """Yield a line per phase, on one scale, with its minimum and maximum."""
+    known = [value for course in values.values() for value in course if value is not None]
+    for phase, course in values.items():
+        own = [value for value in course if value is not None]
+        if own:
+            means = _means(course, per_mark)
+            bars = sparkline(means, min(known), max(known), ascii_only=ascii_only)
+            yield f"{phase:<7} {bars}  {write(min(own))} … {write(max(own))}"
+
+
+def _means(course: Sequence[float | None], size: int) -> list[float | None]:
+    groups = [course[start : start + size] for start in range(0, len(course), size)]
+    known = [[value for value in group if value is not None] for group in groups]
+    return [sum(group) / len(group) if group else None for group in known]
+
+
+def sparkline(
+    values: Sequence[float | None], low: float, high: float, *, ascii_only: bool = False
+) -> str:
+    """Return one block per value, from ``low`` to ``high``; a blank where there is none."""
+    bars = _ASCII_BARS if ascii_only else _BARS
+    span = (high - low) or 1.0
+    steps = len(bars) - 1
+    return "".join(
+        " " if value is None else bars[round(steps * min(max((value - low) / span, 0.0), 1.0))]
+        for value in values
+    )
