@@ -12,7 +12,7 @@ import torch
 
 from distviz.arm import ARM, Plan
 from distviz.data import Batch
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.hooks import (
     Recorder,
     Redistribution,
@@ -30,6 +30,10 @@ from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, parse_layers, parse_sites
 
+_OF_MODELS = (
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
+)  # fmt: skip
+"""What the code of a model raises for input that it cannot take."""
 _PLAN_FIELDS = ("n", "eps", "near", "fraction", "k", "upper", "lower")
 
 
@@ -192,7 +196,7 @@ def measure_batch(
     def call(context: AbstractContextManager[Any]) -> Any:
         recorder = measurement.partial.recorder
         watching = observing(model, measurement.watched, recorder, tracker)
-        with torch.inference_mode(), watching, context:
+        with torch.inference_mode(), watching, context, naming_failures(model):
             output = measurement.call(**inputs)
         progress.advance(batch.tokens)
         return output
@@ -204,6 +208,22 @@ def measure_batch(
     else:
         before, after = call(measurement.redistribution(batch).active(model)), None
     measurement.add_effect(head, batch, before, after)
+
+
+@contextmanager
+def naming_failures(model: torch.nn.Module) -> Iterator[None]:
+    """Name the model in what its own code raises; memory errors stay as they are."""
+    try:
+        yield
+    except _OF_MODELS as error:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise
+        raise MeasurementError(
+            f"the forward pass of {type(model).__name__} fails: "
+            f"{type(error).__name__}: {first_line(error)}",
+            "it may need other input than text, or texts of other lengths; add --debug to see "
+            "the traceback",
+        ) from error
 
 
 def tokens_of(batch: Batch) -> Tokens:

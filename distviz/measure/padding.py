@@ -16,7 +16,7 @@ import torch
 from distviz.data import Batch
 from distviz.errors import MeasurementError, RequestError
 from distviz.hooks import Tokens, Tracker, observe
-from distviz.measure.forward import inputs_of, tokens_of
+from distviz.measure.forward import inputs_of, naming_failures, tokens_of
 from distviz.models import LoadedModel, layer_of
 from distviz.models.architectures import find_points
 from distviz.sites import HookPoint
@@ -119,7 +119,7 @@ def _values(opened: LoadedModel, point: HookPoint, batch: Batch) -> torch.Tensor
         stack.enter_context(torch.inference_mode())
         stack.enter_context(suppress(_Stop))
         tracker = Tracker(given=tokens_of(batch))
-        with observe(opened.model, [point], receive, tracker):
+        with observe(opened.model, [point], receive, tracker), naming_failures(opened.model):
             model: torch.nn.Module = opened.model.base_model  # type: ignore[assignment]
             model(**inputs_of(batch, opened.model))
     return found[0]

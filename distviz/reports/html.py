@@ -51,7 +51,8 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
     """
     target = places[0] / "report.html" if out is None else Path(out)
     check_name(target)
-    check_writable(target)
+    if out is not None:
+        check_writable(target)
     if target.is_dir():
         raise RequestError(f"{target} is a folder", "give the name of a file with --out")
     if os.path.lexists(target):

@@ -10,11 +10,12 @@ import torch
 
 from distviz.data.corpus import make_batches, tokenize
 from distviz.data.documents import read_documents
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError
 from distviz.measure.forward import (
     Measurement,
     choose_points,
     inputs_of,
+    naming_failures,
     needed_points,
     tokens_of,
 )
@@ -64,3 +65,22 @@ def test_inputs_and_tokens_of_a_batch(opened: Any) -> None:
     tokens = tokens_of(batch)
     assert np.array_equal(tokens.documents, [0, 1])
     assert np.array_equal(tokens.counted, batch.counted)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("You have to specify bbox"), KeyError("bbox"), AttributeError("bbox")]
+)
+def test_a_failing_forward_pass_names_the_model(opened: Any, error: Exception) -> None:
+    kind = type(error).__name__
+    match = f"the forward pass of LlamaForCausalLM fails: {kind}: .*bbox"
+    with pytest.raises(MeasurementError, match=match) as caught, naming_failures(opened.model):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("x"), torch.OutOfMemoryError("x"), RuntimeError("DefaultCPUAllocator")]
+)
+def test_too_little_memory_is_no_failure_of_the_model(opened: Any, error: Exception) -> None:
+    with pytest.raises(type(error)), naming_failures(opened.model):
+        raise error
