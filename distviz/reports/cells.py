@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.reports.page import Block, Cell, Command, DataTable, Facts, Fold, Section
-from distviz.results import number, percent
+from distviz.results import meanings_of, number, percent
 
 _SHARES = frozenset(
     ("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept")
@@ -19,8 +19,13 @@ _GROUPS = ("model", "text", "text_a", "text_b", "model_a", "model_b", "arm", "ve
 _MACHINE = ("created", "device", "dtype", "threads", "schema_version")
 
 
-def data_table(title: str, frame: pd.DataFrame, columns: Sequence[str] | None = None) -> DataTable:
-    """Return a frame as a table of the page, without empty and missing columns."""
+def data_table(
+    title: str, frame: pd.DataFrame, columns: Sequence[str] | None = None, *, table: str = ""
+) -> DataTable:
+    """Return a frame as a table of the page, without empty and missing columns.
+
+    ``table`` names the file whose columns it has, as `meanings_of` does, or is the title.
+    """
     names = [name for name in (columns or frame.columns) if name in frame]
     names = [name for name in names if not _is_blank(frame[name])]
     numeric = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in names}
@@ -28,7 +33,9 @@ def data_table(title: str, frame: pd.DataFrame, columns: Sequence[str] | None = 
         [_cell(str(name), value) for name, value in zip(names, row, strict=True)]
         for row in frame[names].itertuples(index=False, name=None)
     ]
-    return DataTable(title, [(str(name), bool(numeric[name])) for name in names], rows)
+    heads = [(str(name), bool(numeric[name])) for name in names]
+    meanings = meanings_of(table or title, [name for name, _ in heads])
+    return DataTable(title, heads, rows, meanings)
 
 
 def _is_blank(column: pd.Series[Any]) -> bool:

@@ -15,6 +15,7 @@ from distviz.reports.rendering import DISTANCES
 from distviz.reports.repeat_command import compare_command
 from distviz.reports.run import class_section, layer_section
 from distviz.reports.summary import architecture_line, make_part
+from distviz.reports.texts import text_section
 from distviz.results import alignment, records, side_names
 from distviz.stats import ALPHA
 
@@ -45,6 +46,7 @@ def comparison_part(comparison: Comparison, folder: str = "") -> Part:
         *_depth(comparison),
         Section("All distances", [data_table("compare", comparison.table)]),
         *_tables(comparison),
+        *_texts(comparison),
     ]
     verdict = str(manifest.get("verdict") or "")
     return make_part(
@@ -112,6 +114,14 @@ def _class_marks(row: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _texts(comparison: Comparison) -> list[Section]:
+    """Return the text of both sides, or of each where they differ."""
+    a, b = comparison.a, comparison.b
+    named = [("", a)] if a.texts == b.texts else [(" of A", a), (" of B", b)]
+    found = [text_section(run, side) for side, run in named]
+    return [section for section in found if section is not None]
+
+
 def _tables(comparison: Comparison) -> list[Section]:
     found = []
     if len(comparison.inference):
@@ -119,8 +129,10 @@ def _tables(comparison: Comparison) -> list[Section]:
         found.append(Section("Significance", [table]))
     if len(comparison.classes):
         keys = ["layer_a", "site", "module_a"]
-        found.append(class_section(comparison.classes, keys, _class_marks))
+        found.append(
+            class_section(comparison.classes, keys, _class_marks, table_name="comparison classes")
+        )
     if len(comparison.channels):
-        table = data_table("channels", comparison.channels)
+        table = data_table("channels", comparison.channels, table="comparison channels")
         found.append(Section("Channels that changed most", [table]))
     return found

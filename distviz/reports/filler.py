@@ -12,6 +12,7 @@ from distviz.reports.page import Block, Chart, Fold, Part, Prose, Section
 from distviz.reports.repeat_command import filler_command
 from distviz.reports.run import layer_section
 from distviz.reports.summary import make_part
+from distviz.reports.texts import text_section
 from distviz.results import QUANTITIES, filler_name, model_name, records
 from distviz.stats import ALPHA
 
@@ -46,6 +47,8 @@ def filler_part(study: FillerStudy, texts: str | None = None) -> Part:
     sections.append(Section("All changes", [data_table("filler", study.table)]))
     if len(study.attention):
         sections.append(Section("Attention", [data_table("attention", study.attention)]))
+    texts_shown = text_section(study.runs[0], " without filler")
+    sections += [texts_shown] if texts_shown is not None else []
     title = f"{model_name(study.runs[0])}: {filler_name(study)}"
     return make_part(study, title, study.verdict, sections, filler_command(study, texts))
 

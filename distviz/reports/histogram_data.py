@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.output import counted
 from distviz.plots import ComparedBins, ComparedSide, PairedBins, Panel, compared_bins, paired_bins
 from distviz.reports import axes
+from distviz.reports.channels import largest_channels
 from distviz.results import layer_name, number, percent
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ def paired_frames(run: Run) -> Frames:
     """Return by site the frames of a slider, one per layer and module."""
     groups: Frames = {}
     places = list(run.places())
+    channels = largest_channels(run)
     for key in places:
         data = paired_bins(run, key.layer, key.site, module=key.module)
-        groups.setdefault(key.site, []).append(_paired(data, _label(run, key, places)))
+        frame = _paired(data, _label(run, key, places))
+        largest = channels.get((key.stack, key.site, key.layer, key.module))
+        groups.setdefault(key.site, []).append(frame | ({"channels": largest} if largest else {}))
     return groups
 
 

@@ -80,7 +80,13 @@ def run_html(run: Run) -> str:
     stats = run.stats()
     shown = stats[stats["phase"].isin(["before", "after"])] if len(stats) else stats
     return _html(
-        model_name(run), architecture_line(run), run_verdict(run), figure, shown, _RUN_COLUMNS
+        model_name(run),
+        architecture_line(run),
+        run_verdict(run),
+        figure,
+        "stats",
+        shown,
+        _RUN_COLUMNS,
     )
 
 
@@ -91,6 +97,7 @@ def comparison_html(comparison: Comparison) -> str:
         alignment(comparison),
         str(comparison.manifest.get("verdict") or ""),
         plots.comparison_overview(comparison, comparison.pairs[0].a.site),
+        "compare",
         comparison.table,
         _PAIR_COLUMNS,
     )
@@ -101,11 +108,12 @@ def _html(
     subtitle: str,
     verdict: str,
     figure: Figure | None,
+    name: str,
     table: pd.DataFrame,
     columns: Sequence[str],
 ) -> str:
     picture = None if figure is None else _png(figure)
-    return render_display(title, subtitle, verdict, picture, data_table("", table, columns))
+    return render_display(title, subtitle, verdict, picture, data_table(name, table, columns))
 
 
 def _png(figure: Figure) -> str:

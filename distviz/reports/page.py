@@ -80,12 +80,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table to sort, filter and copy; a column has a name and whether it is numeric."""
+    """A table to sort, filter and copy; a column has a name and whether it is numeric.
+
+    ``meanings`` has names of columns, separated by commas, and what they mean.
+    """
 
     kind: ClassVar[str] = "table"
     title: str
     columns: list[tuple[str, bool]]
     rows: list[list[Cell]]
+    meanings: list[tuple[str, str]] = field(default_factory=list)
+
+    def meaning(self, column: str) -> str:
+        """Return what a column means; empty where that is not known."""
+        return next((text for names, text in self.meanings if column in names.split(", ")), "")
 
 
 @dataclass(frozen=True)

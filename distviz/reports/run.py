@@ -13,11 +13,13 @@ from distviz.output import counted
 from distviz.plots import layer_lines, layer_series
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.channels import channel_section, series_name
 from distviz.reports.histogram_charts import PAIRED
 from distviz.reports.histogram_data import paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
 from distviz.reports.repeat_command import run_command
 from distviz.reports.summary import make_part, run_verdict
+from distviz.reports.texts import text_section
 from distviz.results import (
     arm_layers,
     arm_settings,
@@ -44,7 +46,6 @@ _KEY = ("layer", "site", "phase", "module", "stack")
 _PAIR = {"before": ("before", "$before"), "after": ("after", "$after")}
 _CLASS_COLORS = {"before": "$before", "after": "$after", "A": "$before", "B": "$after"}
 _MOST_PLANS = 400
-_CHANNELS = 50
 
 
 def run_part(run: Run, texts: str | None = None) -> Part:
@@ -55,7 +56,7 @@ def run_part(run: Run, texts: str | None = None) -> Part:
         *depth_sections(run),
         Section("All statistics", [data_table("stats", run.stats())]),
     ]
-    found = (_arm_section(run), _class_section(run), _channel_section(run))
+    found = (_arm_section(run), _class_section(run), channel_section(run), text_section(run))
     sections += [section for section in found if section is not None]
     command = run_command(run.manifest, texts)
     return make_part(run, model_name(run), run_verdict(run), sections, command)
@@ -111,16 +112,11 @@ def depth_sections(run: Run) -> list[Section]:
     return found
 
 
-def _series_name(module: str, layer: int, stack: str) -> str:
-    name = module.replace(f".{layer}.", ".*.", 1)
-    return name if stack == "decoder" else f"{stack}: {name}"
-
-
 def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
     """Return one statistic by layer; None if it has no finite value."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in records(stats[[*_KEY, name]]):
-        kind = _series_name(row["module"], row["layer"], row["stack"])
+        kind = series_name(row["module"], row["layer"], row["stack"])
         here = rows.setdefault((kind, row["layer"]), {"place": row["layer"], "kind": kind})
         here[row["phase"]] = row[name]
     series = {k: v for k, v in _PAIR.items() if any(r.get(k) is not None for r in rows.values())}
@@ -160,7 +156,7 @@ def _arm_section(run: Run) -> Section | None:
         groups = run.plans.groupby(names, sort=False)
         means = groups[[n for n in numbers if n in run.plans]].mean().reset_index()
         means.insert(len(names), "sequences", groups.size().to_numpy())
-        blocks.append(data_table("plans, mean over sequences", means))
+        blocks.append(data_table("plans, mean over sequences", means, table="plans"))
         if len(run.plans) <= _MOST_PLANS:
             blocks.append(Fold("All sequences", [data_table("plans", run.plans)]))
         else:
@@ -202,6 +198,8 @@ def class_section(
     table: pd.DataFrame,
     keys: list[str],
     marks: Callable[[dict[str, Any]], list[dict[str, Any]]],
+    *,
+    table_name: str = "classes",
 ) -> Section:
     """Return a chart of near-zero shares by token class in the first layer, and the whole table.
 
@@ -223,36 +221,4 @@ def class_section(
     colors = {name: _CLASS_COLORS[name] for name in dict.fromkeys(row["series"] for row in rows)}
     title = f"near-zero share by token class, layer {first[keys[0]]}, {first[keys[1]]}"
     chart = Chart(title, charts.class_shares(rows, colors), 190)
-    return Section("Token classes", [chart, data_table("classes", table)])
-
-
-def _channel_section(run: Run) -> Section | None:
-    """Return the largest and the median channel by layer, and the largest channels."""
-    channels = run.channels
-    if not {"absmax", "channel", "phase", "layer", "site", "module", "stack"} <= set(channels):
-        return None
-    before = channels[channels["phase"] == "before"]
-    if before.empty:
-        return None
-    blocks: list[Block] = []
-    for site in dict.fromkeys(before["site"]):
-        groups = before[before["site"] == site].groupby(["stack", "layer", "module"], sort=False)
-        rows = []
-        for (stack, layer, module), absmax in groups["absmax"]:
-            finite = absmax[absmax.map(math.isfinite)]
-            rows.append(
-                {"place": int(layer), "kind": _series_name(str(module), int(layer), str(stack))}
-                | {"most": float(finite.max()), "median": float(finite.median())}
-                if len(finite)
-                else {"place": int(layer), "kind": ""}
-            )
-        series = {"most": ("largest channel", "$ks"), "median": ("median channel", "$w1")}
-        blocks.append(
-            Chart(f"largest |x| of a channel, {site}", charts.by_depth(rows, series), 210)
-        )
-    ranked = before.sort_values("absmax", ascending=False, kind="stable").head(_CHANNELS)
-    names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]
-    blocks.append(
-        data_table(f"the {counted(len(ranked), 'channel')} of largest |x|, before", ranked, names)
-    )
-    return Section("Channels", blocks)
+    return Section("Token classes", [chart, data_table("classes", table, table=table_name)])

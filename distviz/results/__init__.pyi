@@ -25,6 +25,7 @@ from .labels import place_name as place_name
 from .labels import sample_name as sample_name
 from .labels import side_names as side_names
 from .loading import load as load
+from .meanings import meanings_of as meanings_of
 from .output_folder import check_name as check_name
 from .output_folder import check_output as check_output
 from .output_folder import check_replaceable as check_replaceable

@@ -130,6 +130,7 @@
     const where = figure.querySelector(".where");
     const panels = figure.querySelector(".panels");
     const table = figure.querySelector(".numbers");
+    const largest = figure.querySelector(".largest");
     const frames = () => data.groups[group ? group.value : Object.keys(data.groups)[0]];
     let busy = null;
 
@@ -144,7 +145,7 @@
       place.querySelector("h3").className = kind;
       return place.querySelector(".plot");
     };
-    const tabulate = (numbers) => {
+    const tabulate = (table, numbers) => {
       const rows = numbers.map((line, n) => {
         const row = element("tr");
         line.forEach((text, column) => {
@@ -191,7 +192,9 @@
       where.textContent = frame.label;
       layer.setAttribute("aria-valuetext", frame.label);
       figure.querySelector(".note").textContent = frame.note;
-      tabulate(frame.numbers);
+      tabulate(table, frame.numbers);
+      largest.hidden = !frame.channels;
+      if (frame.channels) tabulate(largest, frame.channels);
       return repaint();
     };
     const step = (by) => {

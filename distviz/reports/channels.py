@@ -1,0 +1,113 @@
+"""The largest channels of a run: by layer, and beside the distribution of their layer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from distviz.output import counted, listed
+from distviz.reports import charts
+from distviz.reports.cells import data_table
+from distviz.reports.page import Block, Chart, Section
+from distviz.results import number, percent
+
+if TYPE_CHECKING:
+    from distviz.results import Run
+
+_NEEDED = {"absmax", "channel", "phase", "layer", "site", "module", "stack"}
+_CHANNELS = 50
+_LARGEST = 5
+_NAMED = 6
+Place = tuple[str, str, int, str]
+"""Stack, site, layer and module."""
+
+
+def series_name(module: str, layer: int, stack: str) -> str:
+    """Return the name of a curve by layer: a module path without the layer's number."""
+    name = module.replace(f".{layer}.", ".*.", 1)
+    return name if stack == "decoder" else f"{stack}: {name}"
+
+
+def largest_channels(run: Run) -> dict[Place, list[list[str]]]:
+    """Return by place a table of the channels of largest |x|, before any change.
+
+    A row has the channel, its largest magnitude, its share of the sum of squares of the place
+    (from mean and standard deviation) and the other layers where it is among the largest.
+    """
+    before = _channels_before(run)
+    if before.empty:
+        return {}
+    places = ["stack", "site", "layer", "module"]
+    has_energy = {"count", "mean", "std"} <= set(before)
+    if has_energy:
+        squares = before["count"] * (before["mean"] ** 2 + before["std"] ** 2)
+        total = squares.groupby([before[name] for name in places]).transform("sum")
+        before = before.assign(energy=squares / total)
+    finite = before[np.isfinite(before["absmax"].to_numpy(dtype=float))]
+    ordered = finite.sort_values("absmax", ascending=False, kind="stable")
+    largest = ordered.groupby(places, sort=False).head(_LARGEST)
+    layers = {
+        name: sorted(set(part["layer"]))
+        for name, part in largest.groupby(["stack", "site", "channel"], sort=False)
+    }
+    heads = ["channel", "largest |x|", *(["share of Σx²"] if has_energy else []), "also largest in"]
+    found: dict[Place, list[list[str]]] = {}
+    for row in largest.itertuples(index=False):
+        others = [one for one in layers[row.stack, row.site, row.channel] if one != row.layer]
+        line = [str(row.channel), number(float(row.absmax), 4)]
+        line += [percent(float(row.energy))] if has_energy else []
+        place = (str(row.stack), str(row.site), int(row.layer), str(row.module))
+        found.setdefault(place, [heads]).append([*line, _named(others)])
+    return found
+
+
+def _named(layers: list[int]) -> str:
+    if not layers:
+        return "–"
+    if len(layers) > _NAMED:
+        return counted(len(layers), "layer")
+    return listed("layer", ", ".join(map(str, layers)))
+
+
+def _channels_before(run: Run) -> pd.DataFrame:
+    channels = run.channels
+    if not set(channels) >= _NEEDED:
+        return pd.DataFrame()
+    return channels[channels["phase"] == "before"]
+
+
+def channel_section(run: Run) -> Section | None:
+    """Return the largest and the median channel by layer, and the largest channels."""
+    before = _channels_before(run)
+    if before.empty:
+        return None
+    blocks: list[Block] = []
+    for site in dict.fromkeys(before["site"]):
+        groups = before[before["site"] == site].groupby(["stack", "layer", "module"], sort=False)
+        rows = []
+        for (stack, layer, module), absmax in groups["absmax"]:
+            finite = absmax[absmax.map(math.isfinite)]
+            rows.append(
+                {"place": int(layer), "kind": series_name(str(module), int(layer), str(stack))}
+                | {"most": float(finite.max()), "median": float(finite.median())}
+                if len(finite)
+                else {"place": int(layer), "kind": ""}
+            )
+        series = {"most": ("largest channel", "$ks"), "median": ("median channel", "$w1")}
+        blocks.append(
+            Chart(f"largest |x| of a channel, {site}", charts.by_depth(rows, series), 210)
+        )
+    ranked = before.sort_values("absmax", ascending=False, kind="stable").head(_CHANNELS)
+    names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]
+    blocks.append(
+        data_table(
+            f"the {counted(len(ranked), 'channel')} of largest |x|, before",
+            ranked,
+            names,
+            table="channels",
+        )
+    )
+    return Section("Channels", blocks)

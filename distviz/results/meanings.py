@@ -1,0 +1,215 @@
+"""What the columns of each table mean: for docs/files.md, the report and notebooks.
+
+A test requires that the tables of docs/files.md say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MEANINGS: dict[str, dict[str, str]] = {
+    "shared": {
+        "layer, site, phase": "the layer's index; the site; before ARM, after it, …",
+        "module": "path of the module, which distinguishes shared from routed experts",
+        "stack": "decoder, encoder, or the name of a tower",
+    },
+    "pairs": {
+        "layer_a, layer_b, phase_a, phase_b": "the layer's index and the phase, of A and of B",
+        "module_a, module_b": "path of the module of A and of B",
+    },
+    "stats": {
+        "count, nan, inf, zeros": "finite values, and how many are not; zeros are in count",
+        "min, max, mean, std, skewness, kurtosis": "of x; population std, excess kurtosis",
+        "p0_1, p1, p5, p25, p50, p75, p95, p99, p99_9": (
+            "percentiles by linear interpolation, NumPy's default"
+        ),
+        "mad": "lower median of abs(abs(x) − m), m the lower median of abs(x)",
+        "eps": (
+            "1.4826 · mad · c of the phase before pooled over documents, the same for every "
+            "phase of that layer and site"
+        ),
+        "near_zero": "share of abs(x) < eps, the paper's relative sparsity",
+        "l1, l2, gini": "sum of abs(x); root of the sum of squares; Gini coefficient of abs(x)",
+        "entropy_bits": "Shannon entropy of the values rounded to bf16",
+    },
+    "histograms": {
+        "bin_left, bin_right": (
+            "the edges; the left edge belongs to the bin, the right edge to the next"
+        ),
+        "count": (
+            "values in the bin; the phases of a layer share their bins, and every value is in one"
+        ),
+        "density": "count / (all values · width of the bin)",
+    },
+    "plans": {
+        "document, window, pass": "which sequence, and which repetition with --passes",
+        "n": "finite values in the sequence",
+        "eps, near": "threshold, and share of abs(x) below it",
+        "fraction, k": "requested share of values to move, and number of values that moved",
+        "upper, lower": "bounds of the new values of either sign",
+    },
+    "classes": {
+        "token_class, tokens": "the class, and how many counted tokens are in it",
+        "near_zero": "share of abs(x) < eps, eps of the whole layer",
+    },
+    "documents": {
+        "document": "its number in the text, from 0",
+        "count, mean, std, l1, l2, gini": "as in stats.csv, of this document alone",
+        "eps, near_zero": "eps is that of the document's own before, for all its phases",
+    },
+    "channels": {
+        "channel": "its index in the last dimension",
+        "count, mean, std, min, max": "as in stats.csv, of this channel alone",
+        "absmax": "the larger of abs(min) and abs(max)",
+    },
+    "experts": {
+        "expert, tokens": "its index, and how many tokens were routed to it; 0: none",
+        "count, nan, inf, zeros, min, max, mean, std": (
+            "as in stats.csv, of this expert alone; exact"
+        ),
+        "near_zero": "share of abs(x) < eps, eps of the whole layer; estimated",
+        "near_zero_low, near_zero_high": "the true share lies between them",
+    },
+    "counts": {
+        "token_class": "the class; all where classes were not separated",
+        "value, count": "the value (float32), and how often it occurred",
+    },
+    "compare": {
+        "ks, wasserstein, wasserstein_normalized, js_divergence": (
+            "distances; the third is divided by the standard deviation of A"
+        ),
+        "std_ratio": "standard deviation of B over that of A",
+        "near_zero_a, near_zero_b": "shares, both with A's pooled eps",
+        "gini_a, gini_b": "of abs(x)",
+        "p1_shift, p50_shift, p99_shift": "percentile of B minus that of A",
+    },
+    "inference": {
+        "quantity": "log_variance_ratio or near_zero_difference",
+        "estimate, ci_low, ci_high": (
+            "mean over documents, and its 95 % interval; empty below 8 documents"
+        ),
+        "p_value, p_adjusted": "by permutation; corrected over the layers",
+        "effect_size": "Cohen's d (paired) or Hedges' g",
+        "documents, paired, documents_a, documents_b": (
+            "pairs or the smaller side; whether both saw the same documents; each side"
+        ),
+        "zero_variance": "documents excluded from the log ratio because a side is constant",
+        "approximate, reason": (
+            "whether the interval covers less than 95 %, and why; or why it is withheld"
+        ),
+    },
+    "comparison classes": {
+        "token_class": "the class",
+        "tokens_a, tokens_b": "how many counted tokens of each side are in it",
+        "near_zero_a, near_zero_b": "shares, both with A's pooled eps",
+    },
+    "comparison channels": {
+        "channel": "its index",
+        "std_a, std_b, mean_a, mean_b, absmax_a, absmax_b": "of the channel on each side",
+        "outlier_a, outlier_b": "its absmax over the median absmax of that side",
+        "change": (
+            "the largest of abs(log std ratio), abs(mean shift) / std of A, abs(log absmax ratio)"
+        ),
+    },
+    "filler": {
+        "filler_count": "number of filler tokens",
+        "quantity": "what changes: with filler minus without, or the logarithm of the ratio",
+        "estimate, ci_low, ci_high": "mean over prompts, and its 95 % interval",
+    },
+    "positions": {
+        "distance_low, distance_high": (
+            "the bin: −1 is the token directly before the filler, 1 the one directly after it"
+        ),
+        "tokens": "how many tokens of all prompts are in it",
+    },
+    "attention": {
+        "attention_kept": (
+            "of the attention of own tokens after the filler, the share on own tokens"
+        ),
+        "prompts": "the number of prompts in the mean",
+    },
+    "tokens": {
+        "document, position, part, distance, token": (
+            "its position, the part of the prompt, and its text"
+        ),
+        "near_zero, variance, l1, l2, gini": "over its channels, without filler",
+        "near_zero_difference, log_variance_ratio, log_l1_ratio, log_l2_ratio, gini_difference": (
+            "how they change"
+        ),
+    },
+    "sweep": {
+        "redistribution, layers, c, p1, fraction, mode": (
+            "the setting; where a fraction is given, c only defines near-zero"
+        ),
+        "preset": "the preset that this setting comes from, or proposed; else empty",
+        "seeds": "the number of seeds in the mean",
+        "fraction_moved": "share of the values that changed",
+        "near_zero_before, near_zero_after, near_zero_removed": (
+            "shares at the redistribution's layers, mean over them; their difference"
+        ),
+        "std_ratio, gini_before, gini_after, wasserstein_normalized": "at the same layers",
+        "last_near_zero_before, last_near_zero_after": "at the last layer",
+        "last_std_ratio, last_wasserstein_normalized": "at the last layer",
+        "loss_before, loss_after, kl, top1_agreement": "the effect on the output",
+    },
+    "sweep_seeds": {
+        "seed": "the seed of the redistribution",
+        "last_gini_before, last_gini_after": "at the last layer",
+    },
+    "whatif": {
+        "question": (
+            "sparsity (a requested level of zeros), threshold, or format (with format, range)"
+        ),
+        "level, format, range": "what was asked; see question",
+        "threshold": "largest magnitude that becomes zero",
+        "zeros, zeroed": (
+            "share of values that are zero afterwards, and of those that were not before"
+        ),
+        "l1_kept, l2_kept": "share of sum(abs(x)) and of sum(x²) that is left",
+        "clip_low, clip_high": "smallest and largest representable number",
+        "scale, zero_point": "of the format",
+        "clipped": "share of values that exceed the range after rounding",
+        "mse, sqnr_db": (
+            "mean squared error; 10 log10(sum(x²) / sum of squared errors): inf (null in "
+            "JSON) where nothing is lost, empty where every value is zero"
+        ),
+    },
+}
+"""By table: names of columns, separated by commas, and what they mean."""
+_ALSO = {
+    "filler": ("inference",),
+    "positions": ("filler", "inference"),
+    "attention": ("filler",),
+    "tokens": ("filler",),
+    "sweep_seeds": ("sweep",),
+    "comparison classes": ("pairs",),
+    "comparison channels": ("pairs",),
+    "compare": ("pairs",),
+    "inference": ("pairs",),
+}
+"""Tables whose columns another table has, too."""
+_SPREAD = "_spread"
+
+
+def meanings_of(table: str, columns: Iterable[str]) -> list[tuple[str, str]]:
+    """Return names of columns, separated by commas, with what they mean.
+
+    Parameters
+    ----------
+    table
+        The name of its file without the suffix; tables of a comparison that a run has, too, are
+        ``comparison classes`` and ``comparison channels``.
+    columns
+        Only what is in the table is named, in its order; unknown columns are left out.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for name in ("shared", *_ALSO.get(table, ()), table):
+        for names, text in MEANINGS.get(name, {}).items():
+            known |= dict.fromkeys(names.split(", "), (names, text))
+    found: dict[tuple[str, str], list[str]] = {}
+    for column in columns:
+        if column in known:
+            found.setdefault(known[column], []).append(column)
+        elif column.endswith(_SPREAD) and column.removesuffix(_SPREAD) in known:
+            found.setdefault(("", "standard deviation over seeds"), []).append(column)
+    return [(", ".join(names), text) for (_, text), names in found.items()]
