@@ -248,13 +248,51 @@ def wasserstein(a: Sketch, b: Sketch) -> float:
 
 
 def js_divergence(a: Sketch, b: Sketch) -> float:
-    """Return the Jensen-Shannon divergence in bits (0 to 1) of both sides rounded to bf16."""
+    """Return the Jensen-Shannon divergence in bits (0 to 1) of both sides rounded to bf16.
+
+    Sides of different number formats are compared in cells of 16 neighbouring bf16 values, see
+    `_coarse_shares`: an activation function of bf16 leaves out values that fp32 takes, and single
+    values would tell the formats apart.
+    """
     if not a.count or not b.count:
         return math.nan
-    _, p, q = _shares(_on_bf16(a), _on_bf16(b))
+    first, second = _on_bf16(a), _on_bf16(b)
+    if (a.grid, a.is_rounded) == (b.grid, b.is_rounded):
+        _, p, q = _shares(first, second)
+    else:
+        least = min(l1(a) / a.count, l1(b) / b.count) * _NEGLIGIBLE
+        p, q = _coarse_shares(*first, least), _coarse_shares(*second, least)
     middle = (p + q) / 2
     terms = [part[part > 0] * np.log2(part[part > 0] / middle[part > 0]) for part in (p, q)]
     return 0.5 * math.fsum(np.concatenate(terms)) + 0.0
+
+
+_CELL, _WIDEST = 16, 128
+"""bf16 values in a coarse cell; in a gap that is filled: those from a power of two to the next."""
+_NEGLIGIBLE = 2.0**-10
+"""Fraction of the mean of abs(x) below which coarse cells are merged: formats underflow apart."""
+
+
+def _coarse_shares(
+    values: NDArray[np.float64], counts: NDArray[np.int64], least: float
+) -> NDArray[np.float64]:
+    """Return the shares in cells of 16 neighbouring bf16 values, all cells in ascending order.
+
+    The values that a sample leaves out belong to the nearest one that it takes, whose count is
+    divided evenly among them; not in gaps of more than a factor of two. Cells with an edge below
+    ``least`` are merged.
+    """
+    codes = float_grid.to_bf16_codes(np.abs(values)).astype(np.float64)
+    places, merged = _merge_zeros(np.where(values < 0, -codes, codes), counts)
+    gaps = np.diff(places)
+    half = np.where(gaps <= _WIDEST, gaps / 2, 0.5)
+    ends = [places - np.append(0.5, half), places + np.append(half, 0.5)]
+    running = np.append(0, np.cumsum(merged)) / merged.sum()
+    top = np.arange(_CELL, float_grid.first_nonfinite("bf16") + 1, _CELL) - 0.5
+    top = top[top >= float_grid.to_bf16_codes(np.array(least))]
+    edges = np.concatenate([-top[::-1], top])
+    filled = np.interp(edges, np.ravel(ends, "F"), np.ravel([running[:-1], running[1:]], "F"))
+    return np.asarray(np.diff(filled), dtype=np.float64)
 
 
 def _on_bf16(sketch: Sketch) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
