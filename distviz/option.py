@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distviz.errors import RequestError, nearest
-from distviz.parsing import LARGEST, check_text, path_of, read_small_file, shown
+from distviz.parsing import LARGEST, check_text, exact, path_of, read_small_file, shown
 
 HEADINGS = (
     "Input and layers",
@@ -108,7 +108,21 @@ class Option:
 
     def typed(self, value: Any) -> str:
         """Return the option with a value as it is typed in a shell."""
-        return self.spellings[0] if value is True else shlex.join([self.spellings[0], str(value)])
+        return shlex.join(self.words(value))
+
+    def words(self, value: Any) -> list[str]:
+        """Return the option with a value as words of a command line that mean exactly this value.
+
+        A list of paths repeats the option; lists of other values are separated by commas.
+        """
+        if isinstance(value, bool):
+            return self.spellings[0].split("/")[not value :][:1]
+        if isinstance(value, list) and not self.is_list:
+            return [word for one in value for word in self.words(one)]
+        text = ",".join(value) if isinstance(value, list) else exact(value)
+        # What begins with a hyphen would be taken for an option.
+        name = self.spellings[0]
+        return [f"{name}={text}"] if text.startswith("-") and text != "-" else [name, text]
 
     @property
     def label(self) -> str:

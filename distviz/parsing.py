@@ -39,6 +39,11 @@ def shown(value: Any) -> str:
     return _repr.repr(value)
 
 
+def exact(value: Any) -> str:
+    """Return a value as it is typed; parsing a number returns the same number."""
+    return repr(float(value)).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def whole_number(text: str, name: str) -> int:
     """Parse a whole number of at most 18 digits, not negative."""
     if not _is_whole(text):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
 """Settings of which a sweep takes lists."""
+_IN_ROWS = ("model", "preset", "keep_text", *GRID)
+"""Settings that a row of a sweep names itself, or that a sweep does not have."""
 _DEFAULT_GRID = {"c": "0.05,0.13,0.32,1", "p1": "75,90,99.5"}
 _Presets = dict[str, dict[str, Any]]
 
@@ -313,11 +315,16 @@ def _refuse_layers(settings: RunSettings, command: str) -> None:
 
 
 def _repeated_flags(settings: RunSettings) -> list[str]:
-    """Return the options of ARM that no list varies and that differ from their defaults."""
+    """Return the options, as words, that a run needs to repeat a row of a sweep exactly.
+
+    These are all that may change its numbers, but for model, preset and what a list varies.
+    """
     words = []
     for name, option in OPTIONS.items():
         value = getattr(settings, name)
-        is_single = option.affects == "arm" and "sweep" in option.commands
-        if is_single and name in settings.explicit and value != option.default:
-            words += [option.spellings[0], str(value)]
+        is_shared = {"run", "sweep"} <= set(option.commands) and name not in _IN_ROWS
+        if is_shared and option.affects not in ("figures", "nothing") and value is not None:
+            # An explicit value replaces that of a preset, even where it is the default.
+            is_needed = option.affects == "arm" and name in settings.explicit
+            words += option.words(value) if is_needed or value != option.default else []
     return words

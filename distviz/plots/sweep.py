@@ -88,7 +88,8 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
 def _heading(sweep: Sweep, title: str, width: float) -> layout.Heading:
     seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
     repeated = f"means and standard deviations over {counted(seeds, 'seed')}" if seeds > 1 else ""
-    measured = " · ".join(filter(None, [sample_name(sweep), repeated]))
+    band = f"near-zero: {sweep.band_name}"
+    measured = " · ".join(filter(None, [sample_name(sweep), repeated, band]))
     found = sweep.recommendation
     text = found.reason
     if found.row is not None:

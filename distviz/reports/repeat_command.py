@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distviz.option import code_in
+from distviz.parsing import exact
 from distviz.settings import OPTIONS, LayerSettings, names_affecting
 
 if TYPE_CHECKING:
@@ -141,15 +142,10 @@ def _typed(name: str, value: Any) -> str:
     option = shlex.quote(name.replace("_", "-"))
     if isinstance(value, bool):
         return f"--{option}" if value else f"--no-{option}"
-    text = _number(value) if isinstance(value, float) else str(value)
+    text = exact(value)
     # A filler may begin with a hyphen.
     separator = "=" if text.startswith("-") else " "
     return f"--{option}{separator}{shlex.quote(text)}"
-
-
-def _number(value: float) -> str:
-    """Format a number so that parsing returns the same number."""
-    return repr(float(value)).removesuffix(".0")
 
 
 def _toml(values: dict[str, Any]) -> Iterator[str]:

@@ -78,7 +78,7 @@ def _grid(sweep: Sweep) -> Section:
             height = 90 + 26 * max(len({row["band"] for row in rows}), 2)
             spec = charts.heatmap(rows, title, kind, x="p1", y="band", worst_is_least=False)
             blocks.append(Chart(" · ".join([title, *words]), spec, height))
-    note = Prose("Outlined: the recommended setting.")
+    note = Prose(f"Outlined: the recommended setting. Near-zero: {sweep.band_name}.")
     return Section("Effect and cost of each setting", [*blocks, note], grid=True)
 
 
@@ -126,7 +126,7 @@ def _trade_off(sweep: Sweep) -> Section:
     if not rows:
         return Section("The trade-off", [Prose("No effect on the output was measured.")])
     title = (
-        f"near-zero share removed against KL; dashed: the budget of "
+        f"near-zero share removed ({sweep.band_name}) against KL; dashed: the budget of "
         f"{counted(f'{sweep.budget_kl:g}', 'nat')}"
     )
     note = "Blue: settings on the Pareto front. Orange: the recommended setting."

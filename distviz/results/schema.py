@@ -230,6 +230,7 @@ class SweepManifest(Manifest, kw_only=True):
     kind: Literal["sweep"] = "sweep"
     budget_kl: Positive
     by_layer: bool
+    near_zero_c: Positive | None = None
     model: NamedModel
     text: Sample | None = None
     seeds: list[Integer] | None = None

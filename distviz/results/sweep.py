@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import pandas as pd
 from msgspec import defstruct
 
-from distviz.arm import PRESETS
+from distviz.arm import ARM, PRESETS
 from distviz.errors import RequestError
 from distviz.output import counted, listed
+from distviz.parsing import exact
 from distviz.results.columns import Row, Setting
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
@@ -27,9 +28,11 @@ NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
 
 SWEEP_QUANTITIES = {
     "fraction_moved": "share of the values that changed",
-    "near_zero_before": "near-zero share at the redistributed layers, mean over them",
+    "near_zero_before": "near-zero share at the redistributed layers, mean over them; one ε for "
+    "all rows, that of near_zero_c",
     "near_zero_after": "the same after the redistribution",
     "near_zero_removed": "the difference of the two",
+    "own_near_zero_removed": "the same difference with the ε of the row's own c",
     "std_ratio": "standard deviation after over before, mean over its layers",
     "gini_before": "Gini coefficient of |x|",
     "gini_after": "the same after the redistribution",
@@ -46,14 +49,28 @@ SWEEP_QUANTITIES = {
 """The quantities of every setting and seed; ``*_spread`` is their standard deviation over seeds."""
 
 
-_QUANTITIES: list[tuple[str, Any]] = [(name, Number | None) for name in SWEEP_QUANTITIES]
-_SPREADS: list[tuple[str, Any]] = [(f"{name}_spread", Positive | None) for name in SWEEP_QUANTITIES]
+_ADDED = ("own_near_zero_removed",)
+"""Quantities that older folders do not have."""
+_NUMBERS = {"": Number, "_spread": Positive}
+
+
+def _columns(ending: str) -> list[Any]:
+    kind: Any = _NUMBERS[ending] | None
+    return [
+        (f"{name}{ending}", kind, None) if name in _ADDED else (f"{name}{ending}", kind)
+        for name in SWEEP_QUANTITIES
+    ]
+
+
 SweepRow: type[Row] = defstruct(  # type: ignore[assignment]
-    "SweepRow", [("seeds", Count), *_QUANTITIES, *_SPREADS], bases=(Setting,), kw_only=True
+    "SweepRow",
+    [("seeds", Count), *_columns(""), *_columns("_spread")],
+    bases=(Setting,),
+    kw_only=True,
 )
 """``sweep.csv``."""
 SeedRow: type[Row] = defstruct(  # type: ignore[assignment]
-    "SeedRow", [("seed", Integer), *_QUANTITIES], bases=(Setting,), kw_only=True
+    "SeedRow", [("seed", Integer), *_columns("")], bases=(Setting,), kw_only=True
 )
 """``sweep_seeds.csv``."""
 
@@ -61,6 +78,9 @@ SeedRow: type[Row] = defstruct(  # type: ignore[assignment]
 @dataclass(frozen=True)
 class Recommendation:
     """The recommended setting, if any, and the reason.
+
+    Of the settings within the budget, those count as equal that remove at least 95 % of the largest
+    removed share of near-zero values; of these, the one with the smallest KL is recommended.
 
     Attributes
     ----------
@@ -105,40 +125,51 @@ class Sweep(Result):
         return float(self.manifest["budget_kl"])
 
     @property
+    def band_name(self) -> str:
+        """Which ε the near-zero shares refer to."""
+        c = self.manifest.get("near_zero_c")
+        return "ε of each row's c" if c is None else f"ε of c = {c:g} in every row"
+
+    @property
     def is_by_layer(self) -> bool:
         """Whether each setting redistributes in one layer alone, for every layer."""
         return bool(self.manifest["by_layer"])
 
     @cached_property
     def recommendation(self) -> Recommendation:
-        """The largest redistribution within the budget."""
+        """The largest redistribution within the budget, at the least KL, see `Recommendation`."""
         return _recommend(self.table, self.budget_kl, self._command)
 
     def _command(self, row: pd.Series[Any]) -> str:
-        words = ["distviz run"]
+        """Return the run that repeats a row, with its first seed."""
         source = (self.manifest.get("model") or {}).get("source")
-        if source and source != "demo":
-            words.append(shlex.quote(str(source)))
-        words.append(f"--arm-layers {row['layers']}")
+        words = [str(source)] if source and source != "demo" else []
+        words += ["--arm-layers", str(row["layers"])]
         if row["redistribution"] != "arm":
-            words.append(f"--redistribution {row['redistribution']}")
+            words += ["--redistribution", str(row["redistribution"])]
         words += self._parameters(row)
         if row["mode"] != "replace":
-            words.append(f"--arm-mode {row['mode']}")
-        return " ".join([*words, *self.manifest.get("flags", [])])
+            words += ["--arm-mode", str(row["mode"])]
+        return shlex.join(["distviz", "run", *words, *self.manifest.get("flags", [])])
 
     def _parameters(self, row: pd.Series[Any]) -> list[str]:
         """Return the flags of a row's c or fraction and p1, or of its preset."""
         name = str(row["preset"]).split(",", maxsplit=1)[0]
         own = dict((self.manifest.get("presets") or {}).get(name, {}))
-        if name in PRESETS:
-            return [f"--preset {name}"]
-        given = not math.isnan(row["fraction"])
-        words = [f"--fraction {row['fraction']:g}" if given else f"--c {row['c']:g}"]
-        words.append(f"--p1 {row['p1']:g}")
-        if "percentile_of" in own and "--percentile-of" not in self.manifest.get("flags", []):
-            words.append(f"--percentile-of {own['percentile_of']}")
+        published = PRESETS.get(name)
+        words = [] if published is None else ["--preset", name]
+        known = {} if published is None else published
+        if not math.isnan(row["fraction"]):
+            known = {"c": ARM().c} | known  # beside a fraction, c only defines near-zero
+        for option in ("fraction", "c", "p1"):
+            if row[option] != known.get(option) and not math.isnan(row[option]):
+                words += [f"--{option}", exact(row[option])]
+        if published is None and "percentile_of" in own and not self._gives("--percentile-of"):
+            words += ["--percentile-of", str(own["percentile_of"])]
         return words
+
+    def _gives(self, flag: str) -> bool:
+        return flag in self.manifest.get("flags", [])
 
     @property
     def n_layers(self) -> int:
@@ -225,6 +256,10 @@ def pareto(table: pd.DataFrame) -> list[int]:
     return front
 
 
+_EQUAL = 0.95
+"""Settings that remove this share of the largest removal within the budget count as equal."""
+
+
 def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendation:
     measured = table[table["kl"].notna()]
     if measured.empty:
@@ -242,7 +277,9 @@ def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendati
             f"(loss {counted(format(least['loss_after'] - least['loss_before'], '+.3g'), 'nat')})",
             "",
         )
-    order = fitting.sort_values(["near_zero_removed", "kl"], ascending=[False, True], kind="stable")
+    largest = fitting["near_zero_removed"].max()
+    equal = fitting[fitting["near_zero_removed"] >= _EQUAL * largest]
+    order = equal.sort_values(["kl", "near_zero_removed"], ascending=[True, False], kind="stable")
     row = int(order.index[0])
     best = table.iloc[row]
     reason = (
@@ -251,11 +288,15 @@ def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendati
         f"{best['near_zero_after']:.1%} for KL {counted(format(best['kl'], '.3g'), 'nat')} "
         f"(budget {budget:g})"
     )
-    larger = useful[useful["near_zero_removed"] > best["near_zero_removed"]]
+    larger = useful[useful["near_zero_removed"] > largest]
+    if len(equal) > 1:
+        reason += (
+            f"; the smallest KL of the {counted(len(equal), 'setting')} that remove about as much"
+        )
     if len(larger):
         following = larger.iloc[int(larger["kl"].argmin())]
         reason += f"; {setting_name(following)} would remove more and costs {following['kl']:.3g}"
-    else:
+    elif len(equal) == 1:
         reason += "; no setting tried removes more"
     return Recommendation(row, reason, command(best))
 

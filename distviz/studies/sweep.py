@@ -77,6 +77,7 @@ def sweep_model(
         "settings": settings.as_dict(),
         "budget_kl": budget_kl,
         "by_layer": is_by_layer,
+        "near_zero_c": work.near_zero_c,
         "seeds": list(seeds),
         **describe(opened, corpus, batches),
         "seconds": {"measure": round(time.perf_counter() - started, 3)},

@@ -135,6 +135,11 @@ class SweepPasses:
         return cls(opened, trials, last, head, layers)
 
     @property
+    def near_zero_c(self) -> float:
+        """The widest c of all settings: one band for all rows makes their shares comparable."""
+        return max(trial.settings.c for trial in self.trials)
+
+    @property
     def places(self) -> list[HookPoint]:
         """Every point that a trial redistributes, and the last layer's."""
         moved = [point for trial in self.trials for point in trial.moved]
@@ -239,25 +244,36 @@ class SweepPasses:
 
     def row(self, trial: Trial) -> dict[str, Any]:
         """Return a row of ``sweep_seeds.csv``."""
-        own, last = self._change(trial, trial.moved), self._change(trial, self.last)
+        changes, last = self._change(trial, trial.moved), self._change(trial, self.last)
         values = sum(trial.after[point].count for point in trial.moved)
         effect = trial.effect.result(is_paired=True) or {}
         return {
             **trial.setting.named(),
             "seed": trial.settings.seed,
             "fraction_moved": trial.changed / values if values else math.nan,
-            "near_zero_removed": own["near_zero_before"] - own["near_zero_after"],
-            **own,
+            "near_zero_removed": changes["near_zero_before"] - changes["near_zero_after"],
+            "own_near_zero_removed": self._removed(trial, trial.settings.c),
+            **changes,
             **{f"last_{name}": value for name, value in last.items()},
             **{name: effect.get(name) for name in _EFFECT},
         }
+
+    def _removed(self, trial: Trial, c: float) -> float:
+        """Return the share that leaves the near-zero band of ``c``, mean over the trial's points."""
+        shares = []
+        for point in trial.moved:
+            before = self.before[point]
+            eps = statistics.near_zero_eps(before, c)
+            near = [statistics.near_zero(one, eps) for one in (before, trial.after[point])]
+            shares.append(near[0] - near[1])
+        return math.fsum(shares) / len(shares)
 
     def _change(self, trial: Trial, points: Sequence[HookPoint]) -> dict[str, float]:
         """Compare the distributions before and after at some points; return means over them."""
         rows = []
         for point in points:
             before, after = self.before[point], trial.after[point]
-            band = statistics.near_zero_eps(before, trial.settings.c)
+            band = statistics.near_zero_eps(before, self.near_zero_c)
             spread = before.std()
             rows.append(
                 {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,8 +63,8 @@ def _by_run(row: pd.Series[Any], text: Path, model: Any = None, **options: Any) 
     effect = run.manifest["effect"]
     values = sum(row[-1] for row in rows)
     return {
-        "near_zero_before": near, "near_zero_after": left, "std_ratio": ratio, "gini_after": gini,
-        "wasserstein_normalized": distance, "near_zero_removed": near - left,
+        "std_ratio": ratio, "gini_after": gini,
+        "wasserstein_normalized": distance, "own_near_zero_removed": near - left,
         "fraction_moved": sum(run.merged[key].count for key in moved) / values,
         "last_wasserstein_normalized": statistics.wasserstein(*ends) / ends[0].std(),
         "loss_before": effect["loss_before"], "loss_after": effect["loss_after"],
@@ -84,6 +85,89 @@ def test_every_row_equals_a_run(call: Callable[..., Done], text: Path) -> None:
         row = table.iloc[index]
         for name, expected in _by_run(row, text).items():
             assert row[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), (index, name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [
+            "--dtype",
+            "fp32",
+            "--max-tokens",
+            150,
+            "--batch-size",
+            3,
+            "--seed",
+            5,
+            "--c",
+            "0.3333333",
+        ],
+        ["--dtype", "bf16", "--by-layer", "--c", "0.7", "--p1", "81.23456", "--max-length", 24],
+        ["--fraction", "0.1234567", "--percentile-of", "magnitude", "--skip-special", "--seeds", 2],
+        ["--preset", "gemma-3-4b-it", "--p-min", 0.02, "--arm-mode", "add", "--passes", 2],
+        ["--preset", "llama-3.1-8b-instruct:gpqa", "--p-min", 0.02, "--arm-layers", "1;0,2"],
+        ["--redistribution", "noise,scale:1.5", "--filler", "-- x", "--filler-count", 3],
+        ["--config", "own.toml", "--arm-layers", "1", "--fraction", "0.2", "--threads", 1],
+    ],
+)
+def test_the_printed_command_repeats_the_row_bit_for_bit(
+    call: Callable[..., Done], text: Path, options: list[Any]
+) -> None:
+    _path("own.toml").write_text("c = 0.21\np_max = 0.5\nmax-length = 40\nchat_template = true\n")
+    options = [*options, "--text", text.rename(text.with_name("a 'text'.jsonl"))]
+    if "--max-tokens" not in options:
+        options += ["--max-tokens", 200]
+    done = call("sweep", *options, "--no-figures", "--out", "swept", "--budget-kl", 1e9)
+    assert done.code == 0, done.err
+    swept = Sweep.load("swept")
+    assert swept.recommendation.command in done.out.replace("\n", "")
+    rows = swept.seeds[swept.seeds["seed"] == swept.manifest["seeds"][0]]
+    _path("own.toml").unlink()
+    for index in {0, len(rows) - 1}:
+        row = rows.iloc[index]
+        command = shlex.split(swept._command(row))
+        done = call(*command[1:], "--out", "run", "--no-figures", "--force", "--quiet")
+        assert done.code == 0, done.err
+        run = distviz.Run.load("run")
+        effect = run.manifest["effect"]
+        names = ["loss_before", "loss_after", "kl", "top1_agreement"]
+        assert [row[name] for name in names] == [effect[name] for name in names]
+        moved = [key for key in run.keys if key.phase == "moved_after"]
+        places = [key._replace(phase="after") for key in moved]
+        values = sum(run.merged[key].count for key in places)
+        if options[:2] != ["--redistribution", "noise,scale:1.5"]:  # these may not change a value
+            count = sum(run.merged[key].count for key in moved)
+            assert row["fraction_moved"] == count / values
+        removed = []
+        for key in places:
+            shares = [
+                statistics.near_zero(run.merged[key._replace(phase=phase)], run.bands[key])
+                for phase in ("before", "after")
+            ]
+            removed.append(shares[0] - shares[1])
+        assert row["own_near_zero_removed"] == math.fsum(removed) / len(removed)
+
+
+def test_one_band_makes_rows_comparable(call: Callable[..., Done], text: Path) -> None:
+    options = ("--text", text, "--max-tokens", 150, "--no-figures", "--dtype", "fp32")
+    done = call("sweep", *options, "--c", "0.1,0.6", "--p1", "80", "--out", "swept")
+    assert done.code == 0, done.err
+    assert "ε of c = 0.6 in every row" in " ".join(done.out.split())
+    swept = Sweep.load("swept")
+    assert swept.manifest["near_zero_c"] == 0.6
+    assert swept.table["near_zero_before"].nunique() == 1
+    wide = call(*shlex.split(swept._command(swept.table.iloc[1]))[1:], "--out", "wide", "--quiet")
+    assert wide.code == 0, wide.err
+    eps = distviz.Run.load("wide").bands[distviz.Run.load("wide").keys[0]]
+    for _, row in swept.table.iterrows():
+        assert call(*shlex.split(swept._command(row))[1:], "--out", "run", "--force").code == 0
+        run = distviz.Run.load("run")
+        before, after = (run.sketch(0, phase=phase) for phase in ("before", "after"))
+        counts = []
+        for one in (before, after):
+            values, numbers = one.pairs()
+            counts.append(numbers[np.abs(values) < eps].sum() / numbers.sum())
+        assert row["near_zero_removed"] == pytest.approx(counts[0] - counts[1], rel=1e-12)
 
 
 def test_layer_after_layer_starts_behind_what_was_kept(
@@ -149,11 +233,12 @@ def test_ruinous_and_harmless(call: Callable[..., Done], text: Path) -> None:
     mild = call("sweep", *options, "--c", "0.05,0.13", "--p1", "80", "--out", "mild", "--json")
     said = json.loads(mild.out)
     assert said["recommended"]["c"] == 0.13
-    assert said["command"] == "distviz run --arm-layers 0 --c 0.13 --p1 80"
+    assert said["command"] == (
+        f"distviz run --arm-layers 0 --c 0.13 --p1 80 --text {text} --max-length 32"
+    )
     assert max(row["kl"] for row in said["settings"]) < 0.05
-    again = call(*said["command"].split()[1:], "--text", text, "--max-length", 32, "--json",
-                 "--no-figures")  # fmt: skip
-    assert json.loads(again.out)["effect"]["kl"] == pytest.approx(said["recommended"]["kl"])
+    again = call(*said["command"].split()[1:], "--json", "--no-figures")
+    assert json.loads(again.out)["effect"]["kl"] == said["recommended"]["kl"]
 
 
 SMALL = ("--max-length", 32, "--device", "cpu", "--no-figures")
@@ -163,7 +248,7 @@ def _equals_a_run(
     call: Callable[..., Done], command: str, row: pd.Series[Any], *flags: Any
 ) -> None:
     """Whether a row tells what the recommended command measures."""
-    done = call(*command.split()[1:], *flags, *SMALL, "--json", "--out", "run", "--force")
+    done = call(*shlex.split(command)[1:], *flags, *SMALL, "--json", "--out", "run", "--force")
     assert done.code == 0, done.err
     run = json.loads(done.out)
     assert row["kl"] == pytest.approx(run["effect"]["kl"], rel=1e-9)
@@ -202,8 +287,8 @@ def test_published_settings_are_tried_for_all_benchmarks(
     assert swept.table["preset"].tolist() == labels
     for _, row in swept.table.iterrows():
         one = f"distviz run {model} --arm-layers 0 --preset {row['preset'].split(',')[0]}"
-        assert swept._command(row) == one
-        _equals_a_run(call, one, row, "--text", text)
+        assert swept._command(row).startswith(f"{one} --text ")
+        _equals_a_run(call, swept._command(row), row)
     beside = call(
         "sweep", model, "--preset", labels[0], "--c", "0.13", "--p-min", 0.1, "--text", text,
         *SMALL, "--out", "beside",
@@ -213,8 +298,8 @@ def test_published_settings_are_tried_for_all_benchmarks(
     assert swept.table["preset"].tolist() == ["", labels[0]]
     for _, row in swept.table.iterrows():
         command = swept._command(row)
-        assert command.endswith("--p-min 0.1")
-        _equals_a_run(call, command, row, "--text", text)
+        assert " --p-min 0.1 " in command
+        _equals_a_run(call, command, row)
 
 
 def test_settings_are_proposed_where_none_are_published(
@@ -229,7 +314,7 @@ def test_settings_are_proposed_where_none_are_published(
         swept = Sweep.load("swept")
         assert set(swept.table["preset"]) == {"proposed"}
         row = swept.table.iloc[0]
-        _equals_a_run(call, swept._command(row), row, "--text", text)
+        _equals_a_run(call, swept._command(row), row)
         asked = ["--preset", "auto", "--arm-layers", row["layers"]]
         _equals_a_run(call, f"distviz run {tiny_saved}", row, *asked, "--text", text)
         said = " ".join(done.out.split())
@@ -296,8 +381,9 @@ def test_a_model_that_no_setting_harms(
     assert said["reason"].endswith("no setting tried removes more")
     assert said["command"] == (
         f"distviz run {model} --arm-layers 0 --c {best['c']:g} --p1 {best['p1']:g}"
+        f" --text {text} --max-length 32 --device cpu"
     )
-    _equals_a_run(call, said["command"], pd.Series(recommended), "--text", text)
+    _equals_a_run(call, said["command"], pd.Series(recommended))
 
 
 def test_same_seed_same_numbers(call: Callable[..., Done], text: Path) -> None:

@@ -124,6 +124,7 @@ _COLUMNS: dict[Column, Callable[[pd.Series[Any]], str]] = {
 def _legend(sweep: Sweep) -> str:
     words = [] if sweep.recommendation.row is None else ["<: recommended"]
     words += ["*: on the Pareto front of near-zero removed and KL"]
+    words += [f"near-0: {sweep.band_name}"]
     if len(sweep.table) > int((sweep.table["kl"] <= sweep.budget_kl).sum()):
         words.append(f"dim: KL above the budget of {sweep.budget_kl:g}")
     if len(sweep.manifest.get("seeds") or [0]) > 1:

@@ -60,6 +60,26 @@ def test_the_largest_redistribution_within_the_budget() -> None:
     assert sweep.summary()["recommended"]["c"] == 0.3
 
 
+def test_the_least_kl_of_nearly_equal_settings() -> None:
+    seeds = rows_of(
+        c=[0.1, 0.2, 0.3, 0.4, 0.5], near_zero_removed=[0.18, 0.191, 0.2, 0.195, 0.4],
+        kl=[0.001, 0.002, 0.04, 0.003, 0.9],
+    )  # fmt: skip
+    found = sweep_from(seeds).recommendation
+    assert found.row == 1  # 0.18 is less than 95 % of 0.2
+    assert "the smallest KL of the 3 settings that remove about as much" in found.reason
+    assert found.reason.endswith("c = 0.5, p1 = 99.5 in layer 0 would remove more and costs 0.9")
+
+
+def test_words_of_a_folder_are_quoted() -> None:
+    sweep = sweep_from(rows_of(kl=[0.01], layers=["0;rm x"], redistribution=["a b"]))
+    sweep.manifest["flags"] = ["--text", "$(x) y"]
+    assert sweep.recommendation.command == (
+        "distviz run 'some models/tiny' --arm-layers '0;rm x' --redistribution 'a b' --c 0.13 "
+        "--p1 99.5 --text '$(x) y'"
+    )
+
+
 def test_every_setting_is_ruinous() -> None:
     seeds = rows_of(
         kl=[5.0, 0.9], c=[1.0, 0.5], near_zero_removed=[0.2, 0.1], loss_after=[9.0, 2.5]
