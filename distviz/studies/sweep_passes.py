@@ -259,7 +259,7 @@ class SweepPasses:
         }
 
     def _removed(self, trial: Trial, c: float) -> float:
-        """Return the share that leaves the near-zero band of ``c``, mean over the trial's points."""
+        """Return the share that leaves the near-zero band of ``c``, mean over points."""
         shares = []
         for point in trial.moved:
             before = self.before[point]

@@ -155,7 +155,7 @@ def test_one_band_makes_rows_comparable(call: Callable[..., Done], text: Path) -
     assert "ε of c = 0.6 in every row" in " ".join(done.out.split())
     swept = Sweep.load("swept")
     assert swept.manifest["near_zero_c"] == 0.6
-    assert swept.table["near_zero_before"].nunique() == 1
+    assert len(set(swept.table["near_zero_before"])) == 1
     wide = call(*shlex.split(swept._command(swept.table.iloc[1]))[1:], "--out", "wide", "--quiet")
     assert wide.code == 0, wide.err
     eps = distviz.Run.load("wide").bands[distviz.Run.load("wide").keys[0]]
