@@ -38,7 +38,8 @@ def comparison_part(comparison: Comparison, folder: str = "") -> Part:
         for side, name in (("A", a), ("B", b))
     ]
     changed = "after" in (manifest.get("phase_a"), manifest.get("phase_b"))
-    layers = layer_section(comparison.a, has_change=changed)
+    sites = list(dict.fromkeys(pair.a.site for pair in comparison.pairs))
+    layers = layer_section(comparison.a, sites, has_change=changed)
     pairs = Browser("A and B", COMPARED, compared_frames(comparison))
     sections = [
         Section("The two sides", [Prose("\n".join(sides)), *layers.blocks]),
@@ -52,7 +53,7 @@ def comparison_part(comparison: Comparison, folder: str = "") -> Part:
     return make_part(
         comparison,
         f"{a} against {b}",
-        verdict[:1].upper() + verdict[1:],
+        verdict if verdict.partition(":")[0] in sites else verdict[:1].upper() + verdict[1:],
         sections,
         compare_command(manifest, folder),
         alignment(comparison),

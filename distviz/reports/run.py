@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -62,12 +62,19 @@ def run_part(run: Run, texts: str | None = None) -> Part:
     return make_part(run, model_name(run), run_verdict(run), sections, command)
 
 
-def layer_section(run: Run, *, has_change: bool = True) -> Section:
-    """Return the diagram of a layer with the observed sites and the redistribution marked."""
+def layer_section(
+    run: Run, observed: Sequence[str] | None = None, *, has_change: bool = True
+) -> Section:
+    """Return the diagram of a layer with sites and the redistribution marked.
+
+    ``observed`` are the sites to mark; None takes all of the run.
+    """
     model = run.manifest.get("model") or {}
-    seen = {key.site for key in run.keys}
+    seen = list(dict.fromkeys(key.site for key in run.keys) if observed is None else observed)
     activation = str(model.get("activation") or "activation")
-    gated = bool(model.get("gated", "SiLU" in activation or "up" in seen))
+    gated = bool(
+        model.get("gated", "SiLU" in activation or any(key.site == "up" for key in run.keys))
+    )
     sites = [site for site in SITES if gated or site != "up"]
     has_change = has_change and bool(arm_layers(run))
     has_rope = bool(model.get("rope"))
@@ -79,7 +86,7 @@ def layer_section(run: Run, *, has_change: bool = True) -> Section:
         is_seen = piece.startswith("[") and piece[1:-1] in seen
         kind = "seen" if is_seen else "change" if piece == "ARM" and has_change else "plain"
         pieces.append((piece, kind))
-    text = f"One decoder layer. Observed: {', '.join(dict.fromkeys(key.site for key in run.keys))}"
+    text = f"One decoder layer. Observed: {', '.join(seen)}"
     if has_change:
         text += f"; {change_name(run)} acts in {layer_names(arm_layers(run))}"
     return Section("Observed sites", [Drawing(f"{text}.", pieces)])

@@ -129,7 +129,7 @@ def _trade_off(sweep: Sweep) -> Section:
         f"near-zero share removed ({sweep.band_name}) against KL; dashed: the budget of "
         f"{counted(f'{sweep.budget_kl:g}', 'nat')}"
     )
-    note = "Blue: settings on the Pareto front. Orange: the recommended setting."
+    note = "Filled: settings on the Pareto front; orange: the recommended setting. Hollow: others."
     spec = charts.trade_off(rows, sweep.budget_kl)
     return Section("The trade-off", [Chart(title, spec, 320), Prose(note)])
 

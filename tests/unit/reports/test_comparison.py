@@ -14,7 +14,9 @@ from support.html_pages import (
 from support.synthetic_comparisons import make
 
 from distviz.reports import page_of
+from distviz.reports.page import Drawing
 from distviz.reports.rendering import render
+from distviz.reports.run import layer_section
 from distviz.studies.comparison import compare
 
 
@@ -30,3 +32,15 @@ def test_a_comparison(tmp_path: Path) -> None:
     assert columns["a"] != columns["b"]
     (verdict,) = [texts_of(p) for p in elements(text, "p") if p.get("class") == "verdict"]
     assert verdict.lower() == str(compared.manifest["verdict"]).lower()
+
+
+def test_a_comparison_marks_the_compared_sites(tmp_path: Path) -> None:
+    run = make(0).run
+    marked = [
+        [text for text, kind in block.pieces if kind == "seen"]
+        for block in layer_section(run, ["gate"]).blocks
+        if isinstance(block, Drawing)
+    ]
+    assert marked == [["[gate]"]]
+    page = render(page_of([compare(run, make(1).run).save(tmp_path / "c")]))
+    assert "Observed: act." in page
