@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.output import listed
 from distviz.plots import layout, style
 from distviz.plots.intervals import draw_tested
-from distviz.plots.scales import layers_on_x, log_if_wide, percent_ticks, share_x_labels
+from distviz.plots.scales import fit_y, layers_on_x, log_if_wide, percent_ticks, share_x_labels
 from distviz.results import alignment, layer_axis, number, side_names
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ _DISTANCES = {
 }
 """Columns of compare.csv: name, colour of Okabe and Ito (blue darkened), and marker."""
 _TESTED = {
-    "log_variance_ratio": "log variance ratio, ln(var B / var A): mean of documents",
-    "near_zero_difference": "near-zero difference, B − A in points: mean of documents",
+    "log_variance_ratio": "log variance ratio, ln(var B / var A)",
+    "near_zero_difference": "near-zero share, B − A in points",
 }
 _NAMED = 3
 
@@ -179,9 +179,7 @@ def _draw_shares(ax: Axes, data: DepthSeries) -> None:
             markersize=size * style.page_format().marks, linewidth=linewidth, color=color,
             markerfacecolor=color if side == "A" else "none", label=side, gid=f"near-zero-{side}",
         )  # fmt: skip
-    top = np.nan_to_num([data.values[f"near_zero_{side}"] for side in "ab"]).max()
-    ax.set_ylim(0, 1.12 * top or 1.0)
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+    fit_y(ax, np.concatenate([data.values[f"near_zero_{side}"] for side in "ab"]))
     percent_ticks(ax.yaxis)
     layout.panel_title(ax, "near-zero share, |x| < ε of A")
 
@@ -199,6 +197,5 @@ def _draw_distances(ax: Axes, data: DepthSeries) -> None:
     if log_if_wide(ax, values):
         title += " (log)"
     else:
-        ax.set_ylim(0, top * 1.12 or 1.0)
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        fit_y(ax, values)
     layout.panel_title(ax, title if top else f"{title}: 0 everywhere")

@@ -32,6 +32,8 @@ _TITLES = {
 }
 _MAPS = {"near_zero_difference": 100.0, "log_variance_ratio": 1.0, "gini_difference": 1.0}
 """Quantities drawn by distance, and their factors."""
+_NO_CHANGE = 0.001
+"""Share of the largest change that counts as none."""
 _COLORS = LinearSegmentedColormap.from_list(
     "filler", [style.DARK["before"], style.LIGHT["before"], "#ffffff",
                style.LIGHT["after"], style.DARK["after"]]
@@ -134,12 +136,16 @@ def filler_positions(
     ``"double"``, the columns of a paper, or None, for a screen.
     """
     rows = _select(study.positions, {"filler_count": count, "site": site})
+    is_causal = _unchanged_before(rows)
+    if is_causal:
+        rows = rows[rows["distance_low"] >= 0]
     bins = rows[["distance_low", "distance_high"]].drop_duplicates().sort_values("distance_low")
     layer = study.most_changed(count, site)[0]
     over = f"means over {_prompts(study) or 'prompts'}, 95 % intervals"
     captions = (
         f"{filler_name(study, count)} · site {site}",
         f"{over} · dot, filled: adjusted p < {ALPHA:g}",
+        "tokens before the filler do not change and are left out" if is_causal else "",
     )
     with style.styled(width) as page:
         inches = page.or_width(7.2)
@@ -160,12 +166,24 @@ def filler_positions(
         for ax in axes:
             ax.set_xlim(-0.5, len(names) - 0.5)
             ax.set_xticks(range(len(names)), names)
-            ax.axvline(filler, color=style.INK, linewidth=1.4)
-        share_x_labels(axes, "own tokens away from the filler (line)")
+            if not is_causal:
+                ax.axvline(filler, color=style.INK, linewidth=1.4)
+        where = "behind the filler" if is_causal else "away from the filler (line)"
+        share_x_labels(axes, f"own tokens {where}")
         heading = layout.titled(inches, model_name(study.runs[0]), *captions)
         layout.arrange(figure, heading, heights)
         axes[-1].set_xticks(range(len(names)), layout.thinned(axes[-1], names))
         return figure
+
+
+def _unchanged_before(rows: pd.DataFrame) -> bool:
+    """Return whether no quantity changes before the filler, as in causal models."""
+    size = rows["estimate"].abs()
+    is_before = rows["distance_low"] < 0
+    if not is_before.any() or (rows.loc[is_before, "p_adjusted"] < ALPHA).any():
+        return False
+    before, whole = (part.groupby(rows["quantity"]).max() for part in (size[is_before], size))
+    return bool((before.fillna(0) <= _NO_CHANGE * whole.fillna(0)).all())
 
 
 def _draw_map(ax: Axes, rows: pd.DataFrame, bins: pd.DataFrame, scale: float) -> AxesImage:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.transforms import BboxBase
+    from matplotlib.legend import Legend
 
 EDGE = 0.15
 """Inches left free beside a heading."""
@@ -35,6 +35,7 @@ _LEGEND_PITCH = 1.55
 _LEGEND_HANDLE = 3.9
 """Width of the handle and spacing of a legend's entry, in font sizes."""
 _BELOW_HEADING = 0.12
+_ABOVE = "legend-above"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def arrange(figure: Figure, heading: Heading, heights: Sequence[float]) -> None:
     specs = [(ax.get_subplotspec(), ax) for ax in figure.axes]
     rows = {spec.rowspan.start: ax for spec, ax in specs if spec is not None}
     figure.set_figheight(figure.get_figheight() + heading.height)
-    edge, margin = EDGE / heading.width, 0.01 if style.page_format().is_narrow else 0.06
+    edge, margin = EDGE / heading.width, 0.03 if style.page_format().is_narrow else 0.06
     for _ in range(4):
         height = figure.get_figheight()
         free = height - heading.height - _BELOW_HEADING
@@ -176,6 +177,9 @@ def panel_title(ax: Axes, text: str) -> bool:
     changed = "\n".join(lines) != ax.get_title(loc="left")
     if changed:
         ax.set_title("\n".join(lines), loc="left", pad=3)
+        legend = ax.get_legend()
+        if legend is not None and legend.get_gid() == _ABOVE:
+            _place_above(ax, legend)
     return changed
 
 
@@ -190,27 +194,34 @@ def legend_look(**look: Any) -> dict[str, Any]:
 
 
 def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """Put a legend beside the title of a panel; above it where the page is narrow or it has none.
+    """Put a legend beside the title of a panel; above it where it does not fit there.
 
     The panel must have its title.
     """
     title, page_width = ax.get_title(loc="left"), style.figure_of(ax).get_figwidth()
     unique = dict(zip(labels, handles, strict=True))
     labels, handles = list(unique), list(unique.values())
-    if title and not style.page_format().is_narrow:
-        columns = _columns(labels, page_width - 0.6 - text_width(title, style.size("panel")))
+    widest = max(text_width(line, style.size("panel")) for line in title.split("\n"))
+    fits = _columns(labels, page_width - 0.9 - widest) == len(labels)
+    if title and not style.page_format().is_narrow and fits:
         ax.legend(
-            handles, labels, loc="lower right", ncols=columns, bbox_to_anchor=(1.0, 1.0),
+            handles, labels, loc="lower right", ncols=len(labels), bbox_to_anchor=(1.0, 1.0),
             **legend_look(columnspacing=1.4, borderpad=0.4),
         )  # fmt: skip
         return
+    columns = _columns(labels, page_width - 0.9)
+    legend = ax.legend(handles, labels, loc="lower left", ncols=columns, **legend_look())
+    legend.set_gid(_ABOVE)
+    _place_above(ax, legend)
+
+
+def _place_above(ax: Axes, legend: Legend) -> None:
+    """Put a legend above the lines of the title of its panel."""
+    title = ax.get_title(loc="left")
     lines = title.count("\n") + 1 if title else 0
     lift = (1.3 * lines * style.size("panel") + 3) / 72
     moved = ScaledTranslation(0, lift, style.figure_of(ax).dpi_scale_trans)
-    ax.legend(
-        handles, labels, loc="lower left", ncols=_columns(labels, page_width - 0.9),
-        bbox_to_anchor=(0.0, 1.0), bbox_transform=ax.transAxes + moved, **legend_look(),
-    )  # fmt: skip
+    legend.set_bbox_to_anchor((0.0, 1.0), ax.transAxes + moved)
 
 
 def legend_in_figure(
@@ -262,28 +273,3 @@ def renderer_of(figure: Figure) -> RendererAgg:
     """Return what measures the artists of a figure."""
     renderer: RendererAgg = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     return renderer
-
-
-def label_points(ax: Axes, named: Sequence[tuple[str, tuple[float, float]]], color: str) -> None:
-    """Write names beside points of a panel, in this order; leave out those that do not fit.
-
-    Call it when layout and limits are final.
-    """
-    renderer = renderer_of(style.figure_of(ax))
-    ax.autoscale_view()
-    inside = ax.get_window_extent(renderer)
-    taken: list[BboxBase] = []
-    for text, point in named:
-        for across, up in ((5, -9), (-5, 4), (5, 4), (-5, -9)):
-            note = ax.annotate(
-                text, point, xytext=(across, up), textcoords="offset points",
-                ha="left" if across > 0 else "right", fontsize=min(style.size("note"), 7.0),
-                color=color, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
-            )  # fmt: skip
-            box = note.get_window_extent(renderer)
-            fits = inside.x0 <= box.x0 and box.x1 <= inside.x1
-            fits &= inside.y0 <= box.y0 and box.y1 <= inside.y1
-            if fits and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            note.remove()

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.plots import style
+from distviz.plots.heatmaps import MOST_LINES
 from distviz.plots.layout import Heading, arrange, legend_above, panel_title, stacked, titled
-from distviz.plots.scales import layers_on_x, log_if_wide, percent_ticks, share_x_labels
-from distviz.results import arm_layers, arm_settings, change_name, layer_axis, model_name
+from distviz.plots.scales import fit_y, layers_on_x, log_if_wide, percent_ticks, share_x_labels
+from distviz.results import (
+    arm_layers,
+    arm_settings,
+    change_name,
+    chosen_layers,
+    layer_axis,
+    layer_names,
+    model_name,
+    series_names,
+)
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
@@ -73,10 +83,8 @@ def layer_series(run: Run, site: str = "act") -> list[LayerSeries]:
         If the site was not observed.
     """
     places: dict[str, list[SiteKey]] = {}
-    for key in run.places():
-        if key.site == site:
-            name = f"{key.stack}:{key.module.replace(f'.{key.layer}.', '.*.', 1)}"
-            places.setdefault(name, []).append(key)
+    for key, name in series_names(key for key in run.places() if key.site == site).items():
+        places.setdefault(f"{key.stack}:{name}", []).append(key)
     if not places:
         known = ", ".join(dict.fromkeys(key.site for key in run.keys))
         raise RequestError(f"the run holds no site '{site}'", f"it has {known or 'none'}")
@@ -130,43 +138,74 @@ def overview(run: Run, site: str = "act", *, width: str | None = None) -> Figure
     quantities = list(_QUANTITIES)
     if not any(np.isfinite(one.values["distance", "after"]).any() for one in series):
         quantities.remove("distance")
-    marked = arm_layers(run)
+    shown = np.concatenate([one.layers for one in series])
+    marked = [layer for layer in arm_layers(run) if layer in shown]
     with style.styled(width) as page:
         heights = [0.9 if page.is_narrow else 1.25] * len(quantities)
         inches = page.or_width(7.2)
         figure, axes = stacked(inches, heights)
         for ax, quantity in zip(axes, quantities, strict=True):
-            _draw(ax, series, quantity, marked)
+            _shade(ax, marked)
+            draw = _draw_range if len(series) > MOST_LINES // len(_LOOKS) else _draw
+            draw(ax, series, quantity)
+            layers_on_x(ax, shown)
+            _scale(ax, series, quantity)
         share_x_labels(axes, layer_axis(run))
-        handles = _legend(axes[0], change_name(run))
-        legend_above(axes[0], list(handles.values()), list(handles))
-        arrange(figure, _heading(run, site, marked, inches), heights)
+        is_paired = any(key.phase == "after" for key in run.keys)
+        handles = _legend(axes[0], f"{change_name(run)}: {layer_names(marked)}")
+        if is_paired:
+            legend_above(axes[0], list(handles.values()), list(handles))
+        arrange(figure, _heading(run, site, shown, inches), heights)
         return figure
 
 
-def _heading(run: Run, site: str, marked: list[int], width: float) -> Heading:
-    settings = arm_settings(run) if marked else ""
-    caption = f"{change_name(run)}: {settings}" if settings else "ARM off" if not marked else ""
-    return titled(width, f"{model_name(run)} · all layers · {site}", caption)
+def _heading(run: Run, site: str, layers: NDArray[np.int64], width: float) -> Heading:
+    acting, settings = arm_layers(run), arm_settings(run)
+    caption = f"{change_name(run)} in {layer_names(acting)}: {settings}" if acting else "ARM off"
+    title = f"{model_name(run)} · {chosen_layers(run, layers.tolist())} · {site}"
+    return titled(width, title, caption.removesuffix(": "))
 
 
-def _draw(ax: Axes, series: list[LayerSeries], quantity: str, marked: list[int]) -> None:
+def _shade(ax: Axes, marked: list[int]) -> None:
+    """Shade the layers with ARM."""
     band: dict[str, Any] = {"color": style.BAND, "alpha": 0.55, "linewidth": 0, "zorder": 0.3}
     for layer in marked:
         ax.axvspan(layer - 0.5, layer + 0.5, gid="arm", **band)
-    crowded = len(series) > 3
+
+
+def _draw(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
+    """Draw a line for each module and phase."""
     for one in series:
-        size = 0.6 if one.layers.size > _MANY or crowded else style.page_format().marks
+        size = 0.6 if one.layers.size > _MANY else style.page_format().marks
         for phase, look in _LOOKS.items():
             values = one.values[quantity, phase]
             if np.isfinite(values).any():
                 ax.plot(
                     one.layers, values, label=phase, gid=f"{quantity}-{phase}", clip_on=False,
-                    alpha=0.4 if crowded else 1.0, zorder=3,
-                    **look | {"markersize": size * look["markersize"]},
+                    zorder=3, **look | {"markersize": size * look["markersize"]},
                 )  # fmt: skip
-    layers_on_x(ax, np.concatenate([one.layers for one in series]))
-    _scale(ax, series, quantity)
+
+
+def _draw_range(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
+    """Draw the median of many modules, and the range of all."""
+    for phase, look in _LOOKS.items():
+        rows = [
+            pd.Series(one.values[quantity, phase], index=one.layers, dtype=float) for one in series
+        ]
+        table = pd.concat(rows, axis=1).sort_index()
+        if not table.notna().any(axis=None):
+            continue
+        layers, middle = table.index.to_numpy(), table.median(axis=1)
+        label = f"{phase}: median of {len(series)} modules, and all"
+        ax.fill_between(
+            layers, table.min(axis=1), table.max(axis=1), color=look["color"], alpha=0.25,
+            linewidth=0, gid=f"{quantity}-{phase}-range",
+        )  # fmt: skip
+        size = style.page_format().marks * look["markersize"]
+        ax.plot(
+            layers, middle, label=label, gid=f"{quantity}-{phase}", zorder=3,
+            **look | {"markersize": size},
+        )  # fmt: skip
 
 
 def _scale(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
@@ -176,18 +215,17 @@ def _scale(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
     if quantity in ("std", "distance") and log_if_wide(ax, values):
         title += " (log)"
     else:
-        ax.set_ylim(0, float(np.nanmax(values, initial=0.0, where=np.isfinite(values))) * 1.12 or 1)
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        fit_y(ax, values)
     if quantity == "near_zero":
         percent_ticks(ax.yaxis)
     panel_title(ax, title)
 
 
-def _legend(ax: Axes, change: str) -> dict[str, Artist]:
-    """Return a handle for each phase, and one for the layers with ARM."""
+def _legend(ax: Axes, shaded: str) -> dict[str, Artist]:
+    """Return a handle for each phase, and one for the shaded layers."""
     found: dict[str, Artist] = {}
     for handle in ax.get_lines():
         found.setdefault(str(handle.get_label()), handle)
     for patch in ax.patches:
-        found.setdefault(f"layer with {change}", patch)
+        found.setdefault(shaded, patch)
     return found

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 def layers_on_x(ax: Axes, layers: NDArray[np.int64]) -> None:
     """Show all layers on the x axis, with integer ticks."""
-    margin = 0.5 if layers.min() < layers.max() else 1.5
-    ax.set_xlim(layers.min() - margin, layers.max() + margin)
+    ax.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
     integer_ticks(ax)
+    if layers.min() == layers.max():
+        ax.set_xticks([layers.min()])
 
 
 def integer_ticks(ax: Axes) -> None:
@@ -39,6 +40,25 @@ def share_x_labels(axes: Sequence[Axes], label: str) -> None:
     for ax in axes[:-1]:
         ax.tick_params(labelbottom=False)
     axes[-1].set_xlabel(label)
+
+
+def fit_y(ax: Axes, values: NDArray[np.float64]) -> None:
+    """Fit the y axis to finite values, from zero where they fill at least half of the panel then.
+
+    Values that differ by little stay in the middle, and their differences small.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low == high == 0:
+        ax.set_ylim(-1, 1)
+        ax.set_yticks([0])
+        return
+    if 0 <= low <= high / 2:
+        ax.set_ylim(0, 1.12 * high)
+    else:
+        spare = max(0.12 * (high - low), 0.05 * max(abs(low), abs(high)))
+        ax.set_ylim(low - spare, high + spare)
+    ax.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def log_if_wide(ax: Axes, values: NDArray[np.float64], span: float = 30.0) -> bool:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from distviz.output import counted, listed
 from distviz.plots import layout, style
+from distviz.plots.heatmaps import (
+    CHANGE,
+    MOST_LINES,
+    ROW,
+    change_scale,
+    draw_heatmap,
+    outline,
+    value_scale,
+)
+from distviz.plots.labels import label_points
 from distviz.plots.scales import integer_ticks, percent_ticks, plain_ticks, share_x_labels
 from distviz.results import (
     NAMED,
@@ -38,9 +47,10 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 _MARKERS = "osD^vP*X"
 _ALTERNATIVES = ["redistribution", "layers", "mode"]
 _REMOVED = "near-zero removed, percentage points"
-_MAPS = {
-    "near_zero_removed": (_REMOVED, "PuOr"),
-    "kl": ("KL, nats", "YlOrBr"),
+_MAPS = {"near_zero_removed": _REMOVED, "kl": "KL, nats"}
+_FORMATS: dict[str, Callable[[float], str]] = {
+    "near_zero_removed": lambda share: f"{100 * share:.1f}".replace("-", "−"),
+    "kl": lambda kl: number(kl, 2),
 }
 _CURVES = {
     "near_zero_removed": _REMOVED,
@@ -49,6 +59,9 @@ _CURVES = {
     "top1_agreement": "top-1 agreement, %",
     "last_wasserstein_normalized": "Wasserstein distance / std, last layer",
 }
+
+
+_PERCENT = ("near_zero_removed", "top1_agreement")
 
 
 def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Figure:
@@ -81,7 +94,7 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
         for panel in maps:
             labels = [label.get_text() for label in panel.get_xticklabels()]
             panel.set_xticks(panel.get_xticks(), layout.thinned(panel, labels))
-        layout.label_points(ax, named, style.MUTED)
+        label_points(ax, named, style.INK)
         return figure
 
 
@@ -135,69 +148,45 @@ def _cells(part: pd.DataFrame) -> _Cells:
     return _Cells(rows, [f"{p1:g}" for p1 in columns], places)
 
 
-def _color_limits(table: pd.DataFrame) -> list[Normalize]:
-    """Return the colour scales: what is removed, symmetric about zero; KL, logarithmic."""
-    removed, kl = table["near_zero_removed"].abs().max(), table["kl"]
+def _color_limits(table: pd.DataFrame) -> list[tuple[Normalize, str]]:
+    """Return the colours of each quantity: KL is logarithmic; a change of both signs is centred."""
+    removed, kl = table["near_zero_removed"].to_numpy(dtype=float), table["kl"]
     positive = kl[kl > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
+    least, most = (float(pick(removed, initial=0.0)) for pick in (np.nanmin, np.nanmax))
+    gains = (Normalize(0, most or 1), "Purples")
     return [
-        Normalize(-removed or -1, removed or 1),
-        LogNorm(low / 1.5, high * 1.5 if high > low else high * 10),
+        gains if least >= 0 else (change_scale(removed, 1e-6), CHANGE),
+        (LogNorm(low / 1.5, high * 1.5 if high > low else high * 10), "YlOrBr"),
     ]
 
 
 def _heatmap(
-    ax: Axes, part: pd.DataFrame, quantity: str, scale: Normalize, where: str, outlined: int | None
+    ax: Axes,
+    part: pd.DataFrame,
+    quantity: str,
+    scale: tuple[Normalize, str],
+    where: str,
+    outlined: int | None,
 ) -> None:
     """Draw one quantity of an alternative named by ``where``; outline the recommended cell."""
     cells = _cells(part)
-    rows, columns = len(cells.rows), len(cells.columns)
-    values = np.full((rows, columns), np.nan)
+    values = np.full((len(cells.rows), len(cells.columns)), np.nan)
     for place, value in zip(cells.places.values(), part[quantity].tolist(), strict=True):
         values[place] = value
-    title, colors = _MAPS[quantity]
-    image = ax.pcolormesh(
-        np.arange(columns + 1), np.arange(rows + 1), values, norm=scale, cmap=colors
-    )
-    ax.set_xticks(np.arange(columns) + 0.5, cells.columns)
-    ax.set_yticks(np.arange(rows) + 0.5, cells.rows)
-    ax.tick_params(length=0)
+    draw_heatmap(
+        ax, values, cells.rows, np.arange(len(cells.columns)), *scale, [_FORMATS[quantity]],
+        share=1.0 if style.page_format().is_narrow else 0.5,
+    )  # fmt: skip
+    ax.set_xticks(range(len(cells.columns)), cells.columns)
     ax.set_xlabel("p1", labelpad=1)
-    layout.panel_title(ax, f"{title}{where}")
-    for side in ("left", "bottom"):
-        ax.spines[side].set_visible(False)
-    texts = {
-        place: f"{100 * values[place]:.1f}" if title == _REMOVED else number(values[place], 2)
-        for place in cells.places.values()
-        if np.isfinite(values[place])
-    }
-    points = min(style.size("note"), 7.5)
-    if _fit(ax, cells, texts.values(), points):
-        for place, text in texts.items():
-            red, green, blue, _ = image.cmap(image.norm(values[place]))
-            is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            ax.text(
-                place[1] + 0.5, place[0] + 0.5, text, ha="center", va="center", fontsize=points,
-                color="white" if is_dark else style.INK,
-            )  # fmt: skip
-    else:
-        layout.color_scale(ax, image)
+    layout.panel_title(ax, f"{_MAPS[quantity]}{where}")
     if outlined in cells.places:
-        corner = cells.places[outlined][::-1]
-        look: dict[str, Any] = {"edgecolor": style.INK, "linewidth": 1.8, "clip_on": False}
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, **look))
+        row, column = cells.places[outlined]
+        outline(ax, column, row)
 
 
-def _fit(ax: Axes, cells: _Cells, texts: Iterable[str], points: float) -> bool:
-    """Return whether the numbers fit into the cells, before the panel has its final width."""
-    page_width = style.figure_of(ax).get_figwidth()
-    columns = 1 if style.page_format().is_narrow else 2
-    rows = max(style.text_width(row, style.size("tick")) for row in cells.rows)
-    each = (page_width / columns - rows - 0.36) / len(cells.columns)
-    return all(style.text_width(text, points) <= 0.95 * each for text in texts)
-
-
-def _trade_off(ax: Axes, sweep: Sweep) -> list[tuple[str, tuple[float, float]]]:
+def _trade_off(ax: Axes, sweep: Sweep) -> list[tuple[str, list[tuple[float, float]]]]:
     """Draw all settings and the Pareto front; return names and places of those on the front."""
     table = sweep.table[sweep.table["kl"].notna()]
     least = table.loc[table["kl"] > 0, "kl"].min() if (table["kl"] > 0).any() else 1e-6
@@ -215,7 +204,7 @@ def _trade_off(ax: Axes, sweep: Sweep) -> list[tuple[str, tuple[float, float]]]:
     if len(front) > 1:
         ax.plot(
             front["kl"].clip(lower=least / 2), front["near_zero_removed"],
-            drawstyle="steps-post", color=style.MUTED, linewidth=0.9, zorder=0,
+            drawstyle="steps-post", color=style.MUTED, linewidth=0.9, zorder=1.5,
             label="Pareto front",
         )  # fmt: skip
     ax.axvline(
@@ -238,7 +227,7 @@ def _trade_off(ax: Axes, sweep: Sweep) -> list[tuple[str, tuple[float, float]]]:
     return [
         (
             setting_name(row, columns or ["c", "fraction"]),
-            (max(row["kl"], least / 2), row["near_zero_removed"]),
+            [(max(row["kl"], least / 2), row["near_zero_removed"])],
         )
         for row in (front.loc[index] for index in ranked)
     ]
@@ -262,19 +251,42 @@ def sweep_by_layer(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
         own = ["redistribution", "c", "fraction", "p1", "mode"]
         note = f"{setting_name(table.iloc[0], own)}, in one layer at a time"
     note += f" · within KL {sweep.budget_kl:g}: {int(within.sum())} of {len(within)}"
+    columns = [column for column in varied_columns(sweep.table) if column != "layers"]
+    names = [setting_name(part.iloc[0], columns) if columns else "" for part in kinds]
     with style.styled(width) as page:
         inches = page.or_width(7.2)
-        heights = [0.75 if page.is_narrow else 1.0] * len(curves)
+        each = 0.75 if page.is_narrow else 1.0
+        is_map = len(kinds) > MOST_LINES
+        heights = [ROW * len(kinds) if is_map else each] * len(curves)
         figure, axes = layout.stacked(inches, heights)
         for ax, name in zip(axes, curves, strict=True):
-            _draw_curve(ax, name, kinds, sweep.budget_kl)
+            if is_map:
+                _draw_map(ax, name, kinds, names)
+            else:
+                _draw_curve(ax, name, kinds, sweep.budget_kl)
+            layout.panel_title(ax, _CURVES[name])
         share_x_labels(axes, layer_axis(sweep))
-        if len(kinds) > 1:
-            columns = [column for column in varied_columns(sweep.table) if column != "layers"]
-            labels = [setting_name(part.iloc[0], columns) if columns else "" for part in kinds]
-            layout.legend_in_figure(figure, axes[0].containers, labels, "outside upper left")
+        if 1 < len(kinds) <= MOST_LINES:
+            layout.legend_in_figure(figure, axes[0].containers, names, "outside upper left")
         layout.arrange(figure, layout.titled(inches, f"{title} · sweep · act", note), heights)
         return figure
+
+
+def _draw_map(ax: Axes, name: str, kinds: list[pd.DataFrame], names: list[str]) -> None:
+    """Draw a row per setting and a column per layer."""
+    layers = np.unique(np.concatenate([part["layer"].to_numpy(dtype=np.int64) for part in kinds]))
+    rows = [part.drop_duplicates("layer").set_index("layer")[name] for part in kinds]
+    values = np.array([row.reindex(layers).to_numpy(dtype=float) for row in rows])
+    if name in _PERCENT:
+        values = 100 * values
+    signed = name in ("near_zero_removed", "loss_change")
+    scale, colors = value_scale(values), "YlOrBr_r" if name == "top1_agreement" else "YlOrBr"
+    if signed and np.nanmin(values) < 0:
+        scale, colors = change_scale(values, 1e-6), CHANGE
+    elif name == "kl" and np.nanmin(values) > 0:
+        scale = LogNorm(scale.vmin, scale.vmax)
+    draw_heatmap(ax, values, names, layers, scale, colors, [lambda value: number(value, 2)])
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
 
 
 def _draw_curve(ax: Axes, name: str, kinds: list[pd.DataFrame], budget: float) -> None:
@@ -292,9 +304,8 @@ def _draw_curve(ax: Axes, name: str, kinds: list[pd.DataFrame], budget: float) -
         plain_ticks(ax.yaxis)
     if name == "kl":
         ax.axhline(budget, color=style.INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    if name in ("near_zero_removed", "top1_agreement"):
+    if name in _PERCENT:
         percent_ticks(ax.yaxis, "")
     if name == "loss_change":
         ax.axhline(0, color=style.MUTED, linewidth=0.7)
-    layout.panel_title(ax, _CURVES[name])
     integer_ticks(ax)

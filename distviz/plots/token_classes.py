@@ -176,10 +176,11 @@ def token_classes(
             ax.set_ylabel("near-zero share" if is_first else "")
             is_last = index + columns >= len(axes)
             ax.set_xlabel("class, and its number of tokens" if is_last else "")
-        axes[columns - 1 if len(axes) >= columns else -1].legend(
-            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1,
-            handlelength=1.1, handleheight=0.9,
-        )  # fmt: skip
+        if max(len(panel.shares) for panel in bars) > 1:
+            axes[columns - 1 if len(axes) >= columns else -1].legend(
+                loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1,
+                handlelength=1.1, handleheight=0.9,
+            )  # fmt: skip
         arrange(figure, _heading(measured, site, inches), heights)
         return figure
 
@@ -189,11 +190,13 @@ def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
         caption = Line(f"near-zero share by token class · {site} · |x| < ε of A")
         return side_heading(side_names(measured), [caption], width)
     settings = arm_settings(measured)
-    acting = f"{change_name(measured)}: {settings}" if settings else "ARM off"
+    is_paired = any(key.phase == "after" for key in measured.keys)
+    acting = f"{change_name(measured)}: {settings}" if settings and is_paired else "ARM off"
+    band = "|x| < ε of before" if is_paired else "|x| < ε"
     lines = [
         Line.title(model_name(measured)),
         Line(f"near-zero share by token class · {site}", "panel", style.INK),
-        Line(f"|x| < ε of before · {acting}"),
+        Line(f"{band} · {acting}"),
     ]
     return Heading(lines, width)
 

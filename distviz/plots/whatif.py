@@ -7,14 +7,30 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from distviz.errors import RequestError
-from distviz.output import listed
+from distviz.output import plural
 from distviz.plots import layout, style
-from distviz.plots.scales import layers_on_x, log_if_wide, percent_ticks
+from distviz.plots.heatmaps import (
+    CHANGE,
+    LOSS,
+    MOST_LINES,
+    ROW,
+    change_scale,
+    draw_heatmap,
+    outline,
+    value_scale,
+)
+from distviz.plots.labels import label_points
+from distviz.plots.scales import (
+    integer_ticks,
+    layers_on_x,
+    log_if_wide,
+    percent_ticks,
+    share_x_labels,
+)
 from distviz.results import (
     arm_settings,
     change_name,
@@ -27,7 +43,6 @@ from distviz.results import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -41,20 +56,23 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 """Colours of Okabe and Ito, and a marker, for each range."""
 _ORDER = ("mse", "max", "percentile", "none")
-"""The first of these that was requested names the worst layers and is drawn after ARM, too."""
-_FORMATS_CAPTION = (
-    "signal to noise (SQNR, dB) of the quantized values by layer, by how the range is chosen"
-)
+"""The heatmap shows the first of these that was requested."""
 _NAMED = 3
-_MANY = 48
 _LEVELS = ("#56a0c8", "#009e73", "#b8860b", "#d55e00")
 """Colours of the levels drawn by layer, after Okabe and Ito."""
 _DIFFERENT = 0.005
 """Curves that differ by less coincide."""
+_WORST_TO_BEST = ["#7f3b08", "#6a7178", "#b8860b"]
+_MOST_CHANGED = 12
+"""Layers whose change is drawn, half as many on a narrow page."""
+_LEAST_CHANGE = 1.0
+"""Decibels: the scale of changes reaches at least so far."""
+
+Floats = NDArray[np.float64]
 
 
 def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
-    """Draw the SQNR of every format by layer, a line for each range, before and after ARM.
+    """Draw the SQNR of each format in each layer, what ARM changes, and the choice of the range.
 
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
 
@@ -66,74 +84,143 @@ def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None)
     kinds = asked.kinds(site)
     if not kinds:
         raise RequestError(f"the whatif folder holds no number formats at site '{site}'")
-    formats = list(dict.fromkeys(name for name, _ in kinds))
+    formats = list(dict.fromkeys(name for name, _ in kinds))[::-1]
+    mains = {name: next(range_ for range_ in _ORDER if (name, range_) in kinds) for name in formats}
+    layers = np.unique(_layers(asked, site))
+    first, *others = asked.phases(site)
+    sqnr = _sqnr(asked, site, mains, first, layers)
     with style.styled(width) as page:
-        columns = 1 if page.is_narrow else min(len(formats), 2)
-        inches = page.or_width(4.1 * columns)
-        heights = [0.85 if page.is_narrow else 1.24] * -(-len(formats) // columns)
-        figure, cells = layout.grid(inches, heights, columns)
-        marks: dict[str, Artist] = {}
-        panels, titles = [], []
-        for index, name in enumerate(formats):
-            ax = figure.add_subplot(cells[index])
-            ranges = [range_ for one, range_ in kinds if one == name]
-            titles.append(_draw_format(ax, asked, site, name, ranges, marks))
-            layout.panel_title(ax, name)
-            ax.set_xlabel(layer_axis(asked) if index >= len(formats) - columns else "")
-            ax.set_ylabel("SQNR, dB" if index % columns == 0 else "")
-            panels.append(ax)
-        layout.legend_in_figure(figure, list(marks.values()), list(marks), "outside upper left")
-        words = [_FORMATS_CAPTION]
-        if arm_settings(asked) and "after" in asked.phases(site):
-            words.append(f"{change_name(asked)} {arm_settings(asked)}")
-        title = f"{model_name(asked)} · number formats · {site}"
-        layout.arrange(figure, layout.titled(inches, title, " · ".join(words)), heights)
-        for ax, name, worst in zip(panels, formats, titles, strict=True):
-            ax.set_title(name, loc="left", pad=3, weight="bold")
-            _name_worst(ax, name, worst)
+        inches = page.or_width(7.2)
+        row = ROW * (0.9 if page.is_narrow else 1.0)
+        maps = 1 + bool(others)
+        heights = [row * len(formats)] * maps
+        if len(kinds) > len(formats):
+            heights.append(1.5 * row * len(formats))
+        figure, axes = layout.stacked(inches, heights)
+        _draw_sqnr(axes[0], sqnr, mains, layers)
+        layout.panel_title(axes[0], _map_title(asked, mains, first if others else ""))
+        axes[0].set_xlabel(layer_axis(asked))
+        if others:
+            change = _sqnr(asked, site, mains, others[0], layers) - sqnr
+            _draw_change(axes[1], change, formats, layers)
+            layout.panel_title(axes[1], f"change by {change_name(asked)}, dB, where it is largest")
+        for ax in axes[maps:]:
+            _draw_ranges(ax, asked, site, formats, first)
+            layout.panel_title(ax, "SQNR by choice of the range: median layer, worst to best")
+            layout.legend_above(ax, *ax.get_legend_handles_labels())
+        layout.arrange(figure, _formats_heading(asked, site, sqnr, mains, inches), heights)
         return figure
 
 
-def _draw_format(
-    ax: Axes, asked: WhatIf, site: str, name: str, ranges: list[str], marks: dict[str, Artist]
-) -> list[str]:
-    """Draw one format, add the handles of the legend, and return names of the worst layers."""
-    first, *others = asked.phases(site)
-    main = next(range_ for range_ in _ORDER if range_ in ranges)
-    for range_ in ranges:
-        rows = asked.losses(site, name, range_, first)
-        marks[_label(asked, range_)] = _line(
-            ax, rows, gid=f"{name}-{range_}-{first}", **_LOOKS[range_]
-        )
-    for phase in others[:1]:
-        rows = asked.losses(site, name, main, phase)
-        hollow = {"markerfacecolor": "none", "markersize": 5.2, "linewidth": 0, "marker": "D"}
-        hollow["color"] = style.LINE.get(phase, style.INK)
-        marks[f"{phase}, {_label(asked, main)}"] = _line(
-            ax, rows, gid=f"{name}-{main}-{phase}", **hollow
-        )
-    worst = least_first(asked.losses(site, name, main, first), "sqnr_db", _NAMED)
-    for row in worst:
-        ax.axvline(row["layer"], color=style.BAND, linewidth=4, alpha=0.55, zorder=0.3, gid="worst")
-    layers_on_x(ax, _layers(asked, site))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.margins(y=0.1)
-    return [f"{place_name(row)} ({decibels(row['sqnr_db'])})" for row in worst]
+def _sqnr(
+    asked: WhatIf, site: str, mains: dict[str, str], phase: str, layers: NDArray[np.int64]
+) -> Floats:
+    """Return the SQNR in dB, float64 (formats, layers)."""
+    rows = [
+        _by_layer(asked.losses(site, name, range_, phase), "sqnr_db", layers)
+        for name, range_ in mains.items()
+    ]
+    return np.array(rows)
 
 
-def _layers(asked: WhatIf, site: str) -> Any:
-    return asked.table.loc[asked.table["site"] == site, "layer"].to_numpy()
+def _by_layer(rows: pd.DataFrame, column: str, layers: NDArray[np.int64]) -> Floats:
+    """Return the smallest value of each layer (of all stacks), float64 (layers,)."""
+    least = rows.groupby("layer")[column].min()
+    return least.reindex(layers).to_numpy(dtype=np.float64)
 
 
-def _name_worst(ax: Axes, title: str, named: list[str]) -> None:
-    """Name the layers that lose most, as many as fit beside the title."""
-    points = style.size("tick")
-    free = layout.width_of(ax) - style.text_width(title, style.size("panel"), "bold") - 0.1
-    for number in range(len(named), 0, -1):
-        text = f"worst {listed('layer', ', '.join(named[:number]))}"
-        if style.text_width(text, points) <= free:
-            ax.set_title(text, loc="right", pad=3, fontsize=points)
-            return
+def _draw_sqnr(ax: Axes, sqnr: Floats, mains: dict[str, str], layers: NDArray[np.int64]) -> None:
+    """Draw a row per format; outline its worst layer."""
+    draw_heatmap(
+        ax, sqnr, list(mains), layers, value_scale(sqnr), LOSS, [decibels, _whole], gid="sqnr"
+    )
+    integer_ticks(ax)
+    ax.grid(visible=False)
+    for row, values in enumerate(sqnr):
+        if np.isfinite(values).any() and len(layers) > 1:
+            outline(ax, float(layers[np.nanargmin(values)]), row)
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}".replace("-", "−") if np.isfinite(value) else "∞"
+
+
+def _draw_change(ax: Axes, change: Floats, formats: list[str], layers: NDArray[np.int64]) -> None:
+    """Draw the layers that change most, in the order of depth."""
+    size = np.abs(np.nan_to_num(change, posinf=0.0, neginf=0.0)).max(axis=0)
+    most = _MOST_CHANGED // 2 if style.page_format().is_narrow else _MOST_CHANGED
+    picked = np.sort(np.argsort(-size, kind="stable")[: max(min(most, (size > 0).sum()), 1)])
+    scale = change_scale(change, _LEAST_CHANGE)
+    draw_heatmap(
+        ax, change[:, picked], formats, np.arange(len(picked)), scale, CHANGE, [_signed],
+        gid="change",
+    )  # fmt: skip
+    ax.set_xticks(range(len(picked)), [str(layer) for layer in layers[picked]])
+    ax.set_xlabel("layer", labelpad=1)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0"
+
+
+def _map_title(asked: WhatIf, mains: dict[str, str], phase: str) -> str:
+    ranges = list(dict.fromkeys(_label(asked, range_) for range_ in mains.values()))
+    how = f"range {ranges[0]}" if len(ranges) == 1 else "by the best range requested"
+    return ", ".join(filter(None, ["SQNR, dB", how, phase]))
+
+
+def _draw_ranges(ax: Axes, asked: WhatIf, site: str, formats: list[str], phase: str) -> None:
+    """Draw a mark at the median layer for each format and range, and a line from worst to best."""
+    known = [range_ for range_ in _LOOKS if range_ in {range_ for _, range_ in asked.kinds(site)}]
+    marks = style.page_format().marks
+    for index, range_ in enumerate(known):
+        places, medians = [], []
+        for row, name in enumerate(formats):
+            if (name, range_) not in asked.kinds(site):
+                continue
+            values = asked.losses(site, name, range_, phase)["sqnr_db"].to_numpy(np.float64)
+            values = values[np.isfinite(values)]
+            if values.size:
+                y = row + 0.18 * ((len(known) - 1) / 2 - index)
+                places.append(y)
+                medians.append(float(np.median(values)))
+                ax.hlines(
+                    y, values.min(), values.max(), linewidth=1.1, alpha=0.6,
+                    color=_LOOKS[range_]["color"], gid=f"{name}-{range_}-span",
+                )  # fmt: skip
+        ax.plot(
+            medians, places, linestyle="none", markersize=5 * marks, label=_label(asked, range_),
+            gid=f"median-{range_}", **_LOOKS[range_],
+        )  # fmt: skip
+    ax.set_yticks(range(len(formats)), formats)
+    ax.set_ylim(-0.5, len(formats) - 0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color=style.GRID, linewidth=0.6)
+    ax.set_xlabel("SQNR, dB", labelpad=1)
+
+
+def _formats_heading(
+    asked: WhatIf, site: str, sqnr: Floats, mains: dict[str, str], width: float
+) -> layout.Heading:
+    lines = [layout.Line.title(f"{model_name(asked)} · number formats · {site}")]
+    if arm_settings(asked) and len(asked.phases(site)) > 1:
+        lines.append(layout.Line(f"{change_name(asked)}: {arm_settings(asked)}"))
+    worst: dict[str, list[str]] = {}
+    phase = asked.phases(site)[0]
+    for name, range_ in reversed(mains.items()):
+        for row in least_first(asked.losses(site, name, range_, phase), "sqnr_db", 1):
+            if np.isfinite(row["sqnr_db"]):
+                found = f"{name} {decibels(row['sqnr_db'])} dB"
+                worst.setdefault(place_name(row), []).append(found)
+    if sqnr.shape[1] > 1 and worst:
+        words = [f"{layer} ({', '.join(found)})" for layer, found in worst.items()]
+        text = f"Worst layer (outlined): {', '.join(words)}"
+        lines.append(layout.Line(text, "panel", style.INK, "bold", gid="worst"))
+    return layout.Heading(lines, width)
+
+
+def _layers(asked: WhatIf, site: str) -> NDArray[np.int64]:
+    return asked.table.loc[asked.table["site"] == site, "layer"].to_numpy(dtype=np.int64)
 
 
 def _label(asked: WhatIf, range_: str) -> str:
@@ -146,24 +233,10 @@ def _label(asked: WhatIf, range_: str) -> str:
     }[range_]
 
 
-def _line(ax: Axes, rows: pd.DataFrame, **look: Any) -> Artist:
-    """Draw one line for each stack; lossless and undefined values are left out."""
-    handle: Artist | None = None
-    for _, part in rows.groupby("stack", sort=False):
-        values = part["sqnr_db"].to_numpy(dtype=np.float64)
-        shown = {"linewidth": 1.2, "markersize": 3.2 if len(part) <= _MANY else 1.8} | look
-        shown["markersize"] *= style.page_format().marks
-        (handle,) = ax.plot(
-            part["layer"], np.where(np.isfinite(values), values, np.nan), **shown, zorder=3
-        )
-    if handle is None:
-        (handle,) = ax.plot([], [], **look)
-    return handle
-
-
 def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
-    """Draw the energy kept against the share of zeros, and energy and threshold by layer.
+    """Draw the energy kept against the share of zeros, by layer, and the threshold.
 
+    Models of more than a few layers have curves of the worst, the median and the best layer.
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
 
     Raises
@@ -174,26 +247,33 @@ def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) ->
     levels = asked.levels(site)
     if not levels:
         raise RequestError(f"the whatif folder holds no levels of sparsity at site '{site}'")
-    chosen = _spread(levels)
+    layers = np.unique(_layers(asked, site))
+    first, *others = asked.phases(site)
     with style.styled(width) as page:
         inches = page.or_width(7.2)
-        heights = [1.7, 0.85, 0.85] if page.is_narrow else [2.7, 1.2, 1.2]
+        high, low = (1.7, 0.85) if page.is_narrow else (2.4, 1.2)
+        heights = [high, max(0.8 * ROW * len(levels), 0.4), low]
         figure, (curves, kept, thresholds) = layout.stacked(inches, heights)
-        _draw_by_layer(kept, asked, site, chosen, "l2_kept")
-        percent_ticks(kept.yaxis)
-        kept.tick_params(labelbottom=False)
-        layout.panel_title(kept, "energy kept, by layer")
-        layout.legend_above(kept, *kept.get_legend_handles_labels())
-        _draw_by_layer(thresholds, asked, site, chosen, "threshold")
-        thresholds.set_xlabel(layer_axis(asked))
-        lines = [np.asarray(line.get_ydata(), float) for line in thresholds.get_lines()]
-        is_log = log_if_wide(thresholds, np.concatenate(lines), span=10)
-        title = "threshold: largest magnitude made zero, by layer"
-        layout.panel_title(thresholds, title + " (log)" * is_log)
-        layout.panel_title(curves, f"energy kept: sum of x² that is left, {asked.phases(site)[0]}")
-        changed = _draw_curves(curves, asked, site)
-        layout.arrange(figure, _zeros_heading(asked, site, chosen, inches), heights)
-        layout.label_points(curves, changed, style.DARK["after"])
+        named = _draw_curves(curves, asked, site)
+        phase = f", {first}" * bool(others)
+        layout.panel_title(curves, f"energy kept: sum of x² that is left{phase}")
+        values = np.array(
+            [_by_layer(asked.thinned(site, level, first), "l2_kept", layers) for level in levels]
+        )
+        draw_heatmap(
+            kept, 100 * values, [f"{100 * level:g} %" for level in levels], layers,
+            value_scale(100 * values), LOSS, [lambda share: f"{share:.1f}", _whole], gid="kept",
+        )  # fmt: skip
+        kept.set_ylabel("zeros")
+        layout.panel_title(kept, f"energy kept by layer, %{phase}")
+        _draw_thresholds(thresholds, asked, site, _spread(levels))
+        for ax in (kept, thresholds):
+            layers_on_x(ax, layers)
+        kept.grid(visible=False)
+        share_x_labels([kept, thresholds], layer_axis(asked))
+        layout.arrange(figure, _zeros_heading(asked, site, inches), heights)
+        for color, labels in named.items():
+            label_points(curves, labels, color)
         return figure
 
 
@@ -203,12 +283,20 @@ def _spread(levels: list[float]) -> list[float]:
     return sorted(levels[::-1][::step][: len(_LEVELS)])
 
 
-def _zeros_heading(asked: WhatIf, site: str, chosen: list[float], width: float) -> layout.Heading:
-    level = min(chosen, key=lambda one: abs(one - 0.5))
+def _middle(asked: WhatIf, site: str) -> float:
+    """Return the level nearest to a half."""
+    return min(asked.levels(site), key=lambda one: abs(one - 0.5))
+
+
+def _zeros_heading(asked: WhatIf, site: str, width: float) -> layout.Heading:
+    level = _middle(asked, site)
     rows = asked.thinned(site, level, asked.phases(site)[0])
     least = least_first(rows, "l2_kept", _NAMED)
-    named = (f"{place_name(row)} ({percent(row['l2_kept'])})" for row in least)
-    text = f"At {100 * level:g} % zeros least energy is kept in {listed('layer', ', '.join(named))}"
+    named = [f"{place_name(row)} ({percent(row['l2_kept'])})" for row in least]
+    text = ""
+    if named:
+        noun = plural("layer") if len(named) > 1 else "layer"
+        text = f"At {100 * level:g} % zeros least energy is kept in {noun} {', '.join(named)}"
     lines = [
         layout.Line.title(f"{model_name(asked)} · smallest magnitudes made zero · {site}"),
         layout.Line(text, "panel", style.INK, "bold", gid="least"),
@@ -216,89 +304,119 @@ def _zeros_heading(asked: WhatIf, site: str, chosen: list[float], width: float) 
     return layout.Heading(lines, width)
 
 
-def _curves(asked: WhatIf, site: str, phase: str) -> dict[tuple[str, int], pd.DataFrame]:
-    """Return the rows of each (stack, layer), by share of zeros."""
+Place = tuple[str, int]
+Labels = dict[str, list[tuple[str, list[tuple[float, float]]]]]
+"""By colour: names and the points where they may stand."""
+
+
+def _curves(asked: WhatIf, site: str, phase: str) -> dict[Place, pd.DataFrame]:
+    """Return the rows of each (stack, layer), by share of zeros, without layers of NaN."""
     rows = pd.concat([asked.thinned(site, level, phase) for level in asked.levels(site)])
-    places = zip(rows["stack"], rows["layer"], strict=True)
+    rows = rows[rows["l2_kept"].notna()]
+    places = zip(rows["stack"].tolist(), rows["layer"].tolist(), strict=True)
     return {
         (stack, layer): rows[(rows["stack"] == stack) & (rows["layer"] == layer)]
         for stack, layer in dict.fromkeys(places)
     }
 
 
-def _draw_curves(ax: Axes, asked: WhatIf, site: str) -> list[tuple[str, tuple[float, float]]]:
-    """Draw one line for each layer, coloured by depth; after ARM, dashed, where it differs.
+def _chosen(curves: dict[Place, pd.DataFrame]) -> dict[Place, str]:
+    """Name the layers that are drawn: all, or the worst, the median and the best of many."""
+    if len(curves) <= MOST_LINES:
+        return {place: _layer(place) for place in curves}
+    means = {place: float(rows["l2_kept"].mean()) for place, rows in curves.items()}
+    ranked = sorted(means, key=lambda place: means[place])
+    picked = zip(("worst", "median", "best"), (0, len(ranked) // 2, -1), strict=True)
+    return {ranked[index]: f"{word}: {_layer(ranked[index])}" for word, index in picked}
 
-    Returns names and ends of the dashed lines.
-    """
+
+def _layer(place: Place) -> str:
+    return f"layer {place_name({'stack': place[0], 'layer': place[1]})}"
+
+
+def _draw_curves(ax: Axes, asked: WhatIf, site: str) -> Labels:
+    """Draw a line per chosen layer; after ARM, dashed, where it differs most; return names."""
     first, *others = asked.phases(site)
     curves = _curves(asked, site, first)
-    low, high = (function(layer for _, layer in curves) for function in (min, max))
-    colors = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.92, 256)))
-    scale = Normalize(low, max(high, low + 1))
-    for (_, layer), rows in curves.items():
-        ax.plot(
-            rows["zeros"], rows["l2_kept"], color=colors(scale(layer)), linewidth=1.0,
-            marker=".", markersize=3, gid=f"layer-{layer}-{first}",
-        )  # fmt: skip
-    named = []
+    chosen = _chosen(curves)
+    named: Labels = {}
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, max(len(chosen), 2)))
+    few = len(chosen) == len(curves)
+    colors = [mpl.colors.to_hex(shade) for shade in shades] if few else _WORST_TO_BEST
+    for color, (place, name) in zip(colors, chosen.items(), strict=False):
+        _draw_curve(ax, curves[place], named, name, color, gid=f"layer-{place[1]}-{first}")
     for phase in others[:1]:
-        for place, rows in _curves(asked, site, phase).items():
-            same = curves.get(place)
-            if same is not None and np.allclose(
-                rows["l2_kept"], same["l2_kept"], atol=_DIFFERENT, rtol=0, equal_nan=True
-            ):
-                continue
-            (line,) = ax.plot(
-                rows["zeros"], rows["l2_kept"], color=style.LINE["after"], linewidth=1.4,
-                linestyle=(0, (4, 2)), gid=f"layer-{place[1]}-{phase}", zorder=4,
+        after = _curves(asked, site, phase)
+        moved = {place: _distance(rows, curves.get(place)) for place, rows in after.items()}
+        most = sorted(moved, key=lambda place: -moved[place])[: len(chosen) if few else 1]
+        for place in sorted(place for place in most if moved[place] > _DIFFERENT):
+            if place not in chosen:
+                look = {"color": style.LINE["before"], "gid": f"layer-{place[1]}-{first}"}
+                _draw_curve(ax, curves[place], named, f"{_layer(place)}, {first}", **look)
+            _draw_curve(
+                ax, after[place], named, f"{_layer(place)}, {phase}", style.LINE["after"],
+                gid=f"layer-{place[1]}-{phase}", linestyle=(0, (4, 2)), linewidth=1.4, zorder=4,
             )  # fmt: skip
-            end = (float(rows["zeros"].iloc[-1]), float(rows["l2_kept"].iloc[-1]))
-            named.append((f"layer {place[1]}", end))
-        if named:
-            label = f"{phase}, where the difference exceeds {100 * _DIFFERENT:g} %"
-            layout.legend_above(ax, [line], [label])
     for axis in (ax.xaxis, ax.yaxis):
         percent_ticks(axis)
-    ax.set_xlim(0, 1)
-    ax.set_ylim(top=1.01)
+    ax.margins(x=0.04, y=0.08)
     ax.grid(color=style.GRID, linewidth=0.6)
     ax.set_xlabel("values that are zero", labelpad=1)
-    if low < high:
-        _add_depth(ax, ScalarMappable(scale, colors))
     return named
 
 
-def _add_depth(ax: Axes, mappable: ScalarMappable) -> None:
-    """Put the colour scale of the layers into the panel."""
-    bar = style.figure_of(ax).colorbar(
-        mappable, cax=ax.inset_axes((0.03, 0.09, 0.3, 0.035)), orientation="horizontal"
-    )
-    bar.outline.set_visible(False)
-    bar.ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    bar.ax.tick_params(labelsize=7.0, length=2, pad=1)
-    bar.ax.set_title("layer", fontsize=style.size("note"), pad=2, loc="left", color=style.MUTED)
+def _draw_curve(
+    ax: Axes, rows: pd.DataFrame, named: Labels, name: str, color: str, **look: Any
+) -> None:
+    """Draw one curve and note where its label may stand: at its end, or before."""
+    x, y = (rows[column].to_numpy(dtype=np.float64) for column in ("zeros", "l2_kept"))
+    shown: dict[str, Any] = {"linewidth": 1.1, "marker": ".", "markersize": 3} | look
+    ax.plot(x, y, color=color, **shown)
+    points = list(zip(x.tolist()[::-1], y.tolist()[::-1], strict=True))
+    named.setdefault(color, []).append((name, points[: len(points) // 2 + 1]))
 
 
-def _draw_by_layer(ax: Axes, asked: WhatIf, site: str, chosen: list[float], column: str) -> None:
+def _distance(rows: pd.DataFrame, others: pd.DataFrame | None) -> float:
+    """Return the largest difference of the energy kept, 1 if the other curve is missing."""
+    if others is None or len(rows) != len(others):
+        return 1.0
+    return float(np.abs(rows["l2_kept"].to_numpy() - others["l2_kept"].to_numpy()).max())
+
+
+def _draw_thresholds(ax: Axes, asked: WhatIf, site: str, chosen: list[float]) -> None:
+    """Draw a line per level by layer; hollow marks after ARM."""
     first, *others = asked.phases(site)
     marks = style.page_format().marks
     hollow: dict[str, Any] = {
         "marker": "D",
         "markersize": 5 * marks,
         "markerfacecolor": "none",
-        "linewidth": 0.0,
+        "markeredgewidth": 0.8,
     }
     for level, color in zip(chosen, _LEVELS[-len(chosen) :], strict=True):
         filled: dict[str, Any] = {"marker": "o", "markersize": 3 * marks, "linewidth": 1.2}
         filled["label"] = f"{100 * level:g} % zeros"
-        for phase in (first, *others[:1]):
-            for _, rows in asked.thinned(site, level, phase).groupby("stack", sort=False):
-                ax.plot(
-                    rows["layer"], rows[column], color=color, gid=f"{column}-{level:g}-{phase}",
-                    markeredgewidth=0.8, **(filled if phase == first else hollow),
-                )  # fmt: skip
+        before = asked.thinned(site, level, first)
+        for _, rows in before.groupby("stack", sort=False):
+            ax.plot(
+                rows["layer"], rows["threshold"], color=color, gid=f"threshold-{level:g}-{first}",
+                **filled,
+            )  # fmt: skip
+        for phase in others[:1]:
+            both = before.merge(asked.thinned(site, level, phase), on=["stack", "layer"])
+            ratio = both["threshold_y"] / both["threshold_x"]
+            moved = both[(ratio - 1).abs() > _DIFFERENT]
+            ax.plot(
+                moved["layer"], moved["threshold_y"], color=color,
+                gid=f"threshold-{level:g}-{phase}", **hollow,
+            )  # fmt: skip
     for phase in others[:1]:
-        ax.plot([], [], color=style.INK, label=phase, **hollow)
-    layers_on_x(ax, _layers(asked, site))
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.plot(
+            [], [], color=style.INK, label=f"{phase}, where it differs", linewidth=0.0, **hollow
+        )
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
+    is_log = log_if_wide(ax, values, span=10)
+    if not is_log:
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    layout.panel_title(ax, "threshold: largest magnitude made zero" + " (log)" * is_log)
+    layout.legend_above(ax, *ax.get_legend_handles_labels())

@@ -12,7 +12,8 @@ from distviz.output import counted, listed
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Section
-from distviz.results import number, percent
+from distviz.results import number, percent, series_names
+from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
     from distviz.results import Run
@@ -25,10 +26,11 @@ Place = tuple[str, str, int, str]
 """Stack, site, layer and module."""
 
 
-def series_name(module: str, layer: int, stack: str) -> str:
-    """Return the name of a curve by layer: a module path without the layer's number."""
-    name = module.replace(f".{layer}.", ".*.", 1)
-    return name if stack == "decoder" else f"{stack}: {name}"
+def module_kinds(rows: pd.DataFrame) -> list[str]:
+    """Return the module of each row without its layer: rows of one kind are joined by a line."""
+    keys = [SiteKey(*row) for row in rows[list(SiteKey._fields)].itertuples(index=False)]
+    names = series_names(keys)
+    return [names[key] if key.stack == "decoder" else f"{key.stack}: {names[key]}" for key in keys]
 
 
 def largest_channels(run: Run) -> dict[Place, list[list[str]]]:
@@ -86,12 +88,15 @@ def channel_section(run: Run) -> Section | None:
         return None
     blocks: list[Block] = []
     for site in dict.fromkeys(before["site"]):
-        groups = before[before["site"] == site].groupby(["stack", "layer", "module"], sort=False)
+        here = before[before["site"] == site]
+        groups = here.assign(kind=module_kinds(here)).groupby(
+            ["layer", "module", "kind"], sort=False
+        )
         rows = []
-        for (stack, layer, module), absmax in groups["absmax"]:
+        for (layer, _, kind), absmax in groups["absmax"]:
             finite = absmax[absmax.map(math.isfinite)]
             rows.append(
-                {"place": int(layer), "kind": series_name(str(module), int(layer), str(stack))}
+                {"place": int(layer), "kind": str(kind)}
                 | {"most": float(finite.max()), "median": float(finite.median())}
                 if len(finite)
                 else {"place": int(layer), "kind": ""}

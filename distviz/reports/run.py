@@ -13,7 +13,7 @@ from distviz.output import counted
 from distviz.plots import layer_lines, layer_series
 from distviz.reports import charts
 from distviz.reports.cells import data_table
-from distviz.reports.channels import channel_section, series_name
+from distviz.reports.channels import channel_section, module_kinds
 from distviz.reports.histogram_charts import PAIRED
 from distviz.reports.histogram_data import paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
@@ -122,8 +122,7 @@ def depth_sections(run: Run) -> list[Section]:
 def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
     """Return one statistic by layer; None if it has no finite value."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in records(stats[[*_KEY, name]]):
-        kind = series_name(row["module"], row["layer"], row["stack"])
+    for kind, row in zip(module_kinds(stats), records(stats[[*_KEY, name]]), strict=True):
         here = rows.setdefault((kind, row["layer"]), {"place": row["layer"], "kind": kind})
         here[row["phase"]] = row[name]
     series = {k: v for k, v in _PAIR.items() if any(r.get(k) is not None for r in rows.values())}

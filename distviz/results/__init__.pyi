@@ -10,6 +10,7 @@ from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
 from .labels import arm_settings as arm_settings
 from .labels import change_name as change_name
+from .labels import chosen_layers as chosen_layers
 from .labels import decibels as decibels
 from .labels import distance_name as distance_name
 from .labels import filler_name as filler_name
@@ -23,6 +24,7 @@ from .labels import number as number
 from .labels import percent as percent
 from .labels import place_name as place_name
 from .labels import sample_name as sample_name
+from .labels import series_names as series_names
 from .labels import side_names as side_names
 from .loading import load as load
 from .meanings import meanings_of as meanings_of

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distviz.output import counted, listed, visible
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
     from distviz.results.filler_study import FillerStudy
     from distviz.results.run import Run
+    from distviz.sites import SiteKey
 
 _MOST_LAYERS = 6
 """Layers named in a list; more are cut."""
@@ -180,6 +182,35 @@ def layer_names(layers: Sequence[int]) -> str:
     """Return ``layer 0`` or ``layers 0, 2, 5``; a long list is cut."""
     names = ", ".join(map(str, layers[:_MOST_LAYERS])) + ", …" * (len(layers) > _MOST_LAYERS)
     return listed("layer", names)
+
+
+def chosen_layers(run: Described, layers: Iterable[int]) -> str:
+    """Return ``all layers`` if these are all of the model, otherwise their names."""
+    own, n_layers = sorted(set(layers)), model_layers(run.manifest)
+    if len(own) > 1 and n_layers and set(range(n_layers)) <= set(own):
+        return "all layers"
+    return layer_names(own)
+
+
+def series_names(places: Iterable[SiteKey]) -> dict[SiteKey, str]:
+    """Name the module of each place without its layer: one name for a module of all layers.
+
+    The index of the layer becomes ``*`` wherever it stands in the path. If a path has several
+    numbers, that of the layer is the first that equals the layer in all paths of this form.
+    """
+    alike: dict[tuple[str, ...], list[tuple[SiteKey, list[str]]]] = {}
+    for key in places:
+        parts = re.split(r"(\d+)", key.module)
+        alike.setdefault((key.stack, key.site, *parts[::2]), []).append((key, parts))
+    names = {}
+    for group in alike.values():
+        numbers = range(1, len(group[0][1]), 2)
+        fitting = (at for at in numbers if all(int(parts[at]) == key.layer for key, parts in group))
+        at = next(fitting, None)
+        for key, parts in group:
+            shown = parts if at is None else [*parts[:at], "*", *parts[at + 1 :]]
+            names[key] = "".join(shown)
+    return names
 
 
 def sample_name(run: Described, side: str = "") -> str:

@@ -26,7 +26,8 @@ def texts_shown(figure: Figure) -> list[tuple[Text, Bbox]]:
     renderer = canvas.get_renderer()
     hidden = set(map(id, _ticks_outside(figure)))
     return [
-        (text, text.get_window_extent(renderer))
+        # Without the arrow of an annotation.
+        (text, Text.get_window_extent(text, renderer))
         for text in figure.findobj(Text)
         if text.get_text().strip() and text.get_visible() and id(text) not in hidden
     ]

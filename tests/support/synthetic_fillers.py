@@ -20,8 +20,11 @@ DISTANCES = (-3, -2, -1, 1, 2, 3, 4, 5, 6)
 and those before not at all."""
 
 
-def study() -> FillerStudy:
-    """Three layers, two counts, twelve prompts; layer 1 changes with 16 filler tokens alone."""
+def study(*, is_causal: bool = False) -> FillerStudy:
+    """Three layers, two counts, twelve prompts; layer 1 changes with 16 filler tokens alone.
+
+    Tokens before the filler change by noise, or not at all as in a causal model.
+    """
     rng = np.random.default_rng(11)
     values = {place(layer, "before"): rng.standard_normal(200, np.float32) for layer in LAYERS}
     text = {"documents": PROMPTS, "tokens": 240, "counted": 230, "sha256": "s"}
@@ -38,6 +41,8 @@ def study() -> FillerStudy:
         "model": runs[0].manifest["model"], "text": text,
     }  # fmt: skip
     tokens = _tokens(rng)
+    if is_causal:
+        tokens.loc[tokens["distance"] < 0, list(SIZES)] = 0.0
     return FillerStudy(
         manifest,
         runs,

@@ -2,95 +2,68 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 import pytest
 from support import synthetic_fillers
 from support.artists import shown_text
-from support.legibility import problems
-from support.synthetic_comparisons import make
-from support.synthetic_runs import place, run_of, silu_run
+from support.figure_checks import problems
+from support.figure_results import RESULTS, result_of
+from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
 
 from distviz import plots
-from distviz.plots import figures as drawings
-from distviz.studies import comparison as comparing
-from distviz.studies import whatif as questions
-
-if TYPE_CHECKING:
-    from distviz.results.result import Result
+from distviz.plots.figures import figure_specs
+from distviz.results.run import Run
 
 INCHES = {"single": 3.25, "double": 6.75}
-LONG = "organisation/a-model-with-quite-a-long-name-70B-Instruct-v0.2"
-
-
-def _wide_range() -> Any:
-    """Large counts, a far tail, and two ARM layers, so that every part of the figure is there."""
-    rng = np.random.default_rng(2)
-    arriving = np.concatenate([rng.normal(size=20_000), [900.0, -700.0]]).astype(np.float32)
-    leaving = arriving[np.abs(arriving) < 0.05]
-    values = {}
-    for layer in range(30):
-        values[place(layer, "before")] = arriving * np.float32(1 + layer)
-        values[place(layer, "after")] = np.where(np.abs(arriving) < 0.05, arriving + 1, arriving)
-    values[place(1, "arm_input")] = arriving
-    values[place(1, "moved_before")] = leaving
-    values[place(1, "moved_after")] = leaving + np.float32(1)
-    arm = {"c": 0.13, "p1": 99.5, "layers": [1], "fraction": None, "percentile_of": "magnitude"}
-    return run_of(values, model={"name": LONG, "activation": "silu", "layers": 30}, arm=arm)
-
-
-def _results() -> dict[str, Result]:
-    first, second = make(1).run, make(2, scale=1.3, tokens=8, model={"name": LONG, "layers": 3}).run
-    return {
-        "run": silu_run().run,
-        "wide": _wide_range(),
-        "classes": first,
-        "comparison": comparing.compare_runs(first, second),
-        "depths": comparing.compare_runs(make(3, layers=5).run, first),
-        "filler": synthetic_fillers.study(),
-        "sweep": sweep_of(),
-        "by layer": sweep_of(by_layer=True),
-        "whatif": questions.evaluate_whatif(silu_run().run, questions.parse_whatif(), "run"),
-    }
-
-
-def _figures() -> list[tuple[str, drawings.FigureSpec]]:
-    found = []
-    for result_name, result in _results().items():
-        drawn = drawings.figure_specs(result)
-        for name, drawing in list(drawn.items())[:2] + list(drawn.items())[3:]:
-            if "_0" not in name or not name.startswith("layer_0") or name[:9] <= "layer_001":
-                found.append((f"{result_name}: {name}", drawing))
-    return found
-
-
-FIGURES = _figures()
+LEAST_POINTS = {None: 6.5, "single": 7.0, "double": 7.0}
+FAST = {("run", "single"), ("comparison", "single"), ("several", "double"), ("one layer", "single")}
+FAST |= {("causal filler", "single"), ("sweep", "single"), ("by layer", "double")}
+FAST |= {("whatif", None), ("whatif gaps", "single"), ("no ARM", None)}
+"""What is checked at every run of the tests; the rest is extended."""
 KINDS = {"paired", "overview", "classes", "compared", "filler", "positions", "by-count"} | {
     "sweep", "formats", "zeros",
 }  # fmt: skip
 
 
 def test_every_kind_is_tried() -> None:
-    assert {drawing.kind for _, drawing in FIGURES} == KINDS
+    found = {spec.kind for name in RESULTS for spec in figure_specs(result_of(name)).values()}
+    assert found == KINDS
 
 
-@pytest.mark.parametrize("width", ["single", "double"])
-@pytest.mark.parametrize("drawing", [d for _, d in FIGURES], ids=[name for name, _ in FIGURES])
-def test_nothing_is_cut_small_or_on_top_of_something(
-    drawing: drawings.FigureSpec, width: str
-) -> None:
-    figure = drawing(width)
-    assert figure.get_figwidth() == INCHES[width]
-    assert figure.get_figheight() < 10
-    assert problems(figure) == []
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        pytest.param(
+            name, width, marks=() if (name, width) in FAST else pytest.mark.extended,
+            id=f"{name} {width or 'screen'}",
+        )
+        for name in RESULTS
+        for width in LEAST_POINTS
+    ],
+)  # fmt: skip
+def test_every_figure_can_be_read_at_its_own_size(name: str, width: str | None) -> None:
+    """Nothing cut, small, on top of something, repeated, or half empty."""
+    found = []
+    for file, spec in figure_specs(result_of(name)).items():
+        if file.startswith("layer_") and file[:9] > "layer_001":
+            continue
+        figure = spec(width)
+        assert width is None or figure.get_figwidth() == INCHES[width]
+        assert width is None or figure.get_figheight() < 10
+        found += [f"{file}: {what}" for what in problems(figure, LEAST_POINTS[width])]
+    assert found == []
 
 
 @pytest.mark.parametrize("log", [True, False])
 def test_both_scales_fit(log: bool) -> None:
     for width in INCHES:
-        assert problems(plots.paired(_wide_range(), 1, log=log, width=width)) == []
+        assert problems(plots.paired(_several(), 1, log=log, width=width)) == []
+
+
+def _several() -> Run:
+    run = result_of("several")
+    assert isinstance(run, Run)
+    return run
 
 
 def test_the_check_itself_sees_what_cannot_be_read() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support import synthetic_fillers
-from support.artists import artists
+from support.artists import artists, shown_text
 from support.synthetic_fillers import COUNTS, LAYERS
 
 from distviz import plots
@@ -44,6 +44,17 @@ def test_one_layer_by_number_of_filler_tokens(study: FillerStudy) -> None:
         assert list(curve.get_xdata()) == list(COUNTS)
         rows = study.table[(study.table["quantity"] == quantity) & (study.table["layer"] == 1)]
         np.testing.assert_array_equal(curve.get_ydata(), rows["estimate"])
+
+
+def test_tokens_that_cannot_change_are_left_out() -> None:
+    causal = synthetic_fillers.study(is_causal=True)
+    figure = plots.filler_positions(causal, 16, "act")
+    rows = causal.positions[causal.positions["filler_count"] == 16]
+    behind = sorted({low for low in rows["distance_low"] if low > 0})
+    assert len(behind) < rows["distance_low"].nunique()
+    for axes in figure.axes[:3]:
+        assert axes.get_images()[0].get_array().shape == (len(LAYERS), len(behind))
+    assert "tokens before the filler do not change" in shown_text(figure)
 
 
 def test_maps_hold_the_changes_by_distance(study: FillerStudy) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.artists import artists, line_data
+from support.artists import artists, line_data, shown_text
+from support.figure_results import result_of
 from support.golden_images import assert_golden
 from support.synthetic_runs import Synthetic, place, run_of
 
 from distviz import plots
 from distviz.errors import RequestError
+from distviz.plots.figures import figure_specs
+
+if TYPE_CHECKING:
+    from distviz.results.run import Run
 
 
 def test_the_overview_holds_every_layer(synthetic: Synthetic) -> None:
@@ -42,6 +49,65 @@ def test_the_overview_works_for_one_and_many_layers(layers: int) -> None:
     left, right = figure.axes[0].get_xlim()
     assert left < 0
     assert right > layers - 1
+
+
+@pytest.mark.parametrize(
+    "path", ["model.layers.{}", "h.{}.out", "{}.block", "layer_{}.mlp", "experts.2.layers.{}.down"]
+)
+def test_points_are_joined_wherever_the_layer_stands_in_the_path(path: str) -> None:
+    values = np.linspace(-1, 1, 40, dtype=np.float32)
+    run = run_of({place(i, "before", module=path.format(i)): values for i in range(4)})
+    (one,) = plots.layer_series(run)
+    assert one.layers.tolist() == [0, 1, 2, 3]
+    assert one.name == f"decoder:{path.format('*')}"
+    assert line_data(plots.overview(run), "std-before")[0] == [0, 1, 2, 3]
+
+
+def test_experts_are_one_line_each_or_a_range() -> None:
+    rng = np.random.default_rng(0)
+
+    def run_with(experts: int) -> Run:
+        return run_of(
+            {
+                place(i, "before", module=f"layers.{i}.experts.{e}.down"): rng.standard_normal(50)
+                for i in range(4)
+                for e in range(experts)
+            }
+        )
+
+    few, many = run_with(3), run_with(5)
+    assert [one.name for one in plots.layer_series(few)] == [
+        f"decoder:layers.*.experts.{e}.down" for e in range(3)
+    ]
+    assert len(plots.overview(few).axes[1].get_lines()) == 3
+    ax = plots.overview(many).axes[1]
+    (line,) = ax.get_lines()
+    spread = np.array([one.values["std", "before"] for one in plots.layer_series(many)])
+    np.testing.assert_array_equal(line.get_ydata(), np.median(spread, axis=0))
+    (area,) = ax.collections
+    corners = area.get_paths()[0].vertices
+    for layer in range(4):
+        ends = corners[corners[:, 0] == layer, 1]
+        assert (ends.min(), ends.max()) == (spread[:, layer].min(), spread[:, layer].max())
+
+
+def test_a_selection_is_named_and_fits(synthetic: Synthetic) -> None:
+    figure = plots.overview(synthetic.run.select([0], None))
+    assert "synthetic · layer 0 · act" in shown_text(figure)
+    assert figure.axes[0].get_xlim() == (-0.5, 0.5)
+    assert figure.axes[-1].get_xticks().tolist() == [0]
+    assert "ARM: layer 0" in shown_text(figure)
+    others = shown_text(plots.overview(synthetic.run.select([1, 2], None)))
+    assert "synthetic · layers 1, 2 · act" in others
+    assert "ARM: layer 0" not in others
+    assert "all layers" in shown_text(plots.overview(synthetic.run))
+
+
+@pytest.mark.parametrize("name", ["no ARM", "classes", "gaps", "whatif one layer"])
+def test_without_arm_no_figure_says_before(name: str) -> None:
+    specs = figure_specs(result_of(name)).values()
+    for spec in (one for one in specs if one.kind != "paired"):
+        assert not {"before", "after"} & set(re.findall(r"\w+", shown_text(spec())))
 
 
 def test_a_site_without_values_is_refused(synthetic: Synthetic) -> None:

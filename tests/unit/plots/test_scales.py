@@ -21,3 +21,21 @@ def test_log_scale_only_where_values_span_a_factor(values: list[float], is_log: 
 
 def test_differences_have_a_sign() -> None:
     assert [scales.signed(value) for value in (0.5, -0.5, 0)] == ["+0.5", "\N{MINUS SIGN}0.5", "0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ([1.0, 4.0, np.nan], (0, 4.48)),
+        ([0.0, 0.0], (-1, 1)),
+        ([], (-1, 1)),
+        ([9.0, 10.0], (8.5, 10.5)),
+        ([6.0, 10.0], (5.5, 10.5)),
+        ([-1.0, 1.0], (-1.24, 1.24)),
+        ([2.0], (1.9, 2.1)),
+    ],
+)
+def test_a_y_axis_fits_its_values(values: list[float], limits: tuple[float, float]) -> None:
+    ax = Figure().add_subplot()
+    scales.fit_y(ax, np.array(values))
+    assert ax.get_ylim() == pytest.approx(limits)

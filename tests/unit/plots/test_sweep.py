@@ -30,3 +30,18 @@ def test_the_curve_by_layer() -> None:
     line = figure.axes[0].get_lines()[0]
     np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2])
     np.testing.assert_allclose(line.get_ydata(), [0.1, 0.2, 0.3])
+
+
+def test_more_settings_than_lines_can_show_are_a_map_by_layer() -> None:
+    cs = [c / 10 for c in range(1, 10)]
+    rows = rows_of(
+        layers=[str(layer) for _ in cs for layer in (0, 2, 5)],
+        c=[c for c in cs for _ in range(3)],
+        kl=[c * (1 + layer) for c in cs for layer in (0, 2, 5)],
+    )
+    figure = sweep_by_layer(sweep_from(rows, by_layer=True), "tiny")
+    (mesh,) = figure.axes[1].collections
+    cells = np.ma.filled(mesh.get_array(), np.nan)
+    assert cells.shape == (9, 6)
+    np.testing.assert_allclose(cells[:, [0, 2, 5]], np.outer(cs, [1, 3, 6]))
+    assert np.isnan(cells[:, [1, 3, 4]]).all()
