@@ -27,5 +27,5 @@ from .style import styled as styled
 from .sweep import sweep_by_layer as sweep_by_layer
 from .sweep import sweep_overview as sweep_overview
 from .token_classes import token_classes as token_classes
-from .whatif import format_losses as format_losses
-from .whatif import zeros_kept as zeros_kept
+from .whatif_formats import format_losses as format_losses
+from .whatif_zeros import zeros_kept as zeros_kept

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from distviz.plots import layout, style
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
 
 MOST_LINES = 8
-"""More curves in one panel cannot be told apart: they become a heatmap or a few of them."""
+"""Panels with more curves than this show a heatmap, or a few of the curves."""
 LOSS = "YlOrBr_r"
 """Colours where a small number is bad: small numbers are dark."""
 CHANGE = "PuOr"
@@ -124,3 +125,14 @@ def value_scale(values: Floats) -> Normalize:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     return Normalize(low, high if high > low else low + 1)
+
+
+def whole(value: float) -> str:
+    """Format an integer; infinity has its sign."""
+    return f"{value:.0f}".replace("-", "−") if np.isfinite(value) else "∞"
+
+
+def by_layer(rows: pd.DataFrame, column: str, layers: NDArray[np.int64]) -> Floats:
+    """Return the smallest value of each layer (of all stacks), float64 (layers,)."""
+    least = rows.groupby("layer")[column].min()
+    return least.reindex(layers).to_numpy(dtype=np.float64)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.output import counted
 from distviz.plots import style
 from distviz.plots.heatmaps import MOST_LINES
 from distviz.plots.layout import Heading, arrange, legend_above, panel_title, stacked, titled
@@ -196,7 +197,7 @@ def _draw_range(ax: Axes, series: list[LayerSeries], quantity: str) -> None:
         if not table.notna().any(axis=None):
             continue
         layers, middle = table.index.to_numpy(), table.median(axis=1)
-        label = f"{phase}: median of {len(series)} modules, and all"
+        label = f"{phase}: median and range of {counted(len(series), 'module')}"
         ax.fill_between(
             layers, table.min(axis=1), table.max(axis=1), color=look["color"], alpha=0.25,
             linewidth=0, gid=f"{quantity}-{phase}-range",

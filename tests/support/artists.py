@@ -51,3 +51,11 @@ def line_data(figure: Figure, gid: str) -> tuple[list[float], list[float]]:
             if line.get_gid() == gid:
                 return list(line.get_xdata()), list(line.get_ydata())
     raise AssertionError(gid)
+
+
+def heatmap_cells(figure: Figure, gid: str) -> tuple[list[str], Any]:
+    """Labels of the rows of a heatmap, and its numbers."""
+    for axes in figure.axes:
+        for mesh in artists(axes, gid):
+            return [label.get_text() for label in axes.get_yticklabels()], mesh.get_array()
+    raise AssertionError(gid)

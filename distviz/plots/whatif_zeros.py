@@ -1,4 +1,4 @@
-"""What a folder of `distviz whatif` shows: losses of number formats, and energy under sparsity."""
+"""Zeros in a whatif folder: the energy that is left, and the thresholds."""
 
 from __future__ import annotations
 
@@ -8,33 +8,28 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.output import plural
 from distviz.plots import layout, style
 from distviz.plots.heatmaps import (
-    CHANGE,
     LOSS,
     MOST_LINES,
     ROW,
-    change_scale,
+    by_layer,
     draw_heatmap,
-    outline,
     value_scale,
+    whole,
 )
 from distviz.plots.labels import label_points
 from distviz.plots.scales import (
-    integer_ticks,
     layers_on_x,
     log_if_wide,
     percent_ticks,
     share_x_labels,
 )
+from distviz.plots.whatif_formats import layers_of
 from distviz.results import (
-    arm_settings,
-    change_name,
-    decibels,
     layer_axis,
     least_first,
     model_name,
@@ -48,189 +43,12 @@ if TYPE_CHECKING:
 
     from distviz.results import WhatIf
 
-_LOOKS: dict[str, dict[str, Any]] = {
-    "none": {"color": "#009e73", "marker": "^"},
-    "max": {"color": "#8a929a", "marker": "s"},
-    "percentile": {"color": "#c38bb0", "marker": "v"},
-    "mse": {"color": style.LINE["before"], "marker": "o"},
-}
-"""Colours of Okabe and Ito, and a marker, for each range."""
-_ORDER = ("mse", "max", "percentile", "none")
-"""The heatmap shows the first of these that was requested."""
 _NAMED = 3
 _LEVELS = ("#56a0c8", "#009e73", "#b8860b", "#d55e00")
 """Colours of the levels drawn by layer, after Okabe and Ito."""
 _DIFFERENT = 0.005
 """Curves that differ by less coincide."""
 _WORST_TO_BEST = ["#7f3b08", "#6a7178", "#b8860b"]
-_MOST_CHANGED = 12
-"""Layers whose change is drawn, half as many on a narrow page."""
-_LEAST_CHANGE = 1.0
-"""Decibels: the scale of changes reaches at least so far."""
-
-Floats = NDArray[np.float64]
-
-
-def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
-    """Draw the SQNR of each format in each layer, what ARM changes, and the choice of the range.
-
-    ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
-
-    Raises
-    ------
-    RequestError
-        If the folder has no format at this site.
-    """
-    kinds = asked.kinds(site)
-    if not kinds:
-        raise RequestError(f"the whatif folder holds no number formats at site '{site}'")
-    formats = list(dict.fromkeys(name for name, _ in kinds))[::-1]
-    mains = {name: next(range_ for range_ in _ORDER if (name, range_) in kinds) for name in formats}
-    layers = np.unique(_layers(asked, site))
-    first, *others = asked.phases(site)
-    sqnr = _sqnr(asked, site, mains, first, layers)
-    with style.styled(width) as page:
-        inches = page.or_width(7.2)
-        row = ROW * (0.9 if page.is_narrow else 1.0)
-        maps = 1 + bool(others)
-        heights = [row * len(formats)] * maps
-        if len(kinds) > len(formats):
-            heights.append(1.5 * row * len(formats))
-        figure, axes = layout.stacked(inches, heights)
-        _draw_sqnr(axes[0], sqnr, mains, layers)
-        layout.panel_title(axes[0], _map_title(asked, mains, first if others else ""))
-        axes[0].set_xlabel(layer_axis(asked))
-        if others:
-            change = _sqnr(asked, site, mains, others[0], layers) - sqnr
-            _draw_change(axes[1], change, formats, layers)
-            layout.panel_title(axes[1], f"change by {change_name(asked)}, dB, where it is largest")
-        for ax in axes[maps:]:
-            _draw_ranges(ax, asked, site, formats, first)
-            layout.panel_title(ax, "SQNR by choice of the range: median layer, worst to best")
-            layout.legend_above(ax, *ax.get_legend_handles_labels())
-        layout.arrange(figure, _formats_heading(asked, site, sqnr, mains, inches), heights)
-        return figure
-
-
-def _sqnr(
-    asked: WhatIf, site: str, mains: dict[str, str], phase: str, layers: NDArray[np.int64]
-) -> Floats:
-    """Return the SQNR in dB, float64 (formats, layers)."""
-    rows = [
-        _by_layer(asked.losses(site, name, range_, phase), "sqnr_db", layers)
-        for name, range_ in mains.items()
-    ]
-    return np.array(rows)
-
-
-def _by_layer(rows: pd.DataFrame, column: str, layers: NDArray[np.int64]) -> Floats:
-    """Return the smallest value of each layer (of all stacks), float64 (layers,)."""
-    least = rows.groupby("layer")[column].min()
-    return least.reindex(layers).to_numpy(dtype=np.float64)
-
-
-def _draw_sqnr(ax: Axes, sqnr: Floats, mains: dict[str, str], layers: NDArray[np.int64]) -> None:
-    """Draw a row per format; outline its worst layer."""
-    draw_heatmap(
-        ax, sqnr, list(mains), layers, value_scale(sqnr), LOSS, [decibels, _whole], gid="sqnr"
-    )
-    integer_ticks(ax)
-    ax.grid(visible=False)
-    for row, values in enumerate(sqnr):
-        if np.isfinite(values).any() and len(layers) > 1:
-            outline(ax, float(layers[np.nanargmin(values)]), row)
-
-
-def _whole(value: float) -> str:
-    return f"{value:.0f}".replace("-", "−") if np.isfinite(value) else "∞"
-
-
-def _draw_change(ax: Axes, change: Floats, formats: list[str], layers: NDArray[np.int64]) -> None:
-    """Draw the layers that change most, in the order of depth."""
-    size = np.abs(np.nan_to_num(change, posinf=0.0, neginf=0.0)).max(axis=0)
-    most = _MOST_CHANGED // 2 if style.page_format().is_narrow else _MOST_CHANGED
-    picked = np.sort(np.argsort(-size, kind="stable")[: max(min(most, (size > 0).sum()), 1)])
-    scale = change_scale(change, _LEAST_CHANGE)
-    draw_heatmap(
-        ax, change[:, picked], formats, np.arange(len(picked)), scale, CHANGE, [_signed],
-        gid="change",
-    )  # fmt: skip
-    ax.set_xticks(range(len(picked)), [str(layer) for layer in layers[picked]])
-    ax.set_xlabel("layer", labelpad=1)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0"
-
-
-def _map_title(asked: WhatIf, mains: dict[str, str], phase: str) -> str:
-    ranges = list(dict.fromkeys(_label(asked, range_) for range_ in mains.values()))
-    how = f"range {ranges[0]}" if len(ranges) == 1 else "by the best range requested"
-    return ", ".join(filter(None, ["SQNR, dB", how, phase]))
-
-
-def _draw_ranges(ax: Axes, asked: WhatIf, site: str, formats: list[str], phase: str) -> None:
-    """Draw a mark at the median layer for each format and range, and a line from worst to best."""
-    known = [range_ for range_ in _LOOKS if range_ in {range_ for _, range_ in asked.kinds(site)}]
-    marks = style.page_format().marks
-    for index, range_ in enumerate(known):
-        places, medians = [], []
-        for row, name in enumerate(formats):
-            if (name, range_) not in asked.kinds(site):
-                continue
-            values = asked.losses(site, name, range_, phase)["sqnr_db"].to_numpy(np.float64)
-            values = values[np.isfinite(values)]
-            if values.size:
-                y = row + 0.18 * ((len(known) - 1) / 2 - index)
-                places.append(y)
-                medians.append(float(np.median(values)))
-                ax.hlines(
-                    y, values.min(), values.max(), linewidth=1.1, alpha=0.6,
-                    color=_LOOKS[range_]["color"], gid=f"{name}-{range_}-span",
-                )  # fmt: skip
-        ax.plot(
-            medians, places, linestyle="none", markersize=5 * marks, label=_label(asked, range_),
-            gid=f"median-{range_}", **_LOOKS[range_],
-        )  # fmt: skip
-    ax.set_yticks(range(len(formats)), formats)
-    ax.set_ylim(-0.5, len(formats) - 0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color=style.GRID, linewidth=0.6)
-    ax.set_xlabel("SQNR, dB", labelpad=1)
-
-
-def _formats_heading(
-    asked: WhatIf, site: str, sqnr: Floats, mains: dict[str, str], width: float
-) -> layout.Heading:
-    lines = [layout.Line.title(f"{model_name(asked)} · number formats · {site}")]
-    if arm_settings(asked) and len(asked.phases(site)) > 1:
-        lines.append(layout.Line(f"{change_name(asked)}: {arm_settings(asked)}"))
-    worst: dict[str, list[str]] = {}
-    phase = asked.phases(site)[0]
-    for name, range_ in reversed(mains.items()):
-        for row in least_first(asked.losses(site, name, range_, phase), "sqnr_db", 1):
-            if np.isfinite(row["sqnr_db"]):
-                found = f"{name} {decibels(row['sqnr_db'])} dB"
-                worst.setdefault(place_name(row), []).append(found)
-    if sqnr.shape[1] > 1 and worst:
-        words = [f"{layer} ({', '.join(found)})" for layer, found in worst.items()]
-        text = f"Worst layer (outlined): {', '.join(words)}"
-        lines.append(layout.Line(text, "panel", style.INK, "bold", gid="worst"))
-    return layout.Heading(lines, width)
-
-
-def _layers(asked: WhatIf, site: str) -> NDArray[np.int64]:
-    return asked.table.loc[asked.table["site"] == site, "layer"].to_numpy(dtype=np.int64)
-
-
-def _label(asked: WhatIf, range_: str) -> str:
-    percentile = f"{asked.manifest.get('percentile'):g}th percentile"
-    return {
-        "none": "no scale",
-        "max": "by maximum",
-        "percentile": f"by {percentile}",
-        "mse": "by least error",
-    }[range_]
 
 
 def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
@@ -247,7 +65,7 @@ def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) ->
     levels = asked.levels(site)
     if not levels:
         raise RequestError(f"the whatif folder holds no levels of sparsity at site '{site}'")
-    layers = np.unique(_layers(asked, site))
+    layers = layers_of(asked, site)
     first, *others = asked.phases(site)
     with style.styled(width) as page:
         inches = page.or_width(7.2)
@@ -258,11 +76,11 @@ def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) ->
         phase = f", {first}" * bool(others)
         layout.panel_title(curves, f"energy kept: sum of x² that is left{phase}")
         values = np.array(
-            [_by_layer(asked.thinned(site, level, first), "l2_kept", layers) for level in levels]
+            [by_layer(asked.thinned(site, level, first), "l2_kept", layers) for level in levels]
         )
         draw_heatmap(
             kept, 100 * values, [f"{100 * level:g} %" for level in levels], layers,
-            value_scale(100 * values), LOSS, [lambda share: f"{share:.1f}", _whole], gid="kept",
+            value_scale(100 * values), LOSS, [lambda share: f"{share:.1f}", whole], gid="kept",
         )  # fmt: skip
         kept.set_ylabel("zeros")
         layout.panel_title(kept, f"energy kept by layer, %{phase}")
