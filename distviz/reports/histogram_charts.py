@@ -9,7 +9,7 @@ from distviz.reports.page import Spec
 _X = {
     "field": "l",
     "type": "quantitative",
-    "scale": {"domain": "$window", "nice": False, "zero": False},
+    "scale": "$x_scale",
     "axis": labels("number", title="$axis", grid=False, values="$ticks"),
 }
 _Y = {

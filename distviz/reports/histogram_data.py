@@ -79,7 +79,7 @@ def _tokens(data: PairedBins | ComparedBins, site: str, floor: float) -> dict[st
         top *= (top / floor) ** (_HEADROOM - 1)
     return {
         "axis": "activation value" if site == "act" else f"{site} value",
-        "window": list(data.window),
+        "x_scale": {"domain": list(data.window), "nice": False, "zero": False},
         "heights": [floor, top if data.log else top * _HEADROOM],
         "scale": "log" if data.log else "linear",
         "floor": floor,
@@ -95,8 +95,6 @@ def _note(data: PairedBins) -> str:
     outside = max(sum(data.beyond(panel)) for panel in data.panels)
     if outside:
         words.append(f"outside the axis: {percent(outside / max(data.panels[0].count, 1))}")
-    if data.log:
-        words.append("counts on a logarithmic scale")
     if data.key.module:
         words.append(data.key.module)
     return " · ".join(words)
@@ -132,7 +130,6 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     tokens = _tokens(data, data.pair.a.site, data.floor if data.log else 0)
     tokens |= {"format": axes.SHARE, "unit": "share per bin"}
     difference = {
-        "heights": [-most, most],
         "scale": "linear",
         "format": axes.SHARE_DIFFERENCE,
         "unit": "B − A",
@@ -146,7 +143,7 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     ]
     return {
         "label": label,
-        "note": " · ".join(words + ["shares on a logarithmic scale"] * data.log),
+        "note": " · ".join(words),
         "left": data.window[0],
         "step": float(data.drawn_edges[1] - data.drawn_edges[0]),
         "tokens": tokens,
@@ -154,6 +151,7 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
             sides | {"title": "A filled, B as a line"},
             sides | {"spec": "difference", "title": "B − A", "tokens": difference},
         ],
+        "most": most,
         "numbers": _numbers([("A", data.a), ("B", data.b)]),
     }
 

@@ -118,6 +118,38 @@ def test_slider_buttons_and_arrow_keys_change_the_picture(opened: Opened) -> Non
     assert tab.locator(".numbers tbody tr").count() == 6
 
 
+def axis_labels(tab: Tab) -> list[str]:
+    """The labels of both axes of the first panel."""
+    return tab.locator(".browser .plot").first.locator(".role-axis-label text").all_text_contents()
+
+
+def test_axes_change_only_where_the_reader_asks(opened: Opened) -> None:
+    tab = opened.tab
+    first, fixed = drawing(tab), axis_labels(tab)
+    tab.locator(".forth").click()
+    second = settle(tab, first)
+    assert axis_labels(tab) == fixed
+    tab.get_by_label("this layer").focus()
+    tab.keyboard.press("Space")
+    own = settle(tab, second)
+    of_the_second = axis_labels(tab)
+    assert of_the_second != fixed
+    tab.locator(".forth").click()
+    third = settle(tab, own)
+    assert tab.get_by_label("this layer").is_checked()
+    assert axis_labels(tab) != of_the_second
+    tab.get_by_label("logarithmic").check()
+    fourth = settle(tab, third)
+    assert "values per bin (log)" in fourth
+    tab.locator(".back").click()
+    settle(tab, fourth)
+    assert tab.get_by_label("logarithmic").is_checked()
+    tab.get_by_label("linear").check()
+    tab.get_by_label("all layers").check()
+    tab.wait_for_timeout(400)
+    assert axis_labels(tab) == fixed
+
+
 def stats_table(tab: Tab) -> Any:
     return tab.locator(".tabled[data-name=stats]")
 

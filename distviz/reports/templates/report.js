@@ -123,6 +123,20 @@
     }
     return rows;
   };
+  /* Least and largest bar of some layers; on a logarithmic scale the least is still visible. */
+  const heights = (span) => {
+    const bars = span.flatMap((frame) =>
+      frame.panels.flatMap((one) => (one.tokens ? [] : Object.values(one.columns))));
+    let [least, top] = [Infinity, 0];
+    for (const one of bars) {
+      for (const bar of one) {
+        if (bar > 0 && bar < least) least = bar;
+        if (bar > top) top = bar;
+      }
+    }
+    top = top || 1;
+    return { top, low: 0.7 * Math.max(Math.min(least, top), top * 1e-7) };
+  };
   const browser = (figure) => {
     const data = read(figure);
     const layer = figure.querySelector(".layer");
@@ -132,6 +146,7 @@
     const table = figure.querySelector(".numbers");
     const largest = figure.querySelector(".largest");
     const frames = () => data.groups[group ? group.value : Object.keys(data.groups)[0]];
+    const chosen = (kind) => figure.querySelector(`${kind} :checked`)?.value;
     let busy = null;
 
     const panel = (kind, title, index) => {
@@ -158,8 +173,26 @@
       table.tHead.replaceChildren(rows[0]);
       table.tBodies[0].replaceChildren(...rows.slice(1));
     };
+    /* The axes of all layers, until the reader asks for those of this layer. */
+    const axes = (frame) => {
+      const span = chosen(".span") === "all" ? frames() : [frame];
+      const isLog = chosen(".counts") === "log";
+      const ends = span.map((one) => (chosen(".span") === "own" && one.own) || one.tokens.x_scale.domain);
+      const domain = [Math.min(...ends.map(([left]) => left)), Math.max(...ends.map(([, right]) => right))];
+      const { low, top } = heights(span);
+      const floor = isLog ? low : 0;
+      return {
+        x_scale: { ...frame.tokens.x_scale, domain },
+        heights: [floor, isLog ? top * (top / floor) ** 0.08 : top * 1.08],
+        scale: isLog ? "log" : "linear",
+        unit: frame.tokens.unit + (isLog ? " (log)" : ""),
+        floor,
+        difference: [-1, 1].map((sign) => sign * Math.max(...span.map((one) => one.most || 0))),
+      };
+    };
     const paint = async () => {
       const frame = frames()[Number(layer.value)];
+      const shared = axes(frame);
       while (panels.children.length > frame.panels.length) panels.lastElementChild.remove();
       for (const [index, one] of frame.panels.entries()) {
         const colors = palettes[scheme()];
@@ -168,7 +201,8 @@
           outline: colors.before,
         };
         const spec = { ...data.specs[one.spec], data: { values: rowsOf(frame, one.columns) } };
-        const tokens = { ...tones, ...frame.tokens, ...(one.tokens || {}) };
+        const tokens = { ...tones, ...frame.tokens, ...shared, ...(one.tokens || {}) };
+        if (one.tokens) tokens.heights = shared.difference;
         const plot = panel(one.phase, one.title, index);
         await draw(plot, spec, tokens, `${frame.label}: ${one.title}`);
       }
@@ -205,10 +239,21 @@
     };
     const choose = () => {
       layer.max = String(frames().length - 1);
+      if (!figure.dataset.counts) {
+        const logs = frames().filter((frame) => frame.tokens.scale === "log").length;
+        const usual = 4 * logs > frames().length ? "log" : "linear";
+        figure.querySelector(`.counts [value=${usual}]`).checked = true;
+      }
       if (Number(layer.value) > Number(layer.max)) layer.value = layer.max;
       return show();
     };
     layer.addEventListener("input", show);
+    for (const one of figure.querySelectorAll(".switch input")) {
+      one.addEventListener("change", () => {
+        if (one.closest(".counts")) figure.dataset.counts = one.value;
+        show();
+      });
+    }
     if (group) group.addEventListener("change", choose);
     figure.querySelector(".back").addEventListener("click", () => step(-1));
     figure.querySelector(".forth").addEventListener("click", () => step(1));
