@@ -34,11 +34,12 @@ def marks(encoding: Spec, where: str = "", **mark: Any) -> Spec:
 
 
 class Line(NamedTuple):
-    """A curve: its title, its colour, and whether it is solid, dashed or dotted."""
+    """A curve: its title, its colour, whether it is solid, dashed or dotted, and its key."""
 
     title: str
     color: str
     dash: str = "solid"
+    key: str = ""
 
 
 DASHES = {"solid": [1, 0], "dashed": [7, 4], "dotted": [1, 4]}
@@ -46,7 +47,7 @@ DASHES = {"solid": [1, 0], "dashed": [7, 4], "dotted": [1, 4]}
 
 def by_depth(
     rows: list[dict[str, Any]],
-    series: Mapping[str, tuple[str, str] | Line],
+    series: Mapping[Any, tuple[str, str] | Line],
     *,
     share: bool = False,
     axis: str = "layer",
@@ -59,15 +60,15 @@ def by_depth(
     Rows have ``place``, the columns and ``kind``, which separates the lines of several modules.
     """
     # Columns get plain names: a dot or a bracket in a name would be read as a path.
-    columns = {name: f"v{index}" for index, name in enumerate(series)}
+    lines = {name: Line(*line) for name, line in series.items()}
+    columns = {name: line.key or f"v{index}" for index, (name, line) in enumerate(lines.items())}
     rows = [
         {"place": row["place"], "kind": row.get("kind", "")}
-        | {column: row.get(name) for name, column in columns.items()}
+        | {column: row[name] for name, column in columns.items() if name in row}
         for row in rows
     ]
-    values = [row[column] for row in rows for column in columns.values()]
+    values = [row.get(column) for row in rows for column in columns.values()]
     form, kind = (".2%", axes.SHARE) if share else (".4~g", axes.NUMBER)
-    lines = {name: Line(*line) for name, line in series.items()}
     titles = [line.title for line in lines.values()]
     colors = {
         "type": "nominal",

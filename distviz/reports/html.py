@@ -11,6 +11,7 @@ from distviz.errors import RequestError
 from distviz.interrupts import deferred, note_written
 from distviz.reports.comparison import comparison_part
 from distviz.reports.filler import filler_part
+from distviz.reports.overlay import overlay_part
 from distviz.reports.page import Page, Part
 from distviz.reports.rendering import render
 from distviz.reports.run import run_part
@@ -19,8 +20,10 @@ from distviz.reports.whatif import whatif_part
 from distviz.results import (
     Comparison,
     FillerStudy,
+    Result,
     Run,
     Sweep,
+    WhatIf,
     check_name,
     check_replaceable,
     check_writable,
@@ -74,19 +77,32 @@ def _is_page(path: Path) -> bool:
 
 def page_of(places: Sequence[Path]) -> Page:
     """Read folders and return their page, one part each."""
-    parts = [_part(Path(place)) for place in places]
+    results = [load(Path(place)) for place in places]
+    parts = [_part(one, Path(place)) for one, place in zip(results, places, strict=True)]
     if len(parts) == 1:
         return Page(parts[0].title, parts)
     named = [
         replace(part, title=f"{part.title} · {Path(place).resolve().name}")
         for part, place in zip(parts, places, strict=True)
     ]
-    return Page(f"{named[0].title} and {len(parts) - 1} more", named)
+    runs = _named_runs(results, places)
+    together = [overlay_part(runs)] if len(runs) > 1 else []
+    return Page(f"{named[0].title} and {len(parts) - 1} more", [*together, *named])
 
 
-def _part(folder: Path) -> Part:
-    """Read a folder of any kind and return its part of the page."""
-    result = load(folder)
+def _named_runs(results: Sequence[Result], places: Sequence[Path]) -> dict[str, Run]:
+    """Return the runs that have values, each once, by folder; those of one name are numbered."""
+    runs: dict[str, Run] = {}
+    found = {Path(place).resolve(): one for one, place in zip(results, places, strict=True)}
+    for folder, result in found.items():
+        if isinstance(result, Run) and result.keys:
+            is_known = folder.name in runs
+            runs[f"{folder.name} ({len(runs) + 1})" if is_known else folder.name] = result
+    return runs
+
+
+def _part(result: Result, folder: Path) -> Part:
+    """Return the part of a result of any kind."""
     if isinstance(result, Sweep):
         return sweep_part(result)
     if isinstance(result, Comparison):
@@ -95,6 +111,7 @@ def _part(folder: Path) -> Part:
         return run_part(result, _documents(folder))
     if isinstance(result, FillerStudy):
         return filler_part(result, _documents(folder / "count_000"))
+    assert isinstance(result, WhatIf)
     return whatif_part(result)
 
 

@@ -49,6 +49,15 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """Choices of curves for all charts of a part."""
+
+    kind: ClassVar[str] = "switch"
+    title: str
+    choices: list[Choice]
+
+
+@dataclass(frozen=True)
 class Browser:
     """Figures of the same kind, one per layer, with a slider.
 
@@ -122,7 +131,7 @@ class Fold:
     grid: bool = False
 
 
-Block = Prose | Drawing | Chart | Browser | DataTable | Facts | Command | Fold
+Block = Prose | Drawing | Chart | Switch | Browser | DataTable | Facts | Command | Fold
 
 
 @dataclass(frozen=True)

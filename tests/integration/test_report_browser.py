@@ -16,6 +16,7 @@ from support.synthetic_runs import silu_run
 
 from distviz.reports import write_page
 from distviz.reports.comparison import comparison_part
+from distviz.reports.overlay import overlay_part
 from distviz.reports.page import Page
 from distviz.reports.run import run_part
 from distviz.results.run import Run
@@ -266,5 +267,21 @@ def test_a_comparison_opens_quietly(browser: Browser, tmp_path: Path, documents:
     opened.tab.wait_for_function(
         "() => [...document.querySelectorAll('.plot')].every(one => one.querySelector('svg'))"
     )
+    assert opened.logged == []
+    opened.context.close()
+
+
+def test_runs_are_shown_and_hidden_together(browser: Browser, tmp_path: Path, run: Run) -> None:
+    page = Page("both", [overlay_part({IMAGE: run, "other": make(1, layers=5).run})])
+    opened = Opened(browser, write_page(page, tmp_path / "report.html"))
+    tab = opened.tab
+    lines = "() => document.querySelectorAll('.plot .mark-line path').length"
+    before = tab.evaluate(lines)
+    tab.get_by_label("other, before").focus()
+    tab.keyboard.press("Space")
+    tab.wait_for_function(f"({lines})() < {before}")
+    assert tab.locator("img").count() == 0
+    tab.get_by_label("other, before").check()
+    tab.wait_for_function(f"({lines})() === {before}")
     assert opened.logged == []
     opened.context.close()

@@ -96,14 +96,18 @@
   const chart = (figure) => {
     const data = read(figure);
     const place = figure.querySelector(".plot");
-    const boxes = [...figure.querySelectorAll(".choices input")];
+    const own = figure.querySelectorAll(".choices input");
+    const board = figure.closest("article").querySelectorAll(".switchboard input");
+    const boxes = [...(own.length ? own : board)];
     const paint = () => {
       const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
       const layers = data.spec.layer?.filter((one) => !hidden.has(one.name));
       const spec = layers ? { ...data.spec, layer: layers } : data.spec;
       return guarded(draw(place, spec, {}, data.title));
     };
-    for (const box of boxes) box.addEventListener("change", paint);
+    for (const box of boxes) {
+      box.addEventListener("change", () => (drawn.has(figure) ? paint() : undefined));
+    }
     return paint;
   };
 

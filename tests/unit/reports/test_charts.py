@@ -29,7 +29,7 @@ def test_curves_share_their_layers() -> None:
     chart = charts.layer_curves("t", {"a": [(1, 0.5)], "b": [(0, 2.0), (1, None)]}, share=False)
     assert chart is not None
     rows = chart.spec["data"]["values"]
-    assert [(row["place"], row["v0"], row["v1"]) for row in rows] == [
+    assert [(row["place"], row.get("v0"), row.get("v1")) for row in rows] == [
         (0, None, 2.0),
         (1, 0.5, None),
     ]
