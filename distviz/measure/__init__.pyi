@@ -8,6 +8,7 @@ from .forward import inputs_of as inputs_of
 from .forward import needed_points as needed_points
 from .forward import tokens_of as tokens_of
 from .manifest import describe as describe
+from .manifest import note_truncated as note_truncated
 from .manifest import request as request
 from .measurement import corpus_of as corpus_of
 from .measurement import measure as measure

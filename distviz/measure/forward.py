@@ -116,6 +116,12 @@ class Measurement:
         """Whether a second pass is made, with ARM changing the activations."""
         return bool(self.moved) and self.settings.ripple
 
+    @property
+    def steps(self) -> tuple[str, str]:
+        """What the progress calls both passes of a paired measurement."""
+        name = "ARM" if self.settings.redistribution == "arm" else self.settings.redistribution
+        return f"pass 1 of 2: without {name}", f"pass 2 of 2: with {name}"
+
     def redistribution(
         self, batch: Batch, points: Sequence[HookPoint] | None = None
     ) -> Redistribution:
@@ -193,7 +199,8 @@ def measure_batch(
     tracker.given = tokens_of(batch)
     inputs = inputs_of(batch, model)
 
-    def call(context: AbstractContextManager[Any]) -> Any:
+    def call(context: AbstractContextManager[Any], step: str = "") -> Any:
+        progress.step(step)
         recorder = measurement.partial.recorder
         watching = observing(model, measurement.watched, recorder, tracker)
         with torch.inference_mode(), watching, context, naming_failures(model):
@@ -203,8 +210,9 @@ def measure_batch(
 
     if measurement.is_paired:
         # Both passes use the same implementation of experts, so that only ARM differs.
-        before = call(force_batched_experts(model, experts_of(measurement.moved)))
-        after = call(measurement.redistribution(batch).active(model))
+        first, second = measurement.steps
+        before = call(force_batched_experts(model, experts_of(measurement.moved)), first)
+        after = call(measurement.redistribution(batch).active(model), second)
     else:
         before, after = call(measurement.redistribution(batch).active(model)), None
     measurement.add_effect(head, batch, before, after)

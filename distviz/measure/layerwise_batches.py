@@ -137,6 +137,10 @@ class _Pair:
     def _hooked(self, is_after: bool, layer: str) -> Iterator[None]:
         """Observe one layer, and the points outside all layers, as this call does."""
         measurement = self.measurement
+        if layer in self.layers:
+            place = f"layer {self.layers.index(layer) + 1} of {len(self.layers)}"
+            steps = [measurement.steps[is_after]] if measurement.is_paired else []
+            self.progress.step(", ".join([place, *steps]))
         model, tracker = measurement.opened.model, measurement.tracker
         tracker.tokens = tokens_of(self.batch)
         names = dict.fromkeys((layer, ""))

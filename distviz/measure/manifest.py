@@ -18,6 +18,7 @@ from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
 from distviz.output import counted
+from distviz.progress import Progress
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.settings import RunSettings, names_affecting
 
@@ -41,7 +42,7 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
         *_replaced(measurement),
-        *_warnings(result, corpus, settings),
+        *_warnings(result, corpus),
     ]
     return result
 
@@ -135,7 +136,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
+def _warnings(result: Run, corpus: Corpus) -> list[str]:
     """Return the warnings of a run."""
     found = [*corpus.notes]
     broken = {key: s for key, s in result.merged.items() if s.nan or s.inf}
@@ -148,8 +149,6 @@ def _warnings(result: Run, corpus: Corpus, settings: RunSettings) -> list[str]:
         )
     found += _constant(result)
     found += _unvisited(result.experts)
-    if settings.max_tokens is not None and corpus.truncated:
-        found.append(f"--max-tokens {settings.max_tokens} left part of the text out")
     effect = result.manifest["effect"]
     if effect is not None and effect["loss_before"] is None:
         found.append("the next-token loss is not finite")
@@ -192,3 +191,9 @@ def _unvisited(experts: pd.DataFrame) -> list[str]:
     ]
     shown = "; ".join(places[:_SHOWN]) + ("; ..." if len(places) > _SHOWN else "")
     return [f"{len(idle)} of {counted(len(one), 'expert')} received no token ({shown})"]
+
+
+def note_truncated(corpus: Corpus, settings: RunSettings, progress: Progress) -> None:
+    """Say that ``--max-tokens`` cut the text; only while it is measured, it was asked for."""
+    if settings.max_tokens is not None and corpus.truncated:
+        progress.note(f"warning: --max-tokens {settings.max_tokens} left part of the text out")

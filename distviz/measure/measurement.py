@@ -36,7 +36,7 @@ from distviz.measure.layer_checkpoint import (
     restore,
 )
 from distviz.measure.layerwise_batches import stream_batches
-from distviz.measure.manifest import assemble, request
+from distviz.measure.manifest import assemble, note_truncated, request
 from distviz.measure.padding import check_padding
 from distviz.measure.partial import batches_of_documents, gather, partition_batches
 from distviz.measure.resume import CheckpointFolder
@@ -312,6 +312,7 @@ def measure(
     batches = make_batches(
         corpus, settings.batch_size, skip_special=settings.skip_special, own_only=own_only
     )
+    note_truncated(corpus, settings, progress)
     world, asked = current(), request(opened, settings, corpus, batches, own_only=own_only)
     agree(world, "request", asked)
     done: set[int] = set()

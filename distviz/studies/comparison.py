@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.models import refuse_opened
+from distviz.progress import PartProgress, Progress
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
@@ -19,7 +20,6 @@ from distviz.studies.compare_tables import channel_changes, class_shares, distan
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder
-    from distviz.progress import Progress
 
 _LAST = ["module", "stack"]
 
@@ -68,7 +68,10 @@ def compare(
     base, given = _with_sites(settings or RunSettings(), sites, given)
     sides = find_sides(a, b, (phase_a, phase_b), base, given)
     runs = [
-        side.run or _measure(side, progress, states and states.part(name))
+        side.run
+        or _measure(
+            side, PartProgress(progress or Progress(), name.upper()), states and states.part(name)
+        )
         for name, side in zip("ab", sides, strict=True)
     ]
     wanted, layers = _wanted(runs[0], base, given)
@@ -125,7 +128,7 @@ def _wanted(
     return sites, parse_layers(base.layers, max(depth(run, key.stack) for key in run.keys))
 
 
-def _measure(side: CompareSide, progress: Progress | None, states: CheckpointFolder | None) -> Run:
+def _measure(side: CompareSide, progress: Progress, states: CheckpointFolder | None) -> Run:
     from distviz import measure
 
     measured = measure.run(

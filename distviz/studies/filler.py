@@ -18,6 +18,7 @@ import pandas as pd
 from distviz.data import Corpus, Document, read_documents
 from distviz.errors import RequestError
 from distviz.output import counted
+from distviz.progress import PartProgress
 from distviz.results import SCHEMA_VERSION, FillerStudy, Run, run_folder
 from distviz.settings import RunSettings
 from distviz.stats import inference
@@ -75,11 +76,12 @@ def study_filler(
     chosen = _chosen(settings)
     layers = chosen.layers if chosen.attention_layers is None else chosen.attention_layers
     modules = attention_modules(opened.mlps, layers, "--attention-layers")
-    without = _measure(opened, documents, chosen, 0, modules, None, progress, states)
+    bars = _bars(progress, counts)
+    without = _measure(opened, documents, chosen, 0, modules, None, bars[0], states)
     runs, kept, changes, tokens = {0: without.run}, [*without.kept], [], []
-    for count in sorted({*counts} - {0}):
+    for count in list(bars)[1:]:
         bands = without.recorder.bands
-        seen = _measure(opened, documents, chosen, count, modules, bands, progress, states)
+        seen = _measure(opened, documents, chosen, count, modules, bands, bars[count], states)
         names = filler_positions.token_names(
             seen.corpus, opened.tokenizer, skip_special=chosen.skip_special
         )
@@ -124,6 +126,15 @@ class _Measured:
     warning: str | None
 
 
+def _bars(progress: Progress, counts: Sequence[int]) -> dict[int, Progress]:
+    """Return the progress of every measurement by its number of filler tokens, 0 first."""
+    asked = [0, *sorted({*counts} - {0})]
+    return {
+        count: PartProgress(progress, f"{counted(count, 'filler token')} ({n} of {len(asked)})")
+        for n, count in enumerate(asked, 1)
+    }
+
+
 def _measure(
     opened: LoadedModel,
     documents: Sequence[Document],
@@ -138,9 +149,6 @@ def _measure(
     from distviz.measure import AttentionKept, Measurement, measure
 
     corpus = filled_corpus(opened, documents, settings, count)
-    progress.stage(
-        f"measuring with {counted(count, 'filler token')}" if count else "measuring without"
-    )
     measurement = Measurement.prepare(opened, settings)
     plain = measurement.partial.recorder
     measurement.partial.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)

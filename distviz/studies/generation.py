@@ -157,12 +157,14 @@ def generate(
     sides = []
     for name, is_on in (("off", False), ("on", True)):
         progress.stage(f"generating with ARM {name}")
+        progress.start(decoding.max_new_tokens)
         acting = (
             redistribute(opened.model, settings.arm(), settings.arm_layers, on=decoding.on)
             if is_on
             else nullcontext()
         )
-        with acting:
+        # Every call of the model makes one token of each sample.
+        with acting, opened.model.register_forward_hook(lambda *_: progress.advance(1)):
             sides.append(_write(opened, ids, decoding, settings.seed))
     before, after = sides
     return Continuations(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from distviz.data import Batch, Corpus, make_batches
 from distviz.hooks import experts_of, force_batched_experts
-from distviz.measure import CheckpointFolder, check_padding, describe, request
+from distviz.measure import CheckpointFolder, check_padding, describe, note_truncated, request
 from distviz.models import LoadedModel
 from distviz.models.architectures import count_layers, main_stack
 from distviz.output import counted
@@ -66,6 +66,7 @@ def sweep_model(
     started = time.perf_counter()
     work = SweepPasses.prepare(opened, grid, seeds)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
+    note_truncated(corpus, settings, progress)
     done = _restore(work, opened, settings, corpus, batches, states, progress)
     progress.stage(
         f"measuring {counted(len(grid), 'setting')} on {counted(corpus.tokens, 'token')}"

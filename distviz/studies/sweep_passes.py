@@ -84,6 +84,11 @@ class BatchPasses:
         """Whether a pass is not finished."""
         return self.first + number not in self.done
 
+    def begin(self, number: int, trials: int) -> None:
+        """Report which pass starts."""
+        name = f"setting {number} of {trials}" if number else "without any setting"
+        self.progress.step(name)
+
     def skip_if_done(self, trials: int) -> bool:
         """Whether all passes are finished; if so, advance the progress by their tokens."""
         if any(self.is_pending(number) for number in range(1 + trials)):
@@ -153,6 +158,7 @@ class SweepPasses:
         self.tracker.given = tokens_of(batch)
         inputs = inputs_of(batch, self.opened.model)
         with torch.inference_mode():
+            passes.begin(0, len(self.trials))
             recorded = starts if self.is_exact is not False else set()
             seen = self.before if passes.is_pending(0) else {}
             with self.cache.recording(recorded), self._counting(self.places, seen):
@@ -167,6 +173,7 @@ class SweepPasses:
             for number, trial in enumerate(self.trials, start=1):
                 if not passes.is_pending(number):
                     continue
+                passes.begin(number, len(self.trials))
                 changed = self._changed(trial, inputs)
                 if baseline is not None:
                     trial.effect.compare(baseline, changed)

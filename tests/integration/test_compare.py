@@ -64,7 +64,10 @@ def test_a_run_and_itself(folder: Path, call: Callable[..., Done]) -> None:
     ]  # fmt: skip
 
 
-def test_the_table_of_several_sites_fits_80_columns(call: Callable[..., Done]) -> None:
+def test_the_table_of_several_sites_fits_80_columns(
+    call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     run = distviz.run(
         text=DOCUMENTS[:3],
         sites="act,product,attention",

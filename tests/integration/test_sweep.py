@@ -276,8 +276,9 @@ def _equals_a_run(
 )  # fmt: skip
 def test_published_settings_are_tried_for_all_benchmarks(
     call: Callable[..., Done], text: Path, tmp_path: Path, tiny_saved: Path, name: str,
-    labels: list[str],
+    labels: list[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / name).symlink_to(tiny_saved)
     model = tmp_path / name
     done = call("sweep", model, "--preset", "auto", "--text", text, *SMALL, "--out", "swept")

@@ -23,11 +23,11 @@ COMMANDS = PROGRAM.commands
 HEADING = re.compile(r"^(\S.*):$", re.MULTILINE)
 
 
-def page(*command: str, columns: int = 80) -> str:
+def page(*command: str, columns: int = 80, option: str = "--help") -> str:
     """What the entry point prints into a pipe."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(columns))
-        patch.setattr(sys, "argv", ["distviz", *command, "--help"])
+        patch.setattr(sys, "argv", ["distviz", *command, option])
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
             cli.main()
@@ -55,6 +55,11 @@ def test_commands_are_listed_under_their_headings() -> None:
         listed = re.findall(r"^  (\w+) ", section(text, heading), re.MULTILINE)
         assert listed == [name for name, one in manual.PAGES.items() if one.group == heading]
     assert "..." not in text.split("Options:")[0].split("COMMAND [ARGS]...")[1]  # complete lines
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_has_a_short_form(command: tuple[str, ...]) -> None:
+    assert page(*command, option="-h") == page(*command)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
