@@ -66,7 +66,6 @@ def sweep_model(
     started = time.perf_counter()
     work = SweepPasses.prepare(opened, grid, seeds)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
-    note_truncated(corpus, settings, progress)
     done = _restore(work, opened, settings, corpus, batches, states, progress)
     progress.stage(
         f"measuring {counted(len(grid), 'setting')} on {counted(corpus.tokens, 'token')}"
@@ -164,6 +163,7 @@ def _restore(
     progress: Progress,
 ) -> set[int]:
     """Restore an interrupted sweep; return the numbers of its finished passes."""
+    note_truncated(corpus, settings, progress)
     if states is None:
         return set()
     asked = request(opened, settings, corpus, batches)
