@@ -53,6 +53,8 @@ def fitted(values: Iterable[float | None], kind: str, **options: Any) -> Spec:
 
 def _linear(known: list[float]) -> Spec:
     low, high = min(known, default=0.0), max(known, default=0.0)
+    if low == high != 0:  # otherwise the only label is the value with all its digits
+        return {"type": "linear", "domain": sorted((0.5 * low, 1.5 * low)), "nice": True}
     return {"type": "linear", "zero": 0 <= 2 * low <= high or low <= 2 * high <= 0, "nice": True}
 
 

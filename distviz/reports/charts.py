@@ -182,29 +182,35 @@ def line_of(index: int, title: str, dash: str = "") -> Line:
     return Line(title, COLORS[color], dash or list(DASHES)[rounds % len(DASHES)])
 
 
-def intervals(rows: list[dict[str, Any]], color: str, *, axis: str = "layer") -> Spec:
+def intervals(
+    rows: list[dict[str, Any]], color: str, *, axis: str = "layer", share: bool = False
+) -> Spec:
     """Return estimates with intervals by place; filled where the adjusted p is significant.
 
+    Differences of shares are written in per cent. Places other than layers are joined by a line.
     Rows have ``place``, ``estimate``, ``low``, ``high``, ``p`` and ``significant``.
     """
     x = _places(axis, (row["place"] for row in rows))
-    y = {"type": "quantitative", "axis": axes.labels(axes.NUMBER, **_VALUE_AXIS)}
+    kind, form = (axes.SHARE_DIFFERENCE, "+.3~%") if share else (axes.NUMBER, "+.4~g")
+    y = {"type": "quantitative", "axis": axes.labels(kind, **_VALUE_AXIS)}
     ends = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
     bars = marks(ends, "isValid(datum.low)", type="rule", color=color, strokeWidth=1.5)
     # Vega warns of a layer without data, where intervals are withheld.
     shown_bars = [bars] if any(row["low"] is not None for row in rows) else []
     shown = tooltip(
         ("place", axis, ""),
-        ("estimate", "estimate", "+.4~g"),
-        ("low", "95 % from", "+.4~g"),
-        ("high", "to", "+.4~g"),
+        ("estimate", "estimate", form),
+        ("low", "95 % from", form),
+        ("high", "to", form),
         ("p", "adjusted p", ".3~g"),
     )
     fill = {"condition": {"test": "datum.significant", "value": color}, "value": "$ground"}
     place = {"x": x, "y": y | {"field": "estimate"}, "fill": fill, "tooltip": shown}
     points = marks(place, type="point", size=42, color=color, strokeWidth=1.4)
     zero = marks({"y": {"datum": 0}}, type="rule", color="$muted")
-    return {"data": {"values": rows}, "layer": [zero, *shown_bars, points]}
+    path = {"x": x, "y": y | {"field": "estimate"}}
+    joined = [marks(path, type="line", color=color, strokeWidth=1)] if axis != "layer" else []
+    return {"data": {"values": rows}, "layer": [zero, *joined, *shown_bars, points]}
 
 
 # By token class
@@ -252,6 +258,7 @@ def heatmap(
     Rows have the columns ``x`` and ``y``, ``value``, ``name`` and ``chosen``.
     """
     ticks = {"title": x, "labelAngle": 0}
+    legend = "strong: less" if worst_is_least else None
     place = {
         "x": {"field": x, "type": "ordinal", "axis": ticks},
         "y": {"field": y, "type": "ordinal", "sort": None, "axis": {"title": None}},
@@ -265,7 +272,7 @@ def heatmap(
             "zero": False,
             "nice": True,
         },
-        "legend": axes.labels(kind, title=None, gradientLength=110),
+        "legend": axes.labels(kind, title=legend, gradientLength=110),
     }
     form = ".4~p" if kind == axes.SHARE else ".4~g"
     colors = {"color": fill, "tooltip": tooltip(("name", "", ""), ("value", title, form))}

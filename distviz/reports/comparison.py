@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SIDES = {"near_zero_a": ("A", "$before"), "near_zero_b": ("B", "$after")}
 _TESTED = {
     "log_variance_ratio": "log variance ratio, ln(var B / var A), mean of documents",
-    "near_zero_difference": "near-zero difference, B − A, mean of documents",
+    "near_zero_difference": "near-zero difference, B − A, points, mean of documents",
 }
 
 
@@ -87,7 +87,9 @@ def _tested(inference: pd.DataFrame, site: str) -> list[Chart]:
     here = inference[inference["site"] == site]
     rows = {name: interval_rows(here[here["quantity"] == name], "layer_a") for name in _TESTED}
     return [
-        Chart(_TESTED[name], charts.intervals(rows[name], "$ink")) for name in rows if rows[name]
+        Chart(_TESTED[name], charts.intervals(rows[name], "$ink", share="near_zero" in name))
+        for name in rows
+        if rows[name]
     ]
 
 

@@ -25,7 +25,7 @@ _TITLES = dict(
     zip(
         QUANTITIES,
         (
-            "near-zero share, change",
+            "near-zero share, change in percentage points",
             "variance, log ratio",
             "L1, log ratio",
             "L2, log ratio",
@@ -91,7 +91,9 @@ def _charts(rows: pd.DataFrame, attention: pd.DataFrame, place: str) -> list[Cha
     for quantity, title in _TITLES.items():
         here = interval_rows(rows[rows["quantity"] == quantity], place)
         if here:
-            found.append(Chart(title, charts.intervals(here, "$after", axis=axis)))
+            share = "near_zero" in quantity
+            spec = charts.intervals(here, "$after", axis=axis, share=share)
+            found.append(Chart(title, spec))
     values = [
         {"place": row[place], "kind": row["module"], "kept": row["attention_kept"]}
         for row in records(attention)

@@ -71,12 +71,15 @@ class Browser:
         By site: one frame per layer. A frame has ``label``, ``note``, ``left``, ``step`` (bins),
         ``tokens`` (values shared by its charts), ``panels`` (``spec``, ``title``, ``phase``,
         ``columns`` of one number per bin) and ``numbers`` (a small table of texts).
+    first
+        The site and the number of the frame that is shown first.
     """
 
     kind: ClassVar[str] = "browser"
     title: str
     specs: dict[str, Spec]
     groups: dict[str, list[dict[str, Any]]]
+    first: tuple[str, int] = ("", 0)
 
 
 @dataclass(frozen=True)

@@ -127,4 +127,5 @@ def _compact(block: Any) -> dict[str, Any]:
     """Return the data of a chart or a browser for the script of the page."""
     if block.kind == "chart":
         return {"spec": block.spec, "title": block.title}
-    return {"specs": block.specs, "groups": block.groups, "title": block.title}
+    parts = {"specs": block.specs, "groups": block.groups, "first": list(block.first)}
+    return parts | {"title": block.title}

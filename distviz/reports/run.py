@@ -96,18 +96,34 @@ def figure_section(run: Run) -> Section:
     """Return the distributions of every layer, with a slider."""
     is_paired = any(key.phase == "after" for key in run.keys)
     title = f"Before and after {change_name(run)}" if is_paired else "Distribution"
-    browser = Browser(title, PAIRED, paired_frames(run))
+    browser = Browser(title, PAIRED, paired_frames(run), _first_shown(run))
     return Section(f"{title}, by layer", [browser])
 
 
+def _first_shown(run: Run) -> tuple[str, int]:
+    """Return the site and the number of the frame that a reader sees first.
+
+    The first layer that ARM changes, at ``act`` if that was observed; else the first place.
+    """
+    places = list(run.places())
+    changed = {(key.layer, key.site) for key in run.keys if key.phase == "moved_after"}
+    first = [key for key in places if (key.layer, key.site) in changed] or places
+    if not first:
+        return "", 0
+    chosen = next((key for key in first if key.site == "act"), first[0])
+    return chosen.site, [key for key in places if key.site == chosen.site].index(chosen)
+
+
 def depth_sections(run: Run) -> list[Section]:
-    """Return the curves of every statistic by layer, one section per site."""
+    """Return the curves of every statistic by layer, one section per site of several layers."""
     stats = run.stats()
     shown = stats[stats["phase"].isin(list(_PAIR))]
     sites = list(dict.fromkeys(shown["site"]))
     found = []
     for site in sites:
         here = shown[shown["site"] == site]
+        if here["layer"].nunique() < 2:
+            continue
         main = [_curve(here, name, word) for name, word in _MAIN.items() if name in here]
         main.append(_distance_curve(run, site))
         rest = [c for c in here if c not in (*_KEY, *_MAIN)]

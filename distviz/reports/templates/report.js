@@ -151,6 +151,10 @@
     const largest = figure.querySelector(".largest");
     const frames = () => data.groups[group ? group.value : Object.keys(data.groups)[0]];
     const chosen = (kind) => figure.querySelector(`${kind} :checked`)?.value;
+    const [site, start] = data.first;
+    if (group && site) group.value = site;
+    layer.max = String(start);
+    layer.value = String(start);
     let busy = null;
 
     const panel = (kind, title, index) => {
@@ -243,6 +247,7 @@
     };
     const choose = () => {
       layer.max = String(frames().length - 1);
+      for (const one of figure.querySelectorAll(".one-of-many")) one.hidden = layer.max === "0";
       if (!figure.dataset.counts) {
         const logs = frames().filter((frame) => frame.tokens.scale === "log").length;
         const usual = 4 * logs > frames().length ? "log" : "linear";

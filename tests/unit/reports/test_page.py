@@ -25,7 +25,7 @@ def test_blocks_have_kinds_of_their_own() -> None:
     from distviz.reports.page import Block
 
     kinds = [kind.kind for kind in get_args(Block)]
-    assert len(set(kinds)) == len(kinds) == 8
+    assert len(set(kinds)) == len(kinds) == 9
 
 
 def test_every_text_of_a_page_is_rendered() -> None:
