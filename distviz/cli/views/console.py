@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from distviz import results
 from distviz.cli.help import wrap_command
-from distviz.output import ASCII, is_unicode_name, visible
+from distviz.output import ASCII, counted, is_unicode_name, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -163,7 +163,9 @@ class FittedTable:
         """Add a row with a cell for each column."""
         row = [str(cell) for cell in cells]
         if len(row) != len(self.columns):
-            raise ValueError(f"{len(row)} cells for {len(self.columns)} columns")
+            raise ValueError(
+                f"{counted(len(row), 'cell')} for {counted(len(self.columns), 'column')}"
+            )
         self._rows.append((row, style))
 
     def __rich_console__(
