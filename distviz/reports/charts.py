@@ -277,7 +277,7 @@ def heatmap(
     form = ".4~p" if kind == axes.SHARE else ".4~g"
     colors = {"color": fill, "tooltip": tooltip(("name", "", ""), ("value", title, form))}
     edge = {"type": "rect", "filled": False, "stroke": "$after", "strokeWidth": 3}
-    cells = marks(place | colors, type="rect", stroke="$ground", strokeWidth=1)
+    cells = marks(place | colors, type="rect", stroke="$ground", strokeWidth=0.5)
     outlined = [marks(place, "datum.chosen", **edge)] if any(r["chosen"] for r in rows) else []
     return {"data": {"values": rows}, "layer": [cells, *outlined]}
 

@@ -23,12 +23,20 @@ def text_section(run: Run, side: str = "") -> Section | None:
     """
     if not run.texts:
         return None
-    shown = [_entry(number, one) for number, one in enumerate(run.texts[:_DOCUMENTS])]
-    blocks: list[Block] = [Fold(counted(len(run.texts), "document"), [Facts(shown)])]
-    rest = len(run.texts) - len(shown)
+    measured = run.texts[: _measured(run)]
+    shown = [_entry(number, one) for number, one in enumerate(measured[:_DOCUMENTS])]
+    blocks: list[Block] = [Fold(f"{counted(len(measured), 'document')} measured", [Facts(shown)])]
+    rest, unread = len(measured) - len(shown), len(run.texts) - len(measured)
     if rest:
         blocks.append(Prose(f"documents.jsonl has {counted(rest, 'more document')}."))
+    if unread:
+        blocks.append(Prose(f"Not measured: {counted(unread, 'further document')}."))
     return Section(f"The text{side}", blocks)
+
+
+def _measured(run: Run) -> int | None:
+    """Return how many of the documents were measured, the first ones; None means all."""
+    return int(run.documents["document"].max()) + 1 if "document" in run.documents else None
 
 
 def _entry(number: int, document: dict[str, Any]) -> tuple[str, str]:

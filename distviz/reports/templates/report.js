@@ -248,6 +248,12 @@
     const choose = () => {
       layer.max = String(frames().length - 1);
       for (const one of figure.querySelectorAll(".one-of-many")) one.hidden = layer.max === "0";
+      if (!figure.dataset.span) {
+        /* Where layers are too unlike for one axis, the narrow ones would be a needle. */
+        const wide = frames().map(({ tokens: { x_scale: { domain: [left, right] } } }) => right - left);
+        const usual = Math.max(...wide) > 4 * Math.min(...wide) ? "own" : "all";
+        figure.querySelector(`.span [value=${usual}]`).checked = true;
+      }
       if (!figure.dataset.counts) {
         const logs = frames().filter((frame) => frame.tokens.scale === "log").length;
         const usual = 4 * logs > frames().length ? "log" : "linear";
@@ -259,7 +265,7 @@
     layer.addEventListener("input", show);
     for (const one of figure.querySelectorAll(".switch input")) {
       one.addEventListener("change", () => {
-        if (one.closest(".counts")) figure.dataset.counts = one.value;
+        figure.dataset[one.closest(".counts") ? "counts" : "span"] = one.value;
         show();
       });
     }
@@ -347,7 +353,7 @@
         const cells = [...row.cells].map((cell) => cell.textContent.toLowerCase());
         row.hidden = !words.every((word) => cells.some((cell) => cell.includes(word)));
       }
-      place.querySelector(".count").textContent = `${shown().length} of ${body.rows.length} rows`;
+      place.querySelector(".count").textContent = `${shown().length.toLocaleString("en-US")} of ${body.rows.length.toLocaleString("en-US")} rows`;
     };
     const copied = () => [
       heads.map((head) => head.textContent.trim()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 from support.html_pages import EVIL, elements, strict, texts_of
 from support.synthetic_runs import Synthetic
@@ -15,7 +16,7 @@ from distviz.reports.texts import text_section
 
 
 def section_of(synthetic: Synthetic, texts: list[dict[str, Any]] | None) -> Section | None:
-    return text_section(replace(synthetic.run, texts=texts))
+    return text_section(replace(synthetic.run, texts=texts, documents=pd.DataFrame()))
 
 
 def pairs_of(section: Section | None) -> list[tuple[str, str]]:
@@ -50,6 +51,15 @@ def test_each_kind_of_document_can_be_read(synthetic: Synthetic) -> None:
         ("1", "Be brief. / Why?"),
         ("2", "user: Hi"),
     ]
+
+
+def test_only_what_was_measured_is_shown(synthetic: Synthetic) -> None:
+    documents = pd.DataFrame({"document": [0, 1, 0, 1]})
+    texts = [{"id": str(number), "text": "t"} for number in range(5)]
+    section = text_section(replace(synthetic.run, texts=texts, documents=documents))
+    assert [name for name, _ in pairs_of(section)] == ["0", "1"]
+    assert section is not None
+    assert section.blocks[-1] == Prose("Not measured: 3 further documents.")
 
 
 def test_a_long_text_does_not_make_the_page_long(synthetic: Synthetic) -> None:
