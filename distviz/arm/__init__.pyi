@@ -1,4 +1,5 @@
 from .arm import ARM as ARM
+from .controls import has_bounds as has_bounds
 from .controls import make_redistribution as make_redistribution
 from .controls import names_callable as names_callable
 from .plan import Plan as Plan

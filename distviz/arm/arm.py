@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class ARM:
 
     c: float = 0.13
     p1: float = 99.5
+    is_bounded: ClassVar[bool] = True
+    """Whether p1 and the mode play a role."""
     p_min: float = 0.02
     p_max: float = 0.25
     fraction: float | None = None
@@ -112,7 +114,7 @@ class ARM:
     def described(self) -> str:
         """Return the main parameters as text: ``c = 0.13, p1 = 99.5``."""
         first = f"c = {self.c:g}" if self.fraction is None else f"fraction = {self.fraction:g}"
-        return f"{first}, p1 = {self.p1:g}"
+        return f"{first}, p1 = {self.p1:g}" if self.is_bounded else first
 
     def plan(self, x: torch.Tensor, mask: Any = None) -> Plan | None:
         """Return the plan for one sequence, None if it has no finite value.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _OWN_PASS = 1 << 32
 @dataclass(frozen=True, kw_only=True)
 class Threshold(ARM):
     """Set the selected values to zero, as sparsification does: the opposite of ARM."""
+
+    is_bounded: ClassVar[bool] = False
 
     def _write(
         self,
@@ -57,6 +59,7 @@ class Scale(ARM):
     """
 
     factor: float = 2.0
+    is_bounded: ClassVar[bool] = False
 
     def _write(
         self,
@@ -162,6 +165,7 @@ class Custom(ARM):
 
     function: Callable[[torch.Tensor], torch.Tensor]
     name: str
+    is_bounded: ClassVar[bool] = False
 
     def _redistribute(
         self,
@@ -218,17 +222,23 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
         If there is no such redistribution, or the callable cannot be imported.
     """
     word, _, rest = name.partition(":")
-    fields = {field: getattr(arm, field) for field in ARM.__dataclass_fields__}
+    given = {field.name: getattr(arm, field.name) for field in fields(ARM)}
     if word == "scale" and rest:
-        return Scale(**fields, factor=_factor(name, rest))
+        return Scale(**given, factor=_factor(name, rest))
     if name in REDISTRIBUTIONS:
-        return replace(arm) if name == "arm" else REDISTRIBUTIONS[name][0](**fields)
+        return replace(arm) if name == "arm" else REDISTRIBUTIONS[name][0](**given)
     if names_callable(name):
-        return Custom(**fields, function=_import(name, word, rest), name=name)
+        return Custom(**given, function=_import(name, word, rest), name=name)
     raise RequestError(
         f"unknown redistribution '{name}'{nearest(name, REDISTRIBUTIONS)}",
         f"allowed: {', '.join(REDISTRIBUTIONS)}, scale:FACTOR, or module:callable",
     )
+
+
+def has_bounds(name: str) -> bool:
+    """Return whether p1 and the mode play a role in a redistribution, by its name."""
+    known = REDISTRIBUTIONS.get(name.partition(":")[0])
+    return known is not None and known[0].is_bounded
 
 
 def names_callable(name: str) -> bool:

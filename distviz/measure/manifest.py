@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
@@ -57,7 +58,7 @@ def _manifest(
             "redistribution": settings.redistribution,
             "layers": sorted({point.layer for point in measurement.moved}),
             "ripple": settings.ripple,
-            **{name: getattr(settings.arm(), name) for name in ARM.__dataclass_fields__},
+            **{field.name: getattr(settings.arm(), field.name) for field in fields(ARM)},
         }
     return {
         "schema_version": SCHEMA_VERSION,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distviz.arm import has_bounds
 from distviz.output import counted, listed, visible
 from distviz.results.result import model_layers
 
@@ -254,10 +255,11 @@ def arm_settings(run: Described) -> str:
         words.append(f"fraction = {fraction:g}")
     elif arm.get("c") is not None:
         words.append(f"c = {arm['c']:g}")
-    if arm.get("p1") is not None:
+    bounded = has_bounds(str(arm.get("redistribution") or "arm"))
+    if bounded and arm.get("p1") is not None:
         of = " of |x|" if arm.get("percentile_of") == "magnitude" else ""
         words.append(f"p1 = {arm['p1']:g}{of}")
-    if arm.get("mode") == "add":
+    if bounded and arm.get("mode") == "add":
         words.append("added")
     if arm.get("passes", 1) > 1:
         words.append(counted(arm["passes"], "pass"))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from msgspec import defstruct
 
-from distviz.arm import ARM, PRESETS
+from distviz.arm import ARM, PRESETS, has_bounds
 from distviz.errors import RequestError
 from distviz.output import counted, listed
 from distviz.parsing import exact
@@ -331,9 +331,10 @@ def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = N
     if "c" in varied or "fraction" in varied:
         given = not math.isnan(row["fraction"])
         words.append(f"fraction = {row['fraction']:g}" if given else f"c = {row['c']:g}")
-    if "p1" in varied:
+    bounded = has_bounds(str(row["redistribution"]))
+    if bounded and "p1" in varied:
         words.append(f"p1 = {row['p1']:g}")
-    if "mode" in varied and row["mode"] != "replace":
+    if bounded and "mode" in varied and row["mode"] != "replace":
         words.append("added")
     text = ", ".join(words)
     if "preset" in varied and row.get("preset"):

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from distviz.arm import has_bounds
 from distviz.cli.views.console import Column, FittedTable, command, paragraph, percent_cell
 from distviz.output import counted
 from distviz.results import measured_line, number, pareto, varied_columns
@@ -70,6 +71,8 @@ def _shared(table: pd.DataFrame) -> list[str]:
 def _cell(name: str, row: pd.Series[Any]) -> str:
     if name == "c" and not math.isnan(row["fraction"]):
         return f"f {row['fraction']:g}"
+    if name in ("p1", "mode") and not has_bounds(row["redistribution"]):
+        return "–"
     return f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
 
 

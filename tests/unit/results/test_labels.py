@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,8 @@ from support.synthetic_fillers import study
 
 from distviz.results import labels as wording
 from distviz.results.filler_study import FillerStudy
-from distviz.results.labels import alignment, number, percent, side_names
+from distviz.results.labels import alignment, arm_settings, number, percent, side_names
+from distviz.results.sweep import setting_name
 from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
@@ -96,3 +99,19 @@ def test_number(value: float, text: str) -> None:
 )
 def test_percent(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("arm", "c = 0.13, p1 = 99.5, added"),
+        ("noise", "c = 0.13, p1 = 99.5, added"),
+        ("threshold", "c = 0.13"),
+        ("scale:3", "c = 0.13"),
+    ],
+)
+def test_only_settings_that_play_a_role_are_named(name: str, shown: str) -> None:
+    arm = {"redistribution": name, "c": 0.13, "p1": 99.5, "mode": "add"}
+    assert arm_settings(SimpleNamespace(manifest={"arm": arm})) == shown
+    row = arm | {"fraction": math.nan, "layers": "0", "preset": ""}
+    assert setting_name(row, ["c", "p1", "mode"]) == shown
