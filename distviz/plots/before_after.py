@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from distviz.output import counted
 from distviz.plots import histograms, style
-from distviz.plots.before_after_data import PairedBins, Panel, paired_bins
+from distviz.plots.before_after_data import PairedBins, Panel, find_place, paired_bins
 from distviz.plots.layout import Heading, titled
+from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import (
     arm_layers,
     arm_settings,
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     from distviz.results import Run
 
-_LOG_FLOOR = 0.7
 _RULED = ("n", "moved")
 _ARROWS_PER_SIDE = 3
+_BESIDE_ZERO = 0.008
+"""Fraction of the axis beside zero where no arrow ends."""
 
 
 def paired(
@@ -44,6 +46,9 @@ def paired(
     *,
     module: str | None = None,
     log: bool | str = "auto",
+    x_axis: str = "auto",
+    centred: bool = False,
+    whole: Run | None = None,
     width: str | None = None,
 ) -> Figure:
     """Draw the distribution of one layer before and after ARM.
@@ -59,8 +64,12 @@ def paired(
     module
         Path of the module where a layer has several at this site; None takes the first.
     log
-        Whether the counts have a logarithmic scale; ``"auto"``: only if much of what lies
-        beside the tallest bar would otherwise be too low to be read.
+        Whether the counts have a logarithmic scale; ``"auto"``: only if in many layers of the
+        site much of what lies beside the tallest bar would otherwise be too low to be read.
+    x_axis, centred
+        As of `AxisChoice`.
+    whole
+        The run whose layers have the same axes at this site; None: ``run``.
     width
         ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
@@ -69,7 +78,9 @@ def paired(
     RequestError
         If the run has no such layer, site or module.
     """
-    data = paired_bins(run, layer, site, module=module, log=log)
+    key = find_place(run, layer, site, module)
+    choice = AxisChoice.of(log, x_axis, centred=centred)
+    data = paired_bins(run, layer, site, module=module, axes=axes_of(whole or run, key, choice))
     return draw_paired(data, _title(run, data), _caption(run, data), width=width)
 
 
@@ -163,18 +174,17 @@ def _caption(run: Run, data: PairedBins) -> str:
 
 def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
     """Draw a panel; return the handles of its legend. Bars are one shape, without seams."""
-    histograms.frame(ax, data.window, data.eps)
-    histograms.count_scale(ax, max(data.peak, 1), _LOG_FLOOR, log=data.log, integer=True)
+    histograms.frame(ax, data.axes, data.eps)
+    histograms.count_scale(ax, max(data.peak, 1), data.floor, log=data.log, integer=True)
     ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
     ax.set_ylabel("values per bin" + " (log)" * data.log)
-    floor = _floor(data)
-    edges = data.edges[data.first : data.last + 1]
-    counts = np.maximum(data.inside(panel.counts), floor)
-    bars: dict[str, Any] = {"edges": edges, "fill": True, "linewidth": 0}
+    floor = data.floor
+    counts = np.maximum(data.heights(panel.counts), floor)
+    bars: dict[str, Any] = {"edges": data.drawn_edges, "fill": True, "linewidth": 0}
     ax.stairs(counts, baseline=floor, color=style.LIGHT[panel.phase], gid="bars", **bars)
     handles: list[Artist] = []
     if panel.moved is not None:
-        rest = np.maximum(data.inside(panel.counts - panel.moved), floor)
+        rest = np.maximum(data.heights(panel.counts - panel.moved), floor)
         color = style.DARK[panel.phase]
         ax.stairs(counts, baseline=rest, color=color, gid="moved", zorder=1.2, **bars)
         label = "received" if panel.phase == "after" else "moves away"
@@ -184,7 +194,7 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
         name, other = outlined
         handles.append(
             ax.stairs(
-                np.maximum(data.inside(other), floor), edges, baseline=floor, gid="outline",
+                np.maximum(data.heights(other), floor), data.drawn_edges, baseline=floor, gid="outline",
                 color=style.LINE["before"], linewidth=0.7, zorder=1.4,
                 label=f"{style.phase_name(name)}, for comparison",
             )
@@ -196,11 +206,6 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
         weight="bold", color=style.LINE[panel.phase],
     )  # fmt: skip
     return handles
-
-
-def _floor(data: PairedBins) -> float:
-    """Return the count at which bars begin."""
-    return _LOG_FLOOR if data.log else 0.0
 
 
 def _outlined(data: PairedBins, panel: Panel) -> tuple[str, NDArray[np.int64]] | None:
@@ -241,16 +246,20 @@ def _draw_arrows(figure: Figure, axes: list[Axes], data: PairedBins) -> None:
     source, target = data.panels
     if source.moved is None or target.moved is None:
         return
-    tip = int(np.argmax(data.inside(source.moved))) + data.first
-    base, height = source.counts[tip] - source.moved[tip], source.counts[tip]
-    ends = above.transData.transform([(0, max(base, _floor(data))), (0, height)])[:, 1]
+    edges, leaving = data.drawn_edges, data.heights(source.moved)
+    tip = int(np.argmax(leaving))
+    height = data.heights(source.counts)
+    ends = above.transData.transform(
+        [(0, max(height[tip] - leaving[tip], data.floor)), (0, height[tip])]
+    )[:, 1]
+    tops = np.maximum(height, np.maximum(data.heights(target.counts), data.floor))
     lift = figure.bbox.height * 0.012
-    for side in (-1, 1):
-        start_x = above.transData.transform((_middle(data, tip) + side * data.width / 2, 1))[0]
-        for rank, (target_bin, weight) in enumerate(_target_bins(data, target, side)):
+    for side, edge in ((-1, edges[tip]), (1, edges[tip + 1])):
+        start_x = above.transData.transform((edge, 1))[0]
+        for rank, (bin_, weight) in enumerate(_target_bins(data, target, side)):
             start = np.array([start_x, ends[1] - (0.12 + 0.13 * rank) * (ends[1] - ends[0])])
-            bar = max(target.counts[target_bin], source.counts[target_bin], 1)
-            end = below.transData.transform((_middle(data, target_bin), bar)) + np.array([0, lift])
+            middle = data.middles[bin_]
+            end = below.transData.transform((middle, tops[bin_])) + np.array([0, lift])
             _arrow(figure, start, end, weight)
 
 
@@ -270,25 +279,21 @@ def _arrow(
     )  # fmt: skip
 
 
-def _middle(data: PairedBins, index: int) -> float:
-    return float(data.edges[index] + data.edges[index + 1]) / 2
-
-
 def _target_bins(data: PairedBins, panel: Panel, side: int) -> Iterator[tuple[int, float]]:
-    """Yield bins that divide the values received on a side into equal parts, outermost first.
+    """Yield drawn bins that divide the values received on a side into equal parts, outermost first.
 
     Each comes with the side's fraction of all values received. A side that is drawn narrow gets
     fewer arrows.
     """
     assert panel.moved is not None
-    centers = (data.edges[:-1] + data.edges[1:]) / 2
-    is_beside = (centers * side > data.width) & (np.abs(centers) < data.window[1])
-    received = np.where(is_beside, panel.moved, 0)
+    left, right = data.axes.scale.forward(data.window)
+    places = data.axes.scale.forward(data.middles) / max(-left, right)
+    received = np.where(places * side > _BESIDE_ZERO, data.inside(panel.moved), 0)
     total = int(received.sum())
     if not total:
         return
-    reach = float(np.average(np.abs(centers), weights=received)) * 2
-    arrows = min(_ARROWS_PER_SIDE, max(1, round(reach / data.window[1] * 6)))
+    reach = float(np.average(np.abs(places), weights=received)) * 2
+    arrows = min(_ARROWS_PER_SIDE, max(1, round(reach * 6)))
     running = np.cumsum(received[::side])
     share = total / max(int(panel.moved.sum()), 1)
     for index in range(arrows):

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.plots.site_axes import SiteAxes, axes_of
 from distviz.sites import SiteKey
-from distviz.stats import statistics
+from distviz.stats import bin_edges, statistics
 
 if TYPE_CHECKING:
     from distviz.results import Run
     from distviz.stats import Sketch
 
 Counts = NDArray[np.int64]
-_LOW = 0.02
-"""Bars below this fraction of the tallest are hard to read on a linear scale."""
-_INVISIBLE = 0.008
-"""Bars below this fraction of the tallest are one or two pixels high on a linear scale."""
-_MOST_LOW, _MOST_LEFT_OUT = 0.1, 0.01
-"""Fractions of the values: in low bars before a log scale is used; outside the window."""
+_LOG_FLOOR = 0.7
+"""Where bars begin on a logarithmic scale: less than one value in a bin of the usual width."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +55,73 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class PairedBins:
+class DrawnBins:
+    """Bins of which some are drawn on an axis of values.
+
+    Attributes
+    ----------
+    axes
+        The axes that they are drawn on; the ends of the axis of values are edges.
+    edges
+        float64 (bins + 1,), shared by all distributions; doubling outside the axis.
+    """
+
+    axes: SiteAxes
+    edges: NDArray[np.float64]
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Left and right end of the axis."""
+        return self.axes.window
+
+    @property
+    def log(self) -> bool:
+        """Whether the counts have a logarithmic scale."""
+        return self.axes.log
+
+    @property
+    def drawn(self) -> slice:
+        """The bins on the axis."""
+        first, last = np.searchsorted(self.edges, self.window)
+        return slice(int(first), int(last))
+
+    @property
+    def drawn_edges(self) -> NDArray[np.float64]:
+        """The edges of the bins on the axis."""
+        return self.edges[self.drawn.start : self.drawn.stop + 1]
+
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """The middles of the drawn bins."""
+        return (self.drawn_edges[:-1] + self.drawn_edges[1:]) / 2
+
+    @cached_property
+    def relative_widths(self) -> NDArray[np.float64]:
+        """Widths of the drawn bins on the axis, divided by the usual one."""
+        widths = np.diff(self.axes.scale.forward(self.drawn_edges))
+        return np.asarray(widths / np.median(widths))
+
+    def inside(self, counts: NDArray[Any]) -> NDArray[Any]:
+        """Return the counts of the drawn bins."""
+        return counts[self.drawn]
+
+    def heights(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the heights of the drawn bars: counts per bin of the usual width."""
+        return np.asarray(self.inside(counts) / self.relative_widths)
+
+    def outside(self, counts: NDArray[Any]) -> tuple[Any, Any]:
+        """Return the sums of the counts left and right of the axis."""
+        return counts[: self.drawn.start].sum(), counts[self.drawn.stop :].sum()
+
+
+@dataclass(frozen=True)
+class PairedBins(DrawnBins):
     """The panels of a place, on one set of bins.
 
     Attributes
     ----------
     key
         The place; its phase is that of the first panel.
-    edges
-        float64 (bins + 1,), shared by the panels; doubling outside the window.
-    first, last
-        The bins ``first`` to ``last - 1`` are drawn: equally wide, centred on zero. On a linear
-        scale they exclude bars that are too low to be seen.
-    log
-        Whether the counts have a logarithmic scale.
     eps
         Half width of the near-zero band.
     panels
@@ -82,37 +133,33 @@ class PairedBins:
     """
 
     key: SiteKey
-    edges: NDArray[np.float64]
-    first: int
-    last: int
-    log: bool
     eps: float
     panels: tuple[Panel, ...]
     untouched: Counts | None = None
     moved: int | None = None
 
-    @property
-    def window(self) -> tuple[float, float]:
-        """Left and right end of the drawn bins."""
-        return float(self.edges[self.first]), float(self.edges[self.last])
-
-    @property
-    def width(self) -> float:
-        """Width of a drawn bin."""
-        return float(self.edges[self.first + 1] - self.edges[self.first])
-
-    def inside(self, counts: Counts) -> Counts:
-        """Return the counts of the drawn bins."""
-        return counts[self.first : self.last]
-
     def beyond(self, panel: Panel) -> tuple[int, int]:
-        """Return how many values lie left and right of the window."""
-        return int(panel.counts[: self.first].sum()), int(panel.counts[self.last :].sum())
+        """Return how many values lie left and right of the axis."""
+        left, right = self.outside(panel.counts)
+        return int(left), int(right)
 
     @property
-    def peak(self) -> int:
+    def peak(self) -> float:
         """The tallest bar of all panels."""
-        return max(int(self.inside(panel.counts).max()) for panel in self.panels)
+        return max(float(self.heights(panel.counts).max()) for panel in self.panels)
+
+    @property
+    def floor(self) -> float:
+        """Where bars begin: below the lowest bar on a logarithmic scale."""
+        return log_floor(_LOG_FLOOR, [self.heights(p.counts) for p in self.panels], log=self.log)
+
+
+def log_floor(usual: float, bars: Sequence[NDArray[Any]], *, log: bool) -> float:
+    """Return where bars begin: zero, or on a logarithmic scale below the lowest of them."""
+    if not log:
+        return 0.0
+    lowest = [float(one[one > 0].min()) for one in bars if one.any()]
+    return min(usual, 0.7 * min(lowest, default=1.0))
 
 
 def paired_bins(
@@ -121,20 +168,29 @@ def paired_bins(
     site: str = "act",
     *,
     module: str | None = None,
-    log: bool | str = "auto",
+    axes: SiteAxes | None = None,
 ) -> PairedBins:
-    """Count one place of a run on shared bins; arguments as of `paired`.
+    """Count one place of a run on shared bins.
+
+    Parameters
+    ----------
+    run, layer, site, module
+        As of `paired`.
+    axes
+        Of `axes_of`; None: those of all layers of the site.
 
     Raises
     ------
     RequestError
         If the run has no such layer, site or module; the message lists what it has.
     """
-    keys = {key.phase: key for key in _place(run, layer, site, module)}
+    keys = {key.phase: key for key in run.places()[find_place(run, layer, site, module)]}
     sketches = {phase: run.merged[key] for phase, key in keys.items()}
     first_phase = "arm_input" if "arm_input" in keys else "before"
     key = next(iter(keys.values()))
-    edges, eps = run.edges(key), run.bands[key]
+    axes = axes_of(run, key) if axes is None else axes
+    edges = bin_edges(list(sketches.values()), window=axes.window, scale=axes.scale)
+    eps = run.bands[key]
     partners = {first_phase: "moved_before", "after": "moved_after"}
     panels = tuple(
         _panel(phase, sketches[phase], sketches.get(partner), edges, eps)
@@ -144,18 +200,10 @@ def paired_bins(
     untouched = None
     if first_phase == "arm_input" and "before" in sketches:
         untouched = statistics.histogram(sketches["before"], edges)
-    drawn = fine_bins(edges)
-    bars = [panel.counts[drawn] for panel in panels]
-    is_log = wants_log(bars) if log == "auto" else bool(log)
-    if not is_log:
-        moved = [p.moved[drawn] for p in panels if p.moved is not None and p.phase == "after"]
-        drawn = visible(drawn, bars, moved)
     return PairedBins(
-        key=key._replace(phase=panels[0].phase),
+        axes=axes,
         edges=edges,
-        first=drawn.start,
-        last=drawn.stop,
-        log=is_log,
+        key=key._replace(phase=panels[0].phase),
         eps=eps,
         panels=panels,
         untouched=untouched,
@@ -163,62 +211,17 @@ def paired_bins(
     )
 
 
-def fine_bins(edges: NDArray[np.float64]) -> slice:
-    """Return the bins around zero, those of equal width."""
-    widths = np.diff(edges)
-    fine = np.flatnonzero(widths == widths.min())
-    return slice(int(fine[0]), int(fine[-1]) + 1)
-
-
-def wants_log(bars: Sequence[NDArray[Any]]) -> bool:
-    """Return whether many values beside the tallest bar would be in bars too low to be read.
-
-    The first of the distributions decides; the others count for the height of the scale.
-    """
-    others = np.delete(bars[0], bars[0].argmax())
-    low = others[others < _LOW * max(one.max() for one in bars)]
-    return bool(low.sum() > _MOST_LOW * others.sum())
-
-
-def visible(
-    drawn: slice, bars: Sequence[NDArray[Any]], moved: Sequence[NDArray[Any]] = ()
-) -> slice:
-    """Narrow the drawn bins, evenly on both sides, to those that can be seen."""
-    least = _INVISIBLE * max(one.max() for one in bars)
-    seen = np.zeros(drawn.stop - drawn.start, bool)
-    for one in bars:
-        seen |= (one > least) | _all_but(one, _MOST_LEFT_OUT)
-    for one in moved:
-        seen |= _all_but(one, _MOST_LEFT_OUT)
-    places = np.flatnonzero(seen)
-    if not places.size:
-        return drawn
-    spare = int(min(places[0], seen.size - 1 - places[-1]))
-    spare = max(min(spare, seen.size // 2 - 4), 0)
-    return slice(drawn.start + spare, drawn.stop - spare)
-
-
-def _all_but(counts: NDArray[Any], share: float) -> NDArray[np.bool_]:
-    """Mark the bins that contain all counts except a fraction, half of it on either side."""
-    running = np.cumsum(counts)
-    total = running[-1]
-    inside = (running > share / 2 * total) & (running - counts < (1 - share / 2) * total)
-    return np.asarray(inside, dtype=np.bool_)
-
-
-def _place(run: Run, layer: int, site: str, module: str | None) -> list[SiteKey]:
-    """Return the keys of one place, all phases."""
-    places = [
-        keys for keys in run.places().values() if (keys[0].layer, keys[0].site) == (layer, site)
-    ]
+def find_place(run: Run, layer: int, site: str, module: str | None) -> SiteKey:
+    """Return the first key of one place; errors as of `paired_bins`."""
+    places = [key for key in run.places() if (key.layer, key.site) == (layer, site)]
     if not places:
         run.find(layer, site)
     if module is None:
         return places[0]
-    for keys in places:
-        if keys[0].module == module:
-            return keys
-    known = [keys[0].module for keys in places]
+    for key in places:
+        if key.module == module:
+            return key
+    known = [key.module for key in places]
     raise RequestError(
         f"layer {layer} has no module '{module}' observed at site {site}",
         f"it has {', '.join(known[:4])}{' and more' * (len(known) > 4)}",

@@ -13,6 +13,7 @@ from distviz.plots import histograms, style
 from distviz.plots.compared_data import ComparedBins, compared_bins
 from distviz.plots.layout import SIDE_COLORS, Heading, Line, side_heading
 from distviz.plots.scales import signed
+from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import layer_name, number, percent, side_names
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ _RULED = ("n", "KS")
 
 
 def compared(
-    comparison: Comparison, pair: Pair, *, log: bool | str = "auto", width: str | None = None
+    comparison: Comparison,
+    pair: Pair,
+    *,
+    log: bool | str = "auto",
+    x_axis: str = "auto",
+    centred: bool = False,
+    whole: Comparison | None = None,
+    width: str | None = None,
 ) -> Figure:
     """Draw one pair of layers of a comparison.
 
@@ -43,11 +51,16 @@ def compared(
         One of its pairs.
     log
         Whether the fractions have a logarithmic scale; ``"auto"``: only if much of what lies
-        beside the tallest bar of a side would otherwise be too low to be read.
+        beside the tallest bar of a side would otherwise be too low to be read, in many layers.
+    x_axis, centred
+        As of `AxisChoice`.
+    whole
+        The comparison whose layers have the same axes at this site; None: ``comparison``.
     width
         ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
     """
-    data = compared_bins(comparison, pair, log=log)
+    choice = AxisChoice.of(log, x_axis, centred=centred)
+    data = compared_bins(comparison, pair, axes=axes_of(whole or comparison, pair.a, choice))
     return draw_compared(data, side_names(comparison), _caption(comparison, pair), width=width)
 
 
@@ -73,7 +86,7 @@ def draw_compared(
         handles = _draw_bars(above, data)
         _draw_difference(below, data)
         for ax in axes:
-            histograms.frame(ax, data.window, data.eps)
+            histograms.frame(ax, data.axes, data.eps)
         above.tick_params(labelbottom=False)
         below.set_xlabel(histograms.value_label(data.pair.a.site))
         figure.align_ylabels()
@@ -121,11 +134,11 @@ def _draw_bars(ax: Axes, data: ComparedBins) -> list[Artist]:
 
     Returns the handles of the legend.
     """
-    floor = data.floor if data.log else 0.0
+    floor = data.floor
     histograms.count_scale(ax, data.peak or 1.0, floor, log=data.log)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     ax.set_ylabel("share of values per bin" + " (log)" * data.log)
-    a, b = (np.maximum(data.inside(side.shares), floor) for side in (data.a, data.b))
+    a, b = (np.maximum(data.heights(side.shares), floor) for side in (data.a, data.b))
     common = np.minimum(a, b)
     look: dict[str, Any] = {"edges": data.drawn_edges, "fill": True, "linewidth": 0}
     ax.stairs(common, baseline=floor, color=_COMMON, gid="common", **look)
@@ -144,7 +157,7 @@ def _draw_bars(ax: Axes, data: ComparedBins) -> list[Artist]:
 
 def _draw_difference(ax: Axes, data: ComparedBins) -> None:
     """Draw the excess of B upwards in its colour, the excess of A downwards."""
-    points = 100 * data.inside(data.difference)
+    points = 100 * data.heights(data.difference)
     for side, part in (("A", np.minimum(points, 0)), ("B", np.maximum(points, 0))):
         ax.stairs(
             part,

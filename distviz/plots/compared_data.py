@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.plots.before_after_data import fine_bins, visible, wants_log
-from distviz.stats import statistics
+from distviz.plots.before_after_data import DrawnBins, log_floor
+from distviz.plots.site_axes import SiteAxes, axes_of
+from distviz.stats import bin_edges, statistics
 
 if TYPE_CHECKING:
     from distviz.results import Comparison, Pair
@@ -41,19 +42,13 @@ class ComparedSide:
 
 
 @dataclass(frozen=True)
-class ComparedBins:
+class ComparedBins(DrawnBins):
     """A pair of distributions on one set of bins.
 
     Attributes
     ----------
     pair
         The layers that are compared.
-    edges
-        float64 (bins + 1,), shared; doubling outside the window.
-    first, last
-        The bins ``first`` to ``last - 1`` are drawn: equally wide, centred on zero.
-    log
-        Whether the shares have a logarithmic scale.
     eps
         Half width of the near-zero band, that of A.
     a, b
@@ -63,10 +58,6 @@ class ComparedBins:
     """
 
     pair: Pair
-    edges: Floats
-    first: int
-    last: int
-    log: bool
     eps: float
     a: ComparedSide
     b: ComparedSide
@@ -74,23 +65,10 @@ class ComparedBins:
     wasserstein_normalized: float
     js_divergence: float
 
-    @property
-    def window(self) -> tuple[float, float]:
-        """Left and right end of the drawn bins."""
-        return float(self.edges[self.first]), float(self.edges[self.last])
-
-    @property
-    def drawn_edges(self) -> Floats:
-        """The edges of the bins that are drawn."""
-        return self.edges[self.first : self.last + 1]
-
-    def inside(self, shares: Floats) -> Floats:
-        """Return the shares of the drawn bins."""
-        return shares[self.first : self.last]
-
     def beyond(self, side: ComparedSide) -> tuple[float, float]:
         """Return the fractions of a side left and right of the window."""
-        return float(side.shares[: self.first].sum()), float(side.shares[self.last :].sum())
+        left, right = self.outside(side.shares)
+        return float(left), float(right)
 
     @property
     def difference(self) -> Floats:
@@ -105,31 +83,28 @@ class ComparedBins:
     @property
     def peak(self) -> float:
         """The tallest bar of both sides."""
-        return float(max(self.inside(self.a.shares).max(), self.inside(self.b.shares).max()))
+        return max(float(self.heights(side.shares).max()) for side in (self.a, self.b))
 
     @property
     def floor(self) -> float:
-        """Where bars begin on a logarithmic scale: less than one value."""
-        return 0.7 / max(self.a.count, self.b.count, 1)
+        """Where bars begin: on a logarithmic scale less than one value."""
+        usual = 0.7 / max(self.a.count, self.b.count, 1)
+        return log_floor(usual, [self.heights(one.shares) for one in (self.a, self.b)], log=self.log)
 
 
-def compared_bins(comparison: Comparison, pair: Pair, *, log: bool | str = "auto") -> ComparedBins:
-    """Count a pair of a comparison on shared bins; arguments as of `compared`."""
+def compared_bins(
+    comparison: Comparison, pair: Pair, *, axes: SiteAxes | None = None
+) -> ComparedBins:
+    """Count a pair of a comparison on shared bins; arguments as of `paired_bins`."""
     sketches = comparison.sketches(pair)
-    edges = statistics.bin_edges(sketches)
+    axes = axes_of(comparison, pair.a) if axes is None else axes
+    edges = bin_edges(sketches, window=axes.window, scale=axes.scale)
     eps = comparison.a.bands[pair.a]
     a, b = (_side(sketch, edges, eps) for sketch in sketches)
-    drawn = fine_bins(edges)
-    bars = [side.shares[drawn] for side in (a, b)]
-    is_log = (wants_log(bars) or wants_log(bars[::-1])) if log == "auto" else bool(log)
-    if not is_log:
-        drawn = visible(drawn, bars)
     row = comparison.table.iloc[comparison.pairs.index(pair)]
     names = ("ks", "wasserstein_normalized", "js_divergence")
     distances = {name: float(row[name]) for name in names}
-    return ComparedBins(
-        pair, edges, drawn.start, drawn.stop, log=is_log, eps=eps, a=a, b=b, **distances
-    )
+    return ComparedBins(axes, edges, pair, eps, a, b, **distances)
 
 
 def _side(sketch: Sketch, edges: Floats, eps: float) -> ComparedSide:

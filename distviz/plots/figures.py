@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from distviz.plots.site_axes import AxisChoice
 from distviz.results import Comparison, FillerStudy, Run, Sweep, WhatIf
 from distviz.sites import SiteKey
 
@@ -46,7 +47,7 @@ FigureSpecs = dict[str, FigureSpec]
 
 
 def figure_specs(
-    result: Result, log: bool | None = None, whole: Result | None = None
+    result: Result, choice: AxisChoice | None = None, whole: Result | None = None
 ) -> FigureSpecs:
     """Return every figure of a result.
 
@@ -54,33 +55,36 @@ def figure_specs(
     ----------
     result
         The result, or a selection of it.
-    log
-        Scale of the counts; None decides for each figure.
+    choice
+        Of the axes of distributions; None decides for each site.
     whole
-        The result that ``result`` was selected from: figures have the same names as there.
+        The result that ``result`` was selected from: figures have the same names and axes as there.
     """
-    scale = "auto" if log is None else log
+    source = result if whole is None else whole
     if isinstance(result, FillerStudy):
         return _of_filler(result)
     if isinstance(result, WhatIf):
         return _of_whatif(result)
     if isinstance(result, Sweep):
         return _of_sweep(result)
-    names = figure_names(result if whole is None else whole)
+    asked = choice or AxisChoice()
+    names = figure_names(source)
+    axes = {"whole": source, "x_axis": asked.x_axis, "centred": asked.centred}
+    axes["log"] = "auto" if asked.log is None else asked.log
     if isinstance(result, Comparison):
-        return _of_comparison(result, scale, names)
+        return _of_comparison(result, axes, names)
     if isinstance(result, Run):
-        return _of_run(result, scale, names)
+        return _of_run(result, axes, names)
     raise TypeError(f"{type(result).__name__} has no figures")
 
 
-def _of_run(run: Run, log: bool | str, names: dict[SiteKey, str]) -> FigureSpecs:
+def _of_run(run: Run, axes: dict[str, Any], names: dict[SiteKey, str]) -> FigureSpecs:
     from distviz import plots
 
     figures: FigureSpecs = {
         names[key]: FigureSpec(
             "paired",
-            partial(plots.paired, run, key.layer, key.site, module=key.module, log=log),
+            partial(plots.paired, run, key.layer, key.site, module=key.module, **axes),
         )
         for key in run.places()
     }
@@ -96,12 +100,12 @@ def _of_run(run: Run, log: bool | str, names: dict[SiteKey, str]) -> FigureSpecs
 
 
 def _of_comparison(
-    comparison: Comparison, log: bool | str, names: dict[SiteKey, str]
+    comparison: Comparison, axes: dict[str, Any], names: dict[SiteKey, str]
 ) -> FigureSpecs:
     from distviz import plots
 
     figures: FigureSpecs = {
-        names[pair.a]: FigureSpec("compared", partial(plots.compared, comparison, pair, log=log))
+        names[pair.a]: FigureSpec("compared", partial(plots.compared, comparison, pair, **axes))
         for pair in comparison.pairs
     }
     for end, site in _by_site(pair.a.site for pair in comparison.pairs):

@@ -23,13 +23,15 @@ from distviz.plots.layout import (
     renderer_of,
     width_of,
 )
-from distviz.plots.scales import grid_lines
+from distviz.plots.scales import grid_lines, value_scale
 from distviz.results import number, percent
 from distviz.sites import SITES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+
+    from distviz.plots.site_axes import SiteAxes
 
 Row = tuple[str, list[str]]
 """A name, and one cell, or one for each column."""
@@ -117,10 +119,11 @@ def place_above_numbers(
     )  # fmt: skip
 
 
-def frame(ax: Axes, window: tuple[float, float], eps: float) -> None:
-    """Set the limits of the values, and draw grid lines and the near-zero band."""
-    ax.set_xlim(*window)
+def frame(ax: Axes, axes: SiteAxes, eps: float) -> None:
+    """Set the axis of the values, and draw grid lines, zero and the near-zero band."""
+    value_scale(ax, axes)
     grid_lines(ax)
+    ax.axvline(0, color=style.ZERO, linewidth=0.7, zorder=0.5, gid="zero")
     ax.axvspan(-eps, eps, color=style.BAND, linewidth=0, zorder=0.4, gid="near-zero")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from distviz.plots import style
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from numpy.typing import NDArray
+
+    from distviz.plots.site_axes import SiteAxes
 
 
 def layers_on_x(ax: Axes, layers: NDArray[np.int64]) -> None:
@@ -33,6 +36,42 @@ def integer_ticks(ax: Axes) -> None:
 def grid_lines(ax: Axes) -> None:
     """Draw horizontal grid lines."""
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+
+
+def value_scale(ax: Axes, axes: SiteAxes) -> None:
+    """Give the x axis the scale and the ends of a site's values."""
+    if axes.scale.constant is not None:
+        functions = (axes.scale.forward, axes.scale.inverse)
+        ax.set_xscale("function", functions=functions)
+        ax.xaxis.set_major_locator(FixedLocator(symlog_ticks(axes)))
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.set_xlim(*axes.window)
+
+
+def symlog_ticks(axes: SiteAxes, most: int = 14) -> list[float]:
+    """Return zero and powers of ten on both sides of a symmetric logarithmic axis.
+
+    Powers are left out so that all ticks have the space that ``most`` of them would have.
+    """
+    assert axes.scale.constant is not None
+    left, right = axes.scale.forward(axes.window)
+    ticks = [0.0]
+    for sign, end in ((-1, -axes.left), (1, axes.right)):
+        last, power = 0.0, math.floor(math.log10(axes.scale.constant))
+        while (tick := 10.0**power) <= end:
+            place = float(axes.scale.forward(tick))
+            if place - last >= (right - left) / most:
+                ticks.append(sign * tick)
+                last = place
+            power += 1
+    return sorted(ticks)
+
+
+def _plain(value: float, _: object = None) -> str:
+    """Format a power of ten or its negative."""
+    if abs(value) >= 1e6 or 0 < abs(value) < 1e-4:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    return f"{value:,g}".replace("-", "−")
 
 
 def share_x_labels(axes: Sequence[Axes], label: str) -> None:

@@ -24,6 +24,8 @@ INK = "#1f2328"
 MUTED = "#6a7178"
 GRID = "#e4e7ea"
 BAND = "#d9dcdf"
+ZERO = "#b3b9bf"
+"""Of the line at zero."""
 LIGHT = {"before": "#7cb5d8", "arm_input": "#7cb5d8", "after": "#f2ab7c"}
 """Fill of a phase: tints of Okabe and Ito's blue and vermillion."""
 LINE = {"before": "#0072b2", "arm_input": "#0072b2", "after": "#d55e00"}

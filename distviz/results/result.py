@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -55,6 +56,11 @@ class Result(ABC):
             return self.manifest
         own = self.manifest.get("warnings", [])
         return self.manifest | {"warnings": [*self.file_warnings, *own]}
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others computed from this result and keep with it, under names of their own."""
+        return {}
 
     @property
     @abstractmethod

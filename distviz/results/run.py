@@ -22,7 +22,7 @@ from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedT
 from distviz.results.storage import RUN
 from distviz.results.tables import records
 from distviz.sites import PHASES, SiteKey, key_order
-from distviz.stats import Sketch, statistics
+from distviz.stats import Sketch, bin_edges, statistics
 
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arm_input")
@@ -155,7 +155,7 @@ class Run(Result):
     def edges(self, key: SiteKey) -> Any:
         """Return the histogram edges of all phases at a key's place, float64."""
         phases = [self.merged.get(key._replace(phase=phase)) for phase in PHASES]
-        return statistics.bin_edges([sketch for sketch in phases if sketch is not None])
+        return bin_edges([sketch for sketch in phases if sketch is not None])
 
     def histograms(self) -> pd.DataFrame:
         """Return ``histograms.csv``; the phases of a place share bins that cover all values."""

@@ -7,7 +7,6 @@ the same formula on the full data. Definitions: docs/maths.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,41 +157,6 @@ def histogram(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     ends = np.searchsorted(values, edges, side="left")
     ends[-1] = np.searchsorted(values, edges[-1], side="right")
     return np.asarray(np.diff(running[ends]), dtype=np.int64)
-
-
-def bin_edges(sketches: Sequence[Sketch], bins: int = 256) -> NDArray[np.float64]:
-    """Return histogram edges for several sketches: fine around zero, doubling outward.
-
-    Every value is inside. The fine bins are centred on zero and their width is a power of two, so
-    neighbours have equally many cells of the grid and 16-bit data show no comb pattern. At least
-    ``bins`` / 2 and at most ``bins`` of them span the 0.25th to 99.75th percentile of every sketch;
-    outside, each bin is twice as wide as the one before.
-    """
-    filled = [sketch for sketch in sketches if sketch.count]
-    if not filled:
-        return np.array([-0.5, 0.5])
-    ends = np.concatenate([sketch.quantile([0.0025, 0.9975]) for sketch in filled])
-    lowest = min(min(sketch.min, sketch.pairs()[0][0]) for sketch in filled)
-    highest = max(max(sketch.max, sketch.pairs()[0][-1]) for sketch in filled)
-    reach = float(np.abs(ends).max()) or max(abs(lowest), abs(highest)) or 1.0
-    exponent = max(math.ceil(math.log2(2 * reach / (bins - 1))), -149)
-    width = 2.0**exponent
-    half = math.ceil(reach / width - 0.5) + 0.5
-    fine = np.arange(-half, half + 1) * width
-    left = _outward(fine[0], lowest, -width)
-    right = _outward(fine[-1], highest, width)
-    return np.concatenate([left[::-1], fine, right])
-
-
-def _outward(start: float, end: float, step: float) -> NDArray[np.float64]:
-    """Return edges beyond ``start`` in doubling steps, up to ``end``."""
-    edges: list[float] = []
-    place = start
-    while (end - place) * step > 0:
-        step *= 2
-        place += step
-        edges.append(place)
-    return np.array(edges)
 
 
 def _merge_zeros(
