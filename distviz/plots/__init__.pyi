@@ -17,6 +17,9 @@ from .filler import filler_positions as filler_positions
 from .layer_diagram import layer_lines as layer_lines
 from .overview import layer_series as layer_series
 from .overview import overview as overview
+from .site_axes import AxisChoice as AxisChoice
+from .site_axes import SiteAxes as SiteAxes
+from .site_axes import axes_of as axes_of
 from .style import BAND as BAND
 from .style import DARK as DARK
 from .style import GRID as GRID

@@ -96,7 +96,6 @@ def draw_paired(
             ax.tick_params(labelbottom=False)
         axes[-1].set_xlabel(histograms.value_label(data.key.site))
         heads = [(style.phase_name(panel.phase), style.LINE[panel.phase]) for panel in data.panels]
-        taken = 0.0
         if page.is_narrow:
             rows = [
                 *_numbers(data),
@@ -107,9 +106,9 @@ def draw_paired(
                 handles=[handle for own in handles for handle in own], heads=heads, rows=rows,
                 ruled=_RULED,
             )  # fmt: skip
-            taken = style.text_width(heads[0][0], style.size("phase"), "bold")
         else:
             _place_wide(figure, axes, heading, data, handles, heads)
+        taken = style.text_width(heads[0][0], style.size("phase"), "bold")
         histograms.label_band(axes[0], data.eps, is_empty=not data.panels[0].count, taken=taken)
         if len(axes) == 2 and data.moved:
             _draw_arrows(figure, axes, data)
@@ -194,16 +193,14 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
         name, other = outlined
         handles.append(
             ax.stairs(
-                np.maximum(data.heights(other), floor), data.drawn_edges, baseline=floor, gid="outline",
-                color=style.LINE["before"], linewidth=0.7, zorder=1.4,
+                np.maximum(data.heights(other), floor), data.drawn_edges, baseline=floor,
+                gid="outline", color=style.LINE["before"], linewidth=0.7, zorder=1.4,
                 label=f"{style.phase_name(name)}, for comparison",
             )
         )  # fmt: skip
-    outside = style.page_format().is_narrow
     ax.text(
-        0.0 if outside else 0.012, 1.02 if outside else 0.975, style.phase_name(panel.phase),
-        transform=ax.transAxes, va="bottom" if outside else "top", fontsize=style.size("phase"),
-        weight="bold", color=style.LINE[panel.phase],
+        0.0, 1.02, style.phase_name(panel.phase), transform=ax.transAxes, va="bottom",
+        fontsize=style.size("phase"), weight="bold", color=style.LINE[panel.phase],
     )  # fmt: skip
     return handles
 
@@ -246,11 +243,11 @@ def _draw_arrows(figure: Figure, axes: list[Axes], data: PairedBins) -> None:
     source, target = data.panels
     if source.moved is None or target.moved is None:
         return
-    edges, leaving = data.drawn_edges, data.heights(source.moved)
-    tip = int(np.argmax(leaving))
+    edges, moved = data.drawn_edges, data.heights(source.moved)
+    tip = int(np.argmax(moved))
     height = data.heights(source.counts)
     ends = above.transData.transform(
-        [(0, max(height[tip] - leaving[tip], data.floor)), (0, height[tip])]
+        [(0, max(height[tip] - moved[tip], data.floor)), (0, height[tip])]
     )[:, 1]
     tops = np.maximum(height, np.maximum(data.heights(target.counts), data.floor))
     lift = figure.bbox.height * 0.012

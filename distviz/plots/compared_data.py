@@ -89,7 +89,9 @@ class ComparedBins(DrawnBins):
     def floor(self) -> float:
         """Where bars begin: on a logarithmic scale less than one value."""
         usual = 0.7 / max(self.a.count, self.b.count, 1)
-        return log_floor(usual, [self.heights(one.shares) for one in (self.a, self.b)], log=self.log)
+        return log_floor(
+            usual, [self.heights(one.shares) for one in (self.a, self.b)], log=self.log
+        )
 
 
 def compared_bins(

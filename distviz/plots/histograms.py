@@ -140,7 +140,7 @@ def count_scale(ax: Axes, peak: float, floor: float, *, log: bool, integer: bool
 
 
 def label_band(ax: Axes, eps: float, *, of: str = "", is_empty: bool, taken: float = 0.0) -> None:
-    """Label the near-zero band, at the right edge if ``taken`` inches at the left leave no space.
+    """Label the near-zero band above it, to the right of the ``taken`` inches at the left.
 
     A panel without values gets a note.
     """
@@ -149,10 +149,14 @@ def label_band(ax: Axes, eps: float, *, of: str = "", is_empty: bool, taken: flo
     if not (math.isfinite(eps) and eps > 0):
         return
     text, points = f"near zero: |x| < ε{of} = {number(eps)}", style.size("note")
-    fits = taken + 0.05 < (width_of(ax) - style.text_width(text, points)) / 2
+    width, free = style.text_width(text, points), width_of(ax)
+    zero = float(
+        ax.transAxes.inverted().transform(ax.transData.transform((0, ax.get_ylim()[0])))[0]
+    )
+    middle = min(max(zero * free, taken + 0.1 + width / 2), free - width / 2)
     ax.text(
-        0.5 if fits else 1.0, 1.015, text, ha="center" if fits else "right", va="bottom",
-        fontsize=points, color=style.MUTED, transform=ax.transAxes,
+        middle / free, 1.015, text, ha="center", va="bottom", fontsize=points,
+        color=style.MUTED, transform=ax.transAxes,
     )  # fmt: skip
 
 
@@ -171,15 +175,17 @@ def beyond_texts(tails: Tails, title: str = "") -> list[str]:
     (left, low), (right, high) = tails
     texts = []
     if left:
-        texts.append(f"{title}{percent(left)} beyond ← min {number(low)}")
+        texts.append(f"{title}{percent(left)} below the axis, min {number(low)}")
     if right:
-        texts.append(f"{title}{percent(right)} beyond → max {number(high)}")
+        texts.append(f"{title}{percent(right)} above the axis, max {number(high)}")
     return texts
 
 
 def beyond_rows(tails: Sequence[Tails]) -> Iterator[Row]:
     """Yield the same as rows of the table, with a column for each distribution."""
-    for name, ends in zip(("beyond ←", "beyond →"), zip(*tails, strict=True), strict=True):
+    for name, ends in zip(
+        ("below the axis", "above the axis"), zip(*tails, strict=True), strict=True
+    ):
         if any(share for share, _ in ends):
             cells = (f"{percent(share)} to {number(end)}" if share else "–" for share, end in ends)
             yield name, list(cells)

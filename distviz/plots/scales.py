@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from distviz.plots import style
 
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distviz.plots.site_axes import SiteAxes
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def layers_on_x(ax: Axes, layers: NDArray[np.int64]) -> None:
@@ -43,12 +51,13 @@ def value_scale(ax: Axes, axes: SiteAxes) -> None:
     if axes.scale.constant is not None:
         functions = (axes.scale.forward, axes.scale.inverse)
         ax.set_xscale("function", functions=functions)
-        ax.xaxis.set_major_locator(FixedLocator(symlog_ticks(axes)))
+        most = 9 if style.page_format().is_narrow else 14
+        ax.xaxis.set_major_locator(FixedLocator(symlog_ticks(axes, most)))
         ax.xaxis.set_major_formatter(FuncFormatter(_plain))
     ax.set_xlim(*axes.window)
 
 
-def symlog_ticks(axes: SiteAxes, most: int = 14) -> list[float]:
+def symlog_ticks(axes: SiteAxes, most: int) -> list[float]:
     """Return zero and powers of ten on both sides of a symmetric logarithmic axis.
 
     Powers are left out so that all ticks have the space that ``most`` of them would have.
@@ -69,9 +78,10 @@ def symlog_ticks(axes: SiteAxes, most: int = 14) -> list[float]:
 
 def _plain(value: float, _: object = None) -> str:
     """Format a power of ten or its negative."""
-    if abs(value) >= 1e6 or 0 < abs(value) < 1e-4:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
-    return f"{value:,g}".replace("-", "−")
+    if 1e-4 < abs(value) < 1e4 or not value:
+        return f"{value:,g}".replace("-", "−")
+    power = str(round(math.log10(abs(value)))).translate(_RAISED)
+    return f"{'−' if value < 0 else ''}10{power}"
 
 
 def share_x_labels(axes: Sequence[Axes], label: str) -> None:

@@ -50,7 +50,8 @@ class AxisChoice:
     centred
         Whether zero is in the middle of the axis in any case.
     log
-        Whether counts have a logarithmic scale; None: where otherwise many bars are too low.
+        Whether counts have a logarithmic scale; None: where otherwise many bars are too low, and
+        with symlog, because outliers are few.
     """
 
     x_axis: str = "auto"
@@ -134,8 +135,10 @@ def axes_of(
 
 def _alike(result: Run | Comparison, place: SiteKey) -> list[SiteKey]:
     """Return the places of a result at the same site and in the same stack."""
-    is_run = not isinstance(result, Comparison)
-    places = result.places() if is_run else [pair.a for pair in result.pairs]
+    if isinstance(result, Comparison):
+        places = [pair.a for pair in result.pairs]
+    else:
+        places = list(result.places())
     return [key for key in places if (key.site, key.stack) == (place.site, place.stack)]
 
 
@@ -186,6 +189,8 @@ def _decide(layers: Sequence[_Layer], asked: AxisChoice) -> SiteAxes:
     scale = _scale(layers, asked.x_axis)
     left, right = _window(layers, scale, is_centred=asked.centred)
     log = asked.log
+    if log is None and scale.constant is not None:
+        log = True
     if log is None:
         low = [_has_low_bars(layer.sketches, (left, right), scale) for layer in layers]
         log = sum(low) > _MOST_LAYERS * len(low)
@@ -209,7 +214,9 @@ def _window(
 ) -> tuple[float, float]:
     """Return the ends of the axis: the mass of all layers if linear, else their whole range."""
     is_linear = scale.constant is None
-    ends = [(one.left, one.right) if is_linear else (one.low, one.high) for one in layers]
+    ends = [(one.left, one.right) for one in layers]
+    if not is_linear:
+        ends += [(one.low, one.high) for one in layers]
     band = _BAND * max(layer.eps for layer in layers)
     low = min(-band, *(end[0] for end in ends), 0.0)
     high = max(band, *(end[1] for end in ends), 0.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
 from distviz.parsing import word_list
-from distviz.plots import FigureSpecs, figure_specs
+from distviz.plots import AxisChoice, FigureSpecs, figure_specs
 from distviz.results import Result, check_replaceable, check_writable, load, records, staging
 from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
 from distviz.sites import parse_layers, parse_sites
@@ -158,7 +158,7 @@ def export(
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
     part = result.select(layers, sites)
-    drawn = _chosen(figure_specs(part, log, result), only) if figures else {}
+    drawn = _chosen(figure_specs(part, AxisChoice.of(log), result), only) if figures else {}
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")

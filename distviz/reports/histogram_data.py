@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distviz.output import counted
-from distviz.plots import ComparedBins, ComparedSide, PairedBins, Panel, compared_bins, paired_bins
+from distviz.plots import (
+    ComparedBins,
+    ComparedSide,
+    PairedBins,
+    Panel,
+    SiteAxes,
+    axes_of,
+    compared_bins,
+    paired_bins,
+)
 from distviz.reports import axes
 from distviz.reports.channels import largest_channels
 from distviz.results import layer_name, number, percent
@@ -16,7 +25,6 @@ if TYPE_CHECKING:
     from distviz.results import Comparison, Run
     from distviz.sites import SiteKey
 
-_LOG_FLOOR = 0.7
 _HEADROOM = 1.08
 _DIGITS = 5
 Frames = dict[str, list[dict[str, Any]]]
@@ -30,6 +38,7 @@ def paired_frames(run: Run) -> Frames:
     for key in places:
         data = paired_bins(run, key.layer, key.site, module=key.module)
         frame = _paired(data, _label(run, key, places))
+        frame["own"] = list(axes_of(run, key, own=True).window)
         largest = channels.get((key.stack, key.site, key.layer, key.module))
         groups.setdefault(key.site, []).append(frame | ({"channels": largest} if largest else {}))
     return groups
@@ -42,23 +51,22 @@ def _label(run: Run, key: SiteKey, places: Sequence[SiteKey]) -> str:
 
 
 def _paired(data: PairedBins, label: str) -> dict[str, Any]:
-    floor = _LOG_FLOOR if data.log else 0
+    floor = data.floor
     panels = []
     for panel in data.panels:
-        counts = data.inside(panel.counts)
-        moved = 0 * counts if panel.moved is None else data.inside(panel.moved)
+        counts = data.heights(panel.counts)
+        moved = 0 * counts if panel.moved is None else data.heights(panel.moved)
         other = _outlined(data, panel)
-        columns = {"n": counts.tolist(), "m": moved.tolist()}
+        columns = {"n": _rounded(counts), "m": _rounded(moved)}
         if other is not None:
-            columns["o"] = data.inside(other).tolist()
+            columns["o"] = _rounded(data.heights(other))
         color = "after" if panel.phase == "after" else "before"
         panels.append({"spec": "paired", "title": panel.phase, "phase": color, "columns": columns})
     tokens = _tokens(data, data.key.site, floor) | {"format": axes.COUNT, "unit": "values per bin"}
     return {
         "label": label,
         "note": _note(data),
-        "left": data.window[0],
-        "step": data.width,
+        "edges": _rounded(data.drawn_edges, 8),
         "tokens": tokens,
         "panels": panels,
         "numbers": _numbers([(panel.phase, panel) for panel in data.panels]),
@@ -79,13 +87,21 @@ def _tokens(data: PairedBins | ComparedBins, site: str, floor: float) -> dict[st
         top *= (top / floor) ** (_HEADROOM - 1)
     return {
         "axis": "activation value" if site == "act" else f"{site} value",
-        "x_scale": {"domain": list(data.window), "nice": False, "zero": False},
         "heights": [floor, top if data.log else top * _HEADROOM],
         "scale": "log" if data.log else "linear",
         "floor": floor,
         "eps_left": max(-eps, data.window[0]),
         "eps_right": min(eps, data.window[1]),
-    }
+    } | _value_scale(data.axes)
+
+
+def _value_scale(chosen: SiteAxes) -> dict[str, Any]:
+    """Return the scale of the values, and its ticks where Vega-Lite does not choose them."""
+    window, constant = list(chosen.window), chosen.scale.constant
+    if constant is None:
+        return {"x_scale": {"domain": window, "nice": False, "zero": False}}
+    scale, ticks = axes.symlog(window, constant)
+    return {"x_scale": scale, "ticks": ticks}
 
 
 def _note(data: PairedBins) -> str:
@@ -119,15 +135,17 @@ def compared_frames(comparison: Comparison) -> Frames:
         first = layer_name(comparison.a, pair.a.layer, pair.a.stack)
         second = layer_name(comparison.b, pair.b.layer, pair.b.stack)
         label = first if first == second else f"{first} of A, {second} of B"
-        groups.setdefault(pair.a.site, []).append(_compared(data, label))
+        groups.setdefault(pair.a.site, []).append(
+            _compared(data, label) | {"own": list(axes_of(comparison, pair.a, own=True).window)}
+        )
     return groups
 
 
 def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
-    a, b = (data.inside(side.shares) for side in (data.a, data.b))
+    a, b = (data.heights(side.shares) for side in (data.a, data.b))
     columns = {name: _rounded(shares) for name, shares in (("a", a), ("b", b))}
     most = float(abs(b - a).max()) * 1.1 or 1.0
-    tokens = _tokens(data, data.pair.a.site, data.floor if data.log else 0)
+    tokens = _tokens(data, data.pair.a.site, data.floor)
     tokens |= {"format": axes.SHARE, "unit": "share per bin"}
     difference = {
         "scale": "linear",
@@ -144,8 +162,7 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     return {
         "label": label,
         "note": " · ".join(words),
-        "left": data.window[0],
-        "step": float(data.drawn_edges[1] - data.drawn_edges[0]),
+        "edges": _rounded(data.drawn_edges, 8),
         "tokens": tokens,
         "panels": [
             sides | {"title": "A filled, B as a line"},
@@ -156,5 +173,5 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     }
 
 
-def _rounded(shares: Any) -> list[float]:
-    return [float(f"{share:.{_DIGITS}g}") for share in shares.tolist()]
+def _rounded(numbers: Any, digits: int = _DIGITS) -> list[float]:
+    return [float(f"{one:.{digits}g}") for one in numbers.tolist()]

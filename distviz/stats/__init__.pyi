@@ -1,6 +1,10 @@
 from . import float_grid as float_grid
 from . import inference as inference
 from . import statistics as statistics
+from .binning import LINEAR as LINEAR
+from .binning import ValueScale as ValueScale
+from .binning import bin_edges as bin_edges
+from .binning import mass_ends as mass_ends
 from .channel_sums import ChannelTotals as ChannelTotals
 from .inference import infer as infer
 from .moments import ExactSum as ExactSum

@@ -105,8 +105,7 @@ def bin_edges(
     sketches
         Every value of theirs is inside the edges.
     bins
-        The most fine bins. Their nominal width on the scale is a power of two and their grid is
-        centred on zero.
+        The most fine bins. One of them is centred on zero.
     window
         The ends of the fine bins, edges themselves; None: all that `mass_ends` spans.
     scale
@@ -139,18 +138,17 @@ def bin_edges(
 
 
 def nominal_width(places: Floats, bins: int, gap: float) -> float:
-    """Return the width of fine bins between two places of an axis, a power of two.
+    """Return the width of fine bins between two places of an axis.
 
-    It is at least `_PER_BIN` typical gaps, or about one where that would leave few bins.
+    It is a power of two, or the multiple of the typical gap above it: at least `_PER_BIN` gaps, or
+    one where that would leave few bins.
     """
     span = float(places[1] - places[0])
     width = 2.0 ** max(math.ceil(math.log2(span / (bins - 1))), -149)
     if gap <= 0:
         return width
-    enough = 2.0 ** math.ceil(math.log2(_PER_BIN * gap))
-    if span / enough < _FEWEST:
-        enough = 2.0 ** math.floor(math.log2(gap))
-    return max(width, enough)
+    per_bin = _PER_BIN if span >= _FEWEST * _PER_BIN * gap else 1.0
+    return max(math.ceil(width / gap), per_bin) * gap
 
 
 def _nominal(places: Floats, width: float, *, is_fixed: bool) -> Floats:

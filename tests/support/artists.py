@@ -59,3 +59,9 @@ def heatmap_cells(figure: Figure, gid: str) -> tuple[list[str], Any]:
         for mesh in artists(axes, gid):
             return [label.get_text() for label in axes.get_yticklabels()], mesh.get_array()
     raise AssertionError(gid)
+
+
+def counted(values: Any, edges: Any) -> Any:
+    """Return the number of values in each drawn bin; all of them are open at the right."""
+    # One more edge: the last bin of numpy.histogram is closed.
+    return np.histogram(values, np.append(edges, np.inf))[0][:-1]

@@ -119,8 +119,8 @@
     const write = (value) => Number(value.toPrecision(4));
     const rows = [];
     for (let bin = 0; bin <= count; bin += 1) {
-      const l = frame.left + bin * frame.step;
-      const r = bin < count ? l + frame.step : l;
+      const l = frame.edges[bin];
+      const r = frame.edges[Math.min(bin + 1, count)];
       const row = { l, r, range: `${write(l)} … ${write(r)}` };
       for (const name of names) row[name] = columns[name][Math.min(bin, count - 1)];
       rows.push(row);

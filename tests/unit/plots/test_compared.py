@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from support.artists import artists, stairs, texts_of
+from support.artists import artists, counted, stairs, texts_of
 from support.synthetic_comparisons import Made, eps_of
 from support.synthetic_runs import place, run_of
 from support.terminal import printed
@@ -31,10 +31,10 @@ def test_outlines_are_shares_of_the_raw_values(
     for side, made in (("A", first), ("B", second)):
         heights, edges, bottom = stairs(above, f"outline-{side}")
         raw = made.raw[1].ravel()
-        # One more edge: the last bin of numpy.histogram is closed, a drawn one is not.
-        counts = np.histogram(raw, np.append(edges, np.inf))[0][:-1]
-        shares[side] = counts / raw.size
-        floor = 0.7 / second.raw[1].size if log else 0.0
+        widths = np.diff(edges) / np.median(np.diff(edges))
+        shares[side] = counted(raw, edges) / raw.size / widths
+        floor = bottom[0]
+        assert floor <= (0.7 / second.raw[1].size if log else 0.0)
         np.testing.assert_allclose(heights, np.maximum(shares[side], floor), rtol=1e-12)
         assert (bottom == floor).all()
     difference = 100 * (shares["B"] - shares["A"])

@@ -11,26 +11,26 @@ from distviz.plots import histograms, style
 
 
 def test_values_beyond_the_window_are_stated(synthetic: Synthetic) -> None:
-    figure = plots.paired(synthetic.run, 0, log=False)
-    raw = synthetic.raw[0, "before"]
+    figure = plots.paired(synthetic.run, 2, log=False)
+    raw = synthetic.raw[2, "before"]
     share = (raw >= figure.axes[0].get_xlim()[1]).mean()
     assert 0 < share <= 0.01
-    expected = f"{100 * share:.2f} % beyond → max {raw.max():.2f}"
+    expected = f"{100 * share:.2f} % above the axis, max {raw.max():.2f}"
     (note,) = artists(figure.axes[0], "beyond")
     assert note.get_text() == expected
 
 
 def test_values_beyond_the_window_are_stated_below_on_one_column() -> None:
     run = silu_run().run
-    raw = silu_run().raw[0, "before"]
-    figure = plots.paired(run, 0, log=False, width="single")
+    raw = silu_run().raw[2, "before"]
+    figure = plots.paired(run, 2, log=False, width="single")
     share = (raw >= figure.axes[0].get_xlim()[1]).mean()
-    assert f"beyond → {100 * share:.2f} % to {raw.max():.2f}" in shown_text(figure)
+    assert f"above the axis {100 * share:.2f} % to {raw.max():.2f}" in shown_text(figure)
 
 
 def test_a_row_for_each_side_that_has_values_beyond() -> None:
     tails = (((0.0, -1.0), (0.25, 9.0)), ((0.0, -2.0), (0.0, 3.0)))
-    assert list(histograms.beyond_rows(tails)) == [("beyond →", ["25.0 % to 9.00", "–"])]
+    assert list(histograms.beyond_rows(tails)) == [("above the axis", ["25.0 % to 9.00", "–"])]
     assert histograms.beyond_texts(tails[1]) == []
 
 
