@@ -4,6 +4,7 @@ from .controls import make_redistribution as make_redistribution
 from .controls import names_callable as names_callable
 from .plan import Plan as Plan
 from .plan import SequenceRows as SequenceRows
+from .presets import KL_BUDGET as KL_BUDGET
 from .presets import PRESETS as PRESETS
 from .presets import Proposal as Proposal
 from .presets import every_preset as every_preset

@@ -15,6 +15,8 @@ from distviz.errors import RequestError, nearest
 if TYPE_CHECKING:
     from distviz.stats import Sketch
 
+KL_BUDGET = 0.05
+"""Nats of KL divergence up to which a change of the output is acceptable, unless told otherwise."""
 _BENCHMARKS = ("gpqa", "math-500", "aime24", "aime25", "humaneval", "livecodebench")
 _TABLE = {
     "qwen2.5-math-1.5b": ".15/99.5 .13/99.5 .13/99.5 .13/99.5 .13/99.5 -",

@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from distviz.arm import KL_BUDGET
 from distviz.cli import completion
 from distviz.option import HEADINGS, MEASURING, Option
 from distviz.parsing import word_list
@@ -81,7 +82,8 @@ _OWN = (
           "benchmarks), NAME (all benchmarks) or NAME:BENCHMARK"),
     _grid("by_layer", bool, False, "", "Apply each setting to each layer alone"),
     _grid("seeds", int, 1, "N", "Random seeds per setting", minimum=1, maximum=1000),
-    _grid("budget_kl", float, 0.05, "NATS", "Largest KL divergence of a recommended setting, nats"),
+    _grid("budget_kl", float, KL_BUDGET, "NATS",
+          "Largest KL divergence of a recommended setting, nats"),
 
     _generate("prompt", str, ..., "TEXT", "Prompt; - standard input"),
     _generate("system", str, "", "TEXT", "System prompt"),

@@ -14,7 +14,7 @@ from distviz.errors import RequestError
 from distviz.output import counted
 from distviz.plots import style
 from distviz.plots.heatmaps import MOST_LINES
-from distviz.plots.layout import Heading, arrange, legend_above, panel_title, stacked, titled
+from distviz.plots.layout import Heading, Line, arrange, legend_above, panel_title, stacked
 from distviz.plots.scales import fit_y, layers_on_x, log_if_wide, percent_ticks, share_x_labels
 from distviz.results import (
     arm_layers,
@@ -24,6 +24,7 @@ from distviz.results import (
     layer_axis,
     layer_names,
     model_name,
+    output_verdict,
     series_names,
 )
 from distviz.stats import statistics
@@ -164,7 +165,11 @@ def _heading(run: Run, site: str, layers: NDArray[np.int64], width: float) -> He
     acting, settings = arm_layers(run), arm_settings(run)
     caption = f"{change_name(run)} in {layer_names(acting)}: {settings}" if acting else "ARM off"
     title = f"{model_name(run)} · {chosen_layers(run, layers.tolist())} · {site}"
-    return titled(width, title, caption.removesuffix(": "))
+    lines = [Line.title(title), Line(caption.removesuffix(": "))]
+    verdict = output_verdict(run)
+    if verdict is not None and verdict.is_kept is False:
+        lines.insert(1, Line(verdict.text, "panel", style.DARK["after"], "bold", gid="verdict"))
+    return Heading(lines, width)
 
 
 def _shade(ax: Axes, marked: list[int]) -> None:

@@ -19,6 +19,7 @@ from distviz.results import (
     model_name,
     moved_values,
     number,
+    output_verdict,
     percent,
 )
 from distviz.stats import statistics
@@ -56,8 +57,18 @@ def run_verdict(run: Run) -> str:
     """Return the findings of a run in sentences."""
     if not run.keys:
         return f"{model_name(run)} was measured, and no value was observed."
-    sentences = [_moved(run), _ripple(run)] if arm_layers(run) else [_observed(run)]
-    return " ".join(filter(None, [*sentences, _effect(run)]))
+    judged = output_verdict(run)
+    if judged is None:
+        return " ".join(filter(None, [_observed(run), _loss(run)]))
+    sentences = [str(judged), _moved(run), _ripple(run)]
+    if judged.is_kept is not False:
+        sentences = [*sentences[1:], judged.text]
+    return " ".join(filter(None, sentences))
+
+
+def _loss(run: Run) -> str:
+    loss = (run.manifest.get("effect") or {}).get("loss_before")
+    return "" if loss is None else f"The next-token loss is {counted(f'{loss:.4f}', 'nat')}."
 
 
 def _observed(run: Run) -> str:
@@ -118,20 +129,3 @@ def _ripple(run: Run) -> str:
         f"Of the other layers, {_where(run, most)} changed most: its values moved by "
         f"{counted(number(distances[most]), 'standard deviation')} on average (Wasserstein-1)."
     )
-
-
-def _effect(run: Run) -> str:
-    effect = run.manifest.get("effect") or {}
-    before, after = effect.get("loss_before"), effect.get("loss_after")
-    if before is None:
-        return ""
-    if after is None:
-        return f"The next-token loss is {before:.4f} nats."
-    change = f"{after - before:+.4f}".replace("-", "−")
-    text = f"The next-token loss went from {before:.4f} to {after:.4f} nats ({change})"
-    if effect.get("kl") is not None:
-        text += f", with a KL divergence of {counted(number(effect['kl']), 'nat')}"
-    if effect.get("top1_agreement") is not None:
-        agreement = percent(effect["top1_agreement"])
-        text += f"; the most likely next token stayed the same at {agreement} of the positions"
-    return f"{text}."

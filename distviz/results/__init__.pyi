@@ -33,6 +33,8 @@ from .output_folder import check_output as check_output
 from .output_folder import check_replaceable as check_replaceable
 from .output_folder import check_writable as check_writable
 from .output_folder import result_at as result_at
+from .output_verdict import ADVICE as ADVICE
+from .output_verdict import output_verdict as output_verdict
 from .reading import read_file as read_file
 from .result import Result as Result
 from .run import Run as Run

@@ -147,6 +147,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "near_zero_before, near_zero_after, near_zero_removed": (
             "shares at the redistribution's layers, mean over them; their difference"
         ),
+        "own_near_zero_removed": "the same difference with the ε of the row's own c",
         "std_ratio, gini_before, gini_after, wasserstein_normalized": "at the same layers",
         "last_near_zero_before, last_near_zero_after": "at the last layer",
         "last_std_ratio, last_wasserstein_normalized": "at the last layer",

@@ -20,6 +20,7 @@ from distviz.cli.views.console import (
     width_of,
 )
 from distviz.results import (
+    ADVICE,
     arm_layers,
     arm_settings,
     change_name,
@@ -28,7 +29,7 @@ from distviz.results import (
     measured_line,
     moved_values,
     number,
-    percent,
+    output_verdict,
     records,
 )
 from distviz.sites import SiteKey
@@ -44,14 +45,23 @@ def summary(run: Run, console: Console | None = None) -> Group:
     The console's width and encoding decide what is shown; None is a standard terminal of 80
     columns, here and in the other views.
     """
+    verdict = output_verdict(run)
     parts: list[RenderableType] = [paragraph(measured_line(run), console, style="bold")]
+    if verdict is not None and verdict.commands:
+        lines = [ADVICE, *(f"  {command}" for command in verdict.commands)]
+        parts = [
+            paragraph(verdict.text, console, style="bold red"),
+            *(Text(encode(line, console)) for line in lines),
+            Text(),
+            *parts,
+        ]
     layers = arm_layers(run)
     if layers:
         words = [f"{change_name(run)} in {layer_names(layers)}", arm_settings(run)]
         words.append(f"moved {moved_values(run)}")
         parts.append(paragraph(" · ".join(filter(None, words)), console))
-    effect = effect_line(run)
-    if effect:
+    effect = loss_line(run) if verdict is None else verdict.text
+    if effect and not (verdict and verdict.commands):
         parts.append(paragraph(effect, console, style="bold"))
     parts += [stats_table(run), paragraph(_legend(run), console, style="dim")]
     first = next((key for key in run.keys if key.phase == "moved_after"), None)
@@ -91,20 +101,11 @@ def _titled_histogram(run: Run, key: SiteKey, console: Console | None) -> list[R
     return [Text(encode(title, console), style="bold"), shape]
 
 
-def effect_line(run: Run) -> str:
-    """Return the effect of ARM on the output, or an empty string if it was not measured."""
+def loss_line(run: Run) -> str:
+    """Return the loss of a model without redistribution, empty if it was not measured."""
     effect: dict[str, Any] = run.manifest.get("effect") or {}
-    before, after = effect.get("loss_before"), effect.get("loss_after")
-    if before is None:
-        return ""
-    if after is None:
-        return f"loss {before:.4f} nats"
-    words = [f"loss {before:.4f} → {after:.4f} nats ({after - before:+.4f})"]
-    if effect.get("kl") is not None:
-        words.append(f"KL {number(effect['kl'])}")
-    if effect.get("top1_agreement") is not None:
-        words.append(f"top-1 agreement {percent(effect['top1_agreement'])}")
-    return " · ".join(words)
+    loss = effect.get("loss_before")
+    return "" if loss is None or arm_layers(run) else f"loss {loss:.4f} nats"
 
 
 def stats_table(run: Run) -> FittedTable:

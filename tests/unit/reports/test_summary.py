@@ -10,12 +10,20 @@ from distviz.reports.summary import architecture_line, make_part, run_verdict
 
 def test_a_changed_run() -> None:
     text = run_verdict(silu_run().run)
-    assert text.startswith(
-        "In synthetic, ARM (c = 0.13, p1 = 99.5) moved 1,321 values (5.38 %) in layer 0. "
-        "In layer 0 (first) the near-zero share went from 5.40 % to 0.24 %"
-    )
+    assert text.startswith("The output changes too much: loss 2.5000 → 2.6250 nats (+0.1250)")
+    assert "or distviz sweep. In synthetic, ARM (c = 0.13, p1 = 99.5) moved 1,321 values" in text
+    assert "In layer 0 (first) the near-zero share went from 5.40 % to 0.24 %" in text
     assert "Of the other layers, layer 1 changed most" in text
-    assert text.endswith("the most likely next token stayed the same at 93.8 % of the positions.")
+
+
+def test_an_output_that_is_kept_is_said_last() -> None:
+    kept = dict.fromkeys(("loss_before", "loss_after"), 2.5) | {"kl": 0.001, "top1_agreement": 0.99}
+    run = silu_run().run
+    run.manifest["effect"] = kept
+    assert run_verdict(run).endswith(
+        "The output is kept: loss 2.5000 → 2.5000 nats (+0.0000), KL 0.00100, "
+        "top-1 agreement 99.0 %."
+    )
 
 
 def test_runs_without_a_change() -> None:

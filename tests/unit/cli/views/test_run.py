@@ -45,9 +45,14 @@ after                         ▄▃▆█▅▅▄▂
 """
 
 IN_LATIN_1 = """
+The output changes too much: loss 2.5000 -> 2.6250 nats (+0.1250), KL 0.0125,
+top-1 agreement 93.8 %; the loss may rise by 0.1 nats.
+Settings that keep it are found by
+  distviz run --preset auto
+  distviz sweep
+
 synthetic | silu | 3 layers | 256 tokens in 4 documents | bf16
 ARM in layer 0 | c = 0.13, p1 = 99.5 | moved 1,321 values (5.38 %)
-loss 2.5000 -> 2.6250 nats (+0.1250) | KL 0.0125 | top-1 agreement 93.8 %
 
         near-0            std         max/std           Gini              W1
  layer  before  after  before  after   before  after  before  after    / std
@@ -140,11 +145,13 @@ def test_no_line_is_wider_than_the_terminal(synthetic: Synthetic, width: int) ->
 def test_summary_holds_all_parts(synthetic: Synthetic) -> None:
     shown = _shown(lambda console: tables.summary(synthetic.run, console))
     assert shown.startswith(
+        "\nThe output changes too much: loss 2.5000 → 2.6250 nats (+0.1250), KL 0.0125,\n"
+        "top-1 agreement 93.8 %; the loss may rise by 0.1 nats.\n"
+        "Settings that keep it are found by\n"
+        "  distviz run --preset auto\n"
+        "  distviz sweep\n"
         "\nsynthetic · silu · 3 layers · 256 tokens in 4 documents · bf16\n"
         "ARM in layer 0 · c = 0.13, p1 = 99.5 · moved 1,321 values (5.38 %)\n"
-    )
-    assert shown.splitlines()[3] == (
-        "loss 2.5000 → 2.6250 nats (+0.1250) · KL 0.0125 · top-1 agreement 93.8 %"
     )
     assert STATS.strip("\n") in shown
     assert shown.endswith(HISTOGRAM)
@@ -176,19 +183,11 @@ def test_no_color_leaves_no_escape_sequences(
         ({}, ""),
         (dict.fromkeys(("loss_before", "loss_after", "kl", "top1_agreement")), ""),
         ({"loss_before": 2.5, "loss_after": None, "kl": None}, "loss 2.5000 nats"),
-        (
-            {"loss_before": 2.5, "loss_after": 2.25, "kl": None, "top1_agreement": None},
-            "loss 2.5000 → 2.2500 nats (-0.2500)",
-        ),
-        (
-            {"loss_before": 2.5, "loss_after": 2.5, "kl": 0.0, "top1_agreement": 1.0},
-            "loss 2.5000 → 2.5000 nats (+0.0000) · KL 0 · top-1 agreement 100.0 %",
-        ),
     ],
 )
-def test_effect_line(effect: Any, expected: str) -> None:
+def test_loss_line(effect: Any, expected: str) -> None:
     run = run_of({place(0, "before"): np.ones(3, np.float32)}, effect=effect)
-    assert tables.effect_line(run) == expected
+    assert tables.loss_line(run) == expected
 
 
 def test_without_arm() -> None:
