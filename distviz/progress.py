@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from distviz.interrupts import check
-from distviz.output import escape_streams, visible
+from distviz.output import counted, escape_streams, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,7 +185,7 @@ class TerminalProgress(Progress):
             return
         task = self._bar.tasks[_TASK]
         self._bar.advance(_TASK, self._work.done - task.completed)
-        speed = f"{task.speed:,.0f} tokens/s" if task.speed else ""
+        speed = _speed(task.speed) if task.speed else ""
         self._bar.update(_TASK, speed=speed, step=visible(self._work.step))
 
 
@@ -211,12 +211,16 @@ class _Work:
         if not self.total:
             return f"{self.stage}: {seconds:.0f} s"
         share = f"{100 * self.done / self.total:.0f} %"
-        words = [f"{self.done:,} of {self.total:,} tokens ({share})"]
+        words = [f"{self.done:,} of {counted(self.total, 'token')} ({share})"]
         new = self.done - self.saved
         if new > 0 and seconds > 0:
             left = timedelta(seconds=round((self.total - self.done) * seconds / new))
-            words += [f"{new / seconds:,.0f} tokens/s", f"{left} left"]
+            words += [_speed(new / seconds), f"{left} left"]
         return f"{self.stage}: {', '.join(filter(None, [*words, self.step]))}"
+
+
+def _speed(tokens: float) -> str:
+    return f"{counted(f'{tokens:,.0f}', 'token')}/s"
 
 
 def _tick_until(ended: threading.Event, tick: Callable[[], None]) -> None:
