@@ -18,6 +18,7 @@ from distviz.arm import SequenceRows
 from distviz.hooks.document_recorder import Documents, merged
 from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.moe_layouts import Routed
+from distviz.hooks.paired_changes import PairedChanges
 from distviz.results import Run
 from distviz.sites import HookPoint, SiteKey, key_order
 from distviz.stats import (
@@ -117,6 +118,7 @@ class Recorder:
     sketches: dict[SiteKey, dict[str, Sketch]] = field(default_factory=dict)
     documents: Documents = field(init=False)
     experts: dict[SiteKey, ExpertTable] = field(default_factory=dict)
+    changes: PairedChanges = field(default_factory=PairedChanges)
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,6 +134,9 @@ class Recorder:
     ) -> None:
         """Count (rows, channels) of one point; with ``moved``, only the values that it marks."""
         key = SiteKey(point.layer, point.stack, point.site, phase, point.module)
+        if moved is None:
+            is_routed = tokens.routed is not None  # the other pass may route other tokens
+            self.changes.see(key, values, None if is_routed else tokens.counted.ravel())
         names = self._class_names(point.layer)
         documents, rows = np.unique(tokens.documents, return_inverse=True)
         classes = tokens.classes if len(names) > 1 else np.zeros_like(tokens.classes)
@@ -153,6 +158,16 @@ class Recorder:
                     self.experts[key] = ExpertTable.empty(tokens.routed.n_experts)
                 owners = np.where(slots < 0, -1, tokens.routed.experts)
                 self.experts[key].add(values, owners)
+
+    def add_change(
+        self, point: HookPoint, old: torch.Tensor, new: torch.Tensor, tokens: Tokens
+    ) -> None:
+        """Add the movement of values that one pass has both before and after ARM."""
+        key = SiteKey(point.layer, point.stack, point.site, "after", point.module)
+        rows = tokens.counted.ravel()
+        if tokens.routed is not None:
+            rows = tokens.routed.spread(rows.astype(np.int64)) > 0
+        self.changes.see_both(key, old, new, rows)
 
     def _class_names(self, layer: int) -> tuple[str, ...]:
         by_class = self.class_layers is None or layer in self.class_layers
@@ -187,6 +202,7 @@ class Recorder:
         """Return the observations of both; neither side may be used afterwards."""
         total = replace(self, sketches=merged(self.sketches, other.sketches, merged))
         total.documents = self.documents + other.documents
+        total.changes = self.changes + other.changes
         total.experts = merged(self.experts, other.experts)
         total._channels = merged(self._channels, other._channels)
         return total
@@ -203,6 +219,7 @@ class Recorder:
             "channels": [[list(key), totals.state()] for key, totals in self._channels.items()],
             "experts": [[list(key), table.state()] for key, table in self.experts.items()],
             "documents": self.documents.state(),
+            "changes": self.changes.state(),
         }
 
     @classmethod
@@ -220,6 +237,7 @@ class Recorder:
             SiteKey(*key): ExpertTable.from_state(table) for key, table in state["experts"]
         }
         found.documents = Documents.from_state(state["documents"])
+        found.changes = PairedChanges.from_state(state["changes"])
         return found
 
     def channels(self) -> pd.DataFrame:

@@ -104,7 +104,9 @@ class Measurement:
         arm_layers = {point.layer for point in moved}
         class_layers = None if settings.classes == "all" else frozenset(arm_layers)
         c = settings.c if moved else Recorder.c
-        return cls(opened, settings, watched, moved, PartialResult(Recorder(c, class_layers)))
+        recorder = Recorder(c, class_layers)
+        recorder.changes.is_on = bool(moved) and settings.ripple
+        return cls(opened, settings, watched, moved, PartialResult(recorder))
 
     @cached_property
     def arm(self) -> ARM:
@@ -150,6 +152,7 @@ class Measurement:
                 recorder.add(point, "arm_input", old, tokens)
             if not self.is_paired:
                 recorder.add(point, "after", new, tokens)
+                recorder.add_change(point, old, new, tokens)
             recorder.add(point, "moved_before", old, tokens, moved)
             recorder.add(point, "moved_after", new, tokens, moved)
 

@@ -65,6 +65,10 @@ def _manifest(
         "kind": "run",
         "settings": settings.as_dict(),
         "arm": arm,
+        "mean_abs_change": [
+            {**key._asdict(), "value": value}
+            for key, value in sorted(measurement.partial.recorder.changes.means().items())
+        ],
         "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
         **describe(opened, corpus, batches),
         "seconds": {"measure": round(seconds, 3)},

@@ -125,7 +125,11 @@ def _ripple(run: Run) -> str:
     most = max(distances, key=distances.__getitem__)
     if distances[most] == 0:
         return "The other layers did not change."
-    return (
-        f"Of the other layers, {_where(run, most)} changed most: its values moved by "
-        f"{counted(number(distances[most]), 'standard deviation')} on average (Wasserstein-1)."
+    text = (
+        f"Of the other layers, {_where(run, most)} changed most: its distribution is at a "
+        f"Wasserstein-1 distance of {counted(number(distances[most]), 'standard deviation')}"
     )
+    if most not in run.mean_changes:
+        return f"{text}, a lower bound of how far its values moved."
+    moved = run.mean_changes[most] / run.merged[most._replace(phase="before")].std()
+    return f"{text}, and its values moved by {number(moved)} on average."

@@ -141,9 +141,18 @@ class Run(Result):
             _named(key)
             | statistics.describe(self.merged[key], self.bands[key])
             | {"stack": key.stack}
+            | ({"mean_abs_change": self.mean_changes.get(key)} if self.mean_changes else {})
             for key in self.keys
         ]
         return pd.DataFrame(rows)
+
+    @cached_property
+    def mean_changes(self) -> dict[SiteKey, float]:
+        """For keys of phase ``after``, the mean ``|after - before|`` where it was measured."""
+        return {
+            SiteKey(one["layer"], one["stack"], one["site"], "after", one["module"]): one["value"]
+            for one in self.manifest.get("mean_abs_change") or ()
+        }
 
     def places(self) -> dict[SiteKey, list[SiteKey]]:
         """Group the keys by place: the ``before`` key (or the first) -> the keys of all phases."""

@@ -181,6 +181,16 @@ class Manifest(Struct, kw_only=True):
     seconds: dict[str, Positive] | None = None
 
 
+class Change(Struct, kw_only=True):
+    """The mean movement of the values at a place."""
+
+    layer: Layer
+    stack: str
+    site: str
+    module: str
+    value: Positive
+
+
 class RunManifest(Manifest, kw_only=True):
     """``run.json``."""
 
@@ -190,6 +200,7 @@ class RunManifest(Manifest, kw_only=True):
     effect: Effect | None = None
     text: Sample | None = None
     near_zero_c: Positive | None = None
+    mean_abs_change: list[Change] = []
 
 
 class ComparisonManifest(Manifest, kw_only=True):

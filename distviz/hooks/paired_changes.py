@@ -1,0 +1,157 @@
+"""The mean movement of values: ``|after - before|`` of the same token and channel.
+
+The values of a batch without ARM are held until the same batch passes with ARM, place by place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from distviz.sites import SiteKey
+from distviz.stats import ExactSum
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+_MOST_BYTES = 1 << 29
+"""Limit of the values held; places beyond it are not measured."""
+
+
+@dataclass(frozen=True)
+class _Total:
+    """Sum of ``|after - before|`` and number of pairs of finite values."""
+
+    sum: ExactSum = field(default_factory=ExactSum)
+    count: int = 0
+
+    def __add__(self, other: _Total) -> _Total:
+        return _Total(self.sum + other.sum, self.count + other.count)
+
+
+@dataclass
+class PairedChanges:
+    """Accumulates the movement of values by place (a key of phase ``after``); two can be added.
+
+    Parameters
+    ----------
+    is_on
+        Whether two passes of every batch are paired.
+    most_bytes
+        Limit of the values of one batch that are held.
+
+    Attributes
+    ----------
+    missing
+        Places that were not measured: their values did not fit, or the rows of both passes are
+        not the same tokens (routed experts).
+    """
+
+    is_on: bool = False
+    most_bytes: int = _MOST_BYTES
+    totals: dict[SiteKey, _Total] = field(default_factory=dict)
+    missing: set[SiteKey] = field(default_factory=set)
+    _held: dict[SiteKey, deque[torch.Tensor]] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def see(self, key: SiteKey, values: torch.Tensor, rows: NDArray[np.bool_] | None) -> None:
+        """Hold the values of phase ``before``, or compare those of ``after`` with them.
+
+        ``rows`` marks the counted rows; None if rows cannot be paired.
+        """
+        place = key._replace(phase="after")
+        if not self.is_on or key.phase not in ("before", "after") or place in self.missing:
+            return
+        held = self._held.setdefault(place, deque())
+        if rows is None:
+            self._leave_out(place)
+        elif key.phase == "before":
+            kept = _counted(values, rows).clone()
+            self._bytes += kept.nbytes
+            held.append(kept)
+            if self._bytes > self.most_bytes:
+                self._leave_out(place)
+        elif held:
+            before = held.popleft()
+            self._bytes -= before.nbytes
+            self.compare(place, before, _counted(values, rows))
+
+    def see_both(
+        self, key: SiteKey, old: torch.Tensor, new: torch.Tensor, rows: NDArray[np.bool_]
+    ) -> None:
+        """Compare rows of one pass before and after ARM."""
+        self.compare(key._replace(phase="after"), _counted(old, rows), _counted(new, rows))
+
+    def compare(self, place: SiteKey, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Add pairs of values; a pair with NaN or an infinite value is left out."""
+        import torch
+
+        if before.shape != after.shape:
+            self._leave_out(place)
+            return
+        wide = torch.promote_types(before.dtype, torch.float32)
+        change = (after.to(wide) - before.to(wide)).abs_()
+        if change.device.type == "mps":  # it has no float64
+            change = change.cpu()
+        total, count = float(change.sum(dtype=torch.float64)), change.numel()
+        if not np.isfinite(total):
+            change = change[change.isfinite()]
+            total, count = float(change.sum(dtype=torch.float64)), change.numel()
+        self.totals[place] = self.totals.get(place, _Total()) + _Total(
+            ExactSum().plus(total), count
+        )
+
+    def _leave_out(self, place: SiteKey) -> None:
+        self.missing.add(place)
+        self._bytes -= sum(one.nbytes for one in self._held.pop(place, ()))
+
+    def means(self) -> dict[SiteKey, float]:
+        """Return the mean ``|after - before|`` of every place that was measured completely."""
+        return {
+            place: float(total.sum) / total.count
+            for place, total in self.totals.items()
+            if place not in self.missing and total.count
+        }
+
+    def __add__(self, other: Self) -> Self:
+        """Return the pairs of both."""
+        totals = dict(self.totals)
+        for place, total in other.totals.items():
+            totals[place] = totals.get(place, _Total()) + total
+        kind = type(self)
+        return kind(self.is_on, self.most_bytes, totals, self.missing | other.missing)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data, without the values held."""
+        return {
+            "is_on": self.is_on,
+            "totals": [[list(k), t.sum.units, t.sum.rest, t.count] for k, t in self._sorted()],
+            "missing": [list(place) for place in sorted(self.missing)],
+        }
+
+    def _sorted(self) -> Iterable[tuple[SiteKey, _Total]]:
+        return sorted(self.totals.items())
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Return what `state` describes."""
+        totals = {
+            SiteKey(*key): _Total(ExactSum(units, rest), count)
+            for key, units, rest, count in state["totals"]
+        }
+        missing = {SiteKey(*place) for place in state["missing"]}
+        return cls(state["is_on"], totals=totals, missing=missing)
+
+
+def _counted(values: torch.Tensor, rows: NDArray[np.bool_]) -> torch.Tensor:
+    """Return the counted rows."""
+    import torch
+
+    if rows.all():
+        return values
+    return values[torch.from_numpy(np.flatnonzero(rows)).to(values.device)]
