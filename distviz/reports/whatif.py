@@ -10,7 +10,7 @@ from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Part, Section
 from distviz.reports.repeat_command import whatif_command
 from distviz.reports.summary import make_part
-from distviz.results import model_name, records
+from distviz.results import model_name, records, whatif_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,9 @@ def whatif_part(results: WhatIf) -> Part:
             sections.append(Section(title, blocks))
     sections.append(Section("All results", [data_table("whatif", results.table)]))
     verdict = (
-        f"{counted(len(results.table), 'result')} from the counts of a saved run: the error of its "
-        "values in fewer bits, and their energy with the smallest set to zero. No model was run."
+        f"{whatif_verdict(results)} {counted(len(results.table), 'result')} from the counts of "
+        "a saved run: the error of its values in fewer bits, and their energy with the smallest "
+        "set to zero. No model was run."
     )
     title = f"{model_name(results)}: what if"
     return make_part(results, title, verdict, sections, whatif_command(results))

@@ -60,3 +60,4 @@ from .tables import records as records
 from .whatif import COLUMNS as COLUMNS
 from .whatif import WhatIf as WhatIf
 from .whatif import least_first as least_first
+from .whatif import whatif_verdict as whatif_verdict

@@ -31,6 +31,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "near_zero": "share of abs(x) < eps, the paper's relative sparsity",
         "l1, l2, gini": "sum of abs(x); root of the sum of squares; Gini coefficient of abs(x)",
         "entropy_bits": "Shannon entropy of the values rounded to bf16",
+        "mean_abs_change": (
+            "with ARM, on phase after: mean of abs(after − before) over pairs of finite values of "
+            "the same token and channel; empty for routed experts, and where the values of a batch "
+            "exceed 512 MiB in all"
+        ),
     },
     "histograms": {
         "bin_left, bin_right": (

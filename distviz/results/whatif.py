@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from distviz.results.columns import Row, WhatIfRow, names_of
+from distviz.results.labels import decibels, percent, place_name
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.schema import Manifest, WhatIfManifest
@@ -112,6 +113,36 @@ class WhatIf(Result):
             raise folder.damaged("whatif.csv", "it has no rows")
         table = table.astype({"zero_point": "Int64"})
         return cls(folder.manifest, table, file_warnings=folder.changes())
+
+
+def whatif_verdict(results: WhatIf) -> str:
+    """Return which format and which layers lose most and least, a sentence or two for each site."""
+    return " ".join(filter(None, (_verdict_of(results, site) for site in results.sites)))
+
+
+def _verdict_of(results: WhatIf, site: str) -> str:
+    phase, sentences = results.phases(site)[0], []
+    worst = {}
+    for name, range_ in results.kinds(site):
+        least = least_first(results.losses(site, name, range_, phase), "sqnr_db", 1)
+        if least:
+            worst[f"{name} ({range_})"] = least[0]
+    order = sorted(worst, key=lambda name: worst[name]["sqnr_db"])
+    ends = dict(zip(("the most", "the least"), (order[-1:], order[:-1][:1]), strict=True))
+    for amount, names in ends.items():
+        for name in names:
+            row = worst[name]
+            cost = f"{decibels(row['sqnr_db'])} dB in its worst layer, {place_name(row)}"
+            sentences.append(f"{name} keeps {amount} signal over noise: {cost}")
+    levels = results.levels(site)
+    if levels:
+        level = min(levels, key=lambda one: abs(one - 0.5))
+        sentences += [
+            f"with {100 * level:g} % zeros the worst layer, {place_name(row)}, keeps "
+            f"{percent(row['l2_kept'])} of its energy"
+            for row in least_first(results.thinned(site, level, phase), "l2_kept", 1)
+        ]
+    return f"{site}, {phase}: {'; '.join(sentences)}." if sentences else ""
 
 
 def _one_a_layer(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -114,8 +114,9 @@ def parse_whatif(
 def _levels(text: str) -> tuple[Fraction, ...]:
     if text.strip().lower() == "none":
         return ()
+    words = [word.strip() for word in text.split(",")]
     try:
-        levels = {Fraction(word.strip().rstrip("%")) / 100 for word in text.split(",")}
+        levels = {Fraction(word.rstrip("%")) / 100 for word in words}
     except (ValueError, ZeroDivisionError):
         levels = {Fraction(0)}
     if not all(0 < level <= 1 for level in levels):
@@ -123,6 +124,12 @@ def _levels(text: str) -> tuple[Fraction, ...]:
             f"--sparsity '{text}' is not a list of percentages above 0, at most 100",
             "such as 50,90, or none",
         )
+    for word in words:
+        if not word.endswith("%") and Fraction(word) <= 1:
+            whole = f"{100 * float(Fraction(word)):g}%"
+            raise RequestError(
+                f"--sparsity {word} may be {whole} or {word}%", f"write {whole} or {word}%"
+            )
     return tuple(sorted(levels))
 
 

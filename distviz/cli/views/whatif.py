@@ -19,6 +19,7 @@ from distviz.results import (
     measured_line,
     number,
     place_name,
+    whatif_verdict,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def summary(results: WhatIf, console: Console | None = None) -> Group:
     if results.manifest.get("is_rounded"):
         note = "fp32 values were counted rounded to bf16: results are for the rounded values."
         parts.append(paragraph(note, console))
+    if verdict := whatif_verdict(results):
+        parts.append(paragraph(verdict, console, style="bold"))
     for site in results.sites:
         parts += [Text(), *_of_site(results, site, console)]
     return Group(*parts)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from support.texts import TEXTS
 
-from distviz.stats import statistics
 from distviz.data.documents import read_documents
 from distviz.hooks.paired_changes import PairedChanges
 from distviz.measure.measurement import corpus_of, measure
 from distviz.models.open import open_model
 from distviz.settings import RunSettings
 from distviz.sites import SiteKey
+from distviz.stats import statistics
 
 KEY = SiteKey(1, "decoder", "act", "after", "m")
 ALL = np.ones(2, bool)

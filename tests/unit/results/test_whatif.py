@@ -16,7 +16,7 @@ from support.terminal import printed
 from distviz.cli.views import whatif as whatif_tables
 from distviz.errors import RequestError
 from distviz.reports.export import write_folder
-from distviz.results.whatif import WhatIf
+from distviz.results.whatif import WhatIf, whatif_verdict
 from distviz.studies.whatif import evaluate_whatif, parse_whatif
 
 if TYPE_CHECKING:
@@ -129,3 +129,14 @@ def test_damage_is_named(asked: WhatIf, tmp_path: Path) -> None:
     (out / "whatif.json").write_text('{"schema_version": 99}')
     with pytest.raises(RequestError, match="schema version 99"):
         WhatIf.load(out)
+
+
+def test_the_finding_names_the_worst_layers(asked: WhatIf) -> None:
+    table = asked.table[(asked.table["phase"] == "before") & (asked.table["question"] == "format")]
+    least = table.groupby(["format", "range"])["sqnr_db"].min().sort_values()
+    said = whatif_verdict(asked)
+    for (name, range_), value in (*least.head(1).items(), *least.tail(1).items()):
+        assert f"{name} ({range_}) keeps the " in said
+        assert f"{value:.1f} dB in its worst layer" in said
+    zeros = asked.table[(asked.table["phase"] == "before") & (asked.table["level"] == 0.5)]
+    assert f"keeps {100 * zeros['l2_kept'].min():.1f} % of its energy" in said

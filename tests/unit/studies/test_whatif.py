@@ -193,6 +193,8 @@ def test_layers_sites_and_phases_are_chosen() -> None:
         ({"percentile": math.nan}, "--percentile nan"),
         ({"sparsity": "0,50"}, "--sparsity '0,50' is not a list of percentages"),
         ({"sparsity": "half"}, "--sparsity 'half'"),
+        ({"sparsity": "50,0.5"}, "--sparsity 0.5 may be 50% or 0.5%"),
+        ({"sparsity": "1"}, "--sparsity 1 may be 100% or 1%"),
         ({"sparsity": "1/0"}, "--sparsity '1/0'"),
         ({"sparsity": "101"}, "--sparsity '101'"),
         ({"thresholds": "-1"}, "--thresholds '-1' is not a list of magnitudes"),
@@ -212,6 +214,7 @@ def test_what_cannot_be_asked_is_refused(
 
 
 def test_percentages_may_have_signs_and_digits() -> None:
+    assert [float(one) for one in parse_whatif(sparsity="0.5%").levels] == [0.005]
     levels = parse_whatif(sparsity="12.5%, 99.9").levels
     assert [float(level) for level in levels] == [0.125, 0.999]
     assert [str(level) for level in levels] == ["1/8", "999/1000"]

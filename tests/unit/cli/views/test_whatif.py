@@ -69,4 +69,5 @@ def test_ascii_where_the_console_asks_for_it(asked: WhatIf, tmp_path: Path) -> N
     with (tmp_path / "out").open("w", encoding="ascii") as file:
         console = Console(width=80, file=file)
         console.print(whatif_tables.summary(asked, console))
-    assert (tmp_path / "out").read_text(encoding="ascii").count("int8") == 2
+    _, _, tables = (tmp_path / "out").read_text(encoding="ascii").partition("number format")
+    assert tables.count("int8") == 2
