@@ -86,7 +86,8 @@ def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None)
         layout.panel_title(axes[0], _map_title(asked, mains, first if others else ""))
         axes[0].set_xlabel(layer_axis(asked))
         if others:
-            change = _sqnr(asked, site, mains, others[0], layers) - sqnr
+            with np.errstate(invalid="ignore"):  # lossless in both phases: inf - inf
+                change = _sqnr(asked, site, mains, others[0], layers) - sqnr
             _draw_change(axes[1], change, formats, layers)
             layout.panel_title(axes[1], f"change by {change_name(asked)}, dB, where it is largest")
         for ax in axes[maps:]:
