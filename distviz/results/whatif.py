@@ -133,7 +133,7 @@ def _verdict_of(results: WhatIf, site: str) -> str:
         for name in names:
             row = worst[name]
             cost = f"{decibels(row['sqnr_db'])} dB in its worst layer, {place_name(row)}"
-            sentences.append(f"{name} keeps {amount} signal over noise: {cost}")
+            sentences.append(f"{name} has {amount} signal over noise: {cost}")
     levels = results.levels(site)
     if levels:
         level = min(levels, key=lambda one: abs(one - 0.5))
