@@ -227,6 +227,12 @@ class RunSettings:
     figure_width: str | None = _figures(
         None, "WIDTH", "Columns of a paper: {choices} (3.25, 6.75 inches wide)",
         commands=(*MEASURING, "whatif", "export"), choices=("single", "double"))
+    x_axis: str = _figures(
+        "auto", "SCALE", "Axis of the values of a distribution: {choices}; auto is symlog where "
+        "outliers hold much of the energy", commands=("run", "compare", "export"),
+        choices=("auto", "linear", "symlog"))
+    centred: bool = _figures(
+        False, "", "Zero in the middle of that axis", commands=("run", "compare", "export"))
     # fmt: on
     layer: LayerSettings | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)

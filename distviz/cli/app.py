@@ -352,6 +352,8 @@ def export(given: SimpleNamespace) -> None:
         layers=given.layers,
         sites=given.sites,
         log=given.log,
+        x_axis=given.x_axis or "auto",
+        centred=bool(given.centred),
         force=bool(given.force),
     )
     if given.as_json:

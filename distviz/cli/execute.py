@@ -79,7 +79,7 @@ def _is_finished(study: Study) -> bool:
 
 def _write(result: Result, out: Path, settings: RunSettings, progress: Progress) -> None:
     """Write the folder in the first process; the others wait for it."""
-    from distviz import reports
+    from distviz import plots, reports
 
     progress.stop()
     if current().is_first:
@@ -90,6 +90,7 @@ def _write(result: Result, out: Path, settings: RunSettings, progress: Progress)
             out,
             figures=tuple(settings.figures),
             width=settings.figure_width,
+            axes=plots.AxisChoice(settings.x_axis, settings.centred),
             force=settings.force,
         )
     current().finish()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.results import Comparison
+from distviz.settings import OPTIONS
 from distviz.stats import LINEAR, ValueScale, bin_edges, mass_ends, statistics
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from distviz.stats import Sketch
 
 _DRAWN = ("before", "arm_input", "after")
-X_AXES = ("auto", "linear", "symlog")
 _LOW = 0.02
 """Bars below this fraction of the tallest are hard to read on a linear scale."""
 _MOST_LOW = 0.1
@@ -60,7 +60,8 @@ class AxisChoice:
 
     @classmethod
     def of(cls, log: bool | str | None, x_axis: str = "auto", *, centred: bool = False) -> Self:
-        """Return a choice where ``log`` can be ``"auto"``."""
+        """Return a choice where ``log`` can be ``"auto"``; a RequestError names other axes."""
+        OPTIONS["x_axis"].check(x_axis)
         return cls(x_axis, centred, None if log is None or log == "auto" else bool(log))
 
 

@@ -34,6 +34,7 @@ def write_folder(
     *,
     figures: Sequence[str] = ("png",),
     width: str | None = None,
+    axes: AxisChoice | None = None,
     force: bool = False,
 ) -> Path:
     """Write the folder of a result with its figures, atomically, and return it.
@@ -48,6 +49,8 @@ def write_folder(
         Formats, of `FIGURE_FORMATS`; none leaves the figures out.
     width
         ``"single"`` or ``"double"``, the columns of a paper; None is for a screen.
+    axes
+        Of distributions; None decides for each site.
     force
         Replace an existing result.
 
@@ -62,7 +65,7 @@ def write_folder(
         result.write(place)
         if figures:
             (place / "figures").mkdir()
-            _draw(figure_specs(result), place / "figures", figures, width)
+            _draw(figure_specs(result, axes), place / "figures", figures, width)
     return Path(out)
 
 
@@ -77,6 +80,8 @@ def export_folder(
     layers: str | None = None,
     sites: str | None = None,
     log: bool | None = None,
+    x_axis: str = "auto",
+    centred: bool = False,
     force: bool = False,
 ) -> list[Path]:
     """Read a folder and write its figures and tables into one folder; return the files.
@@ -88,16 +93,15 @@ def export_folder(
     out
         Where to write; None is ``<folder>-export`` beside it.
     figure
-        Kinds of figures, such as ``paired`` or ``overview``; then tables are written only if
-        ``tables`` is given. None means all figures.
+        Kinds, such as ``paired``; tables are then written only if given. None means all figures.
     figures, tables
         Formats, comma-separated, or ``none``; None means png and csv.
     width
         ``"single"`` or ``"double"``, the columns of a paper; None is for a screen.
     layers, sites
         As for ``distviz run`` (layers of A in a comparison); None means all.
-    log
-        Logarithmic counts; None decides per figure.
+    log, x_axis, centred
+        As of `AxisChoice`.
     force
         Replace existing files.
 
@@ -111,10 +115,9 @@ def export_folder(
         "tables", ("none" if figure else "csv") if tables is None else tables, TABLE_FORMATS
     )
     result = load(folder)
-    path = Path(folder)
     return export(
         result,
-        path.parent / f"{path.resolve().name}-export" if out is None else Path(out),
+        Path(out or Path(folder).parent / f"{Path(folder).resolve().name}-export"),
         only=figure or None,
         figures=kinds,
         tables=forms,
@@ -122,6 +125,8 @@ def export_folder(
         layers=None if layers is None else parse_layers(layers, result.n_layers),
         sites=None if sites is None else parse_sites(sites),
         log=log,
+        x_axis=x_axis,
+        centred=centred,
         force=force,
     )
 
@@ -137,6 +142,8 @@ def export(
     layers: Iterable[int] | None = None,
     sites: Iterable[str] | None = None,
     log: bool | None = None,
+    x_axis: str = "auto",
+    centred: bool = False,
     force: bool = False,
 ) -> list[Path]:
     """Write figures and tables of a result into one folder, which may hold other files.
@@ -158,7 +165,11 @@ def export(
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
     part = result.select(layers, sites)
-    drawn = _chosen(figure_specs(part, AxisChoice.of(log), result), only) if figures else {}
+    drawn = (
+        _chosen(figure_specs(part, AxisChoice.of(log, x_axis, centred=centred), result), only)
+        if figures
+        else {}
+    )
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise RequestError(f"{place} is a file", "give another folder with --out")

@@ -279,7 +279,7 @@ def test_a_proposal_fills_only_what_was_not_given(tmp_path: Path) -> None:
 def test_every_setting_says_what_it_changes() -> None:
     assert names_affecting("speed") == ("stream", "stream_memory")
     assert names_affecting("nothing") == ("out", "force", "resume", "save_every")
-    assert names_affecting("figures") == ("figures", "figure_width")
+    assert names_affecting("figures") == ("figures", "figure_width", "x_axis", "centred")
     assert set(names_affecting("arm")) == {
         "arm_layers", "redistribution", "c", "p1", "p_min", "p_max", "fraction", "arm_mode",
         "percentile_of", "passes", "ripple",
