@@ -6,14 +6,14 @@ from .observation import check_fired as check_fired
 from .observation import experts_of as experts_of
 from .observation import observe as observe
 from .observation import observing as observing
-from .recorder import Recorder as Recorder
 from .recorder import TOKEN_CLASSES as TOKEN_CLASSES
+from .recorder import Recorder as Recorder
 from .recorder import Tokens as Tokens
-from .redistribution import Redistribution as Redistribution
 from .redistribution import STEPS as STEPS
+from .redistribution import Redistribution as Redistribution
 from .redistribution import redistribute as redistribute
-from .token_recorder import PositionRecorder as PositionRecorder
 from .token_recorder import STATISTICS as STATISTICS
+from .token_recorder import PositionRecorder as PositionRecorder
 from .token_tracker import Tracker as Tracker
 from .watching import WatchResult as WatchResult
 from .watching import watch as watch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,16 @@ from support import synthetic_fillers
 from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
+from support.terminal import printed
 
-from distviz.cli.views.console import encode, encode_lines, paragraph
+from distviz.cli.views.console import (
+    Column,
+    FittedTable,
+    encode,
+    encode_lines,
+    paragraph,
+    shortened,
+)
 from distviz.reports import export as exports
 from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[4]
 NAME = "modèle…"
+NUMBER = r"(?<![\w.])[-+<]?\d[\d,.]*(?:e-?\d+)?%?(?![\w.])"
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +109,60 @@ def test_names_stay_on_one_line() -> None:
     assert encode("a\nb\x1b[31m\u202e") == r"a\nb\x1b[31m\u202e"
     assert encode_lines("mean\nbefore\x07") == "mean\nbefore\\x07"
     assert paragraph("a\nb").plain == r"a\nb"
+
+
+WIDTHS = (40, 60, 80, 100, 120, 200)
+
+
+def _table() -> FittedTable:
+    """Long names, numbers of every size, columns in five ranks."""
+    table = FittedTable(
+        [
+            Column("layer", kind="text"),
+            Column("module", kind="name"),
+            *(Column(f"x{n}", part, drop=n) for n in range(5) for part in ("before", "after")),
+        ],
+        "x.csv",
+    )
+    for n in range(3):
+        names = [f"{n} ARM", f"{10 + n}.shared_expert.activation_function"]
+        table.add_row([*names, *(f"{1.2345e-7 * 10 ** (2 * k + n):.3g}" for k in range(10))])
+    return table
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_table_leaves_out_whole_columns(width: int) -> None:
+    whole = printed(lambda table, _: table, _table(), 500)
+    text = printed(lambda table, _: table, _table(), width)
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line.split() for line in text.splitlines() if " ARM " in line]
+    assert len({row[2] for row in rows}) == 3  # shortened names still differ
+    assert {cell for row in rows for cell in row[3:]} <= set(whole.split())
+    missing = [f"x{n}" for n in range(5) if f"x{n}" not in text.split("not shown")[0]]
+    assert ("not shown" in text) == bool(missing)
+    assert all(name in text.split("not shown")[1] for name in missing)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "layers", "whatif"])
+def test_every_number_is_one_of_the_whole_tables(
+    folders: Path, kind: str, width: int, call: Callable[..., Done], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    whole = set(re.findall(NUMBER, call("show", folders / kind).out))
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = call("show", folders / kind).out
+    tables = shown.partition(" (first) ")[0]  # the axis of a drawing depends on the width
+    lines = [line for line in tables.splitlines() if line.startswith(" ")]
+    assert {cell for line in lines for cell in re.findall(NUMBER, line)} <= whole
+    assert not re.search(r"\d…|…\d", shown.replace(NAME, ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "short"),
+    [("mlp.act_fn", 10, "mlp.act_fn"), ("experts.123456.act_fn", 12, "exper….act_fn")],
+)
+def test_a_shortened_name_keeps_its_numbers_whole(name: str, width: int, short: str) -> None:
+    assert len(short) <= max(width, 13)
+    assert not re.search(r"\d…|…\d", shortened(name, width))
+    assert shortened(name, len(name)) == name
