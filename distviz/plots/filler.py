@@ -13,7 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from distviz.output import counted
 from distviz.plots import layout, style
 from distviz.plots.intervals import draw_changes
-from distviz.plots.scales import grid_lines, integer_ticks, percent_ticks, share_x_labels
+from distviz.plots.scales import (
+    grid_lines,
+    integer_ticks,
+    percent_ticks,
+    round_ticks,
+    share_x_labels,
+)
 from distviz.results import distance_name, filler_name, layer_name, model_name
 from distviz.stats import ALPHA
 
@@ -100,15 +106,18 @@ def _changes(
         if len(kept):
             axes[-1].plot(
                 kept[column], kept["attention_kept"], "o-", markersize=4 * page.marks,
-                color=style.LINE["before"],
+                color=style.LINE["before"], clip_on=False,
             )  # fmt: skip
             axes[-1].margins(y=0.12)
+            percent_ticks(axes[-1].yaxis)
+            low, high = axes[-1].get_ylim()
+            axes[-1].set_ylim(low, max(min(high, 1.0), float(kept["attention_kept"].max())))
             layout.panel_title(axes[-1], "attention that the prompt's own tokens keep")
         for ax in axes:
             if ax is not axes[0]:
                 ax.sharex(axes[0])
             integer_ticks(ax)
-            ax.yaxis.set_major_locator(MaxNLocator(4))
+            round_ticks(ax.yaxis)
         over = _prompts(study)
         share_x_labels(axes, f"{axis} (means over {over})" if over else axis)
         layout.arrange(figure, layout.titled(inches, title, *captions), heights)
@@ -217,5 +226,5 @@ def _draw_curve(ax: Axes, rows: pd.DataFrame, bins: pd.DataFrame) -> None:
     p_adjusted = ordered["p_adjusted"].to_numpy(dtype=float)
     draw_changes(ax, np.arange(float(len(ordered))), changes[:, 1:], changes[:, 0], p_adjusted)
     grid_lines(ax)
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+    round_ticks(ax.yaxis)
     ax.set_ylabel("points")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from distviz.plots import style
-from distviz.plots.scales import signed
+from distviz.plots.scales import round_ticks, signed
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 def draw_tested(ax: Axes, rows: pd.DataFrame, quantity: str, *, joined: bool) -> dict[str, Artist]:
     """Draw rows of ``inference.csv`` by layer; return the handles of the legend."""
     ax.axhline(0, color=style.MUTED, linewidth=0.7)
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+    round_ticks(ax.yaxis)
     if not len(rows) or rows["estimate"].isna().all():
         ax.set_yticks([0])
         ax.text(0.5, 0.6, "not tested", ha="center", color=style.MUTED, transform=ax.transAxes)

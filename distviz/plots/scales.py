@@ -41,6 +41,11 @@ def integer_ticks(ax: Axes) -> None:
     grid_lines(ax)
 
 
+def round_ticks(axis: Axis, most: int = 4) -> None:
+    """Use at most so many intervals between ticks, of a length of 1, 2, 2.5 or 5."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+
+
 def grid_lines(ax: Axes) -> None:
     """Draw horizontal grid lines."""
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
@@ -107,7 +112,7 @@ def fit_y(ax: Axes, values: NDArray[np.float64]) -> None:
     else:
         spare = max(0.12 * (high - low), 0.05 * max(abs(low), abs(high)))
         ax.set_ylim(low - spare, high + spare)
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+    round_ticks(ax.yaxis)
 
 
 def log_if_wide(ax: Axes, values: NDArray[np.float64], span: float = 30.0) -> bool:

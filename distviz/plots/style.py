@@ -214,12 +214,15 @@ def text_width(text: str, points: float, weight: str = "normal") -> float:
     return float(width) / 72
 
 
+_DRAWN = 0.97
+"""Letters are drawn on whole pixels, which makes long lines wider than they are measured."""
 _UNBROKEN = {" · ": "\N{NO-BREAK SPACE}· ", " %": "\N{NO-BREAK SPACE}%"}
 """No line break here: a dot between two parts stays at the end of the first."""
 
 
 def wrapped(text: str, width: float, points: float, weight: str = "normal") -> list[str]:
     """Break a text into lines of a width in inches; a longer word is broken, too."""
+    width *= _DRAWN
     if text_width(text, points, weight) <= width:
         return [text]
     for plain, unbroken in _UNBROKEN.items():

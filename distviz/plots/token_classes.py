@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.plots import style
 from distviz.plots.layout import Heading, Line, arrange, grid, panel_title, side_heading
-from distviz.plots.scales import grid_lines, percent_ticks
+from distviz.plots.scales import grid_lines, percent_ticks, round_ticks
 from distviz.results import (
     Comparison,
     arm_settings,
@@ -229,7 +228,7 @@ def _draw(ax: Axes, panel: ClassBars, top: float, inches: float) -> None:
                 rotation=90 if upright else 0, **look,
             )  # fmt: skip
     ax.set_ylim(0, (1.4 if upright else 1.12) * top)
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    round_ticks(ax.yaxis, 5)
     percent_ticks(ax.yaxis)
     grid_lines(ax)
     ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7.0)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from distviz.errors import RequestError
 from distviz.output import plural
@@ -26,6 +25,7 @@ from distviz.plots.scales import (
     layers_on_x,
     log_if_wide,
     percent_ticks,
+    round_ticks,
     share_x_labels,
 )
 from distviz.plots.whatif_formats import layers_of
@@ -235,6 +235,6 @@ def _draw_thresholds(ax: Axes, asked: WhatIf, site: str, chosen: list[float]) ->
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
     is_log = log_if_wide(ax, values, span=10)
     if not is_log:
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        round_ticks(ax.yaxis)
     layout.panel_title(ax, "threshold: largest magnitude made zero" + " (log)" * is_log)
     layout.legend_above(ax, *ax.get_legend_handles_labels())

@@ -8,12 +8,15 @@ import threading
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from support.artists import texts_of
+from support.figure_checks import problems
 from support.synthetic_runs import Synthetic, place, run_of, silu_run
 
 from distviz import plots
 from distviz.errors import RequestError
 from distviz.plots import style
+from distviz.plots.layout import Heading, Line
 from distviz.plots.style import shortened, text_width, wrapped
 
 
@@ -84,3 +87,13 @@ def test_texts_are_broken_where_they_are_too_wide() -> None:
 )
 def test_counts_are_shortened(value: float, expected: str) -> None:
     assert style.short_count(value) == expected
+
+
+@pytest.mark.parametrize("weight", ["normal", "bold"])
+def test_long_lines_of_headings_stay_within_the_figure(weight: str) -> None:
+    text = "Worst layer: 11 (int8 13.5 dB, int8-asym 16.9 dB, int4 8.5 dB, int4-asym 9.5 dB) " * 5
+    for width in (3.25, 6.75, 7.2):
+        with style.styled():
+            figure = Figure(figsize=(width, 4))
+            Heading([Line(text, "panel", weight=weight)], width).write(figure)
+        assert not [one for one in problems(figure) if "cut" in one or "edge" in one]

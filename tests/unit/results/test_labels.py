@@ -15,6 +15,7 @@ from distviz.results import labels as wording
 from distviz.results.filler_study import FillerStudy
 from distviz.results.labels import alignment, arm_settings, number, percent, side_names
 from distviz.results.sweep import setting_name
+from distviz.sites import SiteKey
 from distviz.studies import comparison as comparing
 
 if TYPE_CHECKING:
@@ -115,3 +116,32 @@ def test_only_settings_that_play_a_role_are_named(name: str, shown: str) -> None
     assert arm_settings(SimpleNamespace(manifest={"arm": arm})) == shown
     row = arm | {"fraction": math.nan, "layers": "0", "preset": ""}
     assert setting_name(row, ["c", "p1", "mode"]) == shown
+
+
+def test_modules_of_one_kind_have_one_name() -> None:
+    def names(*paths: str) -> list[str]:
+        keys = [
+            SiteKey(index, "decoder", "act", "before", path) for index, path in enumerate(paths)
+        ]
+        return list(wording.series_names(keys).values())
+
+    assert names("model.layers.0", "model.layers.1") == ["model.layers.*"] * 2
+    assert names("e.0.layers.0.d", "e.0.layers.1.d") == ["e.0.layers.*.d"] * 2
+    assert names("blocks_0.mlp", "blocks_1.mlp") == ["blocks_*.mlp"] * 2
+    assert names("first", "second") == ["first", "second"]
+    assert names("stage.3.block.7", "stage.4.block.0") == ["stage.3.block.7", "stage.4.block.0"]
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "layers", "name"),
+    [
+        (3, [0, 1, 2], "all layers"),
+        (3, [0], "layer 0"),
+        (1, [0], "layer 0"),
+        (3, [2, 0, 0], "layers 0, 2"),
+        (3, [-1, 0, 1, 2], "all layers"),
+    ],
+)
+def test_layers_are_all_or_named(n_layers: int, layers: list[int], name: str) -> None:
+    run = make(1, layers=n_layers).run
+    assert wording.chosen_layers(run, layers) == name
