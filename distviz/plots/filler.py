@@ -106,12 +106,10 @@ def _changes(
         if len(kept):
             axes[-1].plot(
                 kept[column], kept["attention_kept"], "o-", markersize=4 * page.marks,
-                color=style.LINE["before"], clip_on=False,
+                color=style.LINE["before"],
             )  # fmt: skip
             axes[-1].margins(y=0.12)
             percent_ticks(axes[-1].yaxis)
-            low, high = axes[-1].get_ylim()
-            axes[-1].set_ylim(low, max(min(high, 1.0), float(kept["attention_kept"].max())))
             layout.panel_title(axes[-1], "attention that the prompt's own tokens keep")
         for ax in axes:
             if ax is not axes[0]:

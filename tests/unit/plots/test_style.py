@@ -91,7 +91,8 @@ def test_counts_are_shortened(value: float, expected: str) -> None:
 
 @pytest.mark.parametrize("weight", ["normal", "bold"])
 def test_long_lines_of_headings_stay_within_the_figure(weight: str) -> None:
-    text = "Worst layer: 11 (int8 13.5 dB, int8-asym 16.9 dB, int4 8.5 dB, int4-asym 9.5 dB) " * 5
+    text = "Worst layer (outlined): 11 (int8 13.5 dB, int8-asym 16.9 dB, int4 8.5 dB, "
+    text += "int4-asym 9.5 dB), 0 (fp8-e4m3 31.6 dB, fp8-e5m2 25.6 dB)"
     for width in (3.25, 6.75, 7.2):
         with style.styled():
             figure = Figure(figsize=(width, 4))
