@@ -15,6 +15,7 @@ from distviz.output import counted
 from distviz.plots import histograms, style
 from distviz.plots.before_after_data import PairedBins, Panel, find_place, paired_bins
 from distviz.plots.layout import Heading, titled
+from distviz.plots.range_strip import draw_strip
 from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import (
     arm_layers,
@@ -95,19 +96,24 @@ def draw_paired(
         for ax in axes[:-1]:
             ax.tick_params(labelbottom=False)
         axes[-1].set_xlabel(histograms.value_label(data.key.site))
-        heads = [(style.phase_name(panel.phase), style.LINE[panel.phase]) for panel in data.panels]
+        heads = [(_shown_phase(data, panel), style.LINE[panel.phase]) for panel in data.panels]
         if page.is_narrow:
             rows = [
                 *_numbers(data),
                 *histograms.beyond_rows([_tails(data, one) for one in data.panels]),
             ]
+            if any(sum(data.beyond(one)) for one in data.panels):
+                rows.append(("Σx² outside", [percent(one.energy_outside) for one in data.panels]))
             histograms.place_above_numbers(
                 figure, axes, heading, [1.2] * len(axes), left=0.6, gap=0.25,
                 handles=[handle for own in handles for handle in own], heads=heads, rows=rows,
-                ruled=_RULED,
+                ruled=_RULED, strip=data.strip.height if data.strip else 0.0,
             )  # fmt: skip
         else:
             _place_wide(figure, axes, heading, data, handles, heads)
+        if data.strip:
+            colors = [style.LINE[panel.phase] for panel in data.panels]
+            draw_strip(axes[-1], data.strip, colors, data.window)
         taken = style.text_width(heads[0][0], style.size("phase"), "bold")
         histograms.label_band(axes[0], data.eps, is_empty=not data.panels[0].count, taken=taken)
         if len(axes) == 2 and data.moved:
@@ -125,13 +131,14 @@ def _place_wide(
 ) -> None:
     """Place the panels with legends and numbers in a column beside them."""
     page, rows = style.page_format(), list(_numbers(data))
-    beyond = [histograms.beyond_texts(_tails(data, panel)) for panel in data.panels]
+    beyond = [_outside(data, panel) for panel in data.panels]
     usual = (2.0 if len(axes) == 2 else 2.25) * (0.8 if page.is_paper else 1.0)
     lines = len(handles[0]) + len(beyond[0])
     needed = histograms.table_height(rows, _RULED) + 0.2 + 1.5 * lines * style.size("tick") / 72
     histograms.place(
         figure, axes, heading, [max(usual, needed)] * len(axes), left=0.68,
-        right=page.column + 0.24, above=0.33, gap=0.28, below=0.5,
+        right=page.column + 0.24, above=0.33, gap=0.28,
+        below=0.5 + (data.strip.height if data.strip else 0.0),
     )  # fmt: skip
     box, height = axes[0].get_position(), figure.get_figheight()
     end = histograms.number_table(
@@ -199,10 +206,15 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
             )
         )  # fmt: skip
     ax.text(
-        0.0, 1.02, style.phase_name(panel.phase), transform=ax.transAxes, va="bottom",
+        0.0, 1.02, _shown_phase(data, panel), transform=ax.transAxes, va="bottom",
         fontsize=style.size("phase"), weight="bold", color=style.LINE[panel.phase],
     )  # fmt: skip
     return handles
+
+
+def _shown_phase(data: PairedBins, panel: Panel) -> str:
+    """Return the phase as printed; a run without redistribution has one, which needs no name."""
+    return style.phase_name(panel.phase) if len(data.panels) > 1 else ""
 
 
 def _outlined(data: PairedBins, panel: Panel) -> tuple[str, NDArray[np.int64]] | None:
@@ -235,6 +247,16 @@ def _tails(data: PairedBins, panel: Panel) -> histograms.Tails:
     """Return what lies outside the window."""
     left, right = (count / max(panel.count, 1) for count in data.beyond(panel))
     return (left, panel.low), (right, panel.high)
+
+
+def _outside(data: PairedBins, panel: Panel) -> list[str]:
+    """Return the notes in the corner: what lies outside the axis, or the extremes on it."""
+    if data.strip is None and panel.count:
+        return [f"min {number(panel.low)}, max {number(panel.high)}"]
+    texts = histograms.beyond_texts(_tails(data, panel))
+    if texts:
+        texts.append(f"together {percent(panel.energy_outside)} of Σx²")
+    return texts
 
 
 def _draw_arrows(figure: Figure, axes: list[Axes], data: PairedBins) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.plots.range_strip import Strip, strip_of
 from distviz.plots.site_axes import SiteAxes, axes_of
 from distviz.sites import SiteKey
 from distviz.stats import bin_edges, statistics
@@ -40,6 +41,8 @@ class Panel:
     count, near_zero, std, gini, low, high, nonfinite
         Number of finite values, fraction with abs(x) < eps, population standard deviation, Gini
         coefficient of abs(x), extremes, and number of NaN and infinite values.
+    energy_outside
+        Fraction of the sum of squares that lies outside the axis.
     """
 
     phase: str
@@ -52,6 +55,7 @@ class Panel:
     low: float
     high: float
     nonfinite: int
+    energy_outside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,8 @@ class PairedBins(DrawnBins):
         Counts of the phase ``before`` where the first panel shows ``arm_input``; else None.
     moved
         Number of values that ARM moved; None where it does not act.
+    strip
+        The whole range, a row for each panel; None where the axis shows it.
     """
 
     key: SiteKey
@@ -137,6 +143,7 @@ class PairedBins(DrawnBins):
     panels: tuple[Panel, ...]
     untouched: Counts | None = None
     moved: int | None = None
+    strip: Strip | None = None
 
     def beyond(self, panel: Panel) -> tuple[int, int]:
         """Return how many values lie left and right of the axis."""
@@ -193,7 +200,7 @@ def paired_bins(
     eps = run.bands[key]
     partners = {first_phase: "moved_before", "after": "moved_after"}
     panels = tuple(
-        _panel(phase, sketches[phase], sketches.get(partner), edges, eps)
+        _panel(phase, sketches[phase], sketches.get(partner), edges, eps, axes.window)
         for phase, partner in partners.items()
         if phase in sketches
     )
@@ -208,6 +215,7 @@ def paired_bins(
         panels=panels,
         untouched=untouched,
         moved=sketches["moved_before"].count if "moved_before" in sketches else None,
+        strip=strip_of(axes, [sketches[panel.phase] for panel in panels]),
     )
 
 
@@ -229,7 +237,12 @@ def find_place(run: Run, layer: int, site: str, module: str | None) -> SiteKey:
 
 
 def _panel(
-    phase: str, sketch: Sketch, moved: Sketch | None, edges: NDArray[np.float64], eps: float
+    phase: str,
+    sketch: Sketch,
+    moved: Sketch | None,
+    edges: NDArray[np.float64],
+    eps: float,
+    window: tuple[float, float],
 ) -> Panel:
     return Panel(
         phase=phase,
@@ -242,4 +255,5 @@ def _panel(
         low=sketch.min,
         high=sketch.max,
         nonfinite=sketch.nan + sketch.inf,
+        energy_outside=statistics.energy_outside(sketch, *window),
     )

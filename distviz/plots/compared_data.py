@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.plots.before_after_data import DrawnBins, log_floor
+from distviz.plots.range_strip import Strip, strip_of
 from distviz.plots.site_axes import SiteAxes, axes_of
 from distviz.stats import bin_edges, statistics
 
@@ -53,6 +54,8 @@ class ComparedBins(DrawnBins):
         Half width of the near-zero band, that of A.
     a, b
         Both sides.
+    strip
+        The whole range of both sides; None where the axis shows it.
     ks, wasserstein_normalized, js_divergence
         The distances, as in ``compare.csv``.
     """
@@ -64,6 +67,7 @@ class ComparedBins(DrawnBins):
     ks: float
     wasserstein_normalized: float
     js_divergence: float
+    strip: Strip | None = None
 
     def beyond(self, side: ComparedSide) -> tuple[float, float]:
         """Return the fractions of a side left and right of the window."""
@@ -106,7 +110,8 @@ def compared_bins(
     row = comparison.table.iloc[comparison.pairs.index(pair)]
     names = ("ks", "wasserstein_normalized", "js_divergence")
     distances = {name: float(row[name]) for name in names}
-    return ComparedBins(axes, edges, pair, eps, a, b, **distances)
+    strip = strip_of(axes, sketches)
+    return ComparedBins(axes, edges, pair, eps, a, b, strip=strip, **distances)
 
 
 def _side(sketch: Sketch, edges: Floats, eps: float) -> ComparedSide:

@@ -101,14 +101,18 @@ def place_above_numbers(
     heads: Heads,
     rows: Sequence[Row],
     ruled: Sequence[str],
+    strip: float = 0.0,
 ) -> None:
-    """Place panels of a narrow page as `place` does, with legend and numbers below them."""
+    """Place panels of a narrow page as `place` does, with legend and numbers below them.
+
+    ``strip`` is the height in inches that stays free for a strip below the last panel.
+    """
     labels = [str(handle.get_label()) for handle in handles]
     used = legend_height(labels, heading.width - EDGE - 0.1)
     foot = place(
         figure, axes, heading, heights, left=left, right=0.1, above=0.26, gap=gap,
-        below=0.5 + used + table_height(rows, ruled),
-    )  # fmt: skip
+        below=0.5 + strip + used + table_height(rows, ruled),
+    ) + strip  # fmt: skip
     legend_in_figure(figure, handles, labels, "upper left")
     for legend in figure.legends:
         anchor = (EDGE / heading.width, 1 - (foot + 0.42) / figure.get_figheight())

@@ -77,12 +77,15 @@ class SiteAxes:
         Of the values.
     log
         Whether the counts have a logarithmic scale.
+    strip
+        The whole range of all layers, symmetric logarithmic; None where these axes show it.
     """
 
     left: float
     right: float
     scale: ValueScale
     log: bool
+    strip: SiteAxes | None = None
 
     @property
     def window(self) -> tuple[float, float]:
@@ -195,7 +198,11 @@ def _decide(layers: Sequence[_Layer], asked: AxisChoice) -> SiteAxes:
     if log is None:
         low = [_has_low_bars(layer.sketches, (left, right), scale) for layer in layers]
         log = sum(low) > _MOST_LAYERS * len(low)
-    return SiteAxes(left, right, scale, log)
+    strip = None
+    if scale.constant is None:
+        whole = _scale(layers, "symlog")
+        strip = SiteAxes(*_window(layers, whole, is_centred=False), whole, log=True)
+    return SiteAxes(left, right, scale, log, strip)
 
 
 def _scale(layers: Sequence[_Layer], x_axis: str) -> ValueScale:

@@ -182,6 +182,14 @@ def _shares(
     return values, shares[0], shares[1]
 
 
+def energy_outside(sketch: Sketch, left: float, right: float) -> float:
+    """Return the fraction of the sum of squares of values below ``left`` or above ``right``."""
+    values, counts = sketch.pairs()
+    energy = values**2 * counts
+    total = energy.sum()
+    return float(energy[(values < left) | (values > right)].sum() / total) if total else 0.0
+
+
 def ks(a: Sketch, b: Sketch) -> float:
     """Return the Kolmogorov-Smirnov distance, the largest difference of the two CDFs."""
     if not a.count or not b.count:

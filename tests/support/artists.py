@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def panels(figure: Figure) -> list[Any]:
+    """The axes of a figure without its strip."""
+    return [axes for axes in figure.axes if axes.get_gid() != "strip"]
+
+
 def artists(axes: Any, gid: str) -> list[Any]:
     return [artist for artist in axes.get_children() if artist.get_gid() == gid]
 

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from support.artists import artists, counted, stairs, texts_of
+from support.artists import artists, counted, panels, stairs, texts_of
 from support.synthetic_comparisons import Made, eps_of
 from support.synthetic_runs import place, run_of
 from support.terminal import printed
@@ -26,7 +26,7 @@ def test_outlines_are_shares_of_the_raw_values(
     comparison: Comparison, first: Made, second: Made, log: bool
 ) -> None:
     figure = plots.compared(comparison, comparison.pairs[1], log=log)
-    above, below = figure.axes
+    above, below = panels(figure)
     shares = {}
     for side, made in (("A", first), ("B", second)):
         heights, edges, bottom = stairs(above, f"outline-{side}")
@@ -50,7 +50,7 @@ def test_outlines_are_shares_of_the_raw_values(
 
 
 def test_what_b_has_more_of_has_its_colour(comparison: Comparison) -> None:
-    above, below = plots.compared(comparison, comparison.pairs[0]).axes
+    above, below = panels(plots.compared(comparison, comparison.pairs[0]))
     for side, phase in (("A", "before"), ("B", "after")):
         expected = mpl.colors.to_rgba(style.LINE[phase])
         assert artists(below, f"more-{side}")[0].get_facecolor() == pytest.approx(expected)
@@ -60,7 +60,7 @@ def test_what_b_has_more_of_has_its_colour(comparison: Comparison) -> None:
 def test_both_panels_share_the_window_and_the_band_of_a(
     comparison: Comparison, first: Made
 ) -> None:
-    above, below = plots.compared(comparison, comparison.pairs[0]).axes
+    above, below = panels(plots.compared(comparison, comparison.pairs[0]))
     assert above.get_xlim() == below.get_xlim()
     eps = eps_of(first.raw[0])
     for axes in (above, below):

@@ -17,7 +17,8 @@ def test_values_beyond_the_window_are_stated(synthetic: Synthetic) -> None:
     assert 0 < share <= 0.01
     expected = f"{100 * share:.2f} % above the axis, max {raw.max():.2f}"
     (note,) = artists(figure.axes[0], "beyond")
-    assert note.get_text() == expected
+    energy = (raw[raw > figure.axes[0].get_xlim()[1]] ** 2).sum() / (raw**2).sum()
+    assert note.get_text() == f"{expected}\ntogether {100 * energy:.2f} % of Σx²"
 
 
 def test_values_beyond_the_window_are_stated_below_on_one_column() -> None:
