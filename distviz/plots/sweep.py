@@ -107,7 +107,7 @@ def _heading(sweep: Sweep, title: str, width: float) -> layout.Heading:
     text = found.reason
     if found.row is not None:
         name = setting_name(sweep.table.iloc[found.row], varied_columns(sweep.table))
-        text = f"largest redistribution within KL {sweep.budget_kl:g}: {name} (outlined)"
+        text = f"recommended within KL {sweep.budget_kl:g}: {name} (outlined)"
     return layout.titled(width, f"{title} · sweep · act", measured, text)
 
 

@@ -210,6 +210,7 @@ def _draw_thresholds(ax: Axes, asked: WhatIf, site: str, chosen: list[float]) ->
         "markersize": 5 * marks,
         "markerfacecolor": "none",
         "markeredgewidth": 0.8,
+        "linewidth": 0.0,
     }
     for level, color in zip(chosen, _LEVELS[-len(chosen) :], strict=True):
         filled: dict[str, Any] = {"marker": "o", "markersize": 3 * marks, "linewidth": 1.2}
@@ -229,9 +230,7 @@ def _draw_thresholds(ax: Axes, asked: WhatIf, site: str, chosen: list[float]) ->
                 gid=f"threshold-{level:g}-{phase}", **hollow,
             )  # fmt: skip
     for phase in others[:1]:
-        ax.plot(
-            [], [], color=style.INK, label=f"{phase}, where it differs", linewidth=0.0, **hollow
-        )
+        ax.plot([], [], color=style.INK, label=f"{phase}, where it differs", **hollow)
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
     is_log = log_if_wide(ax, values, span=10)
     if not is_log:
