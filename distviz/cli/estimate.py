@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from distviz import models
 from distviz.cli.dry_run import Estimate
 from distviz.data import Batch, Corpus, make_batches
-from distviz.hooks import attach_hook
+from distviz.hooks import HELD_BYTES, attach_hook
 from distviz.measure import choose_points, current, needed_points
 from distviz.models.architectures import find_mlps
 from distviz.settings import RunSettings
@@ -357,29 +357,34 @@ class _Sizes:
         kept = 2 * positions * width  # what enters the head, in both passes
         if self.moved:
             kept += 2 * max(self.cost.values.values(), default=0)
-        batches = [batch for each in self.batches for batch in each]
         # A document in several batches has tables of its own until its last one.
-        is_split = any(len(b.whole) < len(set(b.documents.tolist())) for b in batches)
-        passes = 2 if any(part.passes > 1 for part in self.parts) else 1
+        is_split = any(len(b.whole) < len({*b.documents}) for each in self.batches for b in each)
         logits = words and min(max(1, _LOGIT_VALUES // words), positions) * words
         found = {
             "weights": self.empty.weight_bytes(),
-            "activations": self.cost.peak + kept * itemsize,
+            "activations": self.cost.peak + kept * itemsize + self._held_for_pairs(itemsize),
             "buffers": _BUFFER_BYTES,
             "counting": self.rows * _CLASSES * _TABLE_BYTES,
             "sketches": max(map(self._tables, self.parts)) * _TABLE_BYTES * (1 + is_split),
-            "logits": passes * _LOGIT_COPIES * 4 * logits,
+            "logits": (1 + any(p.passes > 1 for p in self.parts)) * _LOGIT_COPIES * 4 * logits,
         }
         if self.empty.streams:
             hidden = model.config.get_text_config().hidden_size * itemsize
             found["hidden_states"] = hidden * self.positions(lambda part: 1 + part.is_paired)
         return found | {"total": sum(found.values())}
 
+    def _held_for_pairs(self, itemsize: int) -> int:
+        """Return the bytes of values without ARM that wait for the same values with it."""
+        values: Counter[Any] = Counter()
+        for point in self.watched if any(part.is_paired for part in self.parts) else ():
+            if point.experts is None:  # streamed, a layer is passed twice before the next
+                values[self.empty.streams and (point.stack, point.layer)] += self.cost.values[point]
+        return min(max(values.values(), default=0) * itemsize, HELD_BYTES)
+
     def disk(self) -> int:
         """Return bytes written: sketches, documents, channels, statistics, texts, figures."""
         is_wide = self.empty.opened.details["dtype"] == "float32"
-        values = sum(self.cost.values[point] for point in self.watched)
-        channels = values // (self.rows * self.tokens)
+        channels = sum(self.cost.values[p] for p in self.watched) // (self.rows * self.tokens)
         # One figure per point, two per site over all layers.
         figures = len(self.watched) + 2 * len({point.site for point in self.watched})
         total = figures * sum(_FIGURE_DISK[kind] for kind in self.settings.figures)

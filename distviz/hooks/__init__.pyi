@@ -6,6 +6,7 @@ from .observation import check_fired as check_fired
 from .observation import experts_of as experts_of
 from .observation import observe as observe
 from .observation import observing as observing
+from .paired_changes import HELD_BYTES as HELD_BYTES
 from .recorder import TOKEN_CLASSES as TOKEN_CLASSES
 from .recorder import Recorder as Recorder
 from .recorder import Tokens as Tokens

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_MOST_BYTES = 1 << 29
+HELD_BYTES = 1 << 29
 """Limit of the values held; places beyond it are not measured."""
 
 
@@ -53,7 +53,7 @@ class PairedChanges:
     """
 
     is_on: bool = False
-    most_bytes: int = _MOST_BYTES
+    most_bytes: int = HELD_BYTES
     totals: dict[SiteKey, _Total] = field(default_factory=dict)
     missing: set[SiteKey] = field(default_factory=set)
     _held: dict[SiteKey, deque[torch.Tensor]] = field(default_factory=dict)
@@ -68,15 +68,16 @@ class PairedChanges:
         if not self.is_on or key.phase not in ("before", "after") or place in self.missing:
             return
         held = self._held.setdefault(place, deque())
-        if rows is None:
+        if rows is None or (key.phase == "after" and not held):
             self._leave_out(place)
         elif key.phase == "before":
-            kept = _counted(values, rows).clone()
+            # Selecting rows copies; the model may write into the values themselves.
+            kept = values.clone() if rows.all() else _counted(values, rows)
             self._bytes += kept.nbytes
             held.append(kept)
             if self._bytes > self.most_bytes:
                 self._leave_out(place)
-        elif held:
+        else:
             before = held.popleft()
             self._bytes -= before.nbytes
             self.compare(place, before, _counted(values, rows))
@@ -115,8 +116,13 @@ class PairedChanges:
         return {
             place: float(total.sum) / total.count
             for place, total in self.totals.items()
-            if place not in self.missing and total.count
+            if place not in self._incomplete and total.count
         }
+
+    @property
+    def _incomplete(self) -> set[SiteKey]:
+        """Places that are missing, or whose values without ARM still wait for their pair."""
+        return self.missing | {place for place, held in self._held.items() if held}
 
     def __add__(self, other: Self) -> Self:
         """Return the pairs of both."""
@@ -124,14 +130,15 @@ class PairedChanges:
         for place, total in other.totals.items():
             totals[place] = totals.get(place, _Total()) + total
         kind = type(self)
-        return kind(self.is_on, self.most_bytes, totals, self.missing | other.missing)
+        missing = self._incomplete | other._incomplete
+        return kind(self.is_on, self.most_bytes, totals, missing)
 
     def state(self) -> dict[str, Any]:
         """Return plain data, without the values held."""
         return {
             "is_on": self.is_on,
             "totals": [[list(k), t.sum.units, t.sum.rest, t.count] for k, t in self._sorted()],
-            "missing": [list(place) for place in sorted(self.missing)],
+            "missing": [list(place) for place in sorted(self._incomplete)],
         }
 
     def _sorted(self) -> Iterable[tuple[SiteKey, _Total]]:

@@ -82,7 +82,9 @@ def _started(
 
 
 def _messages(error: str) -> list[str]:
-    return [line for line in error.splitlines() if line.startswith(("distviz: ", "  "))]
+    """Return what is said besides the warning about the part of the text that was left out."""
+    lines = [line for line in error.splitlines() if "warning: --max-tokens" not in line]
+    return [line for line in lines if line.startswith(("distviz: ", "  "))]
 
 
 def _ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
