@@ -116,33 +116,40 @@ class WhatIf(Result):
 
 
 def whatif_verdict(results: WhatIf) -> str:
-    """Return which format and which layers lose most and least, a sentence or two for each site."""
-    return " ".join(filter(None, (_verdict_of(results, site) for site in results.sites)))
-
-
-def _verdict_of(results: WhatIf, site: str) -> str:
-    phase, sentences = results.phases(site)[0], []
-    worst = {}
-    for name, range_ in results.kinds(site):
-        least = least_first(results.losses(site, name, range_, phase), "sqnr_db", 1)
-        if least:
-            worst[f"{name} ({range_})"] = least[0]
+    """Return which format loses most and least over all sites, where, and what zeros cost."""
+    worst: dict[str, dict[str, Any]] = {}
+    for name, range_ in dict.fromkeys(kind for s in results.sites for kind in results.kinds(s)):
+        tables = [_first_losses(results, site, name, range_) for site in results.sites]
+        worst |= {f"{name} ({range_})": row for row in least_first(pd.concat(tables), "sqnr_db", 1)}
     order = sorted(worst, key=lambda name: worst[name]["sqnr_db"])
-    ends = dict(zip(("the most", "the least"), (order[-1:], order[:-1][:1]), strict=True))
-    for amount, names in ends.items():
-        for name in names:
-            row = worst[name]
-            cost = f"{decibels(row['sqnr_db'])} dB in its worst layer, {place_name(row)}"
-            sentences.append(f"{name} has {amount} signal over noise: {cost}")
-    levels = results.levels(site)
+    amounts = ("the most signal over noise", "the least")
+    sentences = [
+        f"{name} has {amount}: {decibels(worst[name]['sqnr_db'])} dB in its worst layer, "
+        f"{_where(results, worst[name])}"
+        for amount, names in zip(amounts, (order[-1:], order[:-1][:1]), strict=True)
+        for name in names
+    ]
+    levels = {level for site in results.sites for level in results.levels(site)}
     if levels:
-        level = min(levels, key=lambda one: abs(one - 0.5))
+        level = min(sorted(levels), key=lambda one: abs(one - 0.5))
+        rows = [results.thinned(s, level, results.phases(s)[0]) for s in results.sites]
         sentences += [
-            f"with {100 * level:g} % zeros the worst layer, {place_name(row)}, keeps "
+            f"with {100 * level:g} % zeros the worst layer, {_where(results, row)}, keeps "
             f"{percent(row['l2_kept'])} of its energy"
-            for row in least_first(results.thinned(site, level, phase), "l2_kept", 1)
+            for row in least_first(pd.concat(rows), "l2_kept", 1)
         ]
-    return f"{site}, {phase}: {'; '.join(sentences)}." if sentences else ""
+    phases = results.phases(results.sites[0])
+    start = f"{phases[0]}: " * (len(phases) > 1)
+    return f"{start}{'; '.join(sentences)}." if sentences else ""
+
+
+def _first_losses(results: WhatIf, site: str, name: str, range_: str) -> pd.DataFrame:
+    return results.losses(site, name, range_, results.phases(site)[0])
+
+
+def _where(results: WhatIf, row: dict[str, Any]) -> str:
+    """Return the layer, and its site where the results have several."""
+    return place_name(row) + f" ({row['site']})" * (len(results.sites) > 1)
 
 
 def _one_a_layer(rows: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -137,6 +137,7 @@ def test_the_finding_names_the_worst_layers(asked: WhatIf) -> None:
     said = whatif_verdict(asked)
     for (name, range_), value in (*least.head(1).items(), *least.tail(1).items()):
         assert f"{name} ({range_}) has the " in said
+        assert len(said) <= 240
         assert f"{value:.1f} dB in its worst layer" in said
     zeros = asked.table[(asked.table["phase"] == "before") & (asked.table["level"] == 0.5)]
     assert f"keeps {100 * zeros['l2_kept'].min():.1f} % of its energy" in said
