@@ -240,9 +240,9 @@ def test_attention_that_tells_nothing_is_said(opened: Any) -> None:
             opened, PROMPTS, RunSettings(layers="0-1", filler="/"), [5], Progress()
         )
         assert set(study.attention["layer"]) == {0}
-        assert "attention weights are not available in layers 1" in study.manifest["warnings"][-1]
+        assert "attention weights are not available in layer 1" in study.manifest["warnings"][-1]
         asked = RunSettings(layers="0", filler="/", attention_layers="1")
-        with pytest.raises(MeasurementError, match="not available in layers 1"):
+        with pytest.raises(MeasurementError, match="not available in layer 1"):
             fillers.study_filler(opened, PROMPTS, asked, [5], Progress())
     finally:
         blind.remove()

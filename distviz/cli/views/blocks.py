@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from distviz.cli.views.console import is_unicode, width_of
+from distviz.plots import AxisChoice, axes_of
 from distviz.results import number, percent, records
-from distviz.stats import statistics
+from distviz.stats import bin_edges, statistics
 
 if TYPE_CHECKING:
     from distviz.results import Run
+    from distviz.sites import SiteKey
     from distviz.stats import Sketch
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -25,6 +27,11 @@ _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.:-=+*#"
 _ROWS = 4
 """Lines of a small histogram."""
+_PEAKED = 0.1
+"""Mean of the bars, of the tallest, up to which their heights are square roots."""
+_POWER = 0.5
+_LABEL = 8
+"""Columns that stay free for the end of an axis whose zero is close to it."""
 _WIDE = 110
 """Columns from which a table shows more."""
 _BESIDE = 44
@@ -48,23 +55,38 @@ def histogram_blocks(
     first = run.find(layer, site, next((k.phase for k in run.keys if k.layer == layer), "before"))
     found = {name: run.merged.get(first._replace(phase=name)) for name in ("before", "after")}
     sketches = {name: sketch for name, sketch in found.items() if sketch is not None}
-    edges = _small_edges(list(sketches.values()), width)
-    counts = {name: statistics.histogram(sketch, edges) for name, sketch in sketches.items()}
-    peak = max(1, *(int(bars.max()) for bars in counts.values()))
+    edges = _small_edges(run, first, list(sketches.values()), width)
+    bars = {name: _densities(sketch, edges) for name, sketch in sketches.items()}
+    peak = max(float(one.max()) for one in bars.values()) or 1.0
+    power = 1.0 if min(map(_mean_of_filled, bars.values())) > _PEAKED * peak else _POWER
     shape = Text()
-    for name, bars in counts.items():
+    for name, heights in bars.items():
         partner = run.merged.get(
             first._replace(phase={"before": "moved_before"}.get(name, "moved_after"))
         )
-        rest = bars if partner is None else bars - statistics.histogram(partner, edges)
+        rest = heights if partner is None else heights - _densities(partner, edges)
         blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+        levels, rest_levels = (
+            8 * _ROWS * (np.maximum(one, 0) / peak) ** power for one in (heights, rest)
+        )
         for row in reversed(range(_ROWS)):
             shape.append(f"{name if row == _ROWS - 1 else '':<7}", style="bold")
-            scale = 8 * _ROWS / peak
-            _append_row(shape, bars * scale - 8 * row, rest * scale - 8 * row, blocks, name)
+            _append_row(shape, levels - 8 * row, rest_levels - 8 * row, blocks, name)
             shape.append("\n")
     shape.append(_small_axis(edges))
+    if power != 1:
+        shape.append("\n       height: square root of the count", style="dim")
     return shape
+
+
+def _densities(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values per unit of the axis in each bin."""
+    return statistics.histogram(sketch, edges) / np.diff(edges)
+
+
+def _mean_of_filled(heights: NDArray[np.float64]) -> float:
+    filled = heights[heights > 0]
+    return float(filled.mean()) if filled.size else 0.0
 
 
 def _append_row(
@@ -77,26 +99,27 @@ def _append_row(
         shape.append(blocks[level], style=strong if rest < level / 2 else plain)
 
 
-def _small_edges(sketches: list[Sketch], width: int) -> NDArray[np.float64]:
-    """Return at most ``width`` equal bins around zero; their width is a power of two."""
-    ends = [np.abs(one.quantile([0.005, 0.995])).max() for one in sketches if one.count]
-    reach = float(max(ends, default=0.0)) or 1.0
-    most = max(width, 8) - 1
-    step = 2.0 ** max(math.ceil(math.log2(2 * reach / most)), -140)
-    half = max(math.ceil(reach / step - 0.5), 1) + 0.5
-    if 2 * half > most + 1:
-        half -= 1
-    return np.arange(-half, half + 1) * step
+def _small_edges(
+    run: Run, place: SiteKey, sketches: list[Sketch], width: int
+) -> NDArray[np.float64]:
+    """Return at most ``width`` bins over the window in which the figures show this place."""
+    window = axes_of(run, place, AxisChoice("linear"), own=True).window
+    edges = bin_edges(sketches, max(width - _LABEL, 8), window=window)
+    first, last = np.searchsorted(edges, window)
+    return edges[first : last + 1]
 
 
 def _small_axis(edges: NDArray[np.float64]) -> str:
-    """Return the axis: both ends and zero."""
+    """Return the axis: both ends, the left one beside it, and zero."""
     left, right = number(edges[0]), number(edges[-1])
     bins = edges.size - 1
     line = [" "] * (7 + bins)
-    for start, word in ((7, left), (7 + bins // 2, "0"), (7 + bins - len(right), right)):
+    zero = 7 + min(max(int(np.searchsorted(edges, 0.0, "right")) - 1, 0), bins - 1)
+    line += [" "] * _LABEL
+    starts = max(6 - len(left), 0), zero, max(7 + bins - len(right), zero + 2)
+    for start, word in zip(starts, (left, "0", right), strict=True):
         line[start : start + len(word)] = word
-    return "".join(line).replace("−", "-")
+    return "".join(line).rstrip().replace("−", "-")
 
 
 def sparklines(run: Run, console: Console | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from support.synthetic_runs import place, run_of, silu_run
 
 from distviz.cli.views.blocks import histogram_blocks, sparkline, sparklines
@@ -11,6 +12,25 @@ from distviz.cli.views.blocks import histogram_blocks, sparkline, sparklines
 def test_a_narrow_console_has_few_bins() -> None:
     narrow = histogram_blocks(silu_run().run, 0, "act", 20).plain
     assert max(map(len, narrow.splitlines())) <= 27
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("tail", [1.0, -1.0])
+def test_a_peaked_place_shows_what_arm_moved(tail: float, *, ascii_only: bool) -> None:
+    rng = np.random.default_rng(3)
+    before = np.concatenate([rng.normal(0, 0.02, 30_000), tail * rng.exponential(0.3, 10_000)])
+    near = np.argsort(np.abs(before))[: before.size // 20]
+    after = before.copy()
+    after[near] = np.where(before[near] < 0, -0.03, 0.03)
+    values = {place(0, "before"): before, place(0, "after"): after}
+    run = run_of({key: array.astype("float32") for key, array in values.items()}, dtype="float32")
+    *rows, axis, legend = histogram_blocks(run, 0, ascii_only=ascii_only).plain.splitlines()
+    drawn = [[row[7:] for row in rows[start : start + 4]] for start in (0, 4)]
+    assert drawn[0] != drawn[1]
+    assert "square root" in legend
+    assert len(axis.split()) == 3
+    assert axis.split()[1] == "0"
+    assert max(map(len, [*rows, axis])) <= 79
 
 
 def test_a_sparkline_runs_from_low_to_high() -> None:
