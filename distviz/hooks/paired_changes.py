@@ -131,7 +131,7 @@ class PairedChanges:
             totals[place] = totals.get(place, _Total()) + total
         kind = type(self)
         missing = self._incomplete | other._incomplete
-        return kind(self.is_on, self.most_bytes, totals, missing)
+        return kind(self.is_on or other.is_on, self.most_bytes, totals, missing)
 
     def state(self) -> dict[str, Any]:
         """Return plain data, without the values held."""

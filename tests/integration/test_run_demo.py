@@ -369,7 +369,7 @@ def test_max_tokens_cuts_the_text(limit: int, demo_folder: Path, demo_tokenizer:
     assert_documents(run, found)
     assert run.manifest["text"]["tokens"] == limit
     assert run.manifest["text"]["truncated"] is True
-    assert any("--max-tokens" in warning for warning in run.manifest["warnings"])
+    assert not any("--max-tokens" in warning for warning in run.manifest["warnings"])
 
 
 def test_observed_layers_and_arm_layers_need_not_meet(
@@ -450,6 +450,7 @@ def test_the_folder_is_whole_and_says_what_the_run_says(tmp_path: Path, demo_run
         "layer", "site", "phase", "module", "count", "nan", "inf", "zeros", "min", "max", "mean",
         "std", "skewness", "kurtosis", "p0_1", "p1", "p5", "p25", "p50", "p75", "p95", "p99",
         "p99_9", "mad", "eps", "near_zero", "l1", "l2", "gini", "entropy_bits", "stack",
+        "mean_abs_change",
     ]  # fmt: skip
     stats = pd.read_csv(folder / "stats.csv")
     assert list(stats) == columns

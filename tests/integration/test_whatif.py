@@ -35,7 +35,7 @@ def test_a_run_is_asked_about(call: Any, mine: Path, demo_run: Run) -> None:
     out = mine.parent / "mine-whatif"
     assert (done.code, done.err) == (0, "")
     assert done.out.rstrip().endswith(str(out))
-    assert "worst layers" in done.out
+    assert "worst" in done.out
     assert max(map(len, done.out.splitlines()[:-1])) <= 80
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == [
         "figures/formats.png",

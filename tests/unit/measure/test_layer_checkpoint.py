@@ -101,7 +101,12 @@ def interrupted(
 def in_order(partial: PartialResult) -> PartialResult:
     """Sort what depends on which batches come first at a point."""
     recorder = partial.recorder
-    for kept in (recorder.sketches, recorder._channels, recorder.documents._rows):
+    for kept in (
+        recorder.sketches,
+        recorder._channels,
+        recorder.documents._rows,
+        recorder.changes.totals,
+    ):
         for key in sorted(kept, key=key_order):
             kept[key] = kept.pop(key)
     return partial

@@ -231,7 +231,7 @@ def test_a_place_without_any_variance():
     assert found["documents"].tolist() == [0, 8, 8, 0, 8, 0]
     assert found["p_adjusted"].isna().tolist() == (found["documents"] == 0).tolist()
     assert "variance" in verdict(found)
-    assert "largest seen: variance" in verdict(found, alpha=1e-4)
+    assert "the largest differences: variance" in verdict(found, alpha=1e-4)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 8])
