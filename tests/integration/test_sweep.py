@@ -283,7 +283,8 @@ def test_published_settings_are_tried_for_all_benchmarks(
     model = tmp_path / name
     done = call("sweep", model, "--preset", "auto", "--text", text, *SMALL, "--out", "swept")
     assert done.code == 0, done.err
-    assert max(map(len, done.out.splitlines()[:-3])) <= 80
+    # A path is not broken, however long it is.
+    assert all(len(line) <= 80 for line in done.out.splitlines() if str(tmp_path) not in line)
     swept = Sweep.load("swept")
     assert swept.table["preset"].tolist() == labels
     for _, row in swept.table.iterrows():
