@@ -68,7 +68,7 @@ def paired(
         Whether the counts have a logarithmic scale; ``"auto"``: only if in many layers of the
         site much of what lies beside the tallest bar would otherwise be too low to be read.
     x_axis, centred
-        As of `AxisChoice`.
+        As of ``AxisChoice``.
     whole
         The run whose layers have the same axes at this site; None: ``run``.
     width

@@ -54,7 +54,7 @@ def compared(
         Whether the fractions have a logarithmic scale; ``"auto"``: only if much of what lies
         beside the tallest bar of a side would otherwise be too low to be read, in many layers.
     x_axis, centred
-        As of `AxisChoice`.
+        As of ``AxisChoice``.
     whole
         The comparison whose layers have the same axes at this site; None: ``comparison``.
     width

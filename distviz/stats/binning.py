@@ -73,7 +73,7 @@ LINEAR = ValueScale()
 
 
 def mass_ends(sketches: Sequence[Sketch]) -> tuple[float, float]:
-    """Return where most values of several sketches lie: the outermost of the `MASS` quantiles.
+    """Return where most values of several sketches lie: the outermost of the ``MASS`` quantiles.
 
     Zero is inside. Where the quantiles are zero, the ends are the extremes; without any value that
     is not zero, -1 and 1.

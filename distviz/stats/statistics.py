@@ -223,7 +223,7 @@ def js_divergence(a: Sketch, b: Sketch) -> float:
     """Return the Jensen-Shannon divergence in bits (0 to 1) of both sides rounded to bf16.
 
     Sides of different number formats are compared in cells of 16 neighbouring bf16 values, see
-    `_coarse_shares`: an activation function of bf16 leaves out values that fp32 takes, and single
+    docs/maths.md: an activation function of bf16 leaves out values that fp32 takes, and single
     values would tell the formats apart.
     """
     if not a.count or not b.count:
