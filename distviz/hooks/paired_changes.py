@@ -113,10 +113,11 @@ class PairedChanges:
 
     def means(self) -> dict[SiteKey, float]:
         """Return the mean ``|after - before|`` of every place that was measured completely."""
+        incomplete = self._incomplete
         return {
             place: float(total.sum) / total.count
             for place, total in self.totals.items()
-            if place not in self._incomplete and total.count
+            if place not in incomplete and total.count
         }
 
     @property

@@ -15,7 +15,7 @@ from distviz.output import counted
 from distviz.plots import histograms, style
 from distviz.plots.before_after_data import PairedBins, Panel, find_place, paired_bins
 from distviz.plots.layout import Heading, titled
-from distviz.plots.range_strip import draw_strip
+from distviz.plots.range_strip import draw_strip, strip_height
 from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import (
     arm_layers,
@@ -107,7 +107,7 @@ def draw_paired(
             histograms.place_above_numbers(
                 figure, axes, heading, [1.2] * len(axes), left=0.6, gap=0.25,
                 handles=[handle for own in handles for handle in own], heads=heads, rows=rows,
-                ruled=_RULED, strip=data.strip.height if data.strip else 0.0,
+                ruled=_RULED, strip=strip_height(data.strip),
             )  # fmt: skip
         else:
             _place_wide(figure, axes, heading, data, handles, heads)
@@ -138,7 +138,7 @@ def _place_wide(
     histograms.place(
         figure, axes, heading, [max(usual, needed)] * len(axes), left=0.68,
         right=page.column + 0.24, above=0.33, gap=0.28,
-        below=0.5 + (data.strip.height if data.strip else 0.0),
+        below=0.5 + strip_height(data.strip),
     )  # fmt: skip
     box, height = axes[0].get_position(), figure.get_figheight()
     end = histograms.number_table(

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from distviz.plots import histograms, style
 from distviz.plots.compared_data import ComparedBins, compared_bins
 from distviz.plots.layout import SIDE_COLORS, Heading, Line, side_heading
-from distviz.plots.range_strip import draw_strip
+from distviz.plots.range_strip import draw_strip, strip_height
 from distviz.plots.scales import signed
 from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import layer_name, number, percent, side_names
@@ -97,7 +97,7 @@ def draw_compared(
                 figure, axes, heading, [1.5, 0.9], left=0.8, gap=0.12, handles=handles,
                 heads=list(SIDE_COLORS.items()),
                 rows=[*rows, ("in other bins", [percent(data.moved)])], ruled=_RULED,
-                strip=data.strip.height if data.strip else 0.0,
+                strip=strip_height(data.strip),
             )  # fmt: skip
         else:
             _place_wide(figure, axes, heading, data, handles)
@@ -117,7 +117,7 @@ def _place_wide(
     histograms.place(
         figure, axes, heading, [2.49 * shrunk, 1.42 * shrunk], left=1.0,
         right=page.column + 0.24, above=0.34, gap=0.2,
-        below=0.5 + (data.strip.height if data.strip else 0.0),
+        below=0.5 + strip_height(data.strip),
     )  # fmt: skip
     above, below = axes
     above.legend(handles=handles, loc="upper right", handlelength=1.1, handleheight=0.9)

@@ -113,14 +113,14 @@ def outline(ax: Axes, column: float, row: int) -> None:
     frame.set_clip_path(frame)
 
 
-def change_scale(values: Floats, least: float) -> Normalize:
+def diverging_scale(values: Floats, least: float) -> Normalize:
     """Return a colour scale of changes, symmetric about zero, that reaches at least a value."""
     finite = np.abs(values[np.isfinite(values)])
     reach = max(float(finite.max(initial=0.0)), least)
     return Normalize(-reach, reach)
 
 
-def value_scale(values: Floats) -> Normalize:
+def sequential_scale(values: Floats) -> Normalize:
     """Return a colour scale from the smallest to the largest finite value."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)

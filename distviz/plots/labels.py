@@ -1,4 +1,4 @@
-"""Labels beside points of a panel that lie on nothing else, and numbers in cells."""
+"""Labels beside points of a panel that lie on nothing else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def label_points(
     renderer = renderer_of(figure)
     ax.autoscale_view()
     inside = ax.get_window_extent(renderer)
-    points = min(style.size("note"), 7.0)
+    points = style.label_size()
     pixels = figure.dpi / 72
     occupied = np.concatenate([np.zeros((0, 3)), *_occupied(ax)])
     taken = [box for one in ax.child_axes if (box := one.get_tightbbox(renderer)) is not None]
@@ -80,7 +80,7 @@ def _write(
     away = (middle - ax.transData.transform(place)) * 72 / style.figure_of(ax).dpi
     ax.annotate(
         text, place, xytext=tuple(away), textcoords="offset points", ha="center", va="center",
-        fontsize=min(style.size("note"), 7.0), color=color, gid="label", annotation_clip=False,
+        fontsize=style.label_size(), color=color, gid="label", annotation_clip=False,
         arrowprops=leader if gap > _GAPS[0] else None,
     )  # fmt: skip
 

@@ -67,17 +67,17 @@ class Strip:
         """The edges of the bins, float64 (161,)."""
         return _edges(self.axes)
 
-    @property
-    def height(self) -> float:
-        """Inches that the strip needs below the label of the panel's axis."""
-        return _ROW * len(self.rows) + _BELOW_ROWS
-
 
 def _edges(axes: SiteAxes) -> NDArray[np.float64]:
     left, right = axes.scale.forward(axes.window)
     edges = axes.scale.inverse(np.linspace(left, right, _BINS + 1))
     edges[[0, -1]] = axes.window
     return edges
+
+
+def strip_height(strip: Strip | None) -> float:
+    """Return the inches that a strip needs below the label of the panel's axis; 0 without one."""
+    return _ROW * len(strip.rows) + _BELOW_ROWS if strip else 0.0
 
 
 def strip_of(axes: SiteAxes, sketches: Sequence[Sketch]) -> Strip | None:
@@ -127,11 +127,7 @@ def draw_strip(
 
 def _text_width(value: float) -> float:
     """Return the inches that an extreme takes beside the strip."""
-    return style.text_width(number(value), _points()) + 0.08
-
-
-def _points() -> float:
-    return min(style.size("note"), 7.0)
+    return style.text_width(number(value), style.label_size()) + 0.08
 
 
 def _write_extremes(ax: Axes, place: int, row: StripRow, color: str) -> None:
@@ -141,6 +137,6 @@ def _write_extremes(ax: Axes, place: int, row: StripRow, color: str) -> None:
         ax.plot([value, value], span, color=color, linewidth=1.2, gid="extreme")
         ax.text(
             beside, place + 0.5, number(value), ha=side, va="center_baseline", color=color,
-            fontsize=_points(), transform=ax.get_yaxis_transform(),
+            fontsize=style.label_size(), transform=ax.get_yaxis_transform(),
             gid="extreme",
         )  # fmt: skip

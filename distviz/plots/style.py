@@ -187,6 +187,11 @@ def size(kind: str) -> float:
     return _current.sizes[kind]
 
 
+def label_size() -> float:
+    """Return the size of labels beside data, in points."""
+    return min(_current.sizes["note"], 7.0)
+
+
 def figure_of(ax: Axes) -> Figure:
     """Return the figure that contains a panel."""
     figure = ax.get_figure(root=True)

@@ -15,12 +15,13 @@ from distviz.output import counted, listed
 from distviz.plots import layout, style
 from distviz.plots.heatmaps import (
     CHANGE,
+    LOSS,
     MOST_LINES,
     ROW,
-    change_scale,
+    diverging_scale,
     draw_heatmap,
     outline,
-    value_scale,
+    sequential_scale,
 )
 from distviz.plots.labels import label_points
 from distviz.plots.scales import integer_ticks, percent_ticks, plain_ticks, share_x_labels
@@ -156,7 +157,7 @@ def _color_limits(table: pd.DataFrame) -> list[tuple[Normalize, str]]:
     least, most = (float(pick(removed, initial=0.0)) for pick in (np.nanmin, np.nanmax))
     gains = (Normalize(0, most or 1), "Purples")
     return [
-        gains if least >= 0 else (change_scale(removed, 1e-6), CHANGE),
+        gains if least >= 0 else (diverging_scale(removed, 1e-6), CHANGE),
         (LogNorm(low / 1.5, high * 1.5 if high > low else high * 10), "YlOrBr"),
     ]
 
@@ -280,9 +281,9 @@ def _draw_map(ax: Axes, name: str, kinds: list[pd.DataFrame], names: list[str]) 
     if name in _PERCENT:
         values = 100 * values
     signed = name in ("near_zero_removed", "loss_change")
-    scale, colors = value_scale(values), "YlOrBr_r" if name == "top1_agreement" else "YlOrBr"
+    scale, colors = sequential_scale(values), LOSS if name == "top1_agreement" else "YlOrBr"
     if signed and np.nanmin(values) < 0:
-        scale, colors = change_scale(values, 1e-6), CHANGE
+        scale, colors = diverging_scale(values, 1e-6), CHANGE
     elif name == "kl" and np.nanmin(values) > 0:
         scale = LogNorm(scale.vmin, scale.vmax)
     draw_heatmap(ax, values, names, layers, scale, colors, [lambda value: number(value, 2)])

@@ -14,16 +14,17 @@ from distviz.plots.heatmaps import (
     LOSS,
     ROW,
     by_layer,
-    change_scale,
+    diverging_scale,
     draw_heatmap,
     outline,
-    value_scale,
+    sequential_scale,
     whole,
 )
 from distviz.plots.scales import (
     integer_ticks,
 )
 from distviz.results import (
+    RANGES,
     arm_settings,
     change_name,
     decibels,
@@ -46,8 +47,6 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "mse": {"color": style.LINE["before"], "marker": "o"},
 }
 """Colours of Okabe and Ito, and a marker, for each range."""
-_ORDER = ("mse", "max", "percentile", "none")
-"""The heatmap shows the first of these that was requested."""
 _MOST_CHANGED = 12
 """Layers whose change is drawn, half as many on a narrow page."""
 _LEAST_CHANGE = 1.0
@@ -70,7 +69,7 @@ def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None)
     if not kinds:
         raise RequestError(f"the whatif folder holds no number formats at site '{site}'")
     formats = list(dict.fromkeys(name for name, _ in kinds))[::-1]
-    mains = {name: next(range_ for range_ in _ORDER if (name, range_) in kinds) for name in formats}
+    mains = {name: next(range_ for range_ in RANGES if (name, range_) in kinds) for name in formats}
     layers = layers_of(asked, site)
     first, *others = asked.phases(site)
     sqnr = _sqnr(asked, site, mains, first, layers)
@@ -112,7 +111,7 @@ def _sqnr(
 def _draw_sqnr(ax: Axes, sqnr: Floats, mains: dict[str, str], layers: NDArray[np.int64]) -> None:
     """Draw a row per format; outline its worst layer."""
     draw_heatmap(
-        ax, sqnr, list(mains), layers, value_scale(sqnr), LOSS, [decibels, whole], gid="sqnr"
+        ax, sqnr, list(mains), layers, sequential_scale(sqnr), LOSS, [decibels, whole], gid="sqnr"
     )
     integer_ticks(ax)
     ax.grid(visible=False)
@@ -126,7 +125,7 @@ def _draw_change(ax: Axes, change: Floats, formats: list[str], layers: NDArray[n
     size = np.abs(np.nan_to_num(change, posinf=0.0, neginf=0.0)).max(axis=0)
     most = _MOST_CHANGED // 2 if style.page_format().is_narrow else _MOST_CHANGED
     picked = np.sort(np.argsort(-size, kind="stable")[: max(min(most, (size > 0).sum()), 1)])
-    scale = change_scale(change, _LEAST_CHANGE)
+    scale = diverging_scale(change, _LEAST_CHANGE)
     draw_heatmap(
         ax, change[:, picked], formats, np.arange(len(picked)), scale, CHANGE, [_signed],
         gid="change",

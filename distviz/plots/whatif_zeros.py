@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from distviz.errors import RequestError
-from distviz.output import plural
+from distviz.output import listed
 from distviz.plots import layout, style
 from distviz.plots.heatmaps import (
     LOSS,
@@ -17,7 +17,7 @@ from distviz.plots.heatmaps import (
     ROW,
     by_layer,
     draw_heatmap,
-    value_scale,
+    sequential_scale,
     whole,
 )
 from distviz.plots.labels import label_points
@@ -30,6 +30,7 @@ from distviz.plots.scales import (
 )
 from distviz.plots.whatif_formats import layers_of
 from distviz.results import (
+    evenly,
     layer_axis,
     least_first,
     model_name,
@@ -80,11 +81,11 @@ def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) ->
         )
         draw_heatmap(
             kept, 100 * values, [f"{100 * level:g} %" for level in levels], layers,
-            value_scale(100 * values), LOSS, [lambda share: f"{share:.1f}", whole], gid="kept",
+            sequential_scale(100 * values), LOSS, [lambda share: f"{share:.1f}", whole], gid="kept",
         )  # fmt: skip
         kept.set_ylabel("zeros")
         layout.panel_title(kept, f"energy kept by layer, %{phase}")
-        _draw_thresholds(thresholds, asked, site, _spread(levels))
+        _draw_thresholds(thresholds, asked, site, sorted(evenly(levels, len(_LEVELS))))
         for ax in (kept, thresholds):
             layers_on_x(ax, layers)
         kept.grid(visible=False)
@@ -93,12 +94,6 @@ def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) ->
         for color, labels in named.items():
             label_points(curves, labels, color)
         return figure
-
-
-def _spread(levels: list[float]) -> list[float]:
-    """Choose at most as many levels as there are colours, evenly, the largest among them."""
-    step = max(len(levels) // len(_LEVELS), 1)
-    return sorted(levels[::-1][::step][: len(_LEVELS)])
 
 
 def _middle(asked: WhatIf, site: str) -> float:
@@ -113,8 +108,8 @@ def _zeros_heading(asked: WhatIf, site: str, width: float) -> layout.Heading:
     named = [f"{place_name(row)} ({percent(row['l2_kept'])})" for row in least]
     text = ""
     if named:
-        noun = plural("layer") if len(named) > 1 else "layer"
-        text = f"At {100 * level:g} % zeros least energy is kept in {noun} {', '.join(named)}"
+        where = listed("layer", ", ".join(named))
+        text = f"At {100 * level:g} % zeros least energy is kept in {where}"
     lines = [
         layout.Line.title(f"{model_name(asked)} · smallest magnitudes made zero · {site}"),
         layout.Line(text, "panel", style.INK, "bold", gid="least"),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from distviz.results import Comparison, Run
     from distviz.sites import SiteKey
 
-_HEADROOM = 1.08
 _DIGITS = 5
 Frames = dict[str, list[dict[str, Any]]]
 
@@ -51,7 +50,6 @@ def _label(run: Run, key: SiteKey, places: Sequence[SiteKey]) -> str:
 
 
 def _paired(data: PairedBins, label: str) -> dict[str, Any]:
-    floor = data.floor
     panels = []
     for panel in data.panels:
         counts = data.heights(panel.counts)
@@ -62,7 +60,7 @@ def _paired(data: PairedBins, label: str) -> dict[str, Any]:
             columns["o"] = _rounded(data.heights(other))
         color = "after" if panel.phase == "after" else "before"
         panels.append({"spec": "paired", "title": panel.phase, "phase": color, "columns": columns})
-    tokens = _tokens(data, data.key.site, floor) | {"format": axes.COUNT, "unit": "values per bin"}
+    tokens = _tokens(data, data.key.site) | {"format": axes.COUNT, "unit": "values per bin"}
     return {
         "label": label,
         "note": _note(data),
@@ -79,17 +77,12 @@ def _outlined(data: PairedBins, panel: Panel) -> Any:
     return data.untouched if panel.phase == "arm_input" else None
 
 
-def _tokens(data: PairedBins | ComparedBins, site: str, floor: float) -> dict[str, Any]:
+def _tokens(data: PairedBins | ComparedBins, site: str) -> dict[str, Any]:
     """Return the values that replace names in the charts of a frame."""
     eps = data.eps if math.isfinite(data.eps) else 0.0
-    top = max(data.peak, 1) if isinstance(data, PairedBins) else data.peak or 1.0
-    if data.log:
-        top *= (top / floor) ** (_HEADROOM - 1)
     return {
         "axis": "activation value" if site == "act" else f"{site} value",
-        "heights": [floor, top if data.log else top * _HEADROOM],
         "scale": "log" if data.log else "linear",
-        "floor": floor,
         "eps_left": max(-eps, data.window[0]),
         "eps_right": min(eps, data.window[1]),
     } | _value_scale(data.axes)
@@ -145,7 +138,7 @@ def _compared(data: ComparedBins, label: str) -> dict[str, Any]:
     a, b = (data.heights(side.shares) for side in (data.a, data.b))
     columns = {name: _rounded(shares) for name, shares in (("a", a), ("b", b))}
     most = float(abs(b - a).max()) * 1.1 or 1.0
-    tokens = _tokens(data, data.pair.a.site, data.floor)
+    tokens = _tokens(data, data.pair.a.site)
     tokens |= {"format": axes.SHARE, "unit": "share per bin"}
     difference = {
         "scale": "linear",

@@ -60,9 +60,8 @@ def run_verdict(run: Run) -> str:
     judged = output_verdict(run)
     if judged is None:
         return " ".join(filter(None, [_observed(run), _loss(run)]))
-    sentences = [str(judged), _moved(run), _ripple(run)]
-    if judged.is_kept is not False:
-        sentences = [*sentences[1:], judged.text]
+    sentences = [_moved(run), _ripple(run)]
+    sentences.insert(0 if judged.commands else len(sentences), str(judged))
     return " ".join(filter(None, sentences))
 
 

@@ -10,7 +10,7 @@ from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Part, Section
 from distviz.reports.repeat_command import whatif_command
 from distviz.reports.summary import make_part
-from distviz.results import model_name, records, whatif_verdict
+from distviz.results import RANGES, evenly, model_name, records, whatif_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from distviz.results import WhatIf
 
 
-_ORDER = ("mse", "max", "percentile", "none")
-"""The first of these that was requested is shown at first."""
 _FEW = 4
 
 
@@ -45,7 +43,7 @@ def _site_blocks(results: WhatIf, site: str) -> list[Block]:
     """Return what each question answers: a map of all layers, and the curves one chooses."""
     phase = results.phases(site)[0]
     kinds = results.kinds(site)
-    preferred = next((range_ for range_ in _ORDER if range_ in {kind[1] for kind in kinds}), "")
+    preferred = next((range_ for range_ in RANGES if range_ in {kind[1] for kind in kinds}), "")
     formats = {" ".join(filter(None, kind)): results.losses(site, *kind, phase) for kind in kinds}
     first = [" ".join(filter(None, kind)) for kind in kinds if kind[1] == preferred]
     zeros = {
@@ -55,14 +53,11 @@ def _site_blocks(results: WhatIf, site: str) -> list[Block]:
     cuts = {f"|x| < {edge:g}": results.cut(site, edge, phase) for edge in results.thresholds(site)}
     return [
         *_question(f"signal over quantization noise, dB, {phase}", formats, "sqnr_db", first),
-        *_question(f"share of the energy kept, {phase}", zeros, "l2_kept", _spread(list(zeros))),
-        *_question(f"energy kept below a threshold, {phase}", cuts, "l2_kept", _spread(list(cuts))),
+        *_question(f"share of the energy kept, {phase}", zeros, "l2_kept", evenly([*zeros], _FEW)),
+        *_question(
+            f"energy kept below a threshold, {phase}", cuts, "l2_kept", evenly([*cuts], _FEW)
+        ),
     ]
-
-
-def _spread(names: list[str]) -> list[str]:
-    """Choose some of many, evenly, the last among them."""
-    return names[::-1][:: max(len(names) // _FEW, 1)][:_FEW]
 
 
 def _question(

@@ -58,6 +58,8 @@ from .tables import choose_places as choose_places
 from .tables import need as need
 from .tables import records as records
 from .whatif import COLUMNS as COLUMNS
+from .whatif import RANGES as RANGES
 from .whatif import WhatIf as WhatIf
+from .whatif import evenly as evenly
 from .whatif import least_first as least_first
 from .whatif import whatif_verdict as whatif_verdict

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
@@ -21,6 +21,10 @@ from distviz.results.tables import records
 
 COLUMNS = tuple(names_of(WhatIfRow))
 """Of ``whatif.csv``; docs/files.md explains each."""
+
+Item = TypeVar("Item")
+RANGES = ("mse", "max", "percentile", "none")
+"""Choices of a format's range; the first of these that was requested is shown first."""
 
 _PLACE = ["stack", "layer"]
 
@@ -113,6 +117,11 @@ class WhatIf(Result):
             raise folder.damaged("whatif.csv", "it has no rows")
         table = table.astype({"zero_point": "Int64"})
         return cls(folder.manifest, table, file_warnings=folder.changes())
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """Choose at most so many of several items, evenly spaced, from the last one backwards."""
+    return list(items[::-1][:: max(len(items) // most, 1)][:most])
 
 
 def whatif_verdict(results: WhatIf) -> str:

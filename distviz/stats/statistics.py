@@ -28,6 +28,10 @@ PERCENTILES = {
 }
 MAD_TO_SIGMA = 1.4826
 """Standard deviation over MAD of a normal distribution, as ARM defines it."""
+_CELL, _WIDEST = 16, 128
+"""bf16 values in a coarse cell; in a gap that is filled: those from a power of two to the next."""
+_NEGLIGIBLE = 2.0**-10
+"""Fraction of the mean of abs(x) below which coarse cells are merged: formats underflow apart."""
 
 
 def moments(sketch: Sketch) -> dict[str, float]:
@@ -237,12 +241,6 @@ def js_divergence(a: Sketch, b: Sketch) -> float:
     middle = (p + q) / 2
     terms = [part[part > 0] * np.log2(part[part > 0] / middle[part > 0]) for part in (p, q)]
     return 0.5 * math.fsum(np.concatenate(terms)) + 0.0
-
-
-_CELL, _WIDEST = 16, 128
-"""bf16 values in a coarse cell; in a gap that is filled: those from a power of two to the next."""
-_NEGLIGIBLE = 2.0**-10
-"""Fraction of the mean of abs(x) below which coarse cells are merged: formats underflow apart."""
 
 
 def _coarse_shares(

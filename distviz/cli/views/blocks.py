@@ -32,8 +32,6 @@ _PEAKED = 0.1
 _POWER = 0.5
 _LABEL = 8
 """Columns that stay free for the end of an axis whose zero is close to it."""
-_WIDE = 110
-"""Columns from which a table shows more."""
 _BESIDE = 44
 """Columns beside a sparkline: its name and its range."""
 _STYLES = {"before": ("blue", "bold bright_blue"), "after": ("yellow", "bold red")}

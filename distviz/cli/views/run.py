@@ -13,6 +13,7 @@ from distviz.cli.views.blocks import histogram_blocks, sparklines
 from distviz.cli.views.console import (
     Column,
     FittedTable,
+    command,
     encode,
     is_unicode,
     paragraph,
@@ -46,23 +47,19 @@ def summary(run: Run, console: Console | None = None) -> Group:
     columns, here and in the other views.
     """
     verdict = output_verdict(run)
-    parts: list[RenderableType] = [paragraph(measured_line(run), console, style="bold")]
-    if verdict is not None and verdict.commands:
-        lines = [ADVICE, *(f"  {command}" for command in verdict.commands)]
-        parts = [
-            paragraph(verdict.text, console, style="bold red"),
-            *(Text(encode(line, console)) for line in lines),
-            Text(),
-            *parts,
-        ]
+    sample: list[RenderableType] = [paragraph(measured_line(run), console, style="bold")]
     layers = arm_layers(run)
     if layers:
         words = [f"{change_name(run)} in {layer_names(layers)}", arm_settings(run)]
         words.append(f"moved {moved_values(run)}")
-        parts.append(paragraph(" · ".join(filter(None, words)), console))
-    effect = loss_line(run) if verdict is None else verdict.text
-    if effect and not (verdict and verdict.commands):
-        parts.append(paragraph(effect, console, style="bold"))
+        sample.append(paragraph(" · ".join(filter(None, words)), console))
+    parts: list[RenderableType]
+    if verdict is not None and verdict.commands:
+        parts = [paragraph(verdict.text, console, style="bold red"), paragraph(ADVICE, console)]
+        parts += [*(command(f"  {one}", console) for one in verdict.commands), Text(), *sample]
+    else:
+        effect = loss_line(run) if verdict is None else verdict.text
+        parts = [*sample, *[paragraph(effect, console, style="bold")] * bool(effect)]
     parts += [stats_table(run), paragraph(_legend(run), console, style="dim")]
     first = next((key for key in run.keys if key.phase == "moved_after"), None)
     if first is not None:

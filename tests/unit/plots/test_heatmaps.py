@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from support.artists import artists
 
 from distviz.plots import style
-from distviz.plots.heatmaps import change_scale, draw_heatmap, outline, value_scale
+from distviz.plots.heatmaps import diverging_scale, draw_heatmap, outline, sequential_scale
 
 
 def _drawn(values: np.ndarray, columns: list[int], formats: list[str]) -> Figure:
@@ -45,9 +45,9 @@ def test_the_first_format_that_fits_is_used_else_a_colour_scale() -> None:
 
 def test_scales_of_colour() -> None:
     values = np.array([np.nan, -3.0, 2.0, np.inf])
-    both = change_scale(values, 1.0)
+    both = diverging_scale(values, 1.0)
     assert (both.vmin, both.vmax) == (-3, 3)
-    assert change_scale(values / 10, 1.0).vmax == 1.0
-    assert (value_scale(values).vmin, value_scale(values).vmax) == (-3, 2)
-    assert value_scale(np.array([2.0])).vmax > 2
-    assert value_scale(np.array([np.nan])).vmax == pytest.approx(1)
+    assert diverging_scale(values / 10, 1.0).vmax == 1.0
+    assert (sequential_scale(values).vmin, sequential_scale(values).vmax) == (-3, 2)
+    assert sequential_scale(np.array([2.0])).vmax > 2
+    assert sequential_scale(np.array([np.nan])).vmax == pytest.approx(1)

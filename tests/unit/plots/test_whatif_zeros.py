@@ -14,12 +14,6 @@ from distviz.results.whatif import WhatIf
 from distviz.studies.whatif import evaluate_whatif, parse_whatif
 
 
-@pytest.fixture(scope="module")
-def asked(synthetic: Synthetic) -> WhatIf:
-    questions = parse_whatif(sparsity="25,50,90", thresholds="0.05,1", percentile=99)
-    return evaluate_whatif(synthetic.run, questions, "mine")
-
-
 def test_the_figure_of_zeros_draws_the_table(asked: WhatIf) -> None:
     figure = plots.zeros_kept(asked, "act")
     lines = lines_by_gid(figure)
