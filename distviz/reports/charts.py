@@ -258,7 +258,7 @@ def heatmap(
     Rows have the columns ``x`` and ``y``, ``value``, ``name`` and ``chosen``.
     """
     ticks = {"title": x, "labelAngle": 0}
-    legend = "strong: less" if worst_is_least else None
+    legend = "lower is worse" if worst_is_least else None
     place = {
         "x": {"field": x, "type": "ordinal", "axis": ticks},
         "y": {"field": y, "type": "ordinal", "sort": None, "axis": {"title": None}},
