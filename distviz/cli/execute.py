@@ -110,6 +110,7 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
         if study.has_parts and states.resumes and not states.exists() and current().is_first:
             progress.note(f"no checkpoint in {states.folder}; starting from the beginning")
         yield states
+        states.remove()
     except KeyboardInterrupt as error:
         progress.stop()
         if out in written:
@@ -128,7 +129,6 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
         raise
     finally:
         progress.stop()
-    states.remove()
 
 
 def _saved(states: CheckpointFolder) -> str:

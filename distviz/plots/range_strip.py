@@ -101,9 +101,10 @@ def draw_strip(
     height = figure.get_figheight()
     deep = _ROW * len(strip.rows) / height
     top = box.y0 - _BELOW_LABEL / height
-    beside = max((_text_width(row.high) for row in strip.rows), default=0.0)
-    width = min(box.width, 1 - box.x0 - beside / figure.get_figwidth())
-    ax = figure.add_axes((box.x0, top - deep, width, deep), gid="strip")
+    across = figure.get_figwidth()
+    left = max(box.x0, *(_text_width(row.low) / across for row in strip.rows))
+    right = min(box.x1, *(1 - _text_width(row.high) / across for row in strip.rows))
+    ax = figure.add_axes((left, top - deep, right - left, deep), gid="strip")
     value_scale(ax, strip.axes)
     ax.set_ylim(len(strip.rows), 0)
     ax.yaxis.set_visible(False)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LAYERS = """
-max_tokens = 96
 [layer]
 layers = 2
 hidden_size = 24
