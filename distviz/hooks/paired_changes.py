@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 HELD_BYTES = 1 << 29
 """Limit of the values held; places beyond it are not measured."""
+Reason = Literal["memory", "tokens"]
+"""Why a place is not measured: its values exceed the limit, or the rows of both passes are not the
+same tokens (routed experts)."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,13 @@ class PairedChanges:
     Attributes
     ----------
     missing
-        Places that were not measured: their values did not fit, or the rows of both passes are
-        not the same tokens (routed experts).
+        Places that were not measured, and why.
     """
 
     is_on: bool = False
     most_bytes: int = HELD_BYTES
     totals: dict[SiteKey, _Total] = field(default_factory=dict)
-    missing: set[SiteKey] = field(default_factory=set)
+    missing: dict[SiteKey, Reason] = field(default_factory=dict)
     _held: dict[SiteKey, deque[torch.Tensor]] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -69,14 +71,14 @@ class PairedChanges:
             return
         held = self._held.setdefault(place, deque())
         if rows is None or (key.phase == "after" and not held):
-            self._leave_out(place)
+            self._leave_out(place, "tokens")
         elif key.phase == "before":
             # Selecting rows copies; the model may write into the values themselves.
             kept = values.clone() if rows.all() else _counted(values, rows)
             self._bytes += kept.nbytes
             held.append(kept)
             if self._bytes > self.most_bytes:
-                self._leave_out(place)
+                self._leave_out(place, "memory")
         else:
             before = held.popleft()
             self._bytes -= before.nbytes
@@ -93,7 +95,7 @@ class PairedChanges:
         import torch
 
         if before.shape != after.shape:
-            self._leave_out(place)
+            self._leave_out(place, "tokens")
             return
         wide = torch.promote_types(before.dtype, torch.float32)
         change = (after.to(wide) - before.to(wide)).abs_()
@@ -107,13 +109,13 @@ class PairedChanges:
             ExactSum().plus(total), count
         )
 
-    def _leave_out(self, place: SiteKey) -> None:
-        self.missing.add(place)
+    def _leave_out(self, place: SiteKey, why: Reason) -> None:
+        self.missing[place] = why
         self._bytes -= sum(one.nbytes for one in self._held.pop(place, ()))
 
     def means(self) -> dict[SiteKey, float]:
         """Return the mean ``|after - before|`` of every place that was measured completely."""
-        incomplete = self._incomplete
+        incomplete = self.incomplete
         return {
             place: float(total.sum) / total.count
             for place, total in self.totals.items()
@@ -121,9 +123,10 @@ class PairedChanges:
         }
 
     @property
-    def _incomplete(self) -> set[SiteKey]:
-        """Places that are missing, or whose values without ARM still wait for their pair."""
-        return self.missing | {place for place, held in self._held.items() if held}
+    def incomplete(self) -> dict[SiteKey, Reason]:
+        """`missing`, with places whose values without ARM still wait for their pair."""
+        waiting: dict[SiteKey, Reason] = {key: "tokens" for key, held in self._held.items() if held}
+        return waiting | self.missing
 
     def __add__(self, other: Self) -> Self:
         """Return the pairs of both."""
@@ -131,7 +134,7 @@ class PairedChanges:
         for place, total in other.totals.items():
             totals[place] = totals.get(place, _Total()) + total
         kind = type(self)
-        missing = self._incomplete | other._incomplete
+        missing = self.incomplete | other.incomplete
         return kind(self.is_on or other.is_on, self.most_bytes, totals, missing)
 
     def state(self) -> dict[str, Any]:
@@ -139,7 +142,7 @@ class PairedChanges:
         return {
             "is_on": self.is_on,
             "totals": [[list(k), t.sum.units, t.sum.rest, t.count] for k, t in self._sorted()],
-            "missing": [list(place) for place in sorted(self._incomplete)],
+            "missing": [[list(place), why] for place, why in sorted(self.incomplete.items())],
         }
 
     def _sorted(self) -> Iterable[tuple[SiteKey, _Total]]:
@@ -152,7 +155,7 @@ class PairedChanges:
             SiteKey(*key): _Total(ExactSum(units, rest), count)
             for key, units, rest, count in state["totals"]
         }
-        missing = {SiteKey(*place) for place in state["missing"]}
+        missing = {SiteKey(*place): why for place, why in state["missing"]}
         return cls(state["is_on"], totals=totals, missing=missing)
 
 

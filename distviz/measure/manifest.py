@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from distviz.arm import ARM
 from distviz.data import Batch, Corpus
-from distviz.hooks import TOKEN_CLASSES, experts_of, replaced
+from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, experts_of, replaced
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
@@ -22,6 +23,7 @@ from distviz.output import counted
 from distviz.progress import Progress
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.settings import RunSettings, names_affecting
+from distviz.sites import SiteKey
 
 _SHOWN = 3
 
@@ -43,6 +45,7 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
         *_replaced(measurement),
+        *_unpaired(partial.recorder.changes.incomplete),
         *_warnings(result, corpus),
     ]
     return result
@@ -179,6 +182,21 @@ def _replaced(measurement: Measurement) -> list[str]:
         for name in replaced(measurement.opened.model, paths, at_once=at_once):
             return [f"the experts ran on grouped_mm instead of {name}: {reason}"]
     return []
+
+
+def _unpaired(missing: Mapping[SiteKey, str]) -> Iterator[str]:
+    """Yield a warning for each reason why ``mean_abs_change`` is empty, with the first place."""
+    reasons = {
+        "memory": f"the values of a batch exceed {HELD_BYTES >> 20} MiB; "
+        "a smaller --batch-size or fewer --sites may fit",
+        "tokens": "the passes without and with ARM have other tokens there, as in routed experts",
+    }
+    for reason, text in reasons.items():
+        places = sorted(place for place, why in missing.items() if why == reason)
+        if places:
+            first, more = f"layer {places[0].layer}, {places[0].site}", len(places) - 1
+            others = f" and {counted(more, 'more place')}" if more else ""
+            yield f"mean_abs_change is not measured in {first}{others}: {text}"
 
 
 def _unvisited(experts: pd.DataFrame) -> list[str]:

@@ -34,7 +34,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "mean_abs_change": (
             "with ARM, on phase after: mean of abs(after − before) over pairs of finite values of "
             "the same token and channel; empty for routed experts, and where the values of a batch "
-            "exceed 512 MiB in all"
+            "exceed 512 MiB in all; a warning names these places"
         ),
     },
     "histograms": {

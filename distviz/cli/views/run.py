@@ -120,6 +120,7 @@ def stats_table(run: Run) -> FittedTable:
             Column("values", drop=_FIRST),
             *(Column(one, phase, drop) for one, (drop, _) in _MEASURES.items() for phase in phases),
             *[Column("W1", "/ std", drop=2)] * is_paired,
+            *[Column("change", "/ std", drop=5)] * bool(run.mean_changes),
         ],
         "stats.csv",
     )
@@ -140,6 +141,7 @@ def stats_table(run: Run) -> FittedTable:
             for row in of_phases
         ]
         cells += [number(_distance(run, key))] * is_paired
+        cells += [number(_mean_change(run, key))] * bool(run.mean_changes)
         table.add_row(cells, "bold" if has_arm else "")
     return table
 
@@ -157,9 +159,9 @@ _MEASURES: dict[str, tuple[int, Callable[[Mapping[str, Any]], str]]] = {
     "std": (1, lambda row: number(row["std"])),
     "max/std": (3, lambda row: number(_outlier(row))),
     "Gini": (4, lambda row: number(row["gini"])),
-    "kurtosis": (5, lambda row: number(row["kurtosis"])),
-    "max": (6, lambda row: number(row["max"])),
-    "min": (7, lambda row: number(row["min"])),
+    "kurtosis": (6, lambda row: number(row["kurtosis"])),
+    "max": (7, lambda row: number(row["max"])),
+    "min": (8, lambda row: number(row["min"])),
 }
 """Rank in which the columns of a statistic are left out, and its text."""
 
@@ -168,6 +170,8 @@ def _legend(run: Run) -> str:
     words = ["near-0: abs(x) < ε", "max/std: largest abs(x) in std"]
     if any(key.phase == "after" for key in run.keys):
         words.append("W1: before to after")
+    if run.mean_changes:
+        words.append("change: mean abs(after − before)")
     return "; ".join(words)
 
 
@@ -191,8 +195,17 @@ def _module_labels(places: Iterable[SiteKey]) -> dict[SiteKey, str]:
 
 
 def _distance(run: Run, key: SiteKey) -> float:
+    """Return the Wasserstein-1 distance in standard deviations."""
     before, after = (run.merged.get(key._replace(phase=phase)) for phase in ("before", "after"))
     if before is None or after is None:
         return math.nan
     spread = before.std()
     return statistics.wasserstein(before, after) / spread if spread > 0 else math.nan
+
+
+def _mean_change(run: Run, key: SiteKey) -> float:
+    """Return the mean movement of a value in standard deviations."""
+    change = run.mean_changes.get(key._replace(phase="after"), math.nan)
+    before = run.merged.get(key._replace(phase="before"))
+    spread = math.nan if before is None else before.std()
+    return change / spread if spread > 0 else math.nan

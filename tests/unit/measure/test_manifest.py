@@ -9,6 +9,7 @@ import pandas as pd
 
 from distviz.measure import manifest
 from distviz.results import Run
+from distviz.sites import SiteKey
 from distviz.stats import Sketch
 
 
@@ -41,3 +42,14 @@ def test_distributions_of_one_value_are_named(demo_run: Run) -> None:
     assert warning.startswith(f"all values are equal in 1 of {len(flat.keys)} distributions, first")
     assert warning.endswith("0.5 in layer 0, act, before")
     assert manifest._constant(demo_run) == []
+
+
+def test_places_without_mean_movement_are_named_once_for_each_reason() -> None:
+    place = SiteKey(3, "decoder", "act", "after", "m")
+    reasons = {3: "memory", 2: "tokens", 5: "memory"}
+    missing = {place._replace(layer=layer): why for layer, why in reasons.items()}
+    memory, tokens = manifest._unpaired(missing)
+    assert memory.startswith("mean_abs_change is not measured in layer 3, act and 1 more place: ")
+    assert "exceed 512 MiB" in memory
+    assert tokens.startswith("mean_abs_change is not measured in layer 2, act: the passes")
+    assert not list(manifest._unpaired({}))

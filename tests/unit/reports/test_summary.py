@@ -11,7 +11,7 @@ from distviz.reports.summary import architecture_line, make_part, run_verdict
 def test_a_changed_run() -> None:
     text = run_verdict(silu_run().run)
     assert text.startswith("The output changes too much: loss 2.5000 → 2.6250 nats (+0.1250)")
-    assert "or distviz sweep. In synthetic, ARM (c = 0.13, p1 = 99.5) moved 1,321 values" in text
+    assert 'or "distviz sweep". In synthetic, ARM (c = 0.13, p1 = 99.5) moved 1,321 values' in text
     assert "In layer 0 (first) the near-zero share went from 5.40 % to 0.24 %" in text
     assert "Of the other layers, layer 1 changed most" in text
 

@@ -1,4 +1,4 @@
-"""The judgement of a redistribution by loss, KL divergence and agreement."""
+"""The judgement of a redistribution by loss and KL divergence."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def _effect(after: float | None, kl: float | None, agreement: float | None) -> d
         (_effect(2.09, 0.05, 0.5), True, "loss 2.0000 → 2.0900 nats (+0.0900), KL 0.0500"),
         (_effect(1.0, 0.0, 1.0), True, "(−1.0000)"),
         (_effect(2.0, None, None), True, "The output is kept: loss 2.0000 → 2.0000 nats"),
-        (_effect(2.11, 0.01, 0.9), False, "; the loss may rise by 0.1 nats."),
-        (_effect(2.0, 0.051, 0.9), False, "; KL may be 0.05."),
-        (_effect(2.0, 0.01, 0.49), False, "; agreement must be 50.0 %."),
-        (_effect(4.3, 2.5, 0.4), False, "by 0.1 nats and KL may be 0.05 and agreement must be"),
+        (_effect(2.11, 0.01, 0.9), False, "; the loss may rise by at most 0.1 nats."),
+        (_effect(2.0, 0.051, 0.9), False, "; KL may be at most 0.05."),
+        (_effect(2.0, 0.0128, 0.19), True, "KL 0.0128, top-1 agreement 19.0 %."),
+        (_effect(4.3, 2.5, 0.4), False, "by at most 0.1 nats and KL may be at most 0.05."),
         (_effect(None, None, None), False, "from 2.0000 nats to NaN"),
         (None, None, "was not measured"),
         ({}, None, "was not measured"),
@@ -64,7 +64,7 @@ def test_the_advice_names_commands_for_this_model() -> None:
     assert found is not None
     sweep = "distviz sweep 'my models/a' --text b.txt"
     assert found.commands == ("distviz run 'my models/a' --text b.txt --preset auto", sweep)
-    assert str(found).endswith(f"are found by {found.commands[0]} or {sweep}.")
+    assert str(found).endswith(f'are found by "{found.commands[0]}" or "{sweep}".')
     auto = output_verdict(_run(bad, preset="auto"))
     assert auto is not None
     assert auto.commands == ("distviz sweep",)

@@ -46,7 +46,7 @@ after    ▃▃▆█▅▅▄▂
 
 IN_LATIN_1 = """
 The output changes too much: loss 2.5000 -> 2.6250 nats (+0.1250), KL 0.0125,
-top-1 agreement 93.8 %; the loss may rise by 0.1 nats.
+top-1 agreement 93.8 %; the loss may rise by at most 0.1 nats.
 Settings that keep it are found by
   distviz run --preset auto
   distviz sweep
@@ -133,6 +133,23 @@ def test_a_wide_terminal_shows_more(synthetic: Synthetic) -> None:
     assert "not shown" not in wide
     assert " 0 ARM  24,576   5.40%  0.24%   0.260  0.276     6.73   6.34   0.443  0.423" in wide
     assert "1.87   1.36    1.75   1.75  -0.279  -0.279   0.0651" in wide
+    assert "change" not in wide
+
+
+def test_the_mean_movement_stands_beside_the_distance() -> None:
+    run = silu_run().run
+    values = {0: 0.026, 2: 0.5}
+    run.manifest["mean_abs_change"] = [
+        {**place(layer, "after")._asdict(), "value": value} for layer, value in values.items()
+    ]
+    wide = _shown(lambda console: tables.stats_table(run), width=160).splitlines()
+    first, middle, last = (line.split()[-1] for line in wide if line[1:2].isdigit())
+    assert middle == "–"
+    assert float(first) == pytest.approx(values[0] / run.sketch(0).std(), rel=1e-3)
+    assert float(last) == pytest.approx(values[2] / run.sketch(2).std(), rel=1e-3)
+    assert "change / std" in _shown(lambda console: tables.stats_table(run))
+    words = " ".join(_shown(lambda console: tables.summary(run)).split())
+    assert "change: mean abs(after - before)" in words
 
 
 @pytest.mark.parametrize("width", [80, 110, 200])
@@ -146,7 +163,7 @@ def test_summary_holds_all_parts(synthetic: Synthetic) -> None:
     shown = _shown(lambda console: tables.summary(synthetic.run, console))
     assert shown.startswith(
         "\nThe output changes too much: loss 2.5000 → 2.6250 nats (+0.1250), KL 0.0125,\n"
-        "top-1 agreement 93.8 %; the loss may rise by 0.1 nats.\n"
+        "top-1 agreement 93.8 %; the loss may rise by at most 0.1 nats.\n"
         "Settings that keep it are found by\n"
         "  distviz run --preset auto\n"
         "  distviz sweep\n"
