@@ -120,7 +120,7 @@ def stats_table(run: Run) -> FittedTable:
             Column("values", drop=_FIRST),
             *(Column(one, phase, drop) for one, (drop, _) in _MEASURES.items() for phase in phases),
             *[Column("W1", "/ std", drop=2)] * is_paired,
-            *[Column("change", "/ std", drop=5)] * bool(run.mean_changes),
+            *[Column("change", "mean / std", drop=5)] * bool(run.mean_changes),
         ],
         "stats.csv",
     )
@@ -169,9 +169,7 @@ _MEASURES: dict[str, tuple[int, Callable[[Mapping[str, Any]], str]]] = {
 def _legend(run: Run) -> str:
     words = ["near-0: abs(x) < ε", "max/std: largest abs(x) in std"]
     if any(key.phase == "after" for key in run.keys):
-        words.append("W1: before to after")
-    if run.mean_changes:
-        words.append("change: mean abs(after − before)")
+        words.append(f"W1{', change' * bool(run.mean_changes)}: before to after")
     return "; ".join(words)
 
 

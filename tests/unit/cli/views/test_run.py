@@ -147,9 +147,8 @@ def test_the_mean_movement_stands_beside_the_distance() -> None:
     assert middle == "–"
     assert float(first) == pytest.approx(values[0] / run.sketch(0).std(), rel=1e-3)
     assert float(last) == pytest.approx(values[2] / run.sketch(2).std(), rel=1e-3)
-    assert "change / std" in _shown(lambda console: tables.stats_table(run))
-    words = " ".join(_shown(lambda console: tables.summary(run)).split())
-    assert "change: mean abs(after - before)" in words
+    assert "change mean / std" in _shown(lambda console: tables.stats_table(run))
+    assert "; W1, change: before to after\n" in _shown(lambda console: tables.summary(run))
 
 
 @pytest.mark.parametrize("width", [80, 110, 200])
