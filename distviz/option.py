@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shlex
 import tomllib
 import types
@@ -24,6 +25,7 @@ HEADINGS = (
     "Generation",
     "Sparsity and quantization",
     "Model and hardware",
+    "Side B alone",
     "Output",
     "General",
 )
@@ -105,6 +107,21 @@ class Option:
         if isinstance(self.default, list):
             return ",".join(self.default)
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def of_side(self, side: str, heading: str) -> Option:
+        """Return the option that holds for one side of a comparison alone: ``--b-dtype``."""
+        words = re.sub("--(no-)?", rf"\g<0>{side}-", " ".join(self.spellings))
+        return dataclasses.replace(
+            self,
+            name=f"{side}_{self.name}",
+            heading=heading,
+            commands=("compare",),
+            flags=words,
+            type=self.type | None,
+            default=None,
+            text=f"{self.spellings[0]} of {side.upper()}",
+            shown="",
+        )
 
     def typed(self, value: Any) -> str:
         """Return the option with a value as it is typed in a shell."""

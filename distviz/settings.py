@@ -34,14 +34,8 @@ from distviz.sites import SITES, check_layers
 if TYPE_CHECKING:
     from distviz.arm import ARM
 
-DTYPES = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-}
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {name: name for name in _SHORT.values()} | _SHORT
 """The allowed names of a dtype besides ``auto``, and the torch name of each."""
 MOST_LAYERS = 1000
 """Layers that are built from a TOML."""
@@ -53,8 +47,7 @@ TABLE_FORMATS = ("csv", "parquet", "json")
 _MODEL = (*MEASURING, "generate")
 _ALONE = ("run", "compare", "generate")
 _OBSERVING = ("run", "compare", "filler")
-_STRING = ("run", "filler", "sweep")
-_INPUT, _ARM, _FILLER, _, _, _, _HARDWARE, _OUTPUT, _ = HEADINGS
+_INPUT, _ARM, _FILLER, _, _, _, _HARDWARE, _SIDE_B, _OUTPUT, _ = HEADINGS
 
 
 def _is_callable(name: Any) -> bool:
@@ -74,7 +67,7 @@ _tokens = partial(setting, heading=_INPUT, affects="tokens")
 _counts = partial(setting, heading=_INPUT)
 _arm = partial(setting, heading=_ARM, commands=_ALONE, affects="arm")
 _arm_always = partial(_arm, commands=(*_ALONE, "sweep"))
-_filler = partial(setting, heading=_FILLER, commands=_STRING, affects="tokens")
+_filler = partial(setting, heading=_FILLER, commands=("run", "filler", "sweep"), affects="tokens")
 _source = partial(setting, heading=_HARDWARE, commands=_MODEL, affects="source")
 _speed = partial(setting, heading=_HARDWARE, commands=("run", "compare"), affects="speed")
 _files = partial(setting, heading=_OUTPUT, affects="nothing")
@@ -189,7 +182,7 @@ class RunSettings:
         None, "MB", "Memory for the hidden states of --stream, the rest is on disk", minimum=0,
         shown="a quarter of free memory")
     revision: str | None = _source(
-        None, "NAME", "Revision of a hub model", commands=(*_STRING, "generate", "inspect"))
+        None, "NAME", "Revision of a hub model", commands=(*_MODEL, "inspect"))
     threads: int | None = _source(None, "N", "CPU threads", minimum=1, maximum=1024)
     attn_implementation: str | None = _counts(
         None, "NAME", "Attention implementation, such as eager or sdpa", heading=_HARDWARE,
@@ -310,6 +303,13 @@ class RunSettings:
 
 OPTIONS = records_of(RunSettings)
 """The settings that a command line can give, by name."""
+SIDE_B = {
+    f"b_{name}": option.of_side("b", _SIDE_B)
+    for name, option in OPTIONS.items()
+    if option.heading in (_ARM, _HARDWARE) and "compare" in option.commands
+    if option.affects != "speed" and name != "threads"  # those are of the process
+}
+"""Options for side B of a comparison alone: those that change the model or ARM, not the text."""
 
 
 def names_affecting(*kinds: Affects) -> tuple[str, ...]:

@@ -216,7 +216,8 @@ def run(given: SimpleNamespace) -> None:
 @_command
 def compare(given: SimpleNamespace) -> None:
     """Compare two models or runs: distances and statistical tests."""
-    _measure("compare", given, given.a, given.b, given.phase_a, given.phase_b)
+    own = options.of_side_b(given)
+    _measure("compare", given, given.a, given.b, given.phase_a, given.phase_b, own)
 
 
 @_command

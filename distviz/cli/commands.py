@@ -77,13 +77,19 @@ def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> 
 
 
 def compare_study(
-    a: str, b: str, phase_a: str, phase_b: str, flags: dict[str, Any], config: Path | None
+    a: str,
+    b: str,
+    phase_a: str,
+    phase_b: str | None,
+    of_b: dict[str, Any],
+    flags: dict[str, Any],
+    config: Path | None,
 ) -> Study:
-    """Check ``distviz compare``."""
+    """Check ``distviz compare``; ``of_b`` are the options of `SIDE_B`."""
     settings = replace(build_settings(flags, config), layer=None)
     given = frozenset(name for name, value in flags.items() if value is not None)
     options: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
-    options |= {"sites": flags.get("sites"), "given": given}
+    options |= {"sites": flags.get("sites"), "given": given} | of_b
 
     def measure(progress: Progress, states: CheckpointFolder) -> Comparison:
         from distviz.studies import compare
@@ -93,7 +99,7 @@ def compare_study(
     def estimate() -> dict[str, Estimate | str]:
         from distviz.studies import find_sides
 
-        sides = find_sides(a, b, (phase_a, phase_b), settings, given)
+        sides = find_sides(a, b, (phase_a, phase_b), settings, given, of_b)
         return {
             title: name if side.run is not None else _estimate_run(side.settings, side.texts)
             for title, name, side in zip("AB", (a, b), sides, strict=True)

@@ -93,7 +93,8 @@ PAGES: dict[str, CommandHelp] = {
         _MEASURE,
         """A and B are run folders, models, or TOML files of settings; models are measured first. If
         one side is a run folder, the other is measured with its text and settings. Layers are
-        paired by index, or by relative depth if the models differ in depth.
+        paired by index, or by relative depth if the models differ in depth. Options --b-… hold for
+        B alone, so that one model is compared in two ways.
 
         Kolmogorov-Smirnov, Wasserstein and Jensen-Shannon distances are computed from the counts.
         Statistical tests use the document as the unit: confidence intervals, permutation tests and
@@ -109,6 +110,7 @@ PAGES: dict[str, CommandHelp] = {
             "distviz compare silu.toml gelu.toml --out runs/activations",
         ),
         ("A base model and its PEFT adapter:", "distviz compare base adapter"),
+        ("One model in two ways:", "distviz compare model model --b-dtype bf16"),
     ),
     "sweep": _page(
         _MEASURE,

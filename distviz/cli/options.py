@@ -19,10 +19,10 @@ from distviz.arm import KL_BUDGET
 from distviz.cli import completion
 from distviz.option import HEADINGS, MEASURING, Option
 from distviz.parsing import word_list
-from distviz.settings import FIGURE_FORMATS, OPTIONS, TABLE_FORMATS
+from distviz.settings import FIGURE_FORMATS, OPTIONS, SIDE_B, TABLE_FORMATS
 from distviz.sites import PHASES
 
-_INPUT, _, _FILLER, _GRID, _GENERATION, _WHATIF, _, _OUTPUT, _GENERAL = HEADINGS
+_INPUT, _, _FILLER, _GRID, _GENERATION, _WHATIF, _, _, _OUTPUT, _GENERAL = HEADINGS
 _WRITING = (*MEASURING, "whatif")
 _GENERATING = (*MEASURING, "generate")
 _ALL = (*_GENERATING, "inspect", "whatif", "show", "report", "export")
@@ -50,7 +50,8 @@ _OWN = (
     _argument(("report",), "folders", list[Path], ..., "FOLDER...",
               "Folders that distviz wrote, of any kind"),
     _compare("phase_a", str, "before", "PHASE", "Phase of A: {choices} (with ARM)"),
-    _compare("phase_b", str, "before", "PHASE", "Phase of B: {choices} (with ARM)"),
+    _compare("phase_b", _TEXT, None, "PHASE", "Phase of B: {choices} (with ARM)",
+             shown="before; after where ARM is given for B alone"),
     Option(_INPUT, ("inspect",), "layer", int, 0, "LAYER", "Layer to draw"),
     Option(_INPUT, ("inspect",), "architectures", bool, False, "",
             "Print the table of supported architectures; takes no MODEL"),
@@ -140,6 +141,7 @@ _OWN = (
     _general(_ALL, "as_json", bool, False, "", "Print one JSON object and nothing else",
              flags="--json"),
     _general(_ALL, "debug", bool, False, "", "Print the traceback of an error"),
+    *SIDE_B.values(),
 )
 # fmt: on
 
@@ -186,6 +188,12 @@ def flags_of(command: str, given: Any) -> dict[str, Any]:
     return flags
 
 
+def of_side_b(given: Any) -> dict[str, Any]:
+    """Return the options given for side B alone, by the names of `SIDE_B`."""
+    values = {name: getattr(given, name) for name in SIDE_B}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _formats(figures: str | None, no_figures: bool) -> list[str] | None:
     if no_figures or figures == "none":
         return []
@@ -217,7 +225,7 @@ def _parameter(option: Option) -> Any:
 
 
 def _completer(option: Option) -> completion.Completer | None:
-    if option.name == "preset":
+    if option.name in ("preset", "b_preset"):
         return completion.presets
     if option.metavar in ("RUN", "FOLDER..."):
         return completion.results

@@ -55,7 +55,7 @@ def comparison_part(comparison: Comparison, folder: str = "") -> Part:
         f"{a} against {b}",
         verdict if verdict.partition(":")[0] in sites else verdict[:1].upper() + verdict[1:],
         sections,
-        compare_command(manifest, folder),
+        compare_command(comparison, folder),
         alignment(comparison),
     )
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distviz.option import code_in
+from distviz.option import Option, code_in
 from distviz.parsing import exact
-from distviz.settings import OPTIONS, LayerSettings, names_affecting
+from distviz.settings import OPTIONS, SIDE_B, LayerSettings, names_affecting
 
 if TYPE_CHECKING:
-    from distviz.results import FillerStudy, Sweep, WhatIf
+    from distviz.results import Comparison, FillerStudy, Sweep, WhatIf
 
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
@@ -72,21 +72,80 @@ def whatif_command(results: WhatIf) -> str:
     return " ".join(["distviz whatif", _argument(run), *words])
 
 
-def compare_command(manifest: dict[str, Any], folder: str) -> str:
-    """Return the command that compares both runs of a folder again."""
+def compare_command(comparison: Comparison, folder: str) -> str:
+    """Return the command that makes a comparison again.
+
+    It measures both models again if both were measured for it, and B alone if an option held for
+    it; otherwise it compares the runs in the folder.
+    """
     if not folder:
         return ""
+    manifest, runs = comparison.manifest, (comparison.a, comparison.b)
     options = {name: manifest.get(name) for name in ("phase_a", "phase_b")}
+    first, second = (dict(run.manifest.get("settings") or {}) for run in runs)
+    measured, model = manifest.get("measured"), second.get("model")
+    if measured == ["a", "b"] and first.get("model") and model and _is_alike(first, second):
+        texts = f"{folder}/a/documents.jsonl" if comparison.a.texts is not None else None
+        own = {name: value for name, value in _of_b(second).items() if value != first.get(name[2:])}
+        line = _command("compare", first, texts, _words(options, own), [_argument(model)])
+        return _with_note(line, own)
+    sides, own = [_argument(f"{folder}/{side}") for side in "ab"], {}
+    if model and (given := manifest.get("of_b")):
+        sides[1] = _argument(model)
+        own = {name: value for name, value in _of_b(second).items() if name in given}
     options |= {name: ",".join(map(str, manifest.get(name) or ())) for name in ("layers", "sites")}
     options["seed"] = manifest.get("seed")
+    return _with_note(" ".join(["distviz compare", *sides, *_words(options, own)]), own)
+
+
+def _of_b(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of B by the options that hold for it alone."""
+    return {name: settings.get(name.removeprefix("b_")) for name in SIDE_B}
+
+
+def _is_alike(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether options for B alone can express how the settings of two sides differ.
+
+    Sets what the study sets itself back to its default.
+    """
+    for settings in (first, second):
+        settings["classes"] = settings["layer"] = None
+    second["layers"] = first.get("layers")
+    names = {*first, *second} - {name.removeprefix("b_") for name in SIDE_B} - {"model"}
+    own = _of_b(second)
+    return all(first.get(name) == second.get(name) for name in names) and all(
+        value is not None or first.get(name.removeprefix("b_")) is None
+        for name, value in own.items()
+    )
+
+
+def _words(options: dict[str, Any], of_b: dict[str, Any]) -> list[str]:
     words = [_typed(name, value) for name, value in options.items() if value not in _OMITTED]
-    return " ".join(["distviz compare", *(_argument(f"{folder}/{s}") for s in "ab"), *words])
+    given = {name: value for name, value in of_b.items() if not (value is None or value is False)}
+    return words + [_typed(name, value) for name, value in given.items()]
+
+
+def _with_note(text: str, options: dict[str, Any]) -> str:
+    """Say before a command which of its options for B let code run."""
+    codes = code_in(options, SIDE_B)
+    return _note(codes, SIDE_B, text) if codes else text
+
+
+def _note(codes: dict[str, Any], records: Mapping[str, Option], text: str) -> str:
+    return f"# {', '.join(records[name].spellings[0] for name in codes)}: {_CODE}\n{text}"
 
 
 def _command(
-    command: str, settings: dict[str, Any], texts: str | None, words: Sequence[str]
+    command: str,
+    settings: dict[str, Any],
+    texts: str | None,
+    words: Sequence[str],
+    others: Sequence[str] = (),
 ) -> str:
-    """Return a measuring command, after a file of the settings that it has no option for."""
+    """Return a measuring command, after a file of the settings that it has no option for.
+
+    ``others`` are arguments after the model.
+    """
     changed = dict(_changed(settings))
     # A file cannot ask for code, see `distviz.option.refuse_code`.
     codes = code_in(changed, OPTIONS)
@@ -101,6 +160,7 @@ def _command(
         line.append(_SETTINGS_FILE)
     elif settings.get("model"):
         line.append(_argument(settings["model"]))
+    line += others
     if filed and layer is None:
         line.append(f"--config {_SETTINGS_FILE}")
     given = settings.get("text") or []
@@ -111,7 +171,7 @@ def _command(
     ]
     text = " ".join([*line, *words])
     if codes:
-        text = f"# {', '.join(OPTIONS[name].spellings[0] for name in codes)}: {_CODE}\n{text}"
+        text = _note(codes, OPTIONS, text)
     if layer is None and not filed:
         return text
     lines = [*_toml(filed), *(["[layer]", *_toml(_layer_fields(layer))] if layer else [])]

@@ -105,8 +105,9 @@ def _phases(comparison: Comparison) -> tuple[str, str]:
 
 
 def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return what may distinguish runs of one name: activation, ARM settings, folder, text."""
+    """Return what may distinguish runs of one name: options of B, activation, ARM, folder, text."""
     sides = (comparison.a, comparison.b)
+    own = [name.removeprefix("b_") for name in comparison.manifest.get("of_b") or {}]
     parts = []
     for run in sides:
         model, text = run.manifest.get("model") or {}, run.manifest.get("text") or {}
@@ -114,6 +115,7 @@ def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
         folder = path.rpartition("/")[0].rpartition("/")[2]
         parts.append(
             (
+                _given(run, own),
                 f"({model['activation']})" if model.get("activation") else "",
                 f"({arm_settings(run)})" if arm_settings(run) else "",
                 f"(in {folder})" if folder else "",
@@ -121,6 +123,13 @@ def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
             )
         )
     return list(zip(*parts, strict=True))
+
+
+def _given(run: Run, names: Sequence[str]) -> str:
+    settings = run.manifest.get("settings") or {}
+    values = ((name, settings.get(name)) for name in names)
+    words = [f"{name} {'default' if value is None else value}" for name, value in values]
+    return f"({', '.join(words)})" if words else ""
 
 
 def alignment(comparison: Comparison) -> str:
@@ -139,6 +148,9 @@ def alignment(comparison: Comparison) -> str:
         tokens = [(manifest.get(f"text_{side}") or {}).get("tokens") for side in "ab"]
         first, second = ("?" if count is None else f"{count:,}" for count in tokens)
         text += f" · different tokenizers ({first} and {counted(second, 'token')})"
+    if own := manifest.get("of_b"):
+        words = (f"--{name.replace('_', '-')} {value}" for name, value in own.items())
+        text += f" · for B alone: {', '.join(words)}"
     return text
 
 

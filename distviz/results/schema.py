@@ -220,6 +220,8 @@ class ComparisonManifest(Manifest, kw_only=True):
     alignment: dict[str, str] = {}
     same_tokenizer: bool = True
     verdict: str = ""
+    measured: list[Literal["a", "b"]] = []
+    of_b: dict[str, str | int | float | bool] = {}
 
 
 class FillerManifest(Manifest, kw_only=True):

@@ -6,16 +6,19 @@ Documents are pairs where both sides have the same input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distviz.arm import find_preset
 from distviz.errors import RequestError
 from distviz.models import locate
+from distviz.option import check_table, code_in
 from distviz.results import COMPARISON, FILLER, RUN, Run
 from distviz.settings import (
     OPTIONS,
+    SIDE_B,
     RunSettings,
     build_settings,
     names_affecting,
@@ -26,6 +29,7 @@ from distviz.sites import parse_sites
 
 _PHASES = ("before", "after")
 _COMMAND_SETTINGS = frozenset(names_affecting("figures", "nothing"))
+_OF_ARM = frozenset(("preset", *names_affecting("arm")))
 _OF_TEXT = frozenset(("text", *names_affecting("tokens")))
 """The settings that decide which tokens a model reads."""
 
@@ -52,29 +56,87 @@ class CompareSide:
 def find_sides(
     a: Run | str | Path,
     b: Run | str | Path,
-    phases: tuple[str, str],
+    phases: tuple[str, str | None],
     base: RunSettings,
     given: frozenset[str],
+    of_b: Mapping[str, Any] | None = None,
 ) -> list[CompareSide]:
     """Return the runs among the sides and the settings of the others; arguments as of `compare`.
+
+    ``of_b`` are the options that hold for B alone, by the names of `SIDE_B`.
 
     Raises
     ------
     RequestError
-        If a side is not a run and cannot be measured.
+        If a side is not a run and cannot be measured, or an option for B has no effect.
     """
+    of_b = of_b or {}
+    phases = (phases[0], phase_of_b(phases[1], of_b))
     for name, phase in zip(("--phase-a", "--phase-b"), phases, strict=True):
         if phase not in _PHASES:
             raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
     wanted = parse_sites(base.sites) if "sites" in given else None
     known = [_known(side) for side in (a, b)]
+    if of_b and known[1] is not None:
+        labels = ", ".join(SIDE_B[name].label for name in of_b)
+        what = "a run" if isinstance(b, Run) else f"{b}, a run folder"
+        raise RequestError(
+            f"{labels}: side B is {what}, it is not measured again", "give a model as B"
+        )
     leader = next((run for run in known if run is not None), None)
     each = _settings_of((a, b), known, base, given)
+    each[1] = _with_own(each[1], of_b)
     _check_sides((a, b), known, phases, wanted, each)
     return [
         CompareSide(run, own) if run else _side(phase, own, leader)
         for run, phase, own in zip(known, phases, each, strict=True)
     ]
+
+
+def check_names(of_b: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options for B that are given; raise a RequestError for an unknown name."""
+    if unknown := sorted({*of_b} - {*SIDE_B}):
+        allowed = f"allowed for side B alone: {', '.join(SIDE_B)}"
+        raise RequestError(f"compare() has no argument {unknown[0]}", allowed)
+    return {name: value for name, value in of_b.items() if value is not None}
+
+
+def phase_of_b(phase: str | None, of_b: Mapping[str, Any]) -> str:
+    """Return the phase of B: by default ``after`` where ARM is asked for on this side alone.
+
+    Raises
+    ------
+    RequestError
+        If ARM is asked for and the phase is ``before``.
+    """
+    asked = [name for name in of_b if name.removeprefix("b_") in _OF_ARM]
+    has_arm = bool(asked) and of_b.get("b_arm_layers") != "none"
+    if has_arm and phase == "before":
+        labels = ", ".join(SIDE_B[name].label for name in asked)
+        raise RequestError(f"--phase-b before leaves {labels} without effect", "remove one of them")
+    return phase or ("after" if has_arm else "before")
+
+
+def _with_own(settings: RunSettings, of_b: Mapping[str, Any]) -> RunSettings:
+    """Return the settings of B with the options that hold for it alone, a preset's included."""
+    if not of_b:
+        return settings
+    own = check_table({n.removeprefix("b_"): v for n, v in of_b.items()}, RunSettings, "side B")
+    explicit = settings.explicit | frozenset(own)
+    published = find_preset(own["preset"], settings.model) if own.get("preset") else None
+    values = {name: v for name, v in (published or {}).items() if name not in explicit} | own
+    if "c" in own and "fraction" not in own:
+        values["fraction"] = None  # with which c would have no effect
+    trusted = frozenset(code_in(own, OPTIONS).items())
+    try:
+        return replace(
+            settings,
+            **values,
+            explicit=explicit,
+            trusted=(settings.trusted or frozenset()) | trusted,
+        )
+    except RequestError as error:
+        raise RequestError(f"side B: {error.message}", error.hint) from error
 
 
 def _side(phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
@@ -86,6 +148,10 @@ def _side(phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
                 "give --text, or measure the run again without --no-keep-text",
             )
         texts = list(like.texts)
+    if phase == "after" and settings.arm_layers == "none":
+        raise RequestError(
+            "the phase after is that with ARM, and --arm-layers is none", "give layers for ARM"
+        )
     arm_layers = settings.arm_layers if phase == "after" else "none"
     return CompareSide(None, replace(settings, classes="all", arm_layers=arm_layers), texts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,13 @@ from distviz.progress import PartProgress, Progress
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
-from distviz.studies.compare_sides import CompareSide, built_layers, find_sides
+from distviz.studies.compare_sides import (
+    CompareSide,
+    built_layers,
+    check_names,
+    find_sides,
+    phase_of_b,
+)
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
 
 if TYPE_CHECKING:
@@ -29,12 +35,13 @@ def compare(
     b: Run | str | Path,
     *,
     phase_a: str = "before",
-    phase_b: str = "before",
+    phase_b: str | None = None,
     sites: str | None = None,
     settings: RunSettings | None = None,
     given: frozenset[str] = frozenset(),
     progress: Progress | None = None,
     states: CheckpointFolder | None = None,
+    **of_b: Any,
 ) -> Comparison:
     """Compare two runs; a side that is a model is measured first, one model in memory at a time.
 
@@ -45,7 +52,8 @@ def compare(
         settings apply to the other. A TOML file has the settings of its side; what only one file
         states about the text applies to both.
     phase_a, phase_b
-        ``"before"`` or ``"after"``; for ``after`` a model is measured with ARM.
+        ``"before"`` or ``"after"``; for ``after`` a model is measured with ARM. None is ``before``,
+        or ``after`` where ``of_b`` asks for ARM.
     sites
         Comma-separated; None compares every site that both have.
     settings
@@ -56,6 +64,9 @@ def compare(
         Receives the progress.
     states
         Folder for the checkpoints of each side.
+    of_b
+        Settings that hold for side B alone: ``b_dtype="bfloat16"``, ``b_arm_layers="0"`` and those
+        of the other options ``--b-…``.
 
     Raises
     ------
@@ -65,22 +76,28 @@ def compare(
     for given_side in (a, b):
         if not isinstance(given_side, Run):
             refuse_opened(given_side, "compare")
+    of_b = check_names(of_b)
     base, given = _with_sites(settings or RunSettings(), sites, given)
-    sides = find_sides(a, b, (phase_a, phase_b), base, given)
-    runs = [
-        side.run
-        or _measure(
-            side, PartProgress(progress or Progress(), name.upper()), states and states.part(name)
-        )
-        for name, side in zip("ab", sides, strict=True)
-    ]
-    wanted, layers = _wanted(runs[0], base, given)
-    found = compare_runs(runs[0], runs[1], phase_a, phase_b, wanted, layers, seed=base.seed)
+    sides = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
+    first, second = _runs(sides, progress or Progress(), states)
+    phases, wanted = (phase_a, phase_of_b(phase_b, of_b)), _wanted(first, base, given)
+    found = compare_runs(first, second, *phases, *wanted, seed=base.seed)
+    measured = [name for name, side in zip("ab", sides, strict=True) if side.run is None]
+    found.manifest.update(measured=measured, of_b=of_b)
     folders = [
-        Path(side) if run is not None and not isinstance(side, Run) else None
-        for side, run in zip((a, b), [side.run for side in sides], strict=True)
+        Path(side) if known.run is not None and not isinstance(side, Run) else None
+        for side, known in zip((a, b), sides, strict=True)
     ]
     return replace(found, folders=(folders[0], folders[1]))
+
+
+def _runs(
+    sides: Sequence[CompareSide], progress: Progress, states: CheckpointFolder | None
+) -> Iterator[Run]:
+    """Yield the runs of both sides; what is not a run yet is measured."""
+    for name, side in zip("ab", sides, strict=True):
+        part = states and states.part(name)
+        yield side.run or _measure(side, PartProgress(progress, name.upper()), part)
 
 
 def finished_comparison(
@@ -89,22 +106,24 @@ def finished_comparison(
     b: str,
     *,
     phase_a: str,
-    phase_b: str,
+    phase_b: str | None,
     sites: str | None,
     settings: RunSettings,
     given: frozenset[str],
+    **of_b: Any,
 ) -> Comparison | None:
     """Return the comparison in a folder if it answers the same request, else None."""
     found = Comparison.load(folder)
-    phases = (phase_a, phase_b)
+    phases = (phase_a, phase_of_b(phase_b, of_b))
     base, given = _with_sites(settings, sites, given)
-    for side, run in zip(find_sides(a, b, phases, base, given), (found.a, found.b), strict=True):
+    sides = find_sides(a, b, phases, base, given, of_b)
+    for side, run in zip(sides, (found.a, found.b), strict=True):
         known = run.manifest
         if side.run is not None and side.run.manifest != known:
             return None
         if side.run is None and not side.settings.asks_the_same(known.get("settings") or {}):
             return None
-    same = {"phase_a": phase_a, "phase_b": phase_b, "seed": settings.seed}
+    same = {"phase_a": phase_a, "phase_b": phases[1], "seed": settings.seed}
     if any(found.manifest.get(name) != value for name, value in same.items()):
         return None
     pairs = pair_keys(found.a, found.b, *phases, *_wanted(found.a, base, given))

@@ -123,3 +123,19 @@ def test_hyphens_are_underscores(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text("max-length = 3\n")
     assert read_toml(path) == {"max_length": 3}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", ["--b-steps"]),
+        ("--x/--no-x", ["--b-x/--no-b-x"]),
+        ("--steps --n", ["--b-steps", "--b-n"]),
+    ],
+)
+def test_an_option_of_one_side(flags: str, expected: list[str]) -> None:
+    option = Option(HEADINGS[0], name="steps", type=int, default=4, text="Steps", flags=flags)
+    found = option.of_side("b", "Side B alone")
+    assert found.spellings == expected
+    assert (found.name, found.default, found.type) == ("b_steps", None, int | None)
+    assert found.help == f"{option.spellings[0]} of B."

@@ -15,6 +15,7 @@ from distviz.arm.arm import ARM
 from distviz.errors import RequestError
 from distviz.settings import (
     OPTIONS,
+    SIDE_B,
     LayerSettings,
     RunSettings,
     build_settings,
@@ -375,3 +376,13 @@ def test_only_one_place_makes_settings_from_a_table() -> None:
         path.name for path in package.rglob("*.py") if "RunSettings(**" in path.read_text("utf-8")
     ]
     assert makers == ["settings.py"]
+
+
+def test_the_sides_of_a_comparison_may_differ_in_model_and_arm_not_in_text() -> None:
+    names = {name.removeprefix("b_") for name in SIDE_B}
+    shared = {name for name, one in OPTIONS.items() if "compare" in one.commands} - names
+    assert {"dtype", "attn_implementation", "revision", "c", "redistribution", "preset"} <= names
+    of_text = {*names_affecting("tokens"), "text", "sites", "layers"}
+    of_command = {*names_affecting("nothing", "speed", "figures"), "threads"}
+    assert shared <= of_text | of_command
+    assert not names & (of_text | of_command)

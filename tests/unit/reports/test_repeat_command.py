@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -35,12 +36,58 @@ def test_a_described_layer_needs_a_file() -> None:
     assert 'activation = "ge\\"lu"' in lines
 
 
+def comparison(
+    manifest: dict[str, Any], a: dict[str, Any] | None = None, b: dict[str, Any] | None = None
+) -> Any:
+    """A comparison with these settings of its sides."""
+    sides = [SimpleNamespace(manifest={"settings": own}, texts=None) for own in (a, b)]
+    return SimpleNamespace(manifest=manifest, a=sides[0], b=sides[1])
+
+
 def test_a_comparison() -> None:
     manifest = {"phase_a": "before", "phase_b": "after", "layers": [0, 2], "seed": 0}
-    assert compare_command(manifest, "") == ""
-    assert compare_command(manifest, "a b") == (
+    assert compare_command(comparison(manifest), "") == ""
+    assert compare_command(comparison(manifest), "a b") == (
         "distviz compare 'a b/a' 'a b/b' --phase-b after --layers 0,2"
     )
+
+
+A = {"model": "m", "dtype": "fp32", "max_tokens": 9, "layers": "0", "arm_layers": "none"}
+SHARED = "--arm-layers none --max-tokens 9 --dtype fp32 --phase-b after"
+FOLDERS = "distviz compare f/a f/b --phase-b after --layers 0"
+ASKED = {"phase_a": "before", "phase_b": "after", "layers": [0], "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("b", "manifest", "expected"),
+    [
+        (
+            {"dtype": "bf16", "c": 0, "arm_layers": "1", "allow_pickle": False},
+            {"measured": ["a", "b"]},
+            f"distviz compare m m --layers 0 {SHARED} --b-arm-layers 1 --b-c 0 --b-dtype bf16",
+        ),
+        # What no option for B can express: the runs in the folder are compared.
+        ({"max_tokens": 8}, {"measured": ["a", "b"]}, FOLDERS),
+        (
+            {"dtype": "bf16", "c": 0.3},
+            {"measured": ["b"], "of_b": {"b_c": 0.3}},
+            "distviz compare f/a m --phase-b after --layers 0 --b-c 0.3",
+        ),
+        ({"dtype": "bf16"}, {"measured": ["b"]}, FOLDERS),
+    ],
+)  # fmt: skip
+def test_a_comparison_that_measured_its_sides(
+    b: dict[str, Any], manifest: dict[str, Any], expected: str
+) -> None:
+    assert compare_command(comparison(ASKED | manifest, A, A | b), "f") == expected
+
+
+def test_a_comparison_says_that_an_option_of_b_runs_code() -> None:
+    own = {"trust_remote_code": True, "redistribution": "mine:f"}
+    for manifest in ({"measured": ["a", "b"]}, {"of_b": {f"b_{name}": own[name] for name in own}}):
+        note, line = compare_command(comparison(manifest, A, A | own), "f").split("\n")
+        assert note.startswith("# --b-redistribution, --b-trust-remote-code: code that")
+        assert line.endswith("--b-redistribution mine:f --b-trust-remote-code")
 
 
 def test_a_command_that_runs_code_says_so() -> None:
@@ -69,7 +116,15 @@ def test_what_a_folder_says_is_never_a_command_of_its_own(
     for command in (
         run_command({"settings": settings}, EVIL),
         whatif_command(results),
-        compare_command({"phase_a": EVIL, "layers": [EVIL], "sites": EVIL, "seed": EVIL}, EVIL),
+        compare_command(
+            comparison(
+                {"phase_a": EVIL, "layers": [EVIL], "sites": EVIL, "seed": EVIL}
+                | {"measured": ["a", "b"], "of_b": {EVIL: EVIL}},
+                settings,
+                settings | {"dtype": EVIL, EVIL: EVIL},
+            ),
+            EVIL,
+        ),
     ):
         script = f"distviz() {{ :; }}\n{command}\n"
         subprocess.run(["bash", "-c", script], cwd=tmp_path, check=False, capture_output=True)
