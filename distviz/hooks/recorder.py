@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from distviz.arm import SequenceRows
 from distviz.hooks.document_recorder import Documents, merged
 from distviz.hooks.expert_recorder import ExpertTable
+from distviz.hooks.extremes import Extremes
 from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.paired_changes import PairedChanges
 from distviz.results import Run
@@ -30,7 +31,7 @@ from distviz.stats import (
     pack_sketches,
     unpack_sketches,
 )
-from distviz.stats.kernels import Observation
+from distviz.stats.kernels import ChannelSums, Observation
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,8 @@ class Tokens:
     lengths
         If one row of the batch holds several sequences (the patches of images), their numbers of
         tokens, without padding. Empty: a row is a sequence.
+    ids
+        int64 (batch, tokens), or None where the model did not read token ids.
     """
 
     valid: NDArray[np.bool_]
@@ -75,6 +78,7 @@ class Tokens:
     past: int = 0
     routed: Routed | None = None
     lengths: tuple[int, ...] = ()
+    ids: NDArray[np.int64] | None = None
 
     def sequences(self) -> list[SequenceRows]:
         """Return the rows of each sequence without padding, as ARM takes them.
@@ -119,6 +123,7 @@ class Recorder:
     documents: Documents = field(init=False)
     experts: dict[SiteKey, ExpertTable] = field(default_factory=dict)
     changes: PairedChanges = field(default_factory=PairedChanges)
+    extremes: Extremes = field(default_factory=Extremes)
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -150,8 +155,9 @@ class Recorder:
         n_slots = len(documents) * len(names)
         found = kernels.observe(values, slots, n_slots, channels=with_channels)
         self._add_classes(key, names, found)
-        if with_channels:
-            self._add_channels(key, found)
+        if found.channels is not None:
+            self._add_channels(key, found.channels)
+            self.extremes.see(key, values, found.channels, slots >= 0, tokens)
             self._add_documents(key, found, documents, tokens.whole)
             if tokens.routed is not None:
                 if key not in self.experts:
@@ -178,12 +184,10 @@ class Recorder:
         for index, name in enumerate(names):
             by_class[name].absorb(found, range(index, len(found.tables), len(names)))
 
-    def _add_channels(self, key: SiteKey, found: Observation) -> None:
-        if found.channels is None:
-            return
+    def _add_channels(self, key: SiteKey, sums: ChannelSums) -> None:
         if key not in self._channels:
-            self._channels[key] = ChannelTotals.empty(found.channels.count.size)
-        self._channels[key].add(found.channels)
+            self._channels[key] = ChannelTotals.empty(sums.count.size)
+        self._channels[key].add(sums)
 
     def _add_documents(
         self, key: SiteKey, found: Observation, documents: NDArray[np.int64], whole: frozenset[int]
@@ -203,6 +207,7 @@ class Recorder:
         total = replace(self, sketches=merged(self.sketches, other.sketches, merged))
         total.documents = self.documents + other.documents
         total.changes = self.changes + other.changes
+        total.extremes = self.extremes + other.extremes
         total.experts = merged(self.experts, other.experts)
         total._channels = merged(self._channels, other._channels)
         return total
@@ -220,6 +225,7 @@ class Recorder:
             "experts": [[list(key), table.state()] for key, table in self.experts.items()],
             "documents": self.documents.state(),
             "changes": self.changes.state(),
+            "extremes": self.extremes.state(),
         }
 
     @classmethod
@@ -238,6 +244,7 @@ class Recorder:
         }
         found.documents = Documents.from_state(state["documents"])
         found.changes = PairedChanges.from_state(state["changes"])
+        found.extremes = Extremes.from_state(state["extremes"])
         return found
 
     def channels(self) -> pd.DataFrame:
@@ -262,8 +269,11 @@ class Recorder:
             )
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    def with_experts(self, run: Run) -> Run:
-        """Return the run with its table of experts, by the near-zero bands of the run."""
+    def with_tables(self, run: Run, tokenizer: Any = None) -> Run:
+        """Return the run with the tables that need its distributions: extremes, experts.
+
+        The ``tokenizer`` decodes the tokens of the extremes; None leaves their texts empty.
+        """
         rows = [
             {"layer": key.layer, "site": key.site, "phase": key.phase}
             | row
@@ -272,7 +282,8 @@ class Recorder:
             if key in self.experts
             for row in self.experts[key].rows(run.bands[key], run.merged[key])
         ]
-        return replace(run, experts=pd.DataFrame(rows)) if rows else run
+        extremes = self.extremes.frame(run.merged, tokenizer)
+        return replace(run, extremes=extremes, experts=pd.DataFrame(rows))
 
 
 def _only_moved(

@@ -166,14 +166,16 @@ def _first(given: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 def _read(source: torch.Tensor, mask: torch.Tensor | None, past: int) -> Tokens:
     batch, length = source.shape[:2]
+    is_ids = source.dim() == 2 and not source.is_floating_point()
+    ids = source.detach().cpu().long().numpy() if is_ids else None
     if mask is None:
-        return _all_valid(batch, length, past)
+        return replace(_all_valid(batch, length, past), ids=ids)
     # The mask may be as wide as a static cache that is not yet full.
     whole = _plain_mask(mask, batch)[:, : past + length]
     valid = whole[:, -length:]
     index = np.maximum(np.cumsum(whole, axis=1) - 1, 0)[:, -length:]
     zeros = np.zeros(valid.shape, np.int64)
-    return Tokens(valid, valid, np.arange(batch), index, zeros, past=past)
+    return Tokens(valid, valid, np.arange(batch), index, zeros, past=past, ids=ids)
 
 
 def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
@@ -188,7 +190,7 @@ def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
         return _packed(grid.prod(1).tolist())
     mask = given.get("pixel_attention_mask")
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
-        return _read(mask, mask, 0)
+        return replace(_read(mask, mask, 0), ids=None)
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and value.dim() > 1 and "decoder" not in name:
             return _all_valid(value.shape[0], 1, 0)

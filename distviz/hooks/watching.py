@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distviz.hooks.observation import Layers, choose_points, observe, phase_of
 from distviz.hooks.recorder import Recorder, Tokens
@@ -33,6 +33,7 @@ class WatchResult:
     model: nn.Module
     tracker: Tracker = field(default_factory=Tracker)
     warnings: list[str] = field(default_factory=list)
+    tokenizer: Any = None
     _call: int = 0
     _n_documents: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
@@ -72,7 +73,7 @@ class WatchResult:
             documents=self.recorder.documents.frame(),
             channels=self.recorder.channels(),
         )
-        return self.recorder.with_experts(run)
+        return self.recorder.with_tables(run, self.tokenizer)
 
     def stats(self) -> pd.DataFrame:
         """Return one row per layer, site and phase: the columns of ``stats.csv``."""
@@ -90,6 +91,7 @@ def watch(
     sites: str | Sequence[str] = "act",
     *,
     c: float = DEFAULT_C,
+    tokenizer: Any = None,
 ) -> Iterator[WatchResult]:
     """Observe a transformers model while the context lasts.
 
@@ -111,6 +113,8 @@ def watch(
         Names of `distviz.sites.SITES`, or ``module:PATTERN``.
     c
         Width of the near-zero band of the statistics.
+    tokenizer
+        Decodes the tokens of ``extremes.csv``; without it only their ids are known.
 
     Raises
     ------
@@ -122,7 +126,7 @@ def watch(
     given, model = model, bare(model)
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
     points = choose_points(model, names, layers)
-    result = WatchResult(Recorder(c), model)
+    result = WatchResult(Recorder(c), model, tokenizer=tokenizer)
     with (
         uncompiled(given) as result.warnings,
         observe(model, points, result.receive, result.tracker),

@@ -239,9 +239,9 @@ def naming_failures(model: torch.nn.Module) -> Iterator[None]:
 
 def tokens_of(batch: Batch) -> Tokens:
     """Return the tokens of a batch, as the hooks need them."""
-    return Tokens(
-        batch.valid, batch.counted, batch.documents, batch.index, batch.classes, batch.whole
-    )
+    ids = batch.ids if batch.hidden is None else None
+    named = (batch.documents, batch.index, batch.classes, batch.whole)
+    return Tokens(batch.valid, batch.counted, *named, ids=ids)
 
 
 def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
     """Return the run of a finished measurement, which took ``seconds``."""
     settings, opened, partial = measurement.settings, measurement.opened, measurement.partial
     keep = settings.keep_text and bool(corpus.documents)
-    result = partial.recorder.with_experts(
+    result = partial.recorder.with_tables(
         Run(
             manifest=_manifest(measurement, corpus, batches, seconds),
             sketches=partial.recorder.sketches,
@@ -40,7 +40,8 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
             channels=partial.recorder.channels(),
             plans=partial.plan_table(),
             texts=[document.as_dict() for document in corpus.documents] if keep else None,
-        )
+        ),
+        opened.tokenizer,
     )
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),

@@ -49,6 +49,27 @@ def check_run(
     _check_totals(folder, documents)
 
 
+def check_extremes(
+    folder: Folder, sketches: Mapping[SiteKey, Mapping[str, Sketch]], extremes: pd.DataFrame
+) -> None:
+    """Check that the first row of each place has the largest magnitude that was counted there.
+
+    Raises
+    ------
+    RequestError
+        If it has another, or the place was not counted.
+    """
+    if extremes.empty:
+        return
+    groups: Any = extremes.groupby(_KEY, sort=False)
+    for key, largest in groups["value"].agg(lambda values: values.abs().max()).items():
+        of_place = sketches.get(SiteKey(*key), {}).values()
+        ends = [end for one in of_place if one.count for end in (one.min, one.max)]
+        if max(map(abs, ends), default=None) != largest:
+            name = _name(SiteKey(*key))
+            raise folder.damaged("extremes.csv", f"counts.parquet has no {largest:g} in {name}")
+
+
 def _counts(table: pd.DataFrame) -> dict[SiteKey, int]:
     """Return the number of values of every distribution of a table that has a column count."""
     if "count" not in table:

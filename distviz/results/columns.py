@@ -106,6 +106,22 @@ class Expert(Place, kw_only=True):
     near_zero_high: Share | None
 
 
+class Extreme(Place, kw_only=True):
+    """``extremes.csv``."""
+
+    can_be_blank: ClassVar[bool] = True
+    rank: Count
+    value: Finite
+    document: Count
+    window: Count
+    position: Count
+    token: str
+    channel: Count
+    ratio: Positive | None
+    token_id: Count | None = None
+    expert: Count | None = None
+
+
 class PairOfLayers(Row, kw_only=True):
     """The columns of every table of a comparison."""
 

@@ -75,6 +75,18 @@ MEANINGS: dict[str, dict[str, str]] = {
         "near_zero": "share of abs(x) < eps, eps of the whole layer; estimated",
         "near_zero_low, near_zero_high": "the true share lies between them",
     },
+    "extremes": {
+        "rank, value": "1 is the largest abs(x) of the place; x itself, at most 20 rows",
+        "document, window, position": (
+            "where: the document, its window, and the token's position in the window, from 0"
+        ),
+        "token, token_id": "the token there: its text, control characters as escapes; its id",
+        "channel": "its index in the last dimension",
+        "ratio": (
+            "abs(x) over the lower median of abs(x) of the place (fp32: of values rounded to bf16)"
+        ),
+        "expert": "the expert that the token was routed to; only for routed experts",
+    },
     "counts": {
         "token_class": "the class; all where classes were not separated",
         "value, count": "the value (float32), and how often it occurred",

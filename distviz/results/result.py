@@ -39,6 +39,8 @@ class Result(ABC):
     """Of the manifest."""
     TABLES: ClassVar[dict[str, type[Row]]]
     """File name of each table that is loaded -> its schema."""
+    OPTIONAL: ClassVar[dict[str, type[Row]]] = {}
+    """The same for tables that a folder may lack; the attribute of that name holds it."""
     COMPRESSION: ClassVar[Literal["snappy", "zstd"]] = "snappy"
     """Of Parquet files."""
 
@@ -114,7 +116,7 @@ class Result(ABC):
     def _write_files(self, folder: Path) -> None:
         """Write every file but the figures and the manifest, which has the checksums of all."""
         for name, table in self.tables().items():
-            if f"{name}.parquet" in self.TABLES:
+            if f"{name}.parquet" in {**self.TABLES, **self.OPTIONAL}:
                 path = folder / f"{name}.parquet"
                 options: dict[str, Any] = {"write_page_checksum": True}
                 table.to_parquet(path, index=False, compression=self.COMPRESSION, **options)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from distviz.errors import RequestError
 from distviz.parsing import parse_json
 from distviz.results import agreement, counts_file
-from distviz.results.columns import Channel, Document, Expert, Plan, Row
+from distviz.results.columns import Channel, Document, Expert, Extreme, Plan, Row
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
@@ -39,7 +39,7 @@ class Run(Result):
         Content of ``run.json``.
     sketches
         For every key, a sketch per token class (``"all"`` where classes were not separated).
-    documents, channels, plans, experts
+    documents, channels, plans, experts, extremes
         The tables of the same names, see docs/files.md; ``experts`` is empty where no experts
         were observed.
     texts
@@ -54,6 +54,7 @@ class Run(Result):
         "channels.parquet": Channel,
         "plans.csv": Plan,
     }
+    OPTIONAL: ClassVar[dict[str, type[Row]]] = {"experts.csv": Expert, "extremes.csv": Extreme}
 
     sketches: dict[SiteKey, dict[str, Sketch]]
     documents: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -61,6 +62,7 @@ class Run(Result):
     plans: pd.DataFrame = field(default_factory=pd.DataFrame)
     texts: list[dict[str, Any]] | None = None
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    extremes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def keys(self) -> list[SiteKey]:
@@ -229,7 +231,8 @@ class Run(Result):
             "documents": self.documents,
             "channels": self.channels,
         }
-        return found | ({"experts": self.experts} if len(self.experts) else {})
+        optional = {"extremes": self.extremes, "experts": self.experts}
+        return found | {name: table for name, table in optional.items() if len(table)}
 
     def _write_files(self, folder: Path) -> None:
         super()._write_files(folder)
@@ -248,13 +251,17 @@ class Run(Result):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise folder.damaged("counts.parquet", error) from error
         texts = _read_texts(folder) if folder.has(_TEXTS) else None
-        has_experts = folder.has("experts.csv")
-        experts = folder.table("experts.csv", Expert) if has_experts else pd.DataFrame()
+        more: dict[str, Any] = {
+            name.partition(".")[0]: folder.table(name, row)
+            for name, row in cls.OPTIONAL.items()
+            if folder.has(name)
+        }
         agreement.check_run(folder, sketches, documents, channels)
+        agreement.check_extremes(folder, sketches, more.get("extremes", pd.DataFrame()))
         if texts is not None and not agreement.is_text_of(texts, folder.manifest):
             folder.changed[_TEXTS] = None
-        parts = (sketches, documents, channels, plans, texts, experts)
-        return cls(folder.manifest, *parts, file_warnings=folder.changes())
+        parts = (sketches, documents, channels, plans, texts)
+        return cls(folder.manifest, *parts, **more, file_warnings=folder.changes())
 
 
 def _read_texts(folder: Folder) -> list[dict[str, Any]]:

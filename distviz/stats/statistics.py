@@ -57,6 +57,12 @@ def moments(sketch: Sketch) -> dict[str, float]:
     return dict(zip(names, (mean, std, skewness, kurtosis), strict=True))
 
 
+def median_magnitude(sketch: Sketch) -> float:
+    """Return the lower median of abs(x); NaN if the sketch is empty."""
+    values, counts = sketch.magnitude_pairs()
+    return _lower_median(values, counts) if counts.size else math.nan
+
+
 def center_and_mad(sketch: Sketch) -> tuple[float, float]:
     """Return the lower median m of abs(x), and that of abs(abs(x) - m) (ARM, section 3.3)."""
     values, counts = sketch.magnitude_pairs()

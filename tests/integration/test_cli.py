@@ -69,6 +69,7 @@ def test_run_writes_a_complete_folder(call: Any, text_file: Path) -> None:
     assert {path.name for path in Path("a/run").iterdir()} == {
         "run.json", "stats.csv", "histograms.csv", "plans.csv", "classes.csv", "figures",
         "documents.parquet", "channels.parquet", "counts.parquet", "documents.jsonl",
+        "extremes.csv",
     }  # fmt: skip
     figures = {path.name for path in Path("a/run/figures").iterdir()}
     assert figures == {

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from distviz.results.run import Run
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "1", "--max-tokens", "5000"]
-FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")
+FILES = (
+    *("counts.parquet", "documents.parquet", "channels.parquet"),
+    *("plans.csv", "stats.csv", "extremes.csv"),
+)
 
 
 class Stops(Progress):

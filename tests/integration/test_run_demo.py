@@ -20,6 +20,8 @@ from support.brute_force import (
     eps_of,
     gini_of,
     hook_count,
+    largest_of,
+    lower_median,
     measure,
     on_grid,
     plain_arm,
@@ -31,6 +33,7 @@ from transformers import AutoModelForCausalLM
 import distviz
 from distviz.arm.arm import ARM
 from distviz.errors import RequestError
+from distviz.output import visible
 from distviz.results.run import Run
 
 if TYPE_CHECKING:
@@ -162,6 +165,29 @@ def assert_channels(run: Run, found: Measured) -> None:
         np.testing.assert_array_equal(group["absmax"], np.abs(x).max(axis=0))
 
 
+def assert_extremes(run: Run, found: Measured, tokenizer: Any) -> None:
+    keys = [key for key in found.values if key[2] not in ("moved_before", "moved_after")]
+    groups = dict(iter(run.extremes.groupby(["layer", "site", "phase"])))
+    assert set(groups) == set(keys)
+    for key, group in groups.items():
+        windows = zip(found.places, found.ids, found.values[key], strict=True)
+        rows = [
+            ((*place, position, int(ids[position])), row)
+            for place, ids, values in windows
+            for position, row in enumerate(values.double().numpy())
+        ]
+        median = lower_median(np.abs(on_grid(found.of(key))))
+        wanted = largest_of(rows)
+        assert group["rank"].tolist() == list(range(1, 21))
+        assert group["value"].tolist() == [value for value, _, _ in wanted]
+        names = ["document", "window", "position", "token_id"]
+        assert [*group[names].itertuples(index=False, name=None)] == [at for _, at, _ in wanted]
+        assert group["channel"].tolist() == [channel for _, _, channel in wanted]
+        texts = [visible(tokenizer.decode([place[3]])) for _, place, _ in wanted]
+        assert group["token"].tolist() == texts
+        assert group["ratio"].tolist() == [abs(value) / median for value, _, _ in wanted]
+
+
 def assert_plans(run: Run, found: Measured) -> None:
     table = run.plans.set_index(["layer", "document", "window", "pass"])
     assert len(table) == sum(len(plans) for of in found.plans.values() for plans in of)
@@ -227,6 +253,7 @@ def test_two_arm_layers(dtype: str, demo_folder: Path, demo_tokenizer: Any) -> N
     assert_all_stats(run, found)
     assert_documents(run, found)
     assert_channels(run, found)
+    assert_extremes(run, found, demo_tokenizer)
     assert_plans(run, found)
     assert_classes(run, found, {0, 2}, demo_tokenizer)
     assert_effect(run, found, 1e-5 if dtype == "float32" else 3e-3)
@@ -239,6 +266,7 @@ def test_all_ten_sites(demo_folder: Path, demo_tokenizer: Any) -> None:
     assert list(dict.fromkeys(run.stats()["site"])) == list(SITES)
     assert_all_stats(run, found)
     assert_channels(run, found)
+    assert_extremes(run, found, demo_tokenizer)
     assert_documents(run, found)
     assert_classes(run, found, {0, 2}, demo_tokenizer)
 
@@ -276,6 +304,7 @@ def test_without_ripple_arm_stands_beside_the_untouched_model(
     assert_all_stats(run, found)
     assert_documents(run, found)
     assert_channels(run, found)
+    assert_extremes(run, found, demo_tokenizer)
     assert_plans(run, found)
     assert_no_effect(run)
 
@@ -436,7 +465,14 @@ def test_same_seed_same_bytes(tmp_path: Path, demo_run: Run) -> None:
     contents = [(folder / "counts.parquet").read_bytes() for folder in folders]
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
-    for name in ("stats.csv", "plans.csv", "classes.csv", "documents.parquet", "channels.parquet"):
+    for name in (
+        "stats.csv",
+        "plans.csv",
+        "classes.csv",
+        "documents.parquet",
+        "channels.parquet",
+        "extremes.csv",
+    ):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
 
 
@@ -445,6 +481,7 @@ def test_the_folder_is_whole_and_says_what_the_run_says(tmp_path: Path, demo_run
     assert {path.name for path in folder.iterdir()} == {
         "run.json", "stats.csv", "histograms.csv", "plans.csv", "classes.csv",
         "documents.parquet", "channels.parquet", "counts.parquet", "documents.jsonl",
+        "extremes.csv",
     }  # fmt: skip
     columns = [
         "layer", "site", "phase", "module", "count", "nan", "inf", "zeros", "min", "max", "mean",

@@ -20,7 +20,10 @@ from distviz.settings import RunSettings
 
 pytestmark = pytest.mark.extended
 
-FILES = ("counts.parquet", "documents.parquet", "channels.parquet", "plans.csv", "stats.csv")
+FILES = (
+    *("counts.parquet", "documents.parquet", "channels.parquet"),
+    *("plans.csv", "stats.csv", "extremes.csv"),
+)
 
 
 class Seen(Progress):

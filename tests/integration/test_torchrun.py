@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
 EXACT = (
-    *("counts.parquet", "documents.parquet", "channels.parquet"),
+    *("counts.parquet", "documents.parquet", "channels.parquet", "extremes.csv"),
     *("plans.csv", "stats.csv", "histograms.csv", "classes.csv"),
 )
 

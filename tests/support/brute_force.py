@@ -18,7 +18,7 @@ import torch
 from support.arm_reference import reference_plan, reference_selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -90,6 +90,22 @@ def token_class(text: str) -> str:
 
 
 # Hooks --------------------------------------------------------------------------------------
+
+
+def largest_of(
+    rows: Iterable[tuple[tuple[int, ...], NDArray[np.float64]]], number: int = 20
+) -> list[tuple[float, tuple[int, ...], int]]:
+    """(value, place, channel) of the largest finite magnitudes, the earliest first of equals.
+
+    ``rows`` are the values of each token, (channels,), and its place.
+    """
+    every = [
+        (float(x), place, channel)
+        for place, values in rows
+        for channel, x in enumerate(values)
+        if math.isfinite(x)
+    ]
+    return sorted(every, key=lambda one: (-abs(one[0]), one[1][:3], one[2], one[1]))[:number]
 
 
 @contextlib.contextmanager

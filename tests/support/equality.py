@@ -13,3 +13,4 @@ def same(a: Any, b: Any) -> None:
     assert a.documents.equals(b.documents)
     assert a.channels.equals(b.channels)
     assert a.plans.equals(b.plans)
+    assert a.extremes.equals(b.extremes)

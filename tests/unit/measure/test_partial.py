@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import random
 from typing import Any
 
@@ -18,6 +20,7 @@ from distviz.measure.partial import PartialResult, batches_of_documents
 from distviz.sites import HookPoint
 from distviz.stats import serialize as packing
 from distviz.stats.moments import ExactSum
+from distviz.stats.sketch import Sketch
 
 WIDTH, LENGTH = 7, 5
 POINTS = [HookPoint(layer, "decoder", "act", f"layers.{layer}.act", "output") for layer in (0, 1)]
@@ -88,6 +91,11 @@ def _exact(portion: PartialResult) -> dict[str, Any]:
     }
 
 
+def _merged(portion: PartialResult) -> dict[Any, Sketch]:
+    found = portion.recorder.sketches.items()
+    return {key: functools.reduce(operator.add, one.values(), Sketch()) for key, one in found}
+
+
 def _assert_same(one: PartialResult, other: PartialResult) -> None:
     assert _exact(one) == _exact(other)
     for key, by_class in one.recorder.sketches.items():
@@ -97,6 +105,9 @@ def _assert_same(one: PartialResult, other: PartialResult) -> None:
         one.recorder.documents.frame(), other.recorder.documents.frame(), check_exact=True
     )
     pd.testing.assert_frame_equal(one.plan_table(), other.plan_table(), check_exact=True)
+    assert repr(one.recorder.extremes.frame(_merged(one))) == repr(
+        other.recorder.extremes.frame(_merged(other))
+    )
     channels = (portion.recorder.channels() for portion in (one, other))
     pd.testing.assert_frame_equal(*channels, check_exact=True)
 

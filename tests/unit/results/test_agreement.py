@@ -69,6 +69,21 @@ CONTRADICTIONS = {
 }
 
 
+@pytest.mark.parametrize("change", [{"value": 99.5}, {"layer": 2, "site": "gate"}])
+def test_extremes_that_were_not_counted_are_refused(change: Any, folder: Path) -> None:
+    run = Run.load(folder)
+    key = run.keys[0]
+    sketch = run.merged[key]
+    value = max((sketch.min, sketch.max), key=abs)
+    row = {"rank": 1, "value": value, "document": 0, "window": 0, "position": 3, "token": "a"}
+    named = {**key._asdict(), **row, "channel": 2, "ratio": 3.5}
+    pd.DataFrame([named]).to_csv(folder / "extremes.csv", index=False)
+    assert Run.load(folder).extremes["value"].tolist() == [value]
+    pd.DataFrame([named | change]).to_csv(folder / "extremes.csv", index=False)
+    with pytest.raises(RequestError, match=r"extremes\.csv is damaged: counts\.parquet has no"):
+        Run.load(folder)
+
+
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_contradictions_are_refused(name: str, folder: Path) -> None:
     assert Run.load(folder).n_layers == 3

@@ -25,6 +25,7 @@ TABLES = {
     "channels.parquet": columns.Channel,
     "plans.csv": columns.Plan,
     "experts.csv": columns.Expert,
+    "extremes.csv": columns.Extreme,
     "compare.csv": columns.Distance,
     "inference.csv": columns.Inference,
     "channels.csv": columns.ChannelChange,
@@ -58,6 +59,7 @@ def test_every_column_that_is_written_is_declared(demo_run: distviz.Run) -> None
     studied, swept = study().tables(), sweep_of().tables()
     written = {
         columns.Document: demo_run.documents,
+        columns.Extreme: demo_run.extremes.assign(expert=0),
         columns.Channel: demo_run.channels,
         columns.Plan: demo_run.plans,
         columns.Distance: compared["compare"],

@@ -17,6 +17,7 @@ TABLES = {
     "plans": columns.Plan,
     "channels": columns.Channel,
     "experts": columns.Expert,
+    "extremes": columns.Extreme,
     "compare": columns.Distance,
     "inference": columns.Inference,
     "comparison channels": columns.ChannelChange,

@@ -1,0 +1,222 @@
+"""Record where the largest values are: document, window, position, token and channel.
+
+Guarantee: the places are exact and do not depend on batches, processes or the order of adding.
+Cost: the extremes of the channels, which are known, decide whether a call holds larger values than
+those kept; only the channels that do are looked at. Memory: 1 KiB per layer, site and phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distviz.output import visible
+from distviz.sites import SiteKey, key_order
+from distviz.stats import Sketch, statistics
+
+if TYPE_CHECKING:
+    import torch
+
+    from distviz.hooks.recorder import Tokens
+    from distviz.stats.kernels import ChannelSums
+
+LARGEST = 20
+"""Values kept per layer, site and phase."""
+_CHANNELS = 64
+"""Channels looked at together, so that many equal values take little memory."""
+_MANY = 4096
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest finite magnitudes of one place, the earliest of equal ones; two of them add.
+
+    Attributes
+    ----------
+    values
+        float64 (n,), with sign, n <= `LARGEST`, by descending magnitude.
+    places
+        int64 (5, n): document, 2^32 window + position, channel, expert, token id; the last two
+        are -1 where there is none.
+    """
+
+    values: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty((5, 0), np.int64))
+
+    def __add__(self, other: Largest) -> Largest:
+        values = np.concatenate([self.values, other.values])
+        places = np.concatenate([self.places, other.places], axis=1)
+        document, index, channel, expert, _ = places
+        order = np.lexsort((expert, channel, index, document, -np.abs(values)))[:LARGEST]
+        return Largest(values[order], places[:, order])
+
+    def could_change(self, largest: float, earliest: tuple[int, int]) -> bool:
+        """Whether a value of this magnitude, at this (document, index) or later, would be kept."""
+        if len(self.values) < LARGEST:
+            return largest >= 0
+        least = abs(float(self.values[-1]))
+        last = (int(self.places[0, -1]), int(self.places[1, -1]))
+        return largest > least or (largest == least and earliest <= last)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The counted rows of one call.
+
+    Attributes
+    ----------
+    rows
+        int64 (n,): their indices in the tensor.
+    places
+        int64 (4, n): document, index, expert and token id of each.
+    """
+
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tokens: Tokens, is_counted: NDArray[np.bool_]) -> _Rows:
+        rows = np.flatnonzero(is_counted)
+        owners, experts = rows, np.full(rows.size, -1)
+        if tokens.routed is not None:
+            owners, experts = tokens.routed.tokens[rows], tokens.routed.experts[rows]
+        ids = np.full(rows.size, -1) if tokens.ids is None else tokens.ids.ravel()[owners]
+        documents = tokens.documents[owners // tokens.valid.shape[1]]
+        index = tokens.index.ravel()[owners]
+        return cls(rows, np.stack([documents, index, experts, ids]).astype(np.int64))
+
+    def earliest(self) -> tuple[int, int]:
+        """Return (document, index) of the first row."""
+        documents, index = self.places[:2]
+        first = int(documents.min())
+        return first, int(index[documents == first].min())
+
+    def largest(
+        self, values: torch.Tensor, channels: NDArray[np.int64], least: float
+    ) -> Iterator[Largest]:
+        """Yield the largest values of some channels, of magnitude ``least`` or more."""
+        for part in np.array_split(channels, -(-channels.size // _CHANNELS)):
+            picked = _columns(values, part)[self.rows]
+            magnitudes = np.abs(picked)
+            row, column = np.nonzero(np.isfinite(picked) & (magnitudes >= np.float64(least)))
+            first = _first(magnitudes[row, column], row, self.places[:2])
+            row, column = row[first], column[first]
+            document, index, expert, token = self.places[:, row]
+            places = np.stack([document, index, part[column], expert, token])
+            yield Largest() + Largest(picked[row, column].astype(np.float64), places)
+
+
+def _columns(values: torch.Tensor, channels: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    """Return some channels of all rows; float32 represents the 16-bit types exactly."""
+    import torch
+
+    picked = values.detach()[:, torch.from_numpy(channels).to(values.device)].cpu()
+    return np.asarray((picked.float() if picked.element_size() < 4 else picked).numpy())
+
+
+def _first(
+    magnitudes: NDArray[np.floating[Any]], rows: NDArray[np.int64], keys: NDArray[np.int64]
+) -> NDArray[np.intp]:
+    """Return indices of few candidates, which contain the largest and, of equals, the earliest."""
+    if magnitudes.size <= _MANY:
+        return np.arange(magnitudes.size)
+    least = np.partition(magnitudes, -LARGEST)[-LARGEST]
+    above, equal = np.flatnonzero(magnitudes > least), np.flatnonzero(magnitudes == least)
+    distinct = np.unique(rows[equal])
+    # Every row holds one of them at least.
+    distinct = distinct[np.lexsort(keys[::-1, distinct])][:LARGEST]
+    last = keys[:, distinct[-1]]
+    document, index = keys[:, rows[equal]]
+    is_early = (document < last[0]) | ((document == last[0]) & (index <= last[1]))
+    return np.concatenate([above, equal[is_early]])
+
+
+@dataclass
+class Extremes:
+    """The largest values of every layer, site and phase; two of them add."""
+
+    found: dict[SiteKey, Largest] = field(default_factory=dict)
+
+    def see(
+        self,
+        key: SiteKey,
+        values: torch.Tensor,
+        sums: ChannelSums,
+        is_counted: NDArray[np.bool_],
+        tokens: Tokens,
+    ) -> None:
+        """Look for larger values in (rows, channels), whose counted rows have these ``sums``."""
+        largest = np.maximum(-sums.low, sums.high)
+        before = self.found.get(key, Largest())
+        highest = float(largest.max(initial=-np.inf))
+        if not before.could_change(highest, (-1, -1)):
+            return
+        rows = _Rows.of(tokens, is_counted)
+        if not before.could_change(highest, rows.earliest()):
+            return
+        least = abs(float(before.values[-1])) if len(before.values) == LARGEST else 0.0
+        if largest.size >= LARGEST:  # so many values are at least as large
+            least = max(least, float(np.partition(largest, -LARGEST)[-LARGEST]))
+        for part in rows.largest(values, np.flatnonzero(largest >= least), least):
+            before = before + part
+        self.found[key] = before
+
+    def __add__(self, other: Extremes) -> Extremes:
+        keys = {**self.found, **other.found}
+        pairs = {k: (self.found.get(k, Largest()), other.found.get(k, Largest())) for k in keys}
+        return Extremes({key: mine + theirs for key, (mine, theirs) in pairs.items()})
+
+    def state(self) -> list[Any]:
+        """Return everything as a tree for `distviz.stats.encode`."""
+        return [[list(key), one.values, one.places] for key, one in self.found.items()]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> Extremes:
+        """Return the extremes of a `state`."""
+        return cls({SiteKey(*key): Largest(values, places) for key, values, places in state})
+
+    def frame(self, sketches: Mapping[SiteKey, Sketch], tokenizer: Any = None) -> pd.DataFrame:
+        """Return ``extremes.csv``.
+
+        Parameters
+        ----------
+        sketches
+            The distributions, which have the median magnitudes.
+        tokenizer
+            Decodes the tokens; None leaves their texts empty.
+        """
+        frames = [
+            _rows(key, self.found[key], statistics.median_magnitude(sketches[key]))
+            for key in sorted(self.found, key=key_order)
+        ]
+        if not frames:
+            return pd.DataFrame()
+        table = pd.concat(frames, ignore_index=True)
+        known = table["token_id"].unique().tolist() if tokenizer is not None else []
+        texts = {token: visible(tokenizer.decode([token])) for token in known if token >= 0}
+        table["token"] = [texts.get(token, "") for token in table["token_id"]]
+        for name in ("token_id", "expert"):
+            has_one = table[name] >= 0
+            if not has_one.any():
+                table = table.drop(columns=name)
+            elif not has_one.all():
+                table[name] = table[name].astype("Int64").where(has_one)
+        return table
+
+
+def _rows(key: SiteKey, largest: Largest, median: float) -> pd.DataFrame:
+    document, index, channel, expert, token = largest.places
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.abs(largest.values) / median
+    return pd.DataFrame(
+        {"layer": key.layer, "site": key.site, "phase": key.phase}
+        | {"rank": np.arange(1, largest.values.size + 1), "value": largest.values}
+        | {"document": document, "window": index >> 32, "position": index & 0xFFFFFFFF}
+        | {"token": "", "channel": channel, "ratio": ratio, "token_id": token, "expert": expert}
+        | {"module": key.module, "stack": key.stack}
+    )
