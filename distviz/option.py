@@ -1,4 +1,4 @@
-"""The record of an option: all that the command line, TOML files and help know of it."""
+"""The record of an option: all that the command line, files and help know of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import math
 import re
 import shlex
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distviz.errors import RequestError, nearest
-from distviz.parsing import LARGEST, check_text, exact, path_of, read_small_file, shown
+from distviz.parsing import (
+    LARGEST,
+    Unit,
+    amount,
+    check_text,
+    exact,
+    exact_percentage,
+    path_of,
+    read_toml,
+    shown,
+)
 
 HEADINGS = (
     "Input and layers",
@@ -37,11 +46,8 @@ _PATHS = ("FILE", "DIR", "RUN", "FOLDER...", "MODEL", "A", "B")
 """The placeholders of paths."""
 _TEXTS = ("STRING", "TEXT")
 """The placeholders of texts that may have several lines."""
-_MOST_TOML = 100_000
-"""Bytes of a TOML file."""
-
-_MOST_PARTS = 1000
-"""Parts of a dotted key."""
+_UNITS: dict[str, Unit] = {"SHARE": "share", "PERCENT": "percent"}
+"""The placeholders of amounts, which may be written with ``%``."""
 
 Affects = Literal["tokens", "arm", "counts", "source", "figures", "speed", "nothing"]
 """What an option changes in a result.
@@ -117,7 +123,7 @@ class Option:
             heading=heading,
             commands=("compare",),
             flags=words,
-            type=self.type | None,
+            type=(str if self.unit else self.type) | None,
             default=None,
             text=f"{self.spellings[0]} of {side.upper()}",
             shown="",
@@ -136,7 +142,7 @@ class Option:
             return self.spellings[0].split("/")[not value :][:1]
         if isinstance(value, list) and not self.is_list:
             return [word for one in value for word in self.words(one)]
-        text = ",".join(value) if isinstance(value, list) else exact(value)
+        text = ",".join(value) if isinstance(value, list) else exact(self.unmistakable(value))
         # What begins with a hyphen would be taken for an option.
         name = self.spellings[0]
         return [f"{name}={text}"] if text.startswith("-") and text != "-" else [name, text]
@@ -152,8 +158,36 @@ class Option:
         """Whether its value is the path of a file or folder."""
         return self.metavar in _PATHS
 
+    @property
+    def unit(self) -> Unit | None:
+        """The unit of a share or percentage, which may be written with ``%``."""
+        return _UNITS.get(self.metavar)
+
+    def number(self, value: str | float, name: str = "") -> float:
+        """Return a number as it is typed, in the unit of the option; ``name`` is for messages.
+
+        Raises
+        ------
+        RequestError
+            If it is no number, or may be meant in another unit, see `amount`.
+        """
+        name = name or self.label
+        if self.unit is not None:
+            return float(amount(exact(value), name, self.unit))
+        try:
+            return float(value)
+        except ValueError:
+            raise RequestError(f"{name} '{value}' is not a number") from None
+
+    def unmistakable(self, value: Any) -> Any:
+        """Return a value, as text with ``%`` where the number alone may be meant otherwise."""
+        is_number = isinstance(value, int | float)
+        return exact_percentage(value) if is_number and self.unit == "percent" else value
+
     def parse(self, value: Any) -> Any:
-        """Return a value with ``~`` expanded in paths; raise the errors of `check`."""
+        """Return a typed value: ``~`` expanded in paths, ``%`` applied; raise errors of `check`."""
+        if isinstance(value, str) and self.unit is not None:
+            value = self.number(value)
         self.check(value)
         if isinstance(value, list):
             return [self.parse(one) for one in value]
@@ -233,37 +267,24 @@ def records_of(kind: Any) -> dict[str, Option]:
 # Tables -----------------------------------------------------------------------------------------
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file into plain data with underscores in its keys.
+def read_options(path: Path, records: Mapping[str, Option]) -> dict[str, Any]:
+    """Read a TOML file of options; shares and percentages may be strings such as ``"50%"``.
 
     Raises
     ------
     RequestError
-        If the file cannot be read or is not TOML.
+        If the file cannot be read, or an amount is none or may be meant in another unit.
     """
-    text = read_small_file(path, "a TOML file of options", _MOST_TOML)
-    try:
-        if _has_deep_keys(text):
-            raise RecursionError
-        data = tomllib.loads(text)
-    except RecursionError:
-        raise RequestError(f"{path} cannot be read as TOML: it is nested too deeply") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"{path} cannot be read as TOML: {error}") from error
-    except ValueError:
-        raise RequestError(
-            f"{path} cannot be read as TOML: a number or date in it is out of range"
-        ) from None
-    return {key.replace("-", "_"): value for key, value in data.items()}
+    return {
+        name: records[name].number(value, f"{path}: '{name}'")
+        if name in records and records[name].unit and _is_amount(value)
+        else value
+        for name, value in read_toml(path).items()
+    }
 
 
-def _has_deep_keys(text: str) -> bool:
-    """Whether a dotted key has so many parts that tomllib, quadratic in them, would not end."""
-    for line in text.splitlines():
-        keys = line.split("=")[:-1] or [line] * line.lstrip().startswith("[")
-        if any(key.count(".") > _MOST_PARTS for key in keys):
-            return True
-    return False
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def check_table(

@@ -1,4 +1,4 @@
-"""Values as they are typed: whole numbers, lists of words, paths; small text files, strict JSON.
+"""Values as they are typed: numbers, lists of words, paths; small text files, TOML, strict JSON.
 
 Whatever the text, the result is right or an error that says what is wrong with it.
 """
@@ -6,22 +6,31 @@ Whatever the text, the result is right or an error that says what is wrong with 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import reprlib
+import tomllib
 from collections.abc import Collection, Iterable
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distviz.errors import RequestError, nearest
 from distviz.output import counted
 
+Unit = Literal["share", "percent"]
+"""What the number of an amount counts: the whole is 1, or 100."""
 LARGEST = 2**63 - 1
 """The largest whole number; tables and arrays hold 64 bits."""
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 """Numbers that JSON does not have, as Python writes them."""
 _DIGITS = 18
 _DEEPEST = 50
+_MOST_TOML = 100_000
+"""Bytes of a TOML file."""
+_MOST_PARTS = 1000
+"""Parts of a dotted key."""
 _SURROGATE = b"\\ud"
 """Begins the escape of half a character, which no encoding can write."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -42,6 +51,41 @@ def shown(value: Any) -> str:
 def exact(value: Any) -> str:
     """Return a value as it is typed; parsing a number returns the same number."""
     return repr(float(value)).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def amount(text: str, name: str, unit: Unit) -> Fraction:
+    """Parse a share or a percentage exactly, with or without ``%``: ``50%`` is a share of 1/2.
+
+    Raises
+    ------
+    RequestError
+        If it is no number, or a number without ``%`` that may be meant otherwise (a share above 1,
+        a percentage of at most 1); the message gives both readings.
+    """
+    bare = text.strip().removesuffix("%").rstrip()
+    try:
+        # A float first: the fraction of 1e999999999 would take hours.
+        rough = float(bare)
+        value = Fraction(bare) if rough and math.isfinite(rough) else Fraction(rough)
+    except (ValueError, OverflowError):
+        example = "0.5 or 50%" if unit == "share" else "99.5 or 99.5%"
+        raise RequestError(f"{name} '{text}' is not a number", f"such as {example}") from None
+    if bare != text.strip():
+        return value / 100 if unit == "share" else value
+    other = f"{bare}%"
+    if unit == "percent" and 0 < value <= 1:
+        written = f"{exact(float(100 * value))}%"
+        readings = f"{written} or {other}"
+        raise RequestError(f"{name} {bare} may be {readings}", f"write {readings}")
+    if unit == "share" and 1 < value <= 100:
+        hint = f"write {other} or {exact(float(value / 100))}; 1 is the whole"
+        raise RequestError(f"{name} {bare} may be {other} or {bare} times the whole", hint)
+    return value
+
+
+def exact_percentage(value: float) -> str:
+    """Return a percentage as it is typed, with ``%`` where `amount` refuses it without."""
+    return f"{exact(value)}%" if 0 < value <= 1 else exact(value)
 
 
 def whole_number(text: str, name: str) -> int:
@@ -149,6 +193,39 @@ def read_small_file(path: Path, noun: str, most: int) -> str:
         raise RequestError(
             f"{path} cannot be read: byte {error.start} is not UTF-8", f"give {noun}"
         ) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file into plain data with underscores in its keys.
+
+    Raises
+    ------
+    RequestError
+        If the file cannot be read or is not TOML.
+    """
+    text = read_small_file(path, "a TOML file of options", _MOST_TOML)
+    try:
+        if _has_deep_keys(text):
+            raise RecursionError
+        data = tomllib.loads(text)
+    except RecursionError:
+        raise RequestError(f"{path} cannot be read as TOML: it is nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"{path} cannot be read as TOML: {error}") from error
+    except ValueError:
+        raise RequestError(
+            f"{path} cannot be read as TOML: a number or date in it is out of range"
+        ) from None
+    return {key.replace("-", "_"): value for key, value in data.items()}
+
+
+def _has_deep_keys(text: str) -> bool:
+    """Whether a dotted key has so many parts that tomllib, quadratic in them, would not end."""
+    for line in text.splitlines():
+        keys = line.split("=")[:-1] or [line] * line.lstrip().startswith("[")
+        if any(key.count(".") > _MOST_PARTS for key in keys):
+            return True
+    return False
 
 
 # JSON ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from distviz.option import (
     check_choice,
     check_table,
     code_in,
-    read_toml,
+    read_options,
     records_of,
     refuse_code,
     setting,
@@ -349,7 +349,7 @@ def build_settings(
     given = {name: value for name, value in flags.items() if value is not None}
     for path in (Path(str(model)) if is_toml else None, config):
         if path is not None:
-            own = check_table(read_toml(path), RunSettings, str(path))
+            own = check_table(read_options(path, OPTIONS), RunSettings, str(path))
             refuse_code({n: v for n, v in own.items() if n not in given}, OPTIONS, str(path))
             merged |= {n: OPTIONS[n].parse(v) if n in OPTIONS else v for n, v in own.items()}
     if model is not None and not is_toml:

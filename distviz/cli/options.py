@@ -95,7 +95,7 @@ _OWN = (
     _generate("sample", bool, False, "", "Sample tokens instead of taking the most likely one"),
     _generate("temperature", float | None, None, "NUMBER", "Sampling temperature; implies --sample",
               shown="1"),
-    _generate("top_p", float | None, None, "SHARE", "Nucleus sampling; implies --sample",
+    _generate("top_p", _TEXT, None, "SHARE", "Nucleus sampling; implies --sample",
               shown="1"),
     _generate("on", str, "both", "WHERE", "Steps with ARM: {choices}", is_open=True,
               choices=("both", "prefill", "decode")),
@@ -108,8 +108,8 @@ _OWN = (
             "int8", "int8-asym", "int4", "int4-asym", "fp8-e4m3", "fp8-e5m2", "none")),
     _whatif("ranges", _TEXT, None, "LIST", "Range of the formats: {choices} (fp8 without a scale)",
             shown="all", choices=("max", "percentile", "mse", "none")),
-    _whatif("percentile", float | None, None, "PERCENT",
-            "Percentage of the values within --ranges percentile", shown="99.9"),
+    _whatif("percentile", _TEXT, None, "PERCENT",
+            "Percentage of the values within --ranges percentile", is_list=False, shown="99.9"),
 
     _report("out", Path | None, None, "FILE", "File to write", flags="--out -o",
             shown="report.html in the first folder"),
@@ -175,7 +175,7 @@ def with_commands(hint: str, command: str) -> str:
 
 def _not_given(option: Option) -> Option:
     """Return the option of a setting, None if not given, so that a file's value applies."""
-    kind = str if option.is_list else option.type
+    kind = str if option.is_list or option.unit else option.type
     return replace(option, type=kind | None, default=None, shown=option.shown_default)
 
 

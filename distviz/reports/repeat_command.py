@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distviz.option import Option, code_in
-from distviz.parsing import exact
+from distviz.parsing import exact, exact_percentage
 from distviz.settings import OPTIONS, SIDE_B, LayerSettings, names_affecting
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def whatif_command(results: WhatIf) -> str:
     run = options.pop("run", None)
     if run is None:
         return ""
+    if isinstance(options.get("percentile"), float):
+        options["percentile"] = exact_percentage(options["percentile"])
     words = [_typed(name, value) for name, value in options.items() if value is not None]
     return " ".join(["distviz whatif", _argument(run), *words])
 
@@ -122,7 +124,7 @@ def _is_alike(first: dict[str, Any], second: dict[str, Any]) -> bool:
 def _words(options: dict[str, Any], of_b: dict[str, Any]) -> list[str]:
     words = [_typed(name, value) for name, value in options.items() if value not in _OMITTED]
     given = {name: value for name, value in of_b.items() if not (value is None or value is False)}
-    return words + [_typed(name, value) for name, value in given.items()]
+    return words + [_typed(name, SIDE_B[name].unmistakable(v)) for name, v in given.items()]
 
 
 def _with_note(text: str, options: dict[str, Any]) -> str:
@@ -183,7 +185,7 @@ def _changed(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, option in OPTIONS.items():
         value = settings.get(name)
         if name not in _NOT_TYPED and value is not None and value != option.default:
-            yield name, value
+            yield name, option.unmistakable(value)
 
 
 def _layer_fields(layer: dict[str, Any]) -> dict[str, Any]:

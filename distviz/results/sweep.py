@@ -15,7 +15,7 @@ from msgspec import defstruct
 from distviz.arm import ARM, PRESETS, has_bounds
 from distviz.errors import RequestError
 from distviz.output import counted, listed
-from distviz.parsing import exact
+from distviz.parsing import exact, exact_percentage
 from distviz.results.columns import Row, Setting
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
@@ -163,7 +163,8 @@ class Sweep(Result):
             known = {"c": ARM().c} | known  # beside a fraction, c only defines near-zero
         for option in ("fraction", "c", "p1"):
             if row[option] != known.get(option) and not math.isnan(row[option]):
-                words += [f"--{option}", exact(row[option])]
+                write = exact_percentage if option == "p1" else exact
+                words += [f"--{option}", write(row[option])]
         if published is None and "percentile_of" in own and not self._gives("--percentile-of"):
             words += ["--percentile-of", str(own["percentile_of"])]
         return words

@@ -10,7 +10,7 @@ from typing import Any
 from distviz.arm import join_names
 from distviz.errors import RequestError
 from distviz.parsing import word_list
-from distviz.settings import RunSettings
+from distviz.settings import OPTIONS, RunSettings
 from distviz.sites import parse_layers
 
 _NUMBERS = ("c", "p1", "fraction")
@@ -149,12 +149,7 @@ def _places(text: str, n_layers: int) -> list[tuple[tuple[int, ...], str]]:
 
 
 def _numbers(name: str, text: str | None) -> list[float]:
-    try:
-        return [float(word) for word in _words(name, text)]
-    except ValueError:
-        raise RequestError(
-            f"{_flag(name)} '{text}' is not a list of numbers", "such as 0.05,0.13,0.32"
-        ) from None
+    return [OPTIONS[name].number(word) for word in _words(name, text)]
 
 
 def _words(name: str, text: str | None) -> list[str]:

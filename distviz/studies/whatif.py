@@ -17,7 +17,7 @@ import pandas as pd
 
 from distviz.errors import RequestError, nearest
 from distviz.output import counted
-from distviz.parsing import word_list
+from distviz.parsing import amount, word_list
 from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_places
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
 from distviz.stats import FORMATS, RANGES, Sample, fit, prune, threshold_for
@@ -114,22 +114,12 @@ def parse_whatif(
 def _levels(text: str) -> tuple[Fraction, ...]:
     if text.strip().lower() == "none":
         return ()
-    words = [word.strip() for word in text.split(",")]
-    try:
-        levels = {Fraction(word.rstrip("%")) / 100 for word in words}
-    except (ValueError, ZeroDivisionError):
-        levels = {Fraction(0)}
+    levels = {amount(word, "--sparsity", "percent") / 100 for word in text.split(",")}
     if not all(0 < level <= 1 for level in levels):
         raise RequestError(
             f"--sparsity '{text}' is not a list of percentages above 0, at most 100",
             "such as 50,90, or none",
         )
-    for word in words:
-        if not word.endswith("%") and Fraction(word) <= 1:
-            whole = f"{100 * float(Fraction(word)):g}%"
-            raise RequestError(
-                f"--sparsity {word} may be {whole} or {word}%", f"write {whole} or {word}%"
-            )
     return tuple(sorted(levels))
 
 

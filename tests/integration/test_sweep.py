@@ -427,7 +427,7 @@ def test_nothing_of_the_model_is_changed(tmp_path: Path, text: Path, tiny_saved:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--c", "a,b"], "--c 'a,b' is not a list of numbers"),
+        (["--c", "a,b"], "--c 'a' is not a number"),
         (["--arm-layers", "0;77"], "layer 77 does not exist"),
         (["--preset", "auto,nobody"], "unknown preset 'nobody'"),
         (["--preset", ""], "unknown preset ''"),

@@ -100,7 +100,8 @@ def test_a_result_that_is_there_is_kept_unless_forced(call: Any, mine: Path) -> 
         (["--phases", "sometimes"], "unknown phase 'sometimes'"),
         (["--sparsity", "150"], "--sparsity '150'"),
         (["--percentile", "-1"], "--percentile -1"),
-        (["--percentile", "much"], "'--percentile'"),
+        (["--percentile", "much"], "--percentile 'much' is not a number"),
+        (["--percentile", "0.999"], "--percentile 0.999 may be 99.9% or 0.999%"),
         (["--figures", "gif"], "--figures is 'gif', unknown is 'gif'"),
     ],
 )

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from distviz.errors import RequestError
-from distviz.option import HEADINGS, Option, check_table, read_toml, records_of, setting
+from distviz.option import (
+    HEADINGS,
+    Option,
+    check_table,
+    read_options,
+    records_of,
+    setting,
+)
 
 
 @dataclasses.dataclass
@@ -74,7 +81,50 @@ def test_values_are_checked() -> None:
     Option(name="kind", choices=("repeat",), is_list=True).check("repeat,other")
 
 
-# Tables -----------------------------------------------------------------------------------------
+def test_amounts_have_a_unit() -> None:
+    share = Option(HEADINGS[0], name="fraction", metavar="SHARE")
+    percent = Option(HEADINGS[0], name="p", metavar="PERCENT")
+    assert (share.parse("50%"), share.parse("0.5"), share.parse(0.5)) == (0.5, 0.5, 0.5)
+    assert (percent.parse("99.5%"), percent.parse("99.5"), percent.parse(0.5)) == (99.5, 99.5, 0.5)
+    with pytest.raises(RequestError, match=r"--p 0\.5 may be 50% or 0\.5%"):
+        percent.parse("0.5")
+    assert percent.words(0.5) == ["--p", "0.5%"]
+    assert percent.parse(percent.words(0.5)[1]) == 0.5
+    assert Option(HEADINGS[0], name="c", metavar="NUMBER").number("0.5") == 0.5
+    with pytest.raises(RequestError, match="--c '5%' is not a number"):
+        Option(HEADINGS[0], name="c", metavar="NUMBER").number("5%")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", ["--b-steps"]),
+        ("--x/--no-x", ["--b-x/--no-b-x"]),
+        ("--steps --n", ["--b-steps", "--b-n"]),
+    ],
+)
+def test_an_option_of_one_side(flags: str, expected: list[str]) -> None:
+    option = Option(HEADINGS[0], name="steps", type=int, default=4, text="Steps", flags=flags)
+    found = option.of_side("b", "Side B alone")
+    assert found.spellings == expected
+    assert (found.name, found.default, found.type) == ("b_steps", None, int | None)
+    assert found.help == f"{option.spellings[0]} of B."
+
+
+def test_amounts_in_a_file(tmp_path: Path) -> None:
+    records = {
+        name: Option(name=name, metavar=metavar)
+        for name, metavar in {"a": "SHARE", "b": "PERCENT", "c": "NUMBER"}.items()
+    }
+    path = tmp_path / "x.toml"
+    path.write_text('a = "25%"\nb = "0.5%"\nc = 3\n')
+    assert read_options(path, records) == {"a": 0.25, "b": 0.5, "c": 3}
+    for text, readings in (("b = 0.9", "'b' 0.9 may be 90% or"), ("a = 5", "'a' 5 may be 5%")):
+        path.write_text(text)
+        with pytest.raises(RequestError, match=f"x.toml: {readings}"):
+            read_options(path, records)
+    path.write_text("a = true")
+    assert read_options(path, records) == {"a": True}
 
 
 @dataclass
@@ -117,25 +167,3 @@ def test_values_become_those_of_the_fields() -> None:
 def test_what_does_not_fit_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         check_table(given, Outer, "x.toml")
-
-
-def test_hyphens_are_underscores(tmp_path: Path) -> None:
-    path = tmp_path / "x.toml"
-    path.write_text("max-length = 3\n")
-    assert read_toml(path) == {"max_length": 3}
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ("", ["--b-steps"]),
-        ("--x/--no-x", ["--b-x/--no-b-x"]),
-        ("--steps --n", ["--b-steps", "--b-n"]),
-    ],
-)
-def test_an_option_of_one_side(flags: str, expected: list[str]) -> None:
-    option = Option(HEADINGS[0], name="steps", type=int, default=4, text="Steps", flags=flags)
-    found = option.of_side("b", "Side B alone")
-    assert found.spellings == expected
-    assert (found.name, found.default, found.type) == ("b_steps", None, int | None)
-    assert found.help == f"{option.spellings[0]} of B."

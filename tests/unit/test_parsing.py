@@ -10,10 +10,13 @@ import pytest
 from distviz.errors import RequestError
 from distviz.parsing import (
     NOT_FINITE,
+    amount,
     check_text,
+    exact_percentage,
     parse_json,
     path_of,
     read_small_file,
+    read_toml,
     shown,
     whole_number,
     whole_numbers,
@@ -37,6 +40,51 @@ def test_no_whole_numbers(text: str) -> None:
         whole_number(text, "--n")
     with pytest.raises(RequestError, match=r"--n '.*' (is not a list|has an empty)"):
         whole_numbers(text, "--n", "such as 1,2")
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "percent"),
+    [
+        ("50%", "1/2", "50"),
+        (" 12.5 % ", "1/8", "25/2"),
+        ("0.7%", "7/1000", "7/10"),
+        ("100%", "1", "100"),
+        ("0", "0", "0"),
+        ("1", "1", None),
+        ("0.995", "199/200", None),
+        ("2", None, "2"),
+        ("99.5", None, "199/2"),
+        ("150", "150", "150"),
+        ("-3%", "-3/100", "-3"),
+        ("1e-999999999", "0", "0"),
+    ],
+)
+def test_amounts_are_exact(text: str, share: str | None, percent: str | None) -> None:
+    for unit, expected in (("share", share), ("percent", percent)):
+        if expected is None:
+            with pytest.raises(RequestError, match=f"--n {text} may be .*%"):
+                amount(text, "--n", unit)  # type: ignore[arg-type]
+        else:
+            assert str(amount(text, "--n", unit)) == expected  # type: ignore[arg-type]
+
+
+def test_messages_give_both_readings() -> None:
+    with pytest.raises(RequestError, match=r"--p1 0\.995 may be 99\.5% or 0\.995%"):
+        amount("0.995", "--p1", "percent")
+    with pytest.raises(RequestError, match=r"50 may be 50% or 50 times the whole") as caught:
+        amount("50", "--fraction", "share")
+    assert caught.value.hint == "write 50% or 0.5; 1 is the whole"
+
+
+@pytest.mark.parametrize("text", ["", "%", "half", "nan", "inf%", "1e999999999", "1/2", "5%%"])
+def test_no_amounts(text: str) -> None:
+    with pytest.raises(RequestError, match=f"--n '{text}' is not a number"):
+        amount(text, "--n", "share")
+
+
+@pytest.mark.parametrize("value", [99.5, 1.0, 0.5, 0.1, 1e-9, 100.0, 0.0])
+def test_an_exact_percentage_means_the_same_number(value: float) -> None:
+    assert float(amount(exact_percentage(value), "--p1", "percent")) == value
 
 
 def test_a_list_of_words() -> None:
@@ -135,3 +183,9 @@ def test_numbers_that_python_writes() -> None:
     assert parse_json(b"[NaN, Infinity, 1]", allows=NOT_FINITE)[1:] == [float("inf"), 1]
     with pytest.raises(UnicodeDecodeError):
         parse_json(b'"\xff"')
+
+
+def test_hyphens_are_underscores(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("max-length = 3\n")
+    assert read_toml(path) == {"max_length": 3}

@@ -42,6 +42,18 @@ def test_records_are_complete(command: str) -> None:
         assert bool(option.metavar) != is_switch, option.name
 
 
+@pytest.mark.parametrize("command", PAGES)
+def test_every_amount_takes_a_percent_sign(command: str) -> None:
+    for option in options_of(command):
+        if option.metavar in ("SHARE", "PERCENT"):
+            assert option.type == str | None, option.name  # typer would refuse the sign
+            assert option.parse("50%") == {"share": 0.5, "percent": 50}[str(option.unit)]
+        else:
+            assert option.type not in (float, float | None) or option.metavar in (
+                "NUMBER", "NATS", "SECONDS",
+            ), option.name  # fmt: skip
+
+
 @pytest.mark.parametrize("command", [*MEASURING, "generate"])
 def test_what_is_not_given_leaves_the_defaults(command: str) -> None:
     flags = flags_of(command, given(command))

@@ -95,7 +95,9 @@ def test_layer_after_layer() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"c": "0.1,x"}, r"--c '0.1,x' is not a list of numbers"),
+        ({"c": "0.1,x"}, r"--c 'x' is not a number"),
+        ({"p1": "99,0.9"}, r"--p1 0\.9 may be 90% or 0\.9%"),
+        ({"fraction": "20"}, r"--fraction 20 may be 20%"),
         ({"c": "0.1,,0.2"}, r"--c '0.1,,0.2' has an empty item"),
         ({"c": "0.1,-2"}, r"c is -2.0, it must be above 0"),
         ({"p1": "120"}, r"p1 is 120.0"),

@@ -197,6 +197,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
         ({"sparsity": "1"}, "--sparsity 1 may be 100% or 1%"),
         ({"sparsity": "1/0"}, "--sparsity '1/0'"),
         ({"sparsity": "101"}, "--sparsity '101'"),
+        ({"sparsity": "1e999999999"}, "--sparsity '1e999999999' is not a number"),
         ({"thresholds": "-1"}, "--thresholds '-1' is not a list of magnitudes"),
         ({"thresholds": "inf"}, "--thresholds 'inf'"),
         ({"thresholds": "a"}, "--thresholds 'a'"),
