@@ -22,3 +22,7 @@ from .padding import check_padding as check_padding
 from .resume import CheckpointFolder as CheckpointFolder
 from .world import agree as agree
 from .world import current as current
+from .measurement import open_with_corpus as open_with_corpus
+from .measurement import with_preset as with_preset
+from .paired_models import LayerInputs as LayerInputs
+from .paired_models import PairedModels as PairedModels

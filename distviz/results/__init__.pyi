@@ -63,3 +63,5 @@ from .whatif import WhatIf as WhatIf
 from .whatif import evenly as evenly
 from .whatif import least_first as least_first
 from .whatif import whatif_verdict as whatif_verdict
+from .elementwise import ELEMENTWISE_TABLES as ELEMENTWISE_TABLES
+from .elementwise import first_divergence as first_divergence

@@ -213,6 +213,80 @@ class ClassShare(PairOfLayers, kw_only=True):
     near_zero_b: Share | None
 
 
+class Elementwise(Row, kw_only=True):
+    """``elementwise.csv``."""
+
+    layer: Layer
+    site: str
+    sqnr_db: Number | None
+    sqnr_low: Number | None
+    sqnr_high: Number | None
+    relative_error: Positive | None
+    cosine: Finite | None
+    cosine_tokens: Finite | None
+    mean_abs_difference: Positive | None
+    max_abs_difference: Positive | None
+    max_document: Count | None
+    max_window: Count | None
+    max_position: Count | None
+    max_token: str
+    max_channel: Count | None
+    tokens: Count
+    documents: Count
+    left_out: Count
+    local_sqnr_db: Number | None = None
+    local_relative_error: Positive | None = None
+    module: str
+    stack: str
+
+
+class ElementwiseDocument(Row, kw_only=True):
+    """``elementwise_documents.parquet``."""
+
+    layer: Layer
+    site: str
+    document: Count
+    count: Count
+    sqnr_db: Number | None
+    relative_error: Positive | None
+    cosine: Finite | None
+    mean_abs_difference: Positive | None
+    local_sqnr_db: Number | None = None
+    module: str
+    stack: str
+
+
+class ElementwiseChannel(Row, kw_only=True):
+    """``elementwise_channels.csv``."""
+
+    layer: Layer
+    site: str
+    rank: Count
+    channel: Count
+    error_share: Share
+    energy_share: Share
+    relative_error: Positive | None
+    module: str
+    stack: str
+
+
+class ElementwiseToken(Row, kw_only=True):
+    """``elementwise_tokens.csv``."""
+
+    layer: Layer
+    site: str
+    rank: Count
+    document: Count
+    window: Count
+    position: Count
+    token: str
+    error_share: Share
+    relative_error: Positive | None
+    cosine: Finite | None
+    module: str
+    stack: str
+
+
 class FillerChange(Estimate, kw_only=True):
     """``filler.csv``."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,12 +16,13 @@ import pandas as pd
 from distviz.errors import RequestError
 from distviz.results import agreement
 from distviz.results.columns import ChannelChange, ClassShare, Distance, Inference, Row
+from distviz.results.elementwise import ELEMENTWISE
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.run import Run
 from distviz.results.schema import SCHEMA_VERSION, ComparisonManifest, Manifest
 from distviz.results.storage import COMPARISON, RUN
-from distviz.results.tables import records
+from distviz.results.tables import records, rows_at
 from distviz.sites import SiteKey
 from distviz.stats import Sketch
 
@@ -49,6 +50,8 @@ class Comparison(Result):
         ``compare.csv``, ``inference.csv``, ``channels.csv`` and ``classes.csv``.
     folders
         Where A and B were read from; their files are copied instead of computed again.
+    elementwise
+        The tables of a comparison value by value, by the names of their files; empty without it.
     """
 
     FILE: ClassVar[str] = COMPARISON
@@ -60,6 +63,7 @@ class Comparison(Result):
         "channels.csv": ChannelChange,
         "classes.csv": ClassShare,
     }
+    OPTIONAL: ClassVar[dict[str, type[Row]]] = ELEMENTWISE
 
     a: Run
     b: Run
@@ -69,6 +73,7 @@ class Comparison(Result):
     channels: pd.DataFrame
     classes: pd.DataFrame
     folders: tuple[Path | None, Path | None] = (None, None)
+    elementwise: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
@@ -77,7 +82,7 @@ class Comparison(Result):
             "inference": self.inference,
             "channels": self.channels,
             "classes": self.classes,
-        }
+        } | self.elementwise
 
     @property
     def n_layers(self) -> int:
@@ -89,7 +94,8 @@ class Comparison(Result):
 
     def _at(self, places: set[tuple[int, str]]) -> Comparison:
         chosen = [pair for pair in self.pairs if (pair.a.layer, pair.a.site) in places]
-        return replace(super()._at(places), pairs=chosen)
+        parts = {name: rows_at(table, places) for name, table in self.elementwise.items()}
+        return replace(super()._at(places), pairs=chosen, elementwise=parts)
 
     def sketches(self, pair: Pair) -> tuple[Sketch, Sketch]:
         """Return both distributions of a pair."""
@@ -111,7 +117,12 @@ class Comparison(Result):
         """Return what ``--json`` prints."""
         rows = {
             name: records(table)
-            for name, table in (("compare", self.table), ("inference", self.inference))
+            for name, table in (
+                ("compare", self.table),
+                ("inference", self.inference),
+                *self.elementwise.items(),
+            )
+            if name != "elementwise_documents"
         }
         return self.stated | rows
 
@@ -129,10 +140,15 @@ class Comparison(Result):
         phases = (manifest["phase_a"], manifest["phase_b"])
         pairs = pair_keys(a, b, *phases, manifest["sites"], manifest.get("layers"))
         agreement.check_comparison(folder, a.manifest, b.manifest, pairs, tables[0])
-        file_warnings = (*folder.changes(), *a.file_warnings, *b.file_warnings)
         table, inference, channels, classes = tables
         parts = (table, inference, channels, classes)
-        return cls(manifest, a, b, pairs, *parts, file_warnings=file_warnings)
+        more = {
+            name.partition(".")[0]: folder.table(name, row)
+            for name, row in cls.OPTIONAL.items()
+            if manifest.get("elementwise")
+        }
+        file_warnings = (*folder.changes(), *a.file_warnings, *b.file_warnings)
+        return cls(manifest, a, b, pairs, *parts, elementwise=more, file_warnings=file_warnings)
 
 
 def _copy(run: Run, source: Path, target: Path) -> bool:

@@ -40,7 +40,7 @@ class Result(ABC):
     TABLES: ClassVar[dict[str, type[Row]]]
     """File name of each table that is loaded -> its schema."""
     OPTIONAL: ClassVar[dict[str, type[Row]]] = {}
-    """The same for tables that a folder may lack; the attribute of that name holds it."""
+    """The same for tables that a folder may lack."""
     COMPRESSION: ClassVar[Literal["snappy", "zstd"]] = "snappy"
     """Of Parquet files."""
 

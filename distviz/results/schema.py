@@ -203,6 +203,19 @@ class RunManifest(Manifest, kw_only=True):
     mean_abs_change: list[Change] = []
 
 
+class ElementwiseNote(Struct, kw_only=True):
+    """What a comparison value by value found; see `divergence`."""
+
+    sites: list[str]
+    local: bool = False
+    dtypes: list[str] = []
+    first: dict[str, Any] | None = None
+    jump: dict[str, Any] | None = None
+    worst: dict[str, Any] | None = None
+    amplifying: list[Layer] = []
+    verdict: str = ""
+
+
 class ComparisonManifest(Manifest, kw_only=True):
     """``comparison.json``."""
 
@@ -222,6 +235,7 @@ class ComparisonManifest(Manifest, kw_only=True):
     verdict: str = ""
     measured: list[Literal["a", "b"]] = []
     of_b: dict[str, str | int | float | bool] = {}
+    elementwise: ElementwiseNote | None = None
 
 
 class FillerManifest(Manifest, kw_only=True):

@@ -29,3 +29,7 @@ from .statistics import MAD_TO_SIGMA as MAD_TO_SIGMA
 from .statistics import describe as describe
 from .verdict import ALPHA as ALPHA
 from .verdict import verdict as verdict
+from .differences import Difference as Difference
+from .differences import Differences as Differences
+from .differences import Token as Token
+from .inference import ratio_intervals as ratio_intervals

@@ -11,7 +11,8 @@ by simulation (``tests/benchmarks/interval_coverage.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +170,32 @@ def infer_means(
 def log_positive(values: Floats) -> Floats:
     """Return logarithms; NaN for values that are not positive."""
     return np.log(np.where(values > 0, values, np.nan))
+
+
+def ratio_intervals(ratios: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Floats:
+    """Return 95 % intervals of 10 log10 of the ratio of two sums, with documents as the unit.
+
+    Each item holds the parts of both sums by document; the interval is that of the jackknife over
+    documents (Efron and Stein 1981, Ann. Stat. 9, 586-596) with Student's quantile. NaN below
+    `MIN_DOCUMENTS`, or where a sum without one of its documents is zero.
+
+    Returns
+    -------
+    float64 (items, 2): the ends, in decibels.
+    """
+    found = np.full((len(ratios), 2), np.nan)
+    for number, (above, below) in enumerate(ratios):
+        x, y = np.asarray(above, float), np.asarray(below, float)
+        n = x.size
+        first, second = x.sum() - x, y.sum() - y
+        if n < MIN_DOCUMENTS or (first <= 0).any() or (second <= 0).any():
+            continue
+        center = 10 * np.log10(x.sum() / y.sum())
+        without = 10 * np.log10(first / second)
+        variance = (n - 1) / n * ((without - without.mean()) ** 2).sum()
+        half = float(_quantile(n - 1)) * math.sqrt(variance)
+        found[number] = center - half, center + half
+    return found
 
 
 def coverage(quantity: str, documents: int, *, paired: bool) -> float:

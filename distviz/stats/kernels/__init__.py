@@ -22,7 +22,7 @@ from distviz.stats.kernels.numba_loops import (
     summarise,
 )
 from distviz.stats.kernels.rng import row_keys, uniforms
-from distviz.stats.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.stats.kernels.types import ChannelSums, Cut, Observation, PairSums, Tally
 from distviz.stats.moments import Moments
 
 __all__ = [
@@ -30,9 +30,11 @@ __all__ = [
     "Cut",
     "Moments",
     "Observation",
+    "PairSums",
     "Tally",
     "add_table",
     "apply",
+    "compare",
     "count",
     "distance_of_rank",
     "find_cut",
@@ -98,3 +100,4 @@ gather = _dispatch(cpu.gather)
 find_cut = _dispatch(cpu.find_cut)
 find_moved = _dispatch(cpu.find_moved)
 apply = _dispatch(cpu.apply)
+compare = _dispatch(cpu.compare)

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.stats import float_grid
-from distviz.stats.kernels import numba_loops
-from distviz.stats.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.stats.kernels import numba_loops, pair_loops
+from distviz.stats.kernels.types import ChannelSums, Cut, Observation, PairSums, Tally
 from distviz.stats.moments import Moments
 
 _SMALL = 1 << 16
@@ -252,3 +252,25 @@ def _observe_item(
 def _floats_of_fp16() -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         return np.arange(float_grid.CELLS, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> PairSums:
+    """Compare two tensors (rows, channels) of one shape, element by element, in float64.
+
+    Only a difference above ``limit`` is looked for as the largest.
+    """
+    x, y = first.float().numpy(), second.float().numpy()
+    rows, width = x.shape
+    sums, counts = np.zeros((rows, 5)), np.zeros(rows, np.int64)
+
+    def one(part: NDArray[np.int64]) -> tuple[Any, ...]:
+        span = slice(int(part[0]), int(part[-1]) + 1) if part.size else slice(0)
+        of_channels = np.zeros(width), np.zeros(width)
+        own = (x[span], y[span], sums[span], counts[span], *of_channels)
+        most, row, channel = pair_loops.compare_rows(*own, limit)
+        return (*of_channels, most, row + span.start if row >= 0 else -1, channel)
+
+    found = _share(one, _chunks(np.arange(rows), width))
+    most, row, channel = max((part[2:] for part in found), key=lambda part: part[0])
+    errors, squares = (sum((part[n] for part in found), np.zeros(width)) for n in (0, 1))
+    return PairSums(sums, counts, errors, squares, most, row, channel)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.types import ChannelSums, Cut, Observation, Tally
+from distviz.stats.kernels.types import ChannelSums, Cut, Observation, PairSums, Tally
 from distviz.stats.moments import Moments
 
 _WORD = 0xFFFFFFFF
@@ -256,3 +256,29 @@ def _channel_sums(wide: torch.Tensor, finite: torch.Tensor) -> ChannelSums:
         _ends(wide, finite, float("inf"), 0),
         _ends(wide, finite, float("-inf"), 0),
     )
+
+
+def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> PairSums:
+    """See :func:`distviz.stats.kernels.cpu.compare`; on the CPU where a device has no float64."""
+    rows, width = first.shape
+    device = first.device if has_float64(first.device.type) else torch.device("cpu")
+    sums, counts, of_channels, best = [], [], torch.zeros(2, width, device=device).double(), limit
+    place = (-1, -1)
+    step = max(1, _CHUNK_VALUES // max(width, 1))
+    for start in range(0, rows, step):
+        a, b = (side[start : start + step].to(device).double() for side in (first, second))
+        is_pair = a.isfinite() & b.isfinite()
+        a, b = (torch.where(is_pair, side, 0.0) for side in (a, b))
+        d = b - a
+        parts = (d * d, a * a, b * b, a * b, d.abs())
+        sums.append(torch.stack([part.sum(1) for part in parts], 1))
+        counts.append(is_pair.sum(1))
+        of_channels += torch.stack([part.sum(0) for part in parts[:2]])
+        most = float(parts[4].max()) if parts[4].numel() else 0.0
+        if most > best:
+            found = int((parts[4] == most).flatten().to(torch.uint8).argmax())
+            best, place = most, (start + found // width, found % width)
+    empty = torch.zeros(0, 5)
+    whole = torch.cat(sums or [empty]).cpu().numpy(), torch.cat(counts or [empty[:, 0].long()])
+    errors, squares = of_channels.cpu().numpy()
+    return PairSums(whole[0], whole[1].cpu().numpy(), errors, squares, best, *place)

@@ -130,3 +130,30 @@ class Cut:
     magnitude: float
     row: int
     column: int
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """Sums over pairs of finite values of two tensors (rows, channels); d is second - first.
+
+    Attributes
+    ----------
+    sums
+        float64 (rows, 5): of d^2, first^2, second^2, first * second and abs(d).
+    counts
+        int64 (rows,): pairs.
+    errors, squares
+        float64 (channels,): sums of d^2 and of first^2.
+    most
+        The largest abs(d) above the limit that was given, the limit if there is none.
+    row, channel
+        Where it is, the first of equals; -1 if there is none.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    errors: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    most: float
+    row: int
+    channel: int

@@ -1,0 +1,133 @@
+"""Compare the values of two models element by element, batch by batch.
+
+The values of one batch at the chosen points of A are held until the same batch passes through B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distviz.errors import RequestError
+from distviz.sites import HookPoint
+from distviz.stats import Differences
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from distviz.hooks.recorder import Tokens
+
+ROUTED = "rows of routed experts are other tokens in each model"
+OTHER_ROWS = "its rows are not the tokens of the text"
+REPEATED = "it runs a different number of times in each model"
+
+
+@dataclass
+class PairRecorder:
+    """Accumulates the differences of the points of two models.
+
+    Parameters
+    ----------
+    partners
+        Point of B -> the point of A that its values are compared with.
+
+    Attributes
+    ----------
+    places
+        Point of A -> its differences.
+    own
+        The same where each layer of B reads what the layer of A reads: the error that it makes.
+    left_out
+        Point of A -> why it is not compared.
+    held_bytes
+        Bytes of the values of A that are held.
+    """
+
+    partners: Mapping[HookPoint, HookPoint]
+    places: dict[HookPoint, Differences] = field(default_factory=dict)
+    own: dict[HookPoint, Differences] = field(default_factory=dict)
+    left_out: dict[HookPoint, str] = field(default_factory=dict)
+    held_bytes: int = 0
+    _held: dict[tuple[int, HookPoint], list[torch.Tensor]] = field(default_factory=dict)
+    _seen: dict[tuple[int, HookPoint, bool], int] = field(default_factory=dict)
+
+    def hold(self, number: int, point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
+        """Hold (rows, channels) of A for the batch of this number."""
+        if point in self.left_out:
+            return
+        if tokens.routed is not None:
+            self.left_out[point] = ROUTED
+            return
+        kept = _counted(values, tokens)
+        self.held_bytes += kept.nbytes
+        self._held.setdefault((number, point), []).append(kept)
+
+    def compare(
+        self,
+        number: int,
+        point: HookPoint,
+        values: torch.Tensor,
+        tokens: Tokens,
+        ids: NDArray[np.int64],
+        *,
+        is_own: bool = False,
+    ) -> None:
+        """Compare (rows, channels) of B with what A has for the batch of this number.
+
+        ``ids`` is int64 (counted rows, 4): document, window, position and token of each row.
+        """
+        from distviz.stats import kernels
+
+        place = self.partners[point]
+        if place in self.left_out:
+            return
+        turn = self._seen.get((number, place, is_own), 0)
+        self._seen[number, place, is_own] = turn + 1
+        held = self._held.get((number, place), [])
+        if tokens.routed is not None or turn >= len(held):
+            self.left_out[place] = ROUTED if tokens.routed is not None else REPEATED
+            return
+        first, second = held[turn], _counted(values, tokens, copies=False)
+        if not len(first) == len(second) == len(ids):
+            self.left_out[place] = OTHER_ROWS
+            return
+        if first.shape[1] != second.shape[1]:
+            widths = f"{first.shape[1]} channels in A and {second.shape[1]} in B"
+            self.left_out[place] = f"it has {widths}"
+            return
+        found = (self.own if is_own else self.places).setdefault(place, Differences())
+        found.add(kernels.compare(first, second.to(first.device), found.most), ids)
+
+    def release(self, numbers: Sequence[int]) -> None:
+        """Forget the values of A of some batches, which have passed through B."""
+        for number, point in list(self._held):
+            if number not in numbers:
+                continue
+            kept = self._held.pop((number, point))
+            self.held_bytes -= sum(one.nbytes for one in kept)
+            if self._seen.pop((number, point, False), 0) != len(kept):
+                self.left_out.setdefault(point, REPEATED)
+            self._seen.pop((number, point, True), None)
+
+    def check(self) -> None:
+        """Raise a RequestError if nothing can be compared."""
+        if self.left_out and set(self.partners.values()) <= set(self.left_out):
+            point, reason = next(iter(self.left_out.items()))
+            raise RequestError(
+                f"nothing can be compared element by element: at {point.module}, {reason}",
+                "leave out --elementwise to compare the distributions",
+            )
+
+
+def _counted(values: torch.Tensor, tokens: Tokens, *, copies: bool = True) -> torch.Tensor:
+    """Return the counted rows; a copy, because the model may write into the values."""
+    import torch
+
+    rows = tokens.counted.ravel()
+    if rows.all():
+        return values.clone() if copies else values
+    return values[torch.from_numpy(np.flatnonzero(rows)).to(values.device)]

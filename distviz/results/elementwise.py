@@ -1,0 +1,138 @@
+"""What a comparison value by value shows: where two models begin to differ, and where most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from distviz.output import listed
+from distviz.results.columns import (
+    Elementwise,
+    ElementwiseChannel,
+    ElementwiseDocument,
+    ElementwiseToken,
+    Row,
+)
+from distviz.sites import join_layers
+
+ELEMENTWISE: dict[str, type[Row]] = {
+    "elementwise.csv": Elementwise,
+    "elementwise_documents.parquet": ElementwiseDocument,
+    "elementwise_channels.csv": ElementwiseChannel,
+    "elementwise_tokens.csv": ElementwiseToken,
+}
+"""Files of a comparison value by value, and their columns."""
+
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9}
+"""Unit roundoff: half the distance from 1 to the next number."""
+_ROUNDINGS = 12
+_MARGIN = 4.0
+_AMPLIFIES = 2.0
+
+
+def rounding_level(layer: int, dtypes: Sequence[str]) -> float:
+    """Return the relative error up to which rounding explains a difference.
+
+    Independent roundings add as the root of their number: 4 * u * sqrt(12 * (layer + 1)), with the
+    unit roundoff u of the coarser dtype, 12 operations that round in a layer (norms, projections,
+    attention, activation, product, sums), and a margin of 4 for what the layers amplify.
+    """
+    unit = max(ROUNDOFF.get(dtype, ROUNDOFF["bfloat16"]) for dtype in dtypes)
+    return _MARGIN * unit * math.sqrt(_ROUNDINGS * (max(layer, 0) + 1))
+
+
+def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
+    """Return where two models differ, from ``elementwise.csv`` and the dtypes of both.
+
+    Returns
+    -------
+    ``first``: the first place whose relative error exceeds `rounding_level`, None if there is none;
+    ``jump``: where it grows most from one layer to the next at a site; ``worst``: the place of the
+    lowest SQNR; ``amplifying``: layers that make the error they inherit at least twice as large,
+    known if each layer's own error was measured; ``verdict``: these in words.
+    """
+    rows = table.to_dict("records")
+    for row in rows:
+        row["level"] = rounding_level(row["layer"], dtypes)
+        if math.isnan(row["relative_error"]):  # A is zero, B is not
+            row["relative_error"] = math.inf
+    first = next((row for row in rows if row["relative_error"] > row["level"]), None)
+    jump = max(_jumps(rows), key=lambda one: one["factor"], default=None)
+    worst = min(rows, key=lambda row: row["sqnr_db"], default=None)
+    found = {
+        "first": first and _named(first, "relative_error", "level"),
+        "jump": _named(jump, "from_layer", "factor") if first and jump else None,
+        "worst": _named(worst, "sqnr_db", "relative_error") if first and worst else None,
+        "amplifying": _amplifying(rows),
+    }
+    return found | {"verdict": _verdict(found, rows)}
+
+
+def _named(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return some columns as plain JSON; None where a number is not finite."""
+    found = {name: row[name] for name in ("layer", "site", "module")}
+    return found | {name: row[name] if math.isfinite(row[name]) else None for name in names}
+
+
+def _jumps(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield how much the error grows from one layer to the next, above rounding."""
+    before: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        place = (row["stack"], row["site"])
+        last = before.get(place)
+        before[place] = row
+        if last is None or row["layer"] != last["layer"] + 1:
+            continue
+        if row["relative_error"] > row["level"]:
+            factor = row["relative_error"] / max(last["relative_error"], last["level"])
+            yield row | {"from_layer": last["layer"], "factor": factor}
+
+
+def _amplifying(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """Return layers that at least double the error they inherit, above rounding."""
+    found = []
+    before: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["site"] != "residual" or "local_relative_error" not in row:
+            continue
+        last = before.get(row["stack"])
+        before[row["stack"]] = row
+        if last is None or last["relative_error"] <= last["level"]:
+            continue
+        inherited = math.sqrt(
+            max(0.0, row["relative_error"] ** 2 - row["local_relative_error"] ** 2)
+        )
+        if inherited >= _AMPLIFIES * last["relative_error"]:
+            found.append(row["layer"])
+    return found
+
+
+def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    if all(row["relative_error"] == 0 for row in rows):
+        return "all values are equal"
+    first, jump, worst = found["first"], found["jump"], found["worst"]
+    if first is None:
+        most = max(row["relative_error"] for row in rows)
+        return f"no place differs by more than rounding (relative error up to {most:.2g})"
+    parts = [
+        f"A and B first differ by more than rounding at layer {first['layer']}, {first['site']} "
+        f"(relative error {_shown(first['relative_error'])}, rounding explains up to "
+        f"{first['level']:.2g})",
+        f"the lowest SQNR is {_shown(worst['sqnr_db'], '.1f')} dB at layer {worst['layer']}, {worst['site']}",
+    ]
+    if jump is not None and (jump["factor"] is None or jump["factor"] >= _AMPLIFIES):
+        parts.append(
+            f"the error grows most, {_shown(jump['factor'])} times, from layer {jump['from_layer']} to "
+            f"{jump['layer']} at {jump['site']}"
+        )
+    if found["amplifying"]:
+        layers = listed("layer", join_layers(found["amplifying"]))
+        parts.append(f"an inherited error at least doubles in {layers}")
+    return "; ".join(parts)
+
+
+def _shown(number: float | None, digits: str = ".2g") -> str:
+    return "infinite" if number is None else format(number, digits)

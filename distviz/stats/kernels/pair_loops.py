@@ -1,0 +1,86 @@
+"""The loop that compares two tensors element by element on a CPU, compiled by Numba.
+
+Everything is summed in float64. It releases the GIL and works on the rows that it is handed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+
+
+@njit(fastmath={"reassoc", "nsz"}, **_OPTIONS)
+def _sum_row(x, y):
+    """Return the sums of d^2, x^2, y^2, x*y and |d|, with d = y - x."""
+    error, first, second, product, absolute = 0.0, 0.0, 0.0, 0.0, 0.0
+    for column in range(x.size):
+        a, b = np.float64(x[column]), np.float64(y[column])
+        d = b - a
+        error += d * d
+        first += a * a
+        second += b * b
+        product += a * b
+        absolute += abs(d)
+    return error, first, second, product, absolute
+
+
+@njit(fastmath=True, **_OPTIONS)
+def _most(x, y):
+    """Return the largest |y - x| of finite values."""
+    most = 0.0
+    for column in range(x.size):
+        most = max(most, abs(np.float64(y[column]) - np.float64(x[column])))
+    return most
+
+
+@njit(**_OPTIONS)
+def compare_rows(x, y, sums, counts, errors, squares, best):
+    """Compare rows; pairs with a value that is not finite are left out.
+
+    ``x`` and ``y`` are float32 or float64 (rows, channels). ``sums`` float64 (rows, 5) receives the
+    sums of d^2, x^2, y^2, x*y and |d| with d = y - x, ``counts`` int64 (rows,) the number of pairs;
+    the sums of d^2 and x^2 of each channel are added to ``errors`` and ``squares``.
+
+    Returns the largest |d| that exceeds ``best`` with its row and channel, or row -1.
+    """
+    width = x.shape[1]
+    row, channel = -1, -1
+    for index in range(x.shape[0]):
+        one, other = x[index], y[index]
+        error, first, second, product, absolute = _sum_row(one, other)
+        count = width
+        if np.isfinite(error + first + second):
+            # No difference exceeds the root of the sum of their squares.
+            most = _most(one, other) if error > 0.0 and error >= best * best else 0.0
+            for column in range(width):
+                a = np.float64(one[column])
+                d = np.float64(other[column]) - a
+                errors[column] += d * d
+                squares[column] += a * a
+        else:
+            error, first, second, product, absolute, most = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            count = 0
+            for column in range(width):
+                a, b = np.float64(one[column]), np.float64(other[column])
+                if not (np.isfinite(a) and np.isfinite(b)):
+                    continue
+                d = b - a
+                count += 1
+                error += d * d
+                first += a * a
+                second += b * b
+                product += a * b
+                absolute += abs(d)
+                most = max(most, abs(d))
+                errors[column] += d * d
+                squares[column] += a * a
+        sums[index, 0], sums[index, 1], sums[index, 2] = error, first, second
+        sums[index, 3], sums[index, 4], counts[index] = product, absolute, count
+        if most > best:
+            for column in range(width):
+                if abs(np.float64(other[column]) - np.float64(one[column])) == most:
+                    best, row, channel = most, index, column
+                    break
+    return best, row, channel

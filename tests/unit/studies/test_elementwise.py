@@ -1,0 +1,270 @@
+"""Two models compared value by value: against plain hooks in float64, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.texts import TEXTS
+from transformers import AutoModelForCausalLM
+
+import distviz
+from distviz.errors import RequestError
+from distviz.results import Comparison
+
+MODULES = {
+    "attention": ("self_attn.o_proj", "input"),
+    "act": ("mlp.act_fn", "output"),
+    "product": ("mlp.down_proj", "input"),
+    "residual": ("", "output"),
+}
+LENGTH = 24
+
+
+def _compare(a: Path, b: Path, **options: Any) -> Comparison:
+    given = {"text": TEXTS, "max_length": LENGTH, "device": "cpu", "figures": []} | options
+    return distviz.compare(a, b, elementwise=True, **given)
+
+
+@pytest.fixture(scope="module")
+def wide(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo in float32."""
+    return _copy(demo_folder, tmp_path_factory.mktemp("wide") / "a", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def edited(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo in float32 with one weight of layer 3 changed."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.layers.3.mlp.down_proj.weight"][5, 7] += 1.0
+
+    return _copy(demo_folder, tmp_path_factory.mktemp("edited") / "b", change)
+
+
+def _copy(source: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.jsonl"))
+    weights = {name: w.float() for name, w in load_file(target / "model.safetensors").items()}
+    change(weights)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    config = (target / "config.json").read_text("utf-8").replace("bfloat16", "float32")
+    (target / "config.json").write_text(config, "utf-8")
+    return target
+
+
+# Brute force --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hooked(model: Any, seen: dict[tuple[int, str], torch.Tensor]) -> Iterator[None]:
+    handles = []
+    for layer, block in enumerate(model.model.layers):
+        for site, (path, takes) in MODULES.items():
+            module = block.get_submodule(path)
+
+            def note(_m: Any, args: Any, out: Any = None, key: Any = (layer, site)) -> None:
+                value = args[0] if out is None else out
+                seen[key] = (value[0] if isinstance(value, tuple) else value).double().clone()
+
+            if takes == "output":
+                handles.append(module.register_forward_hook(note))
+            else:
+                handles.append(module.register_forward_pre_hook(note))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def _windows(tokenizer: Any) -> list[tuple[int, int, list[int]]]:
+    """Return (document, window, ids): the token that starts a text starts every window."""
+    found = []
+    for document, text in enumerate(TEXTS):
+        start, *ids = tokenizer(text)["input_ids"]
+        size = LENGTH - 1
+        for window, first in enumerate(range(0, len(ids), size)):
+            found.append((document, window, [start, *ids[first : first + size]]))
+    return found
+
+
+def _brute(a: Path, b: Path, tokenizer: Any) -> dict[tuple[int, str], list[tuple[Any, ...]]]:
+    """Return, by layer and site, (document, window, ids, values of A, values of B)."""
+    found: dict[tuple[int, str], list[tuple[Any, ...]]] = {}
+    models = [AutoModelForCausalLM.from_pretrained(path) for path in (a, b)]
+    for document, window, ids in _windows(tokenizer):
+        sides: list[dict[tuple[int, str], torch.Tensor]] = [{}, {}]
+        for model, seen in zip(models, sides, strict=True):
+            with _hooked(model, seen), torch.no_grad():
+                model(torch.tensor([ids]))
+        for key in sides[0]:
+            values = [seen[key][0].numpy() for seen in sides]
+            found.setdefault(key, []).append((document, window, ids, *values))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 1}, {"stream": True, "batch_size": 3}])
+def test_every_number_is_that_of_plain_hooks(
+    wide: Path, edited: Path, demo_tokenizer: Any, options: dict[str, Any]
+) -> None:
+    found = _compare(wide, edited, local=True, **options)
+    table = found.elementwise["elementwise"].set_index(["layer", "site"])
+    brute = _brute(wide, edited, demo_tokenizer)
+    assert set(table.index) == set(brute)
+    for key, parts in brute.items():
+        row = table.loc[key]
+        a, b = (np.concatenate([part[side] for part in parts]) for side in (3, 4))
+        d, near = b - a, {"rel": 1e-9, "abs": 2e-5}
+        assert row["tokens"] == len(a)
+        if key[0] < 3 or key == (3, "attention"):  # both models compute the same
+            assert row["relative_error"] == 0
+            assert row["sqnr_db"] == np.inf
+            assert row["cosine"] == row["cosine_tokens"] == 1
+            assert row["max_abs_difference"] == 0
+            assert np.isnan(row["max_document"])
+            continue
+        if key in ((3, "act"), (3, "product")):
+            assert row["relative_error"] == 0
+            continue
+        # Other shapes of batches round differently; the changed weight is far above that.
+        error = np.sqrt((d**2).sum() / (a**2).sum())
+        assert row["relative_error"] == pytest.approx(error, rel=1e-4)
+        assert row["sqnr_db"] == pytest.approx(-20 * np.log10(error), abs=1e-3)
+        cosine = (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())
+        assert row["cosine"] == pytest.approx(cosine, **near)
+        tokens = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+        assert row["cosine_tokens"] == pytest.approx(tokens.mean(), **near)
+        assert row["mean_abs_difference"] == pytest.approx(np.abs(d).mean(), rel=1e-4)
+        _check_largest(row, parts, demo_tokenizer)
+    _check_parts(found, brute)
+
+
+def _check_largest(row: pd.Series, parts: list[tuple[Any, ...]], tokenizer: Any) -> None:
+    most = max(np.abs(part[4] - part[3]).max() for part in parts)
+    assert row["max_abs_difference"] == pytest.approx(most, rel=1e-4)
+    document, window, ids, a, b = next(
+        part for part in parts if (part[0], part[1]) == (row["max_document"], row["max_window"])
+    )
+    position, channel = int(row["max_position"]), int(row["max_channel"])
+    assert abs(b - a)[position, channel] == pytest.approx(most, rel=1e-4)
+    assert row["max_token"] == tokenizer.decode([ids[position]])
+
+
+def _check_parts(found: Comparison, brute: dict[tuple[int, str], list[tuple[Any, ...]]]) -> None:
+    """Check documents, channels and tokens at one place."""
+    key = (4, "product")
+    parts, tables = brute[key], found.elementwise
+    at = {
+        name: table[(table["layer"] == key[0]) & (table["site"] == key[1])]
+        for name, table in tables.items()
+    }
+    for document in range(len(TEXTS)):
+        a, b = (
+            np.concatenate([part[side] for part in parts if part[0] == document])
+            for side in (3, 4)
+        )
+        row = at["elementwise_documents"].set_index("document").loc[document]
+        assert row["count"] == a.size
+        error = np.sqrt(((b - a) ** 2).sum() / (a**2).sum())
+        assert row["relative_error"] == pytest.approx(error, rel=1e-3)
+    a, b = (np.concatenate([part[side] for part in parts]) for side in (3, 4))
+    by_channel = ((b - a) ** 2).sum(0)
+    rows = at["elementwise_channels"]
+    assert len(rows) == 50
+    shares = by_channel[rows["channel"]] / by_channel.sum()
+    np.testing.assert_allclose(rows["error_share"], shares, rtol=1e-3)
+    assert (np.diff(rows["error_share"]) <= 0).all()
+    energy = (a**2).sum(0)[rows["channel"]] / (a**2).sum()
+    np.testing.assert_allclose(rows["energy_share"], energy, rtol=1e-4)
+    by_token = {
+        (part[0], part[1], position): error
+        for part in parts
+        for position, error in enumerate(((part[4] - part[3]) ** 2).sum(1))
+    }
+    rows = at["elementwise_tokens"]
+    places = zip(rows["document"], rows["window"], rows["position"], strict=True)
+    expected = np.array([by_token[place] for place in places]) / sum(by_token.values())
+    np.testing.assert_allclose(rows["error_share"], expected, rtol=1e-2, atol=1e-9)
+    assert rows["error_share"].iloc[0] == pytest.approx(
+        max(by_token.values()) / sum(by_token.values()), rel=1e-2
+    )
+
+
+# Verdict ------------------------------------------------------------------------------------
+
+
+def test_one_weight_shows_the_layer_where_it_is(wide: Path, edited: Path) -> None:
+    found = _compare(wide, edited, local=True)
+    note = found.manifest["elementwise"]
+    assert (note["first"]["layer"], note["first"]["site"]) == (3, "residual")
+    assert "first differ by more than rounding at layer 3, residual" in note["verdict"]
+    table = found.elementwise["elementwise"]
+    own = table[table["local_relative_error"] > 0]
+    assert list(zip(own["layer"], own["site"], strict=True)) == [(3, "residual")]
+
+
+def test_a_model_and_itself_are_equal(demo_folder: Path) -> None:
+    found = _compare(demo_folder, demo_folder, sites="act,up,module:*.mlp", batch_size=2)
+    table = found.elementwise["elementwise"]
+    assert set(table["site"]) == {"act", "up", "module:*.mlp"}
+    zero = ["relative_error", "mean_abs_difference", "max_abs_difference"]
+    assert (table[zero] == 0).all(axis=None)
+    assert (table[["cosine", "cosine_tokens"]] == 1).all(axis=None)
+    assert (table["sqnr_db"] == np.inf).all()
+    assert found.manifest["elementwise"]["verdict"] == "all values are equal"
+    assert not len(found.elementwise["elementwise_tokens"])
+
+
+def test_rounding_alone_is_said(demo_folder: Path) -> None:
+    found = _compare(demo_folder, demo_folder, b_attn_implementation="eager")
+    note = found.manifest["elementwise"]
+    assert note["first"] is None
+    assert note["verdict"].startswith("no place differs by more than rounding")
+
+
+def test_arm_on_one_side(demo_folder: Path) -> None:
+    found = _compare(demo_folder, demo_folder, b_arm_layers="2", layers="0-3", sites="act,residual")
+    note, table = found.manifest["elementwise"], found.elementwise["elementwise"]
+    assert (note["first"]["layer"], note["first"]["site"]) == (2, "act")
+    run = distviz.run(
+        demo_folder, text=TEXTS, max_length=LENGTH, device="cpu", arm_layers="2", layers="2-3",
+        sites="act,residual",
+    )  # fmt: skip
+    moved = run.stats().set_index(["layer", "site", "phase"])["mean_abs_change"]
+    for row in table[table["layer"] >= 2].to_dict("records"):
+        expected = moved[row["layer"], row["site"], "after"]
+        assert row["mean_abs_difference"] == pytest.approx(expected, rel=1e-6)
+
+
+# Folders and refusals -----------------------------------------------------------------------
+
+
+def test_the_tables_survive_the_disk(wide: Path, edited: Path, tmp_path: Path) -> None:
+    found = _compare(wide, edited, layers="2-4")
+    found.save(tmp_path / "saved")
+    again = Comparison.load(tmp_path / "saved")
+    assert again.manifest["elementwise"] == found.manifest["elementwise"]
+    for name, table in found.elementwise.items():
+        pd.testing.assert_frame_equal(again.elementwise[name], table, check_dtype=False)
+    (tmp_path / "saved" / "elementwise.csv").unlink()
+    with pytest.raises(RequestError, match=r"elementwise\.csv"):
+        Comparison.load(tmp_path / "saved")
+    chosen = again.select([3]).elementwise["elementwise"]
+    assert set(chosen["layer"]) == {3}
+
+
+def test_what_cannot_be_aligned_is_refused(
+    demo_folder: Path, tiny_saved: Path, demo_run: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="B is a saved run, which has no single values"):
+        _compare(demo_folder, demo_run)
+    with pytest.raises(RequestError, match="--local has no effect without --elementwise"):
+        distviz.compare(demo_folder, demo_folder, local=True)
+    with pytest.raises(RequestError, match="layers cannot be aligned"):
+        _compare(demo_folder, tiny_saved)
