@@ -217,7 +217,8 @@ def run(given: SimpleNamespace) -> None:
 def compare(given: SimpleNamespace) -> None:
     """Compare two models or runs: distances and statistical tests."""
     own = options.of_side_b(given)
-    _measure("compare", given, given.a, given.b, given.phase_a, given.phase_b, own)
+    by_value = {"elementwise": given.elementwise, "local": given.local}
+    _measure("compare", given, given.a, given.b, given.phase_a, given.phase_b, own, by_value)
 
 
 @_command

@@ -82,14 +82,18 @@ def compare_study(
     phase_a: str,
     phase_b: str | None,
     of_b: dict[str, Any],
+    by_value: dict[str, bool],
     flags: dict[str, Any],
     config: Path | None,
 ) -> Study:
-    """Check ``distviz compare``; ``of_b`` are the options of `SIDE_B`."""
+    """Check ``distviz compare``; ``of_b`` are the options of `SIDE_B`.
+
+    ``by_value`` holds ``elementwise`` and ``local``.
+    """
     settings = replace(build_settings(flags, config), layer=None)
     given = frozenset(name for name, value in flags.items() if value is not None)
     options: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
-    options |= {"sites": flags.get("sites"), "given": given} | of_b
+    options |= {"sites": flags.get("sites"), "given": given} | of_b | by_value
 
     def measure(progress: Progress, states: CheckpointFolder) -> Comparison:
         from distviz.studies import compare

@@ -52,6 +52,12 @@ _OWN = (
     _compare("phase_a", str, "before", "PHASE", "Phase of A: {choices} (with ARM)"),
     _compare("phase_b", _TEXT, None, "PHASE", "Phase of B: {choices} (with ARM)",
              shown="before; after where ARM is given for B alone"),
+    Option(_INPUT, ("compare",), "elementwise", bool, False, "",
+           "Also compare the models value by value, both in memory at a time; at --sites, or at "
+           "residual, act, product and attention"),
+    Option(_INPUT, ("compare",), "local", bool, False, "",
+           "With --elementwise, also let each layer of B read what the layer of A reads: the error "
+           "it makes itself"),
     Option(_INPUT, ("inspect",), "layer", int, 0, "LAYER", "Layer to draw"),
     Option(_INPUT, ("inspect",), "architectures", bool, False, "",
             "Print the table of supported architectures; takes no MODEL"),

@@ -197,9 +197,9 @@ class PairedModels:
         for number, batch in group.items():
             side.tracker.given = tokens_of(batch)
             watching = observe(model, side.watched, partial(receive, number), side.tracker)
-            with torch.inference_mode(), watching, around(number, None), _arm(side, side.moved):
-                with naming_failures(model):
-                    side.call(**inputs_of(batch, model))
+            arm, failing = _arm(side, side.moved), naming_failures(model)
+            with torch.inference_mode(), watching, around(number, None), arm, failing:
+                side.call(**inputs_of(batch, model))
             self.progress.advance(batch.tokens)
 
 

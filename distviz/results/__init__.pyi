@@ -3,8 +3,9 @@ from .comparison import Pair as Pair
 from .comparison import compare_manifest as compare_manifest
 from .comparison import depth as depth
 from .comparison import pair_keys as pair_keys
-from .filler_study import QUANTITIES as QUANTITIES
+from .elementwise import divergence as divergence
 from .filler_study import FillerStudy as FillerStudy
+from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import run_folder as run_folder
 from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
@@ -63,5 +64,3 @@ from .whatif import WhatIf as WhatIf
 from .whatif import evenly as evenly
 from .whatif import least_first as least_first
 from .whatif import whatif_verdict as whatif_verdict
-from .elementwise import ELEMENTWISE_TABLES as ELEMENTWISE_TABLES
-from .elementwise import first_divergence as first_divergence

@@ -54,7 +54,9 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
     lowest SQNR; ``amplifying``: layers that make the error they inherit at least twice as large,
     known if each layer's own error was measured; ``verdict``: these in words.
     """
-    rows = table.to_dict("records")
+    rows: list[dict[str, Any]] = [
+        {str(k): v for k, v in r.items()} for r in table.to_dict("records")
+    ]
     for row in rows:
         row["level"] = rounding_level(row["layer"], dtypes)
         if math.isnan(row["relative_error"]):  # A is zero, B is not
@@ -117,21 +119,23 @@ def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     if first is None:
         most = max(row["relative_error"] for row in rows)
         return f"no place differs by more than rounding (relative error up to {most:.2g})"
-    parts = [
-        f"A and B first differ by more than rounding at layer {first['layer']}, {first['site']} "
-        f"(relative error {_shown(first['relative_error'])}, rounding explains up to "
-        f"{first['level']:.2g})",
-        f"the lowest SQNR is {_shown(worst['sqnr_db'], '.1f')} dB at layer {worst['layer']}, {worst['site']}",
-    ]
+    error, lowest = _shown(first["relative_error"]), _shown(worst["sqnr_db"], ".1f")
+    parts = [f"A and B first differ by more than rounding at {_at(first)}"]
+    parts[0] += f" (relative error {error}, rounding explains up to {first['level']:.2g})"
+    parts.append(f"the lowest SQNR is {lowest} dB at {_at(worst)}")
     if jump is not None and (jump["factor"] is None or jump["factor"] >= _AMPLIFIES):
         parts.append(
-            f"the error grows most, {_shown(jump['factor'])} times, from layer {jump['from_layer']} to "
-            f"{jump['layer']} at {jump['site']}"
+            f"the error grows most, {_shown(jump['factor'])} times, from layer "
+            f"{jump['from_layer']} to {jump['layer']} at {jump['site']}"
         )
     if found["amplifying"]:
         layers = listed("layer", join_layers(found["amplifying"]))
         parts.append(f"an inherited error at least doubles in {layers}")
     return "; ".join(parts)
+
+
+def _at(place: dict[str, Any]) -> str:
+    return f"layer {place['layer']}, {place['site']}"
 
 
 def _shown(number: float | None, digits: str = ".2g") -> str:

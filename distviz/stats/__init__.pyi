@@ -6,7 +6,10 @@ from .binning import ValueScale as ValueScale
 from .binning import bin_edges as bin_edges
 from .binning import mass_ends as mass_ends
 from .channel_sums import ChannelTotals as ChannelTotals
+from .differences import Difference as Difference
+from .differences import Differences as Differences
 from .inference import infer as infer
+from .inference import ratio_intervals as ratio_intervals
 from .moments import ExactSum as ExactSum
 from .moments import Moments as Moments
 from .number_formats import FORMATS as FORMATS
@@ -29,7 +32,3 @@ from .statistics import MAD_TO_SIGMA as MAD_TO_SIGMA
 from .statistics import describe as describe
 from .verdict import ALPHA as ALPHA
 from .verdict import verdict as verdict
-from .differences import Difference as Difference
-from .differences import Differences as Differences
-from .differences import Token as Token
-from .inference import ratio_intervals as ratio_intervals

@@ -6,11 +6,13 @@ with the largest share of the error. Memory does not grow with the number of row
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
+import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +33,17 @@ class Token(NamedTuple):
     id: int
 
 
-class Difference(NamedTuple):
-    """Sums over pairs of finite values, d = second - first."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Sums over pairs of finite values, d = second - first.
+
+    Attributes
+    ----------
+    error, first, second, product, absolute
+        Sums of d^2, first^2, second^2, first * second and abs(d).
+    count
+        Number of pairs.
+    """
 
     error: float = 0.0
     first: float = 0.0
@@ -40,6 +51,9 @@ class Difference(NamedTuple):
     product: float = 0.0
     absolute: float = 0.0
     count: int = 0
+
+    def __add__(self, other: Difference) -> Difference:
+        return Difference(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def sqnr_db(self) -> float:
@@ -113,10 +127,9 @@ class Differences:
         owners, inverse = np.unique(tokens[:, 0], return_inverse=True)
         for number, document in enumerate(owners.tolist()):
             rows = inverse == number
-            sums = [math.fsum(column) for column in found.sums[rows].T]
-            before = self.documents.get(document, Difference())
-            parts = (*sums, int(found.counts[rows].sum()))
-            self.documents[document] = Difference(*map(sum, zip(before, parts, strict=True)))
+            sums: Any = [*map(math.fsum, found.sums[rows].T), int(found.counts[rows].sum())]
+            here = Difference(*sums)
+            self.documents[document] = self.documents.get(document, Difference()) + here
         self._add_cosines(found.sums)
         self._add_worst(found.sums, tokens)
         if found.row >= 0:
@@ -146,10 +159,7 @@ class Differences:
     @property
     def total(self) -> Difference:
         """The sums of all documents."""
-        if not self.documents:
-            return Difference()
-        *sums, counts = zip(*self.documents.values(), strict=True)
-        return Difference(*map(math.fsum, sums), sum(counts))
+        return functools.reduce(operator.add, self.documents.values(), Difference())
 
     @property
     def mean_cosine(self) -> float:

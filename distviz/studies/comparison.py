@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from distviz.errors import RequestError
 from distviz.models import refuse_opened
 from distviz.progress import PartProgress, Progress
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
@@ -23,6 +24,7 @@ from distviz.studies.compare_sides import (
     phase_of_b,
 )
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
+from distviz.studies.elementwise import check_models, compare_elementwise
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder
@@ -41,6 +43,8 @@ def compare(
     given: frozenset[str] = frozenset(),
     progress: Progress | None = None,
     states: CheckpointFolder | None = None,
+    elementwise: bool = False,
+    local: bool = False,
     **of_b: Any,
 ) -> Comparison:
     """Compare two runs; a side that is a model is measured first, one model in memory at a time.
@@ -64,6 +68,12 @@ def compare(
         Receives the progress.
     states
         Folder for the checkpoints of each side.
+    elementwise
+        Whether the models are also compared value by value, both in memory at a time; at the sites
+        given, or at residual, act, product and attention.
+    local
+        Whether each layer of B also reads what the layer of A reads, so that the error which it
+        makes is known.
     of_b
         Settings that hold for side B alone: ``b_dtype="bfloat16"``, ``b_arm_layers="0"`` and those
         of the other options ``--b-…``.
@@ -71,7 +81,8 @@ def compare(
     Raises
     ------
     RequestError
-        If a side is not a run and cannot be measured, or the runs have no site in common.
+        If a side is not a run and cannot be measured, or the runs have no site in common; with
+        ``elementwise``, if a side is a run or the models cannot be aligned.
     """
     for given_side in (a, b):
         if not isinstance(given_side, Run):
@@ -79,11 +90,22 @@ def compare(
     of_b = check_names(of_b)
     base, given = _with_sites(settings or RunSettings(), sites, given)
     sides = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
-    first, second = _runs(sides, progress or Progress(), states)
+    if elementwise:
+        check_models(sides)
+    elif local:
+        raise RequestError("--local has no effect without --elementwise", "add --elementwise")
+    progress = progress or Progress()
+    first, second = _runs(sides, progress, states)
     phases, wanted = (phase_a, phase_of_b(phase_b, of_b)), _wanted(first, base, given)
     found = compare_runs(first, second, *phases, *wanted, seed=base.seed)
     measured = [name for name, side in zip("ab", sides, strict=True) if side.run is None]
     found.manifest.update(measured=measured, of_b=of_b)
+    if elementwise:
+        sites = base.sites if "sites" in given else None
+        by_value = compare_elementwise(sides, sites, progress, local=local)
+        found.manifest["elementwise"] = by_value.manifest
+        found.manifest["warnings"] += by_value.warnings
+        found = replace(found, elementwise=by_value.tables)
     folders = [
         Path(side) if known.run is not None and not isinstance(side, Run) else None
         for side, known in zip((a, b), sides, strict=True)
@@ -110,6 +132,8 @@ def finished_comparison(
     sites: str | None,
     settings: RunSettings,
     given: frozenset[str],
+    elementwise: bool = False,
+    local: bool = False,
     **of_b: Any,
 ) -> Comparison | None:
     """Return the comparison in a folder if it answers the same request, else None."""
@@ -123,6 +147,9 @@ def finished_comparison(
             return None
         if side.run is None and not side.settings.asks_the_same(known.get("settings") or {}):
             return None
+    by_value = found.manifest.get("elementwise")
+    if elementwise != bool(by_value) or (by_value and by_value["local"] != local):
+        return None
     same = {"phase_a": phase_a, "phase_b": phases[1], "seed": settings.seed}
     if any(found.manifest.get(name) != value for name, value in same.items()):
         return None

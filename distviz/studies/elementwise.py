@@ -21,7 +21,7 @@ from distviz.sites import HookPoint, parse_sites
 from distviz.stats import Difference, Differences, ratio_intervals
 
 if TYPE_CHECKING:
-    from distviz.data import Corpus
+    from distviz.data import Corpus, Document
     from distviz.hooks import PairRecorder
     from distviz.measure import Measurement
     from distviz.models import LoadedModel
@@ -63,12 +63,7 @@ def compare_elementwise(
     from distviz.hooks import PairRecorder
     from distviz.measure import PairedModels
 
-    for name, side in zip("AB", sides, strict=True):
-        if side.run is not None:
-            raise RequestError(
-                f"{name} is a saved run, which has no single values: --elementwise needs the model",
-                "give the model's folder, or leave out --elementwise",
-            )
+    check_models(sides)
     opened = [_open(side, progress, name) for name, side in zip("AB", sides, strict=True)]
     _check_alignment(*opened)
     a, b = (_measurement(one.model, one.settings, sites) for one in opened)
@@ -85,6 +80,22 @@ def compare_elementwise(
     return _result(recorder, opened)
 
 
+def check_models(sides: Sequence[CompareSide]) -> None:
+    """Raise a RequestError if a side is a saved run, or several processes share the work."""
+    from distviz.measure import current
+
+    if current().size > 1:
+        raise RequestError(
+            "--elementwise runs in one process", "start it without torchrun or accelerate"
+        )
+    for name, side in zip("AB", sides, strict=True):
+        if side.run is not None:
+            raise RequestError(
+                f"{name} is a saved run, which has no single values: --elementwise needs the model",
+                "give the model's folder, or leave out --elementwise",
+            )
+
+
 @dataclass(frozen=True)
 class _Opened:
     """A model with the text in its tokens."""
@@ -97,9 +108,7 @@ class _Opened:
         from distviz.data import make_batches
 
         settings = self.settings
-        return make_batches(
-            self.corpus, settings.batch_size, skip_special=settings.skip_special
-        )
+        return make_batches(self.corpus, settings.batch_size, skip_special=settings.skip_special)
 
 
 def _open(side: CompareSide, progress: Progress, name: str) -> _Opened:
@@ -108,7 +117,7 @@ def _open(side: CompareSide, progress: Progress, name: str) -> _Opened:
     from distviz.progress import PartProgress
 
     settings = side.settings
-    documents = []
+    documents: list[Document] = []
     if settings.layer is None:
         given = [Path(one) for one in settings.text] if side.texts is None else side.texts
         sources = given if side.texts is None else list_sources(given)
@@ -178,7 +187,7 @@ def _layer_inputs(a: Measurement, b: Measurement) -> Any:
     """Return what feeds the layers of B; both models have the same depth."""
     from distviz.measure import LayerInputs
 
-    paths = []
+    paths: list[list[str]] = []
     for side in (a, b):
         points = [one for mlp in side.opened.mlps for one in mlp.points if one.site == "residual"]
         paths.append(list(dict.fromkeys(point.module for point in points)))
@@ -187,7 +196,7 @@ def _layer_inputs(a: Measurement, b: Measurement) -> Any:
             "--local needs layers that return their output, which were not found in both models",
             "leave out --local",
         )
-    return LayerInputs(*paths)
+    return LayerInputs(paths[0], paths[1])
 
 
 def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:
@@ -197,9 +206,7 @@ def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:
         return "" if tokenizer is None else str(tokenizer.decode([number]))
 
     places = {
-        point: found
-        for point, found in recorder.places.items()
-        if point not in recorder.left_out
+        point: found for point, found in recorder.places.items() if point not in recorder.left_out
     }
     tables = {
         "elementwise": _places(places, recorder.own, text),
