@@ -4,8 +4,8 @@ from .comparison import compare_manifest as compare_manifest
 from .comparison import depth as depth
 from .comparison import pair_keys as pair_keys
 from .elementwise import divergence as divergence
-from .filler_study import FillerStudy as FillerStudy
 from .filler_study import QUANTITIES as QUANTITIES
+from .filler_study import FillerStudy as FillerStudy
 from .filler_study import run_folder as run_folder
 from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers

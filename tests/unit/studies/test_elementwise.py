@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM
 import distviz
 from distviz.errors import RequestError
 from distviz.results import Comparison
+from distviz.settings import OPTIONS, RunSettings
 
 MODULES = {
     "attention": ("self_attn.o_proj", "input"),
@@ -29,9 +31,17 @@ MODULES = {
 LENGTH = 24
 
 
-def _compare(a: Path, b: Path, **options: Any) -> Comparison:
-    given = {"text": TEXTS, "max_length": LENGTH, "device": "cpu", "figures": []} | options
-    return distviz.compare(a, b, elementwise=True, **given)
+def _compare(a: Any, b: Any, **options: Any) -> Comparison:
+    """Compare two models on `TEXTS`; options of the measurement, of side B, and of `compare`."""
+    own = {name: options.pop(name) for name in list(options) if name in OPTIONS}
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{number}.txt") for number in range(len(TEXTS))]
+        for file, text in zip(files, TEXTS, strict=True):
+            file.write_text(text, encoding="utf-8")
+        own |= {"text": [str(file) for file in files], "max_length": LENGTH, "device": "cpu"}
+        settings = RunSettings(**own)
+        given = {"settings": settings, "given": frozenset(own), "elementwise": True}
+        return distviz.compare(a, b, **given | options)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +176,7 @@ def _check_parts(found: Comparison, brute: dict[tuple[int, str], list[tuple[Any,
     }
     for document in range(len(TEXTS)):
         a, b = (
-            np.concatenate([part[side] for part in parts if part[0] == document])
-            for side in (3, 4)
+            np.concatenate([part[side] for part in parts if part[0] == document]) for side in (3, 4)
         )
         row = at["elementwise_documents"].set_index("document").loc[document]
         assert row["count"] == a.size
