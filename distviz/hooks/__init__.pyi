@@ -18,3 +18,4 @@ from .token_recorder import STATISTICS as STATISTICS
 from .token_recorder import PositionRecorder as PositionRecorder
 from .token_tracker import Tracker as Tracker
 from .watching import WatchResult as WatchResult
+from .watching import watch as watch

@@ -158,7 +158,7 @@ def test_every_number_is_that_of_plain_hooks(
 def _check_largest(row: pd.Series, parts: list[tuple[Any, ...]], tokenizer: Any) -> None:
     most = max(np.abs(part[4] - part[3]).max() for part in parts)
     assert row["max_abs_difference"] == pytest.approx(most, rel=1e-4)
-    document, window, ids, a, b = next(
+    _, _, ids, a, b = next(
         part for part in parts if (part[0], part[1]) == (row["max_document"], row["max_window"])
     )
     position, channel = int(row["max_position"]), int(row["max_channel"])
