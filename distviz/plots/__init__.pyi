@@ -14,6 +14,9 @@ from .figures import figure_specs as figure_specs
 from .filler import filler_by_count as filler_by_count
 from .filler import filler_by_layer as filler_by_layer
 from .filler import filler_positions as filler_positions
+from .heatmaps import COST as COST
+from .heatmaps import GAIN as GAIN
+from .heatmaps import LOSS as LOSS
 from .layer_diagram import layer_lines as layer_lines
 from .overview import layer_series as layer_series
 from .overview import overview as overview

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 MOST_LINES = 8
 """Panels with more curves than this show a heatmap, or a few of the curves."""
-LOSS = "YlOrBr_r"
+COST = "YlOrBr"
+"""Colours where a large number is bad: large numbers are dark."""
+LOSS = f"{COST}_r"
 """Colours where a small number is bad: small numbers are dark."""
+GAIN = "Purples"
+"""Colours where a large number is good: large numbers are dark."""
 CHANGE = "PuOr"
 """Colours of a change: its middle is no change."""
 ROW = 0.21

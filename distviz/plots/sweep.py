@@ -15,6 +15,8 @@ from distviz.output import counted, listed
 from distviz.plots import layout, style
 from distviz.plots.heatmaps import (
     CHANGE,
+    COST,
+    GAIN,
     LOSS,
     MOST_LINES,
     ROW,
@@ -155,10 +157,10 @@ def _color_limits(table: pd.DataFrame) -> list[tuple[Normalize, str]]:
     positive = kl[kl > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
     least, most = (float(pick(removed, initial=0.0)) for pick in (np.nanmin, np.nanmax))
-    gains = (Normalize(0, most or 1), "Purples")
+    gains = (Normalize(0, most or 1), GAIN)
     return [
         gains if least >= 0 else (diverging_scale(removed, 1e-6), CHANGE),
-        (LogNorm(low / 1.5, high * 1.5 if high > low else high * 10), "YlOrBr"),
+        (LogNorm(low / 1.5, high * 1.5 if high > low else high * 10), COST),
     ]
 
 
@@ -281,7 +283,7 @@ def _draw_map(ax: Axes, name: str, kinds: list[pd.DataFrame], names: list[str]) 
     if name in _PERCENT:
         values = 100 * values
     signed = name in ("near_zero_removed", "loss_change")
-    scale, colors = sequential_scale(values), LOSS if name == "top1_agreement" else "YlOrBr"
+    scale, colors = sequential_scale(values), LOSS if name == "top1_agreement" else COST
     if signed and np.nanmin(values) < 0:
         scale, colors = diverging_scale(values, 1e-6), CHANGE
     elif name == "kl" and np.nanmin(values) > 0:

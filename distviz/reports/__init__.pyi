@@ -5,5 +5,4 @@ from .html import report_folders as report_folders
 from .html import write_page as write_page
 from .notebook import ComparisonPlots as ComparisonPlots
 from .notebook import RunPlots as RunPlots
-from .notebook import comparison_html as comparison_html
-from .notebook import run_html as run_html
+from .notebook import result_html as result_html

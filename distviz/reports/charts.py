@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from distviz.plots import COST, GAIN, LOSS
 from distviz.reports import axes
 from distviz.reports.page import Chart, Choice, Spec
 
@@ -250,15 +251,19 @@ def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
 # Settings of a sweep
 
 
+_SCHEMES = {COST: "yelloworangebrown", GAIN: "purples"}
+"""Matplotlib's names of the colours of figures -> Vega's."""
+
+
 def heatmap(
-    rows: list[dict[str, Any]], title: str, kind: str, *, x: str, y: str, worst_is_least: bool
+    rows: list[dict[str, Any]], title: str, kind: str, *, x: str, y: str, colors: str
 ) -> Spec:
-    """Return one cell per row; strong colours are large values, or small ones.
+    """Return one cell per row, in the ``colors`` of figures: ``COST``, ``LOSS`` or ``GAIN``.
 
     Rows have the columns ``x`` and ``y``, ``value``, ``name`` and ``chosen``.
     """
     ticks = {"title": x, "labelAngle": 0}
-    legend = "lower is worse" if worst_is_least else None
+    legend = "lower is worse" if colors == LOSS else None
     place = {
         "x": {"field": x, "type": "ordinal", "axis": ticks},
         "y": {"field": y, "type": "ordinal", "sort": None, "axis": {"title": None}},
@@ -267,17 +272,17 @@ def heatmap(
         "field": "value",
         "type": "quantitative",
         "scale": {
-            "scheme": "$ramp",
-            "reverse": worst_is_least,
+            "scheme": _SCHEMES[colors.removesuffix("_r")],
+            "reverse": colors.endswith("_r"),
             "zero": False,
             "nice": True,
         },
         "legend": axes.labels(kind, title=legend, gradientLength=110),
     }
     form = ".4~p" if kind == axes.SHARE else ".4~g"
-    colors = {"color": fill, "tooltip": tooltip(("name", "", ""), ("value", title, form))}
-    edge = {"type": "rect", "filled": False, "stroke": "$after", "strokeWidth": 3}
-    cells = marks(place | colors, type="rect", stroke="$ground", strokeWidth=0.5)
+    filled = {"color": fill, "tooltip": tooltip(("name", "", ""), ("value", title, form))}
+    edge = {"type": "rect", "filled": False, "stroke": "$ink", "strokeWidth": 3}
+    cells = marks(place | filled, type="rect", stroke="$ground", strokeWidth=0.5)
     outlined = [marks(place, "datum.chosen", **edge)] if any(r["chosen"] for r in rows) else []
     return {"data": {"values": rows}, "layer": [cells, *outlined]}
 

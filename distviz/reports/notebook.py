@@ -1,10 +1,10 @@
-"""Runs and comparisons in notebooks: their HTML, and figures such as ``run.plot.paired()``."""
+"""Results in notebooks: their HTML, and figures such as ``run.plot.paired()``."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distviz import plots
@@ -12,18 +12,35 @@ from distviz.errors import RequestError
 from distviz.reports.cells import data_table
 from distviz.reports.rendering import render_display
 from distviz.reports.summary import architecture_line, run_verdict
-from distviz.results import alignment, model_name, side_names
+from distviz.results import (
+    NAMED,
+    Comparison,
+    FillerStudy,
+    Run,
+    Sweep,
+    WhatIf,
+    alignment,
+    filler_name,
+    model_name,
+    side_names,
+    whatif_verdict,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
-    from distviz.results import Comparison, Run
+    from distviz.reports.page import DataTable
+    from distviz.results import Result
 
 _RUN_COLUMNS = ["layer", "site", "phase", "near_zero", "std", "gini", "min", "max", "module"]
 _PAIR_COLUMNS = [
     *("layer_a", "layer_b", "site", "near_zero_a", "near_zero_b", "std_ratio", "ks"),
     *("wasserstein_normalized", "js_divergence"),
+]
+_SWEEP_COLUMNS = [*NAMED, "near_zero_removed", "kl", "loss_before", "loss_after", "top1_agreement"]
+_WHATIF_COLUMNS = [
+    *("layer", "site", "phase", "question", "format", "range", "level", "threshold"),
+    *("sqnr_db", "clipped", "zeroed", "zeros", "l1_kept", "l2_kept", "module"),
 ]
 _DOTS_PER_INCH = 110
 
@@ -72,48 +89,74 @@ class ComparisonPlots(_Plots):
         return plots.comparison_overview(self._result, site, **options)
 
 
-def run_html(run: Run) -> str:
-    """Return the verdict, the figure of the first changed layer and the main statistics."""
+def result_html(result: Result) -> str:
+    """Return a result as a notebook shows it: its verdict, a figure and the main numbers.
+
+    A run shows its first changed layer; the others show the first figure of their folder.
+    """
+    for kind, display in _DISPLAYS.items():
+        if isinstance(result, kind):
+            return display(result)
+    raise TypeError(f"{type(result).__name__} has no display")
+
+
+def _run(run: Run) -> str:
     key = next((key for key in run.keys if key.phase == "moved_after"), None)
     key = key or next(iter(run.keys), None)
     figure = key and plots.paired(run, key.layer, key.site, module=key.module)
     stats = run.stats()
     shown = stats[stats["phase"].isin(["before", "after"])] if len(stats) else stats
-    return _html(
-        model_name(run),
-        architecture_line(run),
-        run_verdict(run),
-        figure,
-        "stats",
-        shown,
-        _RUN_COLUMNS,
-    )
+    name, line = model_name(run), architecture_line(run)
+    return _html(name, line, run_verdict(run), figure, data_table("stats", shown, _RUN_COLUMNS))
 
 
-def comparison_html(comparison: Comparison) -> str:
-    """Return the verdict, the overview by depth and the distances."""
+def _comparison(comparison: Comparison) -> str:
     return _html(
         " against ".join(side_names(comparison)),
         alignment(comparison),
         str(comparison.manifest.get("verdict") or ""),
         plots.comparison_overview(comparison, comparison.pairs[0].a.site),
-        "compare",
-        comparison.table,
-        _PAIR_COLUMNS,
+        data_table("compare", comparison.table, _PAIR_COLUMNS),
     )
 
 
-def _html(
-    title: str,
-    subtitle: str,
-    verdict: str,
-    figure: Figure | None,
-    name: str,
-    table: pd.DataFrame,
-    columns: Sequence[str],
-) -> str:
+def _filler(study: FillerStudy) -> str:
+    title, line = f"{model_name(study)}: {filler_name(study)}", architecture_line(study)
+    return _html(title, line, study.verdict, _first(study), data_table("filler", study.table))
+
+
+def _sweep(sweep: Sweep) -> str:
+    found = sweep.recommendation
+    verdict = "\n".join(filter(None, (f"{found.reason}.", found.command)))
+    title, line = f"{model_name(sweep)}: sweep", architecture_line(sweep)
+    table = data_table("sweep", sweep.table, _SWEEP_COLUMNS)
+    return _html(title, line, verdict, _first(sweep), table)
+
+
+def _whatif(results: WhatIf) -> str:
+    """Show the worst layer of every answer."""
+    rows = results.worst()
+    title, line = f"{model_name(results)}: what if", architecture_line(results)
+    table = data_table("whatif", rows, _WHATIF_COLUMNS)
+    return _html(title, line, whatif_verdict(results), _first(results), table)
+
+
+_DISPLAYS: dict[type[Result], Callable[[Any], str]] = {
+    Run: _run,
+    Comparison: _comparison,
+    FillerStudy: _filler,
+    Sweep: _sweep,
+    WhatIf: _whatif,
+}
+
+
+def _first(result: Result) -> Figure | None:
+    return next((draw() for draw in plots.figure_specs(result).values()), None)
+
+
+def _html(title: str, subtitle: str, verdict: str, figure: Figure | None, table: DataTable) -> str:
     picture = None if figure is None else _png(figure)
-    return render_display(title, subtitle, verdict, picture, data_table(name, table, columns))
+    return render_display(title, subtitle, verdict, picture, table)
 
 
 def _png(figure: Figure) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.output import counted
+from distviz.plots import COST, GAIN
 from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Command, Fold, Part, Prose, Section
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _BLOCKS = ["redistribution", "layers", "mode"]
 """Settings that differ in these have separate heatmaps."""
 _HEATMAPS = {
-    "near_zero_removed": ("near-zero share removed", axes.SHARE),
-    "kl": ("KL, nats", axes.NUMBER),
+    "near_zero_removed": ("near-zero share removed", axes.SHARE, GAIN),
+    "kl": ("KL, nats", axes.NUMBER, COST),
 }
 _BY_LAYER = {
     "near_zero_removed": ("near-zero share removed", True),
@@ -70,13 +71,13 @@ def _grid(sweep: Sweep) -> Section:
             for column, value in zip(_BLOCKS, where, strict=True)
             if len(table[column].drop_duplicates()) > 1
         ]
-        for quantity, (title, kind) in _HEATMAPS.items():
+        for quantity, (title, kind, colors) in _HEATMAPS.items():
             rows = [
                 _cell(index, row, quantity, sweep)
                 for index, row in part.assign(band=band_names(part)).iterrows()
             ]
             height = 90 + 26 * max(len({row["band"] for row in rows}), 2)
-            spec = charts.heatmap(rows, title, kind, x="p1", y="band", worst_is_least=False)
+            spec = charts.heatmap(rows, title, kind, x="p1", y="band", colors=colors)
             blocks.append(Chart(" · ".join([title, *words]), spec, height))
     note = Prose(f"Outlined: the recommended setting. Near-zero: {sweep.band_name}.")
     return Section("Effect and cost of each setting", [*blocks, note], grid=True)

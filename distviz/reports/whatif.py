@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distviz.output import counted
+from distviz.plots import LOSS
 from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Part, Section
@@ -81,5 +82,5 @@ def _question(
         for layer, value in points
     ]
     kind = axes.SHARE if share else axes.NUMBER
-    spec = charts.heatmap(rows, title, kind, x="layer", y="answer", worst_is_least=True)
+    spec = charts.heatmap(rows, title, kind, x="layer", y="answer", colors=LOSS)
     return [Chart(title, spec, 80 + 19 * len(curves)), lines]

@@ -108,11 +108,6 @@ class Comparison(Result):
 
         return ComparisonPlots(self)
 
-    def _repr_html_(self) -> str:
-        from distviz.reports import comparison_html
-
-        return comparison_html(self)
-
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         rows = {

@@ -77,6 +77,12 @@ class Result(ABC):
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from distviz.reports import result_html
+
+        return result_html(self)
+
     def _places(self) -> Iterable[tuple[int, str]]:
         """Return the (layer, site) pairs that can be selected."""
         return ()

@@ -211,11 +211,6 @@ class Run(Result):
 
         return RunPlots(self)
 
-    def _repr_html_(self) -> str:
-        from distviz.reports import run_html
-
-        return run_html(self)
-
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints: parts of the manifest, and the statistics."""
         names = ("schema_version", "kind", "model", "arm", "text", "effect", "seconds", "warnings")

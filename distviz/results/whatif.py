@@ -93,6 +93,17 @@ class WhatIf(Result):
         rows = self._rows("threshold", site, phase)
         return _one_a_layer(rows[rows["threshold"] == threshold], "l2_kept")
 
+    def worst(self) -> pd.DataFrame:
+        """Return a row for each answer of the first phase of a site: its worst layer."""
+        parts = []
+        for site in self.sites:
+            phase = self.phases(site)[0]
+            parts += [(self.losses(site, *kind, phase), "sqnr_db") for kind in self.kinds(site)]
+            parts += [(self.thinned(site, one, phase), "l2_kept") for one in self.levels(site)]
+            parts += [(self.cut(site, one, phase), "l2_kept") for one in self.thresholds(site)]
+        least = [rows.dropna(subset=by).nsmallest(1, by) for rows, by in parts]
+        return pd.concat(least) if least else self.table.iloc[:0]
+
     def phases(self, site: str) -> list[str]:
         """Return the phases of a site, in the order of the table."""
         return list(dict.fromkeys(self.table.loc[self.table["site"] == site, "phase"]))

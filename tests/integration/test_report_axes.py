@@ -14,6 +14,7 @@ from support.synthetic_comparisons import make
 from support.synthetic_fillers import study
 from support.synthetic_runs import silu_run, with_tables
 
+from distviz.plots import LOSS
 from distviz.reports import charts, write_page
 from distviz.reports.comparison import comparison_part
 from distviz.reports.filler import filler_part
@@ -84,7 +85,7 @@ def artificial() -> Part:
             {"p1": n, "band": "b", "value": value, "name": name, "chosen": False}
             for n, value in enumerate(values)
         ]
-        heat = charts.heatmap(cells, name, "share", x="p1", y="band", worst_is_least=True)
+        heat = charts.heatmap(cells, name, "share", x="p1", y="band", colors=LOSS)
         found.append(Chart(f"{name}, cells", heat))
         costs = [
             {"kl": abs(value), "removed": value, "name": name, "loss": 0.0}

@@ -78,8 +78,7 @@
   const draw = async (place, spec, tokens, title) => {
     const theme = scheme();
     const colors = palettes[theme];
-    const ramp = theme === "dark" ? "cividis" : "blues";
-    const full = fill(spec, { ramp, ...colors, ...tokens });
+    const full = fill(spec, { ...colors, ...tokens });
     const old = place.view;
     const result = await vegaEmbed(
       place,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from matplotlib import colormaps
 
-from distviz.reports import charts
+from distviz.plots import COST, LOSS
+from distviz.reports import axes, charts
 
 
 def _lines(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,3 +49,18 @@ def test_token_classes_have_a_colour_and_a_shape_per_series() -> None:
     spec = charts.class_shares([], {"before": "$before", "after": "$after"})
     assert spec["encoding"]["color"]["scale"]["range"] == ["$before", "$after"]
     assert spec["encoding"]["shape"]["scale"]["range"] == ["circle", "diamond"]
+
+
+@pytest.mark.parametrize(
+    ("colors", "scheme", "worst"),
+    [(LOSS, "yelloworangebrown", 0.0), (COST, "yelloworangebrown", 1.0)],
+)
+def test_maps_have_the_colours_of_figures_and_their_worst_end_is_dark(
+    colors: str, scheme: str, worst: float
+) -> None:
+    cells = [{"x": 0, "y": "a", "value": 1.0, "name": "a", "chosen": False}]
+    spec = charts.heatmap(cells, "t", axes.NUMBER, x="x", y="y", colors=colors)
+    scale = spec["layer"][0]["encoding"]["color"]["scale"]
+    assert (scale["scheme"], scale["reverse"]) == (scheme, worst == 0)
+    brightness = [sum(colormaps[colors](place)[:3]) for place in (worst, 0.5, 1 - worst)]
+    assert brightness == sorted(brightness)

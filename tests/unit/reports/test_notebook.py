@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import nbformat
 import pytest
 from html5lib.html5parser import HTMLParser
 from matplotlib.figure import Figure
+from support.figure_results import result_of
 from support.synthetic_comparisons import make
 from support.synthetic_runs import run_of, silu_run
 
 import distviz
 from distviz.errors import RequestError
 from distviz.results.run import Run
+from distviz.results.whatif import whatif_verdict
+from distviz.studies import evaluate_whatif
+from distviz.studies.whatif import parse_whatif
 
 NOTEBOOK = Path(__file__).parents[3] / "docs" / "notebook.ipynb"
 EVIL = "</p><script>alert(1)</script>"
@@ -73,6 +78,37 @@ def test_a_comparison() -> None:
         assert isinstance(figure, Figure)
     with pytest.raises(RequestError, match="layer 7, site act was not compared"):
         compared.plot.compared(layer=7)
+
+
+VERDICTS: dict[str, Callable[[Any], str]] = {
+    "whatif": whatif_verdict,
+    "whatif deep": whatif_verdict,
+    "whatif gaps": whatif_verdict,
+    "sweep": lambda sweep: f"{sweep.recommendation.reason}.\n{sweep.recommendation.command}",
+    "by layer": lambda sweep: f"{sweep.recommendation.reason}.\n{sweep.recommendation.command}",
+    "filler": lambda study: study.verdict,
+}
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_every_other_result_begins_with_its_verdict(name: str) -> None:
+    result = result_of(name)
+    tree = parsed(result._repr_html_())
+    assert texts(tree, "p")[1] == VERDICTS[name](result)
+    (image,) = tree.iter(f"{NAMESPACE}img")
+    assert image.get("src").startswith("data:image/png;base64,")
+    assert len(texts(tree, "tr")) > 1
+
+
+def test_what_if_results_without_a_figure_show_the_worst_layers() -> None:
+    results = evaluate_whatif(
+        silu_run().run, parse_whatif(formats="none", sparsity="none", thresholds="0.1,1")
+    )
+    tree = parsed(results._repr_html_())
+    assert not list(tree.iter(f"{NAMESPACE}img"))
+    table = results.table[results.table["phase"] == "before"]
+    worst = [rows.loc[rows["l2_kept"].idxmin(), "layer"] for _, rows in table.groupby("threshold")]
+    assert [row[0] for row in texts(tree, "tr")[1:]] == [str(layer) for layer in worst]
 
 
 @pytest.mark.parametrize(
