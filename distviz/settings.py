@@ -47,6 +47,7 @@ TABLE_FORMATS = ("csv", "parquet", "json")
 _MODEL = (*MEASURING, "generate")
 _ALONE = ("run", "compare", "generate")
 _OBSERVING = ("run", "compare", "filler")
+_DISTRIBUTIONS = ("run", "compare", "show", "report", "export")
 _INPUT, _ARM, _FILLER, _, _, _, _HARDWARE, _SIDE_B, _OUTPUT, _ = HEADINGS
 
 
@@ -222,10 +223,9 @@ class RunSettings:
         commands=(*MEASURING, "whatif", "export"), choices=("single", "double"))
     x_axis: str = _figures(
         "auto", "SCALE", "Axis of the values of a distribution: {choices}; auto is symlog where "
-        "outliers hold much of the energy", commands=("run", "compare", "export"),
+        "outliers hold much of the energy", commands=_DISTRIBUTIONS,
         choices=("auto", "linear", "symlog"))
-    centred: bool = _figures(
-        False, "", "Zero in the middle of that axis", commands=("run", "compare", "export"))
+    centred: bool = _figures(False, "", "Zero in the middle of that axis", commands=_DISTRIBUTIONS)
     # fmt: on
     layer: LayerSettings | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)

@@ -25,6 +25,7 @@ from distviz.output import console, escape_streams, print_error, print_json, pri
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from distviz.plots import AxisChoice
     from distviz.results import Result
 
 app = typer.Typer(
@@ -159,25 +160,29 @@ def _warn(warnings: list[str]) -> None:
 
 
 def _output_result(
-    given: SimpleNamespace, result: Result, folder: Path, *details: Callable[..., RenderableType]
+    given: SimpleNamespace, result: Result, folder: Path, *details: Any, **options: Any
 ) -> None:
-    """Print a result, ``details`` after its summary, and its folder."""
+    """Print a result, ``details`` after its summary with ``options``, and its folder."""
     _warn(result.stated.get("warnings", []))
     summary = import_module(f"distviz.cli.views.{Path(result.FILE).stem}").summary
-    views: list[Any] = [partial(summary, result), *details]
+    views: list[Any] = [partial(summary, result, **options), *details]
     _output(given, lambda: result.summary() | {"folder": str(folder)}, views, [folder])
     if not (given.as_json or given.quiet):
         print_lines("", folder)
 
 
-def _output_written(given: SimpleNamespace, result: Result, folder: Path) -> None:
+def _output_written(
+    given: SimpleNamespace, result: Result, folder: Path, axes: AxisChoice | None = None
+) -> None:
+    from distviz.results import Run
+
     if not world.current().is_first:
         return
     if given.report:
         from distviz import reports
 
-        reports.report_folders([folder])
-    _output_result(given, result, folder)
+        reports.report_folders([folder], axes=axes)
+    _output_result(given, result, folder, **({"axes": axes} if isinstance(result, Run) else {}))
 
 
 def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
@@ -189,7 +194,9 @@ def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
     if not given.dry_run:
         from distviz.cli.execute import execute
 
-        _output_written(given, *execute(study, _progress(given)))
+        _output_written(
+            given, *execute(study, _progress(given)), options.axis_choice(study.settings)
+        )
         return
     from distviz.cli.dry_run import dry_run
 
@@ -317,14 +324,15 @@ def show(given: SimpleNamespace) -> None:
     from distviz.results import Run, load
     from distviz.sites import parse_layers
 
-    whole = load(given.run)
-    part = None
+    whole, part = load(given.run), None
     if given.layers is not None:
         part = whole.select(parse_layers(given.layers, whole.n_layers))
-    details = []
-    if isinstance(whole, Run):
-        details.append(partial(layer_details, whole, cast("Run | None", part)))
-    _output_result(given, part or whole, given.run, *details)
+    if not isinstance(whole, Run):
+        _output_result(given, part or whole, given.run)
+        return
+    axes = options.axis_choice(given)
+    details = partial(layer_details, whole, cast("Run | None", part), axes=axes)
+    _output_result(given, part or whole, given.run, details, axes=axes, whole=whole)
 
 
 @_command
@@ -332,7 +340,9 @@ def report(given: SimpleNamespace) -> None:
     """Write one HTML file with figures, curves and tables."""
     from distviz import reports
 
-    written = reports.report_folders(given.folders, given.out, force=given.force)
+    written = reports.report_folders(
+        given.folders, given.out, axes=options.axis_choice(given), force=given.force
+    )
     if given.as_json:
         print_json({"file": str(written), "bytes": written.stat().st_size})
     else:

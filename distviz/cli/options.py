@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from distviz.option import HEADINGS, MEASURING, Option
 from distviz.parsing import word_list
 from distviz.settings import FIGURE_FORMATS, OPTIONS, SIDE_B, TABLE_FORMATS
 from distviz.sites import PHASES
+
+if TYPE_CHECKING:
+    from distviz.plots import AxisChoice
 
 _INPUT, _, _FILLER, _GRID, _GENERATION, _WHATIF, _, _, _OUTPUT, _GENERAL = HEADINGS
 _WRITING = (*MEASURING, "whatif")
@@ -198,6 +201,13 @@ def of_side_b(given: Any) -> dict[str, Any]:
     """Return the options given for side B alone, by the names of `SIDE_B`."""
     values = {name: getattr(given, name) for name in SIDE_B}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def axis_choice(given: Any) -> AxisChoice:
+    """Return the axes of distributions that arguments or settings ask for."""
+    from distviz.plots import AxisChoice
+
+    return AxisChoice.of(None, given.x_axis or "auto", centred=bool(given.centred))
 
 
 def _formats(figures: str | None, no_figures: bool) -> list[str] | None:

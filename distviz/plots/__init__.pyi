@@ -2,6 +2,7 @@ from .before_after import draw_paired as draw_paired
 from .before_after import paired as paired
 from .before_after_data import PairedBins as PairedBins
 from .before_after_data import Panel as Panel
+from .before_after_data import Tails as Tails
 from .before_after_data import paired_bins as paired_bins
 from .compared import compared as compared
 from .compared_data import ComparedBins as ComparedBins
@@ -17,6 +18,8 @@ from .filler import filler_positions as filler_positions
 from .heatmaps import COST as COST
 from .heatmaps import GAIN as GAIN
 from .heatmaps import LOSS as LOSS
+from .histograms import extremes_text as extremes_text
+from .histograms import outside_texts as outside_texts
 from .layer_diagram import layer_lines as layer_lines
 from .overview import layer_series as layer_series
 from .overview import overview as overview
@@ -29,6 +32,7 @@ from .style import GRID as GRID
 from .style import INK as INK
 from .style import LIGHT as LIGHT
 from .style import LINE as LINE
+from .style import phase_name as phase_name
 from .style import styled as styled
 from .sweep import sweep_by_layer as sweep_by_layer
 from .sweep import sweep_overview as sweep_overview

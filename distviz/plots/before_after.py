@@ -100,7 +100,7 @@ def draw_paired(
         if page.is_narrow:
             rows = [
                 *_numbers(data),
-                *histograms.beyond_rows([_tails(data, one) for one in data.panels]),
+                *histograms.beyond_rows([data.tails(one) for one in data.panels]),
             ]
             if any(sum(data.beyond(one)) for one in data.panels):
                 rows.append(("Σx² outside", [percent(one.energy_outside) for one in data.panels]))
@@ -243,20 +243,11 @@ def _numbers(data: PairedBins) -> Iterator[histograms.Row]:
         yield "moved", [f"k = {data.moved:,} ({share})"]
 
 
-def _tails(data: PairedBins, panel: Panel) -> histograms.Tails:
-    """Return what lies outside the window."""
-    left, right = (count / max(panel.count, 1) for count in data.beyond(panel))
-    return (left, panel.low), (right, panel.high)
-
-
 def _outside(data: PairedBins, panel: Panel) -> list[str]:
     """Return the notes in the corner: what lies outside the axis, or the extremes on it."""
     if data.strip is None and panel.count:
-        return [f"min {number(panel.low)}, max {number(panel.high)}"]
-    texts = histograms.beyond_texts(_tails(data, panel))
-    if texts:
-        texts.append(f"together {percent(panel.energy_outside)} of Σx²")
-    return texts
+        return [histograms.extremes_text(data.tails(panel))]
+    return histograms.outside_texts(data.tails(panel), panel.energy_outside)
 
 
 def _draw_arrows(figure: Figure, axes: list[Axes], data: PairedBins) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from distviz.stats import Sketch
 
 Counts = NDArray[np.int64]
+Tails = tuple[tuple[float, float], tuple[float, float]]
+"""Fraction of the values left of the window and their minimum; right of it and their maximum."""
 _LOG_FLOOR = 0.7
 """Where bars begin on a logarithmic scale: less than one value in a bin of the usual width."""
 
@@ -149,6 +151,11 @@ class PairedBins(DrawnBins):
         """Return how many values lie left and right of the axis."""
         left, right = self.outside(panel.counts)
         return int(left), int(right)
+
+    def tails(self, panel: Panel) -> Tails:
+        """Return what lies outside the window."""
+        left, right = (count / max(panel.count, 1) for count in self.beyond(panel))
+        return (left, panel.low), (right, panel.high)
 
     @property
     def peak(self) -> float:

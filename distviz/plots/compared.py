@@ -92,7 +92,11 @@ def draw_compared(
         below.set_xlabel(histograms.value_label(data.pair.a.site))
         figure.align_ylabels()
         if page.is_narrow:
-            rows = [*_rows(data), *histograms.beyond_rows(_tails(data))]
+            tails = [data.tails(side) for side in (data.a, data.b)]
+            rows = [*_rows(data), *histograms.beyond_rows(tails)]
+            if any(share for ends in tails for share, _ in ends):
+                outside = [percent(side.energy_outside) for side in (data.a, data.b)]
+                rows.append(("Σx² outside", outside))
             histograms.place_above_numbers(
                 figure, axes, heading, [1.5, 0.9], left=0.8, gap=0.12, handles=handles,
                 heads=list(SIDE_COLORS.items()),
@@ -126,11 +130,12 @@ def _place_wide(
         figure, list(SIDE_COLORS.items()), _rows(data), left=heading.width - page.column,
         right=heading.width - 0.12, top=top, ruled=_RULED,
     )  # fmt: skip
-    of_sides = zip(("A: ", "B: "), _tails(data), strict=True)
-    histograms.write_beside(
-        above, [text for side, tails in of_sides for text in histograms.beyond_texts(tails, side)],
-        gid="beyond",
-    )  # fmt: skip
+    texts = [
+        text
+        for title, side in (("A: ", data.a), ("B: ", data.b))
+        for text in histograms.outside_texts(data.tails(side), side.energy_outside, title)
+    ]
+    histograms.write_beside(above, texts, gid="beyond")
     histograms.write_beside(below, _explanation(below, above, data), top=True, gid="difference")
 
 
@@ -234,9 +239,3 @@ def _rows(data: ComparedBins) -> list[histograms.Row]:
         ("W1 / std A", [number(data.wasserstein_normalized)]),
         ("JS divergence", [f"{number(data.js_divergence)} bit"]),
     ]
-
-
-def _tails(data: ComparedBins) -> list[histograms.Tails]:
-    """Return what lies outside the window, of both sides."""
-    shares = [(side, *data.beyond(side)) for side in (data.a, data.b)]
-    return [((left, side.low), (right, side.high)) for side, left, right in shares]

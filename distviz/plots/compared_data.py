@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.plots.before_after_data import DrawnBins, log_floor
+from distviz.plots.before_after_data import DrawnBins, Tails, log_floor
 from distviz.plots.range_strip import Strip, strip_of
 from distviz.plots.site_axes import SiteAxes, axes_of
 from distviz.stats import bin_edges, statistics
@@ -31,6 +31,8 @@ class ComparedSide:
     count, near_zero, std, gini, low, high
         Number of finite values, fraction with abs(x) < eps of A, population standard deviation,
         Gini coefficient of abs(x), extremes.
+    energy_outside
+        Fraction of the sum of squares that lies outside the axis.
     """
 
     shares: Floats
@@ -40,6 +42,7 @@ class ComparedSide:
     gini: float
     low: float
     high: float
+    energy_outside: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class ComparedBins(DrawnBins):
         left, right = self.outside(side.shares)
         return float(left), float(right)
 
+    def tails(self, side: ComparedSide) -> Tails:
+        """Return what lies outside the window."""
+        left, right = self.beyond(side)
+        return (left, side.low), (right, side.high)
+
     @property
     def difference(self) -> Floats:
         """B - A for each bin; positive where B has more."""
@@ -106,7 +114,7 @@ def compared_bins(
     axes = axes_of(comparison, pair.a) if axes is None else axes
     edges = bin_edges(sketches, window=axes.window, scale=axes.scale)
     eps = comparison.a.bands[pair.a]
-    a, b = (_side(sketch, edges, eps) for sketch in sketches)
+    a, b = (_side(sketch, edges, eps, axes.window) for sketch in sketches)
     row = comparison.table.iloc[comparison.pairs.index(pair)]
     names = ("ks", "wasserstein_normalized", "js_divergence")
     distances = {name: float(row[name]) for name in names}
@@ -114,7 +122,7 @@ def compared_bins(
     return ComparedBins(axes, edges, pair, eps, a, b, strip=strip, **distances)
 
 
-def _side(sketch: Sketch, edges: Floats, eps: float) -> ComparedSide:
+def _side(sketch: Sketch, edges: Floats, eps: float, window: tuple[float, float]) -> ComparedSide:
     counts = statistics.histogram(sketch, edges)
     return ComparedSide(
         shares=counts / max(int(counts.sum()), 1),
@@ -124,4 +132,5 @@ def _side(sketch: Sketch, edges: Floats, eps: float) -> ComparedSide:
         gini=statistics.gini(sketch),
         low=sketch.min,
         high=sketch.max,
+        energy_outside=statistics.energy_outside(sketch, *window),
     )

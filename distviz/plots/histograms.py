@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+    from distviz.plots.before_after_data import Tails
     from distviz.plots.site_axes import SiteAxes
 
 Row = tuple[str, list[str]]
 """A name, and one cell, or one for each column."""
-Tails = tuple[tuple[float, float], tuple[float, float]]
-"""Fraction of the values left of the window and their minimum; right of it and their maximum."""
 Heads = Sequence[tuple[str, str]]
 """Names of columns with their colours."""
 _HEADROOM = 1.1
@@ -183,6 +182,18 @@ def beyond_texts(tails: Tails, title: str = "") -> list[str]:
     if right:
         texts.append(f"{title}{percent(right)} above the axis, max {number(high)}")
     return texts
+
+
+def outside_texts(tails: Tails, energy: float, title: str = "") -> list[str]:
+    """Return what lies outside the window, and its fraction of the sum of squares."""
+    texts = beyond_texts(tails, title)
+    return [*texts, f"{title}together {percent(energy)} of Σx²"] if texts else []
+
+
+def extremes_text(tails: Tails) -> str:
+    """Return the extremes."""
+    (_, low), (_, high) = tails
+    return f"min {number(low)}, max {number(high)}"
 
 
 def beyond_rows(tails: Sequence[Tails]) -> Iterator[Row]:

@@ -92,6 +92,11 @@ class SiteAxes:
         """Both ends."""
         return self.left, self.right
 
+    @property
+    def x_axis(self) -> str:
+        """``"linear"`` or ``"symlog"``."""
+        return "linear" if self.scale.constant is None else "symlog"
+
 
 @dataclass(frozen=True)
 class _Layer:

@@ -9,7 +9,7 @@ import pandas as pd
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.histogram_charts import COMPARED
-from distviz.reports.histogram_data import compared_frames
+from distviz.reports.histogram_data import compared_frames, first_scales
 from distviz.reports.page import Block, Browser, Chart, Part, Prose, Section
 from distviz.reports.rendering import DISTANCES
 from distviz.reports.repeat_command import compare_command
@@ -20,6 +20,7 @@ from distviz.results import alignment, records, side_names
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
+    from distviz.plots import AxisChoice
     from distviz.results import Comparison
 
 _SIDES = {"near_zero_a": ("A", "$before"), "near_zero_b": ("B", "$after")}
@@ -29,8 +30,13 @@ _TESTED = {
 }
 
 
-def comparison_part(comparison: Comparison, folder: str = "") -> Part:
-    """Return the part of a comparison; its folder is for the command that repeats it."""
+def comparison_part(
+    comparison: Comparison, folder: str = "", choice: AxisChoice | None = None
+) -> Part:
+    """Return the part of a comparison.
+
+    ``folder`` is for the command that repeats it; ``choice`` is that of `axes_of`.
+    """
     a, b = side_names(comparison)
     manifest = comparison.manifest
     sides = [
@@ -40,7 +46,8 @@ def comparison_part(comparison: Comparison, folder: str = "") -> Part:
     changed = "after" in (manifest.get("phase_a"), manifest.get("phase_b"))
     sites = list(dict.fromkeys(pair.a.site for pair in comparison.pairs))
     layers = layer_section(comparison.a, sites, has_change=changed)
-    pairs = Browser("A and B", COMPARED, compared_frames(comparison))
+    frames, scales = compared_frames(comparison, choice), first_scales(comparison, choice)
+    pairs = Browser("A and B", COMPARED, frames, scales)
     sections = [
         Section("The two sides", [Prose("\n".join(sides)), *layers.blocks]),
         Section("Pairs of layers", [pairs]),

@@ -70,7 +70,10 @@ def _floored(*fields: str) -> list[Spec]:
 
 PAIRED: dict[str, Spec] = {
     "paired": {
-        "transform": [*_calculated(rest="datum.n - datum.m"), *_floored("n", "rest", "o")],
+        "transform": [
+            *_calculated(m="datum.m || 0", rest="datum.n - datum.m"),
+            *_floored("n", "rest", "o"),
+        ],
         "layer": [
             _BAND,
             _bars("n_", _FLOOR, "$light", "bars"),

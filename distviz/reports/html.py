@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distviz.errors import RequestError
 from distviz.interrupts import deferred, note_written
@@ -31,11 +32,20 @@ from distviz.results import (
     replacing,
 )
 
+if TYPE_CHECKING:
+    from distviz.plots import AxisChoice
+
 _HEAD = 1 << 16
 """Bytes in which a page has its title."""
 
 
-def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bool = False) -> Path:
+def report_folders(
+    places: Sequence[Path],
+    out: Path | None = None,
+    *,
+    axes: AxisChoice | None = None,
+    force: bool = False,
+) -> Path:
     """Write one HTML page from folders of results and return the file.
 
     Parameters
@@ -44,6 +54,8 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
         Folders that distviz wrote, of any kind.
     out
         The file; None is ``report.html`` in the first folder, which is always replaced.
+    axes
+        Of the distributions, as they are shown first; None decides by the values of each site.
     force
         Replace an existing ``out``.
 
@@ -66,7 +78,7 @@ def report_folders(places: Sequence[Path], out: Path | None = None, *, force: bo
             raise RequestError(
                 f"{target} is no report of distviz and is not replaced", "give another --out"
             )
-    return write_page(page_of(places), target)
+    return write_page(page_of(places, axes), target)
 
 
 def _is_page(path: Path) -> bool:
@@ -75,10 +87,10 @@ def _is_page(path: Path) -> bool:
     return start.lstrip().startswith(b"<!DOCTYPE html>") and " · distviz</title>".encode() in start
 
 
-def page_of(places: Sequence[Path]) -> Page:
-    """Read folders and return their page, one part each."""
+def page_of(places: Sequence[Path], axes: AxisChoice | None = None) -> Page:
+    """Read folders and return their page, one part each; ``axes`` as of `report_folders`."""
     results = [load(Path(place)) for place in places]
-    parts = [_part(one, Path(place)) for one, place in zip(results, places, strict=True)]
+    parts = [_part(one, Path(place), axes) for one, place in zip(results, places, strict=True)]
     if len(parts) == 1:
         return Page(parts[0].title, parts)
     named = [
@@ -101,14 +113,14 @@ def _named_runs(results: Sequence[Result], places: Sequence[Path]) -> dict[str, 
     return runs
 
 
-def _part(result: Result, folder: Path) -> Part:
+def _part(result: Result, folder: Path, axes: AxisChoice | None) -> Part:
     """Return the part of a result of any kind."""
     if isinstance(result, Sweep):
         return sweep_part(result)
     if isinstance(result, Comparison):
-        return comparison_part(result, str(folder))
+        return comparison_part(result, str(folder), axes)
     if isinstance(result, Run):
-        return run_part(result, _documents(folder))
+        return run_part(result, _documents(folder), axes)
     if isinstance(result, FillerStudy):
         return filler_part(result, _documents(folder / "count_000"))
     assert isinstance(result, WhatIf)

@@ -68,18 +68,26 @@ class Browser:
     specs
         Charts by name; strings that begin with ``$`` are replaced by colours and frame values.
     groups
-        By site: one frame per layer. A frame has ``label``, ``note``, ``left``, ``step`` (bins),
-        ``tokens`` (values shared by its charts), ``panels`` (``spec``, ``title``, ``phase``,
-        ``columns`` of one number per bin) and ``numbers`` (a small table of texts).
+        By site: one frame per layer. A frame has ``label``, ``note``, ``numbers`` (a small table
+        of texts) and ``views``: by scale of the values, ``all`` on the axes of all layers and
+        ``own`` where those of this layer differ. A view has ``edges`` of bins, ``columns`` of one
+        number per bin, ``tokens`` (values shared by its charts), ``outside`` (lines of text) and
+        ``panels`` (``spec``, ``title``, ``phase``, ``fields``: the columns of the chart).
+    scales
+        By site: the scale of the values that is shown first, ``"linear"`` or ``"symlog"``.
     first
         The site and the number of the frame that is shown first.
+    largest
+        What the tables of channels are about.
     """
 
     kind: ClassVar[str] = "browser"
     title: str
     specs: dict[str, Spec]
     groups: dict[str, list[dict[str, Any]]]
+    scales: dict[str, str]
     first: tuple[str, int] = ("", 0)
+    largest: str = "largest channels"
 
 
 @dataclass(frozen=True)

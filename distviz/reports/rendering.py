@@ -110,7 +110,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
+    environment.policies["json.dumps_kwargs"] = {
+        "ensure_ascii": False,
+        "allow_nan": False,
+        "separators": (",", ":"),
+    }
     return environment
 
 
@@ -127,5 +131,5 @@ def _compact(block: Any) -> dict[str, Any]:
     """Return the data of a chart or a browser for the script of the page."""
     if block.kind == "chart":
         return {"spec": block.spec, "title": block.title}
-    parts = {"specs": block.specs, "groups": block.groups, "first": list(block.first)}
-    return parts | {"title": block.title}
+    parts = {"specs": block.specs, "groups": block.groups, "scales": block.scales}
+    return parts | {"first": list(block.first), "title": block.title}

@@ -15,7 +15,7 @@ from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.channels import channel_section, module_kinds
 from distviz.reports.histogram_charts import PAIRED
-from distviz.reports.histogram_data import paired_frames
+from distviz.reports.histogram_data import first_scales, group_name, paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
 from distviz.reports.repeat_command import run_command
 from distviz.reports.summary import make_part, run_verdict
@@ -24,6 +24,7 @@ from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
+    is_paired,
     layer_names,
     model_name,
     moved_values,
@@ -34,6 +35,7 @@ from distviz.results import (
 from distviz.sites import SITES, LayerOrder
 
 if TYPE_CHECKING:
+    from distviz.plots import AxisChoice
     from distviz.results import Run
 
 _MAIN = {
@@ -48,11 +50,14 @@ _CLASS_COLORS = {"before": "$before", "after": "$after", "A": "$before", "B": "$
 _MOST_PLANS = 400
 
 
-def run_part(run: Run, texts: str | None = None) -> Part:
-    """Return the part of a run; ``texts`` is the file of its documents, None if not saved."""
+def run_part(run: Run, texts: str | None = None, choice: AxisChoice | None = None) -> Part:
+    """Return the part of a run.
+
+    ``texts`` is the file of its documents, None if not saved; ``choice`` is that of `axes_of`.
+    """
     sections = [
         layer_section(run),
-        figure_section(run),
+        figure_section(run, choice),
         *depth_sections(run),
         Section("All statistics", [data_table("stats", run.stats())]),
     ]
@@ -92,16 +97,17 @@ def layer_section(
     return Section("Observed sites", [Drawing(f"{text}.", pieces)])
 
 
-def figure_section(run: Run) -> Section:
+def figure_section(run: Run, choice: AxisChoice | None = None) -> Section:
     """Return the distributions of every layer, with a slider."""
-    is_paired = any(key.phase == "after" for key in run.keys)
-    title = f"Before and after {change_name(run)}" if is_paired else "Distribution"
-    browser = Browser(title, PAIRED, paired_frames(run), _first_shown(run))
+    title = f"Before and after {change_name(run)}" if is_paired(run) else "Distribution"
+    largest = "largest channels" + ", before" * is_paired(run)
+    frames, scales = paired_frames(run, choice), first_scales(run, choice)
+    browser = Browser(title, PAIRED, frames, scales, _first_shown(run), largest)
     return Section(f"{title}, by layer", [browser])
 
 
 def _first_shown(run: Run) -> tuple[str, int]:
-    """Return the site and the number of the frame that a reader sees first.
+    """Return the group of `paired_frames`, and the number of the frame, that a reader sees first.
 
     The first layer that ARM changes, at ``act`` if that was observed; else the first place.
     """
@@ -111,7 +117,8 @@ def _first_shown(run: Run) -> tuple[str, int]:
     if not first:
         return "", 0
     chosen = next((key for key in first if key.site == "act"), first[0])
-    return chosen.site, [key for key in places if key.site == chosen.site].index(chosen)
+    name = group_name(chosen)
+    return name, [key for key in places if group_name(key) == name].index(chosen)
 
 
 def depth_sections(run: Run) -> list[Section]:

@@ -15,6 +15,7 @@ from .labels import chosen_layers as chosen_layers
 from .labels import decibels as decibels
 from .labels import distance_name as distance_name
 from .labels import filler_name as filler_name
+from .labels import is_paired as is_paired
 from .labels import layer_axis as layer_axis
 from .labels import layer_name as layer_name
 from .labels import layer_names as layer_names

@@ -244,6 +244,11 @@ def arm_layers(run: Run) -> list[int]:
     return sorted({key.layer for key in run.keys if key.phase == "moved_after"})
 
 
+def is_paired(run: Run) -> bool:
+    """Return whether a run has distributions after a change; else it has no use for phases."""
+    return any(key.phase == "after" for key in run.keys)
+
+
 def moved_values(run: Run) -> str:
     """Return how many values ARM moved, such as ``1,321 values (5.38 %)``."""
     keys = [key for key in run.keys if key.phase == "moved_before"]

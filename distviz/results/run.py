@@ -158,6 +158,10 @@ class Run(Result):
 
     def places(self) -> dict[SiteKey, list[SiteKey]]:
         """Group the keys by place: the ``before`` key (or the first) -> the keys of all phases."""
+        return dict(self._grouped)
+
+    @cached_property
+    def _grouped(self) -> dict[SiteKey, list[SiteKey]]:
         groups: dict[SiteKey, list[SiteKey]] = {}
         for key in self.keys:
             groups.setdefault(key._replace(phase=""), []).append(key)

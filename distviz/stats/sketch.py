@@ -166,8 +166,9 @@ class Sketch:
     def pairs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the values that occurred, ascending (-0.0 before 0.0), and how often each did."""
         name = self.grid or "bf16"
-        counts = self.table[float_grid.ordered_codes(name)]
-        occupied = np.flatnonzero(counts)
+        top, sign = float_grid.first_nonfinite(name), float_grid.SIGN
+        counts = np.concatenate([self.table[sign : sign + top][::-1], self.table[:top]])
+        occupied = np.flatnonzero(counts != 0)  # of booleans it is several times as fast
         return float_grid.ordered_values(name)[occupied], counts[occupied]
 
     def magnitude_pairs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from support.browsers import Opened
 from support.synthetic_comparisons import make
-from support.synthetic_runs import silu_run
+from support.synthetic_runs import place, run_of, silu_run
 
 from distviz.reports import write_page
 from distviz.reports.comparison import comparison_part
@@ -119,9 +119,97 @@ def test_slider_buttons_and_arrow_keys_change_the_picture(opened: Opened) -> Non
     assert tab.locator(".numbers tbody tr").count() == 6
 
 
+_AXES = """() => [...document.querySelectorAll(".browser .plot")].map(plot => {
+  const view = plot.view.view;
+  const scale = name => {
+    const one = view.scale(name);
+    return [one.type, one.constant ? one.constant() : null, one.domain()];
+  };
+  const texts = plot.querySelectorAll(".role-axis-label text, .role-axis-title text");
+  return [scale("x"), scale("y"), [...texts].map(one => one.textContent)];
+})"""
+
+
+def axes(tab: Tab) -> Any:
+    """The scales of every panel, with the labels and titles of their axes."""
+    return tab.evaluate(_AXES)
+
+
 def axis_labels(tab: Tab) -> list[str]:
     """The labels of both axes of the first panel."""
     return tab.locator(".browser .plot").first.locator(".role-axis-label text").all_text_contents()
+
+
+def choice(tab: Tab, group: str, option: str) -> Any:
+    return tab.get_by_role("group", name=group).get_by_label(option)
+
+
+@pytest.fixture(scope="module", params=["run", "comparison"])
+def unlike(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of layers that differ by a factor of a thousand, at two sites; or a comparison."""
+    rng = np.random.default_rng(5)
+    sketches = {}
+    for layer, size in enumerate((0.02, 1.0, 20.0)):
+        for site in ("act", "product"):
+            values = rng.standard_t(5, 6000) * size
+            for phase, factor in (("before", 1.0), ("after", 1.1)):
+                key = place(layer, phase)._replace(site=site)
+                sketches[key] = (values * factor).astype("float32")
+    made = run_of(sketches, dtype="float32")
+    part = run_part(made)
+    if request.param == "comparison":
+        part = comparison_part(compare_runs(make(1).run, make(2, scale=3.0).run))
+    return write_page(Page("x", [part]), tmp_path_factory.mktemp("unlike") / "report.html")
+
+
+def test_only_the_reader_changes_axes(browser: Browser, unlike: Path) -> None:
+    opened = Opened(browser, unlike)
+    tab = opened.tab
+    seen = []
+    for scale in ("symlog", "linear", "symlog"):
+        choice(tab, "values", scale).check()
+        tab.wait_for_timeout(300)
+        shown = drawing(tab)
+        seen.append(axes(tab))
+        for panel in seen[-1]:
+            assert panel[0][0] == scale
+            assert any("(symlog)" in text for text in panel[2]) == (scale == "symlog")
+        for button in (".forth", ".forth", ".back"):
+            tab.locator(button).click()
+            shown = settle(tab, shown)
+            assert axes(tab) == seen[-1]
+        tab.locator(".back").click()
+        settle(tab, shown)
+    assert seen[0] == seen[2]
+    assert seen[0] != seen[1]
+    choice(tab, "axes", "this layer").check()
+    tab.wait_for_timeout(300)
+    first = axes(tab)
+    assert [panel[0][0] for panel in first] == ["symlog", "symlog"]
+    tab.locator(".forth").click()
+    tab.wait_for_timeout(300)
+    assert axes(tab) != first
+    if tab.locator(".group").count():
+        tab.locator(".group").select_option("product")
+        tab.wait_for_timeout(300)
+    assert choice(tab, "values", "symlog").is_checked()
+    assert choice(tab, "axes", "this layer").is_checked()
+    assert opened.logged == []
+    opened.context.close()
+
+
+def test_lines_below_the_charts_follow_the_axes(browser: Browser, unlike: Path) -> None:
+    opened = Opened(browser, unlike)
+    tab = opened.tab
+    lines = tab.locator(".browser .outside p")
+    choice(tab, "values", "symlog").check()
+    assert all("min" in text and "max" in text for text in lines.all_inner_texts())
+    choice(tab, "values", "linear").check()
+    choice(tab, "axes", "this layer").check()
+    texts = lines.all_inner_texts()
+    assert len(texts) == 2, texts
+    assert any("the axis" in text and "of Σx²" in text for text in texts)
+    opened.context.close()
 
 
 def test_axes_change_only_where_the_reader_asks(opened: Opened) -> None:
@@ -145,7 +233,7 @@ def test_axes_change_only_where_the_reader_asks(opened: Opened) -> None:
     tab.locator(".back").click()
     settle(tab, fourth)
     assert tab.get_by_label("logarithmic").is_checked()
-    tab.get_by_label("linear").check()
+    choice(tab, "heights", "linear").check()
     tab.get_by_label("all layers").check()
     tab.wait_for_timeout(400)
     assert axis_labels(tab) == fixed

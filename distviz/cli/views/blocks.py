@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from distviz.stats import bin_edges, statistics
 if TYPE_CHECKING:
     from distviz.results import Run
     from distviz.sites import SiteKey
-    from distviz.stats import Sketch
+    from distviz.stats import Sketch, ValueScale
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "  .::-=+#"
@@ -39,11 +40,18 @@ _STATISTICS = {"near_zero": "near-0", "std": "std", "gini": "Gini", "kurtosis": 
 
 
 def histogram_blocks(
-    run: Run, layer: int, site: str = "act", width: int = 72, *, ascii_only: bool = False
+    run: Run,
+    layer: int,
+    site: str = "act",
+    width: int = 72,
+    axes: AxisChoice | None = None,
+    *,
+    ascii_only: bool = False,
 ) -> Text:
     """Return small histograms of before and after on one scale, of at most ``width`` bins.
 
-    They show the first module of the layer and site.
+    They show the first module of the layer and site. The scale of the values, unless ``axes``
+    names it, is that of all layers at the site; the window is that of this layer.
 
     Raises
     ------
@@ -53,8 +61,8 @@ def histogram_blocks(
     first = run.find(layer, site, next((k.phase for k in run.keys if k.layer == layer), "before"))
     found = {name: run.merged.get(first._replace(phase=name)) for name in ("before", "after")}
     sketches = {name: sketch for name, sketch in found.items() if sketch is not None}
-    edges = _small_edges(run, first, list(sketches.values()), width)
-    bars = {name: _densities(sketch, edges) for name, sketch in sketches.items()}
+    edges, scale = _small_edges(run, first, list(sketches.values()), width, axes or AxisChoice())
+    bars = {name: _densities(sketch, edges, scale) for name, sketch in sketches.items()}
     peak = max(float(one.max()) for one in bars.values()) or 1.0
     power = 1.0 if min(map(_mean_of_filled, bars.values())) > _PEAKED * peak else _POWER
     shape = Text()
@@ -62,7 +70,7 @@ def histogram_blocks(
         partner = run.merged.get(
             first._replace(phase={"before": "moved_before"}.get(name, "moved_after"))
         )
-        rest = heights if partner is None else heights - _densities(partner, edges)
+        rest = heights if partner is None else heights - _densities(partner, edges, scale)
         blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
         levels, rest_levels = (
             8 * _ROWS * (np.maximum(one, 0) / peak) ** power for one in (heights, rest)
@@ -71,15 +79,19 @@ def histogram_blocks(
             shape.append(f"{name if row == _ROWS - 1 else '':<7}", style="bold")
             _append_row(shape, levels - 8 * row, rest_levels - 8 * row, blocks, name)
             shape.append("\n")
-    shape.append(_small_axis(edges))
-    if power != 1:
-        shape.append("\n       height: square root of the count", style="dim")
+    shape.append(_small_axis(edges, scale))
+    notes = ["axis: symmetric logarithmic"] * (scale.constant is not None)
+    notes += ["height: square root of the count"] * (power != 1)
+    if notes:
+        shape.append(f"\n       {'; '.join(notes)}", style="dim")
     return shape
 
 
-def _densities(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def _densities(
+    sketch: Sketch, edges: NDArray[np.float64], scale: ValueScale
+) -> NDArray[np.float64]:
     """Return the values per unit of the axis in each bin."""
-    return statistics.histogram(sketch, edges) / np.diff(edges)
+    return statistics.histogram(sketch, edges) / np.diff(scale.forward(edges))
 
 
 def _mean_of_filled(heights: NDArray[np.float64]) -> float:
@@ -98,26 +110,48 @@ def _append_row(
 
 
 def _small_edges(
-    run: Run, place: SiteKey, sketches: list[Sketch], width: int
-) -> NDArray[np.float64]:
-    """Return at most ``width`` bins over the window in which the figures show this place."""
-    window = axes_of(run, place, AxisChoice("linear"), own=True).window
-    edges = bin_edges(sketches, max(width - _LABEL, 8), window=window)
-    first, last = np.searchsorted(edges, window)
-    return edges[first : last + 1]
+    run: Run, place: SiteKey, sketches: list[Sketch], width: int, asked: AxisChoice
+) -> tuple[NDArray[np.float64], ValueScale]:
+    """Return at most ``width`` bins over the values of this place, and their scale."""
+    of_site = replace(asked, x_axis=axes_of(run, place, asked).x_axis)
+    axes = axes_of(run, place, of_site, own=True)
+    edges = bin_edges(sketches, max(width - _LABEL, 8), window=axes.window, scale=axes.scale)
+    first, last = np.searchsorted(edges, axes.window)
+    return edges[first : last + 1], axes.scale
 
 
-def _small_axis(edges: NDArray[np.float64]) -> str:
-    """Return the axis: both ends, the left one beside it, and zero."""
+def _small_axis(edges: NDArray[np.float64], scale: ValueScale) -> str:
+    """Return the axis: both ends, the left one beside it, zero, and powers of ten if symlog."""
     left, right = number(edges[0]), number(edges[-1])
     bins = edges.size - 1
-    line = [" "] * (7 + bins)
-    zero = 7 + min(max(int(np.searchsorted(edges, 0.0, "right")) - 1, 0), bins - 1)
-    line += [" "] * _LABEL
+    line = [" "] * (7 + bins + _LABEL)
+    zero = _column(edges, 0.0)
     starts = max(6 - len(left), 0), zero, max(7 + bins - len(right), zero + 2)
     for start, word in zip(starts, (left, "0", right), strict=True):
         line[start : start + len(word)] = word
+    for tick in _powers(edges, scale):
+        word = f"{tick:,g}"
+        start = _column(edges, tick) - len(word) // 2
+        around = line[start - 2 : start + len(word) + 2]
+        if not "".join(around).strip():
+            line[start : start + len(word)] = word
     return "".join(line).rstrip().replace("−", "-")
+
+
+def _column(edges: NDArray[np.float64], value: float) -> int:
+    """Return the column of the bin that a value is in."""
+    return 7 + min(max(int(np.searchsorted(edges, value, "right")) - 1, 0), edges.size - 2)
+
+
+def _powers(edges: NDArray[np.float64], scale: ValueScale) -> Iterator[float]:
+    """Yield powers of ten and their negatives on a symmetric logarithmic axis, from outside."""
+    if scale.constant is None:
+        return
+    reach = max(-edges[0], edges[-1])
+    power = math.floor(math.log10(reach))
+    while 10.0**power > scale.constant:
+        yield from (tick for tick in (10.0**power, -(10.0**power)) if edges[0] < tick < edges[-1])
+        power -= 1
 
 
 def sparklines(run: Run, console: Console | None = None) -> list[str]:

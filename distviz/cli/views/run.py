@@ -37,14 +37,21 @@ from distviz.sites import SiteKey
 from distviz.stats import statistics
 
 if TYPE_CHECKING:
+    from distviz.plots import AxisChoice
     from distviz.results import Run
 
 
-def summary(run: Run, console: Console | None = None) -> Group:
+def summary(
+    run: Run,
+    console: Console | None = None,
+    axes: AxisChoice | None = None,
+    whole: Run | None = None,
+) -> Group:
     """Return the findings of a run: the sample, the effect, the layers, ARM's first layer.
 
     The console's width and encoding decide what is shown; None is a standard terminal of 80
-    columns, here and in the other views.
+    columns, here and in the other views. ``axes`` are those asked for, of the histogram;
+    ``whole`` is the run whose layers have them, if this is a part of it.
     """
     verdict = output_verdict(run)
     sample: list[RenderableType] = [paragraph(measured_line(run), console, style="bold")]
@@ -63,11 +70,16 @@ def summary(run: Run, console: Console | None = None) -> Group:
     parts += [stats_table(run), paragraph(_legend(run), console, style="dim")]
     first = next((key for key in run.keys if key.phase == "moved_after"), None)
     if first is not None:
-        parts += [Text(), *_titled_histogram(run, first, console)]
+        parts += [Text(), *_titled_histogram(whole or run, first, console, axes)]
     return Group(*parts)
 
 
-def layer_details(run: Run, part: Run | None = None, console: Console | None = None) -> Group:
+def layer_details(
+    run: Run,
+    part: Run | None = None,
+    console: Console | None = None,
+    axes: AxisChoice | None = None,
+) -> Group:
     """Return sparklines of all layers of a run, and histograms of the layers of a part of it.
 
     The layer that `summary` shows is left out; without a part there are no histograms.
@@ -77,7 +89,7 @@ def layer_details(run: Run, part: Run | None = None, console: Console | None = N
     if lines:
         parts += [Text(), *(paragraph(line, console) for line in lines)]
     for key in _not_shown(part) if part is not None else ():
-        parts += [Text(), *_titled_histogram(run, key, console)]
+        parts += [Text(), *_titled_histogram(run, key, console, axes)]
     return Group(*parts)
 
 
@@ -90,11 +102,13 @@ def _not_shown(part: Run) -> Iterator[SiteKey]:
             yield key
 
 
-def _titled_histogram(run: Run, key: SiteKey, console: Console | None) -> list[RenderableType]:
+def _titled_histogram(
+    run: Run, key: SiteKey, console: Console | None, axes: AxisChoice | None
+) -> list[RenderableType]:
     title = f"{layer_name(run, key.layer, key.stack)} · {key.site}"
     width = min(width_of(console) - 8, 96)
     ascii_only = not is_unicode(console)
-    shape = histogram_blocks(run, key.layer, key.site, width, ascii_only=ascii_only)
+    shape = histogram_blocks(run, key.layer, key.site, width, axes, ascii_only=ascii_only)
     return [Text(encode(title, console), style="bold"), shape]
 
 

@@ -112,24 +112,23 @@
 
   /* The slider ------------------------------------------------------------------------------ */
 
-  const rowsOf = (frame, columns) => {
-    const names = Object.keys(columns);
-    const count = columns[names[0]].length;
+  const rowsOf = ({ edges, columns }, fields) => {
+    const names = Object.keys(fields);
+    const count = edges.length - 1;
     const write = (value) => Number(value.toPrecision(4));
     const rows = [];
     for (let bin = 0; bin <= count; bin += 1) {
-      const l = frame.edges[bin];
-      const r = frame.edges[Math.min(bin + 1, count)];
+      const l = edges[bin];
+      const r = edges[Math.min(bin + 1, count)];
       const row = { l, r, range: `${write(l)} … ${write(r)}` };
-      for (const name of names) row[name] = columns[name][Math.min(bin, count - 1)];
+      for (const name of names) row[name] = columns[fields[name]][Math.min(bin, count - 1)];
       rows.push(row);
     }
     return rows;
   };
   /* Least and largest bar of some layers; on a logarithmic scale the least is still visible. */
   const heights = (span) => {
-    const bars = span.flatMap((frame) =>
-      frame.panels.flatMap((one) => (one.tokens ? [] : Object.values(one.columns))));
+    const bars = span.flatMap((view) => Object.values(view.columns));
     let [least, top] = [Infinity, 0];
     for (const one of bars) {
       for (const bar of one) {
@@ -148,7 +147,8 @@
     const panels = figure.querySelector(".panels");
     const table = figure.querySelector(".numbers");
     const largest = figure.querySelector(".largest");
-    const frames = () => data.groups[group ? group.value : Object.keys(data.groups)[0]];
+    const groupName = () => (group ? group.value : Object.keys(data.groups)[0]);
+    const frames = () => data.groups[groupName()];
     const chosen = (kind) => figure.querySelector(`${kind} :checked`)?.value;
     const [site, start] = data.first;
     if (group && site) group.value = site;
@@ -164,6 +164,7 @@
         panels.append(place);
       }
       place.querySelector("h3").textContent = title;
+      place.querySelector("h3").hidden = !title;
       place.querySelector("h3").className = kind;
       return place.querySelector(".plot");
     };
@@ -180,38 +181,40 @@
       table.tHead.replaceChildren(rows[0]);
       table.tBodies[0].replaceChildren(...rows.slice(1));
     };
-    /* The axes of all layers, until the reader asks for those of this layer. */
-    const axes = (frame) => {
-      const span = chosen(".span") === "all" ? frames() : [frame];
+    const viewOf = (frame) => {
+      const views = frame.views[chosen(".values")];
+      return views[chosen(".span")] || views.all;
+    };
+    /* The heights of all layers, until the reader asks for those of this layer. */
+    const heightAxis = (view) => {
+      const span = chosen(".span") === "all" ? frames().map(viewOf) : [view];
       const isLog = chosen(".counts") === "log";
-      const ends = span.map((one) => (chosen(".span") === "own" && one.own) || one.tokens.x_scale.domain);
-      const domain = [Math.min(...ends.map(([left]) => left)), Math.max(...ends.map(([, right]) => right))];
       const { low, top } = heights(span);
       const floor = isLog ? low : 0;
       return {
-        x_scale: { ...frame.tokens.x_scale, domain },
         heights: [floor, isLog ? top * (top / floor) ** 0.08 : top * 1.08],
         scale: isLog ? "log" : "linear",
-        unit: frame.tokens.unit + (isLog ? " (log)" : ""),
+        unit: view.tokens.unit + (isLog ? " (log)" : ""),
         floor,
         difference: [-1, 1].map((sign) => sign * Math.max(...span.map((one) => one.most || 0))),
       };
     };
     const paint = async () => {
       const frame = frames()[Number(layer.value)];
-      const shared = axes(frame);
-      while (panels.children.length > frame.panels.length) panels.lastElementChild.remove();
-      for (const [index, one] of frame.panels.entries()) {
+      const view = viewOf(frame);
+      const shared = heightAxis(view);
+      while (panels.children.length > view.panels.length) panels.lastElementChild.remove();
+      for (const [index, one] of view.panels.entries()) {
         const colors = palettes[scheme()];
         const tones = {
           light: colors[`${one.phase}-light`], dark: colors[`${one.phase}-dark`],
           outline: colors.before,
         };
-        const spec = { ...data.specs[one.spec], data: { values: rowsOf(frame, one.columns) } };
-        const tokens = { ...tones, ...frame.tokens, ...shared, ...(one.tokens || {}) };
+        const spec = { ...data.specs[one.spec], data: { values: rowsOf(view, one.fields) } };
+        const tokens = { ...tones, ...view.tokens, ...shared, ...(one.tokens || {}) };
         if (one.tokens) tokens.heights = shared.difference;
         const plot = panel(one.phase, one.title, index);
-        await draw(plot, spec, tokens, `${frame.label}: ${one.title}`);
+        await draw(plot, spec, tokens, [frame.label, one.title].filter(Boolean).join(": "));
       }
     };
     /* One painting at a time; while one is under way only the last wish is remembered. */
@@ -233,6 +236,9 @@
       where.textContent = frame.label;
       layer.setAttribute("aria-valuetext", frame.label);
       figure.querySelector(".note").textContent = frame.note;
+      figure.querySelector(".outside").replaceChildren(
+        ...viewOf(frame).outside.map((line) => element("p", line)),
+      );
       tabulate(table, frame.numbers);
       largest.hidden = !frame.channels;
       if (frame.channels) tabulate(largest, frame.channels);
@@ -247,25 +253,19 @@
     const choose = () => {
       layer.max = String(frames().length - 1);
       for (const one of figure.querySelectorAll(".one-of-many")) one.hidden = layer.max === "0";
-      if (!figure.dataset.span) {
-        /* Where layers are too unlike for one axis, the narrow ones would be a needle. */
-        const wide = frames().map(({ tokens: { x_scale: { domain: [left, right] } } }) => right - left);
-        const usual = Math.max(...wide) > 4 * Math.min(...wide) ? "own" : "all";
-        figure.querySelector(`.span [value=${usual}]`).checked = true;
-      }
-      if (!figure.dataset.counts) {
-        const logs = frames().filter((frame) => frame.tokens.scale === "log").length;
-        const usual = 4 * logs > frames().length ? "log" : "linear";
-        figure.querySelector(`.counts [value=${usual}]`).checked = true;
-      }
+      const preset = (kind, usual) => {
+        if (!figure.dataset[kind]) figure.querySelector(`.${kind} [value=${usual}]`).checked = true;
+      };
+      preset("values", data.scales[groupName()]);
+      preset("counts", frames()[0].views[chosen(".values")].all.tokens.scale);
       if (Number(layer.value) > Number(layer.max)) layer.value = layer.max;
       return show();
     };
     layer.addEventListener("input", show);
     for (const one of figure.querySelectorAll(".switch input")) {
       one.addEventListener("change", () => {
-        figure.dataset[one.closest(".counts") ? "counts" : "span"] = one.value;
-        show();
+        figure.dataset[one.closest("fieldset").dataset.kind] = one.value;
+        choose();
       });
     }
     if (group) group.addEventListener("change", choose);

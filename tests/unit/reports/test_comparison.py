@@ -27,9 +27,9 @@ def test_a_comparison(tmp_path: Path) -> None:
     strict(text)
     (data,) = browsers(text)
     (frames,) = data["groups"].values()
-    columns = frames[0]["panels"][0]["columns"]
-    assert sum(columns["a"]) == pytest.approx(1, abs=0.02)
-    assert columns["a"] != columns["b"]
+    columns = frames[0]["views"]["linear"]["all"]["columns"]
+    assert sum(columns["A"]) == pytest.approx(1, abs=0.02)
+    assert columns["A"] != columns["B"]
     (verdict,) = [texts_of(p) for p in elements(text, "p") if p.get("class") == "verdict"]
     assert verdict.lower() == str(compared.manifest["verdict"]).lower()
 
