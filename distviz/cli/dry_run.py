@@ -11,7 +11,7 @@ from distviz.cli.checks import checked_output, checkpoint_folder
 if TYPE_CHECKING:
     from distviz.cli.commands import Study
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from distviz.sites import PHASES, SiteKey
 from distviz.stats import (
     Moments,
     float_grid,
+    joined_moments,
     kernels,
     pack_moments,
     pack_tables,
@@ -46,10 +47,12 @@ class _Part:
 
     table: NDArray[np.integer]
     moments: Moments
+    grid: str
 
     def __add__(self, other: _Part) -> _Part:
         table = self.table.astype(np.int64) + other.table
-        return _Part(table, self.moments + other.moments)
+        parts = (self.moments, self.table), (other.moments, other.table)
+        return _Part(table, joined_moments(parts, self.grid), self.grid)
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Documents:
         document is finished at this key, so that no table is stored.
         """
         self._kinds[key] = _newer_kind(self._kinds.get(key, kind), kind)
-        part = _Part(table, moments)
+        part = _Part(table, moments, kind[0])
         if is_whole:
             self._rows.setdefault(key, []).append(self._row(document, key, part))
             return
@@ -109,6 +112,8 @@ class Documents:
         moments = part.moments
         if is_rounded and moments.count:
             mean, std = moments.mean, math.sqrt(moments.m2 / moments.count)
+        if is_rounded and moments.l1 is not None:
+            l1, l2 = moments.l1, moments.l2
         return (document, count, mean, std, eps, near_zero, l1, l2, gini)
 
     def _rows_of(self, document: int) -> list[tuple[SiteKey, tuple[Any, ...]]]:
@@ -178,10 +183,11 @@ class Documents:
         found._rows = {SiteKey(*key): [*map(_row_of, rows)] for key, rows in state["rows"]}
         unfinished = state["open"]
         moments = unpack_moments(unfinished["moments"])
-        parts = map(_Part, unpack_tables(unfinished["tables"]), moments)
-        places = zip(unfinished["documents"], unfinished["keys"], parts, strict=True)
-        for document, key, part in places:
-            found._open.setdefault(document, {})[SiteKey(*key)] = part
+        keys = [SiteKey(*key) for key in unfinished["keys"]]
+        grids = (found._kinds[key][0] for key in keys)
+        parts = map(_Part, unpack_tables(unfinished["tables"]), moments, grids)
+        for document, key, part in zip(unfinished["documents"], keys, parts, strict=True):
+            found._open.setdefault(document, {})[key] = part
         return found
 
 

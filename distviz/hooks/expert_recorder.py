@@ -15,7 +15,7 @@ Cost: 4.3 KiB per expert, site and phase (256 experts in 58 layers: 64 MiB); a f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ class ExpertTable:
         self.low[part] = np.minimum(self.low[part], found.low)
         self.high[part] = np.maximum(self.high[part], found.high)
         for index, moments in zip(part.tolist(), found.moments, strict=True):
-            self.moments[index] += moments
+            self.moments[index] += replace(moments, higher=None)
 
     def __add__(self, other: ExpertTable) -> ExpertTable:
         """Return both together; neither side changes."""

@@ -115,10 +115,13 @@ class Recorder:
         Width of the near-zero band of the document rows.
     class_layers
         Layers with a sketch per token class; None means all.
+    channel_details
+        Whether channels have their kurtosis, and how often each is the largest of a token.
     """
 
     c: float = DEFAULT_C
     class_layers: frozenset[int] | None = frozenset()
+    channel_details: bool = False
     sketches: dict[SiteKey, dict[str, Sketch]] = field(default_factory=dict)
     documents: Documents = field(init=False)
     experts: dict[SiteKey, ExpertTable] = field(default_factory=dict)
@@ -153,7 +156,8 @@ class Recorder:
             values, slots = _only_moved(values, moved, slots)
         with_channels = phase not in _PARTIAL_PHASES
         n_slots = len(documents) * len(names)
-        found = kernels.observe(values, slots, n_slots, channels=with_channels)
+        details = with_channels and self.channel_details
+        found = kernels.observe(values, slots, n_slots, channels=with_channels, details=details)
         self._add_classes(key, names, found)
         if found.channels is not None:
             self._add_channels(key, found.channels)
@@ -186,7 +190,8 @@ class Recorder:
 
     def _add_channels(self, key: SiteKey, sums: ChannelSums) -> None:
         if key not in self._channels:
-            self._channels[key] = ChannelTotals.empty(sums.count.size)
+            width = sums.count.size
+            self._channels[key] = ChannelTotals.empty(width, details=self.channel_details)
         self._channels[key].add(sums)
 
     def _add_documents(
@@ -219,6 +224,7 @@ class Recorder:
         return {
             "c": self.c,
             "class_layers": None if self.class_layers is None else sorted(self.class_layers),
+            "channel_details": self.channel_details,
             "names": names,
             "sketches": pack_sketches(sketches),
             "channels": [[list(key), totals.state()] for key, totals in self._channels.items()],
@@ -232,7 +238,8 @@ class Recorder:
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Return the recorder of a `state`."""
         layers = state["class_layers"]
-        found = cls(state["c"], None if layers is None else frozenset(layers))
+        classes = None if layers is None else frozenset(layers)
+        found = cls(state["c"], classes, state["channel_details"])
         sketches = iter(unpack_sketches(state["sketches"]))
         for key, names in state["names"]:
             found.sketches[SiteKey(*key)] = {name: next(sketches) for name in names}
@@ -249,24 +256,15 @@ class Recorder:
 
     def channels(self) -> pd.DataFrame:
         """Return one row per layer, site, phase and channel."""
-        frames = []
-        for key in sorted(self._channels, key=key_order):
-            sums = self._channels[key]
-            empty = sums.count == 0
-            low = np.where(empty, np.nan, sums.low)
-            high = np.where(empty, np.nan, sums.high)
-            mean, m2 = sums.moments()
-            std = np.sqrt(m2 / np.maximum(sums.count, 1))
-            frames.append(
-                pd.DataFrame(
-                    {"layer": key.layer, "site": key.site, "phase": key.phase}
-                    | {"channel": np.arange(sums.count.size), "count": sums.count}
-                    | {"mean": np.where(empty, np.nan, mean)}
-                    | {"std": np.where(empty, np.nan, std), "min": low, "max": high}
-                    | {"absmax": np.maximum(np.abs(low), np.abs(high))}
-                    | {"module": key.module, "stack": key.stack}
-                )
+        frames = [
+            pd.DataFrame(
+                {"layer": key.layer, "site": key.site, "phase": key.phase}
+                | {"channel": np.arange(totals.count.size)}
+                | totals.columns()
+                | {"module": key.module, "stack": key.stack}
             )
+            for key, totals in sorted(self._channels.items(), key=lambda one: key_order(one[0]))
+        ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def with_tables(self, run: Run, tokenizer: Any = None) -> Run:

@@ -66,6 +66,10 @@ class Channel(Place, kw_only=True):
     min: Finite | None = None
     max: Finite | None = None
     absmax: Positive | None = None
+    zeros: Count = 0
+    positive: Count = 0
+    kurtosis: Number | None = None
+    top: Count = 0
 
 
 class Plan(Row, kw_only=True):

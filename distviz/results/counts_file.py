@@ -69,6 +69,8 @@ def _names(key: SiteKey, token_class: str) -> dict[str, Any]:
 
 
 def _exact(sketch: Sketch) -> dict[str, Any]:
+    moments = sketch.moments
+    higher = moments.m3_m4 if sketch.is_rounded else None
     return {
         "grid": sketch.grid,
         "nan": sketch.nan,
@@ -77,7 +79,8 @@ def _exact(sketch: Sketch) -> dict[str, Any]:
         "min": None if math.isnan(sketch.min) else sketch.min,
         "max": None if math.isnan(sketch.max) else sketch.max,
         "is_rounded": sketch.is_rounded,
-        "moments": [sketch.moments.count, sketch.moments.mean, sketch.moments.m2],
+        "moments": [moments.count, moments.mean, moments.m2],
+        "higher": None if higher is None else [*higher, moments.l1],
     }
 
 
@@ -135,7 +138,9 @@ def _restore(entry: dict[str, Any], values: Any, counts: Any) -> Sketch:
     sketch.nan, sketch.inf, sketch.zeros = entry["nan"], entry["inf"], entry["zeros"]
     sketch.min = math.nan if entry["min"] is None else entry["min"]
     sketch.max = math.nan if entry["max"] is None else entry["max"]
-    sketch.is_rounded, sketch.moments = entry["is_rounded"], Moments.of(*entry["moments"])
+    sketch.is_rounded = entry["is_rounded"]
+    count, mean, m2 = entry["moments"]
+    sketch.moments = Moments.of(count, mean, m2, entry["higher"])
     _check_facts(sketch, exact)
     return sketch
 

@@ -66,6 +66,12 @@ MEANINGS: dict[str, dict[str, str]] = {
         "channel": "its index in the last dimension",
         "count, mean, std, min, max": "as in stats.csv, of this channel alone",
         "absmax": "the larger of abs(min) and abs(max)",
+        "zeros, positive": "how many values are exactly 0, and how many are above 0",
+        "kurtosis": "with --channels: excess kurtosis; empty where all values are equal",
+        "top": (
+            "with --channels: in how many tokens this channel has the largest abs(x), the first "
+            "such channel of a token"
+        ),
     },
     "experts": {
         "expert, tokens": "its index, and how many tokens were routed to it; 0: none",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Changes whenever the meaning of a file changes; other versions are refused."""
 
 MOST_LAYERS = 10_000
@@ -119,6 +119,7 @@ class SketchNote(Struct, kw_only=True):
     max: Finite | None
     is_rounded: bool
     moments: tuple[Tally, float, float]
+    higher: tuple[float, float, float] | None
     cells: Annotated[int, Meta(ge=0, le=65_536)]
 
 

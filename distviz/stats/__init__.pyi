@@ -12,6 +12,7 @@ from .inference import infer as infer
 from .inference import ratio_intervals as ratio_intervals
 from .moments import ExactSum as ExactSum
 from .moments import Moments as Moments
+from .moments import joined_moments as joined_moments
 from .number_formats import FORMATS as FORMATS
 from .pruning import prune as prune
 from .pruning import threshold_for as threshold_for

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.stats.double_double import DoubleDouble, two_sum
 from distviz.stats.kernels import ChannelSums
 from distviz.stats.kernels.numba_loops import exact_add, exact_span
 
 _BITS = 32
-_SPLIT = 134217729.0  # 2^27 + 1, Veltkamp's
 
 
 @dataclass
@@ -75,9 +75,9 @@ class ExactSums:
         total, rest = np.zeros((2, self.rows.shape[1]))
         for row in reversed(range(len(digits))):
             term = np.ldexp(digits[row].astype(np.float64), _BITS * (self.lowest + row))
-            total, error = _two_sum(total, term)
+            total, error = two_sum(total, term)
             rest += error
-        return _two_sum(total, rest)
+        return two_sum(total, rest)
 
 
 @dataclass
@@ -86,104 +86,115 @@ class ChannelTotals:
 
     Attributes
     ----------
-    count
-        int64 (channels,): finite values.
+    counts
+        int64 (3 or 4, channels): finite values, zeros, positive values, and rows whose largest
+        abs(x) is in this channel.
     low, high
-        float64 (channels,): exact extremes (+inf and -inf where count is 0).
-    first, second
-        Sums of the values, and of their squares.
+        float64 (channels,): exact extremes (+inf and -inf where there are no values).
+    powers
+        Sums of the first and second powers of the values, and of the third and fourth.
     is_lost
-        bool (channels,): whether a part exceeded float64; then mean is NaN and m2 infinite.
+        bool (channels,): whether a part exceeded float64; then the mean is NaN, m2 infinite.
     """
 
-    count: NDArray[np.int64]
+    counts: NDArray[np.int64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    first: ExactSums
-    second: ExactSums
+    powers: list[ExactSums]
     is_lost: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, channels: int) -> ChannelTotals:
-        """Return empty statistics."""
-        count, low = np.zeros(channels, np.int64), np.full(channels, np.inf)
-        first, second = ExactSums.empty(channels), ExactSums.empty(channels)
-        return cls(count, low, -low, first, second, np.zeros(channels, bool))
+    def empty(cls, channels: int, *, details: bool = False) -> ChannelTotals:
+        """Return empty statistics; ``details`` are third and fourth powers, and the last count."""
+        counts = np.zeros((4 if details else 3, channels), np.int64)
+        low = np.full(channels, np.inf)
+        powers = [ExactSums.empty(channels) for _ in range(4 if details else 2)]
+        return cls(counts, low, -low, powers, np.zeros(channels, bool))
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """Finite values, int64 (channels,)."""
+        found: NDArray[np.int64] = self.counts[0]
+        return found
 
     def add(self, seen: ChannelSums) -> None:
         """Add the sums of one batch, in place."""
-        number = seen.count.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            first = np.stack(_two_product(number, seen.mean))
-            square, rest = _two_product(seen.mean, seen.mean)
-            whole, left = _two_product(number, square)
-            second = np.stack([seen.m2, whole, left + number * rest])
-        lost = ~(np.isfinite(first).all(axis=0) & np.isfinite(second).all(axis=0))
-        if lost.any():
-            self.is_lost |= lost
-            first[:, lost] = second[:, lost] = 0.0
-        self.first.add(first)
-        self.second.add(second)
-        self.count = self.count + seen.count
+            terms = [np.stack([sums.high, sums.low]) for sums in _raw(seen, len(self.powers))]
+        lost = ~np.isfinite(np.stack(terms)).all(axis=(0, 1))
+        self.is_lost |= lost
+        for total, of_power in zip(self.powers, terms, strict=True):
+            of_power[:, lost] = 0.0
+            total.add(of_power)
+        counted = (seen.count, seen.zeros, seen.positive, seen.top)
+        self.counts = self.counts + np.stack([one for one in counted if one is not None])
         self.low, self.high = np.minimum(self.low, seen.low), np.maximum(self.high, seen.high)
 
     def __add__(self, other: ChannelTotals) -> ChannelTotals:
         return ChannelTotals(
-            self.count + other.count,
+            self.counts + other.counts,
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
-            self.first + other.first,
-            self.second + other.second,
+            [mine + theirs for mine, theirs in zip(self.powers, other.powers, strict=True)],
             self.is_lost | other.is_lost,
         )
 
-    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and sum of squared deviations, float64 (channels,); 0 without values."""
+    def moments(self) -> list[NDArray[np.float64]]:
+        """Return mean, m2 and, where these powers are summed, m3 and m4; 0 without values."""
         number = np.maximum(self.count, 1).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            total, rest = self.first.pair()
-            mean = total / number
-            # count * sum(x^2) - sum(x)^2 in double-double, because most of it may cancel.
-            squares, more = self.second.pair()
-            left, left_error = _two_product(number, squares)
-            right, right_error = _two_product(total, total)
-            errors = (left_error + number * more) - (right_error + 2 * total * rest)
-            m2 = np.maximum((left - right) + errors, 0.0) / number
-        return np.where(self.is_lost, np.nan, mean), np.where(self.is_lost, np.inf, m2)
+            # In double-double, because most of it may cancel.
+            first, second, *higher = (DoubleDouble(*sums.pair()) for sums in self.powers)
+            mean = first / number
+            found = [mean, second - mean * first]
+            if higher:
+                (third, fourth), square = higher, mean * mean
+                found += [
+                    third - 3 * mean * second + 2 * square * first,
+                    fourth - 4 * mean * third + 6 * square * second - 3 * square * mean * first,
+                ]
+        rounded = [part.high for part in found]
+        rounded[1:] = [np.where(self.low == self.high, 0.0, part) for part in rounded[1:]]
+        rounded[1::2] = [np.maximum(part, 0.0) for part in rounded[1::2]]
+        lost = (np.nan, np.inf, np.nan, np.nan)
+        return [np.where(self.is_lost, *pair) for pair in zip(lost, rounded, strict=False)]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of ``channels.parquet`` from ``count`` on; NaN without values."""
+        count, zeros, positive, *top = self.counts
+        mean, m2, *higher = self.moments()
+        absmax = np.maximum(np.abs(self.low), np.abs(self.high))
+        std = np.sqrt(m2 / np.maximum(count, 1))
+        numbers = {"mean": mean, "std": std, "min": self.low, "max": self.high, "absmax": absmax}
+        found = {name: np.where(count > 0, number, np.nan) for name, number in numbers.items()}
+        found = {"count": count, **found, "zeros": zeros, "positive": positive}
+        if higher:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                kurtosis = np.where(m2 > 0, count * higher[1] / m2**2 - 3.0, np.nan)
+            found |= {"kurtosis": kurtosis, "top": top[0]}
+        return found
 
     def state(self) -> dict[str, Any]:
         """Return a tree for `serialize.encode`."""
-        names = ("count", "low", "high", "is_lost")
-        sums = {name: vars(getattr(self, name)) for name in ("first", "second")}
-        return {name: getattr(self, name) for name in names} | sums
+        names = ("counts", "low", "high", "is_lost")
+        powers = [vars(sums) for sums in self.powers]
+        return {name: getattr(self, name) for name in names} | {"powers": powers}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ChannelTotals:
         """Restore what `state` returned."""
-        sums = {name: ExactSums(**state[name]) for name in ("first", "second")}
-        return cls(**(state | sums))
+        return cls(**(state | {"powers": [ExactSums(**sums) for sums in state["powers"]]}))
 
 
-def _two_sum(
-    a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a + b and its rounding error (Knuth)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
-def _two_product(
-    a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a * b and its rounding error (Dekker)."""
-    product = a * b
-    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
-    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    return product, error
-
-
-def _halves(a: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    wide = _SPLIT * a
-    high = wide - (wide - a)
-    return high, a - high
+def _raw(seen: ChannelSums, highest: int) -> list[DoubleDouble]:
+    """Return the sums of powers of the values, up to the second or the fourth."""
+    number, mean = seen.count.astype(np.float64), DoubleDouble.of(seen.mean)
+    square = mean * mean
+    sums = [mean * number, square * number + seen.m2]
+    if highest > 2 and seen.higher is not None:
+        m3, m4, _ = seen.higher
+        sums += [
+            square * mean * number + 3 * mean * seen.m2 + m3,
+            square * square * number + 6 * square * seen.m2 + 4 * mean * m3 + m4,
+        ]
+    return sums

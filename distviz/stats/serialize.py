@@ -100,14 +100,17 @@ def unpack_tables(packed: dict[str, Any]) -> list[NDArray[np.int64]]:
     return tables
 
 
-def pack_moments(moments: Iterable[Moments]) -> list[list[int]]:
+def pack_moments(moments: Iterable[Moments]) -> list[list[Any]]:
     """Return moments as exact plain numbers."""
-    return [[m.count, m.first, m.second, int(m.overflows)] for m in moments]
+    return [[m.count, m.first, m.second, m.overflows, m.higher] for m in moments]
 
 
-def unpack_moments(packed: Iterable[Sequence[int]]) -> list[Moments]:
+def unpack_moments(packed: Iterable[Sequence[Any]]) -> list[Moments]:
     """Restore what `pack_moments` returned."""
-    return [Moments(c, first, second, bool(lost)) for c, first, second, lost in packed]
+    return [
+        Moments(count, first, second, lost, None if more is None else (more[0], more[1], more[2]))
+        for count, first, second, lost, more in packed
+    ]
 
 
 def pack_sketches(sketches: Sequence[Sketch]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distviz.errors import RequestError
 from distviz.stats import float_grid
-from distviz.stats.moments import Moments
+from distviz.stats.moments import Moments, joined_moments
 
 if TYPE_CHECKING:
     import torch
@@ -45,10 +45,10 @@ class Sketch:
     min, max
         Exact extremes of the finite values, NaN if there are none.
     moments
-        Count, mean and squared deviations, taken before rounding.
+        Sums of powers, taken before rounding.
     is_rounded
-        Whether data were wider than the grid; then mean and standard deviation are those of
-        ``moments``, because rounding of outliers would change them.
+        Whether data were wider than the grid; then mean, standard deviation, skewness, kurtosis
+        and both norms are those of ``moments``, because rounding of outliers would change them.
     """
 
     __slots__ = ("grid", "inf", "is_rounded", "max", "min", "moments", "nan", "table", "zeros")
@@ -100,6 +100,11 @@ class Sketch:
         from distviz.stats import kernels
 
         self._agree(seen.grid)
+        if seen.is_rounded != self.is_rounded and self.moments.count:
+            other = Sketch(seen.grid)
+            other.absorb(seen, slots)
+            self._take(self + other)
+            return
         for slot in slots:
             kernels.add_table(self.table, seen.tables[slot])
             self.zeros += int(seen.zeros[slot])
@@ -112,6 +117,10 @@ class Sketch:
             self.inf += int(half[top])
             self.nan += int(half[top + 1 :].sum())
             half[top:] = 0
+
+    def _take(self, other: Sketch) -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
 
     def _stretch(self, low: float, high: float) -> None:
         # Adding 0.0 turns -0.0 into 0.0, so that the order of merging does not matter.
@@ -138,8 +147,9 @@ class Sketch:
         total.zeros = self.zeros + other.zeros
         total.min, total.max = self.min, self.max
         total._stretch(other.min, other.max)
-        total.moments = self.moments + other.moments
         total.is_rounded = self.is_rounded or other.is_rounded
+        parts = (self.moments, self.table), (other.moments, other.table)
+        total.moments = joined_moments(parts, total.grid or "bf16")
         return total
 
     def __eq__(self, other: object) -> bool:

@@ -44,17 +44,16 @@ def moments(sketch: Sketch) -> dict[str, float]:
     if not counts.size:
         return dict.fromkeys(names, math.nan)
     total = int(counts.sum())
-    mean = math.fsum(values * counts) / total
-    centered = values - mean
-    second, third, fourth = (math.fsum(centered**power * counts) / total for power in (2, 3, 4))
-    if values[0] == values[-1] or second == 0:
-        second, skewness, kurtosis = 0.0, math.nan, math.nan
+    unrounded = sketch.moments.m3_m4 if sketch.is_rounded else None
+    if unrounded is not None:
+        second, third, fourth = (part / total for part in (sketch.moments.m2, *unrounded))
     else:
-        skewness, kurtosis = third / second**1.5, fourth / second**2 - 3.0
-    std = math.sqrt(second)
-    if sketch.is_rounded:
-        mean, std = sketch.mean(), sketch.std()
-    return dict(zip(names, (mean, std, skewness, kurtosis), strict=True))
+        centered = values - math.fsum(values * counts) / total
+        second, third, fourth = (math.fsum(centered**power * counts) / total for power in (2, 3, 4))
+    is_constant = sketch.min == sketch.max or second == 0
+    skewness = math.nan if is_constant else third / second**1.5
+    kurtosis = math.nan if is_constant else fourth / second**2 - 3.0
+    return dict(zip(names, (sketch.mean(), sketch.std(), skewness, kurtosis), strict=True))
 
 
 def median_magnitude(sketch: Sketch) -> float:
@@ -94,12 +93,16 @@ def near_zero(sketch: Sketch, eps: float) -> float:
 
 def l1(sketch: Sketch) -> float:
     """Return the sum of abs(x)."""
+    if sketch.is_rounded and sketch.moments.l1 is not None:
+        return sketch.moments.l1
     values, counts = sketch.magnitude_pairs()
     return math.fsum(values * counts)
 
 
 def l2(sketch: Sketch) -> float:
     """Return the square root of the sum of squares."""
+    if sketch.is_rounded and sketch.moments.l1 is not None:
+        return sketch.moments.l2
     values, counts = sketch.magnitude_pairs()
     return math.sqrt(math.fsum(values**2 * counts))
 

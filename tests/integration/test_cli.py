@@ -147,7 +147,7 @@ def test_json_is_one_object(call: Any, text_file: Path) -> None:
     assert done.code == 0
     found = json.loads(done.out, parse_constant=pytest.fail)
     assert done.out.count("\n") == 1
-    assert (found["schema_version"], found["folder"]) == (2, "r")
+    assert (found["schema_version"], found["folder"]) == (3, "r")
     assert found["effect"]["loss_before"] == Run.load("r").manifest["effect"]["loss_before"]
     assert len(found["stats"]) == len(pd.read_csv("r/stats.csv"))
     shown = json.loads(call("show", "r", "--json").out)

@@ -45,7 +45,7 @@ def swept() -> Part:
         for c in (0.01, 0.2, 0.4)
         for p1 in (75.0, 99.5)
     ]  # fmt: skip
-    manifest = {"schema_version": 2, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
+    manifest = {"schema_version": 3, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
     return sweep_part(Sweep(manifest, pd.DataFrame(rows), pd.DataFrame(rows)))
 
 

@@ -513,7 +513,7 @@ def test_the_folder_is_whole_and_says_what_the_run_says(tmp_path: Path, demo_run
     texts = [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
     assert [text["text"] for text in texts] == TEXTS
     manifest = json.loads((folder / "run.json").read_text())
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     for name in ("settings", "model", "text", "versions", "device", "dtype", "seconds", "warnings"):
         assert name in manifest
     assert set(manifest["effect"]) >= {"loss_before", "loss_after", "kl", "top1_agreement"}

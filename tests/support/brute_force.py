@@ -283,11 +283,10 @@ def describe(values: NDArray[np.float64], eps: float) -> dict[str, float]:
     if not x.size:
         found |= dict.fromkeys([*names, "gini", "entropy_bits"], math.nan)
         return found | {"eps": eps, "l1": 0.0, "l2": 0.0}
-    mean = total(x) / x.size
-    second, third, fourth = (total((x - mean) ** p) / x.size for p in (2, 3, 4))
-    exact_mean = total(finite) / finite.size  # mean and std are taken before any rounding
-    exact_std = math.sqrt(total((finite - exact_mean) ** 2) / finite.size)
-    found |= {"min": finite.min(), "max": finite.max(), "mean": exact_mean, "std": exact_std}
+    mean = total(finite) / finite.size  # sums of powers are taken before any rounding
+    second, third, fourth = (total((finite - mean) ** p) / finite.size for p in (2, 3, 4))
+    std = math.sqrt(second)
+    found |= {"min": finite.min(), "max": finite.max(), "mean": mean, "std": std}
     flat = second == 0
     found["skewness"] = math.nan if flat else third / second**1.5
     found["kurtosis"] = math.nan if flat else fourth / second**2 - 3
@@ -295,7 +294,7 @@ def describe(values: NDArray[np.float64], eps: float) -> dict[str, float]:
     percentiles = np.percentile(x, list(PERCENTILES.values())).clip(finite.min(), finite.max())
     found |= dict(zip(PERCENTILES, percentiles.tolist(), strict=True))
     found |= {"mad": mad_of(x), "eps": eps, "near_zero": float((np.abs(x) < eps).mean())}
-    found |= {"l1": total(np.abs(x)), "l2": math.sqrt(total(x**2)), "gini": gini_of(x)}
+    found |= {"l1": total(np.abs(finite)), "l2": math.sqrt(total(finite**2)), "gini": gini_of(x)}
     _, counts = np.unique(x + 0.0, return_counts=True)
     shares = counts / x.size
     found["entropy_bits"] = float(-(shares * np.log2(shares)).sum())

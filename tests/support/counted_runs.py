@@ -14,5 +14,5 @@ def key_of(layer: int = 0, phase: str = "before", site: str = "act") -> SiteKey:
 
 
 def make_run(sketches: dict[SiteKey, dict[str, Sketch]], **manifest: Any) -> Run:
-    content = {"schema_version": 2, "kind": "run", "effect": {}, "warnings": [], "arm": None}
+    content = {"schema_version": 3, "kind": "run", "effect": {}, "warnings": [], "arm": None}
     return Run(content | {"text": {}, "settings": {}, "model": {"name": "m"}} | manifest, sketches)

@@ -36,7 +36,7 @@ def study(*, is_causal: bool = False) -> FillerStudy:
         for layer in LAYERS
     ]
     manifest = {
-        "schema_version": 2, "kind": "filler", "filler": "/", "filler_kind": "repeat",
+        "schema_version": 3, "kind": "filler", "filler": "/", "filler_kind": "repeat",
         "filler_position": "between", "counts": [0, *COUNTS], "warnings": [],
         "model": runs[0].manifest["model"], "text": text,
     }  # fmt: skip

@@ -37,7 +37,7 @@ def place(layer: int, phase: str, site: str = "act", module: str = "") -> SiteKe
 def run_of(values: Mapping[SiteKey, Any], **manifest: Any) -> Run:
     """Count tensors or arrays into a run."""
     stated = {
-        "schema_version": 2,
+        "schema_version": 3,
         "kind": "run",
         "model": {"name": "synthetic", "activation": "silu", "layers": 3},
         "arm": None,

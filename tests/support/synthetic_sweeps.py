@@ -34,7 +34,7 @@ def sweep_of(*, by_layer: bool = False) -> Sweep:
         kl=np.geomspace(1e-4, 0.3, n),
     )
     manifest = {
-        "schema_version": 2, "kind": "sweep", "budget_kl": 0.05, "by_layer": by_layer,
+        "schema_version": 3, "kind": "sweep", "budget_kl": 0.05, "by_layer": by_layer,
         "seeds": [0], "model": {"name": LONG.rpartition("/")[2], "source": LONG, "layers": 30},
         "text": {"tokens": 2048, "documents": 7},
     }  # fmt: skip
@@ -55,7 +55,7 @@ def rows_of(**columns: Any) -> pd.DataFrame:
 def sweep_from(seeds: pd.DataFrame, *, budget: float = 0.05, by_layer: bool = False) -> Sweep:
     """Return a sweep of given settings and seeds."""
     manifest = {
-        "schema_version": 2,
+        "schema_version": 3,
         "kind": "sweep",
         "budget_kl": budget,
         "by_layer": by_layer,

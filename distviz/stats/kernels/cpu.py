@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -173,7 +174,12 @@ def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.i
 
 
 def observe(
-    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, *, channels: bool = True
+    values: torch.Tensor,
+    slots: NDArray[np.int64],
+    n_slots: int,
+    *,
+    channels: bool = True,
+    details: bool = False,
 ) -> Observation:
     """Count a tensor by slot.
 
@@ -187,6 +193,8 @@ def observe(
         Number of tables.
     channels
         Whether to compute statistics of each channel.
+    details
+        Whether these include higher moments and the rows whose largest magnitude is there.
     """
     values = values.detach()
     width = values.shape[1]
@@ -199,53 +207,65 @@ def observe(
         (rows, tables[slot] if first[slot] == index else np.zeros(float_grid.CELLS, np.uint32))
         for index, (slot, rows) in enumerate(items)
     ]
-    counted = _share(lambda item: _observe_item(values, *item), work)
+    counted = _share(lambda item: _observe_item(values, *item, details=details), work)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
     moments = [Moments() for _ in range(n_slots)]
-    sums = ChannelSums.from_values(np.empty((0, width))) if channels else None
-    for index, (slot, _) in enumerate(items):
-        found, of_item = counted[index]
+    sums: ChannelSums | None = None
+    for index, ((slot, _), of_item) in enumerate(zip(items, counted, strict=True)):
         if first[slot] != index:
             tables[slot] += work[index][1]
-        zeros[slot] += found
+        zeros[slot] += int(of_item.zeros.sum())
         low[slot] = min(low[slot], of_item.low.min(initial=np.inf))
         high[slot] = max(high[slot], of_item.high.max(initial=-np.inf))
         moments[slot] += of_item.pooled()
-        sums = sums + of_item if sums is not None else None
+        if channels:
+            kept = of_item if details else replace(of_item, higher=None)
+            sums = kept if sums is None else sums + kept
+    if channels and sums is None:
+        sums = ChannelSums.from_values(np.empty((0, width)))
     is_rounded = values.dtype == torch.float32
-    return Observation(name, tables, zeros, low, high, moments, is_rounded, sums)
+    return Observation(
+        name, tables, zeros, low, high, moments, is_rounded, sums if channels else None
+    )
 
 
 def _observe_item(
-    values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32]
-) -> tuple[int, ChannelSums]:
+    values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32], *, details: bool
+) -> ChannelSums:
     """Count one item into its table; channels with NaN or infinities use masked NumPy."""
     width = values.shape[1]
+    is_rounded = values.dtype == torch.float32
     shift = values[int(rows[0])].float().numpy()
     shift = np.where(np.isfinite(shift), shift, np.float32(0))
-    sums, squares = np.zeros(width), np.zeros(width)
-    low, high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
-    state = (rows, shift, table, sums, squares, low, high)
-    if values.dtype == torch.float32:
+    powers = np.zeros((5 if is_rounded or details else 2, width))
+    ends = np.repeat(np.array([[np.inf], [-np.inf]], np.float32), width, axis=1)
+    signs = np.zeros((3, width), np.uint32)
+    state = (rows, shift, table, powers, ends, signs[1:])
+    if is_rounded:
         array = values.numpy()
-        zeros = numba_loops.observe_32(array, array.view(np.uint32), *state)
+        numba_loops.observe_32(array, array.view(np.uint32), *state)
+    elif values.dtype == torch.bfloat16:
+        numba_loops.observe_bf16(_codes(values), *state)
     else:
-        codes = _codes(values)
-        if values.dtype == torch.bfloat16:
-            numba_loops.observe_bf16(codes, *state)
-        else:
-            numba_loops.observe_16(codes, _floats_of_fp16(), *state)
-        zeros = int(table[0]) + int(table[float_grid.SIGN])
+        numba_loops.observe_16(_codes(values), _floats_of_fp16(), *state)
     top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
     if table[top : float_grid.SIGN].any() or table[top + float_grid.SIGN :].any():
-        picked = values[torch.from_numpy(rows)].double().numpy()
-        return zeros, ChannelSums.from_values(picked)
-    number = np.full(width, rows.size, np.int64)
-    mean = sums / rows.size
-    m2 = np.maximum(squares - sums * mean, 0.0)
-    found = ChannelSums(number, shift + mean, m2, low.astype(float), high.astype(float))
-    return zeros, found
+        found = ChannelSums.from_values(values[torch.from_numpy(rows)].double().numpy())
+    else:
+        signs[0] = rows.size
+        found = ChannelSums.of_powers(signs, shift, powers, ends)
+    return replace(found, top=_tops(values, rows)) if details else found
+
+
+def _tops(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return by channel, int64, how many rows have their first largest finite magnitude there."""
+    found = np.zeros(values.shape[1], np.int64)
+    words = _words(values)
+    top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
+    limit = np.uint32(top << (8 * words.itemsize - 16))
+    numba_loops.count_tops(words, rows, np.uint32(_magnitude_mask(values)), limit, found)
+    return found
 
 
 @cache

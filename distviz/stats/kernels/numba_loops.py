@@ -66,10 +66,10 @@ def round_row(bits, codes):
 
 
 @njit(**_OPTIONS)
-def observe_16(codes, floats, rows, shift, table, sums, squares, lows, highs):
-    """Count 16-bit rows and accumulate each channel's centred sums and extremes.
+def observe_16(codes, floats, rows, shift, table, sums, ends, signs):
+    """Count 16-bit rows and accumulate each channel; see :func:`_accumulate`.
 
-    ``floats`` maps a code to float32, ``shift`` is subtracted before summing (float32[channels]).
+    ``floats`` maps a code to float32.
     """
     width = codes.shape[1]
     block = np.empty((_BLOCK, width), np.float32)
@@ -81,11 +81,11 @@ def observe_16(codes, floats, rows, shift, table, sums, squares, lows, highs):
                 code = row[column]
                 table[code] += np.uint32(1)
                 block[index, column] = floats[code]
-        _accumulate(block, size, shift, sums, squares, lows, highs)
+        _accumulate(block, size, shift, sums, ends, signs)
 
 
 @njit(**_OPTIONS)
-def observe_bf16(codes, rows, shift, table, sums, squares, lows, highs):
+def observe_bf16(codes, rows, shift, table, sums, ends, signs):
     """Like :func:`observe_16` for bf16, whose codes are the upper half of a float32."""
     width = codes.shape[1]
     block = np.empty((_BLOCK, width), np.float32)
@@ -98,16 +98,15 @@ def observe_bf16(codes, rows, shift, table, sums, squares, lows, highs):
                 table[row[column]] += np.uint32(1)
             for column in range(width):
                 words[index, column] = np.uint32(row[column]) << np.uint32(16)
-        _accumulate(block, size, shift, sums, squares, lows, highs)
+        _accumulate(block, size, shift, sums, ends, signs)
 
 
 @njit(**_OPTIONS)
-def observe_32(values, bits, rows, shift, table, sums, squares, lows, highs):
-    """Count float32 rows rounded to bf16, accumulate channels; returns how many are exactly 0."""
+def observe_32(values, bits, rows, shift, table, sums, ends, signs):
+    """Count float32 rows rounded to bf16 and accumulate each channel, unrounded."""
     width = values.shape[1]
     block = np.empty((_BLOCK, width), np.float32)
     codes = np.empty(width, np.uint16)
-    zeros = 0
     for start in range(0, rows.size, _BLOCK):
         size = min(_BLOCK, rows.size - start)
         for index in range(size):
@@ -115,38 +114,95 @@ def observe_32(values, bits, rows, shift, table, sums, squares, lows, highs):
             round_row(bits[rows[start + index]], codes)
             for column in range(width):
                 table[codes[column]] += np.uint32(1)
-            found = np.uint32(0)
             for column in range(width):
-                found += np.uint32(row[column] == np.float32(0))
                 block[index, column] = row[column]
-            zeros += int(found)
-        _accumulate(block, size, shift, sums, squares, lows, highs)
-    return zeros
+        _accumulate(block, size, shift, sums, ends, signs)
 
 
 @njit(inline="always", **_OPTIONS)
-def _accumulate(block, size, shift, sums, squares, lows, highs):
-    """Add ``size`` rows; four at once, since the accumulators are what the memory is busy with."""
-    first, second, third, fourth = block[0], block[1], block[2], block[3]
-    if size == _BLOCK:
+def _accumulate(block, size, shift, sums, ends, signs):
+    """Add ``size`` rows of float32 (rows, channels) to accumulators of each channel.
+
+    ``sums`` is float64 (2 or 5, channels): of the first and second powers of ``x - shift``, then of
+    the third, the fourth and of ``abs(x)``; ``ends`` float32 (2, channels): smallest and largest;
+    ``signs`` uint32 (2, channels): zeros and positive values. Several rows at once, since the
+    accumulators are what the memory is busy with.
+    """
+    if size == _BLOCK:  # a constant, so that the loops over rows are unrolled
+        _add_powers(block, _BLOCK, shift, sums)
+        _add_ends(block, _BLOCK, ends, signs)
+    else:
+        _add_powers(block, size, shift, sums)
+        _add_ends(block, size, ends, signs)
+
+
+@njit(inline="always", **_OPTIONS)
+def _add_powers(block, size, shift, sums):
+    first, second = sums[0], sums[1]
+    if sums.shape[0] == 2:
         for column in range(block.shape[1]):
-            a, b, c, d = first[column], second[column], third[column], fourth[column]
             origin = np.float64(shift[column])
-            p, q = np.float64(a) - origin, np.float64(b) - origin
-            r, s = np.float64(c) - origin, np.float64(d) - origin
-            sums[column] += (p + q) + (r + s)
-            squares[column] += (p * p + q * q) + (r * r + s * s)
-            lows[column] = min(lows[column], a, b, c, d)
-            highs[column] = max(highs[column], a, b, c, d)
+            total, squares = 0.0, 0.0
+            for index in range(size):
+                centred = np.float64(block[index, column]) - origin
+                total += centred
+                squares += centred * centred
+            first[column] += total
+            second[column] += squares
         return
-    for index in range(size):
-        for column in range(block.shape[1]):
+    third, fourth, absolute = sums[2], sums[3], sums[4]
+    for column in range(block.shape[1]):
+        origin = np.float64(shift[column])
+        total, squares, cubes, quarts, size_sum = 0.0, 0.0, 0.0, 0.0, 0.0
+        for index in range(size):
+            value = np.float64(block[index, column])
+            centred = value - origin
+            square = centred * centred
+            total += centred
+            squares += square
+            cubes += square * centred
+            quarts += square * square
+            size_sum += abs(value)
+        first[column] += total
+        second[column] += squares
+        third[column] += cubes
+        fourth[column] += quarts
+        absolute[column] += size_sum
+
+
+@njit(inline="always", **_OPTIONS)
+def _add_ends(block, size, ends, signs):
+    lows, highs, zeros, positive = ends[0], ends[1], signs[0], signs[1]
+    for column in range(block.shape[1]):
+        low, high = lows[column], highs[column]
+        none, above = np.uint32(0), np.uint32(0)
+        for index in range(size):
             value = block[index, column]
-            centred = np.float64(value) - np.float64(shift[column])
-            sums[column] += centred
-            squares[column] += centred * centred
-            lows[column] = min(lows[column], value)
-            highs[column] = max(highs[column], value)
+            low, high = min(low, value), max(high, value)
+            none += np.uint32(value == np.float32(0))
+            above += np.uint32(value > np.float32(0))
+        lows[column], highs[column] = low, high
+        zeros[column] += none
+        positive[column] += above
+
+
+@njit(**_OPTIONS)
+def count_tops(words, rows, magnitude_mask, limit, found):
+    """Count by channel (int64) the rows whose first largest magnitude below ``limit`` is there.
+
+    ``words`` are bit patterns; magnitudes of at least ``limit`` are not finite.
+    """
+    width = words.shape[1]
+    for index in range(rows.size):
+        row = words[rows[index]]
+        most = np.uint32(0)
+        for column in range(width):
+            magnitude = np.uint32(row[column]) & magnitude_mask
+            most = max(most, magnitude if magnitude < limit else np.uint32(0))
+        for column in range(width):
+            if np.uint32(row[column]) & magnitude_mask == most:
+                found[column] += 1
+                break
 
 
 @njit(**_OPTIONS)

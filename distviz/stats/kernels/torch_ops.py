@@ -9,6 +9,7 @@ float32 on devices without float64.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.types import ChannelSums, Cut, Observation, PairSums, Tally
+from distviz.stats.kernels.types import (
+    ChannelSums,
+    Cut,
+    Observation,
+    PairSums,
+    Tally,
+    central_sums,
+)
 from distviz.stats.moments import Moments
 
 _WORD = 0xFFFFFFFF
@@ -181,7 +189,12 @@ def find_moved(
 
 
 def observe(
-    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int, *, channels: bool = True
+    values: torch.Tensor,
+    slots: NDArray[np.int64],
+    n_slots: int,
+    *,
+    channels: bool = True,
+    details: bool = False,
 ) -> Observation:
     """See `distviz.stats.kernels.cpu.observe`."""
     values = values.detach()
@@ -190,7 +203,8 @@ def observe(
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
     moments = [Moments() for _ in range(n_slots)]
-    sums = ChannelSums.from_values(np.empty((0, values.shape[1]))) if channels else None
+    is_rounded = values.element_size() > 2
+    sums: ChannelSums | None = None
     for _, part, picked in _pieces(values, rows):
         of_row = slots[part]
         offsets = torch.from_numpy(of_row * float_grid.CELLS).to(values.device)
@@ -201,61 +215,71 @@ def observe(
             continue
         wide = _wide(picked)
         finite = torch.isfinite(wide)
-        ends = [_ends(wide, finite, fill, 1) for fill in (float("inf"), float("-inf"))]
+        ends = _ends(wide, finite, 1)
         np.minimum.at(low, of_row, ends[0])
         np.maximum.at(high, of_row, ends[1])
-        found = _moments(wide, finite, of_row, n_slots)
+        found = _moments(wide, finite, of_row, n_slots, 4 if is_rounded else 2)
         moments = [before + new for before, new in zip(moments, found, strict=True)]
-        sums = sums + _channel_sums(wide, finite) if sums is not None else None
+        if channels:
+            of_piece = _channel_sums(wide, finite, details=details)
+            sums = of_piece if sums is None else sums + of_piece
+    if channels and sums is None:
+        sums = ChannelSums.from_values(np.empty((0, values.shape[1])))
     counted = tables.cpu().numpy().reshape(n_slots, float_grid.CELLS)
     name = float_grid.grid_for_dtype(str(values.dtype))
-    return Observation(name, counted, zeros, low, high, moments, values.element_size() > 2, sums)
+    return Observation(name, counted, zeros, low, high, moments, is_rounded, sums)
 
 
-def _ends(wide: torch.Tensor, finite: torch.Tensor, fill: float, dim: int) -> NDArray[np.float64]:
-    """Return the smallest finite values along an axis if ``fill`` is +inf, the largest if -inf."""
-    kept = torch.where(finite, wide, fill)
-    ends = kept.amin(dim) if fill > 0 else kept.amax(dim)
-    return _host(ends)
+def _ends(wide: torch.Tensor, finite: torch.Tensor, dim: int) -> NDArray[np.float64]:
+    """Return the smallest and the largest finite values along an axis, float64 (2, ...)."""
+    low = torch.where(finite, wide, float("inf")).amin(dim)
+    high = torch.where(finite, wide, float("-inf")).amax(dim)
+    return np.stack([_host(low), _host(high)])
 
 
 def _host(numbers: torch.Tensor) -> NDArray[np.float64]:
     return numbers.cpu().double().numpy()
 
 
+def _power_sums(
+    wide: torch.Tensor, finite: torch.Tensor, center: torch.Tensor, dim: int, highest: int
+) -> NDArray[np.float64]:
+    """Sum along an axis what `ChannelSums.of_powers` takes."""
+    deviations = torch.where(finite, wide - center, 0.0)
+    sums = [(deviations**power).sum(dim) for power in range(1, highest + 1)]
+    if highest > 2:
+        sums.append(torch.where(finite, wide.abs(), 0.0).sum(dim))
+    return np.stack([_host(one) for one in sums])
+
+
 def _moments(
-    wide: torch.Tensor, finite: torch.Tensor, of_row: NDArray[np.int64], n_slots: int
+    wide: torch.Tensor, finite: torch.Tensor, of_row: NDArray[np.int64], n_slots: int, highest: int
 ) -> list[Moments]:
     """Return moments by two passes; rows are summed on the device, slots on the host in order."""
-    counts = np.bincount(of_row, finite.sum(1).cpu().numpy(), n_slots)
+    counts = np.bincount(of_row, finite.sum(1).cpu().numpy(), n_slots).astype(np.int64)
     sums = np.bincount(of_row, _host(torch.where(finite, wide, 0.0).sum(1)), n_slots)
     centers = torch.from_numpy(sums / np.maximum(counts, 1)).to(wide.dtype)
-    deviations = torch.where(finite, wide - centers[of_row].to(wide.device)[:, None], 0.0)
-    rest = np.bincount(of_row, _host(deviations.sum(1)), n_slots)
-    squares = np.bincount(of_row, _host((deviations**2).sum(1)), n_slots)
-    shift = rest / np.maximum(counts, 1)
-    means, m2 = centers.double().numpy() + shift, np.maximum(squares - shift * rest, 0.0)
-    return [
-        Moments.of(int(count), float(mean), float(spread))
-        for count, mean, spread in zip(counts, means, m2, strict=True)
-    ]
+    own = centers[of_row].to(wide.device)[:, None]
+    of_rows = _power_sums(wide, finite, own, 1, highest)
+    powers = np.stack([np.bincount(of_row, one, n_slots) for one in of_rows]).astype(float)
+    shift, m2, higher = central_sums(counts, powers)
+    means = centers.double().numpy() + shift
+    more = [None] * n_slots if higher is None else [tuple(one) for one in higher.T.tolist()]
+    return list(map(Moments.of, counts.tolist(), means.tolist(), m2.tolist(), more))
 
 
-def _channel_sums(wide: torch.Tensor, finite: torch.Tensor) -> ChannelSums:
+def _channel_sums(wide: torch.Tensor, finite: torch.Tensor, *, details: bool) -> ChannelSums:
     number = finite.sum(0)
-    safe = number.clamp(min=1)
-    center = torch.where(finite, wide, 0.0).sum(0) / safe
-    deviations = torch.where(finite, wide - center, 0.0)
-    rest, squares = _host(deviations.sum(0)), _host((deviations**2).sum(0))
-    counted = number.cpu().numpy()
-    shift = rest / np.maximum(counted, 1)
-    return ChannelSums(
-        counted,
-        _host(center) + shift,
-        np.maximum(squares - shift * rest, 0.0),
-        _ends(wide, finite, float("inf"), 0),
-        _ends(wide, finite, float("-inf"), 0),
-    )
+    kept = torch.where(finite, wide, 0.0)
+    center = kept.sum(0) / number.clamp(min=1)
+    powers = _power_sums(wide, finite, center, 0, 4 if details else 2)
+    signs = [number, (wide == 0).sum(0), (kept > 0).sum(0)]
+    counted = np.stack([one.cpu().numpy() for one in signs])
+    found = ChannelSums.of_powers(counted, _host(center), powers, _ends(wide, finite, 0))
+    if not details:
+        return found
+    first = torch.where(finite, wide.abs(), -1.0).argmax(1)[finite.any(1)]
+    return replace(found, top=torch.bincount(first, minlength=wide.shape[1]).cpu().numpy())
 
 
 def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> PairSums:

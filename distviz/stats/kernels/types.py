@@ -35,31 +35,69 @@ class ChannelSums:
 
     Attributes
     ----------
-    count
-        int64 (channels,): finite values.
+    count, zeros, positive
+        int64 (channels,): finite values, how many are exactly 0, and how many are above 0.
     mean, m2
         float64 (channels,): mean and sum of squared deviations from it (0 where count is 0).
     low, high
         float64 (channels,): exact extremes (+inf and -inf where count is 0).
+    higher
+        float64 (3, channels): sums of the third and fourth powers of the deviations, and of abs(x);
+        None if not asked for.
+    top
+        int64 (channels,): rows whose largest abs(x) is in this channel; None if not asked for.
     """
 
     count: NDArray[np.int64]
+    zeros: NDArray[np.int64]
+    positive: NDArray[np.int64]
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    higher: NDArray[np.float64] | None = None
+    top: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of_powers(
+        cls,
+        signs: NDArray[np.integer],
+        shift: NDArray[np.floating],
+        powers: NDArray[np.float64],
+        ends: NDArray[np.floating],
+    ) -> ChannelSums:
+        """Return the statistics by the sums of powers of deviations from a shift.
+
+        Parameters
+        ----------
+        signs
+            (3, channels): finite values, zeros, positive values.
+        shift
+            (channels,): close to the mean.
+        powers
+            float64 (2 or 5, channels): of the first and second powers of ``x - shift``, then of the
+            third, the fourth and of ``abs(x)``.
+        ends
+            (2, channels): smallest and largest value.
+        """
+        count, zeros, positive = signs.astype(np.int64)
+        delta, m2, higher = central_sums(count, powers)
+        low, high = ends.astype(np.float64)
+        return cls(count, zeros, positive, shift + delta, m2, low, high, higher)
 
     @classmethod
     def from_values(cls, values: NDArray[np.float64]) -> ChannelSums:
         """Measure (rows, channels) directly; values that are not finite are left out."""
         finite = np.isfinite(values)
-        count = finite.sum(axis=0)
         kept = np.where(finite, values, 0.0)
-        mean = kept.sum(axis=0) / np.maximum(count, 1)
-        m2 = (np.where(finite, values - mean, 0.0) ** 2).sum(axis=0)
+        signs = np.stack([finite, (values == 0), finite & (values > 0)]).sum(axis=1)
+        mean = kept.sum(axis=0) / np.maximum(signs[0], 1)
+        deviations = np.where(finite, values - mean, 0.0)
+        powers = [(deviations**power).sum(axis=0) for power in (1, 2, 3, 4)]
         low = np.where(finite, values, np.inf).min(axis=0, initial=np.inf)
         high = np.where(finite, values, -np.inf).max(axis=0, initial=-np.inf)
-        return cls(count, mean, m2, low, high)
+        sums = np.stack([*powers, np.abs(kept).sum(axis=0)])
+        return cls.of_powers(signs, mean, sums, np.stack([low, high]))
 
     def pooled(self) -> Moments:
         """Return the moments of all channels together."""
@@ -67,18 +105,72 @@ class ChannelSums:
         if not total:
             return Moments()
         mean = float((self.mean * self.count).sum()) / total
-        spread = self.m2 + self.count * (self.mean - mean) ** 2
-        return Moments.of(total, mean, float(spread[self.count > 0].sum()))
+        sums = self._about(mean).sum(axis=1).tolist()
+        return Moments.of(total, mean, sums[0], tuple(sums[1:]) or None)
+
+    def _about(self, center: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return m2 and `higher` of each channel about another center."""
+        delta = self.mean - center
+        square = delta * delta
+        moved = self.count * square
+        second = self.m2 + moved
+        if self.higher is None:
+            return second[None]
+        m3, m4, absolute = self.higher
+        third = m3 + delta * (3 * self.m2 + moved)
+        fourth = m4 + 4 * delta * m3 + square * (6 * self.m2 + moved)
+        return np.stack([second, third, fourth, absolute])
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
-        """Merge by the pairwise update of Chan, Golub & LeVeque (1979)."""
+        """Merge by the updates of Chan, Golub & LeVeque (1979) and Pébay (2008)."""
         count = self.count + other.count
-        safe = np.maximum(count, 1)
-        delta = other.mean - self.mean
-        mean = (self.mean * self.count + other.mean * other.count) / safe
-        m2 = self.m2 + other.m2 + delta**2 * self.count * other.count / safe
-        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
-        return ChannelSums(count, mean, m2, low, high)
+        mean = (self.mean * self.count + other.mean * other.count) / np.maximum(count, 1)
+        mine, theirs = self._about(mean), other._about(mean)
+        shared = min(len(mine), len(theirs))
+        sums = mine[:shared] + theirs[:shared]
+        tops = None if self.top is None or other.top is None else self.top + other.top
+        return ChannelSums(
+            count,
+            self.zeros + other.zeros,
+            self.positive + other.positive,
+            mean,
+            sums[0],
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            sums[1:] if shared > 1 else None,
+            tops,
+        )
+
+
+def central_sums(
+    count: NDArray[np.integer], powers: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return the mean of deviations, and their sums of powers about it.
+
+    Parameters
+    ----------
+    count
+        (groups,): number of values.
+    powers
+        float64 (2 or 5, groups): as `ChannelSums.of_powers` takes them.
+
+    Returns
+    -------
+    tuple
+        float64 (groups,), the mean; (groups,), m2; and (3, groups), the `ChannelSums.higher`, or
+        None.
+    """
+    total, squares = powers[:2]
+    number = np.maximum(count, 1)
+    delta = total / number
+    m2 = np.maximum(squares - delta * total, 0.0)
+    if len(powers) == 2:
+        return delta, m2, None
+    cubes, quarts, absolute = powers[2:]
+    shifted = delta * total
+    m3 = cubes - delta * (3 * squares - 2 * shifted)
+    m4 = quarts - delta * (4 * cubes - delta * (6 * squares - 3 * shifted))
+    return delta, m2, np.stack([m3, np.maximum(m4, m2 * m2 / number), absolute])
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def test_each_process_has_a_share_of_the_batches(
 def test_no_time_is_estimated(call: Any, tiny_llama: Path, text_file: Path) -> None:
     args = ["run", tiny_llama, "--text", text_file, "--dry-run"]
     plan = json.loads(call(*args, "--json").out)
-    assert plan["schema_version"] == 2
+    assert plan["schema_version"] == 3
     assert "seconds" not in plan
     assert "seconds" not in plan["measurements"][0]
     assert not re.search(r"\d (s|min|h)\b", call(*args).out)

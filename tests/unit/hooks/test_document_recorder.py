@@ -102,3 +102,24 @@ def test_mappings_merge_by_key() -> None:
     nested = merged({"a": {"x": 1}}, {"a": {"x": 2, "y": 3}}, merged)
     assert nested == {"a": {"x": 3, "y": 3}}
     assert list(merged({"b": 1}, {"a": 1})) == ["b", "a"]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_norms_of_wide_values_are_taken_before_rounding(mixed: bool) -> None:
+    values = np.random.default_rng(8).standard_normal((2, 40)).astype(np.float32)
+    values[1, 3] = 1234.567
+    parts = [torch.from_numpy(row[None]) for row in values]
+    if mixed:
+        parts[0] = parts[0].to(torch.bfloat16)
+    documents = Documents(C)
+    for part in parts:
+        found = kernels.observe(part, np.zeros(1, np.int64), 1, channels=False)
+        kind = (found.grid, found.is_rounded)
+        documents.add(BEFORE, 3, found.tables[0], found.moments[0], kind, is_whole=False)
+    documents = Documents.from_state(decode(encode(documents.state())))
+    documents.close()
+    row = documents.frame().iloc[0]
+    x = np.concatenate([part.double().numpy().ravel() for part in parts])
+    assert row["l1"] == pytest.approx(np.abs(x).sum(), rel=1e-13)
+    assert row["l2"] == pytest.approx(np.sqrt((x**2).sum()), rel=1e-13)
+    assert row["l2"] ** 2 == pytest.approx(x.size * (row["std"] ** 2 + row["mean"] ** 2), rel=1e-12)

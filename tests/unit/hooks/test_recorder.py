@@ -68,10 +68,28 @@ def test_moved_values_alone_and_without_channels() -> None:
     assert recorder.documents.frame().empty
 
 
+def test_details_of_channels() -> None:
+    recorder, x = Recorder(channel_details=True), values(3)
+    x[0], x[3] = torch.tensor([2.0, -2.0, 1.0]), 0.0
+    recorder.add(POINT, "before", x, tokens())
+    channels, kept = recorder.channels(), x.double().numpy()[COUNTED.ravel()]
+    np.testing.assert_array_equal(channels["zeros"], (kept == 0).sum(axis=0))
+    np.testing.assert_array_equal(channels["positive"], (kept > 0).sum(axis=0))
+    largest = np.abs(kept).argmax(axis=1)  # the first of several
+    np.testing.assert_array_equal(channels["top"], np.bincount(largest, minlength=3))
+    deviations = kept - kept.mean(axis=0)
+    kurtosis = (deviations**4).mean(axis=0) / (deviations**2).mean(axis=0) ** 2 - 3
+    np.testing.assert_allclose(channels["kurtosis"], kurtosis, rtol=1e-12)
+    plain = Recorder()
+    plain.add(POINT, "before", x, tokens())
+    assert set(channels) - set(plain.channels()) == {"kurtosis", "top"}
+
+
+@pytest.mark.parametrize("details", [False, True])
 @pytest.mark.parametrize("classes", [frozenset(), None])
-def test_sums_and_states_are_one_recorder(classes: frozenset[int] | None) -> None:
+def test_sums_and_states_are_one_recorder(classes: frozenset[int] | None, details: bool) -> None:
     def recorded(*seeds: int) -> Recorder:
-        recorder = Recorder(class_layers=classes)
+        recorder = Recorder(class_layers=classes, channel_details=details)
         for seed in seeds:
             recorder.add(POINT, "before", values(seed), tokens())
         return recorder

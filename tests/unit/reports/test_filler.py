@@ -42,7 +42,7 @@ def test_a_filler_study(tmp_path: Path) -> None:
         for count in runs
         for layer in range(3)
     ]
-    manifest = {"schema_version": 2, "kind": "filler", "filler": EVIL, "counts": [0, 5, 10]}
+    manifest = {"schema_version": 3, "kind": "filler", "filler": EVIL, "counts": [0, 5, 10]}
     manifest |= {"filler_kind": "repeat", "filler_position": "between", "warnings": []}
     manifest |= {"model": {"name": "synthetic", "layers": 3}, "text": {"documents": 10}}
     tables = (pd.DataFrame(rows), pd.DataFrame(kept), pd.DataFrame(), pd.DataFrame())

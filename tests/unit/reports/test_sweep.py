@@ -27,7 +27,7 @@ def test_a_sweep() -> None:
         for c in (0.1, 0.2, 0.4)
         for p1 in (75.0, 99.5)
     ]  # fmt: skip
-    manifest = {"schema_version": 2, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
+    manifest = {"schema_version": 3, "kind": "sweep", "budget_kl": 0.016, "by_layer": False}
     swept = Sweep(
         manifest | {"model": {"name": EVIL, "source": EVIL}}, pd.DataFrame(rows), pd.DataFrame(rows)
     )

@@ -30,7 +30,7 @@ def test_what_if_answers() -> None:
         base | {"layer": layer, "question": "sparsity", "level": 0.5, "l2_kept": 0.9 - 0.1 * layer}
         for layer in range(2)
     ]
-    manifest = {"schema_version": 2, "kind": "whatif", "model": {"name": EVIL}}
+    manifest = {"schema_version": 3, "kind": "whatif", "model": {"name": EVIL}}
     text = render(Page("w", [whatif_part(WhatIf(manifest, pd.DataFrame(rows)))]))
     strict(text)
     shown = curves(text)

@@ -122,7 +122,7 @@ def test_a_saved_comparison_comes_back(comparison: Comparison, folder: Path) -> 
         ("comparison.json", None, "is not a result of distviz: it has no run.json, "),
         ("comparison.json", "{", r"comparison.json is damaged"),
         ("comparison.json", '{"schema_version": 99}', "was written with schema version 99"),
-        ("comparison.json", '{"schema_version": 2}', "comparison.json is damaged: it has no"),
+        ("comparison.json", '{"schema_version": 3}', "comparison.json is damaged: it has no"),
         ("compare.csv", None, "compare.csv is missing"),
         ("compare.csv", "layer_a\n1\n", "compare.csv is damaged: it has no column"),
         ("compare.csv", "\0\0", "compare.csv is damaged"),

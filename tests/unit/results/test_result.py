@@ -15,7 +15,7 @@ from distviz.results.columns import Row
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 
-MANIFEST = {"schema_version": 2, "kind": "small", "model": {"layers": 4}}
+MANIFEST = {"schema_version": 3, "kind": "small", "model": {"layers": 4}}
 FIRST = pd.DataFrame({"layer": [0, 0, 2], "site": ["act", "up", "act"], "x": [0.1, 0.2, 1 / 3]})
 SECOND = pd.DataFrame({"layer": [0, 2, 2], "site": ["up", "act", "act"], "n": [1, 2**60, 3]})
 

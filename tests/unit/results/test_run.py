@@ -182,12 +182,12 @@ def edit_manifest(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize("version", [0, 1, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, "3", None])
 def test_another_schema_version_is_refused_by_name(version: Any, saved: Path) -> None:
     edit_manifest(saved, schema_version=version)
     with pytest.raises(
         RequestError,
-        match=rf"schema version {version}; this version of distviz reads 2\nmeasure again",
+        match=rf"schema version {version}; this version of distviz reads 3\nmeasure again",
     ):
         Run.load(saved)
 
@@ -289,7 +289,7 @@ def test_finding_a_distribution(demo_run: Run) -> None:
 
 def test_the_summary_is_one_json_object_with_the_numbers_of_the_table(demo_run: Run) -> None:
     summary = json.loads(json.dumps(demo_run.summary(), allow_nan=False))
-    assert summary["schema_version"] == 2
+    assert summary["schema_version"] == 3
     for row, wanted in zip(summary["stats"], demo_run.stats().to_dict("records"), strict=True):
         for name, value in wanted.items():
             if isinstance(value, float) and math.isnan(value):

@@ -11,9 +11,9 @@ import pytest
 from distviz.results import schema
 from distviz.sites import PHASES
 
-RUN = {"schema_version": 2, "kind": "run"}
-COMPARISON = {"schema_version": 2, "phase_a": "before", "phase_b": "after", "sites": None}
-SWEEP = {"schema_version": 2, "budget_kl": 0.1, "by_layer": False, "model": {"name": "m"}}
+RUN = {"schema_version": 3, "kind": "run"}
+COMPARISON = {"schema_version": 3, "phase_a": "before", "phase_b": "after", "sites": None}
+SWEEP = {"schema_version": 3, "budget_kl": 0.1, "by_layer": False, "model": {"name": "m"}}
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ SWEEP = {"schema_version": 2, "budget_kl": 0.1, "by_layer": False, "model": {"na
         (schema.RunManifest, RUN | {"model": None, "arm": None, "text": {}, "settings": {}}),
         (schema.ComparisonManifest, COMPARISON),
         (schema.SweepManifest, SWEEP),
-        (schema.WhatIfManifest, {"schema_version": 2, "percentile": 99.9}),
-        (schema.FillerManifest, {"schema_version": 2, "filler": "a\n\tb"}),
+        (schema.WhatIfManifest, {"schema_version": 3, "percentile": 99.9}),
+        (schema.FillerManifest, {"schema_version": 3, "filler": "a\n\tb"}),
         (schema.SavedText, {"id": "1", "text": "line\nline", "label": 3}),
     ],
 )

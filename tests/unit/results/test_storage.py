@@ -84,7 +84,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
-    content = {"schema_version": 2, "kind": "sweep", "name": "π"}
+    content = {"schema_version": 3, "kind": "sweep", "name": "π"}
     write_manifest(tmp_path / "sweep.json", content)
     assert read_manifest(tmp_path, "sweep.json", "sweep folder") == content
     assert "π" in (tmp_path / "sweep.json").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -70,10 +71,12 @@ def values_of(seed: int, rows: int, dtype: type) -> np.ndarray:
 def test_mean_and_spread_of_channels(dtype: type) -> None:
     with np.errstate(over="ignore"):
         batches = [values_of(seed, 5 + 31 * seed, dtype) for seed in range(6)]
-    totals = ChannelTotals.empty(CHANNELS)
+    totals = ChannelTotals.empty(CHANNELS, details=True)
     for batch in batches:
-        totals.add(ChannelSums.from_values(batch))
-    mean, m2 = totals.moments()
+        top = np.zeros(CHANNELS, np.int64)
+        totals.add(replace(ChannelSums.from_values(batch), top=top))
+    mean, m2, m3, m4 = totals.moments()
+    kurtosis = totals.columns()["kurtosis"]
     for column in range(CHANNELS):
         every = np.concatenate([batch[:, column] for batch in batches])
         kept = [Fraction(value) for value in every[np.isfinite(every)].tolist()]
@@ -84,34 +87,53 @@ def test_mean_and_spread_of_channels(dtype: type) -> None:
         center = sum(kept) / len(kept)
         spread = float(sum((value - center) ** 2 for value in kept))
         assert mean[column] == pytest.approx(float(center), rel=1e-14)
+        third, fourth = (float(sum((v - center) ** power for v in kept)) for power in (3, 4))
+        # 106 bits hold sums of powers of the values; a large mean takes its part of them.
+        lost = 2.0**-97 * float(center**4) / max(spread / len(kept), 1e-30) ** 2
         assert m2[column] == pytest.approx(spread, rel=1e-9)
+        assert m3[column] == pytest.approx(third, rel=1e-11, abs=1e-11 * spread**1.5)
+        assert m4[column] == pytest.approx(fourth, rel=1e-11 + lost)
+        if spread:
+            expected = len(kept) * fourth / spread**2 - 3
+            assert kurtosis[column] == pytest.approx(expected, rel=1e-10 + lost, abs=1e-10)
+        assert totals.counts[1, column] == kept.count(0)
+        assert totals.counts[2, column] == sum(value > 0 for value in kept)
         assert (totals.low[column], totals.high[column]) == (min(kept), max(kept))
-    assert m2[7] == 0.0
+    assert (m2[7], m3[7], m4[7]) == (0, 0, 0)
+    assert math.isnan(kurtosis[7])
 
 
 def test_any_grouping_in_any_order_is_the_same_to_the_bit() -> None:
-    seen = [ChannelSums.from_values(values_of(seed, 20, np.float32)) for seed in range(12)]
-    whole = ChannelTotals.empty(CHANNELS)
+    luck = np.random.default_rng(3)
+    seen = [
+        replace(
+            ChannelSums.from_values(values_of(seed, 20, np.float32)),
+            top=luck.integers(0, 20, CHANNELS),
+        )
+        for seed in range(12)
+    ]
+    whole = ChannelTotals.empty(CHANNELS, details=True)
     for one in seen:
         whole.add(one)
     for seed in range(5):
         luck = random.Random(seed)
         luck.shuffle(seen)
-        parts = [ChannelTotals.empty(CHANNELS) for _ in range(4)]
+        parts = [ChannelTotals.empty(CHANNELS, details=True) for _ in range(4)]
         for one in seen:
             luck.choice(parts).add(one)
         kept = [ChannelTotals.from_state(packing.decode(packing.encode(p.state()))) for p in parts]
         total = kept[0] + kept[1] + (kept[2] + kept[3])
         for found, expected in zip(total.moments(), whole.moments(), strict=True):
             np.testing.assert_array_equal(found, expected)
-        for name in ("count", "low", "high", "is_lost"):
+        for name in ("counts", "low", "high", "is_lost"):
             np.testing.assert_array_equal(getattr(total, name), getattr(whole, name))
 
 
 def test_what_is_beyond_float64_is_told() -> None:
     totals = ChannelTotals.empty(2)
     extremes = np.array([-1e200, 1.0]), np.array([1e200, 3.0])
-    totals.add(ChannelSums(np.array([2, 2]), np.array([0, 2.0]), np.array([np.inf, 2]), *extremes))
+    signs = (np.array([2, 2]), np.array([0, 0]), np.array([1, 2]))
+    totals.add(ChannelSums(*signs, np.array([0, 2.0]), np.array([np.inf, 2]), *extremes))
     mean, m2 = totals.moments()
     assert math.isnan(mean[0])
     assert math.isinf(m2[0])

@@ -657,3 +657,56 @@ def test_no_distance_to_nothing(empty: Sketch) -> None:
         assert np.isnan(st.ks(a, b))
         assert np.isnan(st.wasserstein(a, b))
         assert np.isnan(st.js_divergence(a, b))
+
+
+# --- data wider than the grid ----------------------------------------------------------------
+
+
+def _with_outlier() -> torch.Tensor:
+    normal = torch.randn(40, 300, generator=torch.Generator().manual_seed(5))
+    normal[7, 11] = 3073.13
+    return normal
+
+
+def _assert_unrounded(sketch: Sketch, x: Floats) -> None:
+    variance = _central(x, 2)
+    found = st.describe(sketch)
+    assert found["mean"] == pytest.approx(_mean(x), abs=1e-12 * math.sqrt(variance))
+    assert found["std"] == pytest.approx(math.sqrt(variance), rel=1e-12)
+    assert found["skewness"] == pytest.approx(_central(x, 3) / variance**1.5, rel=1e-11)
+    assert found["kurtosis"] == pytest.approx(_central(x, 4) / variance**2 - 3, rel=1e-11)
+    assert found["l1"] == pytest.approx(math.fsum(np.abs(x).ravel().tolist()), rel=1e-12)
+    assert found["l2"] == pytest.approx(math.sqrt(math.fsum((x**2).ravel().tolist())), rel=1e-12)
+    energy = found["count"] * (found["std"] ** 2 + found["mean"] ** 2)
+    assert found["l2"] ** 2 == pytest.approx(energy, rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_of_powers_are_taken_before_rounding(dtype: torch.dtype, offset: float) -> None:
+    x = (_with_outlier().double() + offset).to(dtype)
+    sketch = Sketch()
+    for part in x.split(7):
+        sketch = sketch + Sketch().add(part)
+    _assert_unrounded(sketch, x.double().numpy().ravel())
+
+
+@pytest.mark.parametrize("narrow_first", [True, False])
+@pytest.mark.parametrize("adds_sketches", [True, False])
+def test_data_of_several_types_in_one_sketch(narrow_first: bool, adds_sketches: bool) -> None:
+    parts = [_with_outlier(), (_with_outlier() * 2).to(torch.bfloat16)]
+    parts = parts[::-1] if narrow_first else parts
+    sketch = Sketch()
+    for part in parts:
+        sketch = sketch + Sketch().add(part) if adds_sketches else sketch.add(part)
+    assert sketch.is_rounded
+    _assert_unrounded(sketch, torch.cat([part.double() for part in parts]).numpy().ravel())
+
+
+def test_values_that_are_equal_once_rounded_have_a_shape() -> None:
+    x = torch.tensor([1.0, 1.0 + 2.0**-20, 1.0 + 2.0**-20, 1.0])
+    sketch = Sketch().add(x)
+    assert sketch.pairs()[0].size == 1
+    shape = st.moments(sketch)
+    assert shape["kurtosis"] == pytest.approx(-2.0)
+    assert math.isnan(st.moments(Sketch().add(torch.full((9, 3), 0.1)))["kurtosis"])

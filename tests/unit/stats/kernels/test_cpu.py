@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
+from distviz.stats import kernels
 from distviz.stats.kernels import cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -80,3 +83,46 @@ def test_one_observation_of_several_slots(dtype: torch.dtype) -> None:
     assert channels is not None
     counted = values[torch.from_numpy(slots >= 0)].double().numpy()
     np.testing.assert_array_equal(channels.count, np.isfinite(counted).sum(axis=0))
+
+
+@pytest.mark.parametrize("forced", [False, True], ids=["compiled", "torch"])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize("finite", [True, False])
+def test_details_of_channels(dtype: torch.dtype, forced: bool, finite: bool) -> None:
+    values = values_of(dtype)
+    values[5] = 0  # all channels tie: the first one counts
+    values[7, 10], values[7, 60] = -30, 30
+    if finite:
+        values = values.nan_to_num(0, 0, 0)
+    else:
+        values[9] = torch.nan  # no channel is the largest
+    slots = np.arange(90) % 3 - 1
+    with kernels.force_torch() if forced else nullcontext():
+        channels = kernels.observe(values, slots, 2, details=True).channels
+    x = values[torch.from_numpy(slots >= 0)].double().numpy()
+    kept = np.where(np.isfinite(x), x, np.nan)
+    assert channels is not None
+    np.testing.assert_array_equal(channels.zeros, (kept == 0).sum(axis=0))
+    np.testing.assert_array_equal(channels.positive, (kept > 0).sum(axis=0))
+    sizes = np.where(np.isfinite(x), np.abs(x), -1)
+    first = [row.tolist().index(row.max()) for row in sizes if row.max() >= 0]
+    np.testing.assert_array_equal(channels.top, np.bincount(first, minlength=70))
+    deviations = kept - np.nanmean(kept, axis=0)
+    expected = [np.nansum(deviations**3, axis=0), np.nansum(deviations**4, axis=0)]
+    assert channels.higher is not None
+    np.testing.assert_allclose(channels.higher[:2], expected, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wide_values_have_sums_of_powers_by_slot(dtype: torch.dtype) -> None:
+    normal = torch.randn(90, 70, generator=torch.Generator().manual_seed(3))
+    values = (torch.exp(3 * normal) - 5).to(dtype)
+    slots = np.arange(90) % 3 - 1
+    seen = kernels.observe(values, slots, 2, channels=False)
+    for slot, moments in enumerate(seen.moments):
+        x = values[torch.from_numpy(slots == slot)].double().numpy()
+        deviations = x - x.mean()
+        expected = [(deviations**3).sum(), (deviations**4).sum()]
+        assert moments.m3_m4 == pytest.approx(expected, rel=1e-11)
+        assert moments.l1 == pytest.approx(np.abs(x).sum(), rel=1e-13)
+        assert moments.l2 == pytest.approx(np.sqrt((x**2).sum()), rel=1e-13)

@@ -104,7 +104,7 @@ def test_pieces_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     ]
 
     def answers() -> tuple[Any, ...]:
-        seen = kernels.observe(x, slots, 3)
+        seen = kernels.observe(x, slots, 3, details=True)
         rows = np.flatnonzero(slots >= 0)
         cut = kernels.find_cut(x, rows, 0.5, 301)
         moved = torch.zeros(x.shape, dtype=torch.uint8)
@@ -118,9 +118,12 @@ def test_pieces_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
         pieces = answers()
     for name in ("tables", "zeros", "low", "high"):
         np.testing.assert_array_equal(getattr(pieces[0], name), getattr(whole[0], name))
-    for name in ("count", "mean", "m2", "low", "high"):
+    for name in ("count", "zeros", "positive", "top", "low", "high"):
         found, expected = (getattr(seen[0].channels, name) for seen in (pieces, whole))
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        np.testing.assert_array_equal(found, expected)
+    for name in ("mean", "m2", "higher"):
+        found, expected = (getattr(seen[0].channels, name) for seen in (pieces, whole))
+        np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-15)
     assert pieces[1] == whole[1]
     assert torch.equal(pieces[2], whole[2])
     for found, expected in zip(pieces[3], whole[3], strict=True):

@@ -13,6 +13,7 @@ from distviz.stats.kernels.types import ChannelSums
 def values_of(rows: int) -> np.ndarray:
     x = np.random.default_rng(rows).normal(3, 2, (rows, 6))
     x[:, 4] = np.nan
+    x[:, 5] = np.round(x[:, 5])
     if rows > 3:
         x[1, 0], x[2, 1], x[3, 2] = np.nan, np.inf, -np.inf
     return x
@@ -29,6 +30,12 @@ def assert_describes(sums: ChannelSums, x: np.ndarray) -> None:
         assert sums.mean[column] == pytest.approx(finite.mean(), rel=1e-12)
         assert sums.m2[column] == pytest.approx(finite.var() * finite.size, rel=1e-12, abs=1e-20)
         assert (sums.low[column], sums.high[column]) == (finite.min(), finite.max())
+        assert sums.zeros[column] == (finite == 0).sum()
+        assert sums.positive[column] == (finite > 0).sum()
+        assert sums.higher is not None
+        deviations = finite - finite.mean()
+        expected = [(deviations**3).sum(), (deviations**4).sum(), np.abs(finite).sum()]
+        np.testing.assert_allclose(sums.higher[:, column], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 400])
@@ -41,6 +48,10 @@ def test_channels_of_values(rows: int) -> None:
     if finite.size:
         assert pooled.mean == pytest.approx(finite.mean(), rel=1e-12)
         assert pooled.m2 == pytest.approx(finite.var() * finite.size, rel=1e-12)
+        deviations = finite - finite.mean()
+        expected = [(deviations**3).sum(), (deviations**4).sum()]
+        assert pooled.m3_m4 == pytest.approx(expected, rel=1e-11, abs=1e-9)
+        assert pooled.l1 == pytest.approx(np.abs(finite).sum(), rel=1e-13)
 
 
 def test_adding_is_concatenating() -> None:
