@@ -142,7 +142,7 @@ def assert_documents(run: Run, found: Measured, c: float = 0.13) -> None:
             assert row["eps"] == pytest.approx(eps, rel=1e-12)
             expected = {
                 "mean": exact.mean(), "std": exact.std(), "near_zero": (np.abs(x) < eps).mean(),
-                "l1": np.abs(x).sum(), "l2": math.sqrt((x**2).sum()), "gini": gini_of(x),
+                "l1": np.abs(exact).sum(), "l2": math.sqrt((exact**2).sum()), "gini": gini_of(x),
             }  # fmt: skip
             scale = float(np.abs(x).max())
             for name, value in expected.items():
@@ -157,6 +157,8 @@ def assert_channels(run: Run, found: Measured) -> None:
         x = torch.cat(found.values[key]).double().numpy()
         np.testing.assert_array_equal(group["channel"], np.arange(x.shape[1]))
         np.testing.assert_array_equal(group["count"], np.full(x.shape[1], x.shape[0]))
+        np.testing.assert_array_equal(group["zeros"], (x == 0).sum(axis=0))
+        np.testing.assert_array_equal(group["positive"], (x > 0).sum(axis=0))
         scale = np.abs(x).max()
         np.testing.assert_allclose(group["mean"], x.mean(axis=0), rtol=1e-6, atol=1e-7 * scale)
         np.testing.assert_allclose(group["std"], x.std(axis=0), rtol=1e-5, atol=1e-6 * scale)
