@@ -11,7 +11,7 @@ import heapq
 import math
 import operator
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -53,7 +53,14 @@ class Difference:
     count: int = 0
 
     def __add__(self, other: Difference) -> Difference:
-        return Difference(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Difference(
+            self.error + other.error,
+            self.first + other.first,
+            self.second + other.second,
+            self.product + other.product,
+            self.absolute + other.absolute,
+            self.count + other.count,
+        )
 
     @property
     def sqnr_db(self) -> float:
@@ -167,16 +174,23 @@ class Differences:
         return self.cosines / self.n_cosines if self.n_cosines else math.nan
 
     def worst_tokens(self) -> Iterator[tuple[Token, float, float, float]]:
-        """Yield tokens with sum of d^2, relative error and cosine; the largest error first."""
+        """Yield tokens with share of the error, relative error, cosine; the largest first."""
+        whole = self.total.error
         for error, place, first, cosine in sorted(self._worst, reverse=True):
             relative = math.sqrt(error / first) if first else math.nan
-            yield Token(*(-number for number in place)), error, relative, cosine
+            yield Token(*(-number for number in place)), error / whole, relative, cosine
 
-    def worst_channels(self) -> Iterator[tuple[int, float, float]]:
-        """Yield channels with sums of d^2 and first^2; the largest error first."""
+    def worst_channels(self) -> Iterator[tuple[int, float, float, float]]:
+        """Yield channels with share of the error, share of the energy of first, relative error.
+
+        The largest error is the first.
+        """
+        error, energy = float(self.errors.sum()), float(self.squares.sum())
         order = np.argsort(-self.errors, kind="stable")[:MOST_ROWS]
         for channel in order[self.errors[order] > 0].tolist():
-            yield channel, float(self.errors[channel]), float(self.squares[channel])
+            own, first = float(self.errors[channel]), float(self.squares[channel])
+            relative = math.sqrt(own / first) if first else math.nan
+            yield channel, own / error, first / energy if energy else 0.0, relative
 
 
 def _cosine(sums: NDArray[np.float64]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from distviz.arm import find_preset
 from distviz.errors import RequestError
-from distviz.models import locate
+from distviz.models import locate, refuse_opened
 from distviz.option import check_table, code_in
 from distviz.results import COMPARISON, FILLER, RUN, Run
 from distviz.settings import (
@@ -72,6 +72,9 @@ def find_sides(
     """
     of_b = of_b or {}
     phases = (phases[0], phase_of_b(phases[1], of_b))
+    for side in (a, b):
+        if not isinstance(side, Run):
+            refuse_opened(side, "compare")
     for name, phase in zip(("--phase-a", "--phase-b"), phases, strict=True):
         if phase not in _PHASES:
             raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")

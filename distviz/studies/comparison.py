@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.errors import RequestError
-from distviz.models import refuse_opened
 from distviz.progress import PartProgress, Progress
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
@@ -24,7 +22,7 @@ from distviz.studies.compare_sides import (
     phase_of_b,
 )
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
-from distviz.studies.elementwise import check_models, compare_elementwise
+from distviz.studies.elementwise import check_models, with_values
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder
@@ -60,20 +58,15 @@ def compare(
         or ``after`` where ``of_b`` asks for ARM.
     sites
         Comma-separated; None compares every site that both have.
-    settings
-        For sides that are measured.
-    given
-        Names of settings given explicitly, which those of a run do not replace.
-    progress
-        Receives the progress.
-    states
-        Folder for the checkpoints of each side.
+    settings, given
+        For sides that are measured; ``given`` names those that a run's own do not replace.
+    progress, states
+        Receives the progress; folder for the checkpoints of each side.
     elementwise
-        Whether the models are also compared value by value, both in memory at a time; at the sites
-        given, or at residual, act, product and attention.
+        Whether the models are also compared value by value, both in memory; without ``sites``, at
+        residual, act, product and attention.
     local
-        Whether each layer of B also reads what the layer of A reads, so that the error which it
-        makes is known.
+        Whether each layer of B also reads the input of A's, so that its own error is known.
     of_b
         Settings that hold for side B alone: ``b_dtype="bfloat16"``, ``b_arm_layers="0"`` and those
         of the other options ``--b-…``.
@@ -84,33 +77,28 @@ def compare(
         If a side is not a run and cannot be measured, or the runs have no site in common; with
         ``elementwise``, if a side is a run or the models cannot be aligned.
     """
-    for given_side in (a, b):
-        if not isinstance(given_side, Run):
-            refuse_opened(given_side, "compare")
     of_b = check_names(of_b)
     base, given = _with_sites(settings or RunSettings(), sites, given)
     sides = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
-    if elementwise:
-        check_models(sides)
-    elif local:
-        raise RequestError("--local has no effect without --elementwise", "add --elementwise")
+    check_models(sides, elementwise=elementwise, local=local)
     progress = progress or Progress()
     first, second = _runs(sides, progress, states)
     phases, wanted = (phase_a, phase_of_b(phase_b, of_b)), _wanted(first, base, given)
     found = compare_runs(first, second, *phases, *wanted, seed=base.seed)
-    measured = [name for name, side in zip("ab", sides, strict=True) if side.run is None]
-    found.manifest.update(measured=measured, of_b=of_b)
+    found.manifest.update(measured=_measured(sides), of_b=of_b)
     if elementwise:
-        sites = base.sites if "sites" in given else None
-        by_value = compare_elementwise(sides, sites, progress, local=local)
-        found.manifest["elementwise"] = by_value.manifest
-        found.manifest["warnings"] += by_value.warnings
-        found = replace(found, elementwise=by_value.tables)
-    folders = [
-        Path(side) if known.run is not None and not isinstance(side, Run) else None
-        for side, known in zip((a, b), sides, strict=True)
-    ]
-    return replace(found, folders=(folders[0], folders[1]))
+        wanted_sites = base.sites if "sites" in given else None
+        found = with_values(found, sides, wanted_sites, progress, local=local)
+    return replace(found, folders=(_folder(a, sides[0]), _folder(b, sides[1])))
+
+
+def _measured(sides: Sequence[CompareSide]) -> list[str]:
+    return [name for name, side in zip("ab", sides, strict=True) if side.run is None]
+
+
+def _folder(given: Run | str | Path, side: CompareSide) -> Path | None:
+    """Return the folder that a side was read from; None for a model or a `Run`."""
+    return None if side.run is None or isinstance(given, Run) else Path(given)
 
 
 def _runs(

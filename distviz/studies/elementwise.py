@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distviz.measure import Measurement
     from distviz.models import LoadedModel
     from distviz.progress import Progress
+    from distviz.results import Comparison
     from distviz.settings import RunSettings
     from distviz.studies.compare_sides import CompareSide
 
@@ -43,6 +44,21 @@ class Elementwise:
     warnings: list[str]
 
 
+def with_values(
+    comparison: Comparison,
+    sides: Sequence[CompareSide],
+    sites: str | None,
+    progress: Progress,
+    *,
+    local: bool = False,
+) -> Comparison:
+    """Return a comparison with what `compare_elementwise` finds."""
+    found = compare_elementwise(sides, sites, progress, local=local)
+    warnings = [*comparison.manifest["warnings"], *found.warnings]
+    manifest = comparison.manifest | {"elementwise": found.manifest, "warnings": warnings}
+    return replace(comparison, manifest=manifest, elementwise=found.tables)
+
+
 def compare_elementwise(
     sides: Sequence[CompareSide],
     sites: str | None,
@@ -58,12 +74,11 @@ def compare_elementwise(
     Raises
     ------
     RequestError
-        If a side is a saved run, or the models cannot be aligned: tokens, depth, width of a site.
+        If the models cannot be aligned: tokens, depth, width of a site.
     """
     from distviz.hooks import PairRecorder
     from distviz.measure import PairedModels
 
-    check_models(sides)
     opened = [_open(side, progress, name) for name, side in zip("AB", sides, strict=True)]
     _check_alignment(*opened)
     a, b = (_measurement(one.model, one.settings, sites) for one in opened)
@@ -80,10 +95,20 @@ def compare_elementwise(
     return _result(recorder, opened)
 
 
-def check_models(sides: Sequence[CompareSide]) -> None:
-    """Raise a RequestError if a side is a saved run, or several processes share the work."""
+def check_models(sides: Sequence[CompareSide], *, elementwise: bool, local: bool) -> None:
+    """Refuse a side that is a saved run, several processes, and ``local`` alone.
+
+    Raises
+    ------
+    RequestError
+        For each of them.
+    """
     from distviz.measure import current
 
+    if not elementwise:
+        if local:
+            raise RequestError("--local has no effect without --elementwise", "add --elementwise")
+        return
     if current().size > 1:
         raise RequestError(
             "--elementwise runs in one process", "start it without torchrun or accelerate"
@@ -286,21 +311,15 @@ def _documents(
     return pd.DataFrame(rows)
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
 def _channels(places: dict[HookPoint, Differences]) -> pd.DataFrame:
     columns = ["layer", "site", "rank", "channel", "error_share", "energy_share", "relative_error"]
     rows = [
         _place(point)
         | {"rank": rank, "channel": channel}
-        | {"error_share": _share(error, float(found.errors.sum()))}
-        | {"energy_share": _share(first, float(found.squares.sum()))}
-        | {"relative_error": Difference(error, first, count=1).relative_error}
+        | {"error_share": share, "energy_share": energy, "relative_error": relative}
         | _end(point)
         for point, found in places.items()
-        for rank, (channel, error, first) in enumerate(found.worst_channels(), 1)
+        for rank, (channel, share, energy, relative) in enumerate(found.worst_channels(), 1)
     ]
     return pd.DataFrame(rows, columns=[*columns, "module", "stack"])
 
@@ -312,10 +331,9 @@ def _tokens(places: dict[HookPoint, Differences], text: Any) -> pd.DataFrame:
         _place(point)
         | {"rank": rank, "document": token.document, "window": token.window}
         | {"position": token.position, "token": text(token.id)}
-        | {"error_share": _share(error, found.total.error)}
-        | {"relative_error": relative, "cosine": cosine}
+        | {"error_share": share, "relative_error": relative, "cosine": cosine}
         | _end(point)
         for point, found in places.items()
-        for rank, (token, error, relative, cosine) in enumerate(found.worst_tokens(), 1)
+        for rank, (token, share, relative, cosine) in enumerate(found.worst_tokens(), 1)
     ]
     return pd.DataFrame(rows, columns=[*columns, "module", "stack"])

@@ -119,7 +119,14 @@ def _brute(a: Path, b: Path, tokenizer: Any) -> dict[tuple[int, str], list[tuple
     return found
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_size": 1}, {"stream": True, "batch_size": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"batch_size": 1}, id="one by one", marks=pytest.mark.extended),
+        pytest.param({"stream": True, "batch_size": 3}, id="streamed", marks=pytest.mark.extended),
+    ],
+)
 def test_every_number_is_that_of_plain_hooks(
     wide: Path, edited: Path, demo_tokenizer: Any, options: dict[str, Any]
 ) -> None:
