@@ -3,7 +3,12 @@ from .comparison import Pair as Pair
 from .comparison import compare_manifest as compare_manifest
 from .comparison import depth as depth
 from .comparison import pair_keys as pair_keys
+from .elementwise import ErrorRow as ErrorRow
 from .elementwise import divergence as divergence
+from .elementwise import error_rows as error_rows
+from .elementwise import rows_of as rows_of
+from .elementwise import worst_of_layers as worst_of_layers
+from .elementwise import worst_place as worst_place
 from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import FillerStudy as FillerStudy
 from .filler_study import run_folder as run_folder

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from distviz.output import listed
+from distviz.output import counted, listed
 from distviz.results.columns import (
     Elementwise,
     ElementwiseChannel,
@@ -16,6 +17,7 @@ from distviz.results.columns import (
     ElementwiseToken,
     Row,
 )
+from distviz.results.labels import number
 from distviz.sites import join_layers
 
 ELEMENTWISE: dict[str, type[Row]] = {
@@ -25,6 +27,9 @@ ELEMENTWISE: dict[str, type[Row]] = {
     "elementwise_tokens.csv": ElementwiseToken,
 }
 """Files of a comparison value by value, and their columns."""
+
+ErrorRow = dict[str, Any]
+"""A row of ``elementwise.csv`` as plain data, see `error_rows`."""
 
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9}
 """Unit roundoff: half the distance from 1 to the next number."""
@@ -54,16 +59,10 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
     lowest SQNR; ``amplifying``: layers that make the error they inherit at least twice as large,
     known if each layer's own error was measured; ``verdict``: these in words.
     """
-    rows: list[dict[str, Any]] = [
-        {str(k): v for k, v in r.items()} for r in table.to_dict("records")
-    ]
-    for row in rows:
-        row["level"] = rounding_level(row["layer"], dtypes)
-        if math.isnan(row["relative_error"]):  # A is zero, B is not
-            row["relative_error"] = math.inf
+    rows = error_rows(table, dtypes)
     first = next((row for row in rows if row["relative_error"] > row["level"]), None)
     jump = max(_jumps(rows), key=lambda one: one["factor"], default=None)
-    worst = min(rows, key=lambda row: row["sqnr_db"], default=None)
+    worst = worst_place(rows)
     found = {
         "first": first and _named(first, "relative_error", "level"),
         "jump": _named(jump, "from_layer", "factor") if first and jump else None,
@@ -71,6 +70,44 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
         "amplifying": _amplifying(rows),
     }
     return found | {"verdict": _verdict(found, rows)}
+
+
+def error_rows(table: pd.DataFrame, dtypes: Sequence[str]) -> list[ErrorRow]:
+    """Return the rows of ``elementwise.csv`` that have values, each with its `rounding_level`.
+
+    The relative error is infinite where A is zero and B is not, NaN in the file. ``level`` is the
+    new column.
+    """
+    rows: list[ErrorRow] = []
+    for found in table[table["sqnr_db"].notna()].to_dict("records"):
+        row: ErrorRow = {str(name): value for name, value in found.items()}
+        for name in ("relative_error", "local_relative_error"):
+            if name in row and math.isnan(row[name]):
+                row[name] = math.inf
+        rows.append(row | {"level": rounding_level(row["layer"], dtypes)})
+    return rows
+
+
+def worst_of_layers(rows: Iterable[ErrorRow]) -> list[ErrorRow]:
+    """Return of each layer (of each stack) the row of the largest relative error."""
+    worst: dict[tuple[str, int], ErrorRow] = {}
+    for row in rows:
+        layer = (row["stack"], row["layer"])
+        if layer not in worst or row["relative_error"] > worst[layer]["relative_error"]:
+            worst[layer] = row
+    return list(worst.values())
+
+
+def worst_place(rows: Iterable[ErrorRow]) -> ErrorRow | None:
+    """Return the row of the lowest SQNR; None where all values are equal."""
+    different = [row for row in rows if row["relative_error"] > 0]
+    return min(different, key=lambda row: row["sqnr_db"], default=None)
+
+
+def rows_of(table: pd.DataFrame, place: ErrorRow) -> pd.DataFrame:
+    """Return the rows of another table of the comparison at the place of a row."""
+    same = [table[name] == place[name] for name in ("layer", "site", "module", "stack")]
+    return table[np.logical_and.reduce(same)]
 
 
 def _named(row: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -113,19 +150,25 @@ def _amplifying(rows: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "no pair of finite values was compared"
     if all(row["relative_error"] == 0 for row in rows):
         return "all values are equal"
     first, jump, worst = found["first"], found["jump"], found["worst"]
     if first is None:
         most = max(row["relative_error"] for row in rows)
         return f"no place differs by more than rounding (relative error up to {most:.2g})"
-    error, lowest = _shown(first["relative_error"]), _shown(worst["sqnr_db"], ".1f")
+    error, lowest = _shown(first["relative_error"]), worst["sqnr_db"]
     parts = [f"A and B first differ by more than rounding at {_at(first)}"]
     parts[0] += f" (relative error {error}, rounding explains up to {first['level']:.2g})"
-    parts.append(f"the lowest SQNR is {lowest} dB at {_at(worst)}")
+    if lowest is None:
+        parts.append(f"A is zero and B is not at {_at(worst)}")
+    else:
+        parts.append(f"the lowest SQNR is {lowest:.1f} dB at {_at(worst)}")
     if jump is not None and (jump["factor"] is None or jump["factor"] >= _AMPLIFIES):
+        times = "infinite" if jump["factor"] is None else number(jump["factor"], 2)
         parts.append(
-            f"the error grows most, {_shown(jump['factor'])} times, from layer "
+            f"the error grows most, {counted(times, 'time')}, from layer "
             f"{jump['from_layer']} to {jump['layer']} at {jump['site']}"
         )
     if found["amplifying"]:
@@ -138,5 +181,5 @@ def _at(place: dict[str, Any]) -> str:
     return f"layer {place['layer']}, {place['site']}"
 
 
-def _shown(number: float | None, digits: str = ".2g") -> str:
-    return "infinite" if number is None else format(number, digits)
+def _shown(value: float | None) -> str:
+    return "infinite" if value is None else format(value, ".2g")

@@ -134,6 +134,48 @@ MEANINGS: dict[str, dict[str, str]] = {
             "the largest of abs(log std ratio), abs(mean shift) / std of A, abs(log absmax ratio)"
         ),
     },
+    "elementwise": {
+        "sqnr_db, sqnr_low, sqnr_high": (
+            "10 log10(sum(a²) / sum((b − a)²)), and its 95 % interval with documents as the unit: "
+            "inf (null in JSON) where all values are equal; no interval below 8 documents"
+        ),
+        "relative_error, cosine": (
+            "norm of b − a over that of a (empty where a is zero and b is not), and the cosine of "
+            "both, of all values of the place"
+        ),
+        "cosine_tokens": "mean over tokens of the cosine of a token's values",
+        "mean_abs_difference, max_abs_difference": "mean and largest abs(b − a)",
+        "max_document, max_window, max_position, max_token, max_channel": (
+            "where abs(b − a) is largest: document, window, position in the window, text of the "
+            "token, channel; empty where all values are equal"
+        ),
+        "tokens, documents": "how many tokens were compared, in how many documents",
+        "left_out": "pairs of values left out because one is not finite",
+        "local_sqnr_db, local_relative_error": (
+            "with --local: the same where the layer of B reads what the layer of A reads, so the "
+            "error that the layer itself makes"
+        ),
+    },
+    "elementwise_documents": {
+        "document, count": "its number in the text, from 0; the values compared",
+        "sqnr_db, relative_error, cosine, mean_abs_difference, local_sqnr_db": (
+            "as in elementwise.csv, of this document alone"
+        ),
+    },
+    "elementwise_channels": {
+        "rank, channel": "1 is the largest share of the error, 50 are listed; its index",
+        "error_share": "of sum((b − a)²) of the place, the part of this channel",
+        "energy_share": "of sum(a²) of the place, the part of this channel",
+        "relative_error": "norm of b − a over that of a, of this channel alone",
+    },
+    "elementwise_tokens": {
+        "rank": "1 is the largest share of the error, 50 are listed",
+        "document, window, position, token": (
+            "which token: document, window, position in the window, text"
+        ),
+        "error_share": "of sum((b − a)²) of the place, the part of this token",
+        "relative_error, cosine": "of the values of this token alone",
+    },
     "filler": {
         "filler_count": "number of filler tokens",
         "quantity": "what changes: with filler minus without, or the logarithm of the ratio",

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from distviz.cli.views import elementwise
 from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
 from distviz.results import alignment, measured_line, number, percent, records, side_names
 from distviz.stats import ALPHA
@@ -44,6 +45,8 @@ def summary(comparison: Comparison, console: Console | None = None) -> Group:
         )
     ]
     parts += [paragraph(alignment(comparison), console), Text()]
+    if by_value := list(elementwise.blocks(comparison, console)):
+        parts += [*by_value, Text()]
     first, *rest = str(comparison.manifest.get("verdict", "")).split("\n")
     parts.append(paragraph(first, console, style="bold"))
     parts += [paragraph(line, console) for line in rest]

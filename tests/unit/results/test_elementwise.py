@@ -1,4 +1,4 @@
-"""Where two models begin to differ, from tables made by hand."""
+"""Where two models begin to differ, from tables made by hand; the worst of each layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from distviz.results.elementwise import ROUNDOFF, divergence, rounding_level
+from distviz.results.elementwise import (
+    ROUNDOFF,
+    divergence,
+    error_rows,
+    rounding_level,
+    rows_of,
+    worst_of_layers,
+    worst_place,
+)
 
 FP32 = ["float32", "float32"]
 
@@ -68,3 +76,48 @@ def test_layers_that_amplify_what_they_inherit() -> None:
     found = divergence(_table(errors, local_relative_error=own), FP32)
     assert found["amplifying"] == [1]
     assert "an inherited error at least doubles in layer 1" in found["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "layer", "level"),
+    [
+        (FP32, 0, 4 * 2**-24 * math.sqrt(12)),
+        (["bfloat16", "float32"], 3, 4 * 2**-9 * math.sqrt(48)),
+        (["float16", "float32"], -1, 4 * 2**-11 * math.sqrt(12)),
+        (["unknown", "float64"], 0, 4 * 2**-9 * math.sqrt(12)),
+    ],
+)
+def test_the_level_grows_with_the_root_of_the_depth(
+    dtypes: list[str], layer: int, level: float
+) -> None:
+    assert rounding_level(layer, dtypes) == pytest.approx(level, rel=1e-12)
+
+
+def test_large_jumps_are_written_as_numbers() -> None:
+    errors = {(0, "act"): 1e-8, (1, "act"): 0.01, (2, "act"): 0.5}
+    verdict = divergence(_table(errors), FP32)["verdict"]
+    assert "grows most, 12,108 times, from layer 0 to 1" in verdict
+    assert "lowest SQNR is 6.0 dB at layer 2, act" in verdict
+
+
+def test_places_without_values_are_left_out_and_infinite_errors_are_infinite() -> None:
+    table = _table({(0, "act"): 1e-9, (0, "up"): 1e-9, (1, "act"): 0.0})
+    table.loc[0, ["relative_error", "sqnr_db"]] = math.nan
+    table.loc[1, ["relative_error", "sqnr_db"]] = [math.nan, -math.inf]
+    rows = error_rows(table, FP32)
+    assert [(row["layer"], row["site"]) for row in rows] == [(0, "up"), (1, "act")]
+    assert rows[0]["relative_error"] == math.inf
+    verdict = divergence(table, FP32)["verdict"]
+    assert "relative error infinite" in verdict
+    assert "A is zero and B is not at layer 0, up" in verdict
+    assert divergence(table.head(1), FP32)["verdict"] == "no pair of finite values was compared"
+
+
+def test_the_worst_of_each_layer() -> None:
+    table = _table({(0, "act"): 0.1, (0, "up"): 0.2, (1, "act"): 0.0, (1, "up"): 0.0})
+    rows = error_rows(table, FP32)
+    assert [row["site"] for row in worst_of_layers(rows)] == ["up", "act"]
+    worst = worst_place(rows)
+    assert worst is not None
+    assert rows_of(table, worst).index.tolist() == [1]
+    assert worst_place(rows[2:]) is None
