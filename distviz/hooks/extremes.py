@@ -7,7 +7,7 @@ those kept; only the channels that do are looked at. Memory: 1 KiB per layer, si
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 LARGEST = 20
 """Values kept per layer, site and phase."""
-_CHANNELS = 64
-"""Channels looked at together, so that many equal values take little memory."""
+_AT_A_TIME = 1 << 18
+"""Values looked at together."""
 _MANY = 4096
 
 
@@ -55,7 +55,7 @@ class Largest:
         order = np.lexsort((expert, channel, index, document, -np.abs(values)))[:LARGEST]
         return Largest(values[order], places[:, order])
 
-    def could_change(self, largest: float, earliest: tuple[int, int]) -> bool:
+    def could_change(self, largest: float, earliest: tuple[int, ...]) -> bool:
         """Whether a value of this magnitude, at this (document, index) or later, would be kept."""
         if len(self.values) < LARGEST:
             return largest >= 0
@@ -66,7 +66,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The counted rows of one call.
+    """The counted rows of one call, by document and index.
 
     Attributes
     ----------
@@ -87,52 +87,55 @@ class _Rows:
             owners, experts = tokens.routed.tokens[rows], tokens.routed.experts[rows]
         ids = np.full(rows.size, -1) if tokens.ids is None else tokens.ids.ravel()[owners]
         documents = tokens.documents[owners // tokens.valid.shape[1]]
-        index = tokens.index.ravel()[owners]
-        return cls(rows, np.stack([documents, index, experts, ids]).astype(np.int64))
-
-    def earliest(self) -> tuple[int, int]:
-        """Return (document, index) of the first row."""
-        documents, index = self.places[:2]
-        first = int(documents.min())
-        return first, int(index[documents == first].min())
+        places = np.stack([documents, tokens.index.ravel()[owners], experts, ids])
+        order = np.lexsort(places[1::-1])
+        return cls(rows[order], places[:, order])
 
     def largest(
-        self, values: torch.Tensor, channels: NDArray[np.int64], least: float
-    ) -> Iterator[Largest]:
-        """Yield the largest values of some channels, of magnitude ``least`` or more."""
-        for part in np.array_split(channels, -(-channels.size // _CHANNELS)):
-            picked = _columns(values, part)[self.rows]
+        self, values: torch.Tensor, channels: NDArray[np.int64], least: float, highest: float
+    ) -> Largest:
+        """Return the largest values of some channels, of magnitude ``least`` to ``highest``."""
+        total, step = Largest(), max(_AT_A_TIME // channels.size, 1)
+        for start in range(0, self.rows.size, step):
+            part = slice(start, start + step)
+            picked = _values_at(values, self.rows[part], channels)
             magnitudes = np.abs(picked)
             row, column = np.nonzero(np.isfinite(picked) & (magnitudes >= np.float64(least)))
-            first = _first(magnitudes[row, column], row, self.places[:2])
+            first = _first(magnitudes[row, column], self.places[:2, part][:, row])
             row, column = row[first], column[first]
-            document, index, expert, token = self.places[:, row]
-            places = np.stack([document, index, part[column], expert, token])
-            yield Largest() + Largest(picked[row, column].astype(np.float64), places)
+            document, index, expert, token = self.places[:, part][:, row]
+            places = np.stack([document, index, channels[column], expert, token])
+            total = total + Largest(picked[row, column].astype(np.float64), places)
+            if len(total.values) == LARGEST:
+                least = max(least, abs(float(total.values[-1])))
+                if least == highest:  # later rows have nothing larger
+                    break
+        return total
 
 
-def _columns(values: torch.Tensor, channels: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-    """Return some channels of all rows; float32 represents the 16-bit types exactly."""
+def _values_at(
+    values: torch.Tensor, rows: NDArray[np.int64], channels: NDArray[np.int64]
+) -> NDArray[np.floating[Any]]:
+    """Return some rows and channels; float32 represents the 16-bit types exactly."""
     import torch
 
-    picked = values.detach()[:, torch.from_numpy(channels).to(values.device)].cpu()
+    places = (torch.from_numpy(one).to(values.device) for one in (rows[:, None], channels))
+    picked = values.detach()[tuple(places)].cpu()
     return np.asarray((picked.float() if picked.element_size() < 4 else picked).numpy())
 
 
-def _first(
-    magnitudes: NDArray[np.floating[Any]], rows: NDArray[np.int64], keys: NDArray[np.int64]
-) -> NDArray[np.intp]:
-    """Return indices of few candidates, which contain the largest and, of equals, the earliest."""
+def _first(magnitudes: NDArray[np.floating[Any]], keys: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return indices of few candidates, which contain the largest and, of equals, the earliest.
+
+    ``keys``, document and index, ascend.
+    """
     if magnitudes.size <= _MANY:
         return np.arange(magnitudes.size)
     least = np.partition(magnitudes, -LARGEST)[-LARGEST]
     above, equal = np.flatnonzero(magnitudes > least), np.flatnonzero(magnitudes == least)
-    distinct = np.unique(rows[equal])
-    # Every row holds one of them at least.
-    distinct = distinct[np.lexsort(keys[::-1, distinct])][:LARGEST]
-    last = keys[:, distinct[-1]]
-    document, index = keys[:, rows[equal]]
-    is_early = (document < last[0]) | ((document == last[0]) & (index <= last[1]))
+    last = keys[:, equal[:LARGEST][-1]]
+    (document, index), (last_document, last_index) = keys[:, equal], last
+    is_early = (document < last_document) | ((document == last_document) & (index <= last_index))
     return np.concatenate([above, equal[is_early]])
 
 
@@ -157,14 +160,13 @@ class Extremes:
         if not before.could_change(highest, (-1, -1)):
             return
         rows = _Rows.of(tokens, is_counted)
-        if not before.could_change(highest, rows.earliest()):
+        if not before.could_change(highest, tuple(rows.places[:2, 0].tolist())):
             return
         least = abs(float(before.values[-1])) if len(before.values) == LARGEST else 0.0
         if largest.size >= LARGEST:  # so many values are at least as large
             least = max(least, float(np.partition(largest, -LARGEST)[-LARGEST]))
-        for part in rows.largest(values, np.flatnonzero(largest >= least), least):
-            before = before + part
-        self.found[key] = before
+        channels = np.flatnonzero(largest >= least)
+        self.found[key] = before + rows.largest(values, channels, least, highest)
 
     def __add__(self, other: Extremes) -> Extremes:
         keys = {**self.found, **other.found}
