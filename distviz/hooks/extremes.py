@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.output import visible
+from distviz.results import is_massive
 from distviz.sites import SiteKey, key_order
 from distviz.stats import Sketch, statistics
 
@@ -199,6 +200,7 @@ class Extremes:
         if not frames:
             return pd.DataFrame()
         table = pd.concat(frames, ignore_index=True)
+        table["massive"] = is_massive(table)
         known = table["token_id"].unique().tolist() if tokenizer is not None else []
         texts = {token: visible(tokenizer.decode([token])) for token in known if token >= 0}
         table["token"] = [texts.get(token, "") for token in table["token_id"]]
@@ -219,6 +221,7 @@ def _rows(key: SiteKey, largest: Largest, median: float) -> pd.DataFrame:
         {"layer": key.layer, "site": key.site, "phase": key.phase}
         | {"rank": np.arange(1, largest.values.size + 1), "value": largest.values}
         | {"document": document, "window": index >> 32, "position": index & 0xFFFFFFFF}
-        | {"token": "", "channel": channel, "ratio": ratio, "token_id": token, "expert": expert}
+        | {"token": "", "channel": channel, "ratio": ratio, "massive": False}
+        | {"token_id": token, "expert": expert}
         | {"module": key.module, "stack": key.stack}
     )

@@ -22,6 +22,7 @@ from distviz.results import (
     arm_settings,
     change_name,
     layer_name,
+    massive_at,
     model_name,
     number,
     percent,
@@ -175,7 +176,8 @@ def _caption(run: Run, data: PairedBins) -> str:
         layers = ", ".join(map(str, arm_layers(run)[:4])) + ", …" * (len(arm_layers(run)) > 4)
         name = change_name(run)
         parts.append(f"{name} in layer {layers}" if layers else f"with {name}")
-    return " · ".join(parts)
+    parts.append(style.drawable(massive_at(run, data.key)))
+    return " · ".join(filter(None, parts))
 
 
 def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:

@@ -23,6 +23,7 @@ from distviz.results import (
     chosen_layers,
     layer_axis,
     layer_names,
+    massive_lines,
     model_name,
     output_verdict,
     series_names,
@@ -166,6 +167,8 @@ def _heading(run: Run, site: str, layers: NDArray[np.int64], width: float) -> He
     caption = f"{change_name(run)} in {layer_names(acting)}: {settings}" if acting else "ARM off"
     title = f"{model_name(run)} · {chosen_layers(run, layers.tolist())} · {site}"
     lines = [Line.title(title), Line(caption.removesuffix(": "))]
+    massive = map(style.drawable, massive_lines(run, site))
+    lines += [Line(f"massive activations at {one}", gid="massive") for one in massive]
     verdict = output_verdict(run)
     if verdict is not None and verdict.is_kept is False:
         lines.insert(1, Line(verdict.text, "panel", style.DARK["after"], "bold", gid="verdict"))

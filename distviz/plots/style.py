@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 
 from distviz.settings import OPTIONS
@@ -217,6 +217,15 @@ def text_width(text: str, points: float, weight: str = "normal") -> float:
     font = FontProperties(family=FONT, size=points, weight=weight)
     width = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
     return float(width) / 72
+
+
+def drawable(text: str) -> str:
+    """Return a text with escapes for the characters that the font lacks, such as in tokens."""
+    font = get_font(findfont(FontProperties(family=FONT)))
+    return "".join(
+        one if font.get_char_index(ord(one)) else one.encode("unicode_escape").decode()
+        for one in text
+    )
 
 
 _DRAWN = 0.97

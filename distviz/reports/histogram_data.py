@@ -25,6 +25,7 @@ from distviz.plots import (
 )
 from distviz.reports import axes
 from distviz.reports.channels import largest_channels
+from distviz.reports.extremes import largest_values
 from distviz.results import Comparison, layer_name, number, percent
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def paired_frames(run: Run, choice: AxisChoice | None = None) -> Frames:
     """Return the frames of a run, one per layer and module; ``choice`` as of `axes_of`."""
     groups: Frames = {}
     places = list(run.places())
-    channels = largest_channels(run)
+    channels, extremes = largest_channels(run), largest_values(run)
     for key in places:
         count = partial(paired_bins, run, key.layer, key.site, module=key.module)
         views, data = _views(run, key, choice, count, _paired)
@@ -68,8 +69,9 @@ def paired_frames(run: Run, choice: AxisChoice | None = None) -> Frames:
             "views": views,
             "numbers": _numbers(named),
         }
-        largest = channels.get((key.stack, key.site, key.layer, key.module))
-        frame |= {"channels": largest} if largest else {}
+        place = (key.stack, key.site, key.layer, key.module)
+        beside = {"channels": channels.get(place), "extremes": extremes.get(place)}
+        frame |= {name: table for name, table in beside.items() if table}
         groups.setdefault(group_name(key), []).append(frame)
     return groups
 

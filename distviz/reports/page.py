@@ -77,8 +77,8 @@ class Browser:
         By site: the scale of the values that is shown first, ``"linear"`` or ``"symlog"``.
     first
         The site and the number of the frame that is shown first.
-    largest
-        What the tables of channels are about.
+    when
+        What is added to the captions of the largest channels and values: the phase.
     """
 
     kind: ClassVar[str] = "browser"
@@ -87,7 +87,7 @@ class Browser:
     groups: dict[str, list[dict[str, Any]]]
     scales: dict[str, str]
     first: tuple[str, int] = ("", 0)
-    largest: str = "largest channels"
+    when: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from distviz.plots import layer_lines, layer_series
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.channels import channel_section, module_kinds
+from distviz.reports.extremes import extreme_section
 from distviz.reports.histogram_charts import PAIRED
 from distviz.reports.histogram_data import first_scales, group_name, paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
@@ -61,7 +62,8 @@ def run_part(run: Run, texts: str | None = None, choice: AxisChoice | None = Non
         *depth_sections(run),
         Section("All statistics", [data_table("stats", run.stats())]),
     ]
-    found = (_arm_section(run), _class_section(run), channel_section(run), text_section(run))
+    found = [_arm_section(run), _class_section(run), extreme_section(run)]
+    found += [channel_section(run), text_section(run)]
     sections += [section for section in found if section is not None]
     command = run_command(run.manifest, texts)
     return make_part(run, model_name(run), run_verdict(run), sections, command)
@@ -100,9 +102,9 @@ def layer_section(
 def figure_section(run: Run, choice: AxisChoice | None = None) -> Section:
     """Return the distributions of every layer, with a slider."""
     title = f"Before and after {change_name(run)}" if is_paired(run) else "Distribution"
-    largest = "largest channels" + ", before" * is_paired(run)
+    when = ", before" * is_paired(run)
     frames, scales = paired_frames(run, choice), first_scales(run, choice)
-    browser = Browser(title, PAIRED, frames, scales, _first_shown(run), largest)
+    browser = Browser(title, PAIRED, frames, scales, _first_shown(run), when)
     return Section(f"{title}, by layer", [browser])
 
 

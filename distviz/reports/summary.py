@@ -10,11 +10,13 @@ from distviz.output import counted
 from distviz.reports.cells import provenance
 from distviz.reports.page import Part, Section
 from distviz.results import (
+    DEFINITION,
     arm_layers,
     arm_settings,
     change_name,
     layer_name,
     layer_names,
+    massive_lines,
     measured_line,
     model_name,
     moved_values,
@@ -59,10 +61,15 @@ def run_verdict(run: Run) -> str:
         return f"{model_name(run)} was measured, and no value was observed."
     judged = output_verdict(run)
     if judged is None:
-        return " ".join(filter(None, [_observed(run), _loss(run)]))
+        return " ".join(filter(None, [_observed(run), _loss(run), _massive(run)]))
     sentences = [_moved(run), _ripple(run)]
     sentences.insert(0 if judged.commands else len(sentences), str(judged))
-    return " ".join(filter(None, sentences))
+    return " ".join(filter(None, [*sentences, _massive(run)]))
+
+
+def _massive(run: Run) -> str:
+    lines = massive_lines(run)
+    return " ".join([f"Massive activations ({DEFINITION}) at", *lines]) if lines else ""
 
 
 def _loss(run: Run) -> str:

@@ -34,6 +34,10 @@ from .labels import sample_name as sample_name
 from .labels import series_names as series_names
 from .labels import side_names as side_names
 from .loading import load as load
+from .massive import DEFINITION as DEFINITION
+from .massive import is_massive as is_massive
+from .massive import massive_at as massive_at
+from .massive import massive_lines as massive_lines
 from .meanings import meanings_of as meanings_of
 from .output_folder import check_name as check_name
 from .output_folder import check_output as check_output

@@ -122,6 +122,7 @@ class Extreme(Place, kw_only=True):
     token: str
     channel: Count
     ratio: Positive | None
+    massive: bool = False
     token_id: Count | None = None
     expert: Count | None = None
 

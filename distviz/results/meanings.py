@@ -91,6 +91,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "ratio": (
             "abs(x) over the lower median of abs(x) of the place (fp32: of values rounded to bf16)"
         ),
+        "massive": "whether it is a massive activation: abs(x) > 100 and ratio > 1,000",
         "expert": "the expert that the token was routed to; only for routed experts",
     },
     "counts": {

@@ -22,11 +22,13 @@ from distviz.cli.views.console import (
 )
 from distviz.results import (
     ADVICE,
+    DEFINITION,
     arm_layers,
     arm_settings,
     change_name,
     layer_name,
     layer_names,
+    massive_lines,
     measured_line,
     moved_values,
     number,
@@ -67,11 +69,21 @@ def summary(
     else:
         effect = loss_line(run) if verdict is None else verdict.text
         parts = [*sample, *[paragraph(effect, console, style="bold")] * bool(effect)]
+    parts += _massive(run, console)
     parts += [stats_table(run), paragraph(_legend(run), console, style="dim")]
     first = next((key for key in run.keys if key.phase == "moved_after"), None)
     if first is not None:
         parts += [Text(), *_titled_histogram(whole or run, first, console, axes)]
     return Group(*parts)
+
+
+def _massive(run: Run, console: Console | None) -> list[RenderableType]:
+    """Return a line for each site with massive activations, below their definition."""
+    lines = massive_lines(run)
+    if not lines:
+        return []
+    title = paragraph(f"Massive activations ({DEFINITION})", console, style="bold")
+    return [title, *(paragraph(f"  {line}", console, indent=2) for line in lines)]
 
 
 def layer_details(

@@ -146,7 +146,7 @@
     const where = figure.querySelector(".where");
     const panels = figure.querySelector(".panels");
     const table = figure.querySelector(".numbers");
-    const largest = figure.querySelector(".largest");
+    const largest = figure.querySelectorAll(".largest");
     const groupName = () => (group ? group.value : Object.keys(data.groups)[0]);
     const frames = () => data.groups[groupName()];
     const chosen = (kind) => figure.querySelector(`${kind} :checked`)?.value;
@@ -240,8 +240,11 @@
         ...viewOf(frame).outside.map((line) => element("p", line)),
       );
       tabulate(table, frame.numbers);
-      largest.hidden = !frame.channels;
-      if (frame.channels) tabulate(largest, frame.channels);
+      for (const one of largest) {
+        const rows = frame[one.dataset.of];
+        one.hidden = !rows;
+        if (rows) tabulate(one, rows);
+      }
       return repaint();
     };
     const step = (by) => {

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from support.artists import artists, line_data, shown_text
+from support.figure_checks import problems
 from support.figure_results import result_of
 from support.golden_images import assert_golden
+from support.synthetic_extremes import PLANTED, planted
 from support.synthetic_runs import Synthetic, place, run_of
 
 from distviz import plots
@@ -108,6 +110,18 @@ def test_without_arm_no_figure_says_before(name: str) -> None:
     specs = figure_specs(result_of(name)).values()
     for spec in specs:
         assert not {"before", "after"} & set(re.findall(r"\w+", shown_text(spec())))
+
+
+@pytest.mark.parametrize("width", [None, "single"])
+def test_massive_activations_are_in_the_headings(width: str | None) -> None:
+    run = planted([*PLANTED, (2, 3e4, 9e3, 8, 2, "。$x$")])
+    for figure, first in (
+        (plots.overview(run, width=width), "massive activations at act: channel 8 in layer 2"),
+        (plots.paired(run, 2, width=width), "massive activations: channel 8: 30,000 at “\\u3002$"),
+    ):
+        assert first in " ".join(shown_text(figure).split())
+        assert problems(figure) == []
+    assert "massive" not in shown_text(plots.paired(run, 0))
 
 
 def test_a_site_without_values_is_refused(synthetic: Synthetic) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from rich.console import Console
+from support.synthetic_extremes import PLANTED, planted
 from support.synthetic_runs import Synthetic, place, run_of, silu_run
 
 from distviz.cli.views import run as tables
@@ -301,3 +302,10 @@ def test_degenerate(values: list[float]) -> None:
     keys = [place(layer, "before") for layer in range(2)]
     run = run_of({key: np.array(values, dtype="float32") for key in keys}, dtype="float32")
     shown(layer_details(run, run))
+
+
+def test_massive_activations_are_named_below_their_definition() -> None:
+    text = " ".join(shown(tables.summary(planted(PLANTED))).split())
+    assert "Massive activations (|x| > 100 and > 1,000 times the median |x|)" in text
+    assert "act: channel 7 in layers 1, 2, up to 25,000" in text
+    assert "Massive" not in shown(tables.summary(planted(PLANTED, ratio=1.0)))
