@@ -101,7 +101,7 @@ PAGES: dict[str, CommandHelp] = {
         effect sizes, corrected for the number of layers.
 
         Writes a folder: comparison.json, compare.csv, inference.csv, channels.csv, classes.csv,
-        figures/, and both runs in a/ and b/.""",
+        output_documents.parquet, figures/, and both runs in a/ and b/.""",
         ("Two models on the same text:", "distviz compare model other-model"),
         ("A saved run and another model:", "distviz compare runs/mine other-model"),
         ("ARM off and ARM on:", "distviz compare runs/mine runs/mine --phase-b after"),

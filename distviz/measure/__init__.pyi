@@ -23,6 +23,9 @@ from .output_effect import HeadInput as HeadInput
 from .padding import check_padding as check_padding
 from .paired_models import LayerInputs as LayerInputs
 from .paired_models import PairedModels as PairedModels
+from .paired_outputs import FirstOutputs as FirstOutputs
+from .paired_outputs import PairedOutputs as PairedOutputs
 from .resume import CheckpointFolder as CheckpointFolder
+from .tensor_files import SpillBuffer as SpillBuffer
 from .world import agree as agree
 from .world import current as current

@@ -23,6 +23,7 @@ from distviz.hooks import (
     observing,
 )
 from distviz.measure.output_effect import Baseline, HeadInput
+from distviz.measure.paired_outputs import OutputSink
 from distviz.measure.partial import PartialResult
 from distviz.models import LoadedModel, entry_device
 from distviz.models.architectures import Mlp, count_layers, find_points
@@ -82,6 +83,8 @@ class Measurement:
         The result so far.
     tracker
         Holds the tokens of the current call.
+    outputs
+        Also receives the inputs of the head, see `distviz.measure.paired_outputs`; None for none.
     call
         The forward call; see `capture_head_input`.
     """
@@ -92,13 +95,16 @@ class Measurement:
     moved: list[HookPoint]
     partial: PartialResult
     tracker: Tracker = field(default_factory=Tracker)
+    outputs: OutputSink | None = None
     call: Callable[..., Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.call = self.opened.model
 
     @classmethod
-    def prepare(cls, opened: LoadedModel, settings: RunSettings) -> Measurement:
+    def prepare(
+        cls, opened: LoadedModel, settings: RunSettings, outputs: OutputSink | None = None
+    ) -> Measurement:
         """Check layers, sites and ARM layers against the model."""
         watched, moved = choose_points(settings, opened.model, opened.mlps)
         arm_layers = {point.layer for point in moved}
@@ -106,7 +112,8 @@ class Measurement:
         c = settings.c if moved else Recorder.c
         recorder = Recorder(c, class_layers)
         recorder.changes.is_on = bool(moved) and settings.ripple
-        return cls(opened, settings, watched, moved, PartialResult(recorder))
+        partial = PartialResult(recorder)
+        return cls(opened, settings, watched, moved, partial, outputs=outputs)
 
     @cached_property
     def arm(self) -> ARM:
@@ -165,6 +172,8 @@ class Measurement:
             with torch.inference_mode():
                 baseline = Baseline(head, before, batch.ids, batch.counted)
                 self.partial.effect.compare(baseline, after)
+                if self.outputs is not None:
+                    self.outputs.add(head, batch, before, after)
 
 
 @contextmanager

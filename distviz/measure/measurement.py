@@ -38,6 +38,7 @@ from distviz.measure.layer_checkpoint import (
 from distviz.measure.layerwise_batches import stream_batches
 from distviz.measure.manifest import assemble, note_truncated, request
 from distviz.measure.padding import check_padding
+from distviz.measure.paired_outputs import OutputSink
 from distviz.measure.partial import batches_of_documents, gather, partition_batches
 from distviz.measure.resume import CheckpointFolder
 from distviz.measure.tensor_files import SpillBuffer
@@ -49,7 +50,6 @@ from distviz.models import (
     check_input,
     embedding_rows,
     entry_device,
-    free_bytes,
     open_model,
     position_rows,
     refuse_opened,
@@ -73,6 +73,7 @@ def run(
     settings: RunSettings | None = None,
     progress: Progress | None = None,
     states: CheckpointFolder | None = None,
+    outputs: OutputSink | None = None,
     **options: Any,
 ) -> Run:
     """Measure one model: without ARM, with ARM, paired.
@@ -90,6 +91,8 @@ def run(
         Receives the progress.
     states
         Where to save checkpoints, and to resume from.
+    outputs
+        Receives what the model predicts, to compare it with another model.
 
     Raises
     ------
@@ -114,7 +117,8 @@ def run(
     opened, corpus = open_with_corpus(documents, settings, progress, is_for_measure=True)
     loaded = time.perf_counter() - started
     settings, preset = with_preset(opened, corpus, settings, progress)
-    measured = measure(opened, corpus, settings, progress, states=states)
+    measurement = Measurement.prepare(opened, settings, outputs)
+    measured = measure(opened, corpus, settings, progress, states=states, measurement=measurement)
     measured.manifest["seconds"] |= {"load": round(loaded, 3)}
     if preset is not None and measured.manifest["arm"] is not None:
         measured.manifest["arm"] |= {"preset": preset}
@@ -383,7 +387,8 @@ def _finish_batches(
     spans, on_disk = batches_of_documents(batches), measurement.opened.on_disk
     if on_disk is not None and on_disk.streams:
         chosen = {number: batches[number] for number in numbers}
-        with closing(SpillBuffer(_spill_limit(measurement))) as spill:
+        asked, device = measurement.settings.stream_memory, entry_device(measurement.opened.model)
+        with closing(SpillBuffer.within(asked, device)) as spill:
             stream_batches(measurement, on_disk, chosen, spans, progress, spill, checkpointer)
         yield from numbers
         return
@@ -392,9 +397,3 @@ def _finish_batches(
             measure_batch(measurement, batches[number], head, progress)
             measurement.partial.finish(number, batches[number], spans)
             yield number
-
-
-def _spill_limit(measurement: Measurement) -> int:
-    """Return the bytes of hidden states that may stay in memory: a quarter of it by default."""
-    asked, device = measurement.settings.stream_memory, entry_device(measurement.opened.model)
-    return free_bytes(device) // 4 if asked is None else asked * 1_000_000

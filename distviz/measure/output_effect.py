@@ -27,6 +27,39 @@ _SLICE_VALUES = 1 << 23
 _SUMS = ("loss_before", "loss_after", "kl")
 
 
+@dataclass(frozen=True)
+class Head:
+    """The language head of a model without the model: it computes logits.
+
+    Attributes
+    ----------
+    module
+        The head.
+    postprocess
+        What the model does with its output.
+    vocabulary
+        Number of logits of a position, as the configuration states it.
+    """
+
+    module: nn.Module
+    postprocess: Callable[[torch.Tensor], torch.Tensor]
+    vocabulary: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next((one.device for one in self.module.parameters()), torch.device("cpu"))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the float32 logits of the model for a head input (positions, width)."""
+        raw: torch.Tensor = self.module.forward(hidden)
+        return self.postprocess(raw).float()
+
+    def slice_size(self) -> int:
+        """Return the number of positions whose logits take about 32 MB for one side."""
+        return max(1, _SLICE_VALUES // self.vocabulary)
+
+
 @dataclass
 class HeadInput:
     """Captures the input of a model's language head during a forward call.
@@ -104,21 +137,29 @@ class HeadInput:
             "the effect on the output cannot be measured in slices; please report this model",
         )
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the float32 logits of the model for a head input (positions, width)."""
+    def alone(self) -> Head:
+        """Return the head alone, which does not hold the model in memory."""
         if self._postprocess is None:
             raise MeasurementError("no forward pass has been made yet")
-        return self._postprocess(self._head(hidden)).float()
+        return Head(self.head, self._postprocess, self.vocabulary)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the float32 logits of the model for a head input (positions, width)."""
+        return self.alone().logits(hidden)
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run the head on all positions, unobserved, also while a call runs."""
         raw: torch.Tensor = self.head.forward(hidden)
         return raw
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of a position, as the configuration states it."""
+        return int(self.model.config.get_text_config().vocab_size)
+
     def slice_size(self) -> int:
         """Return the number of positions whose logits take about 32 MB for one side."""
-        config = self.model.config.get_text_config()
-        return max(1, _SLICE_VALUES // int(config.vocab_size))
+        return max(1, _SLICE_VALUES // self.vocabulary)
 
 
 def _postprocessors(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -220,6 +261,14 @@ class Effect:
     loss_before: ExactSum = field(default_factory=ExactSum)
     loss_after: ExactSum = field(default_factory=ExactSum)
     kl: ExactSum = field(default_factory=ExactSum)
+
+    @classmethod
+    def of(
+        cls, positions: int, same: int, loss_before: float, loss_after: float, kl: float
+    ) -> Effect:
+        """Return the effect with these sums over positions."""
+        sums = (ExactSum().plus(number) for number in (loss_before, loss_after, kl))
+        return cls(positions, same, *sums)
 
     def __add__(self, other: Effect) -> Effect:
         names = ("positions", "same", *_SUMS)

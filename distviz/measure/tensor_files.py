@@ -86,6 +86,20 @@ class SpillBuffer:
     _end: int = 0
     _free: dict[int, list[int]] = field(default_factory=dict)
 
+    @classmethod
+    def within(cls, asked: int | None, device: torch.device) -> SpillBuffer:
+        """Return a buffer of ``asked`` MB; by default a quarter of the free memory of a device."""
+        from distviz.models import free_bytes
+
+        return cls(free_bytes(device) // 4 if asked is None else asked * 1_000_000)
+
+    @classmethod
+    def on_cpu(cls, asked: int | None) -> SpillBuffer:
+        """Return a buffer for tensors on the CPU, see `within`."""
+        import torch
+
+        return cls.within(asked, torch.device("cpu"))
+
     def store(self, tensor: torch.Tensor) -> SpillHandle:
         """Take a tensor, whose values may not be used until it is restored.
 

@@ -16,7 +16,7 @@ from distviz.reports.repeat_command import compare_command
 from distviz.reports.run import class_section, layer_section
 from distviz.reports.summary import architecture_line, make_part
 from distviz.reports.texts import text_section
-from distviz.results import alignment, records, side_names
+from distviz.results import alignment, output_line, records, side_names
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def comparison_part(
         *_tables(comparison),
         *_texts(comparison),
     ]
-    verdict = str(manifest.get("verdict") or "")
+    verdict = "\n".join(filter(None, (manifest.get("verdict"), output_line(comparison))))
     return make_part(
         comparison,
         f"{a} against {b}",
@@ -137,6 +137,9 @@ def _tables(comparison: Comparison) -> list[Section]:
     if len(comparison.inference):
         table = data_table("inference", comparison.inference)
         found.append(Section("Significance", [table]))
+    if len(comparison.output_documents):
+        table = data_table("output_documents", comparison.output_documents)
+        found.append(Section("Output by document", [table]))
     if len(comparison.classes):
         keys = ["layer_a", "site", "module_a"]
         found.append(

@@ -1,3 +1,4 @@
+from .compared_output import output_line as output_line
 from .comparison import Comparison as Comparison
 from .comparison import Pair as Pair
 from .comparison import compare_manifest as compare_manifest

@@ -15,7 +15,14 @@ import pandas as pd
 
 from distviz.errors import RequestError
 from distviz.results import agreement
-from distviz.results.columns import ChannelChange, ClassShare, Distance, Inference, Row
+from distviz.results.columns import (
+    ChannelChange,
+    ClassShare,
+    Distance,
+    Inference,
+    Row,
+)
+from distviz.results.compared_output import OutputDocument
 from distviz.results.elementwise import ELEMENTWISE
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
@@ -25,6 +32,8 @@ from distviz.results.storage import COMPARISON, RUN
 from distviz.results.tables import records, rows_at
 from distviz.sites import SiteKey
 from distviz.stats import Sketch
+
+_OUTPUT: dict[str, type[Row]] = {"output_documents.parquet": OutputDocument}
 
 
 class Pair(NamedTuple):
@@ -48,6 +57,8 @@ class Comparison(Result):
         The compared pairs, in the order of A.
     table, inference, channels, classes
         ``compare.csv``, ``inference.csv``, ``channels.csv`` and ``classes.csv``.
+    output_documents
+        ``output_documents.parquet``; empty where both models were not measured together.
     folders
         Where A and B were read from; their files are copied instead of computed again.
     elementwise
@@ -63,7 +74,7 @@ class Comparison(Result):
         "channels.csv": ChannelChange,
         "classes.csv": ClassShare,
     }
-    OPTIONAL: ClassVar[dict[str, type[Row]]] = ELEMENTWISE
+    OPTIONAL: ClassVar[dict[str, type[Row]]] = ELEMENTWISE | _OUTPUT
 
     a: Run
     b: Run
@@ -72,17 +83,20 @@ class Comparison(Result):
     inference: pd.DataFrame
     channels: pd.DataFrame
     classes: pd.DataFrame
+    output_documents: pd.DataFrame = field(default_factory=pd.DataFrame)
     folders: tuple[Path | None, Path | None] = (None, None)
     elementwise: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
-        return {
+        found = {
             "compare": self.table,
             "inference": self.inference,
             "channels": self.channels,
             "classes": self.classes,
         } | self.elementwise
+        more = {"output_documents": self.output_documents}
+        return found | {name: table for name, table in more.items() if len(table)}
 
     @property
     def n_layers(self) -> int:
@@ -137,13 +151,13 @@ class Comparison(Result):
         agreement.check_comparison(folder, a.manifest, b.manifest, pairs, tables[0])
         table, inference, channels, classes = tables
         parts = (table, inference, channels, classes)
-        more = {
-            name.partition(".")[0]: folder.table(name, row)
-            for name, row in cls.OPTIONAL.items()
-            if manifest.get("elementwise")
-        }
+        by_value = ELEMENTWISE if manifest.get("elementwise") else {}
+        more = {n.partition(".")[0]: folder.table(n, row) for n, row in by_value.items()}
+        documents = cls._optional(folder, _OUTPUT).get("output_documents", pd.DataFrame())
         file_warnings = (*folder.changes(), *a.file_warnings, *b.file_warnings)
-        return cls(manifest, a, b, pairs, *parts, elementwise=more, file_warnings=file_warnings)
+        return cls(
+            manifest, a, b, pairs, *parts, documents, elementwise=more, file_warnings=file_warnings
+        )
 
 
 def _copy(run: Run, source: Path, target: Path) -> bool:

@@ -108,7 +108,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "p1_shift, p50_shift, p99_shift": "percentile of B minus that of A",
     },
     "inference": {
-        "quantity": "log_variance_ratio or near_zero_difference",
+        "quantity": (
+            "log_variance_ratio or near_zero_difference of a pair; loss_difference or kl of the "
+            "output (layer −1, site output)"
+        ),
         "estimate, ci_low, ci_high": (
             "mean over documents, and its 95 % interval; empty below 8 documents"
         ),
@@ -121,6 +124,12 @@ MEANINGS: dict[str, dict[str, str]] = {
         "approximate, reason": (
             "whether the interval covers less than 95 %, and why; or why it is withheld"
         ),
+    },
+    "output_documents": {
+        "document, tokens": "its number in the text, and how many predicted tokens count",
+        "loss_a, loss_b": "mean of −ln p(next token) of each side, nats",
+        "kl": "mean of KL(A‖B) of the next-token distributions, nats",
+        "top1_agreement": "share of the tokens for which both have the same most likely token",
     },
     "comparison classes": {
         "token_class": "the class",

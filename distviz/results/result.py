@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +86,12 @@ class Result(ABC):
     def _places(self) -> Iterable[tuple[int, str]]:
         """Return the (layer, site) pairs that can be selected."""
         return ()
+
+    @classmethod
+    def _optional(cls, folder: Folder, rows: Mapping[str, type[Row]]) -> dict[str, Any]:
+        """Return those of some tables that the folder has, by name."""
+        found = {name: row for name, row in rows.items() if folder.has(name)}
+        return {name.partition(".")[0]: folder.table(name, row) for name, row in found.items()}
 
     @classmethod
     @abstractmethod

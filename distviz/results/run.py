@@ -250,11 +250,7 @@ class Run(Result):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise folder.damaged("counts.parquet", error) from error
         texts = _read_texts(folder) if folder.has(_TEXTS) else None
-        more: dict[str, Any] = {
-            name.partition(".")[0]: folder.table(name, row)
-            for name, row in cls.OPTIONAL.items()
-            if folder.has(name)
-        }
+        more = cls._optional(folder, cls.OPTIONAL)
         agreement.check_run(folder, sketches, documents, channels)
         agreement.check_extremes(folder, sketches, more.get("extremes", pd.DataFrame()))
         if texts is not None and not agreement.is_text_of(texts, folder.manifest):

@@ -140,6 +140,17 @@ class Effect(Struct, kw_only=True):
     positions: Count | None = None
 
 
+class Output(Struct, kw_only=True):
+    """The output of two models, compared."""
+
+    loss_a: Finite | None = None
+    loss_b: Finite | None = None
+    kl: Finite | None = None
+    top1_agreement: Share | None = None
+    positions: Count | None = None
+    reason: str = ""
+
+
 class Settings(Struct, kw_only=True):
     """The options whose types a reader relies on."""
 
@@ -237,6 +248,7 @@ class ComparisonManifest(Manifest, kw_only=True):
     measured: list[Literal["a", "b"]] = []
     of_b: dict[str, str | int | float | bool] = {}
     elementwise: ElementwiseNote | None = None
+    output: Output | None = None
 
 
 class FillerManifest(Manifest, kw_only=True):

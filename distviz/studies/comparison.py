@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from distviz.progress import PartProgress, Progress
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
+from distviz.studies.compare_output import OutputSinks, add_output, compare_output
 from distviz.studies.compare_sides import (
     CompareSide,
     built_layers,
@@ -25,7 +27,7 @@ from distviz.studies.compare_tables import channel_changes, class_shares, distan
 from distviz.studies.elementwise import check_models, with_values
 
 if TYPE_CHECKING:
-    from distviz.measure import CheckpointFolder
+    from distviz.measure import CheckpointFolder, PairedOutputs
 
 _LAST = ["module", "stack"]
 
@@ -68,8 +70,7 @@ def compare(
     local
         Whether each layer of B also reads the input of A's, so that its own error is known.
     of_b
-        Settings that hold for side B alone: ``b_dtype="bfloat16"``, ``b_arm_layers="0"`` and those
-        of the other options ``--b-…``.
+        Settings for side B alone, by the names of the options ``--b-…``: ``b_dtype="bfloat16"``.
 
     Raises
     ------
@@ -81,10 +82,11 @@ def compare(
     base, given = _with_sites(settings or RunSettings(), sites, given)
     sides = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
     check_models(sides, elementwise=elementwise, local=local)
-    progress = progress or Progress()
-    first, second = _runs(sides, progress, states)
-    phases, wanted = (phase_a, phase_of_b(phase_b, of_b)), _wanted(first, base, given)
-    found = compare_runs(first, second, *phases, *wanted, seed=base.seed)
+    phases, progress = (phase_a, phase_of_b(phase_b, of_b)), progress or Progress()
+    with closing(OutputSinks(sides, phases)) as sinks:
+        first, second = _runs(sides, sinks, progress, states)
+        outputs, wanted = sinks.gathered(), _wanted(first, base, given)
+    found = compare_runs(first, second, *phases, *wanted, seed=base.seed, outputs=outputs)
     found.manifest.update(measured=_measured(sides), of_b=of_b)
     if elementwise:
         wanted_sites = base.sites if "sites" in given else None
@@ -102,12 +104,15 @@ def _folder(given: Run | str | Path, side: CompareSide) -> Path | None:
 
 
 def _runs(
-    sides: Sequence[CompareSide], progress: Progress, states: CheckpointFolder | None
+    sides: Sequence[CompareSide],
+    sinks: OutputSinks,
+    progress: Progress,
+    states: CheckpointFolder | None,
 ) -> Iterator[Run]:
     """Yield the runs of both sides; what is not a run yet is measured."""
-    for name, side in zip("ab", sides, strict=True):
+    for name, side, sink in zip("ab", sides, (sinks.a, sinks.b), strict=True):
         part = states and states.part(name)
-        yield side.run or _measure(side, PartProgress(progress, name.upper()), part)
+        yield side.run or _measure(side, PartProgress(progress, name.upper()), part, sink)
 
 
 def finished_comparison(
@@ -162,11 +167,13 @@ def _wanted(
     return sites, parse_layers(base.layers, max(depth(run, key.stack) for key in run.keys))
 
 
-def _measure(side: CompareSide, progress: Progress, states: CheckpointFolder | None) -> Run:
+def _measure(
+    side: CompareSide, progress: Progress, states: CheckpointFolder | None, outputs: Any
+) -> Run:
     from distviz import measure
 
     measured = measure.run(
-        settings=side.settings, text=side.texts, progress=progress, states=states
+        settings=side.settings, text=side.texts, progress=progress, states=states, outputs=outputs
     )
     gc.collect()
     return measured
@@ -181,13 +188,18 @@ def compare_runs(
     layers: Sequence[int] | None = None,
     *,
     seed: int = 0,
+    outputs: PairedOutputs | None = None,
 ) -> Comparison:
-    """Compare two measured runs; ``layers`` are those of A, None takes all. See `compare`."""
+    """Compare two measured runs; ``layers`` are those of A, None takes all. See `compare`.
+
+    ``outputs`` is what both models predicted while they were measured.
+    """
     from distviz.stats import verdict
 
     pairs = pair_keys(a, b, phase_a, phase_b, sites, layers)
     is_paired = _same_documents(a, b)
     of_documents = _infer(pairs, a, b, is_paired=is_paired, seed=seed)
+    output = compare_output(a, b, (phase_a, phase_b), outputs, seed=seed)
     stacks = dict.fromkeys(pair.a.stack for pair in pairs)
     manifest = compare_manifest(
         a,
@@ -204,6 +216,7 @@ def compare_runs(
         },
         same_tokenizer=_same_tokens(a, b),
         verdict=verdict(of_documents),
+        output=output.totals,
         warnings=[*_named("A", a), *_named("B", b), *_differences(a, b)],
     )
     return Comparison(
@@ -212,9 +225,10 @@ def compare_runs(
         b,
         pairs,
         distances(pairs, a, b),
-        of_documents,
+        add_output(of_documents, output, (phase_a, phase_b)),
         channel_changes(pairs, a, b),
         class_shares(pairs, a, b),
+        output.documents,
     )
 
 

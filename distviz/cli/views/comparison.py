@@ -12,7 +12,15 @@ from rich.text import Text
 
 from distviz.cli.views import elementwise
 from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
-from distviz.results import alignment, measured_line, number, percent, records, side_names
+from distviz.results import (
+    alignment,
+    measured_line,
+    number,
+    output_line,
+    percent,
+    records,
+    side_names,
+)
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ def summary(comparison: Comparison, console: Console | None = None) -> Group:
         parts += [*by_value, Text()]
     first, *rest = str(comparison.manifest.get("verdict", "")).split("\n")
     parts.append(paragraph(first, console, style="bold"))
-    parts += [paragraph(line, console) for line in rest]
+    parts += [paragraph(line, console) for line in (*rest, output_line(comparison)) if line]
     parts += [pairs_table(comparison), paragraph(_legend(comparison), console)]
     found = [*channel_lines(comparison), class_line(comparison)]
     if any(found):
