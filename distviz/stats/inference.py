@@ -182,6 +182,11 @@ def ratio_intervals(ratios: Sequence[tuple[Sequence[float], Sequence[float]]]) -
     documents (Efron and Stein 1981, Ann. Stat. 9, 586-596) with Student's quantile. NaN below
     `MIN_DOCUMENTS`, or where a sum without one of its documents is zero.
 
+    Coverage by simulation (``tests/benchmarks/sqnr_coverage.py``), for 8, 20 and 100 documents:
+    92, 93 and 94 % where the documents' ratios vary by a third, 89, 91 and 93 % where by a factor
+    of two. Failure case: a tenth of the documents carries ten times the error (57, 76 and 90 %),
+    because a small sample may hold none of them.
+
     Returns
     -------
     float64 (items, 2): the ends, in decibels.
