@@ -5,6 +5,7 @@ The values of a batch without ARM are held until the same batch passes with ARM,
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -92,19 +93,13 @@ class PairedChanges:
 
     def compare(self, place: SiteKey, before: torch.Tensor, after: torch.Tensor) -> None:
         """Add pairs of values; a pair with NaN or an infinite value is left out."""
-        import torch
+        from distviz.stats import kernels
 
         if before.shape != after.shape:
             self._leave_out(place, "tokens")
             return
-        wide = torch.promote_types(before.dtype, torch.float32)
-        change = (after.to(wide) - before.to(wide)).abs_()
-        if change.device.type == "mps":  # it has no float64
-            change = change.cpu()
-        total, count = float(change.sum(dtype=torch.float64)), change.numel()
-        if not np.isfinite(total):
-            change = change[change.isfinite()]
-            total, count = float(change.sum(dtype=torch.float64)), change.numel()
+        found = kernels.compare(before, after, math.inf)
+        total, count = float(found.sums[:, 4].sum()), int(found.counts.sum())
         self.totals[place] = self.totals.get(place, _Total()) + _Total(
             ExactSum().plus(total), count
         )
