@@ -14,6 +14,7 @@ from distviz.results import meanings_of, number, percent
 _SHARES = frozenset(
     ("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept")
 )
+_PHASES = ("phase", "phase_a", "phase_b")
 _DIGITS = 4
 _GROUPS = ("model", "text", "text_a", "text_b", "model_a", "model_b", "arm", "versions", "seconds")
 _MACHINE = ("created", "device", "dtype", "threads", "schema_version")
@@ -24,10 +25,13 @@ def data_table(
 ) -> DataTable:
     """Return a frame as a table of the page, without empty and missing columns.
 
+    Phases are left out where all are ``before``: nothing comes after it.
     ``table`` names the file whose columns it has, as `meanings_of` does, or is the title.
     """
     names = [name for name in (columns or frame.columns) if name in frame]
-    names = [name for name in names if not _is_blank(frame[name])]
+    phases = [name for name in names if name in _PHASES]
+    unused = phases if (frame[phases] == "before").all(axis=None) else []
+    names = [name for name in names if name not in unused and not _is_blank(frame[name])]
     numeric = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in names}
     rows = [
         [_cell(str(name), value) for name, value in zip(names, row, strict=True)]

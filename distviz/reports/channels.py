@@ -12,7 +12,7 @@ from distviz.output import counted, listed
 from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Section
-from distviz.results import number, percent, series_names
+from distviz.results import is_paired, number, percent, series_names
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def channel_section(run: Run) -> Section | None:
     names = ["layer", "stack", "site", "channel", "absmax", "mean", "std", "min", "max", "module"]
     blocks.append(
         data_table(
-            f"the {counted(len(ranked), 'channel')} of largest |x|, before",
+            f"the {counted(len(ranked), 'channel')} of largest |x|" + ", before" * is_paired(run),
             ranked,
             names,
             table="channels",

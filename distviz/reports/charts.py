@@ -222,7 +222,8 @@ def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
 
     Rows have ``name``, ``series``, ``value`` and ``tokens``; ``series`` gives the colours.
     """
-    legend = {"title": None, "orient": "top", "offset": 2}
+    has_series = len(series) > 1
+    legend = {"title": None, "orient": "top", "offset": 2} if has_series else None
     named = {"field": "series", "type": "nominal", "legend": legend}
     shapes = ["circle", "diamond"][: len(series)]
     return {
@@ -240,7 +241,7 @@ def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
             "shape": named | {"scale": {"domain": list(series), "range": shapes}},
             "tooltip": tooltip(
                 ("name", "tokens", ""),
-                ("series", "phase", ""),
+                *[("series", "phase", "")] * has_series,
                 ("value", "near-zero", ".3%"),
                 ("tokens", "count", ","),
             ),

@@ -51,12 +51,16 @@ def overlay_part(runs: Mapping[str, Run]) -> Part:
 
 
 def _lines(names: list[str], stats: pd.DataFrame) -> Lines:
-    found = dict.fromkeys(zip(stats["run"], stats["phase"], strict=True))
-    return {(number, phase): _line(number, names[number], phase) for number, phase in found}
+    found = list(dict.fromkeys(zip(stats["run"], stats["phase"], strict=True)))
+    paired = {number for number, phase in found if phase == "after"}
+    return {
+        (number, phase): _line(number, names[number] + f", {phase}" * (number in paired), phase)
+        for number, phase in found
+    }
 
 
-def _line(number: int, name: str, phase: str) -> charts.Line:
-    line = charts.line_of(number, f"{name}, {phase}", _DASHES[phase])
+def _line(number: int, title: str, phase: str) -> charts.Line:
+    line = charts.line_of(number, title, _DASHES[phase])
     return line._replace(key=f"{phase[0]}{number}")
 
 

@@ -153,8 +153,14 @@ def _curve(stats: pd.DataFrame, name: str, title: str) -> Chart | None:
     series = {k: v for k, v in _PAIR.items() if any(r.get(k) is not None for r in rows.values())}
     if not series:
         return None
+    if not _is_paired(stats):
+        series = {phase: (title, color) for phase, (_, color) in series.items()}
     spec = charts.by_depth(list(rows.values()), series, share=name == "near_zero")
     return Chart(title, spec)
+
+
+def _is_paired(table: pd.DataFrame) -> bool:
+    return bool((table["phase"] == "after").any())
 
 
 def _distance_curve(run: Run, site: str) -> Chart | None:
@@ -179,7 +185,8 @@ def _arm_section(run: Run) -> Section | None:
     if layers:
         pairs += [("settings", arm_settings(run) or "–"), ("layers", ", ".join(map(str, layers)))]
         pairs.append(("moved", moved_values(run)))
-    pairs += [(word, text) for word, text in _effect_pairs(effect) if text]
+    found = _effect_pairs(effect, "loss before" if layers else "loss")
+    pairs += [(word, text) for word, text in found if text]
     blocks: list[Block] = [Facts(pairs)]
     if len(run.plans):
         names = [n for n in ("stack", "layer", "pass", "module") if n in run.plans]
@@ -196,12 +203,13 @@ def _arm_section(run: Run) -> Section | None:
     return Section(title, blocks)
 
 
-def _effect_pairs(effect: dict[str, Any]) -> list[tuple[str, str]]:
+def _effect_pairs(effect: dict[str, Any], loss: str) -> list[tuple[str, str]]:
+    """Return the effect in words; ``loss`` names that of the unchanged model."""
     before, after = effect.get("loss_before"), effect.get("loss_after")
     kl, agreement = effect.get("kl"), effect.get("top1_agreement")
     positions = effect.get("positions")
     return [
-        ("loss before", "" if before is None else f"{before:.4f} nats"),
+        (loss, "" if before is None else f"{before:.4f} nats"),
         ("loss after", "" if after is None else f"{after:.4f} nats ({after - before:+.4f})"),
         ("KL(before ‖ after)", "" if kl is None else counted(number(kl, 4), "nat")),
         ("same most likely token", "" if agreement is None else percent(agreement)),

@@ -52,12 +52,11 @@ def _site_blocks(results: WhatIf, site: str) -> list[Block]:
         for level in results.levels(site)
     }
     cuts = {f"|x| < {edge:g}": results.cut(site, edge, phase) for edge in results.thresholds(site)}
+    of = f", {phase}" * bool(results.named_phase(site))
     return [
-        *_question(f"signal over quantization noise, dB, {phase}", formats, "sqnr_db", first),
-        *_question(f"share of the energy kept, {phase}", zeros, "l2_kept", evenly([*zeros], _FEW)),
-        *_question(
-            f"energy kept below a threshold, {phase}", cuts, "l2_kept", evenly([*cuts], _FEW)
-        ),
+        *_question(f"signal over quantization noise, dB{of}", formats, "sqnr_db", first),
+        *_question(f"share of the energy kept{of}", zeros, "l2_kept", evenly([*zeros], _FEW)),
+        *_question(f"energy kept below a threshold{of}", cuts, "l2_kept", evenly([*cuts], _FEW)),
     ]
 
 

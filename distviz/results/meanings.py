@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 MEANINGS: dict[str, dict[str, str]] = {
     "shared": {
-        "layer, site, phase": "the layer's index; the site; before ARM, after it, …",
+        "layer, site": "the layer's index; the site",
+        "phase": "before ARM, after it, …",
         "module": "path of the module, which distinguishes shared from routed experts",
         "stack": "decoder, encoder, or the name of a tower",
     },
@@ -25,7 +26,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         ),
         "mad": "lower median of abs(abs(x) − m), m the lower median of abs(x)",
         "eps": (
-            "1.4826 · mad · c of the phase before pooled over documents, the same for every "
+            "1.4826 · mad · c of the values without ARM, pooled over documents; the same for every "
             "phase of that layer and site"
         ),
         "near_zero": "share of abs(x) < eps, the paper's relative sparsity",

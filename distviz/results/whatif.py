@@ -108,6 +108,11 @@ class WhatIf(Result):
         """Return the phases of a site, in the order of the table."""
         return list(dict.fromkeys(self.table.loc[self.table["site"] == site, "phase"]))
 
+    def named_phase(self, site: str) -> str:
+        """Return the first phase of a site as printed: the only one needs no name."""
+        first, *others = self.phases(site)
+        return first if others else ""
+
     def _rows(self, question: str, site: str, phase: str | None = None) -> pd.DataFrame:
         table = self.table
         chosen = (table["question"] == question) & (table["site"] == site)

@@ -76,7 +76,8 @@ def histogram_blocks(
             8 * _ROWS * (np.maximum(one, 0) / peak) ** power for one in (heights, rest)
         )
         for row in reversed(range(_ROWS)):
-            shape.append(f"{name if row == _ROWS - 1 else '':<7}", style="bold")
+            is_named = row == _ROWS - 1 and len(bars) > 1
+            shape.append(f"{name if is_named else '':<7}", style="bold")
             _append_row(shape, levels - 8 * row, rest_levels - 8 * row, blocks, name)
             shape.append("\n")
     shape.append(_small_axis(edges, scale))
@@ -187,14 +188,19 @@ def _lines(
     *,
     ascii_only: bool,
 ) -> Iterator[str]:
-    """Yield a line per phase, on one scale, with its minimum and maximum."""
+    """Yield a line per phase, on one scale, with its minimum and maximum.
+
+    The only phase needs no name.
+    """
     known = [value for course in values.values() for value in course if value is not None]
+    is_paired = all(values.values())
     for phase, course in values.items():
         own = [value for value in course if value is not None]
         if own:
             means = _means(course, per_mark)
             bars = sparkline(means, min(known), max(known), ascii_only=ascii_only)
-            yield f"{phase:<7} {bars}  {write(min(own))} … {write(max(own))}"
+            name = f"{phase:<7} " * is_paired
+            yield f"{name}{bars}  {write(min(own))} … {write(max(own))}"
 
 
 def _means(course: Sequence[float | None], size: int) -> list[float | None]:

@@ -144,7 +144,11 @@ def stats_table(run: Run) -> FittedTable:
             Column("layer", kind="text"),
             *(Column(name, kind="name") for name in names),
             Column("values", drop=_FIRST),
-            *(Column(one, phase, drop) for one, (drop, _) in _MEASURES.items() for phase in phases),
+            *(
+                Column(one, phase * is_paired, drop)
+                for one, (drop, _) in _MEASURES.items()
+                for phase in phases
+            ),
             *[Column("W1", "/ std", drop=2)] * is_paired,
             *[Column("change", "mean / std", drop=5)] * bool(run.mean_changes),
         ],

@@ -46,13 +46,13 @@ def summary(results: WhatIf, console: Console | None = None) -> Group:
 
 
 def _of_site(results: WhatIf, site: str, console: Console | None) -> Iterator[RenderableType]:
-    phase = results.phases(site)[0]
+    named = [f"{site}: the smallest magnitudes made zero", results.named_phase(site)]
     if results.kinds(site):
         title = f"{site}: signal to noise (SQNR, dB) by number format"
         yield paragraph(title, console, style="bold")
         yield formats_table(results, site)
     if results.levels(site):
-        title = f"{site}: the smallest magnitudes made zero, {phase}; worst: least L2 energy"
+        title = f"{', '.join(filter(None, named))}; worst: least L2 energy"
         yield paragraph(title, console, style="bold")
         yield zeros_table(results, site)
     if results.thresholds(site):
@@ -68,8 +68,8 @@ def formats_table(results: WhatIf, site: str) -> FittedTable:
         [
             Column("format", kind="text"),
             Column("range", kind="text"),
-            *_worst(first),
-            Column("median", first, drop=1),
+            *_worst(results.named_phase(site)),
+            Column("median", results.named_phase(site), drop=1),
             *(Column("median", phase, drop=3) for phase in others[:1]),
             Column("median", "clipped", drop=4),
             Column("median", "zeroed", drop=4),
@@ -100,7 +100,7 @@ def zeros_table(results: WhatIf, site: str, *, thresholds: bool = False) -> Fitt
             Column("median", heads[1], drop=2),
             Column("L1 kept", "median", drop=4),
             Column("L2 energy", "median", drop=1),
-            *_worst(first),
+            *_worst(results.named_phase(site)),
             *(Column("L2 energy", phase, drop=3) for phase in others[:1]),
         ],
         "whatif.csv",

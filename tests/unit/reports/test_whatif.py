@@ -34,8 +34,8 @@ def test_what_if_answers() -> None:
     text = render(Page("w", [whatif_part(WhatIf(manifest, pd.DataFrame(rows)))]))
     strict(text)
     shown = curves(text)
-    noise = "signal over quantization noise, dB, before"
-    kept = "share of the energy kept, before"
+    noise = "signal over quantization noise, dB"
+    kept = "share of the energy kept"
     assert set(shown) == {noise, f"{noise}, by layer", kept, f"{kept}, by layer"}
     drawn = shown[f"{noise}, by layer"]["data"]["values"]
     assert [(row["place"], row["v6"], row["v7"]) for row in drawn] == [(0, 48, 54), (1, 49, 55)]

@@ -63,6 +63,4 @@ def test_unknown_columns_and_tables_have_none() -> None:
     assert meanings_of("stats", ["std", "mine"]) == [
         ("std", "of x; population std, excess kurtosis")
     ]
-    assert meanings_of("mine", ["layer"]) == [
-        ("layer", "the layer's index; the site; before ARM, after it, …")
-    ]
+    assert meanings_of("mine", ["layer"]) == [("layer", "the layer's index; the site")]

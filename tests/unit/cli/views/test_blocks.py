@@ -7,6 +7,8 @@ import pytest
 from support.synthetic_runs import place, run_of, silu_run
 
 from distviz.cli.views.blocks import histogram_blocks, sparkline, sparklines
+from distviz.plots import AxisChoice
+from distviz.results import Run
 
 
 def test_a_narrow_console_has_few_bins() -> None:
@@ -60,7 +62,7 @@ def test_deep_models_put_several_layers_in_a_mark() -> None:
     lines = sparklines(run_of(values, dtype="float32"))
     assert lines[0] == "act by layer, 0 to 99, 3 per mark"
     (std,) = [line for line in lines if line.startswith("std")]
-    marks = std.removeprefix("std      before  ").split("  ")[0]
+    marks = std.removeprefix("std      ").split("  ")[0]
     assert len(marks) == 34
     assert marks == "".join(sorted(marks))
     assert std.endswith("1.00 … 100")
@@ -69,3 +71,33 @@ def test_deep_models_put_several_layers_in_a_mark() -> None:
 def test_one_layer_has_no_course() -> None:
     run = run_of({place(0, "before"): np.ones(4, dtype="float32")}, dtype="float32")
     assert sparklines(run) == []
+
+
+def _unlike_layers() -> Run:
+    rng = np.random.default_rng(2)
+    values = {
+        place(layer, phase): (rng.standard_t(5, 4000) * size).astype("float32")
+        for layer, size in enumerate((0.01, 1.0, 50.0))
+        for phase in ("before", "after")
+    }
+    return run_of(values, dtype="float32")
+
+
+def test_the_scale_is_that_of_all_layers_unless_it_is_named() -> None:
+    run = _unlike_layers()
+    for layer in (0, 1, 2):
+        shown = histogram_blocks(run, layer).plain
+        assert "axis: symmetric logarithmic" in shown
+        assert "logarithmic" not in histogram_blocks(run, layer, axes=AxisChoice("linear")).plain
+    *_, axis, _ = histogram_blocks(run, 2).plain.splitlines()
+    assert {"-100", "0", "100"} <= set(axis.split())
+    assert axis.index("-100") < axis.index(" 0 ") < axis.index(" 100")
+
+
+@pytest.mark.parametrize("x_axis", ["linear", "symlog"])
+def test_zero_can_be_in_the_middle(x_axis: str) -> None:
+    values = np.abs(np.random.default_rng(1).normal(size=3000)).astype("float32")
+    run = run_of({place(0, "before"): values}, dtype="float32")
+    lines = histogram_blocks(run, 0, axes=AxisChoice(x_axis, centred=True)).plain.splitlines()
+    words = lines[4].split()
+    assert words[0] == f"-{words[-1]}"

@@ -214,10 +214,9 @@ def test_without_arm() -> None:
         == """
 synthetic · silu · 3 layers · bf16
 
-                near-0     std  max/std    Gini  kurtosis     max     min
- layer  values  before  before   before  before    before  before  before
- ────────────────────────────────────────────────────────────────────────
- 0           9   11.1%   0.645     1.55   0.333     -1.23    1.00   -1.00
+ layer  values  near-0    std  max/std   Gini  kurtosis   max    min
+ ───────────────────────────────────────────────────────────────────
+ 0           9   11.1%  0.645     1.55  0.333     -1.23  1.00  -1.00
 
 near-0: abs(x) < ε; max/std: largest abs(x) in std
 """
