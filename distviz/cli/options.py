@@ -128,10 +128,10 @@ _OWN = (
             shown="png"),
     _export("figure", list[str] | None, None, "KIND",
             "Only figures of this kind, and no tables without --tables; repeatable. Run: paired, "
-            "overview, classes; comparison: compared, overview, classes; filler study: filler, "
-            "positions, by-count; sweep: sweep; whatif: formats, zeros", choices=(
-                "paired", "overview", "classes", "compared", "filler", "positions", "by-count",
-                "sweep", "formats", "zeros"), is_open=True),
+            "overview, classes; comparison: compared, overview, classes, elementwise; filler "
+            "study: filler, positions, by-count; sweep: sweep; whatif: formats, zeros", choices=(
+                "paired", "overview", "classes", "compared", "elementwise", "filler", "positions",
+                "by-count", "sweep", "formats", "zeros"), is_open=True),
     _export("tables", _TEXT, None, "FORMATS", "Table formats, comma-separated: {choices}",
             choices=(*TABLE_FORMATS, "none"), is_list=True, shown="csv"),
     _export("log", bool | None, None, "", "Scale of the count axis", flags="--log/--linear",

@@ -9,6 +9,7 @@ from .compared_data import ComparedBins as ComparedBins
 from .compared_data import ComparedSide as ComparedSide
 from .compared_data import compared_bins as compared_bins
 from .comparison_overview import comparison_overview as comparison_overview
+from .elementwise import elementwise as elementwise
 from .figures import FigureSpecs as FigureSpecs
 from .figures import figure_names as figure_names
 from .figures import figure_specs as figure_specs

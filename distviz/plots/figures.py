@@ -114,6 +114,8 @@ def _of_comparison(
         if len(comparison.classes) and site in set(comparison.classes["site"]):
             draw = partial(plots.token_classes, comparison, site)
             figures[f"token_classes{end}"] = FigureSpec("classes", draw)
+    if comparison.elementwise:
+        figures["elementwise"] = FigureSpec("elementwise", partial(plots.elementwise, comparison))
     return figures
 
 
@@ -198,5 +200,5 @@ def _safe(text: str) -> str:
 def _by_site(sites: Iterable[str]) -> list[tuple[str, str]]:
     """Return the sites with suffixes of file names: none for act, or for the first site."""
     known = list(dict.fromkeys(sites))
-    main = "act" if "act" in known else known[0]
+    main = "act" if "act" in known else next(iter(known), "")
     return [("" if site == main else f"_{_safe(site)}", site) for site in known]

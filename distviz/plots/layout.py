@@ -8,12 +8,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import ScaledTranslation
 
 from distviz.plots import style
+from distviz.plots.scales import log_ticks
 from distviz.plots.style import shortened, text_width, wrapped
 
 if TYPE_CHECKING:
@@ -256,6 +258,10 @@ def _columns(labels: Sequence[str], width: float) -> int:
 def color_scale(ax: Axes, image: ScalarMappable) -> None:
     """Put the colour scale beside a panel of a `grid`."""
     bar = style.figure_of(ax).colorbar(image, ax=ax, fraction=0.03, pad=0.01, aspect=12)
+    if isinstance(image.norm, LogNorm):
+        ticks = log_ticks(*image.get_clim())
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        bar.minorticks_off()
     bar.outline.set_visible(False)
 
 

@@ -140,3 +140,14 @@ def percent_ticks(axis: Axis, symbol: str = " %") -> None:
 def signed(value: float, _: object = None) -> str:
     """Format a difference for an axis, with its sign; zero has none."""
     return f"{value:+g}".replace("-", "−") if value else "0"
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return at most so many round numbers between two positive ones: powers of ten if possible."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5), range(1, 10)):
+        ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) > 1:
+            break
+    return ticks[:: -(-len(ticks) // most)] if ticks else [float(f"{math.sqrt(low * high):.2g}")]

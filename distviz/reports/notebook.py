@@ -88,6 +88,10 @@ class ComparisonPlots(_Plots):
         """Draw the distances of the sides by depth, with the significant ones marked."""
         return plots.comparison_overview(self._result, site, **options)
 
+    def elementwise(self, **options: Any) -> Figure:
+        """Draw the error of each layer, of models that were compared value by value."""
+        return plots.elementwise(self._result, **options)
+
 
 def result_html(result: Result) -> str:
     """Return a result as a notebook shows it: its verdict, a figure and the main numbers.
@@ -115,7 +119,7 @@ def _comparison(comparison: Comparison) -> str:
         " against ".join(side_names(comparison)),
         alignment(comparison),
         str(comparison.manifest.get("verdict") or ""),
-        plots.comparison_overview(comparison, comparison.pairs[0].a.site),
+        _overview(comparison) if comparison.pairs else _first(comparison),
         data_table("compare", comparison.table, _PAIR_COLUMNS),
     )
 
@@ -148,6 +152,10 @@ _DISPLAYS: dict[type[Result], Callable[[Any], str]] = {
     Sweep: _sweep,
     WhatIf: _whatif,
 }
+
+
+def _overview(comparison: Comparison) -> Figure:
+    return plots.comparison_overview(comparison, comparison.pairs[0].a.site)
 
 
 def _first(result: Result) -> Figure | None:

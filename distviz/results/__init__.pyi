@@ -7,7 +7,9 @@ from .comparison import pair_keys as pair_keys
 from .elementwise import ErrorRow as ErrorRow
 from .elementwise import divergence as divergence
 from .elementwise import error_rows as error_rows
+from .elementwise import error_series as error_series
 from .elementwise import rows_of as rows_of
+from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place
 from .filler_study import QUANTITIES as QUANTITIES

@@ -104,7 +104,10 @@ class Comparison(Result):
         return self.a.n_layers
 
     def _places(self) -> Iterable[tuple[int, str]]:
-        return ((pair.a.layer, pair.a.site) for pair in self.pairs)
+        for pair in self.pairs:
+            yield pair.a.layer, pair.a.site
+        for table in self.elementwise.values():
+            yield from zip(table["layer"], table["site"], strict=True)
 
     def _at(self, places: set[tuple[int, str]]) -> Comparison:
         chosen = [pair for pair in self.pairs if (pair.a.layer, pair.a.site) in places]

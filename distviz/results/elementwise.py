@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from distviz.results.columns import (
     ElementwiseToken,
     Row,
 )
-from distviz.results.labels import number
-from distviz.sites import join_layers
+from distviz.results.labels import number, series_names
+from distviz.sites import SiteKey, join_layers
 
 ELEMENTWISE: dict[str, type[Row]] = {
     "elementwise.csv": Elementwise,
@@ -102,6 +102,48 @@ def worst_place(rows: Iterable[ErrorRow]) -> ErrorRow | None:
     """Return the row of the lowest SQNR; None where all values are equal."""
     different = [row for row in rows if row["relative_error"] > 0]
     return min(different, key=lambda row: row["sqnr_db"], default=None)
+
+
+def error_series(rows: Iterable[ErrorRow]) -> dict[str, list[ErrorRow]]:
+    """Return the rows of each line of a chart, by its name: the same site in every layer.
+
+    The name is the site, with the stack unless that is the decoder, and with the module (the index
+    of its layer replaced by ``*``) where a site has several.
+    """
+    keys = {_key(row): row for row in rows}
+    modules = series_names(keys)
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for key, module in modules.items():
+        kinds.setdefault((key.stack, key.site), []).append(module)
+    found: dict[str, list[ErrorRow]] = {}
+    for key, row in keys.items():
+        words = [key.stack] * (key.stack != "decoder") + [key.site]
+        words += [modules[key]] * (len(set(kinds[key.stack, key.site])) > 1)
+        found.setdefault(" ".join(words), []).append(row)
+    return {name: sorted(group, key=lambda row: row["layer"]) for name, group in found.items()}
+
+
+def _key(row: Mapping[str, Any]) -> SiteKey:
+    return SiteKey(row["layer"], row["stack"], row["site"], "before", row["module"])
+
+
+def worst_channels(table: pd.DataFrame, most: int) -> tuple[str, pd.DataFrame]:
+    """Return a site and the channels with the largest shares of the error there, by layer.
+
+    The site is ``residual`` where it is there, because its channels are the same in every layer;
+    otherwise the first. Rows are channels, the largest first; columns are layers; NaN where a
+    channel is not listed. Of several modules or stacks in a layer the largest share counts.
+    """
+    sites = list(dict.fromkeys(table["site"]))
+    if not sites:
+        return "", pd.DataFrame()
+    site = "residual" if "residual" in sites else sites[0]
+    shares = table[table["site"] == site].pivot_table(
+        index="channel", columns="layer", values="error_share", aggfunc="max"
+    )
+    order = shares.max(axis=1).sort_values(ascending=False, kind="stable").index[:most]
+    chosen = shares.loc[order]
+    return site, chosen.loc[:, chosen.notna().any()]
 
 
 def rows_of(table: pd.DataFrame, place: ErrorRow) -> pd.DataFrame:

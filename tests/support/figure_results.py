@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
 from support import synthetic_fillers
 from support.synthetic_comparisons import make
+from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import place, run_of, silu_run
 from support.synthetic_sweeps import sweep_of
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from distviz.results.result import Result
     from distviz.results.run import Run
 
+_MANY = ("gate", "up", "act", "product", "down", "q", "k", "v", "module:model.layers.*.mlp")
 LONG = "organisation/a-model-with-quite-a-long-name-70B-Instruct-v0.2"
 DEEP = 48
 
@@ -74,6 +77,11 @@ def _comparison(**different: Any) -> Result:
     return comparing.compare_runs(make(1).run, other.run)
 
 
+def _by_value(*values: Any, **more: Any) -> Result:
+    """Return a comparison value by value, without its distributions."""
+    return replace(comparison_of(*values, **more), pairs=[])
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "run": lambda: silu_run().run,
     "several": lambda: layers_of(30, (1, 4, 9), tail=300.0, name=LONG),
@@ -85,6 +93,11 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "comparison": lambda: _comparison(model={"name": LONG, "layers": 3}),
     "depths": lambda: _comparison(layers=5),
     "equal": lambda: comparing.compare_runs(make(1).run, make(1).run),
+    "elementwise": lambda: _by_value(values_of(6, first=2), own=0.3),
+    "elementwise deep": lambda: _by_value(values_of(DEEP, channels=99), documents=4),
+    "elementwise many": lambda: _by_value(values_of(12, _MANY, first=4), own=0.3),
+    "elementwise equal": lambda: _by_value(values_of(3, first=9)),
+    "elementwise one layer": lambda: _by_value(values_of(1, ("act",), noise=1e-9)),
     "filler": synthetic_fillers.study,
     "causal filler": lambda: synthetic_fillers.study(is_causal=True),
     "sweep": sweep_of,

@@ -9,6 +9,11 @@ import numpy as np
 import pandas as pd
 
 from distviz.results import divergence
+from distviz.results.columns import (
+    ElementwiseChannel,
+    ElementwiseToken,
+    names_of,
+)
 from distviz.studies import comparison as comparing
 from support.synthetic_comparisons import make
 
@@ -83,9 +88,13 @@ def tables_of(values: Values, own: float | None, documents: int) -> dict[str, pd
             parts["elementwise_documents"].append(head | row | _sums(a[mine], b[mine]) | end)
         for what, axis in (("channels", 0), ("tokens", 1)):
             parts[f"elementwise_{what}"] += [head | row | end for row in _worst(a, b, axis, owner)]
-    return {name: pd.DataFrame(rows) for name, rows in parts.items()}
+    return {
+        name: pd.DataFrame(rows, columns=None if rows else names_of(_EMPTY[name]))
+        for name, rows in parts.items()
+    }
 
 
+_EMPTY = {"elementwise_channels": ElementwiseChannel, "elementwise_tokens": ElementwiseToken}
 _WHAT = ("documents", "channels", "tokens")
 
 

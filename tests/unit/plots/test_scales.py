@@ -39,3 +39,17 @@ def test_a_y_axis_fits_its_values(values: list[float], limits: tuple[float, floa
     ax = Figure().add_subplot()
     scales.fit_y(ax, np.array(values))
     assert ax.get_ylim() == pytest.approx(limits)
+
+
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [
+        ((0.003, 20.0), [0.01, 0.1, 1, 10]),
+        ((0.011, 0.06), [0.02, 0.05]),
+        ((1e-8, 1.0), [1e-8, 1e-6, 1e-4, 1e-2, 1]),
+        ((0.0042, 0.0085), [0.005, 0.006, 0.007, 0.008]),
+        ((2.1e-3, 2.2e-3), [0.0021]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(ends: tuple[float, float], ticks: list[float]) -> None:
+    assert scales.log_ticks(*ends) == ticks
