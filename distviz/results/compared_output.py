@@ -27,7 +27,7 @@ class OutputDocument(Row, kw_only=True):
 def output_line(comparison: Comparison) -> str:
     """Return a sentence with both losses, their difference, KL divergence and agreement.
 
-    Empty where the folder has nothing about the output.
+    Empty where neither loss is known.
     """
     found: dict[str, Any] = comparison.manifest.get("output") or {}
     a, b = found.get("loss_a"), found.get("loss_b")
@@ -44,7 +44,7 @@ def output_line(comparison: Comparison) -> str:
     if found.get("top1_agreement") is not None:
         parts.append(f"top-1 agreement {percent(found['top1_agreement'])}")
     reason = found.get("reason")
-    if reason:
+    if reason and parts:
         parts.append(f"no KL divergence and agreement: {reason}")
     return f"Output: {'; '.join(parts)}." if parts else ""
 

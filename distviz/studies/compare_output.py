@@ -79,7 +79,7 @@ def compare_output(
     effects = [run.manifest.get("effect") or {} for run in (a, b)]
     losses = [one.get(f"loss_{phase}") for one, phase in zip(effects, phases, strict=True)]
     totals = dict(zip(("loss_a", "loss_b"), losses, strict=True))
-    if paired is not None and paired.documents and not paired.refused:
+    if paired is not None and _is_whole(paired, effects):
         documents = _documents(paired)
         rows = _infer(documents, seed) if len(documents) else pd.DataFrame()
         return ComparedOutput(_totals(paired) | {"reason": ""}, documents, rows)
@@ -91,6 +91,16 @@ def compare_output(
     return ComparedOutput(totals | unknown | {"reason": _reason(losses, paired)}, nothing, nothing)
 
 
+def _is_whole(paired: PairedOutputs, effects: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every position that counts in both runs was compared."""
+    positions = sum(effect.positions for effect in paired.documents.values())
+    return (
+        positions > 0
+        and not paired.refused
+        and all(effect.get("positions") == positions for effect in effects)
+    )
+
+
 def _reason(losses: Sequence[float | None], paired: PairedOutputs | None) -> str:
     """Say why KL divergence and agreement are not known."""
     missing = [name for name, loss in zip("AB", losses, strict=True) if loss is None]
@@ -98,7 +108,7 @@ def _reason(losses: Sequence[float | None], paired: PairedOutputs | None) -> str
         return f"the output of {' and '.join(missing)} was not measured"
     if paired is None:
         return "they need both models on the same text, and a saved run has only its loss"
-    return _REASONS[next(name for name in _REASONS if paired.refused[name])]
+    return _REASONS[next((name for name in _REASONS if paired.refused[name]), "part")]
 
 
 def _totals(paired: PairedOutputs) -> dict[str, Any]:

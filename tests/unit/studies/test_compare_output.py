@@ -14,10 +14,14 @@ from support.synthetic_comparisons import Made
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distviz
+from distviz.measure.output_effect import Effect
+from distviz.measure.paired_outputs import FirstOutputs, PairedOutputs
+from distviz.measure.tensor_files import SpillBuffer
 from distviz.results.comparison import Comparison
 from distviz.results.run import Run
 from distviz.settings import RunSettings
 from distviz.studies import comparison as comparing
+from distviz.studies.compare_output import compare_output
 
 NAMES = ("loss_a", "loss_b", "kl", "top1_agreement")
 
@@ -157,3 +161,15 @@ def test_saved_runs(first: Made, effects: Any, phases: Any, expected: Any) -> No
     assert output["reason"].startswith(expected[3])
     assert bool(output["reason"]) == bool(expected[3])
     assert found.output_documents.empty
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_part_of_the_text_is_never_taken_for_the_whole(measured: Comparison, kept: int) -> None:
+    first = FirstOutputs("before", SpillBuffer(0))
+    documents = {number: Effect.of(3, 3, 1.0, 1.0, 0.1) for number in range(kept)}
+    paired = PairedOutputs(first, "before", documents)
+    found = compare_output(measured.a, measured.b, ("before", "before"), paired, seed=0)
+    assert found.totals["kl"] is None
+    assert found.totals["reason"] == "a part was measured before an interruption"
+    assert found.totals["loss_a"] == measured.a.manifest["effect"]["loss_before"]
+    assert found.documents.empty
