@@ -153,6 +153,11 @@ class Option:
         is_argument = not self.heading and self.metavar
         return self.metavar if is_argument else self.spellings[0]
 
+    def label_of(self, settings: Any) -> str:
+        """What messages call it where settings hold its value: a switch as it is typed."""
+        value = getattr(settings, self.name)
+        return self.words(value)[0] if isinstance(value, bool) else self.label
+
     @property
     def is_path(self) -> bool:
         """Whether its value is the path of a file or folder."""
@@ -216,6 +221,11 @@ class Option:
             raise RequestError(f"{name} is {shown(value)}, it must be at most {high:,}")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise RequestError(f"{name} is {shown(value)}, the largest is {LARGEST}")
+
+
+def no_effect(label: str, why: str, hint: str = "") -> RequestError:
+    """Return the error of an option without effect; ``why`` follows these words."""
+    return RequestError(f"{label} has no effect {why}", f"remove {label}{hint}")
 
 
 def check_choice(name: str, value: str, allowed: Collection[str]) -> None:

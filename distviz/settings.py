@@ -27,7 +27,6 @@ from distviz.option import (
     refuse_code,
     setting,
 )
-from distviz.output import counted
 from distviz.parsing import path_of, shown
 from distviz.sites import SITES, check_layers
 
@@ -115,7 +114,8 @@ class LayerSettings:
 class RunSettings:
     """The settings of a measurement; ``distviz run --help`` explains each.
 
-    ``explicit`` names those given by a flag or a file, not by default or preset. ``trusted`` holds
+    ``explicit`` names those given by a flag or a file, not by default or preset; ``files`` has name
+    and file of those given by a file. ``trusted`` holds
     the values that may run code, by name: those typed on the command line or given in Python; None
     trusts the values of this constructor.
     """
@@ -229,6 +229,7 @@ class RunSettings:
     # fmt: on
     layer: LayerSettings | None = None
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
+    files: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False)
     trusted: frozenset[tuple[str, Any]] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -284,7 +285,7 @@ class RunSettings:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""
         plain = dataclasses.asdict(self)
-        del plain["explicit"], plain["trusted"]
+        del plain["explicit"], plain["files"], plain["trusted"]
         return plain
 
     def asks_the_same(self, known: Mapping[str, Any]) -> bool:
@@ -322,7 +323,7 @@ def build_settings(
     config: Path | None = None,
     model: str | None = None,
     *,
-    applies_preset: bool = True,
+    command: str = "run",
 ) -> RunSettings:
     """Join flags, TOML files and defaults, in this order of precedence.
 
@@ -334,8 +335,8 @@ def build_settings(
         File of ``--config``.
     model
         MODEL; a ``.toml`` counts as a second, weaker ``--config`` that may describe layers.
-    applies_preset
-        Whether to apply the settings of the preset, or only name it (a sweep tries many).
+    command
+        For which it is; a sweep tries many presets, so that its settings are not those of one.
 
     Raises
     ------
@@ -346,55 +347,43 @@ def build_settings(
 
     is_toml = model is not None and model.endswith(".toml")
     merged: dict[str, Any] = {}
+    files: dict[str, str] = {}
     given = {name: value for name, value in flags.items() if value is not None}
     for path in (Path(str(model)) if is_toml else None, config):
         if path is not None:
             own = check_table(read_options(path, OPTIONS), RunSettings, str(path))
             refuse_code({n: v for n, v in own.items() if n not in given}, OPTIONS, str(path))
             merged |= {n: OPTIONS[n].parse(v) if n in OPTIONS else v for n, v in own.items()}
+            files |= dict.fromkeys(own.keys() - given.keys(), str(path))
     if model is not None and not is_toml:
         given["model"] = model
         merged.pop("layer", None)
     explicit = frozenset(merged | given)
     name = given.get("preset", merged.get("preset"))
-    if name is not None and applies_preset:
+    if name is not None and command != "sweep":
         # A preset stands between defaults and explicit settings.
         preset = find_preset(name, given.get("model", merged.get("model"))) or {}
         if "c" in explicit and "fraction" not in explicit:
             preset.pop("fraction", None)  # an explicit c would have no effect
         merged = preset | merged
     trusted = frozenset(code_in(given, OPTIONS).items())
-    settings = RunSettings(**(merged | given), explicit=explicit, trusted=trusted)
-    refuse_without_effect(settings)
+    origin: dict[str, Any] = {"explicit": explicit, "files": frozenset(files.items())}
+    settings = RunSettings(**(merged | given), **origin, trusted=trusted)
+    refuse_without_effect(settings, command=command)
     return settings
 
 
-def refuse_without_effect(settings: RunSettings) -> None:
-    """Raise a RequestError for a setting of text or of a hub model where layers are built."""
-    layer = settings.layer
-    if layer is None:
-        return
-    of_text = {"text", *names_affecting("tokens")} - {"batch_size", "seed"}
-    for name in (*of_text, *(["revision"] if layer.weights is None else [])):
-        option = OPTIONS[name]
-        if getattr(settings, name) not in (option.default, []):
-            raise RequestError(
-                f"{option.label} has no effect on layers built from a TOML file: "
-                f"their input is random ({counted(layer.documents, 'document')}, see [layer])"
-                if name in of_text
-                else f"{option.label} has no effect on layers with random weights",
-                f"remove {option.label}, or give a model",
-            )
+def refuse_without_effect(
+    *settings: RunSettings, names: Iterable[str] | None = None, command: str = "run"
+) -> None:
+    """Refuse what is given and has no effect in any of ``settings``, see `refuse_idle`."""
+    from distviz.arm import refuse_idle
+
+    refuse_idle(settings, OPTIONS, names, command)
 
 
 def settings_of_folder(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check settings that a result folder records, by name; they may not let code run.
-
-    Raises
-    ------
-    RequestError
-        If a name is unknown, a value has the wrong type, or it lets code run.
-    """
+    """Check settings that a result folder records, by name; raise a RequestError for code."""
     checked = check_table(dict(values), RunSettings, where)
     refuse_code(checked, OPTIONS, where)
     return checked

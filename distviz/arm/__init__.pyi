@@ -12,3 +12,5 @@ from .presets import find_preset as find_preset
 from .presets import join_names as join_names
 from .presets import propose as propose
 from .presets import published_for as published_for
+from .roles import refuse_idle as refuse_idle
+from .roles import why_no_effect as why_no_effect

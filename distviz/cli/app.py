@@ -280,7 +280,7 @@ def inspect(given: SimpleNamespace) -> None:
 
     remote = bool(given.trust_remote_code)
     found = studies.inspect(
-        given.model, given.layer, revision=given.revision, trust_remote_code=remote
+        given.model, given.layer or 0, revision=given.revision, trust_remote_code=remote
     )
     _output(given, found.as_dict, [partial(inspection, found)])
 
@@ -294,6 +294,7 @@ def _list_architectures(given: SimpleNamespace) -> None:
             f"--architectures lists all model types, it takes no MODEL ('{given.model}')",
             "remove one of them",
         )
+    options.refuse_given(given, ("layer", "revision", "trust_remote_code"), "--architectures")
     known = load_architectures()
 
     _output(given, known.as_dict, [partial(architectures, known)])

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from distviz.arm import every_preset
 from distviz.cli.checks import PROPOSED, is_published, parse_counts, short_name
 from distviz.errors import RequestError
+from distviz.option import no_effect
 from distviz.results import COMPARISON, FILLER, RUN, SWEEP, read_manifest
-from distviz.settings import OPTIONS, RunSettings, build_settings
+from distviz.settings import OPTIONS, RunSettings, build_settings, refuse_without_effect
 
 if TYPE_CHECKING:
     from distviz.cli.dry_run import Estimate
@@ -90,7 +91,7 @@ def compare_study(
 
     ``by_value`` holds ``elementwise`` and ``local``.
     """
-    settings = replace(build_settings(flags, config), layer=None)
+    settings = replace(build_settings(flags, config, command="compare"), layer=None)
     given = frozenset(name for name, value in flags.items() if value is not None)
     options: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
     options |= {"sites": flags.get("sites"), "given": given} | of_b | by_value
@@ -123,7 +124,9 @@ def filler_study(
     model: str, counts: str | None, flags: dict[str, Any], config: Path | None
 ) -> Study:
     """Check ``distviz filler``."""
-    settings = build_settings(flags, config, model)
+    if counts is not None and flags.get("filler_count") is not None:
+        raise no_effect("--filler-count", "with --counts")
+    settings = build_settings(flags, config, model, command="filler")
     numbers = parse_counts(counts, settings.filler_count)
     _refuse_layers(settings, "filler")
     sources = [Path(name) for name in settings.text]
@@ -283,14 +286,16 @@ def sweep_study(
     """
     from distviz.studies import check
 
-    settings = build_settings(flags, config, model, applies_preset=False)
+    settings = build_settings(flags, config, model, command="sweep")
     _refuse_layers(settings, "sweep")
     if seeds < 1:
         raise RequestError(f"--seeds is {seeds}, it must be at least 1")
     if not budget_kl > 0:
         raise RequestError(f"--budget-kl is {budget_kl}, it must be above 0")
     request = _SweepRequest(settings, lists, seeds, budget_kl, by_layer)
-    check(request.grid(), settings, request.presets())
+    rows = check(request.grid(), settings, request.presets())
+    listed = {name for name in GRID if lists[name] is not None} - {"arm_layers"}
+    refuse_without_effect(*rows, names=sorted(settings.explicit & OPTIONS.keys() | listed))
     name = f"{short_name(model or settings.model or 'demo')}-sweep"
     how = (request.measure, request.estimate, request.is_answered)
     return Study("sweep", SWEEP, settings, name, *how)

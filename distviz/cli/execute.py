@@ -16,6 +16,7 @@ from distviz.cli.commands import Study
 from distviz.errors import InterruptedRunError, RequestError
 from distviz.interrupts import describe, exit_code, written
 from distviz.measure import CheckpointFolder, agree, current
+from distviz.option import no_effect
 from distviz.output import counted
 from distviz.results import check_output, load
 from distviz.settings import OPTIONS, RunSettings, build_settings
@@ -167,6 +168,8 @@ def execute_whatif(
 
     OPTIONS["figure_width"].check(width)
     request = studies.parse_whatif(**flags)
+    if width is not None and not figures:
+        raise no_effect("--figure-width", "without figures")
     folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
     check_output(folder, force=force)
     result = studies.evaluate_whatif(studies.read_run(run), request, run.resolve().name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 
 from distviz.arm import KL_BUDGET
 from distviz.cli import completion
-from distviz.option import HEADINGS, MEASURING, Option
+from distviz.option import HEADINGS, MEASURING, Option, no_effect
 from distviz.parsing import word_list
 from distviz.settings import FIGURE_FORMATS, OPTIONS, SIDE_B, TABLE_FORMATS
 from distviz.sites import PHASES
@@ -61,7 +62,8 @@ _OWN = (
     Option(_INPUT, ("compare",), "local", bool, False, "",
            "With --elementwise, also let each layer of B read what the layer of A reads: the error "
            "it makes itself"),
-    Option(_INPUT, ("inspect",), "layer", int, 0, "LAYER", "Layer to draw"),
+    Option(_INPUT, ("inspect",), "layer", int | None, None, "LAYER", "Layer to draw",
+           shown="0"),
     Option(_INPUT, ("inspect",), "architectures", bool, False, "",
             "Print the table of supported architectures; takes no MODEL"),
     Option(_INPUT, ("whatif",), "phases", _TEXT, None, "LIST", "Phases: {choices}",
@@ -195,6 +197,13 @@ def flags_of(command: str, given: Any) -> dict[str, Any]:
     if "figures" in flags:
         flags["figures"] = _formats(flags["figures"], given.no_figures)
     return flags
+
+
+def refuse_given(given: Any, names: Collection[str], flag: str) -> None:
+    """Raise a RequestError for an option of ``inspect`` that has no effect beside a flag."""
+    for option in options_of("inspect"):
+        if option.name in names and getattr(given, option.name) not in (None, False):
+            raise no_effect(option.label, f"with {flag}")
 
 
 def of_side_b(given: Any) -> dict[str, Any]:

@@ -217,9 +217,7 @@ def open_from(
 ) -> LoadedModel:
     """Open the model of the settings, with their number of threads.
 
-    With ``is_for_measure`` it is only for `measure` with these settings: layers that are not
-    needed are not read, and those of a model that does not fit into memory are streamed.
-    ``prepare`` is as of `distviz.models.open_model`.
+    ``is_for_measure``: only what `measure` needs is read, layer by layer if it does not fit.
     """
     if settings.stream and not is_for_measure:
         raise RequestError("--stream cannot be used here: this command needs the whole model")
@@ -245,6 +243,8 @@ def open_from(
     )
     if opened.on_disk is not None and opened.on_disk.streams:
         progress.stage(f"{opened.on_disk.why}streaming, layers are read one by one")
+    elif settings.stream_memory is not None:
+        progress.note("warning: --stream-memory has no effect: the model is not streamed")
     return opened
 
 

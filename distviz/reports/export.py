@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, nearest
+from distviz.option import no_effect
 from distviz.parsing import word_list
 from distviz.plots import AxisChoice, FigureSpecs, figure_specs
 from distviz.results import Result, check_replaceable, check_writable, load, records, staging
@@ -160,8 +161,8 @@ def export(
     _check_formats("figures", figures, FIGURE_FORMATS)
     _check_formats("tables", tables, TABLE_FORMATS)
     OPTIONS["figure_width"].check(width)
-    if only and not figures:
-        raise RequestError("--figure needs a format for the figure", "give --format pdf")
+    if not figures:
+        _refuse_of_figures(only, width, log, x_axis, centred=centred)
     if not figures and not tables:
         raise RequestError("there is nothing to write", "give --figures or --tables a format")
     part = result.select(layers, sites)
@@ -191,6 +192,19 @@ def export(
             for kind in tables:
                 _write_table(table, new / f"{name}.{kind}")
     return [place / name for name in planned]
+
+
+def _refuse_of_figures(
+    only: Any, width: str | None, log: bool | None, x_axis: str, *, centred: bool
+) -> None:
+    """Raise a RequestError for an option of figures where none is drawn."""
+    if only:
+        raise RequestError("--figure needs a format for the figure", "give --format pdf")
+    drawing = {"--log": log is True, "--linear": log is False, "--centred": centred}
+    drawing |= {"--figure-width": width is not None, "--x-axis": x_axis != "auto"}
+    for label, is_given in drawing.items():
+        if is_given:
+            raise no_effect(label, "without figures")
 
 
 def _chosen(drawn: FigureSpecs, only: Sequence[str] | None) -> FigureSpecs:

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from distviz.arm import why_no_effect
 from distviz.option import Option, code_in
 from distviz.parsing import exact, exact_percentage
 from distviz.settings import OPTIONS, SIDE_B, LayerSettings, names_affecting
@@ -148,7 +150,7 @@ def _command(
 
     ``others`` are arguments after the model.
     """
-    changed = dict(_changed(settings))
+    changed = dict(_changed(settings, command))
     # A file cannot ask for code, see `distviz.option.refuse_code`.
     codes = code_in(changed, OPTIONS)
     filed = {
@@ -180,11 +182,15 @@ def _command(
     return "\n".join([f"cat > {_SETTINGS_FILE} <<'{_END}'", *lines, _END, text])
 
 
-def _changed(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that are not the default."""
+def _changed(settings: dict[str, Any], command: str) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that are not the default and have an effect."""
+    defaults = {name: option.default for name, option in OPTIONS.items()}
+    whole = SimpleNamespace(**defaults | settings | {"layer": None})
     for name, option in OPTIONS.items():
         value = settings.get(name)
-        if name not in _NOT_TYPED and value is not None and value != option.default:
+        if name in _NOT_TYPED or value is None or value == option.default:
+            continue
+        if not why_no_effect(option, whole, command):
             yield name, option.unmistakable(value)
 
 

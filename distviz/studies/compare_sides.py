@@ -14,7 +14,7 @@ from typing import Any
 from distviz.arm import find_preset
 from distviz.errors import RequestError
 from distviz.models import locate, refuse_opened
-from distviz.option import check_table, code_in
+from distviz.option import check_table, code_in, no_effect
 from distviz.results import COMPARISON, FILLER, RUN, Run
 from distviz.settings import (
     OPTIONS,
@@ -30,6 +30,8 @@ from distviz.sites import parse_sites
 _PHASES = ("before", "after")
 _COMMAND_SETTINGS = frozenset(names_affecting("figures", "nothing"))
 _OF_ARM = frozenset(("preset", *names_affecting("arm")))
+_OF_RUNS = _COMMAND_SETTINGS | {"layers", "sites", "seed"}
+"""The settings of a comparison of two runs."""
 _OF_TEXT = frozenset(("text", *names_affecting("tokens")))
 """The settings that decide which tokens a model reads."""
 
@@ -86,6 +88,7 @@ def find_sides(
         raise RequestError(
             f"{labels}: side B is {what}, it is not measured again", "give a model as B"
         )
+    _refuse_idle(known, phases, base, given)
     leader = next((run for run in known if run is not None), None)
     each = _settings_of((a, b), known, base, given)
     each[1] = _with_own(each[1], of_b)
@@ -94,6 +97,22 @@ def find_sides(
         CompareSide(run, own) if run else _side(phase, own, leader)
         for run, phase, own in zip(known, phases, each, strict=True)
     ]
+
+
+def _refuse_idle(
+    known: Sequence[Run | None], phases: Sequence[str], base: RunSettings, given: frozenset[str]
+) -> None:
+    """Raise a RequestError for a flag that no side needs."""
+    if None not in known:
+        idle, why = given - _OF_RUNS, "on two runs: nothing is measured"
+    elif (None, "after") not in zip(known, phases, strict=True) and base.arm_layers != "none":
+        idle = given & _OF_ARM - {"c", "preset"}  # which also set the near-zero band
+        why = "where no side is measured in the phase after"
+    else:
+        return
+    for name in OPTIONS:
+        if name in idle:
+            raise no_effect(OPTIONS[name].label_of(base), why)
 
 
 def check_names(of_b: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,12 +151,14 @@ def _with_own(settings: RunSettings, of_b: Mapping[str, Any]) -> RunSettings:
         values["fraction"] = None  # with which c would have no effect
     trusted = frozenset(code_in(own, OPTIONS).items())
     try:
-        return replace(
+        found = replace(
             settings,
             **values,
             explicit=explicit,
             trusted=(settings.trusted or frozenset()) | trusted,
         )
+        refuse_without_effect(found, names=[name for name in own if own[name] not in (None, False)])
+        return found
     except RequestError as error:
         raise RequestError(f"side B: {error.message}", error.hint) from error
 

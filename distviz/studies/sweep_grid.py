@@ -121,9 +121,9 @@ def combine(
     return [replace(setting, preset=join_names(names)) for setting, names in found]
 
 
-def check(grid: SweepGrid, base: RunSettings, presets: Presets | None = None) -> None:
-    """Raise the errors of `combine` that do not depend on the model."""
-    combine(replace(grid, arm_layers="0"), base, 1, presets)
+def check(grid: SweepGrid, base: RunSettings, presets: Presets | None = None) -> list[RunSettings]:
+    """Return the settings of every row; raise the errors of `combine` without the model."""
+    return [row.settings for row in combine(replace(grid, arm_layers="0"), base, 1, presets)]
 
 
 def by_layer(settings: Sequence[Setting], layers: Sequence[int]) -> list[Setting]:

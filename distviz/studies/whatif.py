@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from distviz.errors import RequestError, nearest
+from distviz.option import no_effect
 from distviz.output import counted
 from distviz.parsing import amount, word_list
 from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_places
@@ -104,6 +105,10 @@ def parse_whatif(
             f"--ranges {ranges}: integer formats need a range",
             "give max, percentile or mse, or an fp8 format to --formats",
         )
+    if percentile is not None and not any(range_ == "percentile" for _, range_ in request.kinds()):
+        raise no_effect("--percentile", "without a format of that range")
+    if ranges is not None and not request.formats:
+        raise no_effect("--ranges", "with --formats none")
     if not (request.levels or request.thresholds or request.formats):
         raise RequestError(
             "there is nothing to evaluate", "give values to --sparsity, --thresholds or --formats"

@@ -252,7 +252,7 @@ def refuse(call: Any, args: list[Any], match: str, *, code: int = 2) -> None:
         (["--p1", "101"], "p1 is 101"),
         (["--p1", "-1"], "p1 is -1"),
         (["--p-min", "0.5", "--p-max", "0.2"], r"p_min 0\.5 is larger than p_max 0\.2"),
-        (["--fraction", "2"], "fraction is 2"),
+        (["--fraction", "2"], "fraction 2 may be 2%"),
         (["--arm-mode", "swap"], "'swap'"),
         (["--passes", "0"], "passes is 0"),
         (["--preset", "gpt-9"], "unknown preset 'gpt-9'"),

@@ -233,10 +233,71 @@ def test_options_without_effect_on_built_layers_are_refused(
     tmp_path: Path, name: str, value: Any
 ) -> None:
     path = toml(tmp_path, "[layer]\nheads = 3\n")
-    with pytest.raises(RequestError, match=rf"{OPTIONS[name].label} has no effect on layers"):
+    flag = OPTIONS[name].spellings[0].partition("/")[0]
+    with pytest.raises(RequestError, match=rf"{flag} has no effect on layers"):
         build_settings({name: value}, None, str(path))
-    assert build_settings({name: OPTIONS[name].default}, None, str(path)).layer is not None
-    assert getattr(build_settings({name: value}), name) == value
+    option = OPTIONS[name]
+    if option.default in (None, False, []):
+        assert build_settings({name: option.default}, None, str(path)).layer is not None
+    filler = {"filler": "/"} | {name: value}
+    assert getattr(build_settings(filler), name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"filler_count": 3}, "--filler-count has no effect without --filler"),
+        ({"filler_count": 55}, "--filler-count has no effect without --filler"),
+        ({"filler_position": "end"}, "--filler-position has no effect without --filler"),
+        ({"filler_kind": "words"}, "--filler-kind has no effect without --filler"),
+        ({"stream": False, "stream_memory": 9}, "--stream-memory has no effect with --no-stream"),
+        ({"p1": 90.0, "arm_layers": "none"}, "--p1 has no effect with --arm-layers none"),
+        ({"ripple": False, "arm_layers": "none"}, "--no-ripple has no effect with --arm-layers"),
+        ({"p1": 90.0, "redistribution": "scale:2"}, "--p1 .* with --redistribution scale:2"),
+        ({"arm_mode": "add", "redistribution": "threshold"}, "--arm-mode .* threshold"),
+        ({"p_min": 0.1, "fraction": 0.5}, "--p-min has no effect with a fixed fraction"),
+        ({"figures": [], "centred": True}, "--centred has no effect without figures"),
+        ({"figures": [], "figure_width": "single"}, "--figure-width .* without figures"),
+        ({"device": "cpu", "device_map": "auto"}, "--device has no effect with --device-map"),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_refused_by_name(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(RequestError, match=why) as caught:
+        build_settings(given)
+    assert caught.value.hint.startswith("remove --")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"filler": "/", "filler_count": 3},
+        {"stream_memory": 9},
+        {"arm_layers": "none", "c": 0.5},
+        {"redistribution": "noise", "p1": 90.0},
+        {"redistribution": "scale", "p_min": 0.1},
+        {"figures": []},
+        {"preset": "gemma-3-4b-it:gpqa", "redistribution": "threshold"},
+        {"stream": False},
+    ],
+    ids=str,
+)
+def test_settings_with_an_effect_are_accepted(given: dict[str, Any]) -> None:
+    assert build_settings(given)
+
+
+def test_what_has_no_effect_is_named_as_it_was_given(tmp_path: Path) -> None:
+    path = toml(tmp_path, "max-tokens = 9\n[layer]\nheads = 3\n")
+    with pytest.raises(RequestError, match=rf"^'max_tokens' in {path} has no effect on layers"):
+        build_settings({}, None, str(path))
+    with pytest.raises(RequestError, match=r"^--max-tokens has no effect on layers"):
+        build_settings({"max_tokens": 7}, None, str(path))
+    config = toml(tmp_path, "filler_count = 3\n", "config.toml")
+    with pytest.raises(RequestError, match=rf"^'filler_count' in {config} has no effect without"):
+        build_settings({}, config)
+    assert build_settings({}, config, command="filler").filler_count == 3
+    default = toml(tmp_path, "filler_count = 55\n", "config.toml")
+    assert build_settings({}, default).filler_count == 55
 
 
 def test_a_revision_of_the_weights_of_built_layers_has_an_effect(tmp_path: Path) -> None:

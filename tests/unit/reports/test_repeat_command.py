@@ -12,6 +12,7 @@ import pytest
 
 from distviz.reports.repeat_command import compare_command, run_command, whatif_command
 from distviz.results.whatif import WhatIf
+from distviz.settings import RunSettings
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,11 @@ def test_an_argument_is_never_an_option() -> None:
     settings = {"model": "--allow-pickle", "text": ["-x"]}
     expected = "distviz run ./--allow-pickle --text ./-y"
     assert run_command({"settings": settings}, "-y") == expected
+
+
+def test_what_has_no_effect_is_not_typed() -> None:
+    settings = RunSettings(arm_layers="none", p1=90.0, c=0.5).as_dict()
+    assert run_command({"settings": settings}, None) == "distviz run --arm-layers none --c 0.5"
+    scaled = RunSettings(redistribution="scale:2", p1=90.0, p_min=0.1).as_dict()
+    line = "distviz run --redistribution scale:2 --p-min 0.1"
+    assert run_command({"settings": scaled}, None) == line

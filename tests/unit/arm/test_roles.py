@@ -1,0 +1,31 @@
+"""Settings without effect beside others; tests/unit/test_settings.py has them as they are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from distviz.arm.roles import refuse_idle, why_no_effect
+from distviz.errors import RequestError
+from distviz.settings import OPTIONS, LayerSettings, RunSettings
+
+
+def test_every_setting_has_an_effect_by_default() -> None:
+    idle = {name for name, one in OPTIONS.items() if why_no_effect(one, RunSettings())}
+    assert idle == {"filler", "filler_count", "filler_position", "filler_kind"}
+    assert not any(why_no_effect(one, RunSettings(filler="/")) for one in OPTIONS.values())
+    assert not any(why_no_effect(one, RunSettings(), "filler") for one in OPTIONS.values())
+
+
+def test_layers_without_arm_and_figures_need_few_settings() -> None:
+    bare = RunSettings(layer=LayerSettings(), arm_layers="none", figures=[])
+    asked = {name for name, one in OPTIONS.items() if not why_no_effect(one, bare)}
+    assert {"c", "arm_layers", "layers", "sites", "seed", "batch_size", "figures", "out"} <= asked
+    gone = {"text", "max_tokens", "filler", "p1", "passes", "ripple", "x_axis", "stream_memory"}
+    assert not asked & gone
+
+
+def test_an_effect_in_one_row_is_enough() -> None:
+    rows = [RunSettings(redistribution=name) for name in ("scale", "threshold", "noise")]
+    refuse_idle(rows, OPTIONS, ["p1"])
+    with pytest.raises(RequestError, match="--p1 has no effect with --redistribution scale"):
+        refuse_idle(rows[:2], OPTIONS, ["p1"])
