@@ -201,6 +201,9 @@ class RunSettings:
         "arm", "WHERE",
         "Separate statistics by token class: on ARM layers (arm) or on all layers (all)",
         commands=("run",), choices=("arm", "all"))
+    tokens: bool = _counts(
+        False, "", "Write tokens.parquet: largest magnitude and norm of every token and place",
+        commands=("run",))
     keep_text: bool = _source(
         True, "", "Save the documents in the folder", heading=_OUTPUT, commands=("run",),
         flags="--keep-text/--no-keep-text")
@@ -270,16 +273,10 @@ class RunSettings:
         from distviz.arm import ARM, make_redistribution  # NumPy: too slow for help
 
         parameters = ARM(
-            c=self.c,
-            p1=self.p1,
-            p_min=self.p_min,
-            p_max=self.p_max,
-            fraction=self.fraction,
-            mode=self.arm_mode,
-            percentile_of=self.percentile_of,
-            passes=self.passes,
+            c=self.c, p1=self.p1, p_min=self.p_min, p_max=self.p_max, fraction=self.fraction,
+            mode=self.arm_mode, percentile_of=self.percentile_of, passes=self.passes,
             seed=self.seed,
-        )
+        )  # fmt: skip
         return make_redistribution(self.redistribution, parameters)
 
     def as_dict(self) -> dict[str, Any]:

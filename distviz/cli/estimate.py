@@ -41,8 +41,8 @@ _LOGIT_VALUES, _LOGIT_COPIES = 1 << 23, 7
 """Of a slice of logits; float32 copies of it in each pass until its loss is known."""
 _BUFFER_BYTES = 60_000_000
 """Of the libraries of matrix products."""
-_SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK = 8_500, 19_000, 65, 140
-"""Bytes on disk: a sketch, statistics of a key, a row of documents.parquet and of plans.csv."""
+_SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK, _ROW_DISK = 8_500, 19_000, 65, 140, 36
+"""Bytes on disk: a sketch, statistics of a key, a row of documents, plans and tokens."""
 _CHANNEL_DISK = (24, 39)
 """A row of channels.parquet: from values of 16 bits, from wider ones."""
 _FIGURE_DISK = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
@@ -392,9 +392,9 @@ class _Sizes:
             phases = 1 + part.is_paired
             keys = len(self.watched) * phases + 2 * len(self.moved)
             documents = len({window.document for window in part.corpus.windows})
-            text = sum(len(str(document)) for document in part.corpus.documents)
             total += self._tables(part) * _SKETCH_DISK + documents * keys * _DOCUMENT_DISK
             total += channels * phases * _CHANNEL_DISK[is_wide] + keys * _KEY_DISK + 10_000
-            total += text * self.settings.keep_text
             total += len(part.corpus.windows) * len(self.moved) * _PLAN_DISK
+            total += part.corpus.tokens * keys * self.settings.tokens * _ROW_DISK
+            total += self.settings.keep_text * sum(len(str(one)) for one in part.corpus.documents)
         return total

@@ -130,6 +130,8 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
         raise
     finally:
         progress.stop()
+        if not states.exists():
+            states.remove()
 
 
 def _saved(states: CheckpointFolder) -> str:

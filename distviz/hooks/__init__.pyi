@@ -17,5 +17,6 @@ from .redistribution import redistribute as redistribute
 from .token_recorder import STATISTICS as STATISTICS
 from .token_recorder import PositionRecorder as PositionRecorder
 from .token_tracker import Tracker as Tracker
+from .token_writer import TokenWriter as TokenWriter
 from .watching import WatchResult as WatchResult
 from .watching import watch as watch

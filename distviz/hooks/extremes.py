@@ -66,7 +66,7 @@ class Largest:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class CountedRows:
     """The counted rows of one call, by document and index.
 
     Attributes
@@ -81,7 +81,8 @@ class _Rows:
     places: NDArray[np.int64]
 
     @classmethod
-    def of(cls, tokens: Tokens, is_counted: NDArray[np.bool_]) -> _Rows:
+    def of(cls, tokens: Tokens, is_counted: NDArray[np.bool_]) -> CountedRows:
+        """Return the rows that ``is_counted``, bool (rows,), marks."""
         rows = np.flatnonzero(is_counted)
         owners, experts = rows, np.full(rows.size, -1)
         if tokens.routed is not None:
@@ -99,7 +100,7 @@ class _Rows:
         total, step = Largest(), max(_AT_A_TIME // channels.size, 1)
         for start in range(0, self.rows.size, step):
             part = slice(start, start + step)
-            picked = _values_at(values, self.rows[part], channels)
+            picked = values_at(values, self.rows[part], channels)
             magnitudes = np.abs(picked)
             row, column = np.nonzero(np.isfinite(picked) & (magnitudes >= np.float64(least)))
             first = _first(magnitudes[row, column], self.places[:2, part][:, row])
@@ -114,7 +115,7 @@ class _Rows:
         return total
 
 
-def _values_at(
+def values_at(
     values: torch.Tensor, rows: NDArray[np.int64], channels: NDArray[np.int64]
 ) -> NDArray[np.floating[Any]]:
     """Return some rows and channels; float32 represents the 16-bit types exactly."""
@@ -160,7 +161,7 @@ class Extremes:
         highest = float(largest.max(initial=-np.inf))
         if not before.could_change(highest, (-1, -1)):
             return
-        rows = _Rows.of(tokens, is_counted)
+        rows = CountedRows.of(tokens, is_counted)
         if not before.could_change(highest, tuple(rows.places[:2, 0].tolist())):
             return
         least = abs(float(before.values[-1])) if len(before.values) == LARGEST else 0.0

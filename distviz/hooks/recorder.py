@@ -20,6 +20,7 @@ from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.extremes import Extremes
 from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.paired_changes import PairedChanges
+from distviz.hooks.token_writer import TokenWriter
 from distviz.results import Run
 from distviz.sites import HookPoint, SiteKey, key_order
 from distviz.stats import (
@@ -127,6 +128,7 @@ class Recorder:
     experts: dict[SiteKey, ExpertTable] = field(default_factory=dict)
     changes: PairedChanges = field(default_factory=PairedChanges)
     extremes: Extremes = field(default_factory=Extremes)
+    tokens: TokenWriter | None = None
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -162,6 +164,8 @@ class Recorder:
         if found.channels is not None:
             self._add_channels(key, found.channels)
             self.extremes.see(key, values, found.channels, slots >= 0, tokens)
+            if self.tokens is not None:
+                self.tokens.add(key, values, slots >= 0, tokens)
             self._add_documents(key, found, documents, tokens.whole)
             if tokens.routed is not None:
                 if key not in self.experts:
@@ -213,6 +217,8 @@ class Recorder:
         total.documents = self.documents + other.documents
         total.changes = self.changes + other.changes
         total.extremes = self.extremes + other.extremes
+        if self.tokens is not None and other.tokens is not None:
+            total.tokens = self.tokens + other.tokens
         total.experts = merged(self.experts, other.experts)
         total._channels = merged(self._channels, other._channels)
         return total
@@ -232,6 +238,7 @@ class Recorder:
             "documents": self.documents.state(),
             "changes": self.changes.state(),
             "extremes": self.extremes.state(),
+            "tokens": None if self.tokens is None else self.tokens.state(),
         }
 
     @classmethod
@@ -252,6 +259,8 @@ class Recorder:
         found.documents = Documents.from_state(state["documents"])
         found.changes = PairedChanges.from_state(state["changes"])
         found.extremes = Extremes.from_state(state["extremes"])
+        if state["tokens"] is not None:
+            found.tokens = TokenWriter.from_state(state["tokens"])
         return found
 
     def channels(self) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from distviz.hooks import (
     Recorder,
     Redistribution,
     Tokens,
+    TokenWriter,
     Tracker,
     experts_of,
     force_batched_experts,
@@ -112,6 +113,7 @@ class Measurement:
         c = settings.c if moved else Recorder.c
         recorder = Recorder(c, class_layers)
         recorder.changes.is_on = bool(moved) and settings.ripple
+        recorder.tokens = TokenWriter() if settings.tokens else None
         partial = PartialResult(recorder)
         return cls(opened, settings, watched, moved, partial, outputs=outputs)
 

@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
+from distviz.hooks import TokenWriter
 from distviz.measure.partial import PartialResult
 from distviz.measure.tensor_files import OutputWriter, check_file, read_output
 from distviz.models import entry_device
@@ -239,6 +240,8 @@ def check_state(
     ValueError
         If outputs of layers are missing or damaged.
     """
+    if content["recorder"]["tokens"] is not None:
+        TokenWriter.from_state(content["recorder"]["tokens"]).check()
     if _STREAMED not in content:
         return
     on_disk = measurement.opened.on_disk
@@ -265,6 +268,8 @@ def restore(
 ) -> dict[int, BatchCheckpoint]:
     """Add the contents of states to a measurement; return the batches that are between layers."""
     device = entry_device(measurement.opened.model)
+    if (writer := measurement.partial.recorder.tokens) is not None:  # its rows are saved there
+        writer.folder, writer.name = states.folder, f"rank-{states.world.rank}"
     found: dict[int, BatchCheckpoint] = {}
     for content in contents:
         kind = type(measurement.partial.recorder)

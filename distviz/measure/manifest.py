@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import metadata
 from typing import Any
 
@@ -19,9 +19,9 @@ from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, experts_of, replaced
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
-from distviz.output import counted
+from distviz.output import counted, visible
 from distviz.progress import Progress
-from distviz.results import SCHEMA_VERSION, Run
+from distviz.results import SCHEMA_VERSION, Run, TokenRows
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey
 
@@ -43,6 +43,12 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
         ),
         opened.tokenizer,
     )
+    if (writer := partial.recorder.tokens) is not None:
+        ids = {token for window in corpus.windows for token in np.unique(window.ids).tolist()}
+        decode = opened.tokenizer.decode if opened.tokenizer is not None else lambda _: ""
+        texts = {token: visible(decode([token])) for token in ids}
+        rows = TokenRows(writer.all_files(), texts, writer.temporary)
+        result = replace(result, tokens=rows)
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
         *_replaced(measurement),

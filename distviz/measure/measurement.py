@@ -319,8 +319,7 @@ def measure(
     note_truncated(corpus, settings, progress)
     world, asked = current(), request(opened, settings, corpus, batches, own_only=own_only)
     agree(world, "request", asked)
-    done: set[int] = set()
-    saved: dict[int, BatchCheckpoint] = {}
+    done, saved = set[int](), dict[int, BatchCheckpoint]()
     if states is not None:
         contents, done = states.begin(asked, progress, partial(check_state, measurement, states))
         saved = restore(measurement, states, contents)

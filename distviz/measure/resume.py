@@ -237,6 +237,7 @@ class CheckpointFolder:
         All processes of a measurement may call it at the same time.
         """
         endings = [suffix + more for suffix in (_SUFFIX, ".outputs") for more in ("", ".tmp")]
+        endings.append(".rows")
         for path in [path for end in endings for path in self._inside(f"rank-*{end}")]:
             with suppress(OSError):  # a folder of that name was not written here
                 path.unlink(missing_ok=True)

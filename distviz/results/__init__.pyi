@@ -71,6 +71,9 @@ from .sweep import varied_columns as varied_columns
 from .tables import choose_places as choose_places
 from .tables import need as need
 from .tables import records as records
+from .token_rows import ROW as ROW
+from .token_rows import RowFile as RowFile
+from .token_rows import TokenRows as TokenRows
 from .whatif import COLUMNS as COLUMNS
 from .whatif import RANGES as RANGES
 from .whatif import WhatIf as WhatIf

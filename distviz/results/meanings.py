@@ -95,6 +95,17 @@ MEANINGS: dict[str, dict[str, str]] = {
         "massive": "whether it is a massive activation: abs(x) > 100 and ratio > 1,000",
         "expert": "the expert that the token was routed to; only for routed experts",
     },
+    "run tokens": {
+        "document, window, position": (
+            "where: the document, its window, and the token's position in the window, from 0"
+        ),
+        "token, token_id": "its text, control characters as escapes; its id",
+        "absmax, channel": "the largest abs(x) of the token, and the first channel that has it",
+        "l2": "root of the sum of squares of the token",
+        "absmax_ratio, l2_ratio": (
+            "both over their lower median, that of all tokens of the layer, site and phase"
+        ),
+    },
     "counts": {
         "token_class": "the class; all where classes were not separated",
         "value, count": "the value (float32), and how often it occurred",

@@ -65,6 +65,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def own_digest(manifest: dict[str, Any]) -> str:
     """Return the checksum of a manifest's content, however it is formatted."""
     content = {name: value for name, value in manifest.items() if name != OWN_CHECKSUM}
@@ -175,9 +181,12 @@ class Folder:
         return (warning,) if names else ()
 
     def _digest_of(self, name: str) -> str | None:
+        path = self.path / name
         if name not in self._read:
             try:
-                self.read(name)
-            except RequestError:
+                if not stat.S_ISREG(path.stat().st_mode):
+                    return None
+                self._read[name] = file_digest(path)
+            except OSError:
                 return None
         return self._read[name]

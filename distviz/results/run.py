@@ -21,6 +21,8 @@ from distviz.results.result import Result, model_layers
 from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
 from distviz.results.storage import RUN
 from distviz.results.tables import records
+from distviz.results.token_rows import FILE as TOKENS
+from distviz.results.token_rows import TokenFile, TokenRows
 from distviz.sites import PHASES, SiteKey, key_order
 from distviz.stats import Sketch, bin_edges, statistics
 
@@ -42,6 +44,8 @@ class Run(Result):
     documents, channels, plans, experts, extremes
         The tables of the same names, see docs/files.md; ``experts`` is empty where no experts
         were observed.
+    tokens
+        The rows of ``tokens.parquet``, which are not in memory; None without ``--tokens``.
     texts
         The measured documents, one dict per line of ``documents.jsonl``; None if not saved.
     """
@@ -63,6 +67,7 @@ class Run(Result):
     texts: list[dict[str, Any]] | None = None
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     extremes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    tokens: TokenRows | TokenFile | None = None
 
     @property
     def keys(self) -> list[SiteKey]:
@@ -108,7 +113,8 @@ class Run(Result):
 
     def _at(self, places: set[tuple[int, str]]) -> Run:
         chosen = {k: v for k, v in self.sketches.items() if (k.layer, k.site) in places}
-        return replace(super()._at(places), sketches=chosen)
+        tokens = None if self.tokens is None else self.tokens.at(places)
+        return replace(super()._at(places), sketches=chosen, tokens=tokens)
 
     def find(self, layer: int, site: str = "act", phase: str = "before") -> SiteKey:
         """Return the first key of a layer, site and phase.
@@ -237,6 +243,8 @@ class Run(Result):
         super()._write_files(folder)
         sketches = {key: self.sketches[key] for key in self.keys}
         counts_file.write(folder / "counts.parquet", sketches, SCHEMA_VERSION)
+        if self.tokens is not None:
+            self.tokens.write(folder / TOKENS)
         if self.texts is not None:
             lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self.texts)
             (folder / _TEXTS).write_text("".join(lines), encoding="utf-8")
@@ -250,7 +258,8 @@ class Run(Result):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise folder.damaged("counts.parquet", error) from error
         texts = _read_texts(folder) if folder.has(_TEXTS) else None
-        more = cls._optional(folder, cls.OPTIONAL)
+        more: dict[str, Any] = cls._optional(folder, cls.OPTIONAL)
+        more["tokens"] = TokenFile.of(folder)
         agreement.check_run(folder, sketches, documents, channels)
         agreement.check_extremes(folder, sketches, more.get("extremes", pd.DataFrame()))
         if texts is not None and not agreement.is_text_of(texts, folder.manifest):

@@ -13,7 +13,7 @@ from typing import Any
 from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.interrupts import deferred, note_written
 from distviz.results.output_folder import MANIFESTS, check_output
-from distviz.results.reading import CHECKSUMS, OWN_CHECKSUM, Folder, digest, own_digest
+from distviz.results.reading import CHECKSUMS, OWN_CHECKSUM, Folder, file_digest, own_digest
 from distviz.results.staging_folder import StagingFolder, remove_abandoned
 
 RUN = "run.json"
@@ -37,7 +37,7 @@ def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, A
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest as JSON, with checksums of the tables beside it and of itself."""
-    checksums = {name: digest((path.parent / name).read_bytes()) for name in _beside(path)}
+    checksums = {name: file_digest(path.parent / name) for name in _beside(path)}
     content = json.loads(json.dumps(manifest | {CHECKSUMS: checksums}, allow_nan=False))
     content[OWN_CHECKSUM] = own_digest(content)
     text = json.dumps(content, indent=2, ensure_ascii=False)

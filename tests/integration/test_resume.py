@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from distviz.results.run import Run
 
-SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "1", "--max-tokens", "5000"]
+SMALL = ["--no-figures", "--quiet", "--tokens", "--threads", "1", "--batch-size", "1"]
+SMALL += ["--max-tokens", "5000"]
 FILES = (
-    *("counts.parquet", "documents.parquet", "channels.parquet"),
+    *("counts.parquet", "documents.parquet", "channels.parquet", "tokens.parquet"),
     *("plans.csv", "stats.csv", "extremes.csv"),
 )
 
@@ -48,7 +49,8 @@ class Stops(Progress):
 
 
 def _settings(**more: Any) -> RunSettings:
-    settings = {"arm_layers": "0,2", "max_length": 32, "batch_size": 2, "sites": "act,down"}
+    settings = {"arm_layers": "0,2", "max_length": 32, "batch_size": 2, "tokens": True}
+    settings |= {"sites": "act,down"}
     return RunSettings(device="cpu", **settings | more)
 
 

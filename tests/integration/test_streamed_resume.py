@@ -21,7 +21,7 @@ from distviz.settings import RunSettings
 pytestmark = pytest.mark.extended
 
 FILES = (
-    *("counts.parquet", "documents.parquet", "channels.parquet"),
+    *("counts.parquet", "documents.parquet", "channels.parquet", "tokens.parquet"),
     *("plans.csv", "stats.csv", "extremes.csv"),
 )
 
@@ -47,8 +47,9 @@ def measure(
     folder: Path, *, resumes: bool = True, stream: bool = True, progress: Any = None
 ) -> Any:
     settings = RunSettings(
-        device="cpu", arm_layers="0,2", max_length=32, batch_size=2, sites="act,down", stream=stream
-    )
+        device="cpu", arm_layers="0,2", max_length=32, batch_size=2, sites="act,down",
+        stream=stream, tokens=True,
+    )  # fmt: skip
     states = CheckpointFolder(folder, 0.0, resumes)
     return collect.run(text=TEXTS, settings=settings, progress=progress or Seen(), states=states)
 
@@ -110,7 +111,7 @@ def test_a_state_between_layers_needs_streaming(
 def test_killed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "distviz", "run", "--no-figures", "--quiet", "--threads", "1"]
-    command += ["--max-tokens", "3000", "--stream", "--save-every", "0"]
+    command += ["--max-tokens", "3000", "--tokens", "--stream", "--save-every", "0"]
     state = tmp_path / "run.partial" / "rank-0.state"
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE)
     try:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from support.commands import Done
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
+RUN = ["--tokens", *SMALL]
 EXACT = (
-    *("counts.parquet", "documents.parquet", "channels.parquet", "extremes.csv"),
+    *("counts.parquet", "documents.parquet", "channels.parquet", "extremes.csv", "tokens.parquet"),
     *("plans.csv", "stats.csv", "histograms.csv", "classes.csv"),
 )
 
@@ -135,7 +136,7 @@ def _killed(args: Sequence[str | Path], states: Path, victim: int) -> tuple[list
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "distviz", "run", *SMALL, "--out", str(out)]
+    command = [sys.executable, "-m", "distviz", "run", *RUN, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
@@ -152,7 +153,7 @@ def _assert_same(out: Path, alone: Path) -> None:
 def test_the_bytes_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, alone: Path, size: int
 ) -> None:
-    done = _torchrun(size, "run", *SMALL, "--out", tmp_path / "out")
+    done = _torchrun(size, "run", *RUN, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "out")
     _assert_same(tmp_path / "out", alone)
@@ -161,7 +162,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
 
 
 def test_a_dry_run_is_printed_once(tmp_path: Path) -> None:
-    done = _torchrun(2, "run", *SMALL, "--dry-run", "--json", "--out", tmp_path / "out")
+    done = _torchrun(2, "run", *RUN, "--dry-run", "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["processes"] == 2
@@ -230,7 +231,7 @@ def test_a_killed_process_ends_all_and_any_number_resumes(
     tmp_path: Path, alone: Path, victim: int, call: Callable[..., Done]
 ) -> None:
     out = tmp_path / "out"
-    args = ["run", *SMALL, "--out", out, "--save-every", "0"]
+    args = ["run", *RUN, "--out", out, "--save-every", "0"]
     messages, error = _killed(args, tmp_path / "out.partial", victim)
     assert len(messages) == 2, messages
     assert messages[0].startswith("distviz: interrupted by SIGTERM; ")
@@ -238,14 +239,14 @@ def test_a_killed_process_ends_all_and_any_number_resumes(
     assert "--resume" in messages[1]
     assert re.search(rf"rank +: {victim} ", error)  # by torchrun
     assert not out.exists()
-    assert call("run", *SMALL, "--out", out, "--resume").code == 0
+    assert call("run", *RUN, "--out", out, "--resume").code == 0
     _assert_same(out, alone)
 
 
 @pytest.mark.slow
 def test_two_processes_resume_a_run_of_one(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "out"
-    args = ["run", *SMALL, "--out", str(out), "--save-every", "0"]
+    args = ["run", *RUN, "--out", str(out), "--save-every", "0"]
     with running(*args) as one:
         wait_for_a_state(one, tmp_path / "out.partial")
     done = _torchrun(2, *args, "--resume")
@@ -264,7 +265,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Path
 def experts_alone(tmp_path_factory: pytest.TempPathFactory, experts: Path) -> Path:
     """What one process finds in it."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "distviz", "run", str(experts), *SMALL, "--out", str(out)]
+    command = [sys.executable, "-m", "distviz", "run", str(experts), *RUN, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
@@ -280,7 +281,7 @@ def _assert_same_experts(out: Path, alone: Path) -> None:
 def test_experts_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, experts: Path, experts_alone: Path, size: int
 ) -> None:
-    args = ["run", experts, *SMALL, "--out", tmp_path / "out"]
+    args = ["run", experts, *RUN, "--out", tmp_path / "out"]
     _finished(args, size)
     _assert_same_experts(tmp_path / "out", experts_alone)
 
@@ -291,7 +292,7 @@ def test_a_mixture_of_experts_is_resumed(
     tmp_path: Path, experts: Path, experts_alone: Path, size: int
 ) -> None:
     out = tmp_path / "out"
-    args = ["run", experts, *SMALL, "--out", out, "--save-every", "0"]
+    args = ["run", experts, *RUN, "--out", out, "--save-every", "0"]
     _killed(args, tmp_path / "out.partial", 0)
     errors = _finished([*args, "--resume"], size)
     assert "starting from the beginning" not in errors[0]
@@ -322,13 +323,13 @@ cli.main()
 def streamed_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of one process that streams nothing."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "distviz", "run", *SMALL, *STREAMED[1:], "--out", str(out)]
+    command = [sys.executable, "-m", "distviz", "run", *RUN, *STREAMED[1:], "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
 
 def test_each_process_streams_its_batches(tmp_path: Path, streamed_alone: Path) -> None:
-    args = ["run", *SMALL, *STREAMED, "--out", tmp_path / "out"]
+    args = ["run", *RUN, *STREAMED, "--out", tmp_path / "out"]
     _finished(args, 2, ("-c", _log_reads(tmp_path)))
     _assert_same(tmp_path / "out", streamed_alone)
     layers = [f"model.layers.{index}" for index in range(6)]
@@ -341,7 +342,7 @@ def test_a_streamed_run_of_two_processes_is_resumed(
     tmp_path: Path, streamed_alone: Path, size: int
 ) -> None:
     out = tmp_path / "out"
-    args = ["run", *SMALL, *STREAMED, "--out", out, "--save-every", "0"]
+    args = ["run", *RUN, *STREAMED, "--out", out, "--save-every", "0"]
     _killed(args, tmp_path / "out.partial", 1)
     assert list((tmp_path / "out.partial").glob("*.outputs"))
     errors = _finished([*args, "--resume"], size)
@@ -362,7 +363,7 @@ cli.main()
 
 
 def test_an_exception_in_one_process_is_reported_once(tmp_path: Path) -> None:
-    args = ["run", *SMALL, "--out", tmp_path / "out"]
+    args = ["run", *RUN, "--out", tmp_path / "out"]
     with _started([args] * 2, program=("-c", FAILS)) as processes:
         codes, messages = _ended(processes)
     assert codes == [1, 1]
@@ -385,7 +386,7 @@ cli.main()
 
 
 def test_a_full_disk_where_the_first_saves_its_state(tmp_path: Path, alone: Path) -> None:
-    args = ["run", *SMALL, "--out", tmp_path / "out", "--save-every", "0"]
+    args = ["run", *RUN, "--out", tmp_path / "out", "--save-every", "0"]
     program = NO_SPACE.format(place="os.fsync")
     errors = _finished(args, 2, ("-c", program))
     message = f"{tmp_path / 'out.partial'} cannot be written (No space left on device)"
@@ -395,7 +396,7 @@ def test_a_full_disk_where_the_first_saves_its_state(tmp_path: Path, alone: Path
 
 @pytest.mark.slow
 def test_a_full_disk_where_the_result_is_written(tmp_path: Path) -> None:
-    args = ["run", *SMALL, "--out", tmp_path / "out"]
+    args = ["run", *RUN, "--out", tmp_path / "out"]
     program = "from distviz.results import run\n" + NO_SPACE.format(place="run.Run.write")
     with _started([args] * 2, program=("-c", program)) as processes:
         codes, messages = _ended(processes)
@@ -425,7 +426,7 @@ def test_a_file_that_is_damaged_for_one_process(tmp_path: Path, tiny_saved: Path
 
 
 def test_other_settings_are_named_before_anything_is_read(tmp_path: Path) -> None:
-    args = ["run", *SMALL, "--out", tmp_path / "out", "--c"]
+    args = ["run", *RUN, "--out", tmp_path / "out", "--c"]
     with _started([[*args, "0.2"], [*args, "0.3"]]) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
@@ -507,7 +508,7 @@ def test_a_process_that_waits_for_others_is_interrupted(tmp_path: Path, rank: in
     ],
 )
 def test_requests_are_refused_once(tmp_path: Path, flags: list[str], message: str) -> None:
-    args = ["run", *SMALL, "--out", tmp_path / "out", *flags]
+    args = ["run", *RUN, "--out", tmp_path / "out", *flags]
     with _started([args] * 2) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
