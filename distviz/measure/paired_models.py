@@ -26,6 +26,8 @@ from distviz.measure.forward import (
     tokens_of,
 )
 from distviz.measure.layerwise import Call, stream
+from distviz.measure.output_effect import HeadInput
+from distviz.measure.paired_outputs import PairedOutputs
 from distviz.measure.tensor_files import SpillBuffer
 from distviz.models import LayersOnDisk, entry_device, free_bytes, layer_of
 from distviz.progress import Progress
@@ -115,6 +117,8 @@ class PairedModels:
         Advances by the tokens of each pass.
     inputs
         Given if the error that each layer of B makes itself is also measured.
+    outputs
+        Also compares what both predict; None for none.
     """
 
     a: Measurement
@@ -122,6 +126,7 @@ class PairedModels:
     recorder: PairRecorder
     progress: Progress
     inputs: LayerInputs | None = None
+    outputs: PairedOutputs | None = None
     _bytes: int = 0
 
     @property
@@ -140,13 +145,12 @@ class PairedModels:
             If no point can be compared.
         """
         with ExitStack() as stack:
-            for side in (self.a, self.b):
-                stack.enter_context(capture_head_input(side))
+            heads = [stack.enter_context(capture_head_input(side)) for side in (self.a, self.b)]
             left = list(enumerate(batches))
             size = 1
             while left:
                 group, left = dict(left[:size]), left[size:]
-                self._compare(group)
+                self._compare(group, *heads)
                 if self._streams:
                     size = max(1, self._limit() // max(1, self._bytes // len(group)))
                 self.recorder.check()
@@ -159,7 +163,9 @@ class PairedModels:
     def _limit(self) -> int:
         return free_bytes(entry_device(self.a.opened.model)) // 4
 
-    def _compare(self, group: Mapping[int, Batch]) -> None:
+    def _compare(
+        self, group: Mapping[int, Batch], head_a: HeadInput | None, head_b: HeadInput | None
+    ) -> None:
         recorder, inputs = self.recorder, self.inputs
         ids = {number: _token_rows(batch) for number, batch in group.items()}
 
@@ -169,10 +175,14 @@ class PairedModels:
             recorder.compare(number, point, values, tokens, ids[number], is_own=is_own)
 
         noting = partial(inputs.noting, self.a.opened.model) if inputs else _nothing
-        self._pass(self.a, group, recorder.hold, noting, f"A, pass 1 of {self.n_passes}")
+        first = self._pass(self.a, group, recorder.hold, noting, f"A, pass 1 of {self.n_passes}")
         self._bytes = recorder.held_bytes
         step = f"B, pass 2 of {self.n_passes}"
-        self._pass(self.b, group, partial(compare, is_own=False), _nothing, step)
+        second = self._pass(self.b, group, partial(compare, is_own=False), _nothing, step)
+        if self.outputs is not None and head_a is not None and head_b is not None:
+            for number, batch in group.items():
+                self.outputs.first.add(head_a, batch, first[number], first[number])
+                self.outputs.add(head_b, batch, second[number], second[number])
         if inputs is not None:
             feeding, step = partial(inputs.feeding, self.b.opened.model), "B by layer, pass 3 of 3"
             self._pass(self.b, group, partial(compare, is_own=True), feeding, step)
@@ -186,21 +196,24 @@ class PairedModels:
         receive: Receive,
         around: Callable[..., AbstractContextManager[Any]],
         step: str,
-    ) -> None:
-        """Send batches through one model; ``around`` is entered with a number and a layer."""
+    ) -> dict[int, Any]:
+        """Send batches through one model and return what enters its head, by number.
+
+        ``around`` is entered with a number and a layer.
+        """
         self.progress.step(step)
         on_disk = side.opened.on_disk
         if on_disk is not None and on_disk.streams:
-            _stream(side, on_disk, group, receive, around, self.progress)
-            return
-        model = side.opened.model
+            return _stream(side, on_disk, group, receive, around, self.progress)
+        model, found = side.opened.model, {}
         for number, batch in group.items():
             side.tracker.given = tokens_of(batch)
             watching = observe(model, side.watched, partial(receive, number), side.tracker)
             arm, failing = _arm(side, side.moved), naming_failures(model)
             with torch.inference_mode(), watching, around(number, None), arm, failing:
-                side.call(**inputs_of(batch, model))
+                found[number] = side.call(**inputs_of(batch, model))
             self.progress.advance(batch.tokens)
+        return found
 
 
 def _nothing(*_: Any) -> AbstractContextManager[None]:
@@ -233,9 +246,10 @@ def _stream(
     receive: Receive,
     around: Callable[..., AbstractContextManager[Any]],
     progress: Progress,
-) -> None:
-    """Send batches through a model whose layers are on disk, layer by layer."""
+) -> dict[int, Any]:
+    """Send batches through a model whose layers are on disk, layer by layer; see `_pass`."""
     model, tracker = side.opened.model, side.tracker
+    found: dict[int, Any] = {}
     seen: dict[int, set[HookPoint]] = {number: set() for number in group}
 
     def at(points: Sequence[HookPoint], layer: str) -> list[HookPoint]:
@@ -253,7 +267,8 @@ def _stream(
     def forward(number: int) -> Any:
         return side.call(**inputs_of(group[number], model))
 
-    def finish(number: int, _: Any) -> None:
+    def finish(number: int, result: Any) -> None:
+        found[number] = result
         check_fired(side.watched, seen[number])
         progress.advance(group[number].tokens)
 
@@ -264,3 +279,4 @@ def _stream(
     limit = free_bytes(entry_device(model)) // 4
     with torch.inference_mode(), closing(SpillBuffer(limit)) as spill:
         stream(on_disk, calls, spill)
+    return found

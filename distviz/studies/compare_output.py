@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _REASONS = {
     "tokens": "the sides tokenize the text differently",
     "vocabulary": "the vocabularies of A and B have different sizes",
-    "part": "a part was measured before an interruption",
+    "part": "a part of the text was not compared",
 }
 """Why windows were not compared, by the names of `PairedOutputs`."""
 _COLUMNS = ("document", "tokens", "loss_a", "loss_b", "kl", "top1_agreement")
@@ -89,6 +89,20 @@ def compare_output(
         return ComparedOutput(totals | known | {"reason": ""}, nothing, nothing)
     unknown = {"kl": None, "top1_agreement": None, "positions": effects[0].get("positions")}
     return ComparedOutput(totals | unknown | {"reason": _reason(losses, paired)}, nothing, nothing)
+
+
+def is_partial(paired: PairedOutputs | None, a: Run, b: Run) -> bool:
+    """Whether the same positions count in both runs and were not all compared.
+
+    Those were measured before an interruption: checkpoints hold no predictions.
+    """
+    effects = [run.manifest.get("effect") or {} for run in (a, b)]
+    return (
+        paired is not None
+        and not {*paired.refused} - {"part"}
+        and not _is_whole(paired, effects)
+        and effects[0].get("positions") == effects[1].get("positions") is not None
+    )
 
 
 def _is_whole(paired: PairedOutputs, effects: Sequence[Mapping[str, Any]]) -> bool:

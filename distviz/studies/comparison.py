@@ -15,7 +15,7 @@ from distviz.progress import PartProgress, Progress
 from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
 from distviz.settings import RunSettings, names_affecting
 from distviz.sites import SiteKey, parse_layers, parse_sites
-from distviz.studies.compare_output import OutputSinks, add_output, compare_output
+from distviz.studies.compare_output import OutputSinks, add_output, compare_output, is_partial
 from distviz.studies.compare_sides import (
     CompareSide,
     built_layers,
@@ -24,7 +24,7 @@ from distviz.studies.compare_sides import (
     phase_of_b,
 )
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
-from distviz.studies.elementwise import check_models, with_values
+from distviz.studies.elementwise import check_models, compare_predictions, with_values
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder, PairedOutputs
@@ -83,9 +83,8 @@ def compare(
     sides = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
     check_models(sides, elementwise=elementwise, local=local)
     phases, progress = (phase_a, phase_of_b(phase_b, of_b)), progress or Progress()
-    with closing(OutputSinks(sides, phases)) as sinks:
-        first, second = _runs(sides, sinks, progress, states)
-        outputs, wanted = sinks.gathered(), _wanted(first, base, given)
+    first, second, outputs = _measure_both(sides, phases, progress, states)
+    wanted = _wanted(first, base, given)
     found = compare_runs(first, second, *phases, *wanted, seed=base.seed, outputs=outputs)
     found.manifest.update(measured=_measured(sides), of_b=of_b)
     if elementwise:
@@ -101,6 +100,24 @@ def _measured(sides: Sequence[CompareSide]) -> list[str]:
 def _folder(given: Run | str | Path, side: CompareSide) -> Path | None:
     """Return the folder that a side was read from; None for a model or a `Run`."""
     return None if side.run is None or isinstance(given, Run) else Path(given)
+
+
+def _measure_both(
+    sides: Sequence[CompareSide],
+    phases: tuple[str, str],
+    progress: Progress,
+    states: CheckpointFolder | None,
+) -> tuple[Run, Run, PairedOutputs | None]:
+    """Return the runs of both sides, and what both models predicted while they were measured."""
+    with closing(OutputSinks(sides, phases)) as sinks:
+        first, second = _runs(sides, sinks, progress, states)
+        outputs = sinks.gathered()
+    if is_partial(outputs, first, second):
+        with closing(OutputSinks(sides, phases)) as sinks:
+            outputs = sinks.b
+            if outputs is not None:
+                compare_predictions(sides, outputs, progress)
+    return first, second, outputs
 
 
 def _runs(

@@ -23,7 +23,7 @@ from distviz.stats import Difference, Differences, ratio_intervals
 if TYPE_CHECKING:
     from distviz.data import Corpus, Document
     from distviz.hooks import PairRecorder
-    from distviz.measure import Measurement
+    from distviz.measure import Measurement, PairedOutputs
     from distviz.models import LoadedModel
     from distviz.progress import Progress
     from distviz.results import Comparison
@@ -79,7 +79,7 @@ def compare_elementwise(
     from distviz.hooks import PairRecorder
     from distviz.measure import PairedModels
 
-    opened = [_open(side, progress, name) for name, side in zip("AB", sides, strict=True)]
+    opened = _open_both(sides, progress)
     _check_alignment(*opened)
     a, b = (_measurement(one.model, one.settings, sites) for one in opened)
     partners = _partners(a.watched, b.watched)
@@ -134,6 +134,30 @@ class _Opened:
 
         settings = self.settings
         return make_batches(self.corpus, settings.batch_size, skip_special=settings.skip_special)
+
+
+def compare_predictions(
+    sides: Sequence[CompareSide], outputs: PairedOutputs, progress: Progress
+) -> None:
+    """Compare what two models predict in passes of their own; both are in memory.
+
+    For a comparison that was interrupted: what A predicts is not part of a checkpoint.
+    """
+    from distviz.hooks import PairRecorder
+    from distviz.measure import PairedModels
+
+    opened = _open_both(sides, progress)
+    a, b = (_measurement(one.model, one.settings, None) for one in opened)
+    a.watched, b.watched = [], []
+    pair = PairedModels(a, b, PairRecorder({}), progress, outputs=outputs)
+    batches = opened[0].batches()
+    progress.stage("comparing the output")
+    progress.start(pair.n_passes * sum(batch.tokens for batch in batches))
+    pair.run(batches)
+
+
+def _open_both(sides: Sequence[CompareSide], progress: Progress) -> list[_Opened]:
+    return [_open(side, progress, name) for name, side in zip("AB", sides, strict=True)]
 
 
 def _open(side: CompareSide, progress: Progress, name: str) -> _Opened:
