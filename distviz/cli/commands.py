@@ -49,6 +49,8 @@ class Study:
         Whether the finished result in a folder answers the same request.
     has_parts
         Whether several measurements are made, each with checkpoints of its own.
+    is_together
+        Whether all models are in memory at a time.
     """
 
     command: str
@@ -59,6 +61,7 @@ class Study:
     estimate: Callable[[], dict[str, Estimate | str]]
     is_answered: Callable[[Path], bool]
     has_parts: bool = False
+    is_together: bool = False
 
 
 def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> Study:
@@ -102,12 +105,16 @@ def compare_study(
         return compare(a, b, **options, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
-        from distviz.studies import find_sides
+        from distviz.studies import check_models, find_sides
 
         sides = find_sides(a, b, (phase_a, phase_b), settings, given, of_b)
+        check_models(sides, **by_value)
+        more = [by_value["elementwise"], by_value["elementwise"] + by_value["local"]]
         return {
-            title: name if side.run is not None else _estimate_run(side.settings, side.texts)
-            for title, name, side in zip("AB", (a, b), sides, strict=True)
+            title: name
+            if side.run is not None
+            else _estimate_run(side.settings, side.texts).with_passes(passes)
+            for title, name, side, passes in zip("AB", (a, b), sides, more, strict=True)
         }
 
     def is_answered(folder: Path) -> bool:
@@ -117,7 +124,8 @@ def compare_study(
 
     name = f"{short_name(a)}-vs-{short_name(b)}"
     how = (measure, estimate, is_answered)
-    return Study("compare", COMPARISON, settings, name, *how, has_parts=True)
+    together = by_value["elementwise"]
+    return Study("compare", COMPARISON, settings, name, *how, has_parts=True, is_together=together)
 
 
 def filler_study(

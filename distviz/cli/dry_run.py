@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,11 @@ class Estimate:
     disk_bytes: int
     notes: list[str]
 
+    def with_passes(self, more: int) -> Estimate:
+        """Return the estimate with further passes through the model."""
+        passes = self.passes + more
+        return replace(self, passes=passes, operations=self.operations * passes / self.passes)
+
 
 @dataclass(frozen=True)
 class DryRun:
@@ -84,6 +89,8 @@ class DryRun:
         Sides of a comparison that are measured already.
     free_bytes
         Memory that is free now where the model would be loaded.
+    is_together
+        Whether all models are in memory at a time, not one after the other.
     """
 
     command: str
@@ -91,11 +98,13 @@ class DryRun:
     measurements: dict[str, Estimate]
     ready: list[str]
     free_bytes: int
+    is_together: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for ``--json``."""
         found = self.measurements.items()
-        memory = max((one.memory_bytes["total"] for _, one in found), default=0)
+        needs = [one.memory_bytes["total"] for _, one in found]
+        memory = sum(needs) if self.is_together else max(needs, default=0)
         notes = [note for _, one in found for note in one.notes]
         if memory > self.free_bytes:
             needed, free = memory / 1e9, self.free_bytes / 1e9
@@ -106,7 +115,8 @@ class DryRun:
             "command": self.command,
             "folder": str(self.out),
             "processes": max((one.processes for _, one in found), default=1),
-            "memory_bytes": memory,  # one model is in memory at a time
+            "memory_bytes": memory,
+            "models_in_memory": len(found) if self.is_together else min(len(found), 1),
             "library_bytes": max((one.library_bytes for _, one in found), default=0),
             "free_bytes": self.free_bytes,
             "disk_bytes": sum(one.disk_bytes for _, one in found),
@@ -136,4 +146,5 @@ def dry_run(study: Study) -> DryRun:
         {side: one for side, one in found.items() if not isinstance(one, str)},
         [one for one in found.values() if isinstance(one, str)],
         models.free_bytes(models.parse_device(settings.device)),
+        study.is_together,
     )

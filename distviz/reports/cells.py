@@ -12,7 +12,10 @@ from distviz.reports.page import Block, Cell, Command, DataTable, Facts, Fold, S
 from distviz.results import meanings_of, number, percent
 
 _SHARES = frozenset(
-    ("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept")
+    (
+        *("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept"),
+        *("error_share", "energy_share"),
+    )
 )
 _PHASES = ("phase", "phase_a", "phase_b")
 _DIGITS = 4
@@ -55,6 +58,8 @@ def _cell(name: str, value: Any) -> Cell:
         return Cell("yes" if value else "no", str(value).lower())
     if isinstance(value, int):
         return Cell(f"{value:,}", str(value))
+    if isinstance(value, float) and math.isinf(value):
+        return Cell("inf" if value > 0 else "−inf", repr(value))
     if isinstance(value, float):
         is_share = name in _SHARES or name.startswith(("near_zero_a", "near_zero_b"))
         text = percent(value) if is_share else number(value, _DIGITS)

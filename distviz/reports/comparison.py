@@ -8,6 +8,7 @@ import pandas as pd
 
 from distviz.reports import charts
 from distviz.reports.cells import data_table
+from distviz.reports.elementwise import elementwise_section
 from distviz.reports.histogram_charts import COMPARED
 from distviz.reports.histogram_data import compared_frames, first_scales
 from distviz.reports.page import Block, Browser, Chart, Part, Prose, Section
@@ -50,6 +51,7 @@ def comparison_part(
     pairs = Browser("A and B", COMPARED, frames, scales)
     sections = [
         Section("The two sides", [Prose("\n".join(sides)), *layers.blocks]),
+        *elementwise_section(comparison),
         Section("Pairs of layers", [pairs]),
         *_depth(comparison),
         Section("All distances", [data_table("compare", comparison.table)]),

@@ -91,6 +91,7 @@ def compare_command(comparison: Comparison, folder: str) -> str:
     if measured == ["a", "b"] and first.get("model") and model and _is_alike(first, second):
         texts = f"{folder}/a/documents.jsonl" if comparison.a.texts is not None else None
         own = {name: value for name, value in _of_b(second).items() if value != first.get(name[2:])}
+        options |= _by_value(manifest.get("elementwise") or {}, first)
         line = _command("compare", first, texts, _words(options, own), [_argument(model)])
         return _with_note(line, own)
     sides, own = [_argument(f"{folder}/{side}") for side in "ab"], {}
@@ -100,6 +101,18 @@ def compare_command(comparison: Comparison, folder: str) -> str:
     options |= {name: ",".join(map(str, manifest.get(name) or ())) for name in ("layers", "sites")}
     options["seed"] = manifest.get("seed")
     return _with_note(" ".join(["distviz compare", *sides, *_words(options, own)]), own)
+
+
+def _by_value(note: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a comparison value by value.
+
+    Without ``--sites`` it takes more sites than the measurement, so these are written if given.
+    """
+    default = OPTIONS["sites"].default
+    is_given = note.get("sites") == [default] == [settings.get("sites", default)]
+    return {"elementwise": bool(note), "local": bool(note.get("local"))} | (
+        {"sites": default} if is_given else {}
+    )
 
 
 def _of_b(settings: dict[str, Any]) -> dict[str, Any]:

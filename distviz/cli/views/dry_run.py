@@ -77,7 +77,9 @@ def _totals(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f" in each of {counted(found['processes'], 'process')}" if found["processes"] > 1 else ""
     )
     libraries = size(found["library_bytes"])
-    memory = f"{size(found['memory_bytes'])} of memory and {libraries} for libraries{several}"
+    models = found["models_in_memory"]
+    both = f" for {counted(models, 'model')} at a time" if models > 1 else ""
+    memory = f"{size(found['memory_bytes'])} of memory{both} and {libraries} for libraries{several}"
     yield "total", f"{memory} ({size(found['free_bytes'])} are free)"
     yield "", f"{size(found['disk_bytes'])} in {found['folder']}"
 

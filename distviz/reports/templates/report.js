@@ -100,7 +100,8 @@
     const boxes = [...(own.length ? own : board)];
     const paint = () => {
       const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
-      const layers = data.spec.layer?.filter((one) => !hidden.has(one.name));
+      // What belongs to a curve has its name and a hyphen before its own.
+      const layers = data.spec.layer?.filter((one) => !hidden.has(one.name?.split("-")[0]));
       const spec = layers ? { ...data.spec, layer: layers } : data.spec;
       return guarded(draw(place, spec, {}, data.title));
     };

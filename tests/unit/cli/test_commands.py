@@ -27,7 +27,9 @@ def sweep(lists: dict[str, Any], **settings: Any) -> _SweepRequest:
 def test_default_names_of_folders() -> None:
     assert run_study(None, {}, None).name == "demo"
     assert run_study("org/model", {}, None).name == "model"
-    assert compare_study("runs/a", "b.gguf", "before", "after", {}, {}, None).name == "a-vs-b.gguf"
+    apart = {"elementwise": False, "local": False}
+    study = compare_study("runs/a", "b.gguf", "before", "after", {}, apart, {}, None)
+    assert study.name == "a-vs-b.gguf"
     assert filler_study("org/model", None, {}, None).name == "model-filler"
     assert sweep_study(None, NO_LISTS, 1, 0.05, False, {}, None).name == "demo-sweep"
 

@@ -112,6 +112,7 @@ def test_compare_filler_and_sweep(call: Any, tiny_llama: Path, text_file: Path) 
     assert [one["side"] for one in plan["measurements"]] == ["A", "B"]
     assert [one["passes"] for one in plan["measurements"]] == [1, 1]
     assert plan["memory_bytes"] == max(one["memory_bytes"]["total"] for one in plan["measurements"])
+    assert plan["models_in_memory"] == 1
     plan = planned(call, "filler", tiny_llama, "--counts", "0,3,7", "--text", text_file)
     (one,) = plan["measurements"]
     assert one["passes"] == 3
@@ -121,6 +122,22 @@ def test_compare_filler_and_sweep(call: Any, tiny_llama: Path, text_file: Path) 
     plan = planned(call, "sweep", tiny_llama, *flags)
     # Two settings in layer 0 (whole passes) and two in layer 1 (half of one), three seeds each.
     assert plan["measurements"][0]["passes"] == 1 + 3 * (2 * 1 + 2 * 0.5)
+
+
+def test_value_by_value_holds_both_models(call: Any, tiny_llama: Path, text_file: Path) -> None:
+    args = ["compare", tiny_llama, tiny_llama, "--text", text_file, "--elementwise"]
+    plan = planned(call, *args)
+    assert plan["models_in_memory"] == 2
+    assert plan["memory_bytes"] == sum(one["memory_bytes"]["total"] for one in plan["measurements"])
+    assert [one["passes"] for one in plan["measurements"]] == [2, 2]
+    local = planned(call, *args, "--local")["measurements"]
+    assert [one["passes"] for one in local] == [2, 3]
+    whole = plan["measurements"][1]["operations"]
+    assert local[1]["operations"] == pytest.approx(1.5 * whole)
+    assert "for 2 models at a time" in " ".join(call(*args, "--dry-run").out.split())
+    refused = call("compare", tiny_llama, tiny_llama, "--local", "--dry-run")
+    assert refused.code == 2
+    assert "--local has no effect without --elementwise" in refused.err
 
 
 def test_a_side_that_is_measured_already(call: Any, tiny_llama: Path, text_file: Path) -> None:
@@ -221,8 +238,9 @@ def test_damaged_weights_are_refused(tiny_llama: Path, text_file: Path) -> None:
     flags = {"text": [str(text_file)]}
     with pytest.raises(RequestError, match="contradicts its config"):
         dry_run(run_study(str(tiny_llama), flags, None))
+    apart = {"elementwise": False, "local": False}
     with pytest.raises(RequestError, match="contradicts its config"):
-        dry_run(compare_study("demo", str(tiny_llama), "before", "before", flags, None))
+        dry_run(compare_study("demo", str(tiny_llama), "before", None, {}, apart, flags, None))
     with pytest.raises(RequestError, match="contradicts its config"):
         dry_run(filler_study(str(tiny_llama), None, flags, None))
     (tiny_llama / "model.safetensors").write_bytes(b"x" * 99)

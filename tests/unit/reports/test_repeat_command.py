@@ -67,6 +67,16 @@ ASKED = {"phase_a": "before", "phase_b": "after", "layers": [0], "seed": 0}
             {"measured": ["a", "b"]},
             f"distviz compare m m --layers 0 {SHARED} --b-arm-layers 1 --b-c 0 --b-dtype bf16",
         ),
+        (
+            {"dtype": "bf16", "c": 0, "arm_layers": "none"},
+            {"measured": ["a", "b"], "elementwise": {"sites": ["act", "residual"], "local": True}},
+            f"distviz compare m m --layers 0 {SHARED} --elementwise --local --b-c 0 --b-dtype bf16",
+        ),
+        (
+            {"arm_layers": "none"},
+            {"measured": ["a", "b"], "elementwise": {"sites": ["act"], "local": False}},
+            f"distviz compare m m --layers 0 {SHARED} --elementwise --sites act",
+        ),
         # What no option for B can express: the runs in the folder are compared.
         ({"max_tokens": 8}, {"measured": ["a", "b"]}, FOLDERS),
         (
