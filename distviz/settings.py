@@ -204,6 +204,9 @@ class RunSettings:
     tokens: bool = _counts(
         False, "", "Write tokens.parquet: largest magnitude and norm of every token and place",
         commands=("run",))
+    channels: bool = _counts(
+        False, "", "Also record each channel's kurtosis, and in how many tokens it is the largest",
+        commands=("run",))
     keep_text: bool = _source(
         True, "", "Save the documents in the folder", heading=_OUTPUT, commands=("run",),
         flags="--keep-text/--no-keep-text")
@@ -272,12 +275,9 @@ class RunSettings:
         """Return the redistribution of these settings."""
         from distviz.arm import ARM, make_redistribution  # NumPy: too slow for help
 
-        parameters = ARM(
-            c=self.c, p1=self.p1, p_min=self.p_min, p_max=self.p_max, fraction=self.fraction,
-            mode=self.arm_mode, percentile_of=self.percentile_of, passes=self.passes,
-            seed=self.seed,
-        )  # fmt: skip
-        return make_redistribution(self.redistribution, parameters)
+        names = ("c", "p1", "p_min", "p_max", "fraction", "percentile_of", "passes", "seed")
+        own = {name: getattr(self, name) for name in names}
+        return make_redistribution(self.redistribution, ARM(mode=self.arm_mode, **own))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""

@@ -206,9 +206,8 @@ def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
         return
     from distviz.cli.views.dry_run import summary
 
-    plain = found.as_dict()
-    _warn(plain["warnings"])
-    _output(given, lambda: plain, [partial(summary, found)], [found.out])
+    _warn(found.as_dict()["warnings"])
+    _output(given, found.as_dict, [partial(summary, found)], [found.out])
 
 
 # Commands -----------------------------------------------------------------------------------
@@ -296,7 +295,6 @@ def _list_architectures(given: SimpleNamespace) -> None:
         )
     options.refuse_given(given, ("layer", "revision", "trust_remote_code"), "--architectures")
     known = load_architectures()
-
     _output(given, known.as_dict, [partial(architectures, known)])
 
 
@@ -321,6 +319,7 @@ def whatif(given: SimpleNamespace) -> None:
 @_command
 def show(given: SimpleNamespace) -> None:
     """Show the results in a folder on the terminal."""
+    from distviz.cli.views.channels import channel_details
     from distviz.cli.views.run import layer_details
     from distviz.results import Run, load
     from distviz.sites import parse_layers
@@ -328,12 +327,14 @@ def show(given: SimpleNamespace) -> None:
     whole, part = load(given.run), None
     if given.layers is not None:
         part = whole.select(parse_layers(given.layers, whole.n_layers))
-    if not isinstance(whole, Run):
-        _output_result(given, part or whole, given.run)
-        return
-    axes = options.axis_choice(given)
-    details = partial(layer_details, whole, cast("Run | None", part), axes=axes)
-    _output_result(given, part or whole, given.run, details, axes=axes, whole=whole)
+    shown, axes = part or whole, options.axis_choice(given)
+    if given.channels:
+        _output(given, *channel_details(shown, given.run), [given.run])
+    elif isinstance(whole, Run):
+        details = partial(layer_details, whole, cast("Run | None", part), axes=axes)
+        _output_result(given, shown, given.run, details, axes=axes, whole=whole)
+    else:
+        _output_result(given, shown, given.run)
 
 
 @_command

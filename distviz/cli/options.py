@@ -75,6 +75,8 @@ _OWN = (
             is_list=True, shown="all"),
     Option(_INPUT, ("show",), "layers", _TEXT, None, "LAYERS",
             "Layers to show, with their histograms, such as 0,3,8-11"),
+    Option(_INPUT, ("show",), "channels", bool, False, "",
+            "Show the channels of each layer instead: dead, always on, the largest"),
     Option(_FILLER, ("filler",), "counts", _TEXT, None, "LIST",
             "Numbers of filler tokens to measure, such as 0,10,25,40,55,70", shown="0,55"),
 
@@ -130,9 +132,11 @@ _OWN = (
             shown="png"),
     _export("figure", list[str] | None, None, "KIND",
             "Only figures of this kind, and no tables without --tables; repeatable. Run: paired, "
-            "overview, classes; comparison: compared, overview, classes, elementwise; filler "
-            "study: filler, positions, by-count; sweep: sweep; whatif: formats, zeros", choices=(
-                "paired", "overview", "classes", "compared", "elementwise", "filler", "positions",
+            "overview, classes, channels; comparison: compared, overview, classes, elementwise; "
+            "filler study: filler, positions, by-count; sweep: sweep; whatif: formats, zeros",
+            choices=(
+                "paired", "overview", "classes", "channels", "compared", "elementwise", "filler",
+                "positions",
                 "by-count", "sweep", "formats", "zeros"), is_open=True),
     _export("tables", _TEXT, None, "FORMATS", "Table formats, comma-separated: {choices}",
             choices=(*TABLE_FORMATS, "none"), is_list=True, shown="csv"),

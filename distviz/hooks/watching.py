@@ -92,6 +92,7 @@ def watch(
     *,
     c: float = DEFAULT_C,
     tokenizer: Any = None,
+    channels: bool = False,
 ) -> Iterator[WatchResult]:
     """Observe a transformers model while the context lasts.
 
@@ -115,6 +116,9 @@ def watch(
         Width of the near-zero band of the statistics.
     tokenizer
         Decodes the tokens of ``extremes.csv``; without it only their ids are known.
+    channels
+        Whether to record also the kurtosis of each channel, and in how many tokens it has the
+        largest magnitude.
 
     Raises
     ------
@@ -126,7 +130,7 @@ def watch(
     given, model = model, bare(model)
     names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
     points = choose_points(model, names, layers)
-    result = WatchResult(Recorder(c), model, tokenizer=tokenizer)
+    result = WatchResult(Recorder(c, channel_details=channels), model, tokenizer=tokenizer)
     with (
         uncompiled(given) as result.warnings,
         observe(model, points, result.receive, result.tracker),

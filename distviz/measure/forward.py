@@ -111,7 +111,7 @@ class Measurement:
         arm_layers = {point.layer for point in moved}
         class_layers = None if settings.classes == "all" else frozenset(arm_layers)
         c = settings.c if moved else Recorder.c
-        recorder = Recorder(c, class_layers)
+        recorder = Recorder(c, class_layers, settings.channels)
         recorder.changes.is_on = bool(moved) and settings.ripple
         recorder.tokens = TokenWriter() if settings.tokens else None
         partial = PartialResult(recorder)

@@ -4,6 +4,7 @@ from .before_after_data import PairedBins as PairedBins
 from .before_after_data import Panel as Panel
 from .before_after_data import Tails as Tails
 from .before_after_data import paired_bins as paired_bins
+from .channels import channels as channels
 from .compared import compared as compared
 from .compared_data import ComparedBins as ComparedBins
 from .compared_data import ComparedSide as ComparedSide

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distviz.plots.site_axes import AxisChoice
-from distviz.results import Comparison, FillerStudy, Run, Sweep, WhatIf
+from distviz.results import Comparison, FillerStudy, Run, Sweep, WhatIf, channels_before
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
@@ -96,6 +96,11 @@ def _of_run(run: Run, axes: dict[str, Any], names: dict[SiteKey, str]) -> Figure
         if site in set(classes.loc[classes["phase"].isin(["before", "after"]), "site"]):
             draw = partial(plots.token_classes, run, site)
             figures[f"token_classes{end}"] = FigureSpec("classes", draw)
+    known = channels_before(run)
+    for end, site in sites:
+        if len(known) and known.loc[known["site"] == site, "absmax"].notna().any():
+            draw = partial(plots.channels, run, site)
+            figures[f"channels{end}"] = FigureSpec("channels", draw)
     return figures
 
 

@@ -11,17 +11,36 @@ import pandas as pd
 from distviz.output import counted, listed
 from distviz.reports import charts
 from distviz.reports.cells import data_table
-from distviz.reports.page import Block, Chart, Section
-from distviz.results import is_paired, number, percent, series_names
+from distviz.reports.page import Block, Chart, Prose, Section
+from distviz.results import (
+    channel_summary,
+    channels_before,
+    is_paired,
+    number,
+    percent,
+    series_names,
+)
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
     from distviz.results import Run
 
-_NEEDED = {"absmax", "channel", "phase", "layer", "site", "module", "stack"}
 _CHANNELS = 50
 _LARGEST = 5
 _NAMED = 6
+_SUMMARY = "the channels of each layer, before"
+_NAMES = {
+    "always_on": "always on",
+    "largest": "largest channel",
+    "absmax": "largest |x|",
+    "ratio": "times the median",
+    "persistent": "largest in most tokens",
+    "share": "share of tokens",
+}
+_MEANING = (
+    "Dead channels have only zeros, channels that are always on only values above 0. The largest "
+    "|x| of the largest channel is compared with that of the median channel."
+)
 Place = tuple[str, str, int, str]
 """Stack, site, layer and module."""
 
@@ -39,7 +58,7 @@ def largest_channels(run: Run) -> dict[Place, list[list[str]]]:
     A row has the channel, its largest magnitude, its share of the sum of squares of the place
     (from mean and standard deviation) and the other layers where it is among the largest.
     """
-    before = _channels_before(run)
+    before = channels_before(run)
     if before.empty:
         return {}
     places = ["stack", "site", "layer", "module"]
@@ -74,16 +93,9 @@ def _named(layers: list[int]) -> str:
     return listed("layer", ", ".join(map(str, layers)))
 
 
-def _channels_before(run: Run) -> pd.DataFrame:
-    channels = run.channels
-    if not set(channels) >= _NEEDED:
-        return pd.DataFrame()
-    return channels[channels["phase"] == "before"]
-
-
 def channel_section(run: Run) -> Section | None:
     """Return the largest and the median channel by layer, and the largest channels."""
-    before = _channels_before(run)
+    before = channels_before(run)
     if before.empty:
         return None
     blocks: list[Block] = []
@@ -115,4 +127,6 @@ def channel_section(run: Run) -> Section | None:
             table="channels",
         )
     )
+    summary = channel_summary(run).rename(columns=_NAMES)
+    blocks += [data_table(_SUMMARY, summary, [*summary]), Prose(_MEANING)]
     return Section("Channels", blocks)

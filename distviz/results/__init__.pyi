@@ -1,3 +1,5 @@
+from .channels import channel_summary as channel_summary
+from .channels import channels_before as channels_before
 from .compared_output import output_line as output_line
 from .comparison import Comparison as Comparison
 from .comparison import Pair as Pair

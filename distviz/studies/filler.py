@@ -151,7 +151,9 @@ def _measure(
     corpus = filled_corpus(opened, documents, settings, count)
     measurement = Measurement.prepare(opened, settings)
     plain = measurement.partial.recorder
-    measurement.partial.recorder = PositionRecorder(plain.c, plain.class_layers, given=bands)
+    measurement.partial.recorder = PositionRecorder(
+        plain.c, plain.class_layers, plain.channel_details, given=bands
+    )
     own = {window.document: window.own for window in corpus.windows}
     kept = AttentionKept(measurement, attention, own)
     part = None if states is None else states.part(run_folder(count))

@@ -11,7 +11,7 @@ import numpy as np
 from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
 from support import synthetic_fillers
-from support.synthetic_comparisons import make
+from support.synthetic_comparisons import make, outlier_channels, with_channels
 from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import place, run_of, silu_run
 from support.synthetic_sweeps import sweep_of
@@ -90,6 +90,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "no ARM": lambda: layers_of(6, ()),
     "gaps": with_gaps,
     "classes": lambda: make(1).run,
+    "channels": lambda: with_channels(outlier_channels(30), model={"name": LONG, "layers": 30}),
+    "few channels": lambda: with_channels(outlier_channels(1, 9)),
     "comparison": lambda: _comparison(model={"name": LONG, "layers": 3}),
     "depths": lambda: _comparison(layers=5),
     "equal": lambda: comparing.compare_runs(make(1).run, make(1).run),

@@ -56,6 +56,8 @@ def problems(figure: Figure, least_points: float = 7.0) -> list[str]:
     found = []
     for text, box in shown:
         name = repr(text.get_text())
+        if "$\\" in name:
+            found.append(f"{name} is markup")
         if text.get_fontsize() < least_points:
             found.append(f"{name} is {text.get_fontsize()} pt")
         if box.x0 < -SLACK or box.y0 < -SLACK or box.x1 > width + SLACK or box.y1 > height + SLACK:

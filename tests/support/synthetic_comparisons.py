@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,5 +91,27 @@ def _channels(raw: dict[int, np.ndarray], phase: str, site: str) -> pd.DataFrame
         for channel, x in enumerate(values.reshape(-1, values.shape[-1]).T):
             row = {"channel": channel, "count": x.size, "mean": x.mean(), "std": x.std()}
             row |= {"min": x.min(), "max": x.max(), "absmax": np.abs(x).max()}
+            row |= {"zeros": (x == 0).sum(), "positive": (x > 0).sum()}
             rows.append(_where(layer, phase, site) | row)
     return pd.DataFrame(rows)
+
+
+def with_channels(raw: dict[int, np.ndarray], *, top: bool = True, **manifest: Any) -> Run:
+    """A run with a table of channels alone, of float64 (tokens, channels) by layer."""
+    table = _channels(raw, "before", "act")
+    if top:
+        counts = [np.bincount(np.abs(x).argmax(1), minlength=x.shape[1]) for x in raw.values()]
+        table["top"] = np.concatenate(counts)
+    values = {place(layer, "before"): x.astype(np.float32) for layer, x in raw.items()}
+    return replace(run_of(values, **manifest), channels=table)
+
+
+def outlier_channels(layers: int, channels: int = 60) -> dict[int, np.ndarray]:
+    """Float64 (tokens, channels) by layer: channel 7 is large from the second layer on, 3 is 0."""
+    rng = np.random.default_rng(layers)
+    raw = {}
+    for layer in range(layers):
+        raw[layer] = rng.standard_normal((50, channels)) * (1 + layer / 4)
+        raw[layer][:, 3], raw[layer][:, 5] = 0, np.abs(raw[layer][:, 5]) + 0.01
+        raw[layer][::2, 7] *= 300 if layer else 1
+    return raw

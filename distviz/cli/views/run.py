@@ -154,7 +154,7 @@ def stats_table(run: Run) -> FittedTable:
         ],
         "stats.csv",
     )
-    labels = _module_labels(places)
+    labels = module_labels(places)
     marked = {key._replace(phase="") for key in run.keys if key.phase == "moved_after"}
     rows = {SiteKey(*(row[name] for name in SiteKey._fields)): row for row in records(run.stats())}
     for key in places:
@@ -203,7 +203,7 @@ def _legend(run: Run) -> str:
     return "; ".join(words)
 
 
-def _module_labels(places: Iterable[SiteKey]) -> dict[SiteKey, str]:
+def module_labels(places: Iterable[SiteKey]) -> dict[SiteKey, str]:
     """Return the shortest parts of the module paths that distinguish them within a layer."""
     labels: dict[SiteKey, str] = {}
     groups: dict[tuple[str, int, str], list[SiteKey]] = {}

@@ -18,10 +18,11 @@ INCHES = {"single": 3.25, "double": 6.75}
 LEAST_POINTS = {None: 6.5, "single": 7.0, "double": 7.0}
 FAST = {("run", "single"), ("comparison", "single"), ("several", "double"), ("one layer", "single")}
 FAST |= {("causal filler", "single"), ("sweep", "single"), ("by layer", "double")}
-FAST |= {("elementwise", "single"), ("whatif", None), ("whatif gaps", "single"), ("no ARM", None)}
+FAST |= {("elementwise", "single"), ("channels", "single"), ("few channels", None)}
+FAST |= {("whatif", None), ("whatif gaps", "single"), ("no ARM", None)}
 """What is checked at every run of the tests; the rest is extended."""
 KINDS = {"paired", "overview", "classes", "compared", "filler", "positions", "by-count"} | {
-    "sweep", "formats", "zeros", "elementwise",
+    "sweep", "formats", "zeros", "elementwise", "channels",
 }  # fmt: skip
 
 

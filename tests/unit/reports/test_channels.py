@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from support.synthetic_comparisons import make
+from support.synthetic_comparisons import make, outlier_channels, with_channels
 
 from distviz.reports.channels import channel_section, largest_channels
+from distviz.reports.page import DataTable
 from distviz.results import number, percent
 
 
@@ -46,3 +47,16 @@ def test_channels_that_are_not_finite_are_left_out() -> None:
     broken.loc[broken["channel"] == 2, "absmax"] = np.inf
     for rows in largest_channels(replace(run, channels=broken)).values():
         assert "2" not in {row[0] for row in rows}
+
+
+def test_what_the_channels_of_each_layer_are() -> None:
+    section = channel_section(with_channels(outlier_channels(4)))
+    assert section is not None
+    (table,) = [b for b in section.blocks if isinstance(b, DataTable) and "each layer" in b.title]
+    heads = [name for name, _ in table.columns]
+    assert heads[4:] == [
+        "channels", "dead", "always on", "largest channel", "largest |x|", "times the median",
+        "largest in most tokens", "share of tokens",
+    ]  # fmt: skip
+    assert [row[heads.index("largest channel")].text for row in table.rows[1:]] == ["7"] * 3
+    assert [row[heads.index("dead")].text for row in table.rows] == ["1"] * 4
