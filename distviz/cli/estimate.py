@@ -43,8 +43,8 @@ _BUFFER_BYTES = 60_000_000
 """Of the libraries of matrix products."""
 _SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK, _ROW_DISK = 8_500, 19_000, 65, 140, 36
 """Bytes on disk: a sketch, statistics of a key, a row of documents, plans and tokens."""
-_CHANNEL_DISK = (24, 39)
-"""A row of channels.parquet: from values of 16 bits, from wider ones."""
+_CHANNEL_DISK, _DETAILS_DISK = (25, 40), 9
+"""A row of channels.parquet: from values of 16 bits, from wider ones; more with --channels."""
 _FIGURE_DISK = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
 
 
@@ -385,15 +385,15 @@ class _Sizes:
         """Return bytes written: sketches, documents, channels, statistics, texts, figures."""
         is_wide = self.empty.opened.details["dtype"] == "float32"
         channels = sum(self.cost.values[p] for p in self.watched) // (self.rows * self.tokens)
-        # One figure per point, two per site over all layers.
-        figures = len(self.watched) + 2 * len({point.site for point in self.watched})
+        figures = len(self.watched) + 3 * len({point.site for point in self.watched})
         total = figures * sum(_FIGURE_DISK[kind] for kind in self.settings.figures)
         for part in self.parts:
             phases = 1 + part.is_paired
             keys = len(self.watched) * phases + 2 * len(self.moved)
             documents = len({window.document for window in part.corpus.windows})
             total += self._tables(part) * _SKETCH_DISK + documents * keys * _DOCUMENT_DISK
-            total += channels * phases * _CHANNEL_DISK[is_wide] + keys * _KEY_DISK + 10_000
+            each = _CHANNEL_DISK[is_wide] + _DETAILS_DISK * self.settings.channels
+            total += channels * phases * each + keys * _KEY_DISK + 10_000
             total += len(part.corpus.windows) * len(self.moved) * _PLAN_DISK
             total += part.corpus.tokens * keys * self.settings.tokens * _ROW_DISK
             total += self.settings.keep_text * sum(len(str(one)) for one in part.corpus.documents)

@@ -204,7 +204,8 @@ PAGES: dict[str, CommandHelp] = {
     "show": _page(
         _SHOW,
         """Reads only the folder, no model. For a run it shows the table, curves by layer and, with
-        --layers, the histograms of a layer.""",
+        --layers, the histograms of a layer; with --channels, which channels of each layer are
+        dead, always on, or the largest.""",
         ("A run, or any other result:", "distviz show runs/mine"),
         ("Two layers in detail:", "distviz show runs/mine --layers 0,1"),
         ("For scripts:", "distviz show runs/mine --json"),

@@ -165,6 +165,12 @@ def assert_channels(run: Run, found: Measured) -> None:
         np.testing.assert_array_equal(group["min"], x.min(axis=0))
         np.testing.assert_array_equal(group["max"], x.max(axis=0))
         np.testing.assert_array_equal(group["absmax"], np.abs(x).max(axis=0))
+        if "top" in group:
+            largest = np.abs(x).argmax(axis=1)  # the first of several
+            np.testing.assert_array_equal(group["top"], np.bincount(largest, minlength=x.shape[1]))
+            deviations = x - x.mean(axis=0)
+            kurtosis = (deviations**4).mean(axis=0) / (deviations**2).mean(axis=0) ** 2 - 3
+            np.testing.assert_allclose(group["kurtosis"], kurtosis, rtol=1e-10, atol=1e-10)
 
 
 def assert_extremes(run: Run, found: Measured, tokenizer: Any) -> None:
@@ -259,6 +265,19 @@ def test_two_arm_layers(dtype: str, demo_folder: Path, demo_tokenizer: Any) -> N
     assert_plans(run, found)
     assert_classes(run, found, {0, 2}, demo_tokenizer)
     assert_effect(run, found, 1e-5 if dtype == "float32" else 3e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_details_of_channels(
+    batch_size: int, dtype: str, demo_folder: Path, demo_tokenizer: Any
+) -> None:
+    run, found = measure_both(
+        demo_folder, demo_tokenizer, dtype=dtype, batch_size=batch_size, channels=True,
+        sites=("act", "residual"),
+    )  # fmt: skip
+    assert {"kurtosis", "top"} <= set(run.channels)
+    assert_channels(run, found)
 
 
 def test_all_ten_sites(demo_folder: Path, demo_tokenizer: Any) -> None:

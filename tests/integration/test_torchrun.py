@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from support.commands import Done
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
-RUN = ["--tokens", *SMALL]
+RUN = ["--tokens", "--channels", *SMALL]
 EXACT = (
     *("counts.parquet", "documents.parquet", "channels.parquet", "extremes.csv", "tokens.parquet"),
     *("plans.csv", "stats.csv", "histograms.csv", "classes.csv"),

@@ -11,7 +11,8 @@ from support.texts import STREAMED_TEXTS as TEXTS
 
 
 def run_texts(folder: Path, **options: Any) -> Any:
-    chosen = {"max_length": 16, "batch_size": 2, "arm_layers": "0,2", "device": "cpu"} | options
+    chosen = {"max_length": 16, "batch_size": 2, "arm_layers": "0,2", "device": "cpu"}
+    chosen |= {"channels": True} | options
     return distviz.run(str(folder), text=TEXTS, **chosen)
 
 

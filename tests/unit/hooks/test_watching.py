@@ -34,7 +34,7 @@ def test_watch_equals_plain_hooks_without_padding(name: str, dtype: torch.dtype,
     with torch.no_grad(), keeping(model, acts(name)) as kept:
         for ids, mask in calls:
             model(input_ids=ids, attention_mask=mask)
-    with torch.no_grad(), distviz.watch(model) as watched:
+    with torch.no_grad(), distviz.watch(model, channels=True) as watched:
         for ids, mask in calls:
             model(input_ids=ids, attention_mask=mask)
     stats = watched.stats()
@@ -51,6 +51,13 @@ def test_watch_equals_plain_hooks_without_padding(name: str, dtype: torch.dtype,
         together = torch.cat(rows).double().numpy()
         np.testing.assert_allclose(channels["mean"], together.mean(axis=0), rtol=1e-5, atol=1e-8)
         np.testing.assert_array_equal(channels["max"], together.max(axis=0))
+        np.testing.assert_array_equal(channels["zeros"], (together == 0).sum(axis=0))
+        np.testing.assert_array_equal(channels["positive"], (together > 0).sum(axis=0))
+        first = np.abs(together).argmax(axis=1)
+        np.testing.assert_array_equal(channels["top"], np.bincount(first, minlength=48))
+        deviations = together - together.mean(axis=0)
+        kurtosis = (deviations**4).mean(axis=0) / (deviations**2).mean(axis=0) ** 2 - 3
+        np.testing.assert_allclose(channels["kurtosis"], kurtosis, rtol=1e-10, atol=1e-10)
         documents = run.documents[run.documents["layer"] == row["layer"]]
         sizes = [9, 4, 6] * 2
         assert documents["document"].tolist() == list(range(6))
