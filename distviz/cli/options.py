@@ -136,8 +136,7 @@ _OWN = (
             "filler study: filler, positions, by-count; sweep: sweep; whatif: formats, zeros",
             choices=(
                 "paired", "overview", "classes", "channels", "compared", "elementwise", "filler",
-                "positions",
-                "by-count", "sweep", "formats", "zeros"), is_open=True),
+                "positions", "by-count", "sweep", "formats", "zeros"), is_open=True),
     _export("tables", _TEXT, None, "FORMATS", "Table formats, comma-separated: {choices}",
             choices=(*TABLE_FORMATS, "none"), is_list=True, shown="csv"),
     _export("log", bool | None, None, "", "Scale of the count axis", flags="--log/--linear",
