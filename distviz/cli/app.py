@@ -277,10 +277,8 @@ def inspect(given: SimpleNamespace) -> None:
     from distviz import studies
     from distviz.cli.views.inspect import inspection
 
-    remote = bool(given.trust_remote_code)
-    found = studies.inspect(
-        given.model, given.layer or 0, revision=given.revision, trust_remote_code=remote
-    )
+    own = {"revision": given.revision, "trust_remote_code": bool(given.trust_remote_code)}
+    found = studies.inspect(given.model, given.layer or 0, **own)
     _output(given, found.as_dict, [partial(inspection, found)])
 
 
