@@ -21,10 +21,10 @@ _CHANNELS = 8
 _RANKS = 3
 _LEVEL = "rounding explains up to"
 _EXPLAINED = (
-    "a is a value of A, b the value of B at the same document, position and channel. Bars are 95 % "
-    "intervals with documents as the unit. Rounding of the coarser dtype explains errors up to the "
-    "dotted line."
+    "a is a value of A, b the value of B at the same document, position and channel. Rounding of "
+    "the coarser dtype explains errors up to the dotted line."
 )
+_INTERVALS = "Bars are 95 % intervals with documents as the unit."
 _OWN = "Dashed: the error that a layer makes itself, with A's input to the layer."
 
 
@@ -38,8 +38,10 @@ def elementwise_section(comparison: Comparison) -> Iterator[Section]:
     verdict = str(note["verdict"])
     blocks: list[Block] = [Prose(f"{verdict[:1].upper()}{verdict[1:]}.")]
     if errors := _errors(error_series(rows)):
-        has_own = "local_relative_error" in rows[0]
-        blocks += [errors, Prose(f"{_EXPLAINED} {_OWN}" if has_own else _EXPLAINED)]
+        sentences = [_EXPLAINED]
+        sentences += [_INTERVALS] * any(math.isfinite(row["sqnr_low"]) for row in rows)
+        sentences += [_OWN] * ("local_relative_error" in rows[0])
+        blocks += [errors, Prose(" ".join(sentences))]
     blocks += _channels(tables["elementwise_channels"])
     blocks.append(data_table("elementwise", tables["elementwise"]))
     for name, title in (

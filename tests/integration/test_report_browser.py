@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 from support.browsers import Opened
 from support.synthetic_comparisons import make
+from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import place, run_of, silu_run
 
 from distviz.reports import write_page
 from distviz.reports.comparison import comparison_part
+from distviz.reports.elementwise import elementwise_section
 from distviz.reports.overlay import overlay_part
-from distviz.reports.page import Page
+from distviz.reports.page import Page, Part
 from distviz.reports.run import run_part
 from distviz.results.run import Run
 from distviz.studies.comparison import compare_runs
@@ -371,5 +373,26 @@ def test_runs_are_shown_and_hidden_together(browser: Browser, tmp_path: Path, ru
     assert tab.locator("img").count() == 0
     tab.get_by_label("other").check()
     tab.wait_for_function(f"({lines})() === {before}")
+    assert opened.logged == []
+    opened.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_curve_is_hidden_with_its_intervals(
+    browser: Browser, tmp_path: Path, width: int, scheme: Any
+) -> None:
+    found = comparison_of(values_of(4, ("act", "residual"), first=2), own=0.5)
+    page = Page("x", [Part("x", "", "", list(elementwise_section(found)))])
+    file = write_page(page, tmp_path / "report.html")
+    opened = Opened(browser, file, viewport={"width": width, "height": 2000}, color_scheme=scheme)
+    tab = opened.tab
+    figure = tab.locator("figure", has_text="relative error").first
+    bars = figure.locator(".mark-rule.role-mark[class*=interval] line")
+    assert bars.count() == 4
+    box = figure.locator(".choices input").first
+    box.uncheck()
+    tab.wait_for_timeout(300)
+    assert bars.count() == 2
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert opened.logged == []
     opened.context.close()

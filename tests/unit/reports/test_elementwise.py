@@ -46,6 +46,11 @@ def test_the_chart_has_errors_own_errors_intervals_and_the_level() -> None:
     assert {"v0", "v1", "v2", "v3", "v4", "v0-interval", "v2-interval"} <= set(names)
     for title in ("act", "act, own", "residual", "rounding explains up to"):
         assert title in text
+    assert "Bars are 95 % intervals" in text
+    assert "Dashed: the error" in text
+    without = _page(comparison_of(values, documents=4))
+    assert "Bars" not in without
+    assert "Dashed" not in without
 
 
 def test_the_map_and_the_tables_name_the_worst_channels_and_tokens() -> None:
