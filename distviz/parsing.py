@@ -79,7 +79,9 @@ def amount(text: str, name: str, unit: Unit) -> Fraction:
         raise RequestError(f"{name} {bare} may be {readings}", f"write {readings}")
     if unit == "share" and 1 < value <= 100:
         hint = f"write {other} or {exact(float(value / 100))}; 1 is the whole"
-        raise RequestError(f"{name} {bare} may be {other} or {bare} times the whole", hint)
+        raise RequestError(
+            f"{name} {bare} may be {other} or {counted(bare, 'time')} the whole", hint
+        )
     return value
 
 

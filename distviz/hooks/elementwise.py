@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distviz.errors import RequestError
+from distviz.output import counted
 from distviz.sites import HookPoint
 from distviz.stats import Differences
 
@@ -96,8 +97,8 @@ class PairRecorder:
             self.left_out[place] = OTHER_ROWS
             return
         if first.shape[1] != second.shape[1]:
-            widths = f"{first.shape[1]} channels in A and {second.shape[1]} in B"
-            self.left_out[place] = f"it has {widths}"
+            widths = counted(first.shape[1], "channel")
+            self.left_out[place] = f"it has {widths} in A and {second.shape[1]:,} in B"
             return
         found = (self.own if is_own else self.places).setdefault(place, Differences())
         found.add(kernels.compare(first, second.to(first.device), found.most), ids)

@@ -580,8 +580,8 @@ def test_export(call: Any, folder: Path, demo_run: Run) -> None:
     assert done.code == 0
     written = {path.name for path in Path("e").iterdir()}
     assert {Path(line).name for line in done.out.splitlines()} == written
-    tables = {"stats", "histograms", "plans", "classes", "documents", "channels"}
-    figures = {"layer_000_act", "layer_002_act", "overview", "token_classes"}
+    tables = {"stats", "histograms", "plans", "classes", "documents", "channels", "extremes"}
+    figures = {"layer_000_act", "layer_002_act", "overview", "token_classes", "channels"}
     assert written == {f"{n}.{k}" for n in tables for k in ("csv", "parquet", "json")} | {
         f"{n}.{k}" for n in figures for k in ("svg", "pdf")
     }
