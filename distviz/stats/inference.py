@@ -42,7 +42,7 @@ COVERAGE: dict[tuple[str, bool], dict[int, float]] = {
 """By quantity and pairing, the coverage of the 95 % interval for each number of documents, the
 lowest of six simulated kinds of data, 3,000 repetitions each (standard error 0.004). The lowest is
 that of an effect in a tenth of the documents; without this kind, no number is below 0.935. The last
-two are of `distviz.stats.ratio_inference` (three kinds; without that one, none is below 0.89)."""
+two are of ``distviz.stats.ratio_inference`` (three kinds; without that one, none is below 0.89)."""
 
 _NOMINAL, _APPROXIMATE_BELOW = 0.95, 0.93
 _ROUNDING = 1e-12
