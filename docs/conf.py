@@ -56,7 +56,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:class",
-        r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|FirstOutputs|PairedOutputs"
-        r"|distviz\.results\.token_rows\.\w+|dict\[str|frozenset\[tuple\[str)",
+        r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
     ),
+    ("py:class", r"(FirstOutputs|PairedOutputs|distviz\.results\.token_rows\.\w+)"),
 ]

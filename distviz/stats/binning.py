@@ -8,6 +8,7 @@ its width.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _MARGIN = 0.1
 """Fraction of a gap that an edge stays away from its ends."""
 _MOST_WEIGHT = 0.02
 """Fraction of all values up to which one value counts for the typical gap, so a spike does not."""
+_ALIKE = 2.0
+"""Ratio of typical gaps, and of numbers of values, up to which two grids are alike."""
 _GRID_SHARE = 0.75
 """Fraction of the values whose gap is at most the typical one."""
 
@@ -163,11 +166,13 @@ def _nominal(places: Floats, width: float, *, is_fixed: bool) -> Floats:
 def _coarsest_grid(
     sketches: Sequence[Sketch], places: Floats, scale: ValueScale
 ) -> tuple[Floats, float]:
-    """Return the values of the sketch with the widest typical gap on the scale, and the gap.
+    """Return the values of the sketch with the coarsest grid on the scale, and its typical gap.
 
-    Bins that suit the coarsest grid suit the finer ones, too.
+    Bins that suit the coarsest grid suit the finer ones, too. Of grids that are alike, such as
+    before and after ARM, the values that all have count: ARM moves values to numbers that the
+    activation function never returns. Sketches of a part of the values do not count.
     """
-    grid, widest = np.empty(0), 0.0
+    found: list[tuple[float, int, Floats]] = []
     for sketch in sketches:
         values, counts = sketch.pairs()
         on_axis = scale.forward(values)
@@ -177,10 +182,15 @@ def _coarsest_grid(
             continue
         weights = np.add.reduceat(counts[inside], first)
         weights = np.minimum(weights, _MOST_WEIGHT * weights.sum())
-        gap = _typical_gap(scale.forward(distinct), weights)
-        if gap > widest:
-            grid, widest = distinct, gap
-    return grid, widest
+        found.append((_typical_gap(scale.forward(distinct), weights), sketch.count, distinct))
+    if not found:
+        return np.empty(0), 0.0
+    most = max(count for _, count, _ in found)
+    whole = [(gap, grid) for gap, count, grid in found if count >= most / _ALIKE]
+    widest, coarsest = max(whole, key=lambda one: one[0])
+    alike = [grid for gap, grid in whole if gap >= widest / _ALIKE]
+    shared = functools.reduce(np.intersect1d, alike)
+    return shared if shared.size >= 3 else coarsest, widest
 
 
 def _typical_gap(places: Floats, weights: Floats) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import distviz
 from distviz.stats.binning import LINEAR, ValueScale, bin_edges, mass_ends
 from distviz.stats.sketch import Sketch
 from distviz.stats.statistics import histogram
@@ -70,6 +71,27 @@ def _equal_bins(values: torch.Tensor, bins: int = 215) -> np.ndarray:
 def test_smooth_densities_have_no_comb(name: str, scale: ValueScale) -> None:
     heights, _ = _heights(SMOOTH[name], scale)
     assert _roughness(heights) < 0.1
+
+
+@pytest.mark.parametrize("act", [functional.silu, functional.gelu])
+@pytest.mark.parametrize("mean", [-0.3, 0.2, 0.5])
+@pytest.mark.parametrize("spread", [0.8, 1.0, 1.3, 1.6])
+def test_no_bin_is_empty_where_arm_fills_missing_values(
+    act: Any, mean: float, spread: float
+) -> None:
+    """ARM moves values to numbers that the activation function never returns."""
+    before = act(_normal(1, spread, mean).bfloat16()).reshape(-1, 100)
+    after = distviz.ARM(c=0.13, p1=99.5)(before[None])[0]
+    has_moved = before != after
+    parts = [before, after, before[has_moved][:, None], after[has_moved][:, None]]
+    sketches = [Sketch().add(part) for part in parts]
+    window = mass_ends(sketches[:2])
+    edges = bin_edges(sketches, window=window)
+    first, last = np.searchsorted(edges, window)
+    heights = (histogram(sketches[0], edges) / np.diff(edges))[first:last]
+    level = np.minimum(heights[:-2], heights[2:])
+    known = level > 0.02 * heights.mean()
+    assert (heights[1:-1][known] > 0.4 * level[known]).all()
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu", "int8", "int8 rounded twice", "fp8"])
