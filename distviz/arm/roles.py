@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from distviz.arm.controls import has_bounds
 from distviz.option import HEADINGS, Option, no_effect
 from distviz.output import counted
 
-_ARM, _FILLER = HEADINGS[1:3]
-_OF_BOUNDS = ("p1", "arm_mode", "percentile_of")
-_OF_LIMITS = ("p_min", "p_max")
-_ALWAYS = ("c", "arm_layers")
-"""The near-zero band is measured without ARM, too."""
+_FILLER = HEADINGS[2]
 
 
 def refuse_idle(
@@ -58,7 +53,7 @@ def _given(settings: Any, options: Mapping[str, Option]) -> Iterator[str]:
         value = getattr(settings, name)
         is_own = name in settings.explicit or not settings.explicit  # and not of a preset
         if (value != option.default and is_own) or (
-            name in typed and value not in (None, False, [])
+            name in typed and not (value is None or value is False or isinstance(value, list))
         ):
             yield name
 
@@ -76,8 +71,6 @@ def why_no_effect(option: Option, settings: Any, command: str = "run") -> str:
         return "with --device-map"
     if option.affects == "figures" and not settings.figures:
         return "without figures" * (name != "figures")
-    if option.heading == _ARM and command not in ("filler", "sweep"):
-        return _beside_arm(name, settings)
     return ""
 
 
@@ -91,13 +84,3 @@ def _beside_layers(option: Option, settings: Any) -> str:
         return "on layers built from a TOML file"
     is_random = name == "revision" and layer.weights is None
     return "on layers with random weights" if is_random else ""
-
-
-def _beside_arm(name: str, settings: Any) -> str:
-    if settings.arm_layers == "none" and name not in _ALWAYS:
-        return "with --arm-layers none"
-    if name in _OF_BOUNDS and not has_bounds(str(settings.redistribution)):
-        return f"with --redistribution {settings.redistribution}"
-    if name in _OF_LIMITS and settings.fraction is not None:
-        return "with a fixed fraction"
-    return ""

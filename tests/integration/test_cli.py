@@ -74,6 +74,7 @@ def test_run_writes_a_complete_folder(call: Any, text_file: Path) -> None:
     figures = {path.name for path in Path("a/run/figures").iterdir()}
     assert figures == {
         "layer_000_act.png", "layer_001_act.png", "overview.png", "token_classes.png",
+        "channels.png",
     }  # fmt: skip
     for figure in Path("a/run/figures").iterdir():
         assert figure.read_bytes().startswith(b"\x89PNG")

@@ -145,7 +145,7 @@ def test_settings_are_proposed_from_the_prompt_alone(
         (["--prompt", "a", "--num-samples", "3"], "would be the same text 3 times"),
         (["--prompt", "a", "--num-samples", "0"], "--num-samples is 0, it must be at least 1"),
         (["--prompt", "a", "--temperature", "0"], "--temperature is 0.0, it must be above 0"),
-        (["--prompt", "a", "--top-p", "2"], "--top-p is 2.0"),
+        (["--prompt", "a", "--top-p", "2"], "--top-p 2 may be 2%"),
         (["--prompt", "a", "--on", "never"], "--on is 'never'"),
         (["--prompt", "a", "--arm-layers", "none"], "leaves nothing to compare"),
         (["--prompt", "a", "--arm-layers", "44"], "layer 44 does not exist"),

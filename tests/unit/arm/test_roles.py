@@ -20,12 +20,12 @@ def test_layers_without_arm_and_figures_need_few_settings() -> None:
     bare = RunSettings(layer=LayerSettings(), arm_layers="none", figures=[])
     asked = {name for name, one in OPTIONS.items() if not why_no_effect(one, bare)}
     assert {"c", "arm_layers", "layers", "sites", "seed", "batch_size", "figures", "out"} <= asked
-    gone = {"text", "max_tokens", "filler", "p1", "passes", "ripple", "x_axis", "stream_memory"}
+    gone = {"text", "max_tokens", "filler", "x_axis", "stream_memory"}
     assert not asked & gone
 
 
 def test_an_effect_in_one_row_is_enough() -> None:
-    rows = [RunSettings(redistribution=name) for name in ("scale", "threshold", "noise")]
-    refuse_idle(rows, OPTIONS, ["p1"])
-    with pytest.raises(RequestError, match="--p1 has no effect with --redistribution scale"):
-        refuse_idle(rows[:2], OPTIONS, ["p1"])
+    rows = [RunSettings(stream=False), RunSettings(stream=True)]
+    refuse_idle(rows, OPTIONS, ["stream_memory"])
+    with pytest.raises(RequestError, match="--stream-memory has no effect with --no-stream"):
+        refuse_idle(rows[:1], OPTIONS, ["stream_memory"])

@@ -14,7 +14,9 @@ import pytest
 import torch
 from support.streamed_runs import assert_equal, run_texts
 from support.synthetic_checkpoints import LIBRARIES_MB, write_llama
+from support.texts import STREAMED_TEXTS
 
+import distviz
 from distviz.errors import MeasurementError, RequestError
 from distviz.models import lazy_layers as offloading
 from distviz.models.lazy_layers import LayersOnDisk, bytes_in_memory
@@ -90,7 +92,7 @@ def test_a_model_too_large_is_streamed_by_itself_and_says_so(
     told = Told()
     folder = folders("llama")
     monkeypatch.setattr("distviz.models.load_plan.free_bytes", lambda _: 300_000)
-    monkeypatch.setattr("distviz.measure.measurement.free_bytes", lambda _: 1 << 30)
+    monkeypatch.setattr("distviz.models.free_bytes", lambda _: 1 << 30)
     streamed = run_texts(folder, progress=told)
     assert streamed.manifest["model"]["loaded"]["streamed"]
     line = "the model takes 0.0 GB, 0.0 GB are free: streaming, layers are read one by one"
@@ -138,7 +140,7 @@ def test_what_cannot_be_streamed_is_refused(
         torch.save(load_file(tiny_llama / "model.safetensors"), tiny_llama / "pytorch_model.bin")
         (tiny_llama / "model.safetensors").unlink()
     with pytest.raises(RequestError, match=rf"cannot be streamed: {message}\n.*--stream"):
-        run_texts(tiny_llama, stream=True, arm_layers="0", **options)
+        distviz.run(str(tiny_llama), text=STREAMED_TEXTS, stream=True, arm_layers="0", **options)
 
 
 def test_layers_that_share_weights_are_refused_or_loaded_whole(
