@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CHANNELS = 50
 _LARGEST = 5
 _NAMED = 6
-_SUMMARY = "the channels of each layer, before"
+_SUMMARY = "the channels of each layer"
 _NAMES = {
     "always_on": "always on",
     "largest": "largest channel",
@@ -128,5 +128,8 @@ def channel_section(run: Run) -> Section | None:
         )
     )
     summary = channel_summary(run).rename(columns=_NAMES)
-    blocks += [data_table(_SUMMARY, summary, [*summary]), Prose(_MEANING)]
+    blocks += [
+        data_table(_SUMMARY + ", before" * is_paired(run), summary, [*summary]),
+        Prose(_MEANING),
+    ]
     return Section("Channels", blocks)

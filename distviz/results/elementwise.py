@@ -208,7 +208,10 @@ def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     else:
         parts.append(f"the lowest SQNR is {lowest:.1f} dB at {_at(worst)}")
     if jump is not None and (jump["factor"] is None or jump["factor"] >= _AMPLIFIES):
-        times = "infinite" if jump["factor"] is None else number(jump["factor"], 2)
+        factor = jump["factor"]
+        times = "infinite" if factor is None else number(factor, 2)
+        if factor is not None and factor >= 100:
+            times = f"{factor:,.0f}"
         parts.append(
             f"the error grows most, {counted(times, 'time')}, from layer "
             f"{jump['from_layer']} to {jump['layer']} at {jump['site']}"

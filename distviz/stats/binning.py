@@ -8,7 +8,6 @@ its width.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +37,8 @@ _MARGIN = 0.1
 """Fraction of a gap that an edge stays away from its ends."""
 _MOST_WEIGHT = 0.02
 """Fraction of all values up to which one value counts for the typical gap, so a spike does not."""
-_ALIKE = 2.0
-"""Ratio of typical gaps, and of numbers of values, up to which two grids are alike."""
+_ALIKE = 4.0
+"""Ratio of typical gaps up to which two grids are alike; those of bf16 and fp16 differ by 8."""
 _GRID_SHARE = 0.75
 """Fraction of the values whose gap is at most the typical one."""
 
@@ -169,8 +168,8 @@ def _coarsest_grid(
     """Return the values of the sketch with the coarsest grid on the scale, and its typical gap.
 
     Bins that suit the coarsest grid suit the finer ones, too. Of grids that are alike, such as
-    before and after ARM, the values that all have count: ARM moves values to numbers that the
-    activation function never returns. Sketches of a part of the values do not count.
+    before and after ARM, the first counts: ARM moves values to numbers that the activation function
+    never returns. Sketches of a part of the values do not count.
     """
     found: list[tuple[float, int, Floats]] = []
     for sketch in sketches:
@@ -186,11 +185,9 @@ def _coarsest_grid(
     if not found:
         return np.empty(0), 0.0
     most = max(count for _, count, _ in found)
-    whole = [(gap, grid) for gap, count, grid in found if count >= most / _ALIKE]
-    widest, coarsest = max(whole, key=lambda one: one[0])
-    alike = [grid for gap, grid in whole if gap >= widest / _ALIKE]
-    shared = functools.reduce(np.intersect1d, alike)
-    return shared if shared.size >= 3 else coarsest, widest
+    whole = [(gap, grid) for gap, count, grid in found if 2 * count >= most]
+    widest = max(gap for gap, _ in whole)
+    return next(grid for gap, grid in whole if _ALIKE * gap >= widest), widest
 
 
 def _typical_gap(places: Floats, weights: Floats) -> float:

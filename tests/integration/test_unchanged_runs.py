@@ -120,7 +120,7 @@ def test_figures(run: Run, whatif: WhatIf) -> None:
             kinds.add(draw.kind)
             texts = [text.get_text() for text in draw().findobj(Text)]
             assert said("\n".join(map(str, texts))) == []
-    assert kinds == {"paired", "overview", "classes", "formats", "zeros"}
+    assert kinds == {"paired", "overview", "classes", "channels", "formats", "zeros"}
 
 
 def test_notebooks(run: Run, whatif: WhatIf, compared: Comparison) -> None:

@@ -168,9 +168,10 @@ def central_sums(
         return delta, m2, None
     cubes, quarts, absolute = powers[2:]
     shifted = delta * total
-    m3 = cubes - delta * (3 * squares - 2 * shifted)
-    m4 = quarts - delta * (4 * cubes - delta * (6 * squares - 3 * shifted))
-    return delta, m2, np.stack([m3, np.maximum(m4, m2 * m2 / number), absolute])
+    with np.errstate(invalid="ignore", over="ignore"):  # float64 may overflow
+        m3 = cubes - delta * (3 * squares - 2 * shifted)
+        m4 = quarts - delta * (4 * cubes - delta * (6 * squares - 3 * shifted))
+        return delta, m2, np.stack([m3, np.maximum(m4, m2 * m2 / number), absolute])
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def test_panels_share_bins_and_a_window_that_can_be_centred_on_zero(synthetic: S
     np.testing.assert_array_equal(edges, stairs(below)[1])
     assert edges[[0, -1]].tolist() == [left, right]
     widths = np.diff(edges)
-    assert np.ptp(widths) < 1.1 * np.median(widths)
+    # Bins are wider where values of the grid are missing.
+    assert np.quantile(widths, 0.95) < 1.5 * np.median(widths)
+    assert widths.max() < 4 * np.median(widths)
 
 
 def test_the_band_ends_at_eps(synthetic: Synthetic) -> None:

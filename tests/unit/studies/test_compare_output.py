@@ -170,6 +170,6 @@ def test_a_part_of_the_text_is_never_taken_for_the_whole(measured: Comparison, k
     paired = PairedOutputs(first, "before", documents)
     found = compare_output(measured.a, measured.b, ("before", "before"), paired, seed=0)
     assert found.totals["kl"] is None
-    assert found.totals["reason"] == "a part was measured before an interruption"
+    assert found.totals["reason"] == "a part of the text was not compared"
     assert found.totals["loss_a"] == measured.a.manifest["effect"]["loss_before"]
     assert found.documents.empty
