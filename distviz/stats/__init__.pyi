@@ -9,7 +9,6 @@ from .channel_sums import ChannelTotals as ChannelTotals
 from .differences import Difference as Difference
 from .differences import Differences as Differences
 from .inference import infer as infer
-from .inference import ratio_intervals as ratio_intervals
 from .moments import ExactSum as ExactSum
 from .moments import Moments as Moments
 from .moments import joined_moments as joined_moments

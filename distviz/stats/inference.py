@@ -11,8 +11,7 @@ by simulation (``tests/benchmarks/interval_coverage.py``).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,37 +172,6 @@ def infer_means(
 def log_positive(values: Floats) -> Floats:
     """Return logarithms; NaN for values that are not positive."""
     return np.log(np.where(values > 0, values, np.nan))
-
-
-def ratio_intervals(ratios: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Floats:
-    """Return 95 % intervals of 10 log10 of the ratio of two sums, with documents as the unit.
-
-    Each item holds the parts of both sums by document; the interval is that of the jackknife over
-    documents (Efron and Stein 1981, Ann. Stat. 9, 586-596) with Student's quantile. NaN below
-    `MIN_DOCUMENTS`, or where a sum without one of its documents is zero.
-
-    Coverage by simulation (``tests/benchmarks/sqnr_coverage.py``), for 8, 20 and 100 documents:
-    92, 93 and 94 % where the documents' ratios vary by a third, 89, 91 and 93 % where by a factor
-    of two. Failure case: a tenth of the documents carries ten times the error (57, 76 and 90 %),
-    because a small sample may hold none of them.
-
-    Returns
-    -------
-    float64 (items, 2): the ends, in decibels.
-    """
-    found = np.full((len(ratios), 2), np.nan)
-    for number, (above, below) in enumerate(ratios):
-        x, y = np.asarray(above, float), np.asarray(below, float)
-        n = x.size
-        first, second = x.sum() - x, y.sum() - y
-        if n < MIN_DOCUMENTS or (first <= 0).any() or (second <= 0).any():
-            continue
-        center = 10 * np.log10(x.sum() / y.sum())
-        without = 10 * np.log10(first / second)
-        variance = (n - 1) / n * ((without - without.mean()) ** 2).sum()
-        half = float(half_width(n - 1)) * math.sqrt(variance)
-        found[number] = center - half, center + half
-    return found
 
 
 def coverage(quantity: str, documents: int, *, paired: bool) -> float:

@@ -18,9 +18,11 @@ from distviz.errors import RequestError
 from distviz.output import counted
 from distviz.results import divergence
 from distviz.sites import HookPoint, parse_sites
-from distviz.stats import Difference, Differences, ratio_intervals
+from distviz.stats import Difference, Differences, infer_ratio
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from distviz.data import Corpus, Document
     from distviz.hooks import PairRecorder
     from distviz.measure import Measurement, PairedOutputs
@@ -285,7 +287,7 @@ def _end(point: HookPoint) -> dict[str, Any]:
 def _places(
     places: dict[HookPoint, Differences], own: dict[HookPoint, Differences], text: Any
 ) -> pd.DataFrame:
-    intervals = ratio_intervals([_ratios(found) for found in places.values()])
+    intervals = _intervals(places.values())
     rows = []
     for (point, found), interval in zip(places.items(), intervals, strict=True):
         total, where = found.total, found.most_token
@@ -313,10 +315,21 @@ def _own(total: Difference) -> dict[str, float]:
     return {"local_sqnr_db": total.sqnr_db, "local_relative_error": total.relative_error}
 
 
-def _ratios(found: Differences) -> tuple[list[float], list[float]]:
-    """Return the sums of first^2 and of d^2 of each document."""
-    sums = found.documents.values()
-    return [one.first for one in sums], [one.error for one in sums]
+def _intervals(places: Iterable[Differences]) -> NDArray[np.float64]:
+    """Return 95 % intervals of the SQNR in dB, float64 (places, 2), with documents as the unit."""
+    sums = [found.documents for found in places]
+    if not sums:
+        return np.empty((0, 2))
+    documents = sorted({number for one in sums for number in one})
+    nothing = Difference()
+    error, first = (
+        np.array([[getattr(one.get(n, nothing), name) for n in documents] for one in sums])
+        for name in ("error", "first")
+    )
+    rows = infer_ratio(error, first, "sqnr_db", is_log=True)
+    with np.errstate(divide="ignore"):
+        ends = -10 * np.log10(rows[["ci_high", "ci_low"]].to_numpy(float))
+    return np.where(np.isfinite(ends), ends, np.nan)
 
 
 def _documents(

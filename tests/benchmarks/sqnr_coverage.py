@@ -1,4 +1,4 @@
-"""Coverage of the SQNR's interval (distviz.stats.ratio_intervals), by simulation.
+"""Coverage of the SQNR's interval (distviz.stats.infer_ratio), by simulation.
 
     python tests/benchmarks/sqnr_coverage.py [repetitions]   (3,000: ten seconds)
 
@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-from distviz.stats import ratio_intervals
+from distviz.stats import infer_ratio
 
 DOCUMENTS = (8, 12, 20, 40, 100)
 KINDS = ("even", "uneven", "rare")
@@ -41,9 +41,10 @@ def main() -> None:
         found = []
         for kind in KINDS:
             energy, error = _draw(np.random.default_rng(1), (1_000_000,), kind)
-            truth = 10 * np.log10(energy.sum() / error.sum())
-            ends = ratio_intervals([*zip(*_draw(rng, (repetitions, n), kind), strict=True)])
-            found.append(np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])))
+            truth = error.sum() / energy.sum()
+            energy, error = _draw(rng, (repetitions, n), kind)
+            rows = infer_ratio(error, energy, "sqnr_db", is_log=True)
+            found.append(np.mean((rows["ci_low"] <= truth) & (truth <= rows["ci_high"])))
         shown = ", ".join(f"{kind} {share:.3f}" for kind, share in zip(KINDS, found, strict=True))
         print(f"{n:4} documents: {shown}")
 

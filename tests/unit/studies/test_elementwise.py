@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from support.texts import TEXTS
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +22,8 @@ import distviz
 from distviz.errors import RequestError
 from distviz.results import Comparison
 from distviz.settings import OPTIONS, RunSettings
+from distviz.stats import Difference, Differences
+from distviz.studies.elementwise import _intervals
 
 MODULES = {
     "attention": ("self_attn.o_proj", "input"),
@@ -210,6 +213,24 @@ def _check_parts(found: Comparison, brute: dict[tuple[int, str], list[tuple[Any,
     assert rows["error_share"].iloc[0] == pytest.approx(
         max(by_token.values()) / sum(by_token.values()), rel=1e-2
     )
+
+
+def test_the_interval_is_that_of_the_sums_over_documents() -> None:
+    made = np.random.default_rng(4)
+    energy, share = made.gamma(9, 1.0, 12), made.gamma(4, 1e-4, 12)
+    sums = {n: Difference(energy[n] * share[n], energy[n], count=1) for n in range(12)}
+    few = {n: sums[n] for n in range(7)}
+    equal = {n: Difference(0.0, energy[n], count=1) for n in range(12)}
+    found = _intervals([Differences(documents=one) for one in (sums, few, equal)])
+    error = energy * share
+    without = (error.sum() - error) / (energy.sum() - energy)
+    spread = np.sqrt(11 / 12 * ((without - without.mean()) ** 2).sum())
+    degrees = energy.sum() ** 2 / (energy**2).sum() - 1
+    ratio = error.sum() / energy.sum()
+    half = stats.t.ppf(0.975, degrees) * spread / ratio * 10 / np.log(10)
+    center = -10 * np.log10(ratio)
+    np.testing.assert_allclose(found[0], [center - half, center + half], rtol=1e-12)
+    assert np.isnan(found[1:]).all()
 
 
 # Verdict ------------------------------------------------------------------------------------
