@@ -1,4 +1,4 @@
-"""Settings without effect beside others; tests/unit/test_settings.py has them as they are given."""
+"""Settings without effect beside others; `tests/unit/settings` has them as they are given."""
 
 from __future__ import annotations
 

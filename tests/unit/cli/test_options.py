@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import distviz
 from distviz.arm import controls
 from distviz.arm.arm import MODES, PERCENTILES_OF
 from distviz.cli.examples import PAGES
@@ -120,7 +121,7 @@ def test_values_of_repeatable_options_are_checked_where_they_are_used() -> None:
 
 # Hints ----------------------------------------------------------------------------------------
 
-PACKAGE = Path(inspect.getfile(RunSettings)).parent
+PACKAGE = Path(distviz.__file__).parent
 ELSEWHERE = {"--merge", "--dequantize", "--safe_serialization", "--name"}
 """Options of other programs that hints name, and a placeholder."""
 OF_EVERY_COMMAND = {"--help", "--version", "--install-completion", "--show-completion"}

@@ -7,11 +7,9 @@ and the commands shown in reports follow from it.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
@@ -20,14 +18,12 @@ from distviz.option import (
     MEASURING,
     Affects,
     check_choice,
-    check_table,
     code_in,
-    read_options,
     records_of,
     refuse_code,
     setting,
 )
-from distviz.parsing import path_of, shown
+from distviz.settings.layer import LayerSettings
 from distviz.sites import SITES, check_layers
 
 if TYPE_CHECKING:
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES = {name: name for name in _SHORT.values()} | _SHORT
 """The allowed names of a dtype besides ``auto``, and the torch name of each."""
-MOST_LAYERS = 1000
-"""Layers that are built from a TOML."""
 MOST_FILLERS = 100_000
 """Repetitions of a filler in a prompt."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -72,42 +66,6 @@ _source = partial(setting, heading=_HARDWARE, commands=_MODEL, affects="source")
 _speed = partial(setting, heading=_HARDWARE, commands=("run", "compare"), affects="speed")
 _files = partial(setting, heading=_OUTPUT, affects="nothing")
 _figures = partial(setting, heading=_OUTPUT, affects="figures")
-_positive = partial(setting, minimum=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerSettings:
-    """Decoder layers to build from transformers' own classes; the ``[layer]`` table of a TOML."""
-
-    architecture: str = "llama"
-    layers: int = _positive(1, maximum=MOST_LAYERS)
-    hidden_size: int = _positive(576)
-    intermediate_size: int = _positive(1536)
-    heads: int = _positive(9)
-    kv_heads: int = _positive(3)
-    activation: str = "silu"
-    seed: int = 0
-    weights: str | None = setting(None, "MODEL")
-    weights_layers: list[int] = field(default_factory=list)
-    input: str = setting("hidden", choices=("hidden", "tokens"))
-    documents: int = _positive(8)
-    tokens: int = _positive(256)
-    scale: float = 1.0
-    config: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, record in records_of(LayerSettings).items():
-            record.check(getattr(self, name), f"layer.{name}")
-        if self.weights is not None:
-            path_of(self.weights, "layer.weights")
-        if not (self.scale > 0 and math.isfinite(self.scale)):
-            raise RequestError(f"layer.scale is {shown(self.scale)}, it must be above 0")
-        for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
-            first, second = getattr(self, whole), getattr(self, part)
-            if self.weights is None and first % second:
-                raise RequestError(
-                    f"layer.{whole} {first} is not a multiple of layer.{part} {second}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,74 +271,3 @@ SIDE_B = {
 def names_affecting(*kinds: Affects) -> tuple[str, ...]:
     """Return the names of the settings that change this in a result."""
     return tuple(name for name, option in OPTIONS.items() if option.affects in kinds)
-
-
-def build_settings(
-    flags: dict[str, Any],
-    config: Path | None = None,
-    model: str | None = None,
-    *,
-    command: str = "run",
-) -> RunSettings:
-    """Join flags, TOML files and defaults, in this order of precedence.
-
-    Parameters
-    ----------
-    flags
-        Flags; None means not given.
-    config
-        File of ``--config``.
-    model
-        MODEL; a ``.toml`` counts as a second, weaker ``--config`` that may describe layers.
-    command
-        For which it is; a sweep tries many presets, so that its settings are not those of one.
-
-    Raises
-    ------
-    RequestError
-        If a key is unknown (the nearest valid one is named), mistyped, or out of range.
-    """
-    from distviz.arm import find_preset
-
-    is_toml = model is not None and model.endswith(".toml")
-    merged: dict[str, Any] = {}
-    files: dict[str, str] = {}
-    given = {name: value for name, value in flags.items() if value is not None}
-    for path in (Path(str(model)) if is_toml else None, config):
-        if path is not None:
-            own = check_table(read_options(path, OPTIONS), RunSettings, str(path))
-            refuse_code({n: v for n, v in own.items() if n not in given}, OPTIONS, str(path))
-            merged |= {n: OPTIONS[n].parse(v) if n in OPTIONS else v for n, v in own.items()}
-            files |= dict.fromkeys(own.keys() - given.keys(), str(path))
-    if model is not None and not is_toml:
-        given["model"] = model
-        merged.pop("layer", None)
-    explicit = frozenset(merged | given)
-    name = given.get("preset", merged.get("preset"))
-    if name is not None and command != "sweep":
-        # A preset stands between defaults and explicit settings.
-        preset = find_preset(name, given.get("model", merged.get("model"))) or {}
-        if "c" in explicit and "fraction" not in explicit:
-            preset.pop("fraction", None)  # an explicit c would have no effect
-        merged = preset | merged
-    trusted = frozenset(code_in(given, OPTIONS).items())
-    origin: dict[str, Any] = {"explicit": explicit, "files": frozenset(files.items())}
-    settings = RunSettings(**(merged | given), **origin, trusted=trusted)
-    refuse_without_effect(settings, command=command)
-    return settings
-
-
-def refuse_without_effect(
-    *settings: RunSettings, names: Iterable[str] | None = None, command: str = "run"
-) -> None:
-    """Refuse what is given and has no effect in any of ``settings``, see `refuse_idle`."""
-    from distviz.arm import refuse_idle
-
-    refuse_idle(settings, OPTIONS, names, command)
-
-
-def settings_of_folder(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check settings that a result folder records, by name; raise a RequestError for code."""
-    checked = check_table(dict(values), RunSettings, where)
-    refuse_code(checked, OPTIONS, where)
-    return checked

@@ -1,0 +1,12 @@
+from .building import build_settings as build_settings
+from .building import refuse_without_effect as refuse_without_effect
+from .building import settings_of_folder as settings_of_folder
+from .layer import LayerSettings as LayerSettings
+from .run import DTYPES as DTYPES
+from .run import FIGURE_FORMATS as FIGURE_FORMATS
+from .run import MOST_FILLERS as MOST_FILLERS
+from .run import OPTIONS as OPTIONS
+from .run import SIDE_B as SIDE_B
+from .run import TABLE_FORMATS as TABLE_FORMATS
+from .run import RunSettings as RunSettings
+from .run import names_affecting as names_affecting

@@ -1,0 +1,51 @@
+"""The records of the settings, and what each changes in a result."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from distviz.settings import (
+    OPTIONS,
+    SIDE_B,
+    RunSettings,
+    build_settings,
+    names_affecting,
+)
+
+
+def test_settings_are_plain_data() -> None:
+    settings = build_settings({"c": 0.2})
+    assert RunSettings(**settings.as_dict()) == settings
+    with pytest.raises(dataclasses.FrozenInstanceError, match="c"):
+        settings.c = 0.3  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_changes() -> None:
+    assert names_affecting("speed") == ("stream", "stream_memory")
+    assert names_affecting("nothing") == ("out", "force", "resume", "save_every")
+    assert names_affecting("figures") == ("figures", "figure_width", "x_axis", "centred")
+    assert set(names_affecting("arm")) == {
+        "arm_layers", "redistribution", "c", "p1", "p_min", "p_max", "fraction", "arm_mode",
+        "percentile_of", "passes", "ripple",
+    }  # fmt: skip
+    kinds = ("tokens", "arm", "counts", "source", "figures", "speed", "nothing")
+    assert set(names_affecting(*kinds)) == set(OPTIONS)
+
+
+def test_the_same_result_is_asked_for_whatever_its_folder_and_speed() -> None:
+    known = build_settings({"c": 0.2, "out": "a", "save_every": 1.0}).as_dict()
+    assert build_settings({"c": 0.2, "out": "b", "stream": True}).asks_the_same(known)
+    assert not build_settings({"c": 0.3}).asks_the_same(known)
+    assert not build_settings({"c": 0.2, "dtype": "fp32"}).asks_the_same(known)
+
+
+def test_the_sides_of_a_comparison_may_differ_in_model_and_arm_not_in_text() -> None:
+    names = {name.removeprefix("b_") for name in SIDE_B}
+    shared = {name for name, one in OPTIONS.items() if "compare" in one.commands} - names
+    assert {"dtype", "attn_implementation", "revision", "c", "redistribution", "preset"} <= names
+    of_text = {*names_affecting("tokens"), "text", "sites", "layers"}
+    of_command = {*names_affecting("nothing", "speed", "figures"), "threads"}
+    assert shared <= of_text | of_command
+    assert not names & (of_text | of_command)
