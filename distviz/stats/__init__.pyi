@@ -18,6 +18,7 @@ from .pruning import threshold_for as threshold_for
 from .quantization import RANGES as RANGES
 from .quantization import Sample as Sample
 from .quantization import fit as fit
+from .quantizers import quantize as quantize
 from .ratio_inference import infer_ratio as infer_ratio
 from .serialize import decode as decode
 from .serialize import encode as encode

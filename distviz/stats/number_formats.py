@@ -130,6 +130,9 @@ FORMATS: dict[str, NumberFormat] = {
     )
 }
 
+FP4 = _float("fp4-e2m1", 1, 0, 6.0)
+"""The elements of MXFP4 and NVFP4; not used per tensor."""
+
 
 @dataclass(frozen=True)
 class Losses:
