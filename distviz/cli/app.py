@@ -298,7 +298,7 @@ def _list_architectures(given: SimpleNamespace) -> None:
 
 @_command
 def whatif(given: SimpleNamespace) -> None:
-    """Compute the cost of sparsity and quantization from a saved run."""
+    """Compute the error of sparsity and quantization from a saved run."""
     from distviz.cli import execute
 
     asked = ("sparsity", "thresholds", "formats", "ranges", "phases", "layers", "sites")

@@ -188,12 +188,14 @@ PAGES: dict[str, CommandHelp] = {
         _ANALYZE,
         """Uses the counts of the run; the results are those of the values themselves. For each
         fraction of zeros, the threshold and its error; for int8, int4 and fp8, the error by layer,
-        site and phase, with the range set by the maximum, a percentile or the least error.
+        site and phase, with the range set by the maximum, a percentile or the least error. The
+        error of the values (SQNR) is not the cost to the model; where few massive values decide it,
+        a warning says so, and every number stands beside that without the largest 0.01 %.
 
         Writes RUN-whatif, or --out: whatif.csv, whatif.json, figures/.""",
         ("Everything:", "distviz whatif runs/mine"),
         (
-            "The cost of setting half of the values to zero:",
+            "The error of setting half of the values to zero:",
             "distviz whatif runs/mine --sparsity 50 --formats none",
         ),
         (

@@ -1,3 +1,4 @@
+from .channels import channel_energies as channel_energies
 from .channels import channel_summary as channel_summary
 from .channels import channels_before as channels_before
 from .compared_output import output_line as output_line
@@ -77,7 +78,10 @@ from .token_rows import ROW as ROW
 from .token_rows import RowFile as RowFile
 from .token_rows import TokenRows as TokenRows
 from .whatif import COLUMNS as COLUMNS
+from .whatif import HALF as HALF
 from .whatif import RANGES as RANGES
+from .whatif import TOP as TOP
+from .whatif import WHOLE as WHOLE
 from .whatif import WhatIf as WhatIf
 from .whatif import evenly as evenly
 from .whatif import least_first as least_first

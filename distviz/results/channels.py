@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from distviz.sites import SiteKey
+
 if TYPE_CHECKING:
     from distviz.results.run import Run
 
@@ -21,6 +23,24 @@ def channels_before(run: Run) -> pd.DataFrame:
     if not set(channels) >= _NEEDED:
         return pd.DataFrame()
     return channels[channels["phase"] == "before"]
+
+
+def channel_energies(run: Run) -> dict[SiteKey, tuple[int, float]]:
+    """Return the channel with the largest sum of x^2 and its share of all, by key of the run.
+
+    Keys without finite energy, or with a single channel, are left out.
+    """
+    columns = {*SiteKey._fields, "channel", "count", "mean", "std"}
+    found: dict[SiteKey, tuple[int, float]] = {}
+    groups = run.channels.groupby(list(SiteKey._fields)) if set(run.channels) >= columns else ()
+    for place, own in groups:
+        energy = (own["count"] * (own["mean"] ** 2 + own["std"] ** 2)).to_numpy(float)
+        whole = float(np.nansum(energy))
+        if len(own) > 1 and 0 < whole < math.inf:
+            index = int(np.nanargmax(energy))
+            channel = int(own["channel"].to_numpy()[index])
+            found[SiteKey._make(place)] = channel, float(energy[index]) / whole
+    return found
 
 
 def channel_summary(run: Run) -> pd.DataFrame:

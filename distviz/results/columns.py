@@ -6,9 +6,9 @@ A column that is not declared here is allowed and kept. ``None`` in a type allow
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 from msgspec.structs import fields
 
 from distviz.results.schema import (
@@ -361,32 +361,6 @@ class Setting(Row, kw_only=True):
     fraction: Share | None
     mode: str
     preset: str
-
-
-class WhatIfRow(Row, kw_only=True):
-    """``whatif.csv``."""
-
-    layer: Layer
-    site: str
-    phase: Phase
-    question: Literal["sparsity", "threshold", "format"]
-    level: Share | None
-    format: str
-    range: str
-    threshold: Positive | None
-    zeros: Share | None
-    zeroed: Share | None
-    l1_kept: Share | None
-    l2_kept: Share | None
-    clip_low: Finite | None
-    clip_high: Finite | None
-    scale: Positive | None
-    zero_point: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None
-    clipped: Share | None
-    mse: Positive | None
-    sqnr_db: Number | None
-    module: str
-    stack: str
 
 
 def names_of(row: type[Row]) -> list[str]:

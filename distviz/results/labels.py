@@ -314,7 +314,8 @@ def decibels(ratio: float) -> str:
     """Format a ratio in dB with one decimal; a lossless format has ``inf``."""
     if math.isnan(ratio):
         return "–"
-    return f"{ratio:.1f}".replace("-", "−") if math.isfinite(ratio) else "inf"
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{round(ratio, 1) + 0.0:.1f}".replace("-", "−") if math.isfinite(ratio) else "inf"
 
 
 def place_name(row: Mapping[str, Any]) -> str:

@@ -258,8 +258,22 @@ MEANINGS: dict[str, dict[str, str]] = {
         "scale, zero_point": "of the format",
         "clipped": "share of values that exceed the range after rounding",
         "mse, sqnr_db": (
-            "mean squared error; 10 log10(sum(x²) / sum of squared errors): inf (null in "
-            "JSON) where nothing is lost, empty where every value is zero"
+            "mean squared error; 10 log10(sum(x²) / sum of squared errors), which is no cost to "
+            "the model: inf (null in JSON) where nothing is lost, empty where every value is zero"
+        ),
+        "sqnr_rest_db, l2_kept_rest": (
+            "sqnr_db and l2_kept of the values without the largest 0.01 % of abs(x) (at least "
+            "one value), with the same scale or threshold"
+        ),
+        "rank, rank_rest": (
+            "rank of the place among those of the same site, phase and question by sqnr_db or "
+            "l2_kept, and by the same without the largest 0.01 %: 1 is the highest"
+        ),
+        "top_energy, value_energy": (
+            "share of sum(x²) in the largest 0.01 % of abs(x), and in the largest value alone"
+        ),
+        "channel, channel_energy": (
+            "channel with the largest sum(x²), and its share; empty where the run has no channels"
         ),
     },
 }

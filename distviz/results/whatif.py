@@ -7,26 +7,83 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
+from msgspec import Meta
 
-from distviz.results.columns import Row, WhatIfRow, names_of
+from distviz.results.columns import Row, names_of
 from distviz.results.labels import decibels, percent, place_name
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
-from distviz.results.schema import Manifest, WhatIfManifest
+from distviz.results.schema import (
+    Count,
+    Finite,
+    Layer,
+    Manifest,
+    Number,
+    Phase,
+    Positive,
+    Share,
+    WhatIfManifest,
+)
 from distviz.results.storage import WHATIF
 from distviz.results.tables import records
+
+
+class WhatIfRow(Row, kw_only=True):
+    """``whatif.csv``."""
+
+    layer: Layer
+    site: str
+    phase: Phase
+    question: Literal["sparsity", "threshold", "format"]
+    level: Share | None
+    format: str
+    range: str
+    threshold: Positive | None
+    zeros: Share | None
+    zeroed: Share | None
+    l1_kept: Share | None
+    l2_kept: Share | None
+    clip_low: Finite | None
+    clip_high: Finite | None
+    scale: Positive | None
+    zero_point: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None
+    clipped: Share | None
+    mse: Positive | None
+    sqnr_db: Number | None
+    sqnr_rest_db: Number | None = None
+    l2_kept_rest: Share | None = None
+    rank: Annotated[int, Meta(ge=1)] | None = None
+    rank_rest: Annotated[int, Meta(ge=1)] | None = None
+    top_energy: Share | None = None
+    value_energy: Share | None = None
+    channel: Count | None = None
+    channel_energy: Share | None = None
+    module: str
+    stack: str
+
 
 COLUMNS = tuple(names_of(WhatIfRow))
 """Of ``whatif.csv``; docs/files.md explains each."""
 
+WHOLE = ("zero_point", "channel", "rank", "rank_rest")
+"""Columns of whole numbers that may be missing."""
 Item = TypeVar("Item")
 RANGES = ("mse", "max", "percentile", "none")
 """Choices of a format's range; the first of these that was requested is shown first."""
 
+NO_COST = "SQNR is the error of the values, not the cost to the model."
+HALF = 0.5
+"""Of the energy: a value or a channel that holds so much decides every ratio of energies."""
+TOP = "the largest 0.01 % of the values"
+
 _PLACE = ["stack", "layer"]
+_NEAR = 1.0
+"""Decibels: a smaller difference is not told."""
+_FAR = 0.5
+"""A rank is far from another at so much of all places."""
 
 
 @dataclass(frozen=True)
@@ -68,30 +125,40 @@ class WhatIf(Result):
         rows = self._rows("format", site)
         return list(dict.fromkeys(zip(rows["format"], rows["range"], strict=True)))
 
-    def losses(self, site: str, format_: str, range_: str, phase: str = "before") -> pd.DataFrame:
-        """Return a row per layer for one format and range: its module with the largest loss."""
+    def losses(
+        self, site: str, format_: str, range_: str, phase: str = "before", by: str = "sqnr_db"
+    ) -> pd.DataFrame:
+        """Return a row per layer for one format and range: its module with the lowest SQNR.
+
+        ``by`` is ``sqnr_db``, or ``sqnr_rest_db`` for that without the largest 0.01 %.
+        """
         rows = self._rows("format", site, phase)
-        return _one_a_layer(
-            rows[(rows["format"] == format_) & (rows["range"] == range_)], "sqnr_db"
-        )
+        return _one_a_layer(rows[(rows["format"] == format_) & (rows["range"] == range_)], by)
 
     def levels(self, site: str) -> list[float]:
         """Return the shares of zeros, ascending."""
         return sorted(set(self._rows("sparsity", site)["level"]))
 
-    def thinned(self, site: str, level: float, phase: str = "before") -> pd.DataFrame:
-        """Return a row per layer for one share of zeros: its module with the smallest l2_kept."""
+    def thinned(
+        self, site: str, level: float, phase: str = "before", by: str = "l2_kept"
+    ) -> pd.DataFrame:
+        """Return a row per layer for one share of zeros: its module with the smallest l2_kept.
+
+        ``by`` is ``l2_kept``, or ``l2_kept_rest`` for that without the largest 0.01 %.
+        """
         rows = self._rows("sparsity", site, phase)
-        return _one_a_layer(rows[rows["level"] == level], "l2_kept")
+        return _one_a_layer(rows[rows["level"] == level], by)
 
     def thresholds(self, site: str) -> list[float]:
         """Return the thresholds, ascending."""
         return sorted(set(self._rows("threshold", site)["threshold"]))
 
-    def cut(self, site: str, threshold: float, phase: str = "before") -> pd.DataFrame:
-        """Return a row per layer for one threshold: its module with the smallest l2_kept."""
+    def cut(
+        self, site: str, threshold: float, phase: str = "before", by: str = "l2_kept"
+    ) -> pd.DataFrame:
+        """Return a row per layer for one threshold; ``by`` as of `thinned`."""
         rows = self._rows("threshold", site, phase)
-        return _one_a_layer(rows[rows["threshold"] == threshold], "l2_kept")
+        return _one_a_layer(rows[rows["threshold"] == threshold], by)
 
     def worst(self) -> pd.DataFrame:
         """Return a row for each answer of the first phase of a site: its worst layer."""
@@ -131,7 +198,9 @@ class WhatIf(Result):
         (table,) = tables
         if table.empty:
             raise folder.damaged("whatif.csv", "it has no rows")
-        table = table.astype({"zero_point": "Int64"})
+        # Folders of before do not have all columns.
+        table = table.reindex(columns=[*COLUMNS, *(set(table) - set(COLUMNS))])
+        table = table.astype(dict.fromkeys(WHOLE, "Int64"))
         return cls(folder.manifest, table, file_warnings=folder.changes())
 
 
@@ -141,18 +210,21 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def whatif_verdict(results: WhatIf) -> str:
-    """Return which format loses most and least over all sites, where, and what zeros cost."""
-    worst: dict[str, dict[str, Any]] = {}
-    for name, range_ in dict.fromkeys(kind for s in results.sites for kind in results.kinds(s)):
-        tables = [_first_losses(results, site, name, range_) for site in results.sites]
-        worst |= {f"{name} ({range_})": row for row in least_first(pd.concat(tables), "sqnr_db", 1)}
-    order = sorted(worst, key=lambda name: worst[name]["sqnr_db"])
-    amounts = ("the most signal over noise", "the least")
+    """Return the formats of highest and lowest SQNR over all sites, and what zeros keep.
+
+    Beside them stand the numbers without the largest 0.01 % of the values, and the layer whose rank
+    they change most.
+    """
+    kinds = dict.fromkeys(kind for site in results.sites for kind in results.kinds(site))
+    least = {kind: least_first(_losses(results, kind), "sqnr_db", 1) for kind in kinds}
+    worst = {kind: rows[0] for kind, rows in least.items() if rows}
+    order = sorted(worst, key=lambda kind: worst[kind]["sqnr_db"])
+    amounts = ("the highest SQNR", "the lowest")
     sentences = [
-        f"{name} has {amount}: {decibels(worst[name]['sqnr_db'])} dB in its worst layer, "
-        f"{_where(results, worst[name])}"
-        for amount, names in zip(amounts, (order[-1:], order[:-1][:1]), strict=True)
-        for name in names
+        f"{_kind_name(kind)} has {amount}: {decibels(worst[kind]['sqnr_db'])} dB in its worst "
+        f"layer, {_where(results, worst[kind])}{_rest(results, kind)}"
+        for amount, kinds in zip(amounts, (order[-1:], order[:-1][:1]), strict=True)
+        for kind in kinds
     ]
     levels = {level for site in results.sites for level in results.levels(site)}
     if levels:
@@ -165,11 +237,48 @@ def whatif_verdict(results: WhatIf) -> str:
         ]
     phases = results.phases(results.sites[0])
     start = f"{phases[0]}: " * (len(phases) > 1)
-    return f"{start}{'; '.join(sentences)}." if sentences else ""
+    found = f"{start}{'; '.join(sentences)}." if sentences else ""
+    return " ".join(filter(None, [found, _moved(results), NO_COST * bool(worst)]))
 
 
-def _first_losses(results: WhatIf, site: str, name: str, range_: str) -> pd.DataFrame:
-    return results.losses(site, name, range_, results.phases(site)[0])
+def _losses(results: WhatIf, kind: tuple[str, str], by: str = "sqnr_db") -> pd.DataFrame:
+    """Return the rows of all sites, each in its first phase, for a format and range."""
+    parts = [results.losses(s, *kind, results.phases(s)[0], by) for s in results.sites]
+    return pd.concat(parts)
+
+
+def _kind_name(kind: Sequence[str]) -> str:
+    return f"{kind[0]} ({kind[1]})"
+
+
+def _rest(results: WhatIf, kind: tuple[str, str]) -> str:
+    """Return the worst layer without the largest 0.01 % of the values, if it has another SQNR."""
+    by = "sqnr_rest_db"
+    worst = least_first(_losses(results, kind), "sqnr_db", 1)
+    return "".join(
+        f" (without the largest 0.01 %: {decibels(row[by])} dB in layer {_where(results, row)})"
+        for row in least_first(_losses(results, kind, by), by, 1)
+        if not abs(row[by] - worst[0]["sqnr_db"]) < _NEAR
+    )
+
+
+def _moved(results: WhatIf) -> str:
+    """Return the layer whose rank falls most without the largest 0.01 %, where these decide it."""
+    first = {site: results.phases(site)[0] for site in results.sites}
+    rows = results.table[results.table["question"] == "format"]
+    rows = rows[rows["phase"] == rows["site"].map(first)].dropna(subset=["rank", "rank_rest"])
+    lowest = rows.groupby(["site", "format", "range"])["rank_rest"].transform("max")
+    falls = (rows["rank_rest"] - rows["rank"]).where(rows["top_energy"] >= HALF, 0).astype(int)
+    most = int(falls.argmax()) if len(falls) else 0
+    if not (falls > 0).any() or falls.iloc[most] < lowest.iloc[most] * _FAR:
+        return ""
+    (row,) = least_first(rows.iloc[[most]], "sqnr_db", 1)
+    return (
+        f"By SQNR, {_kind_name((row['format'], row['range']))} in layer {_where(results, row)} is "
+        f"rank {row['rank']} ({decibels(row['sqnr_db'])} dB), but rank {row['rank_rest']} without "
+        f"{TOP}, which hold {percent(row['top_energy'])} of the energy: "
+        f"{percent(row['zeroed'])} of the values become zero."
+    )
 
 
 def _where(results: WhatIf, row: dict[str, Any]) -> str:
@@ -183,12 +292,15 @@ def _one_a_layer(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     return least.sort_index()
 
 
-def least_first(rows: pd.DataFrame, column: str, most: int) -> list[dict[str, Any]]:
+def least_first(
+    rows: pd.DataFrame, column: str, most: int, *, is_reversed: bool = False
+) -> list[dict[str, Any]]:
     """Return at most ``most`` rows with the smallest values of a column, ascending, without NaN.
 
-    Infinite numbers stay infinite.
+    The largest, descending, if ``is_reversed``. Infinite numbers stay infinite.
     """
-    ordered = rows.dropna(subset=column).sort_values(column, kind="stable").head(most)
+    known = rows.dropna(subset=column)
+    ordered = known.sort_values(column, kind="stable", ascending=not is_reversed).head(most)
     return [
         row | {column: value}
         for row, value in zip(records(ordered), ordered[column].tolist(), strict=True)

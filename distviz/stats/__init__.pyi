@@ -13,7 +13,6 @@ from .moments import ExactSum as ExactSum
 from .moments import Moments as Moments
 from .moments import joined_moments as joined_moments
 from .number_formats import FORMATS as FORMATS
-from .pruning import prune as prune
 from .pruning import threshold_for as threshold_for
 from .quantization import RANGES as RANGES
 from .quantization import Sample as Sample

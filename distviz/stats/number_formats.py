@@ -145,6 +145,8 @@ class Losses:
     sqnr_db
         10 log10(sum of x^2 / sum of (x - restored)^2); inf if nothing is lost, NaN if all
         values are zero.
+    sqnr_rest_db
+        The same without the largest 0.01 % of the magnitudes.
     clipped
         Share of clipped values, see `Quantizer.keep`.
     zeros, zeroed
@@ -153,25 +155,28 @@ class Losses:
 
     mse: float
     sqnr_db: float
+    sqnr_rest_db: float
     clipped: float
     zeros: float
     zeroed: float
 
 
-def losses(values: Floats, counts: NDArray[np.int64], quantizer: Quantizer) -> Losses:
+def losses(values: Floats, counts: NDArray[np.int64], quantizer: Quantizer, left: Floats) -> Losses:
     """Return the losses for values (float64) with ``counts``; all NaN without values.
 
-    For a symmetric format, magnitudes give the same result.
+    For a symmetric format, magnitudes give the same result. ``left`` is the share of the values
+    that are not among the largest, see `distviz.stats.largest.shares_left`.
     """
     total = int(counts.sum())
     if not total:
-        return Losses(*[math.nan] * 5)
+        return Losses(*[math.nan] * 6)
     restored, is_clipped = quantizer.keep(values)
-    noise = float(np.sum(counts * (values - restored) ** 2))
+    signal, noise = counts * values**2, counts * (values - restored) ** 2
     is_zero = restored == 0
     return Losses(
-        mse=noise / total,
-        sqnr_db=_decibels(float(np.sum(counts * values**2)), noise),
+        mse=float(noise.sum()) / total,
+        sqnr_db=_decibels(float(signal.sum()), float(noise.sum())),
+        sqnr_rest_db=_decibels(float((signal * left).sum()), float((noise * left).sum())),
         clipped=int(counts[is_clipped].sum()) / total,
         zeros=int(counts[is_zero].sum()) / total,
         zeroed=int(counts[is_zero & (values != 0)].sum()) / total,

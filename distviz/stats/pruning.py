@@ -29,6 +29,8 @@ class Pruned:
         Share of values that are zero afterwards, and of those that were not before.
     l1_kept, l2_kept
         Share of sum(abs(x)) and of sum(x^2) that remains; NaN if every value is zero.
+    l2_kept_rest
+        ``l2_kept`` without the largest 0.01 % of the magnitudes.
     """
 
     threshold: float
@@ -36,6 +38,7 @@ class Pruned:
     zeroed: float
     l1_kept: float
     l2_kept: float
+    l2_kept_rest: float
 
 
 def threshold_for(magnitudes: Floats, counts: Counts, share: Fraction) -> float:
@@ -51,21 +54,27 @@ def threshold_for(magnitudes: Floats, counts: Counts, share: Fraction) -> float:
     return float(magnitudes[np.searchsorted(running, needed, side="left")])
 
 
-def prune(magnitudes: Floats, counts: Counts, threshold: float) -> Pruned:
-    """Return the effect of a threshold; arguments as of `threshold_for`."""
+def prune(magnitudes: Floats, counts: Counts, threshold: float, left: Floats) -> Pruned:
+    """Return the effect of a threshold; arguments as of `threshold_for`.
+
+    ``left`` is the share of the values of each magnitude that are not among the largest, see
+    `distviz.stats.largest.shares_left`.
+    """
     total = int(counts.sum())
     if not total:
-        return Pruned(threshold, *[math.nan] * 4)
+        return Pruned(threshold, *[math.nan] * 5)
     first = int(np.searchsorted(magnitudes, threshold, side="right"))
     gone = int(counts[:first].sum())
     were_zero = int(counts[:1].sum()) if magnitudes[0] == 0 else 0
     mass = counts * magnitudes
+    energy = mass * magnitudes
     return Pruned(
         threshold,
         zeros=max(gone, were_zero) / total,
         zeroed=max(gone - were_zero, 0) / total,
         l1_kept=_kept(mass, first),
-        l2_kept=_kept(mass * magnitudes, first),
+        l2_kept=_kept(energy, first),
+        l2_kept_rest=_kept(energy * left, first),
     )
 
 

@@ -8,8 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.stats.largest import energy_shares, shares_left
 from distviz.stats.mse_scale import Magnitudes, Spread, least_error
 from distviz.stats.number_formats import Losses, NumberFormat, Quantizer, losses
+from distviz.stats.pruning import Pruned, prune
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
 RANGES: dict[str, str] = {
@@ -25,7 +27,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """A distribution to quantize.
+    """A distribution to quantize or to prune.
 
     Attributes
     ----------
@@ -57,10 +59,32 @@ class Sample:
         values, counts = self.pairs
         return _side(values, counts), _side(-values[::-1], counts[::-1])
 
+    @cached_property
+    def left(self) -> Floats:
+        """The share of the values of each magnitude that are not among the largest 0.01 %."""
+        return shares_left(self.magnitude_pairs[1])
+
+    @cached_property
+    def left_signed(self) -> Floats:
+        """The same for each value of `pairs`."""
+        places = np.searchsorted(self.magnitude_pairs[0], np.abs(self.pairs[0]))
+        found: Floats = self.left[places]
+        return found
+
+    @cached_property
+    def energy_shares(self) -> tuple[float, float]:
+        """The shares of sum(x^2) of the largest 0.01 % and of the largest value alone."""
+        return energy_shares(*self.magnitude_pairs)
+
     def measure(self, quantizer: Quantizer) -> Losses:
         """Return the losses of a quantizer."""
-        is_asymmetric = quantizer.format.is_asymmetric
-        return losses(*(self.pairs if is_asymmetric else self.magnitude_pairs), quantizer)
+        if quantizer.format.is_asymmetric:
+            return losses(*self.pairs, quantizer, self.left_signed)
+        return losses(*self.magnitude_pairs, quantizer, self.left)
+
+    def prune(self, threshold: float) -> Pruned:
+        """Return the effect of setting magnitudes up to a threshold to zero."""
+        return prune(*self.magnitude_pairs, threshold, self.left)
 
 
 def _side(values: Floats, counts: Counts) -> Magnitudes:

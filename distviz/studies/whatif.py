@@ -7,7 +7,7 @@ fp16; fp32 data are rounded to bf16 there (each value within 2^-8).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +17,32 @@ import pandas as pd
 
 from distviz.errors import RequestError, nearest
 from distviz.option import no_effect
-from distviz.output import counted
+from distviz.output import counted, listed
 from distviz.parsing import amount, word_list
-from distviz.results import COLUMNS, RUN, SCHEMA_VERSION, Run, WhatIf, choose_places
+from distviz.results import (
+    COLUMNS,
+    HALF,
+    RUN,
+    SCHEMA_VERSION,
+    TOP,
+    WHOLE,
+    Run,
+    WhatIf,
+    channel_energies,
+    choose_places,
+    percent,
+    place_name,
+    records,
+)
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
-from distviz.stats import FORMATS, RANGES, Sample, fit, prune, threshold_for
+from distviz.stats import FORMATS, RANGES, Sample, fit, threshold_for
+
+_HOLDERS = {
+    "value_energy": "one value holds",
+    "channel_energy": "one channel holds",
+    "top_energy": f"{TOP} hold",
+}
+"""Columns, from the narrowest, and how they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,22 +216,46 @@ def evaluate_whatif(run: Run, request: WhatIfRequest, source: str = "") -> WhatI
         raise RequestError(
             f"the run has no phase {' or '.join(request.phases)} there", f"it has {known}"
         )
-    rows = [row for key in keys for row in _evaluate(run, key, request)]
+    channels = channel_energies(run)
+    rows = [row for key in keys for row in _evaluate(run, key, request, channels)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     texts = ["format", "range"]
     table[texts] = table[texts].astype(object).where(table[texts].notna(), "")
-    return WhatIf(_manifest(run, keys, request, source), table.astype({"zero_point": "Int64"}))
+    _rank(table)
+    table = table.astype(dict.fromkeys(WHOLE, "Int64"))
+    return WhatIf(_manifest(run, keys, request, source, table), table)
 
 
-def _evaluate(run: Run, key: SiteKey, request: WhatIfRequest) -> Iterator[dict[str, Any]]:
+def _rank(table: pd.DataFrame) -> None:
+    """Add the rank of each place among those that answer the same question, 1 the highest."""
+    asked = ["site", "phase", "question", "level", "format", "range", "threshold"]
+    # The threshold is the answer where a level is the question.
+    answers = table[asked].assign(threshold=table["threshold"].where(table["level"].isna()))
+    for rank, energies, ratio in (
+        ("rank", "l2_kept", "sqnr_db"),
+        ("rank_rest", "l2_kept_rest", "sqnr_rest_db"),
+    ):
+        by = table[energies].where(table["question"] != "format", table[ratio]).astype(float)
+        groups = by.groupby([answers[name] for name in asked], dropna=False)
+        table[rank] = groups.rank(ascending=False, method="min")
+
+
+def _evaluate(
+    run: Run,
+    key: SiteKey,
+    request: WhatIfRequest,
+    channels: Mapping[SiteKey, tuple[int, float]],
+) -> Iterator[dict[str, Any]]:
     sample = Sample.of(run.merged[key])
-    place = key._asdict()
+    held = sample.energy_shares
+    channel = channels.get(key, (None, math.nan))
+    names = ("top_energy", "value_energy", "channel", "channel_energy")
+    place = key._asdict() | dict(zip(names, held + channel, strict=True))
     for level in request.levels:
-        threshold = threshold_for(*sample.magnitude_pairs, level)
-        pruned = asdict(prune(*sample.magnitude_pairs, threshold))
+        pruned = asdict(sample.prune(threshold_for(*sample.magnitude_pairs, level)))
         yield place | {"question": "sparsity", "level": float(level)} | pruned
     for threshold in request.thresholds:
-        yield place | {"question": "threshold"} | asdict(prune(*sample.magnitude_pairs, threshold))
+        yield place | {"question": "threshold"} | asdict(sample.prune(threshold))
     for name, range_ in request.kinds():
         quantizer = fit(sample, FORMATS[name], range_, request.percentile)
         scaled = {
@@ -224,7 +269,7 @@ def _evaluate(run: Run, key: SiteKey, request: WhatIfRequest) -> Iterator[dict[s
 
 
 def _manifest(
-    run: Run, keys: Sequence[SiteKey], request: WhatIfRequest, source: str
+    run: Run, keys: Sequence[SiteKey], request: WhatIfRequest, source: str, table: pd.DataFrame
 ) -> dict[str, Any]:
     copied = {name: run.manifest.get(name) for name in ("model", "arm", "text", "dtype")}
     return {
@@ -239,7 +284,7 @@ def _manifest(
         "percentile": request.percentile,
         "phases": list(dict.fromkeys(key.phase for key in keys)),
         "is_rounded": any(run.merged[key].is_rounded for key in keys),
-        "warnings": [*run.file_warnings, *_warnings(run, keys)],
+        "warnings": [*run.file_warnings, *_warnings(run, keys), *_decided(table)],
     }
 
 
@@ -251,3 +296,21 @@ def _warnings(run: Run, keys: Sequence[SiteKey]) -> Iterator[str]:
         where = f"layer {first.layer}, {first.site}, {first.phase}"
         more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
         yield f"{nan:,} NaN and {counted(inf, 'infinite value')} are left out ({where}{more})"
+
+
+def _decided(table: pd.DataFrame) -> Iterator[str]:
+    """Yield where one value, one channel, or the largest values hold most of the energy."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in records(table.drop_duplicates(["stack", "layer", "site", "phase", "module"])):
+        holder = next((name for name in _HOLDERS if (row[name] or 0) >= HALF), None)
+        if holder is not None:
+            found.setdefault((row["site"], holder), []).append(row)
+    for (site, holder), rows in found.items():
+        worst = max(rows, key=lambda row: float(row[holder]))
+        number = f", channel {worst['channel']}" if holder == "channel_energy" else ""
+        layers = listed("layer", ", ".join(dict.fromkeys(map(place_name, rows))))
+        yield (
+            f"{site}: {_HOLDERS[holder]} at least half of the energy in {layers} "
+            f"({percent(worst[holder])} in layer {place_name(worst)}{number}): SQNR and energy "
+            "kept tell little about the other values there; compare them without the largest 0.01 %"
+        )

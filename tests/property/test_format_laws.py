@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from distviz.stats.number_formats import FORMATS, LOSSLESS_DB
-from distviz.stats.pruning import prune, threshold_for
+from distviz.stats.pruning import threshold_for
 from distviz.stats.quantization import Sample, fit
 from distviz.stats.sketch import Sketch
 
@@ -81,15 +81,15 @@ def test_only_shares_matter(values: list[float], form: object, range_: str, time
 def test_thresholds_are_order_statistics(values: list[float], first: int, second: int) -> None:
     x = torch.tensor(values).to(torch.float16)
     a = np.sort(np.abs(x.to(torch.float64).numpy()))
-    pairs = Sketch().add(x).magnitude_pairs()
+    sample = Sample.of(Sketch().add(x))
     kept = []
     for percent in sorted((first, second)):
-        threshold = threshold_for(*pairs, Fraction(percent, 100))
+        threshold = threshold_for(*sample.magnitude_pairs, Fraction(percent, 100))
         needed = -(-percent * a.size // 100)
         assert threshold == a[needed - 1]
         assert (a <= threshold).sum() * 100 >= percent * a.size
         assert (a < threshold).sum() * 100 < percent * a.size
-        found = prune(*pairs, threshold)
+        found = sample.prune(threshold)
         assert found.zeros == (a <= threshold).sum() / a.size
         assert found.zeroed == ((a <= threshold) & (a > 0)).sum() / a.size
         if a.any():

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
 from distviz.results import (
+    TOP,
     arm_settings,
     change_name,
     decibels,
@@ -25,8 +26,9 @@ from distviz.results import (
 if TYPE_CHECKING:
     from distviz.results import WhatIf
 
-_WORST = {"": 0, "2nd": 5, "3rd": 6}
-"""Columns of the worst layers, and the ranks in which they are left out."""
+_NEXT = {"2nd": 5, "3rd": 6}
+"""Columns of the next worst layers, and the ranks in which they are left out."""
+_REST = f" (rest: without {TOP})"
 
 
 def summary(results: WhatIf, console: Console | None = None) -> Group:
@@ -48,42 +50,50 @@ def summary(results: WhatIf, console: Console | None = None) -> Group:
 def _of_site(results: WhatIf, site: str, console: Console | None) -> Iterator[RenderableType]:
     named = [f"{site}: the smallest magnitudes made zero", results.named_phase(site)]
     if results.kinds(site):
-        title = f"{site}: signal to noise (SQNR, dB) by number format"
+        title = f"{site}: SQNR, dB, by number format (error of the values, not a cost)"
         yield paragraph(title, console, style="bold")
         yield formats_table(results, site)
+        note = f"top: energy in {TOP}; rest: without them; zeroed: values that become zero"
+        yield paragraph(note, console, style="dim")
     if results.levels(site):
-        title = f"{', '.join(filter(None, named))}; worst: least L2 energy"
+        title = f"{', '.join(filter(None, named))}; worst: least L2 energy{_REST}"
         yield paragraph(title, console, style="bold")
         yield zeros_table(results, site)
     if results.thresholds(site):
-        title = f"{site}: abs(x) <= threshold made zero; worst: least L2 energy"
+        title = f"{site}: abs(x) <= threshold made zero; worst: least L2 energy{_REST}"
         yield paragraph(title, console, style="bold")
         yield zeros_table(results, site, thresholds=True)
 
 
 def formats_table(results: WhatIf, site: str) -> FittedTable:
-    """Return a row per format and range: the worst layers, medians over layers."""
+    """Return a row per format and range: the worst and the best layer, medians over layers."""
     first, *others = results.phases(site)
     table = FittedTable(
         [
             Column("format", kind="text"),
             Column("range", kind="text"),
-            *_worst(results.named_phase(site)),
-            Column("median", results.named_phase(site), drop=1),
+            *_place("worst", drop=1),
+            *_more_places(),
+            *_place("best"),
+            Column("worst", "rest", kind="text"),
+            Column("median", results.named_phase(site), drop=2),
             *(Column("median", phase, drop=3) for phase in others[:1]),
             Column("median", "clipped", drop=4),
-            Column("median", "zeroed", drop=4),
         ],
         "whatif.csv",
     )
     last = ""
     for name, range_ in results.kinds(site):
         rows = results.losses(site, name, range_, first)
-        cells = [name if name != last else "", range_, *_least(rows, "sqnr_db", decibels)]
+        rest = results.losses(site, name, range_, first, "sqnr_rest_db")
+        cells = [name if name != last else "", range_]
+        cells += [*_first(rows, "sqnr_db"), *_ranked(rows, "sqnr_db", decibels)[1:]]
+        cells += _first(rows, "sqnr_db", is_reversed=True)
+        cells += _ranked(rest, "sqnr_rest_db", decibels)[:1]
         cells.append(decibels(_median(rows["sqnr_db"])))
         others_losses = [results.losses(site, name, range_, phase) for phase in others[:1]]
         cells += [decibels(_median(part["sqnr_db"])) for part in others_losses]
-        cells += [percent_cell(_median(rows[column])) for column in ("clipped", "zeroed")]
+        cells.append(percent_cell(_median(rows["clipped"])))
         table.add_row(cells)
         last = name
     return table
@@ -100,34 +110,55 @@ def zeros_table(results: WhatIf, site: str, *, thresholds: bool = False) -> Fitt
             Column("median", heads[1], drop=2),
             Column("L1 kept", "median", drop=4),
             Column("L2 energy", "median", drop=1),
-            *_worst(results.named_phase(site)),
+            Column("worst", results.named_phase(site), kind="text"),
+            *_more_places(),
+            Column("worst", "rest", kind="text"),
             *(Column("L2 energy", phase, drop=3) for phase in others[:1]),
         ],
         "whatif.csv",
     )
     for value in results.thresholds(site) if thresholds else results.levels(site):
-        rows = find(site, value, first)
+        rows, rest = find(site, value, first), find(site, value, first, "l2_kept_rest")
         if thresholds:
             cells = [number(value), percent_cell(_median(rows["zeros"]))]
         else:
             cells = [f"{100 * value:g} %", number(_median(rows["threshold"]))]
         cells += [percent_cell(_median(rows[column])) for column in ("l1_kept", "l2_kept")]
-        cells += _least(rows, "l2_kept", percent_cell)
+        cells += _ranked(rows, "l2_kept", percent_cell)
+        cells += _ranked(rest, "l2_kept_rest", percent_cell)[:1]
         cells += [percent_cell(_median(find(site, value, p)["l2_kept"])) for p in others[:1]]
         table.add_row(cells)
     return table
 
 
-def _worst(phase: str) -> Iterator[Column]:
-    """Yield the columns of the worst layers."""
-    yield from (Column("worst", part or phase, drop, "text") for part, drop in _WORST.items())
+def _place(heading: str, drop: int = 0) -> Iterator[Column]:
+    """Yield the columns of a layer: its SQNR, share zeroed, and energy in the largest values."""
+    yield Column(heading, "SQNR", kind="text")
+    yield Column("zeroed", "there")
+    yield Column("top", "there", drop)
 
 
-def _least(rows: pd.DataFrame, column: str, words: Callable[[float], str]) -> list[str]:
-    """Return the layers where a column is least."""
-    least = least_first(rows, column, len(_WORST))
+def _more_places() -> Iterator[Column]:
+    """Yield the columns of the next worst layers."""
+    yield from (Column("worst", part, drop, "text") for part, drop in _NEXT.items())
+
+
+def _first(rows: pd.DataFrame, column: str, *, is_reversed: bool = False) -> list[str]:
+    """Return the cells of `_place` for the layer where a column is least, or largest."""
+    cells = _ranked(rows, column, decibels, is_reversed=is_reversed)[:1]
+    found = least_first(rows, column, 1, is_reversed=is_reversed)
+    beside = [percent_cell(row[name]) for row in found for name in ("zeroed", "top_energy")]
+    return cells + (beside or ["", ""])
+
+
+def _ranked(
+    rows: pd.DataFrame, column: str, words: Callable[[float], str], *, is_reversed: bool = False
+) -> list[str]:
+    """Return the layers where a column is least, or largest."""
+    most = 1 + len(_NEXT)
+    least = least_first(rows, column, most, is_reversed=is_reversed)
     found = [f"{place_name(row)} {words(row[column])}" for row in least]
-    return found + [""] * (len(_WORST) - len(found))
+    return found + [""] * (most - len(found))
 
 
 def _median(column: pd.Series[float]) -> float:

@@ -14,7 +14,7 @@ import distviz
 from distviz.results import columns
 from distviz.results.columns import names_of
 from distviz.results.sweep import SeedRow, SweepRow
-from distviz.results.whatif import COLUMNS
+from distviz.results.whatif import COLUMNS, WhatIfRow
 from distviz.studies.comparison import compare_runs
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
@@ -34,7 +34,7 @@ TABLES = {
     "attention.csv": columns.AttentionKept,
     "tokens.parquet": columns.TokenChange,
     "sweep.csv": SweepRow,
-    "whatif.csv": columns.WhatIfRow,
+    "whatif.csv": WhatIfRow,
 }
 BORROWED = {"filler.csv": "inference.csv", "positions.csv": "inference.csv"}
 

@@ -11,6 +11,7 @@ from distviz.results import columns
 from distviz.results.columns import names_of
 from distviz.results.meanings import MEANINGS, meanings_of
 from distviz.results.sweep import SeedRow, SweepRow
+from distviz.results.whatif import WhatIfRow
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
 TABLES = {
@@ -32,7 +33,7 @@ TABLES = {
     "tokens": columns.TokenChange,
     "sweep": SweepRow,
     "sweep_seeds": SeedRow,
-    "whatif": columns.WhatIfRow,
+    "whatif": WhatIfRow,
 }
 
 

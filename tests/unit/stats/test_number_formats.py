@@ -106,24 +106,26 @@ def test_a_scale_of_zero_keeps_nothing() -> None:
 def test_losses_weigh_by_counts() -> None:
     values = np.array([-2.0, 0.0, 0.4, 1.0, 9.0])
     counts = np.array([3, 5, 2, 4, 1])
-    found = losses(values, counts, Quantizer(FORMATS["int4"], 1.0))
+    found = losses(values, counts, Quantizer(FORMATS["int4"], 1.0), np.array([1, 1, 1, 1, 0.0]))
     raw = np.repeat(values, counts)
     kept = np.repeat([-2.0, 0.0, 0.0, 1.0, 7.0], counts)
     noise, signal = ((raw - kept) ** 2).sum(), (raw**2).sum()
     assert found.mse == pytest.approx(noise / 15, rel=1e-14)
     assert found.sqnr_db == pytest.approx(10 * math.log10(signal / noise), rel=1e-14)
     assert (found.clipped, found.zeros, found.zeroed) == (1 / 15, 7 / 15, 2 / 15)
+    noise, signal = ((raw - kept)[:-1] ** 2).sum(), (raw[:-1] ** 2).sum()
+    assert found.sqnr_rest_db == pytest.approx(10 * math.log10(signal / noise), rel=1e-14)
 
 
 def test_losses_at_the_limits() -> None:
     quantizer = Quantizer(FORMATS["int4"], 1.0)
     ones = np.ones(1, np.int64)
-    assert losses(np.array([3.0]), ones, quantizer).sqnr_db == math.inf
-    of_zero = losses(np.array([0.0]), ones, quantizer)
+    assert losses(np.array([3.0]), ones, quantizer, ones).sqnr_db == math.inf
+    of_zero = losses(np.array([0.0]), ones, quantizer, ones)
     assert math.isnan(of_zero.sqnr_db)
     assert (of_zero.mse, of_zero.zeros, of_zero.zeroed) == (0, 1, 0)
-    empty = losses(np.array([]), np.array([], np.int64), quantizer)
+    empty = losses(np.array([]), np.array([], np.int64), quantizer, np.array([]))
     assert all(math.isnan(value) for value in vars(empty).values())
     # a third is no multiple of a seventh of itself in float64: that is no loss of the format
-    tiny = losses(np.array([0.1]), ones, Quantizer(FORMATS["int8"], 0.1 / 127))
+    tiny = losses(np.array([0.1]), ones, Quantizer(FORMATS["int8"], 0.1 / 127), ones)
     assert tiny.sqnr_db == math.inf

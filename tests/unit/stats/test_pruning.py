@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from distviz.stats.pruning import prune, threshold_for
+from distviz.stats.pruning import Pruned, threshold_for
+from distviz.stats.quantization import Sample
 from distviz.stats.sketch import Sketch
 
 ROW = [0.0, -0.0, 1.0, -1.0, 1.0, 2.0, -3.0, 4.0, 0.0, 5.0]
 
 
+def sample(values: list[float]) -> Sample:
+    return Sample.of(Sketch().add(torch.tensor(values, dtype=torch.bfloat16)))
+
+
+def prune(values: list[float], threshold: float) -> Pruned:
+    return sample(values).prune(threshold)
+
+
 def pairs(values: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    return Sketch().add(torch.tensor(values, dtype=torch.bfloat16)).magnitude_pairs()
+    return sample(values).magnitude_pairs
 
 
 @pytest.mark.parametrize(
@@ -36,28 +45,30 @@ def test_the_smallest_threshold_that_reaches_a_share(
 ) -> None:
     found = threshold_for(*pairs(ROW), Fraction(percent) / 100)
     assert found == threshold
-    assert prune(*pairs(ROW), found).zeros == zeros
+    assert prune(ROW, found).zeros == zeros
 
 
 def test_what_is_kept() -> None:
-    found = prune(*pairs(ROW), 2.5)
+    found = prune(ROW, 2.5)
     assert (found.zeros, found.zeroed) == (0.7, 0.4)
     assert found.l1_kept == pytest.approx(12 / 17, rel=1e-15)
     assert found.l2_kept == pytest.approx(50 / 57, rel=1e-15)
+    assert found.l2_kept_rest == pytest.approx(25 / 32, rel=1e-15)
 
 
 def test_a_threshold_takes_what_equals_it() -> None:
-    assert prune(*pairs(ROW), 1.0).zeros == 0.6
-    assert prune(*pairs(ROW), np.nextafter(1.0, 0)).zeros == 0.3
-    assert prune(*pairs(ROW), 0.0).zeroed == 0
+    assert prune(ROW, 1.0).zeros == 0.6
+    assert prune(ROW, np.nextafter(1.0, 0)).zeros == 0.3
+    assert prune(ROW, 0.0).zeroed == 0
 
 
 def test_nothing_and_zeros() -> None:
     assert math.isnan(threshold_for(*pairs([]), Fraction(1, 2)))
-    assert math.isnan(prune(*pairs([]), 0.5).zeros)
-    all_zero = prune(*pairs([0.0, -0.0]), threshold_for(*pairs([0.0, -0.0]), Fraction(1, 2)))
+    assert math.isnan(prune([], 0.5).zeros)
+    all_zero = prune([0.0, -0.0], threshold_for(*pairs([0.0, -0.0]), Fraction(1, 2)))
     assert (all_zero.threshold, all_zero.zeros, all_zero.zeroed) == (0, 1, 0)
     assert math.isnan(all_zero.l2_kept)
+    assert math.isnan(all_zero.l2_kept_rest)
 
 
 def test_large_counts_stay_exact() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from support.synthetic_comparisons import with_channels
 from support.synthetic_runs import place, run_of, silu_run
 from support.terminal import printed
 
 from distviz import plots
 from distviz.cli.views import whatif as whatif_tables
 from distviz.errors import RequestError
-from distviz.results.whatif import COLUMNS, WhatIf
+from distviz.results.whatif import COLUMNS, WhatIf, whatif_verdict
 from distviz.sites import SiteKey
 from distviz.stats.number_formats import FORMATS
 from distviz.stats.quantization import RANGES
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.synthetic_runs import Synthetic
+
+    from distviz.results.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +111,96 @@ def test_formats_are_those_of_raw_values(asked: WhatIf, measured: Synthetic) -> 
             assert 0 < row["clipped"] <= outside.mean()
 
 
+@pytest.fixture(scope="module")
+def massive() -> tuple[Run, dict[int, np.ndarray]]:
+    """Layers of 20 channels; in layer 1 one value is massive, in layer 2 a channel is."""
+    generator = np.random.default_rng(0)
+    raw = {layer: generator.standard_normal((600, 20)) * (1 + layer / 9) for layer in range(4)}
+    for x in raw.values():
+        x[0, 0], x[1, 1] = 9.0, -8.0  # no equal magnitudes where the largest end
+    raw[1][3, 11] = -20_000.0
+    raw[2][:, 7] *= 400
+    raw[2][5:7, 7] = 2_000.0, -1_800.0
+    exact = {
+        layer: torch.from_numpy(x).to(torch.bfloat16).to(torch.float64).numpy()
+        for layer, x in raw.items()
+    }
+    return with_channels(exact), exact
+
+
+def _restored(row: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """Quantize with the scale of a row, by torch."""
+    scaled = torch.from_numpy(x / row["scale"])
+    if row["format"] == "fp8-e4m3":
+        kept = scaled.clamp(-448, 448).to(torch.float32).to(torch.float8_e4m3fn).double()
+    elif row["format"] == "int8-asym":
+        kept = (scaled.round() + row["zero_point"]).clamp(0, 255) - row["zero_point"]
+    else:
+        top = {"int8": 127, "int4": 7}[row["format"]]
+        kept = scaled.round().clamp(-top, top)
+    return kept.numpy() * row["scale"]
+
+
+def test_ratios_without_the_largest_values(massive: tuple[Run, dict[int, np.ndarray]]) -> None:
+    run, raw = massive
+    asked = "int8,int4,int8-asym,fp8-e4m3"
+    found = evaluate_whatif(run, parse_whatif(formats=asked, ranges="max,mse", thresholds="0.5"))
+    for row in found.table.to_dict("records"):
+        x = raw[row["layer"]]
+        order = np.argsort(np.abs(x), axis=None)
+        largest, rest = order[-2:], order[:-2]  # 0.01 % of 12,000 are two, rounded up
+        energy = x.ravel() ** 2
+        assert row["top_energy"] == pytest.approx(energy[largest].sum() / energy.sum(), rel=1e-12)
+        assert row["value_energy"] == pytest.approx(energy.max() / energy.sum(), rel=1e-12)
+        by_channel = (x**2).sum(axis=0)
+        assert row["channel"] == by_channel.argmax()
+        assert row["channel_energy"] == pytest.approx(by_channel.max() / energy.sum(), rel=1e-9)
+        if row["question"] == "format":
+            noise = (x - _restored(row, x)).ravel() ** 2
+            ratio = 10 * np.log10(energy[rest].sum() / noise[rest].sum())
+            # torch rounds to fp8 by way of float32
+            slack = 1e-6 if row["format"] == "fp8-e4m3" else 1e-9
+            assert row["sqnr_rest_db"] == pytest.approx(ratio, rel=slack, abs=slack)
+        else:
+            kept = energy * (np.abs(x.ravel()) > row["threshold"])
+            share = kept[rest].sum() / energy[rest].sum()
+            assert row["l2_kept_rest"] == pytest.approx(share, rel=1e-12)
+    _assert_ranks(found.table)
+
+
+def _assert_ranks(table: pd.DataFrame) -> None:
+    """Count the places with a larger ratio."""
+    for row in table.to_dict("records"):
+        same = table[table["question"] == row["question"]]
+        for name in ("site", "phase", "format", "range", "level"):
+            same = same[(same[name] == row[name]) | (row[name] != row[name])]
+        by = "sqnr_db" if row["question"] == "format" else "l2_kept"
+        rest = by.replace("_db", "_rest_db").replace("_kept", "_kept_rest")
+        assert row["rank"] == 1 + (same[by] > row[by]).sum()
+        assert row["rank_rest"] == 1 + (same[rest] > row[rest]).sum()
+
+
+def test_where_one_value_or_channel_decides_is_told(
+    massive: tuple[Run, dict[int, np.ndarray]],
+) -> None:
+    run, _ = massive
+    found = evaluate_whatif(run, parse_whatif(formats="int8", ranges="max", sparsity="50"))
+    value, channel = found.manifest["warnings"]
+    assert value.startswith("act: one value holds at least half of the energy in layer 1 (")
+    assert channel.startswith("act: one channel holds at least half of the energy in layer 2 (")
+    assert "in layer 2, channel 7)" in channel
+    rows = found.losses("act", "int8", "max").set_index("layer")
+    assert rows["sqnr_db"].idxmax() == 1
+    assert rows["sqnr_rest_db"].idxmin() == 1
+    said = whatif_verdict(found)
+    assert "By SQNR, int8 (max) in layer 1 is rank 1 (" in said
+    assert "but rank 4 without the largest 0.01 % of the values" in said
+    assert "SQNR is the error of the values, not the cost to the model." in said
+    bare = evaluate_whatif(replace(run, channels=pd.DataFrame()), parse_whatif(sparsity="50"))
+    assert bare.table["channel_energy"].isna().all()
+    assert len(bare.manifest["warnings"]) == 1
+
+
 def test_ranges_are_what_they_say(asked: WhatIf, measured: Synthetic) -> None:
     for layer in range(3):
         x = measured.raw[layer, "before"]
@@ -176,7 +271,7 @@ def test_layers_sites_and_phases_are_chosen() -> None:
     both = evaluate_whatif(run, parse_whatif(formats="int4", ranges="max", sparsity="none"))
     assert both.sites == ["gate", "act"]
     assert both.select([1], ["gate"]).table["layer"].tolist() == [1, 1]
-    assert _printed(both).count("SQNR") == 2
+    assert _printed(both).count("SQNR, dB, by number format") == 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from support.synthetic_runs import silu_run
 from support.terminal import printed
 
 from distviz.cli.views import whatif as whatif_tables
+from distviz.cli.views.console import percent_cell
+from distviz.results.labels import decibels
 from distviz.results.whatif import WhatIf
 from distviz.studies.whatif import evaluate_whatif, parse_whatif
 
@@ -34,19 +36,21 @@ def asked(measured: Synthetic) -> WhatIf:
 _printed = partial(printed, whatif_tables.summary)
 
 
-def test_the_terminal_names_the_worst_layers_first(asked: WhatIf) -> None:
+def test_the_terminal_names_the_worst_and_the_best_layer(asked: WhatIf) -> None:
     text = _printed(asked)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     for name, range_ in asked.kinds("act"):
         rows = asked.losses("act", name, range_).sort_values("sqnr_db")
-        worst = " ".join(
-            f"{row['layer']} {row['sqnr_db']:.1f}" for row in rows.head(2).to_dict("records")
+        worst, best = (
+            f"{row['layer']} {row['sqnr_db']:.1f} {percent_cell(row['zeroed'])} "
+            f"{percent_cell(row['top_energy'])}"
+            for row in rows.iloc[[0, -1]].to_dict("records")
         )
-        median = f"{rows['sqnr_db'].median():.1f}"
-        lines = [" ".join(line.split()) for line in text.splitlines()]
-        line = next(line for line in lines if worst in line and f" {range_} " in f" {line}")
-        assert median in line.split(worst)[1].split()[:3]
+        rest = rows.loc[rows["sqnr_rest_db"].idxmin()]
+        shown = f" {worst} {best} {rest['layer']} {decibels(rest['sqnr_rest_db'])}"
+        assert any(shown in line and f" {range_} " in f" {line}" for line in lines), shown
     assert "50 %" in text
     assert "fp32 values" not in text
 
@@ -57,7 +61,9 @@ def test_the_table_of_zeros_in_full(measured: Synthetic) -> None:
     )
     least = sorted((found.thinned("act", 0.5)["l2_kept"].iloc[layer], layer) for layer in range(3))
     words = [f"{layer} {100 * kept:.1f}%" for kept, layer in least]
-    rows = found.thinned("act", 0.5)
+    rows, rest = found.thinned("act", 0.5), found.thinned("act", 0.5, by="l2_kept_rest")
+    lowest = rest.loc[rest["l2_kept_rest"].idxmin()]
+    words.append(f"{lowest['layer']} {100 * lowest['l2_kept_rest']:.1f}%")
     numbers = [f"{rows['threshold'].median():.3f}"] + [
         f"{100 * rows[name].median():.1f}%" for name in ("l1_kept", "l2_kept")
     ]
