@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from distviz.arm import published_for
@@ -62,3 +66,28 @@ def checkpoint_folder(out: Path, settings: RunSettings) -> CheckpointFolder:
 def short_name(source: str) -> str:
     """Return the last part of a path or id, fit for a folder's name."""
     return re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/")).name) or "model"
+
+
+@contextmanager
+def naming_command() -> Iterator[None]:
+    """Add the command that can be carried out where two models cannot be compared as asked."""
+    from distviz.studies import UnalignedError
+
+    try:
+        yield
+    except UnalignedError as error:
+        words = [word for word in sys.argv[1:] if word not in error.without]
+        if error.sites:
+            words = [*_without_option(words, "--sites"), "--sites", error.sites]
+        command = shlex.join(["distviz", *words])
+        raise RequestError(error.message, f"{error.hint}: {command}") from error
+
+
+def _without_option(words: Sequence[str], name: str) -> list[str]:
+    """Return the words of a command without an option and its value."""
+    found, is_value = [], False
+    for word in words:
+        if not is_value and word != name and not word.startswith(f"{name}="):
+            found.append(word)
+        is_value = word == name
+    return found

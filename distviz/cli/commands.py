@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.arm import every_preset
-from distviz.cli.checks import PROPOSED, is_published, parse_counts, short_name
+from distviz.cli.checks import (
+    PROPOSED,
+    is_published,
+    naming_command,
+    parse_counts,
+    short_name,
+)
 from distviz.errors import RequestError
 from distviz.option import no_effect
 from distviz.results import COMPARISON, FILLER, RUN, SWEEP, read_manifest
@@ -17,7 +23,7 @@ from distviz.settings import OPTIONS, RunSettings, build_settings, refuse_withou
 
 if TYPE_CHECKING:
     from distviz.cli.dry_run import Estimate
-    from distviz.measure import CheckpointFolder
+    from distviz.measure import Checked, CheckpointFolder
     from distviz.progress import Progress
     from distviz.results import Comparison, FillerStudy, Result, Run, Sweep
 
@@ -74,7 +80,9 @@ def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> 
         return measure.run(settings=settings, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
-        return {"": _estimate_run(settings)}
+        from distviz.measure import check
+
+        return {"": _estimate_run(settings, check(settings))}
 
     name, is_answered = short_name(model or settings.model or "demo"), partial(_has, settings, RUN)
     return Study("run", RUN, settings, name, measure, estimate, is_answered)
@@ -102,18 +110,19 @@ def compare_study(
     def measure(progress: Progress, states: CheckpointFolder) -> Comparison:
         from distviz.studies import compare
 
-        return compare(a, b, **options, progress=progress, states=states)
+        with naming_command():
+            return compare(a, b, **options, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
-        from distviz.studies import check_models, find_sides
+        from distviz.studies import checked_sides
 
-        sides = find_sides(a, b, (phase_a, phase_b), settings, given, of_b)
-        check_models(sides, **by_value)
+        with naming_command():
+            sides = checked_sides(a, b, **options)
         more = [by_value["elementwise"], by_value["elementwise"] + by_value["local"]]
         return {
             title: name
-            if side.run is not None
-            else _estimate_run(side.settings, side.texts).with_passes(passes)
+            if side.checked is None
+            else _estimate_run(side.settings, side.checked).with_passes(passes)
             for title, name, side, passes in zip("AB", (a, b), sides, more, strict=True)
         }
 
@@ -152,7 +161,8 @@ def filler_study(
         return studies.study_filler(opened, documents, settings, numbers, progress, states)
 
     def estimate() -> dict[str, Estimate | str]:
-        from distviz.cli.estimate import Part, estimate, open_empty
+        from distviz.cli.estimate import Part, estimate
+        from distviz.measure import open_empty
         from distviz.studies import filled_corpus, read_prompts
 
         documents = read_prompts(sources)
@@ -249,9 +259,9 @@ class _SweepRequest:
 
     def estimate(self) -> dict[str, Estimate | str]:
         """Estimate all passes; one that begins at a later layer counts as a part of a pass."""
-        from distviz.cli.estimate import Part, estimate, open_empty
+        from distviz.cli.estimate import Part, estimate
         from distviz.data import read_documents
-        from distviz.measure import corpus_of
+        from distviz.measure import corpus_of, open_empty
         from distviz.sites import join_layers
         from distviz.studies import layer_count
 
@@ -309,19 +319,13 @@ def sweep_study(
     return Study("sweep", SWEEP, settings, name, *how)
 
 
-def _estimate_run(settings: RunSettings, texts: list[Any] | None = None) -> Estimate:
-    """Estimate the measurement of one model; ``texts`` replace those of the settings."""
-    from distviz.cli.estimate import Part, estimate, open_empty
-    from distviz.data import read_documents
-    from distviz.measure import choose_points, corpus_of
+def _estimate_run(settings: RunSettings, checked: Checked) -> Estimate:
+    """Estimate the measurement of one model."""
+    from distviz.cli.estimate import Part, estimate
 
-    sources = [Path(name) for name in settings.text] if texts is None else texts
-    documents = read_documents(sources) if settings.layer is None else []
-    empty = open_empty(settings)
-    opened = empty.opened
-    corpus = corpus_of(documents, opened, settings)
-    is_paired = settings.ripple and bool(choose_points(settings, opened.model, opened.mlps)[1])
-    return estimate(empty, settings, [Part(corpus, 1 + is_paired, is_paired)])
+    is_paired = settings.ripple and bool(checked.moved)
+    part = Part(checked.corpus, 1 + is_paired, is_paired)
+    return estimate(checked.empty, settings, [part])
 
 
 def _has(settings: RunSettings, manifest: str, folder: Path) -> bool:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,8 +28,7 @@ from distviz import models
 from distviz.cli.dry_run import Estimate
 from distviz.data import Batch, Corpus, make_batches
 from distviz.hooks import HELD_BYTES, attach_hook
-from distviz.measure import choose_points, current, needed_points
-from distviz.models.architectures import find_mlps
+from distviz.measure import EmptyModel, choose_points, current
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, join_layers
 from distviz.stats import float_grid
@@ -46,102 +44,6 @@ _SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK, _ROW_DISK = 8_500, 19_000, 
 _CHANNEL_DISK, _DETAILS_DISK = (25, 40), 9
 """A row of channels.parquet: from values of 16 bits, from wider ones; more with --channels."""
 _FIGURE_DISK = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
-
-
-@dataclass(frozen=True)
-class EmptyModel:
-    """A model as `open_model` would return it, but on the meta device.
-
-    ``info`` is what is known of the checkpoint; None where layers are built.
-    """
-
-    opened: models.LoadedModel
-    info: models.CheckpointInfo | None
-
-    @property
-    def plan(self) -> models.LoadPlan | None:
-        """Which layers stay on disk; None where the whole model is loaded."""
-        return None if self.info is None else self.info.disk
-
-    @property
-    def streams(self) -> bool:
-        """Whether layers are read one by one."""
-        return self.plan is not None and self.plan.streams
-
-    @property
-    def unread(self) -> set[str]:
-        """Layers that are not needed."""
-        if self.plan is None or not self.plan.wanted:
-            return set()
-        return {*self.plan.layers} - {*models.layers_up_to(self.plan.layers, self.plan.wanted)}
-
-    def layer_share(self) -> float:
-        """Return the share of the layers that a forward pass goes through."""
-        return 1 - len(self.unread) / len(self.plan.layers) if self.plan is not None else 1.0
-
-    def files(self) -> dict[str, int]:
-        """Return the bytes that are read of each file."""
-        if self.info is None:
-            return {}
-        checkpoint, unread = self.info.checkpoint, self.unread
-        if not unread:
-            return {path.name: path.stat().st_size for path in checkpoint.files}
-        found: Counter[str] = Counter()
-        for name, tensor in checkpoint.tensors.items():
-            if not any(f".{path}." in f".{name}" for path in unread):
-                found[tensor.file.name] += tensor.bytes
-        return dict(found)
-
-    def weight_bytes(self) -> int:
-        """Return the memory of all weights that are loaded at once."""
-        model, plan = self.opened.model, self.plan
-        if plan is None:
-            return models.bytes_in_memory(model, (), ())
-        if not plan.streams:
-            return models.bytes_in_memory(model, plan.layers, plan.wanted)
-        layers = [model.get_submodule(path).parameters() for path in plan.layers]
-        sizes = [sum(value.nbytes for value in layer) for layer in layers]
-        rest = models.bytes_in_memory(model, plan.layers, ()) - sum(sizes)
-        return rest + 2 * max(sizes, default=0)
-
-
-def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyModel:
-    """Make every check of opening a model that needs no weights; raises RequestError."""
-    remote_code = settings.trust_remote_code
-    options = models.LoadOptions(
-        models.parse_dtype(settings.dtype),
-        models.parse_device(settings.device),
-        models.parse_device_map(settings.device_map),
-        settings.attn_implementation,
-        remote_code,
-    )
-    dtype, info = options.dtype, None
-    if settings.layer is not None:
-        model, details = models.describe(None, trust_remote_code=remote_code, layer=settings.layer)
-        name = str(details["source"]).removeprefix("built: ")
-        opened = models.LoadedModel(model, None, name, details, find_mlps(model), has_head=False)
-    else:
-        checkpoint = models.locate(
-            settings.model, revision=settings.revision, allow_pickle=settings.allow_pickle
-        )
-        info = models.inspect_checkpoint(
-            checkpoint,
-            options,
-            choose=partial(needed_points, settings) if is_for_measure else None,
-            stream=settings.stream if is_for_measure else False,
-        )
-        model, mlps = info.empty, info.mlps
-        details = models.model_details(model, info.config, mlps, checkpoint, info.notes)
-        opened = models.LoadedModel(
-            model, info.tokenizer, checkpoint.name, details, mlps, has_head=info.has_head
-        )
-    if dtype is None and (info is None or info.checkpoint.gguf is not None):
-        dtype = torch.float32
-    if dtype is not None:
-        opened.model = model.to(dtype)
-        details["dtype"] = str(dtype).removeprefix("torch.")
-    details["device"] = str(options.device)
-    return EmptyModel(opened, info)
 
 
 @dataclass

@@ -27,6 +27,11 @@ OTHER_ROWS = "its rows are not the tokens of the text"
 REPEATED = "it runs a different number of times in each model"
 
 
+def of_widths(a: int, b: int) -> str:
+    """Return the reason why a point is not compared that has other channels in each model."""
+    return f"it has {counted(a, 'channel')} in A and {b:,} in B"
+
+
 @dataclass
 class PairRecorder:
     """Accumulates the differences of the points of two models.
@@ -97,8 +102,7 @@ class PairRecorder:
             self.left_out[place] = OTHER_ROWS
             return
         if first.shape[1] != second.shape[1]:
-            widths = counted(first.shape[1], "channel")
-            self.left_out[place] = f"it has {widths} in A and {second.shape[1]:,} in B"
+            self.left_out[place] = of_widths(first.shape[1], second.shape[1])
             return
         found = (self.own if is_own else self.places).setdefault(place, Differences())
         found.add(kernels.compare(first, second.to(first.device), found.most), ids)

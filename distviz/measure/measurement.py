@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from distviz.arm import Proposal, propose, published_for
 from distviz.data import (
     Batch,
     Corpus,
-    Document,
-    Filler,
-    check_ids,
-    check_lengths,
-    list_sources,
     make_batches,
-    random_corpus,
-    read_documents,
-    tokenize,
-    without_special,
 )
 from distviz.errors import RequestError
-from distviz.measure.forward import Measurement, capture_head_input, measure_batch, needed_points
+from distviz.measure.forward import Measurement, capture_head_input, measure_batch
 from distviz.measure.layer_checkpoint import (
     BatchCheckpoint,
     LayerCheckpointer,
@@ -37,33 +26,21 @@ from distviz.measure.layer_checkpoint import (
 )
 from distviz.measure.layerwise_batches import stream_batches
 from distviz.measure.manifest import assemble, note_truncated, request
+from distviz.measure.opening import Checked, Text, check
 from distviz.measure.padding import check_padding
 from distviz.measure.paired_outputs import OutputSink
 from distviz.measure.partial import batches_of_documents, gather, partition_batches
 from distviz.measure.resume import CheckpointFolder
 from distviz.measure.tensor_files import SpillBuffer
 from distviz.measure.world import agree, current
-from distviz.models import (
-    HIDDEN_VOCABULARY,
-    LoadedModel,
-    as_written,
-    check_input,
-    embedding_rows,
-    entry_device,
-    open_model,
-    position_rows,
-    refuse_opened,
-)
-from distviz.output import counted
+from distviz.models import LoadedModel, as_written, entry_device, refuse_opened
 from distviz.progress import Progress
 from distviz.results import Run
-from distviz.settings import LayerSettings, RunSettings, build_settings
+from distviz.settings import RunSettings, build_settings
 from distviz.stats import kernels
 
 _PILOT_WINDOWS = 16
 """Windows from which settings are proposed."""
-
-Text = str | Path | dict[str, str]
 
 
 def run(
@@ -74,6 +51,7 @@ def run(
     progress: Progress | None = None,
     states: CheckpointFolder | None = None,
     outputs: OutputSink | None = None,
+    checked: Checked | None = None,
     **options: Any,
 ) -> Run:
     """Measure one model: without ARM, with ARM, paired.
@@ -93,6 +71,8 @@ def run(
         Where to save checkpoints, and to resume from.
     outputs
         Receives what the model predicts, to compare it with another model.
+    checked
+        What `check` returned for these settings, which is then not checked again.
 
     Raises
     ------
@@ -112,9 +92,8 @@ def run(
         settings = replace(settings, model=str(model))
     progress = progress or Progress()
     started = time.perf_counter()
-    sources = [Path(name) for name in settings.text] if text is None else list_sources(text)
-    documents = read_documents(sources) if settings.layer is None else []
-    opened, corpus = open_with_corpus(documents, settings, progress, is_for_measure=True)
+    checked = checked or check(settings, text)
+    opened, corpus = checked.open(settings, progress), checked.corpus
     loaded = time.perf_counter() - started
     settings, preset = with_preset(opened, corpus, settings, progress)
     measurement = Measurement.prepare(opened, settings, outputs)
@@ -166,121 +145,6 @@ def pilot_run(
         f"since in {evidence}"
     )
     return Proposal(found.settings, evidence)
-
-
-def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunSettings) -> Corpus:
-    """Tokenize documents as the settings ask; random input for built layers.
-
-    Weights are not needed. Raises RequestError as `distviz.data.tokenize` does, and for tokens
-    that the model cannot read.
-    """
-    if settings.layer is not None:
-        return random_input(settings.layer, settings.seed, opened.model.config)
-    corpus = tokenize(
-        documents,
-        opened.tokenizer,
-        max_length=settings.max_length,
-        max_tokens=settings.max_tokens,
-        filler=filler_of(settings),
-        chat_template=settings.chat_template,
-    )
-    if (rows := embedding_rows(opened.model)) is not None:
-        check_ids(corpus, rows, opened.tokenizer)
-    if (positions := position_rows(opened.model)) is not None:
-        check_lengths(corpus, positions)
-    return without_special(corpus) if settings.skip_special else corpus
-
-
-def open_with_corpus(
-    documents: Sequence[Document],
-    settings: RunSettings,
-    progress: Progress,
-    *,
-    is_for_measure: bool = False,
-) -> tuple[LoadedModel, Corpus]:
-    """Open the model as `open_from`; the documents are tokenized before its weights are read."""
-    found: list[Corpus] = []
-
-    def prepare(empty: LoadedModel) -> None:
-        found.append(corpus_of(documents, empty, settings))
-
-    opened = open_from(settings, progress, prepare, is_for_measure=is_for_measure)
-    return opened, found[0] if found else corpus_of(documents, opened, settings)
-
-
-def open_from(
-    settings: RunSettings,
-    progress: Progress,
-    prepare: Callable[[LoadedModel], object] | None = None,
-    *,
-    is_for_measure: bool = False,
-) -> LoadedModel:
-    """Open the model of the settings, with their number of threads.
-
-    ``is_for_measure``: only what `measure` needs is read, layer by layer if it does not fit.
-    """
-    if settings.stream and not is_for_measure:
-        raise RequestError("--stream cannot be used here: this command needs the whole model")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    world, threads = current(), torch.get_num_threads()
-    if world.size > 1:
-        progress.stage(f"{counted(world.size, 'process')} of {counted(threads, 'thread')} each")
-    progress.stage("loading the model")
-    opened = open_model(
-        settings.model,
-        dtype=settings.dtype,
-        device=_own_device(settings.device),
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-        allow_pickle=settings.allow_pickle,
-        attn_implementation=settings.attn_implementation,
-        device_map=settings.device_map,
-        layer=settings.layer,
-        choose=partial(needed_points, settings) if is_for_measure else None,
-        stream=settings.stream if is_for_measure else False,
-        prepare=prepare,
-    )
-    if opened.on_disk is not None and opened.on_disk.streams:
-        progress.stage(f"{opened.on_disk.why}streaming, layers are read one by one")
-    elif settings.stream_memory is not None:
-        progress.note("warning: --stream-memory has no effect: the model is not streamed")
-    return opened
-
-
-def _own_device(asked: str) -> str:
-    """Return the device of this process; processes of one machine get different GPUs."""
-    world, gpus = current(), torch.cuda.device_count()
-    if world.size > 1 and asked in ("auto", "cuda") and gpus:
-        return f"cuda:{world.local_rank % gpus}"
-    return asked
-
-
-def filler_of(settings: RunSettings) -> Filler | None:
-    """Return the filler that the settings ask for; None without one."""
-    if settings.filler is None:
-        return None
-    return Filler(
-        settings.filler,
-        settings.filler_count,
-        settings.filler_position,
-        settings.seed,
-        settings.filler_kind,
-    )
-
-
-def random_input(layer: LayerSettings, seed: int, config: Any) -> Corpus:
-    """Return seeded random input for built layers, as wide as their ``config``."""
-    is_hidden = layer.input == "hidden"
-    check_input(layer, config.hidden_size if is_hidden else 0)
-    return random_corpus(
-        layer.documents,
-        layer.tokens,
-        seed=seed,
-        vocabulary=HIDDEN_VOCABULARY if is_hidden else config.vocab_size,
-        width=config.hidden_size if is_hidden else None,
-        scale=layer.scale,
-    )
 
 
 def measure(

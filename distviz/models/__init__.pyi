@@ -18,6 +18,7 @@ from .open import LoadedModel as LoadedModel
 from .open import describe as describe
 from .open import has_rope as has_rope
 from .open import model_details as model_details
+from .open import open_inspected as open_inspected
 from .open import open_model as open_model
 from .synthetic import HIDDEN_VOCABULARY as HIDDEN_VOCABULARY
 from .synthetic import check_input as check_input

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
@@ -74,6 +75,13 @@ class CheckpointInfo:
     tokenizer: Any | None
     points: Sequence[HookPoint] | None
     disk: LoadPlan | None
+
+    def planned(self, choose: RequiredPoints | None, stream: bool | None) -> CheckpointInfo:
+        """Return it with another choice of points, and a plan for the memory that is free now."""
+        points = choose(self.empty, self.mlps) if choose is not None else None
+        disk = _plan_disk(self.checkpoint, self.options, self.empty, self.mlps, points, stream)
+        config = copy.deepcopy(self.config)  # loading may change it
+        return replace(self, config=config, points=points, disk=disk)
 
 
 def inspect_checkpoint(

@@ -141,6 +141,16 @@ def open_model(
     return _open_checkpoint(found, prepare)
 
 
+def open_inspected(
+    info: CheckpointInfo, *, choose: RequiredPoints | None = None, stream: bool | None = False
+) -> LoadedModel:
+    """Open what `inspect_checkpoint` found, as often as needed; see `open_model`.
+
+    Which layers stay on disk is decided again, by the memory that is free now.
+    """
+    return _open_checkpoint(info.planned(choose, stream), None)
+
+
 def _open_checkpoint(
     found: CheckpointInfo, prepare: Callable[[LoadedModel], object] | None
 ) -> LoadedModel:

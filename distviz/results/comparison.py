@@ -44,6 +44,22 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What is known of a run before it is measured.
+
+    Attributes
+    ----------
+    manifest
+        Its entry ``model``.
+    keys
+        Its distributions.
+    """
+
+    manifest: dict[str, Any]
+    keys: list[SiteKey]
+
+
+@dataclass(frozen=True)
 class Comparison(Result):
     """Run A compared with run B.
 
@@ -178,8 +194,8 @@ def _copy(run: Run, source: Path, target: Path) -> bool:
 
 
 def pair_keys(
-    a: Run,
-    b: Run,
+    a: Run | Outline,
+    b: Run | Outline,
     phase_a: str,
     phase_b: str,
     sites: Sequence[str] | None = None,
@@ -211,19 +227,19 @@ def pair_keys(
     return found
 
 
-def _of_phase(run: Run, phase: str, sites: Sequence[str] | None) -> Iterator[SiteKey]:
+def _of_phase(run: Run | Outline, phase: str, sites: Sequence[str] | None) -> Iterator[SiteKey]:
     for key in run.keys:
         if key.phase == phase and (sites is None or key.site in sites):
             yield key
 
 
-def depth(run: Run, stack: str) -> int:
+def depth(run: Run | Outline, stack: str) -> int:
     """Return the number of layers of a stack: the model's, or up to the last observed."""
     seen = 1 + max((key.layer for key in run.keys if key.stack == stack), default=-1)
     return max(seen, model_layers(run.manifest))
 
 
-def _partner(key: SiteKey, a: Run, b: Run, phase: str) -> SiteKey | None:
+def _partner(key: SiteKey, a: Run | Outline, b: Run | Outline, phase: str) -> SiteKey | None:
     n_a, n_b = depth(a, key.stack), depth(b, key.stack)
     layer = key.layer
     if n_a != n_b and layer >= 0:

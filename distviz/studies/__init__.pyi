@@ -1,7 +1,7 @@
-from .compare_sides import find_sides as find_sides
+from .alignment import UnalignedError as UnalignedError
+from .comparison import checked_sides as checked_sides
 from .comparison import compare as compare
 from .comparison import finished_comparison as finished_comparison
-from .elementwise import check_models as check_models
 from .filler import filled_corpus as filled_corpus
 from .filler import finished_study as finished_study
 from .filler import read_prompts as read_prompts

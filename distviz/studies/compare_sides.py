@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distviz.arm import find_preset
 from distviz.errors import RequestError
 from distviz.models import locate, refuse_opened
 from distviz.option import check_table, code_in, no_effect
-from distviz.results import COMPARISON, FILLER, RUN, Run
+from distviz.results import COMPARISON, FILLER, RUN, Outline, Run
 from distviz.settings import (
     OPTIONS,
     SIDE_B,
@@ -25,7 +25,10 @@ from distviz.settings import (
     refuse_without_effect,
     settings_of_folder,
 )
-from distviz.sites import parse_sites
+from distviz.sites import SiteKey, parse_sites
+
+if TYPE_CHECKING:
+    from distviz.measure import Checked
 
 _PHASES = ("before", "after")
 _COMMAND_SETTINGS = frozenset(names_affecting("figures", "nothing"))
@@ -48,11 +51,45 @@ class CompareSide:
         Of the measurement.
     texts
         Documents of the other side, which are measured; None for those of the settings.
+    checked
+        Of a side that is measured, when it was checked.
     """
 
     run: Run | None
     settings: RunSettings
     texts: list[Any] | None = None
+    checked: Checked | None = None
+
+    def check(self, name: str) -> CompareSide:
+        """Check a side that is measured, as far as no weights are needed.
+
+        Raises
+        ------
+        RequestError
+            If it cannot be measured; names the side.
+        """
+        from distviz import measure
+
+        if self.run is not None:
+            return self
+        try:
+            return replace(self, checked=measure.check(self.settings, self.texts))
+        except RequestError as error:
+            raise RequestError(f"side {name}: {error.message}", error.hint) from error
+
+    def outline(self, phase: str) -> Run | Outline:
+        """Return the run, or the distributions that it will have when it was measured."""
+        if self.run is not None:
+            return self.run
+        assert self.checked is not None
+        return Outline(
+            {"model": self.checked.empty.opened.details},
+            [
+                SiteKey(point.layer, point.stack, point.site, phase, point.module)
+                for point in self.checked.watched
+                if phase == "before" or self.settings.ripple or point in self.checked.moved
+            ],
+        )
 
 
 def find_sides(

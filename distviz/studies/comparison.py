@@ -12,19 +12,29 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from distviz.progress import PartProgress, Progress
-from distviz.results import Comparison, Pair, Run, compare_manifest, depth, need, pair_keys
-from distviz.settings import RunSettings, names_affecting
+from distviz.results import (
+    Comparison,
+    Outline,
+    Pair,
+    Run,
+    compare_manifest,
+    depth,
+    need,
+    pair_keys,
+)
+from distviz.settings import RunSettings
 from distviz.sites import SiteKey, parse_layers, parse_sites
+from distviz.studies.alignment import check_alignment, check_models
 from distviz.studies.compare_output import OutputSinks, add_output, compare_output, is_partial
 from distviz.studies.compare_sides import (
     CompareSide,
-    built_layers,
     check_names,
     find_sides,
     phase_of_b,
 )
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
-from distviz.studies.elementwise import check_models, compare_predictions, with_values
+from distviz.studies.compare_warnings import same_documents, same_tokens, warnings_of
+from distviz.studies.elementwise import compare_predictions, with_values
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder, PairedOutputs
@@ -75,22 +85,57 @@ def compare(
     Raises
     ------
     RequestError
-        If a side is not a run and cannot be measured, or the runs have no site in common; with
-        ``elementwise``, if a side is a run or the models cannot be aligned.
+        If a side cannot be measured, or the sides cannot be compared.
     """
     of_b = check_names(of_b)
+    sides = checked_sides(
+        a, b, phase_a=phase_a, phase_b=phase_b, sites=sites, settings=settings, given=given,
+        elementwise=elementwise, local=local, **of_b,
+    )  # fmt: skip
     base, given = _with_sites(settings or RunSettings(), sites, given)
-    sides = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
-    check_models(sides, elementwise=elementwise, local=local)
     phases, progress = (phase_a, phase_of_b(phase_b, of_b)), progress or Progress()
     first, second, outputs = _measure_both(sides, phases, progress, states)
-    wanted = _wanted(first, base, given)
-    found = compare_runs(first, second, *phases, *wanted, seed=base.seed, outputs=outputs)
+    pairs = _wanted(first, base, given)
+    found = compare_runs(first, second, *phases, *pairs, seed=base.seed, outputs=outputs)
     found.manifest.update(measured=_measured(sides), of_b=of_b)
     if elementwise:
-        wanted_sites = base.sites if "sites" in given else None
-        found = with_values(found, sides, wanted_sites, progress, local=local)
+        chosen = base.sites if "sites" in given else None
+        found = with_values(found, sides, chosen, progress, local=local)
     return replace(found, folders=(_folder(a, sides[0]), _folder(b, sides[1])))
+
+
+def checked_sides(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    *,
+    phase_a: str = "before",
+    phase_b: str | None = None,
+    sites: str | None = None,
+    settings: RunSettings | None = None,
+    given: frozenset[str] = frozenset(),
+    elementwise: bool = False,
+    local: bool = False,
+    **of_b: Any,
+) -> list[CompareSide]:
+    """Return both sides after every check that needs no weights; arguments as of `compare`.
+
+    Raises
+    ------
+    RequestError
+        If `compare` would raise one after it has measured a side.
+    """
+    base, given = _with_sites(settings or RunSettings(), sites, given)
+    found = find_sides(a, b, (phase_a, phase_b), base, given, of_b)
+    check_models(found, elementwise=elementwise, local=local)
+    if all(side.run is not None for side in found):
+        return found
+    phases = (phase_a, phase_of_b(phase_b, of_b))
+    found = [side.check(name) for name, side in zip("AB", found, strict=True)]
+    first, second = (side.outline(phase) for side, phase in zip(found, phases, strict=True))
+    pair_keys(first, second, *phases, *_wanted(first, base, given))
+    if elementwise:
+        check_alignment(found, base.sites if "sites" in given else None, local=local)
+    return found
 
 
 def _measured(sides: Sequence[CompareSide]) -> list[str]:
@@ -175,7 +220,7 @@ def _with_sites(
 
 
 def _wanted(
-    run: Run, base: RunSettings, given: frozenset[str]
+    run: Run | Outline, base: RunSettings, given: frozenset[str]
 ) -> tuple[list[str] | None, list[int] | None]:
     """Return which sites and layers of A are compared; None means all."""
     sites = parse_sites(base.sites) if "sites" in given else None
@@ -190,7 +235,11 @@ def _measure(
     from distviz import measure
 
     measured = measure.run(
-        settings=side.settings, text=side.texts, progress=progress, states=states, outputs=outputs
+        settings=side.settings,
+        progress=progress,
+        states=states,
+        outputs=outputs,
+        checked=side.checked,
     )
     gc.collect()
     return measured
@@ -214,7 +263,7 @@ def compare_runs(
     from distviz.stats import verdict
 
     pairs = pair_keys(a, b, phase_a, phase_b, sites, layers)
-    is_paired = _same_documents(a, b)
+    is_paired = same_documents(a, b)
     of_documents = _infer(pairs, a, b, is_paired=is_paired, seed=seed)
     output = compare_output(a, b, (phase_a, phase_b), outputs, seed=seed)
     stacks = dict.fromkeys(pair.a.stack for pair in pairs)
@@ -231,10 +280,10 @@ def compare_runs(
             stack: "index" if depth(a, stack) == depth(b, stack) else "relative depth"
             for stack in stacks
         },
-        same_tokenizer=_same_tokens(a, b),
+        same_tokenizer=same_tokens(a, b),
         verdict=verdict(of_documents),
         output=output.totals,
-        warnings=[*_named("A", a), *_named("B", b), *_differences(a, b)],
+        warnings=warnings_of(a, b),
     )
     return Comparison(
         manifest,
@@ -295,66 +344,3 @@ def _by_document(run: Run, keys: Sequence[SiteKey]) -> dict[str, pd.DataFrame]:
 
 def _arrays(side: dict[str, pd.DataFrame]) -> dict[str, Any]:
     return {name: table.to_numpy(dtype=float) for name, table in side.items()}
-
-
-def _named(side: str, run: Run) -> list[str]:
-    return [f"{side}: {warning}" for warning in run.stated.get("warnings", [])]
-
-
-def _same_documents(a: Run, b: Run) -> bool:
-    texts = [(run.manifest.get("text") or {}).get("sha256") for run in (a, b)]
-    return texts[0] is not None and texts[0] == texts[1]
-
-
-def _same_tokens(a: Run, b: Run) -> bool:
-    """Whether the same text became the same tokens, by their number and that of each class."""
-    names = ("tokens", "windows", "counted")
-    of_text = [(run.manifest.get("text") or {}) for run in (a, b)]
-    if not _same_documents(a, b) or of_text[0].get("tokens") != of_text[1].get("tokens"):
-        return False
-    if any(of_text[0].get(name) != of_text[1].get(name) for name in names):
-        return True  # --skip-special or --max-length differ; so many tokens agree by no accident
-    return bool(a.manifest.get("token_classes") == b.manifest.get("token_classes"))
-
-
-def _input_name(run: Run) -> str:
-    """Return ``text``, or a description of the random input of built layers."""
-    layer = built_layers(run)
-    if layer is None:
-        return "text"
-    shape, seed = f"{layer['documents']} × {layer['tokens']}", run.manifest["settings"]["seed"]
-    if layer["input"] == "tokens":
-        return f"{shape} token ids, seed {seed}"
-    width = (run.manifest.get("model") or {}).get("hidden_size")
-    of_width = f" of width {width}" if width else ""
-    return f"{shape} hidden states{of_width}, scale {layer['scale']:g}, seed {seed}"
-
-
-def _shown(value: Any) -> str:
-    """Return a setting's value as in a TOML; ``none`` where it is not given."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def _differences(a: Run, b: Run) -> list[str]:
-    found = []
-    if not _same_documents(a, b):
-        inputs = [_input_name(run) for run in (a, b)]
-        named = "" if inputs == ["text"] * 2 else f" (A: {inputs[0]}; B: {inputs[1]})"
-        found.append(
-            f"the two sides have different {'input' if named else 'texts'}{named}; "
-            "documents are compared unpaired"
-        )
-    elif not _same_tokens(a, b):
-        found.append("the two sides tokenize the text differently")
-    if a.c != b.c:
-        found.append(
-            f"near-zero shares by document use c = {a.c:g} in A and {b.c:g} in B; "
-            "their difference is not tested"
-        )
-    settings = [run.manifest.get("settings") or {} for run in (a, b)]
-    for name in names_affecting("tokens") if bool(built_layers(a)) == bool(built_layers(b)) else ():
-        first, second = (own.get(name) for own in settings)
-        is_noted = name not in ("batch_size", "seed") and all(name in own for own in settings)
-        if is_noted and first != second:
-            found.append(f"the sides differ in {name}: {_shown(first)} and {_shown(second)}")
-    return found

@@ -8,33 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from distviz.errors import RequestError
-from distviz.output import counted
 from distviz.results import divergence
-from distviz.sites import HookPoint, parse_sites
+from distviz.sites import HookPoint
 from distviz.stats import Difference, Differences, infer_ratio
+from distviz.studies.alignment import layer_paths, partners, points_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distviz.data import Corpus, Document
+    from distviz.data import Corpus
     from distviz.hooks import PairRecorder
-    from distviz.measure import Measurement, PairedOutputs
+    from distviz.measure import LayerInputs, Measurement, PairedOutputs
     from distviz.models import LoadedModel
     from distviz.progress import Progress
     from distviz.results import Comparison
     from distviz.settings import RunSettings
     from distviz.studies.compare_sides import CompareSide
-
-SITES = ("residual", "act", "product", "attention")
-"""What is compared unless sites are given."""
-_DISTRIBUTIONS = "leave out --elementwise to compare the distributions"
 
 
 @dataclass(frozen=True)
@@ -70,57 +64,30 @@ def compare_elementwise(
 ) -> Elementwise:
     """Compare two models value by value; sides as of `compare`.
 
-    ``sites`` None takes those of :data:`SITES` that both have. With ``local`` each layer of B also
-    reads what the layer of A reads.
+    ``sites`` None takes those of `alignment.SITES` that both have. With ``local`` each layer of B
+    also reads what the layer of A reads.
 
     Raises
     ------
     RequestError
-        If the models cannot be aligned: tokens, depth, width of a site.
+        If no site can be compared; see `check_alignment` for what is checked before.
     """
     from distviz.hooks import PairRecorder
     from distviz.measure import PairedModels
 
     opened = _open_both(sides, progress)
-    _check_alignment(*opened)
     a, b = (_measurement(one.model, one.settings, sites) for one in opened)
-    partners = _partners(a.watched, b.watched)
-    a.watched = list(dict.fromkeys(partners.values()))
-    b.watched = list(partners)
-    recorder = PairRecorder(partners)
-    inputs = _layer_inputs(a, b) if local else None
+    found = partners(a.watched, b.watched)
+    a.watched = list(dict.fromkeys(found.values()))
+    b.watched = list(found)
+    recorder = PairRecorder(found)
+    inputs = _layer_inputs(a.opened, b.opened) if local else None
     pair = PairedModels(a, b, recorder, progress, inputs)
     batches = opened[0].batches()
     progress.stage("comparing value by value")
     progress.start(pair.n_passes * sum(batch.tokens for batch in batches))
     pair.run(batches)
     return _result(recorder, opened)
-
-
-def check_models(sides: Sequence[CompareSide], *, elementwise: bool, local: bool) -> None:
-    """Refuse a side that is a saved run, several processes, and ``local`` alone.
-
-    Raises
-    ------
-    RequestError
-        For each of them.
-    """
-    from distviz.measure import current
-
-    if not elementwise:
-        if local:
-            raise RequestError("--local has no effect without --elementwise", "add --elementwise")
-        return
-    if current().size > 1:
-        raise RequestError(
-            "--elementwise runs in one process", "start it without torchrun or accelerate"
-        )
-    for name, side in zip("AB", sides, strict=True):
-        if side.run is not None:
-            raise RequestError(
-                f"{name} is a saved run, which has no single values: --elementwise needs the model",
-                "give the model's folder, or leave out --elementwise",
-            )
 
 
 @dataclass(frozen=True)
@@ -164,90 +131,27 @@ def _open_both(sides: Sequence[CompareSide], progress: Progress) -> list[_Opened
 
 def _open(side: CompareSide, progress: Progress, name: str) -> _Opened:
     from distviz import measure
-    from distviz.data import list_sources, read_documents
     from distviz.progress import PartProgress
 
-    settings = side.settings
-    documents: list[Document] = []
-    if settings.layer is None:
-        given = [Path(one) for one in settings.text] if side.texts is None else side.texts
-        sources = given if side.texts is None else list_sources(given)
-        documents = read_documents(sources)
+    checked = side.checked or measure.check(side.settings, side.texts)
     part = PartProgress(progress, name)
-    opened, corpus = measure.open_with_corpus(documents, settings, part, is_for_measure=True)
-    settings, _ = measure.with_preset(opened, corpus, settings, part)
+    opened, corpus = checked.open(side.settings, part), checked.corpus
+    settings, _ = measure.with_preset(opened, corpus, side.settings, part)
     return _Opened(opened, corpus, settings)
 
 
 def _measurement(opened: LoadedModel, settings: RunSettings, sites: str | None) -> Measurement:
     from distviz.measure import Measurement
 
-    if sites is None:
-        offered = {point.site for mlp in opened.mlps for point in mlp.points}
-        sites = ",".join(site for site in SITES if site in offered)
-    return Measurement.prepare(opened, replace(settings, sites=",".join(parse_sites(sites))))
+    measurement = Measurement.prepare(opened, settings)
+    measurement.watched = points_of(opened, settings, sites)
+    return measurement
 
 
-def _check_alignment(a: _Opened, b: _Opened) -> None:
-    """Raise a RequestError if the rows or the layers of both models are not the same."""
-    for number, (one, other) in enumerate(zip(a.batches(), b.batches(), strict=False)):
-        if one.ids.shape == other.ids.shape and np.array_equal(one.ids, other.ids):
-            continue
-        document = int(one.documents[0]) if len(one.documents) else number
-        raise RequestError(
-            "A and B read different tokens, so their values cannot be aligned: the tokenizers "
-            f"differ (first in document {document})",
-            _DISTRIBUTIONS,
-        )
-    depths = [_depths(side.model) for side in (a, b)]
-    if depths[0] != depths[1]:
-        shown = [
-            " and ".join(f"{counted(n, 'layer')} in its {stack}" for stack, n in one.items())
-            for one in depths
-        ]
-        raise RequestError(
-            f"A has {shown[0]}, B has {shown[1]}: their layers cannot be aligned", _DISTRIBUTIONS
-        )
-
-
-def _depths(opened: LoadedModel) -> dict[str, int]:
-    from distviz.models.architectures import count_layers
-
-    return dict(count_layers(opened.mlps))
-
-
-def _partners(a: Iterable[HookPoint], b: Iterable[HookPoint]) -> dict[HookPoint, HookPoint]:
-    """Return the points of B with those of A at the same layer, stack and site, in order."""
-    by_place: dict[tuple[Any, ...], list[HookPoint]] = {}
-    for point in a:
-        by_place.setdefault((point.stack, point.layer, point.site), []).append(point)
-    found = {}
-    for point in b:
-        there = by_place.get((point.stack, point.layer, point.site), [])
-        same = next((one for one in there if one.module == point.module), None)
-        partner = same or next(iter(there), None)
-        if partner is not None:
-            there.remove(partner)
-            found[point] = partner
-    if not found:
-        raise RequestError("A and B have no layer and site in common", _DISTRIBUTIONS)
-    return found
-
-
-def _layer_inputs(a: Measurement, b: Measurement) -> Any:
-    """Return what feeds the layers of B; both models have the same depth."""
+def _layer_inputs(a: LoadedModel, b: LoadedModel) -> LayerInputs:
     from distviz.measure import LayerInputs
 
-    paths: list[list[str]] = []
-    for side in (a, b):
-        points = [one for mlp in side.opened.mlps for one in mlp.points if one.site == "residual"]
-        paths.append(list(dict.fromkeys(point.module for point in points)))
-    if not paths[0] or len(paths[0]) != len(paths[1]):
-        raise RequestError(
-            "--local needs layers that return their output, which were not found in both models",
-            "leave out --local",
-        )
-    return LayerInputs(paths[0], paths[1])
+    return LayerInputs(*(layer_paths(a, b) or ([], [])))
 
 
 def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:

@@ -10,9 +10,9 @@ import sys
 import torch
 from timing import paired
 
+from distviz import measure as collect
 from distviz.data.corpus import make_batches
 from distviz.data.documents import read_documents
-from distviz.measure import measurement as collect
 from distviz.measure.forward import inputs_of
 from distviz.progress import Progress
 from distviz.settings import RunSettings

@@ -211,7 +211,7 @@ def _layers(name: str, *lines: str, **fields: Any) -> str:
 
 def _captured(name: str, seed: int) -> np.ndarray:
     """Activations of a described layer, from its own forward pass on the documented input."""
-    from distviz.measure import measurement as collect
+    from distviz import measure as collect
     from distviz.progress import Progress
     from distviz.settings import build_settings
 

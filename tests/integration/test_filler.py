@@ -16,11 +16,11 @@ import pytest
 import torch
 from support.brute_force import eps_of, gini_of
 
+from distviz import measure as collect
 from distviz.data.corpus import tokenize
 from distviz.data.documents import Document, read_documents
 from distviz.data.prompts import Filler
 from distviz.errors import MeasurementError, RequestError
-from distviz.measure import measurement as collect
 from distviz.progress import Progress
 from distviz.results.filler_study import FillerStudy
 from distviz.settings import RunSettings

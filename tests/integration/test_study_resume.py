@@ -10,8 +10,8 @@ import pytest
 from support.interrupted import killed_and_resumed, running, wait_for_a_state
 from support.texts import TEXTS
 
+from distviz import measure as collect
 from distviz.data.documents import read_documents
-from distviz.measure import measurement as collect
 from distviz.measure.forward import measure_batch
 from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_models import save_tiny_llama
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -19,9 +16,8 @@ from transformers import (
     MixtralConfig,
 )
 
-from distviz.cli.estimate import EmptyModel, open_empty, trace
+from distviz.cli.estimate import trace
 from distviz.models.architectures.mlp import find_mlps, find_points
-from distviz.settings import build_settings
 from distviz.sites import join_layers, parse_layers
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -99,21 +95,3 @@ def test_layers_are_written_as_they_are_read(layers: set[int]) -> None:
     text = join_layers(layers)
     assert parse_layers(text, 41) == sorted(layers)
     assert len(text) <= len(",".join(map(str, sorted(layers)))) or text == "none"
-
-
-def dtype_of(model: EmptyModel) -> str:
-    parameters = {parameter.dtype for parameter in model.opened.model.parameters()}
-    assert [str(dtype) for dtype in parameters] == [f"torch.{model.opened.details['dtype']}"]
-    return model.opened.details["dtype"]
-
-
-def test_types_are_those_that_would_be_loaded(tiny_llama: Path, demo_folder: Path) -> None:
-    settings = build_settings({}, None, str(tiny_llama))
-    assert dtype_of(open_empty(settings)) == "float32"
-    asked = open_empty(build_settings({"dtype": "bf16"}, None, str(tiny_llama)))
-    assert dtype_of(asked) == "bfloat16"
-    assert asked.weight_bytes() == pytest.approx(open_empty(settings).weight_bytes() / 2, rel=0.01)
-    shutil.rmtree(tiny_llama)
-    half = save_tiny_llama(tiny_llama, demo_folder, dtype="float16")
-    LlamaForCausalLM.from_pretrained(half).half().save_pretrained(half)
-    assert dtype_of(open_empty(build_settings({}, None, str(half)))) == "float16"

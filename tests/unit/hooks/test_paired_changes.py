@@ -18,7 +18,8 @@ from distviz.hooks.paired_changes import PairedChanges
 from distviz.hooks.redistribution import Redistribution
 from distviz.hooks.token_tracker import Tracker
 from distviz.measure.forward import inputs_of, tokens_of
-from distviz.measure.measurement import corpus_of, measure
+from distviz.measure.measurement import measure
+from distviz.measure.opening import corpus_of
 from distviz.models.architectures import find_points
 from distviz.models.open import open_model
 from distviz.settings import RunSettings

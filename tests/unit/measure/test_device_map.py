@@ -18,7 +18,8 @@ from support.tiny_models import save_tiny
 import distviz
 from distviz.data.documents import read_documents
 from distviz.errors import RequestError
-from distviz.measure.measurement import corpus_of, measure
+from distviz.measure.measurement import measure
+from distviz.measure.opening import corpus_of
 from distviz.models.open import open_model
 from distviz.models.wrappers import entry_device
 from distviz.progress import Progress

@@ -10,18 +10,11 @@ import torch
 from support.texts import TEXTS
 
 from distviz.data.documents import read_documents
-from distviz.errors import RequestError
-from distviz.measure.measurement import (
-    corpus_of,
-    filler_of,
-    measure,
-    open_from,
-    random_input,
-    with_preset,
-)
+from distviz.measure.measurement import measure, with_preset
+from distviz.measure.opening import corpus_of
 from distviz.models.open import open_model
 from distviz.progress import Progress
-from distviz.settings import LayerSettings, RunSettings
+from distviz.settings import RunSettings
 from distviz.stats.sketch import Sketch
 
 
@@ -62,28 +55,3 @@ def test_presets(opened: Any) -> None:
     assert entry["evidence"].startswith("layer ")
     again, _ = with_preset(opened, corpus, asked, Progress())
     assert again == chosen
-
-
-def test_fillers() -> None:
-    assert filler_of(RunSettings()) is None
-    found = filler_of(RunSettings(filler="/", filler_count=4, filler_position="end", seed=3))
-    assert found is not None
-    assert (found.string, found.count, found.position, found.seed) == ("/", 4, "end", 3)
-    with pytest.raises(RequestError, match="--filler is empty"):
-        RunSettings(filler="")
-
-
-def test_random_input_has_the_shape_of_the_layer(opened: Any) -> None:
-    layer = LayerSettings(input="hidden", documents=3, tokens=7)
-    corpus = random_input(layer, 2, opened.model.config)
-    assert [window.ids.size for window in corpus.windows] == [7, 7, 7]
-    again = random_input(layer, 2, opened.model.config)
-    for first, second in zip(corpus.windows, again.windows, strict=True):
-        np.testing.assert_array_equal(first.ids, second.ids)
-    tokens = random_input(LayerSettings(input="tokens"), 2, opened.model.config)
-    assert max(window.ids.max() for window in tokens.windows) < opened.model.config.vocab_size
-
-
-def test_streaming_is_refused_where_the_whole_model_is_needed() -> None:
-    with pytest.raises(RequestError, match="this command needs the whole model"):
-        open_from(RunSettings(stream=True), Progress())

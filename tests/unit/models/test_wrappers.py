@@ -14,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModel, CompileConfig, LlamaConfig, LlamaForCausalLM
 
 import distviz
+from distviz import measure as collect
 from distviz.data.documents import read_documents
 from distviz.errors import RequestError
-from distviz.measure import measurement as collect
 from distviz.models.open import open_model
 from distviz.models.wrappers import bare, embedding_rows, find_compiled, position_rows
 from distviz.settings import RunSettings

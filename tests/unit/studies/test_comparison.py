@@ -5,14 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from support.synthetic_comparisons import Made, make
 
 from distviz.results.comparison import Comparison
-from distviz.results.run import Run
 from distviz.studies import comparison as comparing
 
 
@@ -66,37 +64,6 @@ def test_another_c_withholds_the_near_zero_test(first: Made) -> None:
     found = comparing.compare_runs(first.run, other.run)
     assert set(found.inference["quantity"]) == {"log_variance_ratio"}
     assert any("c = 0.13 in A and 0.3 in B" in warning for warning in found.manifest["warnings"])
-
-
-def test_settings_that_differ_are_named(first: Made) -> None:
-    runs = [
-        Run(first.run.manifest | {"settings": {"max_length": n}}, first.run.sketches,
-            first.run.documents, first.run.channels)
-        for n in (64, 512)
-    ]  # fmt: skip
-    found = comparing.compare_runs(*runs).manifest["warnings"]
-    assert found == ["the sides differ in max_length: 64 and 512"]
-
-
-@pytest.mark.parametrize(
-    ("text", "classes", "same"),
-    [
-        ({}, {}, True),
-        ({"tokens": 61}, {}, False),
-        ({}, {"token_classes": {"digits": 21, "other": 39}}, False),
-        ({"counted": 50}, {"token_classes": {"digits": 10, "other": 40}}, True),
-    ],
-)
-def test_other_tokens_of_one_text_are_said(
-    first: Made, text: dict[str, Any], classes: dict[str, Any], same: bool
-) -> None:
-    manifest = first.run.manifest | classes
-    manifest["text"] = manifest["text"] | text
-    run = first.run
-    other = Run(manifest, run.sketches, run.documents, run.channels)
-    found = comparing.compare_runs(run, other).manifest
-    assert found["same_tokenizer"] is same
-    assert ("the two sides tokenize the text differently" in found["warnings"]) is not same
 
 
 def test_chosen_layers_come_back(first: Made, second: Made, tmp_path: Path) -> None:

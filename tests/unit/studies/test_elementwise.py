@@ -296,12 +296,8 @@ def test_the_tables_survive_the_disk(wide: Path, edited: Path, tmp_path: Path) -
     assert set(chosen["layer"]) == {3}
 
 
-def test_what_cannot_be_aligned_is_refused(
-    demo_folder: Path, tiny_saved: Path, demo_run: Any, tmp_path: Path
-) -> None:
+def test_a_saved_run_has_no_values(demo_folder: Path, demo_run: Any) -> None:
     with pytest.raises(RequestError, match="B is a saved run, which has no single values"):
         _compare(demo_folder, demo_run)
     with pytest.raises(RequestError, match="--local has no effect without --elementwise"):
         distviz.compare(demo_folder, demo_folder, local=True)
-    with pytest.raises(RequestError, match="layers cannot be aligned"):
-        _compare(demo_folder, tiny_saved)

@@ -9,7 +9,8 @@ import pytest
 from support.texts import TEXTS
 
 from distviz.data.documents import read_documents
-from distviz.measure.measurement import corpus_of, measure
+from distviz.measure.measurement import measure
+from distviz.measure.opening import corpus_of
 from distviz.models.open import open_model
 from distviz.progress import Progress
 from distviz.settings import RunSettings
