@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.plots import layout, style
 from distviz.plots.heatmaps import (
     CHANGE,
+    COST,
     LOSS,
     ROW,
     by_layer,
@@ -25,6 +27,7 @@ from distviz.plots.scales import (
 )
 from distviz.results import (
     RANGES,
+    TOP,
     arm_settings,
     change_name,
     decibels,
@@ -35,6 +38,8 @@ from distviz.results import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -47,6 +52,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "mse": {"color": style.LINE["before"], "marker": "o"},
 }
 """Colours of Okabe and Ito, and a marker, for each range."""
+_REST = "sqnr_rest_db"
 _MOST_CHANGED = 12
 """Layers whose change is drawn, half as many on a narrow page."""
 _LEAST_CHANGE = 1.0
@@ -72,23 +78,31 @@ def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None)
     mains = {name: next(range_ for range_ in RANGES if (name, range_) in kinds) for name in formats}
     layers = layers_of(asked, site)
     first, *others = asked.phases(site)
-    sqnr = _sqnr(asked, site, mains, first, layers)
+    sqnr, rest = (_sqnr(asked, site, mains, first, layers, by) for by in ("sqnr_db", _REST))
+    has_rest = bool(np.isfinite(rest).any())
     with style.styled(width) as page:
         inches = page.or_width(7.2)
         row = ROW * (0.9 if page.is_narrow else 1.0)
-        maps = 1 + bool(others)
-        heights = [row * len(formats)] * maps
+        maps = 1 + 3 * has_rest + bool(others)
+        heights = [row * len(formats)] * (1 + 2 * has_rest) + [row] * has_rest
+        heights += [row * len(formats)] * bool(others)
         if len(kinds) > len(formats):
             heights.append(1.5 * row * len(formats))
         figure, axes = layout.stacked(inches, heights)
-        _draw_sqnr(axes[0], sqnr, mains, layers)
+        scale = sequential_scale(np.concatenate([sqnr, rest]))
+        _draw_sqnr(axes[0], sqnr, mains, layers, scale)
         layout.panel_title(axes[0], _map_title(asked, mains, first if others else ""))
-        axes[0].set_xlabel(layer_axis(asked))
+        if has_rest:
+            _draw_sqnr(axes[1], rest, mains, layers, scale, gid="rest")
+            layout.panel_title(axes[1], f"the same without {TOP}")
+            _draw_shares(axes[2:4], asked, site, mains, layers)
+        axes[3 * has_rest].set_xlabel(layer_axis(asked))
         if others:
             with np.errstate(invalid="ignore"):  # lossless in both phases: inf - inf
                 change = _sqnr(asked, site, mains, others[0], layers) - sqnr
-            _draw_change(axes[1], change, formats, layers)
-            layout.panel_title(axes[1], f"change by {change_name(asked)}, dB, where it is largest")
+            ax = axes[maps - 1]
+            _draw_change(ax, change, formats, layers)
+            layout.panel_title(ax, f"change by {change_name(asked)}, dB, where it is largest")
         for ax in axes[maps:]:
             _draw_ranges(ax, asked, site, formats, first)
             layout.panel_title(ax, "SQNR by choice of the range: median layer, worst to best")
@@ -98,26 +112,63 @@ def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None)
 
 
 def _sqnr(
-    asked: WhatIf, site: str, mains: dict[str, str], phase: str, layers: NDArray[np.int64]
+    asked: WhatIf,
+    site: str,
+    mains: dict[str, str],
+    phase: str,
+    layers: NDArray[np.int64],
+    column: str = "sqnr_db",
 ) -> Floats:
-    """Return the SQNR in dB, float64 (formats, layers)."""
+    """Return the SQNR in dB, or another column of its rows, float64 (formats, layers)."""
+    by = _REST if column == _REST else "sqnr_db"
     rows = [
-        by_layer(asked.losses(site, name, range_, phase), "sqnr_db", layers)
+        by_layer(asked.losses(site, name, range_, phase, by), column, layers)
         for name, range_ in mains.items()
     ]
     return np.array(rows)
 
 
-def _draw_sqnr(ax: Axes, sqnr: Floats, mains: dict[str, str], layers: NDArray[np.int64]) -> None:
+def _draw_sqnr(
+    ax: Axes,
+    sqnr: Floats,
+    mains: dict[str, str],
+    layers: NDArray[np.int64],
+    scale: Normalize,
+    gid: str = "sqnr",
+) -> None:
     """Draw a row per format; outline its worst layer."""
-    draw_heatmap(
-        ax, sqnr, list(mains), layers, sequential_scale(sqnr), LOSS, [decibels, whole], gid="sqnr"
-    )
+    draw_heatmap(ax, sqnr, list(mains), layers, scale, LOSS, [decibels, whole], gid=gid)
     integer_ticks(ax)
     ax.grid(visible=False)
     for row, values in enumerate(sqnr):
         if np.isfinite(values).any() and len(layers) > 1:
             outline(ax, float(layers[np.nanargmin(values)]), row)
+
+
+def _draw_shares(
+    axes: Sequence[Axes],
+    asked: WhatIf,
+    site: str,
+    mains: dict[str, str],
+    layers: NDArray[np.int64],
+) -> None:
+    """Draw what becomes zero, a row per format, and what the largest values hold."""
+    phase = asked.phases(site)[0]
+    zeroed = 100 * _sqnr(asked, site, mains, phase, layers, "zeroed")
+    held = 100 * _sqnr(asked, site, dict([*mains.items()][:1]), phase, layers, "top_energy")
+    for ax, values, names, title, gid in (
+        (axes[0], zeroed, list(mains), "values that become zero, %", "zeroed"),
+        (axes[1], held, ["energy"], f"energy in {TOP}, %", "top"),
+    ):
+        scale = Normalize(0, 100)
+        draw_heatmap(ax, values, names, layers, scale, COST, [_percent, whole], gid=gid)
+        integer_ticks(ax)
+        ax.grid(visible=False)
+        layout.panel_title(ax, title)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}"
 
 
 def _draw_change(ax: Axes, change: Floats, formats: list[str], layers: NDArray[np.int64]) -> None:
@@ -141,7 +192,7 @@ def _signed(value: float) -> str:
 def _map_title(asked: WhatIf, mains: dict[str, str], phase: str) -> str:
     ranges = list(dict.fromkeys(_label(asked, range_) for range_ in mains.values()))
     how = f"range {ranges[0]}" if len(ranges) == 1 else "by the best range requested"
-    return ", ".join(filter(None, ["SQNR, dB", how, phase]))
+    return ", ".join(filter(None, ["SQNR, dB (error of the values, not a cost)", how, phase]))
 
 
 def _draw_ranges(ax: Axes, asked: WhatIf, site: str, formats: list[str], phase: str) -> None:

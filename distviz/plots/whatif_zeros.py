@@ -30,6 +30,7 @@ from distviz.plots.scales import (
 )
 from distviz.plots.whatif_formats import layers_of
 from distviz.results import (
+    TOP,
     evenly,
     layer_axis,
     least_first,
@@ -41,6 +42,7 @@ from distviz.results import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from distviz.results import WhatIf
 
@@ -55,7 +57,7 @@ _WORST_TO_BEST = ["#7f3b08", "#6a7178", "#b8860b"]
 def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
     """Draw the energy kept against the share of zeros, by layer, and the threshold.
 
-    Models of more than a few layers have curves of the worst, the median and the best layer.
+    Models of more than a few layers have curves of the layers that keep least, median and most energy.
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
 
     Raises
@@ -71,29 +73,42 @@ def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) ->
     with style.styled(width) as page:
         inches = page.or_width(7.2)
         high, low = (1.7, 0.85) if page.is_narrow else (2.4, 1.2)
-        heights = [high, max(0.8 * ROW * len(levels), 0.4), low]
-        figure, (curves, kept, thresholds) = layout.stacked(inches, heights)
+        map_height = max(0.8 * ROW * len(levels), 0.4)
+        heights = [high, map_height, map_height, low]
+        figure, (curves, kept, rest, thresholds) = layout.stacked(inches, heights)
         named = _draw_curves(curves, asked, site)
         phase = f", {first}" * bool(others)
         layout.panel_title(curves, f"energy kept: sum of x² that is left{phase}")
-        values = np.array(
-            [by_layer(asked.thinned(site, level, first), "l2_kept", layers) for level in levels]
-        )
-        draw_heatmap(
-            kept, 100 * values, [f"{100 * level:g} %" for level in levels], layers,
-            sequential_scale(100 * values), LOSS, [lambda share: f"{share:.1f}", whole], gid="kept",
-        )  # fmt: skip
-        kept.set_ylabel("zeros")
+        _draw_kept([kept, rest], asked, site, layers)
         layout.panel_title(kept, f"energy kept by layer, %{phase}")
+        layout.panel_title(rest, f"the same without {TOP}")
         _draw_thresholds(thresholds, asked, site, sorted(evenly(levels, len(_LEVELS))))
-        for ax in (kept, thresholds):
+        for ax in (kept, rest, thresholds):
             layers_on_x(ax, layers)
-        kept.grid(visible=False)
-        share_x_labels([kept, thresholds], layer_axis(asked))
+        share_x_labels([kept, rest, thresholds], layer_axis(asked))
         layout.arrange(figure, _zeros_heading(asked, site, inches), heights)
         for color, labels in named.items():
             label_points(curves, labels, color)
         return figure
+
+
+def _draw_kept(axes: list[Axes], asked: WhatIf, site: str, layers: NDArray[np.int64]) -> None:
+    """Draw the energy kept, and that without the largest values, on one scale of colours."""
+    levels, phase = asked.levels(site), asked.phases(site)[0]
+    columns = ("l2_kept", "l2_kept_rest")
+    shares = 100 * np.array(
+        [
+            [by_layer(asked.thinned(site, one, phase, by), by, layers) for one in levels]
+            for by in columns
+        ]
+    )
+    for ax, values, gid in zip(axes, shares, ("kept", "rest"), strict=True):
+        draw_heatmap(
+            ax, values, [f"{100 * level:g} %" for level in levels], layers,
+            sequential_scale(shares), LOSS, [lambda share: f"{share:.1f}", whole], gid=gid,
+        )  # fmt: skip
+        ax.set_ylabel("zeros")
+        ax.grid(visible=False)
 
 
 def _middle(asked: WhatIf, site: str) -> float:
@@ -134,12 +149,12 @@ def _curves(asked: WhatIf, site: str, phase: str) -> dict[Place, pd.DataFrame]:
 
 
 def _chosen(curves: dict[Place, pd.DataFrame]) -> dict[Place, str]:
-    """Name the layers that are drawn: all, or the worst, the median and the best of many."""
+    """Name the layers that are drawn: all, or those of least, median and most energy of many."""
     if len(curves) <= MOST_LINES:
         return {place: _layer(place) for place in curves}
     means = {place: float(rows["l2_kept"].mean()) for place, rows in curves.items()}
     ranked = sorted(means, key=lambda place: means[place])
-    picked = zip(("worst", "median", "best"), (0, len(ranked) // 2, -1), strict=True)
+    picked = zip(("least", "median", "most"), (0, len(ranked) // 2, -1), strict=True)
     return {ranked[index]: f"{word}: {_layer(ranked[index])}" for word, index in picked}
 
 

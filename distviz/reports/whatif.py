@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distviz.output import counted
-from distviz.plots import LOSS
+from distviz.plots import COST, LOSS
 from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
 from distviz.reports.page import Block, Chart, Part, Section
 from distviz.reports.repeat_command import whatif_command
 from distviz.reports.summary import make_part
-from distviz.results import RANGES, evenly, model_name, records, whatif_verdict
+from distviz.results import RANGES, TOP, evenly, model_name, records, whatif_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +52,20 @@ def _site_blocks(results: WhatIf, site: str) -> list[Block]:
         for level in results.levels(site)
     }
     cuts = {f"|x| < {edge:g}": results.cut(site, edge, phase) for edge in results.thresholds(site)}
+    held = {"energy": next(iter(formats.values()))} if formats else {}
     of = f", {phase}" * bool(results.named_phase(site))
+    ratio, rest = f"SQNR (error of the values, not a cost), dB{of}", f"without {TOP}"
+    kept, cut = f"share of the energy kept{of}", f"energy kept below a threshold{of}"
+    few, few_cuts = evenly([*zeros], _FEW), evenly([*cuts], _FEW)
     return [
-        *_question(f"signal over quantization noise, dB{of}", formats, "sqnr_db", first),
-        *_question(f"share of the energy kept{of}", zeros, "l2_kept", evenly([*zeros], _FEW)),
-        *_question(f"energy kept below a threshold{of}", cuts, "l2_kept", evenly([*cuts], _FEW)),
+        *_question(ratio, formats, "sqnr_db", first),
+        *_question(f"SQNR, dB, {rest}{of}", formats, "sqnr_rest_db", first),
+        *_question(f"share of the values that become zero{of}", formats, "zeroed", first),
+        *_question(f"share of the energy in {TOP}{of}", held, "top_energy", []),
+        *_question(kept, zeros, "l2_kept", few),
+        *_question(f"{kept}, {rest}", zeros, "l2_kept_rest", few),
+        *_question(cut, cuts, "l2_kept", few_cuts),
+        *_question(f"{cut}, {rest}", cuts, "l2_kept_rest", few_cuts),
     ]
 
 
@@ -68,7 +77,7 @@ def _question(
         name: [(int(row["layer"]), row[column]) for row in records(table)]
         for name, table in tables.items()
     }
-    share = column == "l2_kept"
+    share = not column.startswith("sqnr")
     lines = charts.layer_curves(
         f"{title}, by layer", curves, share=share, height=230, scale="linear", chosen=first
     )
@@ -81,5 +90,6 @@ def _question(
         for layer, value in points
     ]
     kind = axes.SHARE if share else axes.NUMBER
-    spec = charts.heatmap(rows, title, kind, x="layer", y="answer", colors=LOSS)
+    colors = COST if column in ("zeroed", "top_energy") else LOSS
+    spec = charts.heatmap(rows, title, kind, x="layer", y="answer", colors=colors)
     return [Chart(title, spec, 80 + 19 * len(curves)), lines]

@@ -23,6 +23,10 @@ def test_the_figure_of_zeros_draws_the_table(asked: WhatIf) -> None:
         np.testing.assert_array_equal(drawn.get_xdata(), [row["zeros"] for row in rows])
         np.testing.assert_array_equal(drawn.get_ydata(), [row["l2_kept"] for row in rows])
     _, cells = heatmap_cells(figure, "kept")
+    _, rests = heatmap_cells(figure, "rest")
+    for level, row in zip((0.25, 0.5, 0.9), rests, strict=True):
+        rest = asked.thinned("act", level, by="l2_kept_rest")["l2_kept_rest"]
+        np.testing.assert_allclose(row, 100 * rest)
     for level, row in zip((0.25, 0.5, 0.9), cells, strict=True):
         before, after = (asked.thinned("act", level, phase) for phase in ("before", "after"))
         np.testing.assert_allclose(row, 100 * before["l2_kept"])

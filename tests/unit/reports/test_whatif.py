@@ -22,7 +22,8 @@ def test_what_if_answers() -> None:
     base = dict.fromkeys(COLUMNS, np.nan) | PLACE | {"format": "", "range": ""}
     rows = [
         base | {"layer": layer, "question": "format", "format": f"int{bits}.x", "range": "max"}
-        | {"sqnr_db": 6.0 * bits + layer}
+        | {"sqnr_db": 6.0 * bits + layer, "sqnr_rest_db": 5.0 * bits}
+        | {"zeroed": 0.1 * layer, "top_energy": 0.3}
         for layer in range(2)
         for bits in range(2, 10)
     ]  # fmt: skip
@@ -34,9 +35,13 @@ def test_what_if_answers() -> None:
     text = render(Page("w", [whatif_part(WhatIf(manifest, pd.DataFrame(rows)))]))
     strict(text)
     shown = curves(text)
-    noise = "signal over quantization noise, dB"
+    noise = "SQNR (error of the values, not a cost), dB"
     kept = "share of the energy kept"
-    assert set(shown) == {noise, f"{noise}, by layer", kept, f"{kept}, by layer"}
+    rest = "SQNR, dB, without the largest 0.01 % of the values"
+    zeroed = "share of the values that become zero"
+    held = "share of the energy in the largest 0.01 % of the values"
+    titles = [noise, rest, zeroed, held, kept]
+    assert set(shown) == {*titles, *(f"{title}, by layer" for title in titles)}
     drawn = shown[f"{noise}, by layer"]["data"]["values"]
     assert [(row["place"], row["v6"], row["v7"]) for row in drawn] == [(0, 48, 54), (1, 49, 55)]
     cells = {(row["layer"], row["answer"]): row["value"] for row in shown[noise]["data"]["values"]}
