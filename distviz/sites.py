@@ -26,6 +26,9 @@ SITES: dict[str, str] = {
 }
 """Site -> description, in the order of the layer."""
 
+ACT = "act"
+"""The site that ARM was published for."""
+
 PHASES: dict[str, str] = {
     "before": "the activation in the unchanged model",
     "after": "the activation in the model with ARM",
@@ -47,6 +50,27 @@ class SiteKey(NamedTuple):
     site: str
     phase: str
     module: str
+
+
+_DEPTH = {
+    "attn_in": 0, "q": 1, "k": 1, "v": 1, "attention": 2, "mlp_in": 3, "gate": 4, "up": 4, "act": 5,
+    "product": 6, "down": 7, "residual": 8,
+}  # fmt: skip
+"""Site -> how deep it stands in the forward pass of a layer."""
+
+
+def is_behind(point: HookPoint, other: HookPoint) -> bool:
+    """Return whether a point stands behind another in its stack.
+
+    True where the order is not known: for a ``module:`` pattern in the same layer, or outside all.
+    """
+    if point == other or (point.stack != other.stack and min(point.layer, other.layer) > -1):
+        return False
+    if point.layer != other.layer and min(point.layer, other.layer) > -1:
+        return other.layer < point.layer
+    if point.site not in _DEPTH or other.site not in _DEPTH:
+        return True
+    return _DEPTH[other.site] < _DEPTH[point.site]
 
 
 def key_order(key: SiteKey) -> tuple[int | str, ...]:
@@ -79,6 +103,9 @@ class HookPoint:
         Steps of torch functions inside the module's forward, see
         :mod:`distviz.models.architectures.function_tracer`: what enters the first of them
         (``takes`` is ``"input"``) or leaves the last. Empty: the module's own input or output.
+    also
+        Paths of the other modules that the same tensor enters (``takes`` is ``"input"``); where it
+        is replaced, it is replaced for them, too.
     within
         Path of the layer during whose call alone the place counts, where several layers share one
         module; else empty.
@@ -94,6 +121,7 @@ class HookPoint:
     takes: str
     part: tuple[int, int] | None = None
     chain: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     within: str = ""
     experts: str | None = None
 
@@ -169,7 +197,7 @@ def join_layers(layers: Iterable[int]) -> str:
     return ",".join(spans) or "none"
 
 
-def parse_sites(text: str) -> list[str]:
+def parse_sites(text: str, option: str = "--sites") -> list[str]:
     """Parse a comma-separated list of sites; keeps the order of :data:`SITES`, then patterns.
 
     Raises
@@ -178,8 +206,8 @@ def parse_sites(text: str) -> list[str]:
         If a name is neither a site nor a ``module:`` pattern, or the list is empty.
     """
     if not text.strip():
-        raise RequestError("--sites is empty", f"allowed: {', '.join(SITES)}, module:PATTERN")
-    names = word_list(text, "--sites")
+        raise RequestError(f"{option} is empty", f"allowed: {', '.join(SITES)}, module:PATTERN")
+    names = word_list(text, option)
     for name in names:
         is_pattern = name.startswith(MODULE_PREFIX) and len(name) > len(MODULE_PREFIX)
         if name not in SITES and not is_pattern:

@@ -1,5 +1,7 @@
 from .arm import ARM as ARM
+from .arm import random_key as random_key
 from .controls import has_bounds as has_bounds
+from .controls import has_selection as has_selection
 from .controls import make_redistribution as make_redistribution
 from .controls import names_callable as names_callable
 from .plan import Plan as Plan

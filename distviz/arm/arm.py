@@ -7,6 +7,7 @@ and the behaviour of the authors' released code (which fixes mode ``replace`` an
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,16 +27,26 @@ from distviz.arm.plan import (
     valid_tokens,
 )
 from distviz.errors import RequestError, nearest
+from distviz.sites import ACT
 from distviz.stats import MAD_TO_SIGMA
 
 if TYPE_CHECKING:
     import torch
 
+    from distviz.sites import HookPoint
     from distviz.stats.kernels import Cut
 
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
 _SMALLEST_MAD = 1e-12
+
+
+def random_key(layer: int, site: str) -> int:
+    """Return the key of the random numbers at a site of a layer, see `ARM.trace_rows`.
+
+    That of ``act`` is the layer; another site adds the CRC-32 of its name, shifted by 31 bits.
+    """
+    return layer if site == ACT else layer + (zlib.crc32(site.encode()) << 31)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,8 @@ class ARM:
     p1: float = 99.5
     is_bounded: ClassVar[bool] = True
     """Whether p1 and the mode play a role."""
+    selects: ClassVar[bool] = True
+    """Whether c or the fraction selects values."""
     p_min: float = 0.02
     p_max: float = 0.25
     fraction: float | None = None
@@ -110,6 +123,10 @@ class ARM:
             number = getattr(self, name)
             if not isinstance(number, int) or not -(2**63) <= number < 2**63:
                 raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
+
+    def at(self, point: HookPoint) -> ARM:  # noqa: ARG002
+        """Return the redistribution of the values at one place: the same everywhere."""
+        return self
 
     def described(self) -> str:
         """Return the main parameters as text: ``c = 0.13, p1 = 99.5``."""

@@ -1,7 +1,8 @@
 """Other redistributions than ARM, for comparison with it.
 
-The built-in ones select the same values of a sequence as `ARM` does with the same parameters
-(``c``, ``p_min``, ``p_max`` or ``fraction``); they differ in the new values, or in their places.
+Most select the same values of a sequence as `ARM` does with the same parameters (``c``, ``p_min``,
+``p_max`` or ``fraction``); they differ in the new values, or in their places. Those of `Mapped`
+take all values.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 
 from distviz.arm.arm import ARM
 from distviz.arm.plan import Plan, SequenceRows
+from distviz.arm.thresholds import ThresholdTable, read_thresholds
 from distviz.errors import MeasurementError, RequestError, nearest
 
 if TYPE_CHECKING:
     import torch
 
+    from distviz.sites import HookPoint
     from distviz.stats.kernels import Cut
 
 _OWN_PASS = 1 << 32
@@ -145,7 +148,86 @@ def _moved(source: torch.Tensor, rows: NDArray[np.int64], cut: Cut) -> torch.Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class Custom(ARM):
+class Mapped(ARM):
+    """New values computed from those of a sequence alone; no values are selected first."""
+
+    is_bounded: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+
+    def new_values(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what replaces the (tokens, channels) of one sequence, same shape and type."""
+        raise NotImplementedError
+
+    def _redistribute(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        sequence: SequenceRows,
+        layer: int,  # noqa: ARG002
+        moved: torch.Tensor | None,
+    ) -> list[Plan | None]:
+        import torch
+
+        index = torch.from_numpy(sequence.rows).to(source.device)
+        own = source[index]
+        made = self.new_values(own)
+        target[index] = made
+        if moved is not None:
+            moved[index] = ((made != own) & ~own.isnan()).to(torch.uint8)
+        return [None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutoff(Mapped):
+    """Set the values up to a magnitude to zero; NaN stays.
+
+    Parameters
+    ----------
+    largest
+        The largest magnitude that becomes zero.
+    is_of_counts
+        Whether it was found in counts: then a float32 value counts as the bfloat16 nearest to it.
+    """
+
+    largest: float
+    is_of_counts: bool = False
+
+    def new_values(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values with zeros; a zero stays what it is."""
+        import torch
+
+        sizes = values.abs()
+        if self.is_of_counts and values.dtype == torch.float32:
+            # As in the table, the largest finite values stay finite.
+            sizes = sizes.bfloat16().clamp(max=torch.finfo(torch.bfloat16).max)
+        return torch.where(sizes.double() <= self.largest, torch.zeros_like(values), values)
+
+    def described(self) -> str:
+        """Return the threshold as text."""
+        return f"|x| up to {self.largest:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutoffTable(ARM):
+    """A `Cutoff` for each place, see `read_thresholds`."""
+
+    table: ThresholdTable
+    is_bounded: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+
+    def at(self, point: HookPoint) -> ARM:
+        """Return the cutoff of a place; raise a RequestError if the table has none."""
+        given = {field.name: getattr(self, field.name) for field in fields(ARM)}
+        largest = self.table.of(point)
+        return Cutoff(**given, largest=largest, is_of_counts=self.table.is_of_counts)
+
+    def described(self) -> str:
+        """Return where the thresholds are from."""
+        return f"|x| up to the thresholds of {self.table.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(Mapped):
     """The user's own function of one sequence.
 
     Parameters
@@ -165,45 +247,41 @@ class Custom(ARM):
 
     function: Callable[[torch.Tensor], torch.Tensor]
     name: str
-    is_bounded: ClassVar[bool] = False
 
-    def _redistribute(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        sequence: SequenceRows,
-        layer: int,  # noqa: ARG002
-        moved: torch.Tensor | None,
-    ) -> list[Plan | None]:
+    def new_values(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what the function returns."""
         import torch
 
-        index = torch.from_numpy(sequence.rows).to(source.device)
-        own = source[index]
         try:
-            made = self.function(own.clone())
+            made = self.function(values.clone())
         except Exception as error:
             raise MeasurementError(
                 f"{self.name} failed: {type(error).__name__}: {error}",
                 "it is called with (tokens, channels) of one sequence; see --debug",
             ) from error
-        if not isinstance(made, torch.Tensor) or made.shape != own.shape or made.dtype != own.dtype:
+        is_alike = isinstance(made, torch.Tensor) and made.shape == values.shape
+        if not is_alike or made.dtype != values.dtype:
             what = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, torch.Tensor) else made
             raise MeasurementError(
-                f"{self.name} returned {what}", f"expected {tuple(own.shape)} {own.dtype}"
+                f"{self.name} returned {what}", f"expected {tuple(values.shape)} {values.dtype}"
             )
-        target[index] = made
-        if moved is not None:
-            moved[index] = (made != own).to(torch.uint8)
-        return [None]
+        return made
 
 
 REDISTRIBUTIONS: dict[str, tuple[type[ARM], str]] = {
     "arm": (ARM, "push the near-zero values outward (the default)"),
-    "threshold": (Threshold, "set the same values to zero"),
+    "threshold": (
+        Threshold,
+        "set the same values to zero; threshold:VALUE those up to VALUE",
+    ),
     "scale": (Scale, "multiply the same values (scale:3; 2 unless given)"),
     "noise": (Noise, "make the changes of ARM at random places"),
 }
 """Name -> class and description."""
+
+
+_RESERVED = ("scale", "threshold")
+"""What stands before a colon and is no module."""
 
 
 def make_redistribution(name: str, arm: ARM) -> ARM:
@@ -212,26 +290,31 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
     Parameters
     ----------
     name
-        One of `REDISTRIBUTIONS`, ``scale:FACTOR``, or ``module:callable``, see `Custom`.
+        One of `REDISTRIBUTIONS`, ``scale:FACTOR``, ``threshold:VALUE``, ``threshold:FILE`` (see
+        `read_thresholds`), or ``module:callable`` (see `Custom`).
     arm
         Its parameters.
 
     Raises
     ------
     RequestError
-        If there is no such redistribution, or the callable cannot be imported.
+        If there is no such redistribution, a file cannot be read, or the callable cannot be
+        imported.
     """
     word, _, rest = name.partition(":")
     given = {field.name: getattr(arm, field.name) for field in fields(ARM)}
     if word == "scale" and rest:
         return Scale(**given, factor=_factor(name, rest))
+    if word == "threshold" and rest:
+        return _cutoff(name, rest, given)
     if name in REDISTRIBUTIONS:
         return replace(arm) if name == "arm" else REDISTRIBUTIONS[name][0](**given)
     if names_callable(name):
         return Custom(**given, function=_import(name, word, rest), name=name)
     raise RequestError(
         f"unknown redistribution '{name}'{nearest(name, REDISTRIBUTIONS)}",
-        f"allowed: {', '.join(REDISTRIBUTIONS)}, scale:FACTOR, or module:callable",
+        f"allowed: {', '.join(REDISTRIBUTIONS)}, scale:FACTOR, threshold:VALUE, threshold:FILE, or "
+        "module:callable",
     )
 
 
@@ -241,10 +324,25 @@ def has_bounds(name: str) -> bool:
     return known is not None and known[0].is_bounded
 
 
+def has_selection(name: str) -> bool:
+    """Return whether c or a fraction selects the values of a redistribution, by its name."""
+    return name in REDISTRIBUTIONS or name.startswith("scale:")
+
+
 def names_callable(name: str) -> bool:
     """Return whether a redistribution is ``module:callable``, code to import."""
     word, _, rest = name.partition(":")
-    return bool(word and rest) and word != "scale"
+    return bool(word and rest) and word not in _RESERVED
+
+
+def _cutoff(name: str, text: str, given: dict[str, Any]) -> ARM:
+    try:
+        largest = float(text)
+    except ValueError:
+        return CutoffTable(**given, table=read_thresholds(text, name))
+    if not (math.isfinite(largest) and largest >= 0):
+        raise RequestError(f"redistribution '{name}': {text} is no magnitude", "such as 0.01")
+    return Cutoff(**given, largest=largest)
 
 
 def _factor(name: str, text: str) -> float:

@@ -276,7 +276,9 @@ class _SweepRequest:
         passes = 1 + self.seeds * sum(1 - min(one.layers, default=0) / n_layers for one in chosen)
         moved = {layer for one in chosen for layer in one.layers}
         layers = join_layers({*moved, n_layers - 1})
-        observed = replace(settings, sites="act", layers=layers, arm_layers=join_layers(moved))
+        observed = replace(
+            settings, sites=settings.at, layers=layers, arm_layers=join_layers(moved)
+        )
         return {"": estimate(empty, observed, [Part(corpus, passes, is_paired=True)])}
 
 

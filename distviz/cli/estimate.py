@@ -65,10 +65,8 @@ def trace(model: nn.Module, points: Sequence[HookPoint], rows: int, tokens: int)
     cost = ForwardCost()
     base: Any = getattr(model, "base_model", model)
 
-    def see(point: HookPoint, value: Any) -> None:
-        tensor = value[0] if isinstance(value, tuple | list) else value
-        width = tensor.shape[-1] if point.part is None else point.part[1] - point.part[0]
-        cost.values[point] += tensor.numel() // max(tensor.shape[-1], 1) * width
+    def see(point: HookPoint, value: torch.Tensor) -> None:
+        cost.values[point] += value.numel()
 
     with ExitStack() as stack:
         stack.callback(logging.disable, logging.root.manager.disable)

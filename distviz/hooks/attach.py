@@ -1,16 +1,19 @@
 """Attach hooks at points of a model: a module's input, its output, or a function in its forward.
 
-All hooks are removed when their `ExitStack` closes. Receivers run without the modes of torch, so
-that no tracer and no selective checkpoint sees what they compute.
+A hook gets the tensor at its point, and may replace it for everything that follows. All hooks are
+removed when their `ExitStack` closes. Receivers run without the modes of torch, so that no tracer
+and no selective checkpoint sees what they compute.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from distviz.errors import MeasurementError
 from distviz.models.architectures import modules_at
 from distviz.sites import HookPoint
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from distviz.models.architectures import FunctionTracer
 
-Receive = Callable[[HookPoint, Any], "torch.Tensor | None"]
+Receive = Callable[[HookPoint, "torch.Tensor"], "torch.Tensor | None"]
 
 
 def attach_hook(
@@ -31,18 +34,25 @@ def attach_hook(
     *,
     first: bool = False,
 ) -> None:
-    """Call ``receive(point, value)`` for every value at a point.
+    """Call ``receive(point, tensor)`` for every value at a point.
 
     Parameters
     ----------
     model
         The model that the points belong to.
     receive
-        Its return value replaces the value at points that take an output, unless it is None.
+        Gets the first tensor that a module takes or returns, or the part of it that belongs to the
+        point. What it returns replaces that, unless it is None; what enters an operation inside a
+        module (`is_replaceable` is False) cannot be replaced.
     stack
         Closing it removes the hooks.
     first
         Whether to run before other hooks at the same point, so that they receive the replacement.
+
+    Raises
+    ------
+    MeasurementError
+        In a forward call, if there is no tensor at a point.
     """
     receive = _outside_modes(receive)
     scopes: dict[str, _Running] = {}
@@ -62,12 +72,60 @@ def attach_hook(
             _hook_functions(module, group, receive, scopes.get(within), stack, first)
 
 
+def is_replaceable(point: HookPoint) -> bool:
+    """Return whether the value at a point can be replaced for what follows."""
+    return not (point.chain and point.takes == "input")
+
+
+def _first_tensor(point: HookPoint, value: Any) -> torch.Tensor:
+    """Return the first tensor of what a module takes or returns."""
+    import torch
+
+    found = value
+    while isinstance(found, tuple | list | dict) and found:
+        found = next(iter(found.values() if isinstance(found, dict) else found))
+    if not isinstance(found, torch.Tensor):
+        raise MeasurementError(
+            f"{point.module} (site {point.site}) returns {type(value).__name__}, no tensor",
+            "observe a module in it, or narrow the pattern",
+        )
+    return found
+
+
+def _with_first(value: Any, new: torch.Tensor) -> Any:
+    """Return a value with its first tensor replaced; the value itself stays as it is."""
+    if isinstance(value, dict):
+        made = copy.copy(value)
+        name = next(iter(made))
+        made[name] = _with_first(made[name], new)
+        return made
+    if isinstance(value, tuple | list):
+        parts = [_with_first(value[0], new), *value[1:]]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return new
+
+
+def _delivered(receive: Receive, point: HookPoint, value: Any) -> Any:
+    """Pass the tensor of a point on; return the value with its replacement, None without one."""
+    whole = _first_tensor(point, value)
+    if point.part is None:
+        new = receive(point, whole)
+    else:
+        start, stop = point.part
+        new = receive(point, whole[..., start:stop])
+        if new is not None:
+            import torch
+
+            new = torch.cat([whole[..., :start], new, whole[..., stop:]], dim=-1)
+    return None if new is None else _with_first(value, new)
+
+
 def _outside_modes(receive: Receive) -> Receive:
     """Return a receiver that runs without torch dispatch modes."""
     import torch
     from torch.utils._python_dispatch import _disable_current_modes
 
-    def outside(point: HookPoint, value: Any) -> torch.Tensor | None:
+    def outside(point: HookPoint, value: torch.Tensor) -> torch.Tensor | None:
         if not torch._C._len_torch_dispatch_stack():  # noqa: SLF001
             return receive(point, value)
         with _disable_current_modes():
@@ -84,23 +142,29 @@ def _hook_module(
     stack: ExitStack,
     first: bool,
 ) -> None:
-    def deliver(value: Any) -> torch.Tensor | None:
+    def deliver(value: Any) -> Any:
         import torch
 
         if scope is not None and not scope.depth:
             return None
         with torch._C.DisableTorchFunction():  # noqa: SLF001
-            return receive(point, value)
+            return _delivered(receive, point, value)
 
     if point.takes == "output":
         after = module.register_forward_hook(lambda _m, _a, out: deliver(out), prepend=first)
         stack.callback(after.remove)
         return
 
-    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        deliver(args[0] if args else next(iter(kwargs.values())))
+    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            new = deliver(args[0])
+            return None if new is None else ((new, *args[1:]), kwargs)
+        name = next(iter(kwargs))
+        new = deliver(kwargs[name])
+        return None if new is None else (args, {**kwargs, name: new})
 
-    stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+    handle = module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
+    stack.callback(handle.remove)
 
 
 def _hook_functions(

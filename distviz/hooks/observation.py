@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from distviz.errors import MeasurementError, RequestError
@@ -53,17 +53,15 @@ def observe(
     """
     with hooked_calls(model, points, tracker, parts) as calls:
 
-        def deliver(point: HookPoint, value: Any) -> None:
+        def deliver(point: HookPoint, value: torch.Tensor) -> None:
             if is_recomputing():
                 return
-            tensor = _first_tensor(point, value).detach()
-            if point.part is not None:
-                tensor = tensor[..., point.part[0] : point.part[1]]
             calls.fired.add(point)
             routing = calls.routing_of(point)
             if routing is not None and routing.is_rehearsing:
                 return
-            complete = match_tokens(point, rows_of(tensor, tracker.tokens), tracker, routing)
+            rows = rows_of(value.detach(), tracker.tokens)
+            complete = match_tokens(point, rows, tracker, routing)
             if complete is not None:
                 receive(point, complete[0].contiguous(), complete[1])
 
@@ -101,21 +99,6 @@ def hooked_calls(
     fired.update(point for point in points if point.experts in idle)
     if parts is None and tracker.calls > before:
         check_fired(points, fired)
-
-
-def _first_tensor(point: HookPoint, value: Any) -> torch.Tensor:
-    """Return the first tensor of what a module returns."""
-    import torch
-
-    found = value
-    while isinstance(found, tuple | list | dict) and found:
-        found = next(iter(found.values() if isinstance(found, dict) else found))
-    if not isinstance(found, torch.Tensor):
-        raise MeasurementError(
-            f"{point.module} (site {point.site}) returns {type(value).__name__}, no tensor",
-            "observe a module in it, or narrow the pattern",
-        )
-    return found
 
 
 def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> None:

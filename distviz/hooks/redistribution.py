@@ -1,4 +1,4 @@
-"""Apply ARM to the output of a model's activation functions while a context lasts."""
+"""Replace the values at some points of a model while a context lasts, by ARM or another way."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distviz.arm import ARM, Plan
+from distviz.arm import ARM, Plan, random_key
 from distviz.errors import RequestError
-from distviz.hooks.attach import Receive, attach_hook
+from distviz.hooks.attach import Receive, attach_hook, is_replaceable
 from distviz.hooks.moe_routing import Routing, force_batched_experts
 from distviz.hooks.observation import (
     HookedCalls,
@@ -24,9 +24,9 @@ from distviz.hooks.observation import (
 )
 from distviz.hooks.recomputation import PastRuns, is_recomputing
 from distviz.hooks.recorder import Tokens
-from distviz.hooks.token_tracker import Tracker, rows_of
+from distviz.hooks.token_tracker import Tracker, from_rows, rows_of
 from distviz.models import bare, uncompiled
-from distviz.sites import HookPoint
+from distviz.sites import HookPoint, parse_sites
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,10 @@ batch, tokens."""
 
 @dataclass
 class Redistribution:
-    """ARM at some points of a model; ``report``, if given, receives what it changed."""
+    """ARM at some points of a model; ``report``, if given, receives what it changed.
+
+    The points are those that `check_replaceable` accepts.
+    """
 
     arm: ARM
     points: Sequence[HookPoint]
@@ -105,7 +108,8 @@ class Redistribution:
             if self._pending.get(point) and not rehearses:
                 return self._written(output, self._pending[point].pop(0))
             is_plain = routing is None and not is_recomputing()
-            rows = rows_of(output, self.tracker.tokens if is_plain else None)
+            known = self.tracker.tokens if is_plain else None
+            rows = rows_of(output, known)
             with self._past.tokens_of(point, rows, self.tracker) as is_known:
                 complete = match_tokens(point, rows, self.tracker, routing) if is_known else None
                 if complete is None or not self._acts():
@@ -116,33 +120,35 @@ class Redistribution:
             if routing is not None and rehearses:
                 self._pending[point] = change.split(routing)
                 return None
-            return self._written(output, change)
+            return self._written(output, change, known)
 
         return receive
 
     def _change(
         self, point: HookPoint, rows: torch.Tensor, tokens: Tokens, *, keeps_moved: bool
     ) -> _Change:
-        new, plans, moved = self.arm.trace_rows(
+        new, plans, moved = self.arm.at(point).trace_rows(
             rows,
             tokens.sequences(),
-            layer=point.layer,
+            layer=random_key(point.layer, point.site),
             find_moved=keeps_moved or self.report is not None,
         )
         if self.report is not None and moved is not None and not is_recomputing():
             self.report(point, rows.detach(), new, moved, plans, tokens)
         return _Change(new, moved)
 
-    def _written(self, output: torch.Tensor, change: _Change) -> torch.Tensor:
+    def _written(
+        self, output: torch.Tensor, change: _Change, tokens: Tokens | None = None
+    ) -> torch.Tensor:
         import torch
 
         new = change.new
         if output.requires_grad and change.moved is not None:
             # A moved value is a constant to autograd (in mode "add": its old value plus one).
-            old = output.reshape(new.shape)
+            old = rows_of(output, tokens)
             shift = old - old.detach() if self.arm.mode == "add" else torch.zeros_like(old)
             new = torch.where(change.moved.bool(), new + shift, old)
-        return new.reshape(output.shape)
+        return from_rows(new, output, tokens)
 
 
 @dataclass(frozen=True)
@@ -163,15 +169,56 @@ class _Change:
         ]
 
 
+def check_replaceable(model: nn.Module, points: Sequence[HookPoint]) -> None:
+    """Check that the values at some points can be replaced.
+
+    Raises
+    ------
+    RequestError
+        That names the site which cannot.
+    """
+    heads, routed = _holders_of_head(model), dict[str, str]()
+    for point in points:
+        why = ""
+        if not is_replaceable(point):
+            why = "the model applies its activation as a function, whose input no hook can replace"
+        elif point.module in heads:
+            why = "it holds the language head, behind which the effect is measured"
+        elif "*" in point.module:
+            other = routed.setdefault(f"{point.experts}", point.site)
+            if other != point.site:
+                why = f"routed experts that run one by one are changed at one site, here {other}"
+        if why:
+            raise RequestError(
+                f"values at site {point.site} ({point.module}) cannot be replaced: {why}",
+                "choose another site",
+            )
+
+
+def _holders_of_head(model: Any) -> set[str]:
+    """Return the paths of the language head and of the modules that contain it."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = None if find is None else find()
+    found = set()
+    for path, module in model.named_modules():
+        if head is not None and module is head:
+            parts = path.split(".")
+            found |= {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return found
+
+
 @contextmanager
 def redistribute(
     model: nn.Module,
     arm: ARM | None = None,
     layers: Layers = 0,
     *,
+    sites: str | Sequence[str] = "act",
     on: str = "both",
 ) -> Iterator[Redistribution]:
-    """Apply ARM to the output of the activation function in some layers while the context lasts.
+    """Apply ARM to values in some layers of a model while the context lasts.
+
+    By default to the output of the activation function.
 
     Works on any transformers model, inside ``generate`` and any other caller; the model's code and
     weights stay unchanged. A model wrapped by PEFT or data parallelism is unwrapped first; compiled
@@ -187,21 +234,26 @@ def redistribute(
     layers
         0-based indices, or text such as ``"0,3-5"`` and ``"all"``; or a mapping from the name of
         a stack to them (``{"vision_tower": "all"}``).
+    sites
+        Names of `distviz.sites.SITES` or ``module:PATTERN``: where in these layers.
     on
         ``"prefill"`` (calls without a cache), ``"decode"`` (calls with one) or ``"both"``.
 
     Raises
     ------
     RequestError
-        If a layer does not exist, the model has no MLP, or ``on`` is unknown.
+        If a layer or site does not exist, values there cannot be replaced, the model has no MLP, or
+        ``on`` is unknown.
     MeasurementError
-        On leaving, if the model was called and never reached one of the activations. In a backward
+        On leaving, if the model was called and never reached one of the points. In a backward
         pass, if gradient checkpointing computes values that cannot be matched to a forward call.
     """
     if on not in STEPS:
         raise RequestError(f"on is '{on}'", f"allowed: {', '.join(STEPS)}")
     given, model = model, bare(model)
-    points = choose_points(model, ["act"], layers)
+    names = parse_sites(sites if isinstance(sites, str) else ",".join(sites), "sites")
+    points = choose_points(model, names, layers)
+    check_replaceable(model, points)
     work = Redistribution(arm or ARM(), points, Tracker(), on)
     with uncompiled(given), work.active(model):
         yield work

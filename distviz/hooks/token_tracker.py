@@ -153,11 +153,25 @@ def rows_of(tensor: torch.Tensor, tokens: Tokens | None) -> torch.Tensor:
             )
     if tensor.dim() == 4 and tokens is not None:
         shape = tokens.valid.shape
-        if tensor.shape[1:3] == shape and tensor.shape[:2] != shape:
+        if _streams_first(tensor, tokens):
             tensor = tensor.permute(1, 2, 0, 3)
         if tensor.shape[:2] == shape:
             return tensor.reshape(tokens.valid.size, -1)
     return tensor.reshape(-1, tensor.shape[-1])
+
+
+def from_rows(rows: torch.Tensor, like: torch.Tensor, tokens: Tokens | None) -> torch.Tensor:
+    """Return rows in the shape of the tensor whose `rows_of` they are."""
+    if tokens is not None and _streams_first(like, tokens):
+        streams, batch, length, channels = like.shape
+        return rows.reshape(batch, length, streams, channels).permute(2, 0, 1, 3)
+    return rows.reshape(like.shape)
+
+
+def _streams_first(tensor: torch.Tensor, tokens: Tokens) -> bool:
+    """Whether a tensor is (streams, batch, tokens, channels)."""
+    shape = tokens.valid.shape
+    return tensor.dim() == 4 and tensor.shape[1:3] == shape and tensor.shape[:2] != shape
 
 
 def _first(given: dict[str, Any], names: tuple[str, ...]) -> Any:

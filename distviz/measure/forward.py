@@ -19,6 +19,7 @@ from distviz.hooks import (
     Tokens,
     TokenWriter,
     Tracker,
+    check_replaceable,
     experts_of,
     force_batched_experts,
     observing,
@@ -30,7 +31,7 @@ from distviz.models import LoadedModel, entry_device
 from distviz.models.architectures import Mlp, count_layers, find_points
 from distviz.progress import Progress
 from distviz.settings import RunSettings
-from distviz.sites import HookPoint, parse_layers, parse_sites
+from distviz.sites import HookPoint, is_behind, parse_layers, parse_sites
 
 _OF_MODELS = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
@@ -42,12 +43,12 @@ _PLAN_FIELDS = ("n", "eps", "near", "fraction", "k", "upper", "lower")
 def choose_points(
     settings: RunSettings, model: torch.nn.Module, mlps: list[Mlp]
 ) -> tuple[list[HookPoint], list[HookPoint]]:
-    """Return the points to observe, and the ``act`` points where ARM is applied.
+    """Return the points to observe, and those where values are redistributed.
 
     Raises
     ------
     RequestError
-        If layers or sites do not exist in this model.
+        If layers or sites do not exist in this model, or values at a site cannot be replaced.
     """
     n_layers = max(count_layers(mlps).values())
     layers = parse_layers(settings.layers, n_layers, "--layers")
@@ -56,7 +57,12 @@ def choose_points(
         raise RequestError("--layers none leaves nothing to observe")
     sites = parse_sites(settings.sites)
     watched = find_points(mlps, model, sites, layers)
-    moved = find_points(mlps, model, ["act"], arm_layers) if arm_layers else []
+    at = parse_sites(settings.at, "--at")
+    moved = find_points(mlps, model, at, arm_layers) if arm_layers else []
+    check_replaceable(model, moved)
+    arm = settings.arm()
+    for point in moved:
+        arm.at(point)  # a file of thresholds may lack one
     return watched, moved
 
 
@@ -79,7 +85,7 @@ class Measurement:
     watched
         Points observed, in both passes.
     moved
-        ``act`` points where ARM is applied.
+        Points where values are redistributed.
     partial
         The result so far.
     tracker
@@ -141,10 +147,8 @@ class Measurement:
         ``points`` are those in the part of the model that runs; None takes all.
         """
         recorder = self.partial.recorder
-        observed = {point for point in self.watched if point.site == "act"}
-        first: dict[str, int] = {}
-        for point in self.moved:
-            first[point.stack] = min(point.layer, first.get(point.stack, point.layer))
+        observed = set(self.watched)
+        behind = {p for p in self.moved if any(is_behind(p, other) for other in self.moved)}
 
         def report(
             point: HookPoint,
@@ -157,7 +161,7 @@ class Measurement:
             self.partial.plans.extend(_plan_rows(point, batch, plans))
             if point not in observed:
                 return
-            if self.is_paired and point.layer > first[point.stack]:
+            if self.is_paired and point in behind:
                 recorder.add(point, "arm_input", old, tokens)
             if not self.is_paired:
                 recorder.add(point, "after", new, tokens)
@@ -279,6 +283,7 @@ def _plan_rows(
     return [
         {
             "layer": point.layer,
+            "site": point.site,
             "document": int(batch.documents[row]),
             "window": int(batch.windows[row]),
             **{name: getattr(plan, name) for name in _PLAN_FIELDS},

@@ -66,6 +66,7 @@ def _manifest(
     if measurement.moved:
         arm = {
             "redistribution": settings.redistribution,
+            "at": settings.at,
             "layers": sorted({point.layer for point in measurement.moved}),
             "ripple": settings.ripple,
             **{field.name: getattr(settings.arm(), field.name) for field in fields(ARM)},

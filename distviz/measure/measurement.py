@@ -133,7 +133,7 @@ def pilot_run(
     The first of the layers where ARM is applied is measured; the evidence names it.
     """
     asked = replace(
-        settings, layers=settings.arm_layers, arm_layers="none", sites="act", ripple=False
+        settings, layers=settings.arm_layers, arm_layers="none", sites=settings.at, ripple=False
     )
     measured = measure(opened, replace(corpus, windows=corpus.windows[:_PILOT_WINDOWS]), asked)
     key = measured.keys[0]

@@ -21,7 +21,7 @@ from distviz.measure.output_effect import Effect
 from distviz.measure.world import World
 from distviz.stats import decode, encode
 
-_PLAN_ORDER = ["stack", "layer", "module", "document", "window", "pass"]
+_PLAN_ORDER = ["stack", "layer", "module", "site", "document", "window", "pass"]
 
 
 def batches_of_documents(batches: Sequence[Batch]) -> dict[int, frozenset[int]]:

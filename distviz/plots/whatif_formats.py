@@ -229,8 +229,9 @@ def _formats_heading(
     asked: WhatIf, site: str, sqnr: Floats, mains: dict[str, str], width: float
 ) -> layout.Heading:
     lines = [layout.Line.title(f"{model_name(asked)} · number formats · {site}")]
-    if arm_settings(asked) and len(asked.phases(site)) > 1:
-        lines.append(layout.Line(f"{change_name(asked)}: {arm_settings(asked)}"))
+    if asked.manifest.get("arm") and len(asked.phases(site)) > 1:
+        settings = arm_settings(asked)
+        lines.append(layout.Line(f"{change_name(asked)}: {settings}".removesuffix(": ")))
     worst: dict[str, list[str]] = {}
     phase = asked.phases(site)[0]
     for name, range_ in reversed(mains.items()):

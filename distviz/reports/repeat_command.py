@@ -198,10 +198,11 @@ def _command(
 def _changed(settings: dict[str, Any], command: str) -> Iterator[tuple[str, Any]]:
     """Yield the settings that are not the default and have an effect."""
     defaults = {name: option.default for name, option in OPTIONS.items()}
+    defaults["sites"] = settings.get("at") or defaults["at"]
     whole = SimpleNamespace(**defaults | settings | {"layer": None})
     for name, option in OPTIONS.items():
         value = settings.get(name)
-        if name in _NOT_TYPED or value is None or value == option.default:
+        if name in _NOT_TYPED or value is None or value == defaults[name]:
             continue
         if not why_no_effect(option, whole, command):
             yield name, option.unmistakable(value)

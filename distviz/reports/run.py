@@ -25,6 +25,7 @@ from distviz.results import (
     arm_layers,
     arm_settings,
     change_name,
+    change_sites,
     is_paired,
     layer_names,
     model_name,
@@ -33,7 +34,7 @@ from distviz.results import (
     percent,
     records,
 )
-from distviz.sites import SITES, LayerOrder
+from distviz.sites import ACT, SITES, LayerOrder
 
 if TYPE_CHECKING:
     from distviz.plots import AxisChoice
@@ -84,18 +85,21 @@ def layer_section(
     )
     sites = [site for site in SITES if gated or site != "up"]
     has_change = has_change and bool(arm_layers(run))
+    at = change_sites(run)
     has_rope = bool(model.get("rope"))
     order = LayerOrder.read(model.get("order"))
     lines = layer_lines(sites, activation, gated=gated, has_rope=has_rope, order=order)
     drawing = "\n".join(lines)
+    is_drawn = has_change and ACT in at
     pieces = []
     for piece in re.split(r"(\[\w+\]|\bARM\b)", drawing):
         is_seen = piece.startswith("[") and piece[1:-1] in seen
-        kind = "seen" if is_seen else "change" if piece == "ARM" and has_change else "plain"
+        kind = "seen" if is_seen else "change" if piece == "ARM" and is_drawn else "plain"
         pieces.append((piece, kind))
     text = f"One decoder layer. Observed: {', '.join(seen)}"
     if has_change:
         text += f"; {change_name(run)} acts in {layer_names(arm_layers(run))}"
+        text += f" at {', '.join(at)}" * (at != [ACT])
     return Section("Observed sites", [Drawing(f"{text}.", pieces)])
 
 
@@ -189,7 +193,7 @@ def _arm_section(run: Run) -> Section | None:
     pairs += [(word, text) for word, text in found if text]
     blocks: list[Block] = [Facts(pairs)]
     if len(run.plans):
-        names = [n for n in ("stack", "layer", "pass", "module") if n in run.plans]
+        names = [n for n in ("stack", "layer", "site", "pass", "module") if n in run.plans]
         numbers = ("n", "near", "fraction", "k", "eps", "upper", "lower")
         groups = run.plans.groupby(names, sort=False)
         means = groups[[n for n in numbers if n in run.plans]].mean().reset_index()

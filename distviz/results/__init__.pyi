@@ -16,13 +16,14 @@ from .elementwise import rows_of as rows_of
 from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place
-from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import FillerStudy as FillerStudy
+from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import run_folder as run_folder
 from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
 from .labels import arm_settings as arm_settings
 from .labels import change_name as change_name
+from .labels import change_sites as change_sites
 from .labels import chosen_layers as chosen_layers
 from .labels import decibels as decibels
 from .labels import distance_name as distance_name

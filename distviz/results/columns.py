@@ -82,6 +82,7 @@ class Plan(Row, kw_only=True):
     k: Count
     module: str = ""
     stack: str = ""
+    site: str = "act"
     pass_: Count = field(default=0, name="pass")
     n: Count = 0
     eps: Positive | None = None

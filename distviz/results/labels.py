@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distviz.arm import has_bounds
+from distviz.arm import has_bounds, has_selection
 from distviz.output import counted, listed, visible
 from distviz.results.result import model_layers
+from distviz.sites import ACT
 
 if TYPE_CHECKING:
     from distviz.results.comparison import Comparison
@@ -263,16 +264,24 @@ def change_name(run: Described) -> str:
     return "ARM" if name == "arm" else name
 
 
+def change_sites(run: Described) -> list[str]:
+    """Return the sites where values were redistributed."""
+    return str((run.manifest.get("arm") or {}).get("at") or ACT).split(",")
+
+
 def arm_settings(run: Described) -> str:
     """Return the main settings of ARM, or an empty string."""
     arm: dict[str, Any] = run.manifest.get("arm") or {}
     fraction = arm.get("fraction")
     words = []
-    if fraction is not None:
+    name = str(arm.get("redistribution") or "arm")
+    if not has_selection(name):
+        pass
+    elif fraction is not None:
         words.append(f"fraction = {fraction:g}")
     elif arm.get("c") is not None:
         words.append(f"c = {arm['c']:g}")
-    bounded = has_bounds(str(arm.get("redistribution") or "arm"))
+    bounded = has_bounds(name)
     if bounded and arm.get("p1") is not None:
         of = " of |x|" if arm.get("percentile_of") == "magnitude" else ""
         words.append(f"p1 = {arm['p1']:g}{of}")
@@ -280,6 +289,8 @@ def arm_settings(run: Described) -> str:
         words.append("added")
     if arm.get("passes", 1) > 1:
         words.append(counted(arm["passes"], "pass"))
+    if (at := change_sites(run)) != [ACT]:
+        words.append(f"at {', '.join(at)}")
     return ", ".join(words)
 
 

@@ -48,6 +48,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "density": "count / (all values · width of the bin)",
     },
     "plans": {
+        "site": "where values were redistributed, see --at",
         "document, window, pass": "which sequence, and which repetition with --passes",
         "n": "finite values in the sequence",
         "eps, near": "threshold, and share of abs(x) below it",

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from distviz.sites import ACT
+
 SCHEMA_VERSION = 3
 """Changes whenever the meaning of a file changes; other versions are refused."""
 
@@ -79,6 +81,7 @@ class Arm(Struct, kw_only=True):
     """The redistribution."""
 
     redistribution: str | None = None
+    at: str = ACT
     layers: list[Layer] = []
     ripple: bool | None = None
     c: Positive | None = None

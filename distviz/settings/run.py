@@ -24,7 +24,7 @@ from distviz.option import (
     setting,
 )
 from distviz.settings.layer import LayerSettings
-from distviz.sites import SITES, check_layers
+from distviz.sites import SITES, check_layers, parse_sites
 
 if TYPE_CHECKING:
     from distviz.arm import ARM
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES = {name: name for name in _SHORT.values()} | _SHORT
 """The allowed names of a dtype besides ``auto``, and the torch name of each."""
+_FORMS = "scale:FACTOR, threshold:VALUE, threshold:FILE or module:callable"
+"""Redistributions with a parameter in their name."""
 MOST_FILLERS = 100_000
 """Repetitions of a filler in a prompt."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -90,11 +92,14 @@ class RunSettings:
         "all", "LAYERS", "Layers to observe: all, or a list such as 0,3,8-11", commands=_OBSERVING)
     sites: str = _counts(
         "act", "SITES", "Sites to observe: {choices}, module:PATTERN", commands=_OBSERVING,
-        choices=tuple(SITES), is_open=True, is_list=True)
+        choices=tuple(SITES), is_open=True, is_list=True, shown="as --at")
     arm_layers: str = _arm("0", "LAYERS", "Layers with ARM: none, all, or a list such as 0,2")
     redistribution: str = _arm(
-        "arm", "NAME", "Redistribution: {choices}, scale:FACTOR or module:callable",
+        "arm", "NAME", f"Redistribution: {{choices}}, {_FORMS}",
         choices=("arm", "threshold", "scale", "noise"), is_open=True, runs_code=_is_callable)
+    at: str = _arm_always(
+        "act", "SITES", "Sites where values are redistributed: {choices}, module:PATTERN",
+        choices=tuple(SITES), is_open=True, is_list=True)
     c: float = _arm(0.13, "NUMBER", "Width of the near-zero band")
     p1: float = _arm(99.5, "PERCENT", "Percentile that bounds the new values")
     p_min: float = _arm_always(0.02, "SHARE", "Minimum fraction of values to move")
@@ -214,6 +219,9 @@ class RunSettings:
             )
         if self.attention_layers is not None:
             check_layers(self.attention_layers, "--attention-layers")
+        parse_sites(self.at, "--at")
+        if "sites" not in self.explicit and self.sites == OPTIONS["sites"].default:
+            object.__setattr__(self, "sites", self.at)
         self.arm()
 
     def _check_code(self) -> None:

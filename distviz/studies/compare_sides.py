@@ -128,7 +128,7 @@ def find_sides(
     _refuse_idle(known, phases, base, given)
     leader = next((run for run in known if run is not None), None)
     each = _settings_of((a, b), known, base, given)
-    each[1] = _with_own(each[1], of_b)
+    each = _at_same_sites([each[0], _with_own(each[1], of_b)])
     _check_sides((a, b), known, phases, wanted, each)
     return [
         CompareSide(run, own) if run else _side(phase, own, leader)
@@ -198,6 +198,14 @@ def _with_own(settings: RunSettings, of_b: Mapping[str, Any]) -> RunSettings:
         return found
     except RequestError as error:
         raise RequestError(f"side B: {error.message}", error.hint) from error
+
+
+def _at_same_sites(each: Sequence[RunSettings]) -> list[RunSettings]:
+    """Let both sides observe what is redistributed on either, unless sites are given."""
+    if any("sites" in own.explicit for own in each) or each[0].sites == each[1].sites:
+        return list(each)
+    sites = ",".join(parse_sites(",".join(own.sites for own in each)))
+    return [replace(own, sites=sites) for own in each]
 
 
 def _side(phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
@@ -305,7 +313,12 @@ def _settings_of(
         if run is not None:
             taken = _taken(run, side, base, given, is_alike=is_alike)
             of_a = base.layers if "layers" in given else "all"
-            return [replace(each[0], **taken, layers=of_a), replace(each[1], **taken, layers="all")]
+            # Its sites hold although --at may be another one.
+            stated = taken.keys() & {"sites"}
+            return [
+                replace(own, **taken, layers=layers, explicit=own.explicit | stated)
+                for own, layers in zip(each, (of_a, "all"), strict=True)
+            ]
     first, second = _sharing(*each) if is_alike else each
     return [first, replace(second, layers="all", seed=first.seed)]
 

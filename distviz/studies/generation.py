@@ -158,8 +158,9 @@ def generate(
     for name, is_on in (("off", False), ("on", True)):
         progress.stage(f"generating with ARM {name}")
         progress.start(decoding.max_new_tokens)
+        where: dict[str, Any] = {"sites": settings.at, "on": decoding.on}
         acting = (
-            redistribute(opened.model, settings.arm(), settings.arm_layers, on=decoding.on)
+            redistribute(opened.model, settings.arm(), settings.arm_layers, **where)
             if is_on
             else nullcontext()
         )

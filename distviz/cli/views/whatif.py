@@ -34,8 +34,8 @@ _REST = f" (rest: without {TOP})"
 def summary(results: WhatIf, console: Console | None = None) -> Group:
     """Return the findings: for each site the formats and the zeros, with the worst layers."""
     line = measured_line(results)
-    if arm_settings(results) and "after" in results.manifest.get("phases", []):
-        line += f" · {change_name(results)} {arm_settings(results)}"
+    if results.manifest.get("arm") and "after" in results.manifest.get("phases", []):
+        line += f" · {change_name(results)} {arm_settings(results)}".rstrip()
     parts: list[RenderableType] = [paragraph(line, console, style="bold")]
     if results.manifest.get("is_rounded"):
         note = "fp32 values were counted rounded to bf16: results are for the rounded values."

@@ -230,11 +230,8 @@ class Examination:
 def _keep(model: nn.Module, points: list[HookPoint], stack: ExitStack) -> Values:
     seen: Values = {}
 
-    def keep(point: HookPoint, value: Any) -> None:
-        while isinstance(value, tuple | list):
-            value = value[0]
-        part = slice(*point.part) if point.part else slice(None)
-        seen.setdefault(point, []).append(value[..., part].detach().clone())
+    def keep(point: HookPoint, value: torch.Tensor) -> None:
+        seen.setdefault(point, []).append(value.detach().clone())
 
     attach_hook(model, points, keep, stack)
     return seen

@@ -27,7 +27,7 @@ def test_every_setting_says_what_it_changes() -> None:
     assert names_affecting("nothing") == ("out", "force", "resume", "save_every")
     assert names_affecting("figures") == ("figures", "figure_width", "x_axis", "centred")
     assert set(names_affecting("arm")) == {
-        "arm_layers", "redistribution", "c", "p1", "p_min", "p_max", "fraction", "arm_mode",
+        "arm_layers", "redistribution", "at", "c", "p1", "p_min", "p_max", "fraction", "arm_mode",
         "percentile_of", "passes", "ripple",
     }  # fmt: skip
     kinds = ("tokens", "arm", "counts", "source", "figures", "speed", "nothing")
