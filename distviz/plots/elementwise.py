@@ -174,7 +174,8 @@ def _draw_lines(ax: Axes, series: dict[str, list[ErrorRow]]) -> None:
         handles["own error, with A's input"] = Line2D([], [], color=style.INK, **_OWN)
     if np.isfinite(_ends(every)).any():
         bar: dict[str, Any] = {"marker": "|", "markersize": 8, "markeredgewidth": 1.2}
-        handles["95 % interval"] = Line2D([], [], color=style.INK, linestyle="none", **bar)
+        rough = ", approximate" * any(row["approximate"] for row in every)
+        handles[f"95 % interval{rough}"] = Line2D([], [], color=style.INK, linestyle="none", **bar)
     handles["rounding explains"] = _draw_level(ax, every, axis)
     layers_on_x(ax, np.unique([row["layer"] for row in every]))
     is_equal = bool(every) and not np.nan_to_num(errors, nan=0.0).any()

@@ -25,6 +25,7 @@ _EXPLAINED = (
     "the coarser dtype explains errors up to the dotted line."
 )
 _INTERVALS = "Bars are 95 % intervals with documents as the unit."
+_APPROXIMATE = "They are approximate; inference.csv says how much they cover."
 _OWN = "Dashed: the error that a layer makes itself, with A's input to the layer."
 
 
@@ -40,6 +41,7 @@ def elementwise_section(comparison: Comparison) -> Iterator[Section]:
     if errors := _errors(error_series(rows)):
         sentences = [_EXPLAINED]
         sentences += [_INTERVALS] * any(math.isfinite(row["sqnr_low"]) for row in rows)
+        sentences += [_APPROXIMATE] * any(row["approximate"] for row in rows)
         sentences += [_OWN] * ("local_relative_error" in rows[0])
         blocks += [errors, Prose(" ".join(sentences))]
     blocks += _channels(tables["elementwise_channels"])

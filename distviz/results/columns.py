@@ -227,6 +227,7 @@ class Elementwise(Row, kw_only=True):
     sqnr_db: Number | None
     sqnr_low: Number | None
     sqnr_high: Number | None
+    approximate: bool
     relative_error: Positive | None
     cosine: Finite | None
     cosine_tokens: Finite | None

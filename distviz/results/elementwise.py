@@ -66,7 +66,9 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
     found = {
         "first": first and _named(first, "relative_error", "level"),
         "jump": _named(jump, "from_layer", "factor") if first and jump else None,
-        "worst": _named(worst, "sqnr_db", "relative_error") if first and worst else None,
+        "worst": _named(worst, "sqnr_db", "sqnr_low", "sqnr_high", "relative_error")
+        if first and worst
+        else None,
         "amplifying": _amplifying(rows),
     }
     return found | {"verdict": _verdict(found, rows)}
@@ -206,7 +208,7 @@ def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     if lowest is None:
         parts.append(f"A is zero and B is not at {_at(worst)}")
     else:
-        parts.append(f"the lowest SQNR is {lowest:.1f} dB at {_at(worst)}")
+        parts.append(f"the lowest SQNR is {lowest:.1f} dB{_interval(worst)} at {_at(worst)}")
     if jump is not None and (jump["factor"] is None or jump["factor"] >= _AMPLIFIES):
         factor = jump["factor"]
         times = "infinite" if factor is None else number(factor, 2)
@@ -220,6 +222,12 @@ def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         layers = listed("layer", join_layers(found["amplifying"]))
         parts.append(f"an inherited error at least doubles in {layers}")
     return "; ".join(parts)
+
+
+def _interval(place: Mapping[str, Any]) -> str:
+    """Return the 95 % interval of the SQNR in brackets; empty without one."""
+    low, high = place["sqnr_low"], place["sqnr_high"]
+    return "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
 
 
 def _at(place: dict[str, Any]) -> str:

@@ -123,7 +123,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     "inference": {
         "quantity": (
             "log_variance_ratio or near_zero_difference of a pair; loss_difference or kl of the "
-            "output (layer −1, site output)"
+            "output (layer −1, site output); with --elementwise sqnr_db of a place, whose p-value "
+            "is that of an error that rounding explains"
         ),
         "estimate, ci_low, ci_high": (
             "mean over documents, and its 95 % interval; empty below 8 documents"
@@ -162,6 +163,7 @@ MEANINGS: dict[str, dict[str, str]] = {
             "10 log10(sum(a²) / sum((b − a)²)), and its 95 % interval with documents as the unit: "
             "inf (null in JSON) where all values are equal; no interval below 8 documents"
         ),
+        "approximate": "whether the interval covers less than 95 %, as in inference.csv",
         "relative_error, cosine": (
             "norm of b − a over that of a (empty where a is zero and b is not), and the cosine of "
             "both, of all values of the place"

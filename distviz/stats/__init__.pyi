@@ -20,6 +20,7 @@ from .quantization import Sample as Sample
 from .quantization import fit as fit
 from .quantizers import quantize as quantize
 from .ratio_inference import infer_ratio as infer_ratio
+from .ratio_inference import infer_sqnr as infer_sqnr
 from .serialize import decode as decode
 from .serialize import encode as encode
 from .serialize import pack_moments as pack_moments

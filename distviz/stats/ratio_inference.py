@@ -77,6 +77,40 @@ def infer_ratio(
     return rows[list(COLUMNS)].copy()
 
 
+def infer_sqnr(
+    errors: Floats, energies: Floats, levels: Floats, *, seed: int = 0, resamples: int = 2000
+) -> pd.DataFrame:
+    """Return the columns of `infer`, from ``estimate`` on, of a signal-to-noise ratio in dB.
+
+    Parameters
+    ----------
+    errors, energies
+        Sums of squared differences, and of squares of the signal: (places, documents), float64.
+    levels
+        (places,), float64: the p-value is that of a relative error of at most this much, by
+        flipping the signs of errors - levels² energies; 1 where the error is below its level.
+    seed, resamples
+        As of `infer`.
+
+    Raises
+    ------
+    RequestError
+        As `infer_ratio`.
+    """
+    rows = infer_ratio(errors, energies, "sqnr_db", is_log=True)
+    allowed = np.square(np.asarray(levels, float))[:, None] * energies
+    tested = infer_ratio(errors - allowed, energies, "sqnr_db", seed=seed, resamples=resamples)
+    ratios = rows[["estimate", "ci_high", "ci_low"]].to_numpy(float)
+    with np.errstate(divide="ignore"):
+        decibels = -10 * np.log10(ratios)
+    rows["estimate"] = decibels[:, 0]
+    rows[["ci_low", "ci_high"]] = np.where(np.isfinite(decibels[:, 1:]), decibels[:, 1:], np.nan)
+    is_above = (tested["estimate"] > 0).to_numpy()
+    rows["p_value"] = np.where(is_above | tested["p_value"].isna(), tested["p_value"], 1.0)
+    assess_coverage(rows, "sqnr_db", paired=True)
+    return rows[list(COLUMNS)].copy()
+
+
 def _jackknife(top: Floats, bottom: Floats, used: np.ndarray) -> Floats:
     """Return the standard error of the ratio of sums: each document is left out once."""
     n = used.sum(axis=1)

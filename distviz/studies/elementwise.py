@@ -6,21 +6,19 @@ window and position.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from distviz.results import divergence
+from distviz.results import divergence, rounding_level
 from distviz.sites import HookPoint
-from distviz.stats import Difference, Differences, infer_ratio
+from distviz.stats import Difference, Differences, infer_sqnr
 from distviz.studies.alignment import layer_paths, partners, points_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from distviz.data import Corpus
     from distviz.hooks import PairRecorder
     from distviz.measure import LayerInputs, Measurement, PairedOutputs
@@ -33,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Tables by the names of their files, the entry of the manifest, and what was left out."""
+    """Tables by the names of their files, the entry of the manifest, what was left out, inference.
+
+    ``inference`` is what `infer_places` returns.
+    """
 
     tables: dict[str, pd.DataFrame]
     manifest: dict[str, Any]
     warnings: list[str]
+    inference: pd.DataFrame
 
 
 def with_values(
@@ -52,7 +54,10 @@ def with_values(
     found = compare_elementwise(sides, sites, progress, local=local)
     warnings = [*comparison.manifest["warnings"], *found.warnings]
     manifest = comparison.manifest | {"elementwise": found.manifest, "warnings": warnings}
-    return replace(comparison, manifest=manifest, elementwise=found.tables)
+    known, phases = comparison.inference, ("phase_a", "phase_b")
+    rows = found.inference.assign(**{name: manifest[name] for name in phases})
+    inference = pd.concat([known, rows[list(known.columns)]], ignore_index=True)
+    return replace(comparison, manifest=manifest, elementwise=found.tables, inference=inference)
 
 
 def compare_elementwise(
@@ -163,8 +168,10 @@ def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:
     places = {
         point: found for point, found in recorder.places.items() if point not in recorder.left_out
     }
+    dtypes = [str(one.model.model.dtype).removeprefix("torch.") for one in opened]
+    inference = infer_places(places, dtypes)
     tables = {
-        "elementwise": _places(places, recorder.own, text),
+        "elementwise": _places(places, recorder.own, text, inference),
         "elementwise_documents": _documents(places, recorder.own),
         "elementwise_channels": _channels(places),
         "elementwise_tokens": _tokens(places, text),
@@ -174,10 +181,10 @@ def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:
         f"{reason}"
         for point, reason in recorder.left_out.items()
     ]
-    dtypes = [str(one.model.model.dtype).removeprefix("torch.") for one in opened]
     sites = list(dict.fromkeys(point.site for point in places))
     known = {"sites": sites, "local": bool(recorder.own), "dtypes": dtypes}
-    return Elementwise(tables, known | divergence(tables["elementwise"], dtypes), left_out)
+    note = known | divergence(tables["elementwise"], dtypes)
+    return Elementwise(tables, note, left_out, inference)
 
 
 def _place(point: HookPoint) -> dict[str, Any]:
@@ -189,15 +196,18 @@ def _end(point: HookPoint) -> dict[str, Any]:
 
 
 def _places(
-    places: dict[HookPoint, Differences], own: dict[HookPoint, Differences], text: Any
+    places: dict[HookPoint, Differences],
+    own: dict[HookPoint, Differences],
+    text: Any,
+    inference: pd.DataFrame,
 ) -> pd.DataFrame:
-    intervals = _intervals(places.values())
     rows = []
-    for (point, found), interval in zip(places.items(), intervals, strict=True):
+    for (point, found), tested in zip(places.items(), inference.to_dict("records"), strict=True):
         total, where = found.total, found.most_token
         rows.append(
             _place(point)
-            | {"sqnr_db": total.sqnr_db, "sqnr_low": interval[0], "sqnr_high": interval[1]}
+            | {"sqnr_db": total.sqnr_db, "sqnr_low": tested["ci_low"]}
+            | {"sqnr_high": tested["ci_high"], "approximate": tested["approximate"]}
             | {"relative_error": total.relative_error, "cosine": total.cosine}
             | {"cosine_tokens": found.mean_cosine, "mean_abs_difference": total.mean_abs}
             | {"max_abs_difference": found.most}
@@ -219,21 +229,25 @@ def _own(total: Difference) -> dict[str, float]:
     return {"local_sqnr_db": total.sqnr_db, "local_relative_error": total.relative_error}
 
 
-def _intervals(places: Iterable[Differences]) -> NDArray[np.float64]:
-    """Return 95 % intervals of the SQNR in dB, float64 (places, 2), with documents as the unit."""
-    sums = [found.documents for found in places]
-    if not sums:
-        return np.empty((0, 2))
+def infer_places(places: Mapping[HookPoint, Differences], dtypes: Sequence[str]) -> pd.DataFrame:
+    """Return rows of ``inference.csv`` for the SQNR of each place, from ``quantity`` on.
+
+    The p-value is that of an error that rounding explains, see `rounding_level`.
+    """
+    if not places:
+        return pd.DataFrame()
+    sums = [found.documents for found in places.values()]
     documents = sorted({number for one in sums for number in one})
     nothing = Difference()
-    error, first = (
+    errors, energies = (
         np.array([[getattr(one.get(n, nothing), name) for n in documents] for one in sums])
         for name in ("error", "first")
     )
-    rows = infer_ratio(error, first, "sqnr_db", is_log=True)
-    with np.errstate(divide="ignore"):
-        ends = -10 * np.log10(rows[["ci_high", "ci_low"]].to_numpy(float))
-    return np.where(np.isfinite(ends), ends, np.nan)
+    levels = np.array([rounding_level(point.layer, dtypes) for point in places])
+    rows = infer_sqnr(errors, energies, levels)
+    rows.insert(0, "quantity", "sqnr_db")
+    named = [_place(point) | _end(point) | {"layer_b": point.layer} for point in places]
+    return rows.assign(**pd.DataFrame(named).rename(columns={"layer": "layer_a"}))
 
 
 def _documents(

@@ -119,6 +119,7 @@ def _place(a: np.ndarray, b: np.ndarray, own: float | None, documents: int) -> d
     most = {"document": token % documents, "window": 0, "position": token // documents}
     found = {"sqnr_db": sums["sqnr_db"]}
     found |= {"sqnr_low": sums["sqnr_db"] - spread, "sqnr_high": sums["sqnr_db"] + spread}
+    found |= {"approximate": bool(np.isfinite(spread))}
     found |= {name: sums[name] for name in ("relative_error", "cosine")}
     found |= {"cosine_tokens": sums["cosine"], "mean_abs_difference": sums["mean_abs_difference"]}
     found |= {"max_abs_difference": float(d.max())}

@@ -95,6 +95,8 @@ def _cosine(value: float) -> str:
 
 def _legend(rows: Sequence[ErrorRow]) -> str:
     words = ["* and bold: a relative error that rounding does not explain"]
+    if any(row["approximate"] for row in rows):
+        words.append("intervals are approximate")
     if len({row["site"] for row in rows}) > 1:
         words.append("site: that of the layer's largest error")
     if "local_relative_error" in rows[0]:

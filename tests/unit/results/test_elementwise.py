@@ -25,6 +25,7 @@ def _table(errors: dict[tuple[int, str], float], **more: dict[tuple[int, str], f
     rows = [
         {"layer": layer, "site": site, "relative_error": error}
         | {"sqnr_db": -20 * math.log10(error) if error else math.inf}
+        | {"sqnr_low": math.nan, "sqnr_high": math.nan}
         | {name: values[layer, site] for name, values in more.items()}
         | {"module": f"layers.{layer}", "stack": "decoder"}
         for (layer, site), error in errors.items()
@@ -55,6 +56,14 @@ def test_the_coarser_type_decides() -> None:
     assert found["first"] is found["worst"] is found["jump"] is None
     assert found["verdict"] == "no place differs by more than rounding (relative error up to 0.003)"
     assert rounding_level(3, ["bfloat16"]) == 2 * rounding_level(0, ["bfloat16"])
+
+
+def test_the_interval_stands_beside_the_lowest_ratio() -> None:
+    place = (0, "act")
+    table = _table({place: 0.01}, sqnr_low={place: 38.26}, sqnr_high={place: 41.04})
+    found = divergence(table, FP32)
+    assert "the lowest SQNR is 40.0 dB [38.3, 41.0] at layer 0, act" in found["verdict"]
+    assert found["worst"]["sqnr_low"] == 38.26
 
 
 def test_nothing_differs() -> None:

@@ -247,8 +247,8 @@ def test_few_documents(n, paired):
 
 
 def test_published_coverage():
-    of_output = {("loss_difference", True), ("kl", True)}
-    assert set(COVERAGE) == {*itertools.product(QUANTITIES, (True, False)), *of_output}
+    of_ratios = {("loss_difference", True), ("kl", True), ("sqnr_db", True)}
+    assert set(COVERAGE) == {*itertools.product(QUANTITIES, (True, False)), *of_ratios}
     assert all([*row] == [8, 12, 20, 40, 100] for row in COVERAGE.values())
     assert math.isnan(coverage(LOG, 7, paired=True))
     assert coverage(LOG, 12, paired=True) == COVERAGE[LOG, True][12]

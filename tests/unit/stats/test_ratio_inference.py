@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 
 from distviz.errors import RequestError
 from distviz.stats.inference import COVERAGE, infer_means
-from distviz.stats.ratio_inference import infer_ratio
+from distviz.stats.ratio_inference import Floats, infer_ratio, infer_sqnr
 
 RNG = np.random.default_rng(3)
 TOKENS = RNG.integers(5, 90, 12).astype(float)
@@ -85,3 +86,60 @@ def test_the_coverage_that_is_stated(quantity: str) -> None:
     rows = infer_ratio(values * tokens, tokens, quantity, is_log=quantity == "kl", resamples=1)
     hit = (rows["ci_low"] <= 1) & (rows["ci_high"] >= 1)
     assert COVERAGE[quantity, True][20] - 0.03 < hit.mean() < 0.98
+
+
+# Signal-to-noise ratio ------------------------------------------------------------------------
+
+
+def _sqnr_by_hand(error: Floats, energy: Floats) -> tuple[float, float, float]:
+    """Return the ratio in dB and its interval: the jackknife on the log scale, Student's t."""
+    n = len(error)
+    without = [(error.sum() - error[i]) / (energy.sum() - energy[i]) for i in range(n)]
+    spread = math.sqrt((n - 1) / n * sum((one - np.mean(without)) ** 2 for one in without))
+    degrees = energy.sum() ** 2 / (energy**2).sum() - 1
+    ratio = error.sum() / energy.sum()
+    half = stats.t.ppf(0.975, degrees) * spread / ratio * 10 / math.log(10)
+    center = -10 * math.log10(ratio)
+    return center, center - half, center + half
+
+
+def test_an_sqnr_by_hand() -> None:
+    rng = np.random.default_rng(4)
+    energy, share = rng.gamma(9, 1.0, (2, 10)), rng.gamma(4, 1e-4, (2, 10))
+    error = energy * share
+    levels = np.sqrt(error.sum(1) / energy.sum(1)) * [0.5, 2.0]
+    rows = infer_sqnr(error, energy, levels)
+    for place in range(2):
+        found = rows.iloc[place][["estimate", "ci_low", "ci_high"]]
+        np.testing.assert_allclose(
+            found.to_numpy(float), _sqnr_by_hand(error[place], energy[place]), rtol=1e-12
+        )
+    excess = error[0] - levels[0] ** 2 * energy[0]
+    flips = np.array(list(itertools.product((-1, 1), repeat=10))) @ excess
+    exact = np.mean(np.abs(flips) >= abs(excess.sum()) * (1 - 1e-12))
+    assert rows["p_value"].to_numpy() == pytest.approx([exact, 1.0])
+    assert rows["p_adjusted"].to_numpy() == pytest.approx([min(1.0, 2 * exact), 1.0])
+    assert rows["approximate"].all()
+    assert rows["reason"].str.startswith("interval approximate: it covers 63 %").all()
+
+
+def test_an_sqnr_without_error_and_with_few_documents() -> None:
+    energy = np.full((2, 9), 2.0)
+    error = np.array([np.zeros(9), [0.5, *[0.0] * 8]])
+    equal, one = infer_sqnr(error, energy, np.full(2, 1e-6)).to_dict("records")
+    assert equal["estimate"] == math.inf
+    assert equal["p_value"] == 1
+    assert math.isnan(equal["ci_low"])
+    assert not equal["approximate"]
+    assert one["estimate"] == pytest.approx(10 * math.log10(36))
+    few = infer_sqnr(error[1:, :7], energy[1:, :7], np.full(1, 1e-6)).iloc[0]
+    assert math.isnan(few["ci_low"])
+    assert few["reason"] == "interval withheld: fewer than 8 documents"
+
+
+def test_the_coverage_of_an_sqnr() -> None:
+    rng = np.random.default_rng(5)
+    energy = np.exp(rng.normal(4, 0.8, (800, 20)))
+    rows = infer_sqnr(energy * rng.gamma(4, 0.25, (800, 20)), energy, np.ones(800), resamples=1)
+    hit = (rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)
+    assert COVERAGE["sqnr_db", True][20] - 0.03 < hit.mean() < 0.98

@@ -14,16 +14,16 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from scipy import stats
 from support.texts import TEXTS
 from transformers import AutoModelForCausalLM
 
 import distviz
 from distviz.errors import RequestError
-from distviz.results import Comparison
+from distviz.results import Comparison, rounding_level
 from distviz.settings import OPTIONS, RunSettings
-from distviz.stats import Difference, Differences
-from distviz.studies.elementwise import _intervals
+from distviz.sites import HookPoint
+from distviz.stats import Difference, Differences, infer_sqnr
+from distviz.studies.elementwise import infer_places
 
 MODULES = {
     "attention": ("self_attn.o_proj", "input"),
@@ -36,10 +36,11 @@ LENGTH = 24
 
 def _compare(a: Any, b: Any, **options: Any) -> Comparison:
     """Compare two models on `TEXTS`; options of the measurement, of side B, and of `compare`."""
+    texts = options.pop("text", TEXTS)
     own = {name: options.pop(name) for name in list(options) if name in OPTIONS}
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, f"{number}.txt") for number in range(len(TEXTS))]
-        for file, text in zip(files, TEXTS, strict=True):
+        files = [Path(folder, f"{number}.txt") for number in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
             file.write_text(text, encoding="utf-8")
         own |= {"text": [str(file) for file in files], "max_length": LENGTH, "device": "cpu"}
         settings = RunSettings(**own)
@@ -216,21 +217,43 @@ def _check_parts(found: Comparison, brute: dict[tuple[int, str], list[tuple[Any,
 
 
 def test_the_interval_is_that_of_the_sums_over_documents() -> None:
+    """A document that a place has not is left out there; the level is that of the layer."""
     made = np.random.default_rng(4)
     energy, share = made.gamma(9, 1.0, 12), made.gamma(4, 1e-4, 12)
     sums = {n: Difference(energy[n] * share[n], energy[n], count=1) for n in range(12)}
-    few = {n: sums[n] for n in range(7)}
-    equal = {n: Difference(0.0, energy[n], count=1) for n in range(12)}
-    found = _intervals([Differences(documents=one) for one in (sums, few, equal)])
+    places = {
+        HookPoint(0, "decoder", "act", "a", "output"): sums,
+        HookPoint(3, "decoder", "act", "b", "output"): {n: sums[n] for n in range(7)},
+        HookPoint(3, "decoder", "residual", "c", "output"): sums,
+    }
+    found = infer_places(
+        {point: Differences(documents=one) for point, one in places.items()}, ["bfloat16"]
+    )
     error = energy * share
-    without = (error.sum() - error) / (energy.sum() - energy)
-    spread = np.sqrt(11 / 12 * ((without - without.mean()) ** 2).sum())
-    degrees = energy.sum() ** 2 / (energy**2).sum() - 1
-    ratio = error.sum() / energy.sum()
-    half = stats.t.ppf(0.975, degrees) * spread / ratio * 10 / np.log(10)
-    center = -10 * np.log10(ratio)
-    np.testing.assert_allclose(found[0], [center - half, center + half], rtol=1e-12)
-    assert np.isnan(found[1:]).all()
+    levels = np.array([rounding_level(layer, ["bfloat16"]) for layer in (0, 3)])
+    both = infer_sqnr(np.stack([error] * 2), np.stack([energy] * 2), levels)
+    columns = ["estimate", "ci_low", "ci_high", "p_value", "documents"]
+    pd.testing.assert_frame_equal(found.iloc[[0, 2]][columns].reset_index(drop=True), both[columns])
+    assert found["documents"].tolist() == [12, 7, 12]
+    assert np.isnan(found["ci_low"].iloc[1])
+    assert found["layer_a"].tolist() == found["layer_b"].tolist() == [0, 3, 3]
+
+
+def test_the_ratios_stand_in_the_inference(wide: Path, edited: Path, tmp_path: Path) -> None:
+    found = _compare(wide, edited, text=TEXTS * 3, b_attn_implementation="eager")
+    found.save(tmp_path / "saved")
+    again = Comparison.load(tmp_path / "saved")
+    table = found.elementwise["elementwise"]
+    rows = again.inference[again.inference["quantity"] == "sqnr_db"].reset_index(drop=True)
+    columns = {"sqnr_db": "estimate", "sqnr_low": "ci_low", "sqnr_high": "ci_high"}
+    columns |= {"layer": "layer_a", "site": "site", "module": "module", "stack": "stack"}
+    for name, other in (columns | {"approximate": "approximate"}).items():
+        pd.testing.assert_series_equal(table[name], rows[other], check_names=False)
+    assert rows["paired"].all()
+    changed = rows[(rows["layer_a"] > 3) & (rows["site"] == "residual")]
+    assert (changed["p_adjusted"] < 0.05).all()
+    assert (rows[rows["layer_a"] < 3]["p_value"] == 1).all()
+    assert set(again.select([4]).inference["layer_a"]) <= {4, -1}
 
 
 # Verdict ------------------------------------------------------------------------------------
