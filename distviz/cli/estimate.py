@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from distviz import models
 from distviz.cli.dry_run import Estimate
-from distviz.data import Batch, Corpus, make_batches
+from distviz.data import ROLES, Batch, Corpus, make_batches
 from distviz.hooks import HELD_BYTES, attach_hook
 from distviz.measure import EmptyModel, choose_points, current
 from distviz.settings import RunSettings
@@ -237,13 +237,14 @@ class _Sizes:
     def _tables(self, part: Part) -> int:
         """Return the number of sketches, with separate ones for token classes."""
         arm_layers = {point.layer for point in self.moved}
-        first, total = min(arm_layers, default=-1), 0
+        groups = len(ROLES) + self.tokens.bit_length()  # half a table each
+        first, total, tables = min(arm_layers, default=-1), 0, _CLASSES + groups // 2
         for point in self.watched:
             phases = 1 + part.is_paired
             if point in self.moved:
                 phases = 4 + (part.is_paired and point.layer > first)
-            by_class = self.settings.classes == "all" or point.layer in arm_layers
-            total += phases * (_CLASSES if by_class else 1)
+            is_alone = self.settings.classes != "all" and point.layer not in arm_layers
+            total += phases if is_alone else phases * tables
         return total
 
     def memory(self) -> dict[str, int]:

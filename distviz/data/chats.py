@@ -37,11 +37,17 @@ class RenderedChat:
     system, question
         Where the content of the system prompt and of the first other message begin; ``system`` is
         None without one. Equal to the length of the text if the template leaves it out.
+    spans
+        The role of each piece of a content in the text, its start and its end, in order.
+    unknown
+        Roles of messages whose place in the text is unknown.
     """
 
     text: str
     system: int | None
     question: int
+    spans: tuple[tuple[str, int, int], ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def template_of(tokenizer: Any) -> str:
@@ -96,14 +102,19 @@ def render_chats(documents: Sequence[Document], tokenizer: Any) -> list[Rendered
             f"'{documents[error.number].id}': {reason}",
             "mend the template or the document, or leave --chat-template out",
         ) from None
-    return [
-        RenderedChat(
-            answer["text"],
-            answer["first"] if chat[0]["role"] == "system" else None,
-            answer["question"],
-        )
-        for answer, chat in zip(answers, chats, strict=True)
-    ]
+    return [_rendered(*both) for both in zip(answers, chats, strict=True)]
+
+
+def _rendered(answer: dict[str, Any], chat: list[dict[str, str]]) -> RenderedChat:
+    roles = [message["role"] for message in chat]
+    places = list(zip(roles, answer["spans"], strict=True))
+    return RenderedChat(
+        answer["text"],
+        answer["first"] if roles[0] == "system" else None,
+        answer["question"],
+        tuple((role, *span) for role, spans in places for span in spans or ()),
+        tuple(role for role, spans in places if spans is None),
+    )
 
 
 def _name(tokenizer: Any) -> str:

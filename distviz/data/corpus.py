@@ -19,10 +19,13 @@ from distviz.data.documents import Document, Documents, fingerprint
 from distviz.data.prompts import (
     FILLER,
     PARTS,
+    ROLES,
     Filler,
     TokenizedDocument,
     document_ids,
     prefix_ids,
+    special_ids,
+    with_special,
 )
 from distviz.errors import RequestError
 from distviz.output import counted
@@ -41,7 +44,8 @@ _CONJUNCTIONS = re.compile(
 class Window:
     """A piece of one document: one sequence of ARM.
 
-    ``parts`` (int8, index into `PARTS`) is the part of the prompt that each token belongs to.
+    ``parts`` and ``roles`` (int8, indices into `PARTS` and `ROLES`) are the part of the prompt that
+    each token belongs to, and its role.
     """
 
     document: int
@@ -49,6 +53,7 @@ class Window:
     ids: NDArray[np.int64]
     is_last: bool
     parts: NDArray[np.int8]
+    roles: NDArray[np.int8]
     hidden: NDArray[np.float32] | None = None
 
     @property
@@ -102,6 +107,7 @@ class Batch:
     valid: NDArray[np.bool_]
     counted: NDArray[np.bool_]
     classes: NDArray[np.int64]
+    roles: NDArray[np.int64]
     index: NDArray[np.int64]
     documents: NDArray[np.int64]
     windows: NDArray[np.int64]
@@ -142,7 +148,7 @@ def tokenize(
             f"{counted(len(prefix), 'token')}"
         )
     chats = _rendered(documents, tokenizer) if chat_template else {}
-    windows: list[Window] = []
+    windows, special = list[Window](), special_ids(tokenizer)
     notes = _Notes(documents, tokenizer.decode(prefix) if prefix.size else "")
     notes.is_dated = bool(chats) and "strftime_now" in template_of(tokenizer)
     left = sys.maxsize if max_tokens is None else max_tokens
@@ -153,12 +159,13 @@ def tokenize(
             whole = document_ids(document, tokenizer, prefix, filler, chat, number)
         notes.add(document, whole, chat)
         pieces = _split(whole, prefix, size)
-        kept = _take([ids for ids, _ in pieces], left)
-        truncated |= sum(map(len, kept)) < sum(len(ids) for ids, _ in pieces)
+        kept = _take([piece[0] for piece in pieces], left)
+        truncated |= sum(map(len, kept)) < sum(len(piece[0]) for piece in pieces)
         left -= sum(map(len, kept))
-        for index, (piece, (_, parts)) in enumerate(zip(kept, pieces, strict=False)):
-            is_last = index == len(kept) - 1
-            windows.append(Window(number, index, piece, is_last, parts[: len(piece)]))
+        for index, (ids, (_, *more)) in enumerate(zip(kept, pieces, strict=False)):
+            parts, roles = (one[: len(ids)] for one in more)
+            roles = with_special(roles, ids, special)
+            windows.append(Window(number, index, ids, index == len(kept) - 1, parts, roles))
         if left <= 0:
             truncated |= number < len(documents) - 1
             break
@@ -168,7 +175,7 @@ def tokenize(
         windows,
         list(documents),
         _classes(windows, tokenizer),
-        frozenset(int(token) for token in tokenizer.all_special_ids),
+        special,
         fingerprint(documents),
         truncated,
         tuple(notes.lines(chat_template=chat_template)),
@@ -194,11 +201,12 @@ def _naming(document: Document) -> Iterator[None]:
 
 def _split(
     document: TokenizedDocument, prefix: NDArray[np.int64], size: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.int8]]]:
-    """Return ids and parts of each window; a prefix at a cut is not repeated."""
-    found: list[tuple[NDArray[np.int64], NDArray[np.int8]]] = []
+) -> list[tuple[NDArray[np.int64], NDArray[np.int8], NDArray[np.int8]]]:
+    """Return ids, parts and roles of each window; a prefix at a cut is not repeated."""
+    found: list[tuple[NDArray[np.int64], NDArray[np.int8], NDArray[np.int8]]] = []
     start = 0
-    ids, parts, width = document.ids, document.parts, len(prefix)
+    ids, parts, roles, width = document.ids, document.parts, document.roles, len(prefix)
+    start_roles = np.full(width, ROLES.index("rest"), np.int8)
     bare = len(ids) == 0 and document.repeats_start
     while start < len(ids) or (bare and not found):
         follows = ids[start : start + width]
@@ -207,7 +215,8 @@ def _split(
             start += width
         end = start + size
         inside = np.concatenate([np.zeros(width, np.int8), parts[start:end]])
-        found.append((np.concatenate([prefix, ids[start:end]]), inside))
+        of_roles = np.concatenate([start_roles, roles[start:end]])
+        found.append((np.concatenate([prefix, ids[start:end]]), inside, of_roles))
         start = end
     return found
 
@@ -233,9 +242,12 @@ class _Notes:
     joined: list[str] = field(default_factory=list)
     without_system: list[str] = field(default_factory=list)
     without_question: list[str] = field(default_factory=list)
+    without_roles: list[str] = field(default_factory=list)
 
     def add(self, document: Document, found: TokenizedDocument, chat: RenderedChat | None) -> None:
         name = document.id
+        if not found.has_all_roles:
+            self.without_roles.append(name)
         if found.repeats_start and chat is None:
             self.repeated.append(name)
         if not found.ids.size and not found.repeats_start:
@@ -260,6 +272,8 @@ class _Notes:
             "the messages are joined without their roles, --chat-template adds them": self.joined,
             "the chat template leaves the system prompt out": self.without_system,
             "the chat template leaves the question out": self.without_question,
+            "the place of a message in the rendered chat is unknown, the role of its tokens is "
+            "rest": self.without_roles,
         }
         for what, names in kinds.items():
             yield from note_on_documents(what, names, len(self.documents))
@@ -320,7 +334,10 @@ def random_corpus(
         if width is not None:
             hidden = (rng.standard_normal((tokens, width)) * scale).astype(np.float32)
         parts = np.full(tokens, PARTS.index("text"), np.int8)
-        windows.append(Window(number, 0, ids, is_last=True, parts=parts, hidden=hidden))
+        roles = np.full(tokens, ROLES.index("rest"), np.int8)
+        windows.append(
+            Window(number, 0, ids, is_last=True, parts=parts, roles=roles, hidden=hidden)
+        )
     note = json.dumps([documents, tokens, seed, vocabulary, width, scale]).encode()
     classes = np.full(vocabulary, OTHER, np.int64)
     return Corpus(windows, [], classes, frozenset(), hashlib.sha256(note).hexdigest())
@@ -342,13 +359,14 @@ def make_batches(
 
 def _batch(corpus: Corpus, group: list[Window], skip_special: bool, own_only: bool) -> Batch:
     shape = (len(group), max(window.ids.size for window in group))
-    ids, valid = np.zeros(shape, np.int64), np.zeros(shape, bool)
+    ids, valid, roles = np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, np.int64)
     hidden = None
     if group[0].hidden is not None:
         hidden = np.zeros((*shape, group[0].hidden.shape[1]), np.float32)
     for row, window in enumerate(group):
         ids[row, : window.ids.size] = window.ids
         valid[row, : window.ids.size] = True
+        roles[row, : window.ids.size] = window.roles
         if hidden is not None and window.hidden is not None:
             hidden[row, : window.ids.size] = window.hidden
     counted = valid.copy()
@@ -367,6 +385,7 @@ def _batch(corpus: Corpus, group: list[Window], skip_special: bool, own_only: bo
         valid,
         counted,
         corpus.classes[ids] if hidden is None else np.full(shape, OTHER),
+        roles,
         (windows[:, None] << 32) + np.arange(shape[1]),
         documents,
         windows,

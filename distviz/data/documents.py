@@ -48,17 +48,17 @@ class Document:
         return [{"role": role, "content": content} for role, content in messages]
 
     @property
-    def pieces(self) -> list[tuple[str, str]]:
-        """Part and text of what is tokenized apart, without a chat template."""
+    def pieces(self) -> list[tuple[str, str, str]]:
+        """Part, role and text of what is tokenized apart, without a chat template."""
         if self.messages:
             first = self.messages[0][0] == "system"
             return [
-                ("system" if first and number == 0 else "question", content)
-                for number, (_, content) in enumerate(self.messages)
+                ("system" if first and number == 0 else "question", role, content)
+                for number, (role, content) in enumerate(self.messages)
             ]
         if self.question:
-            return [("system", self.system), ("question", self.question)]
-        return [("text", self.text)]
+            return [("system", "system", self.system), ("question", "user", self.question)]
+        return [("text", "rest", self.text)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of ``documents.jsonl``."""

@@ -17,6 +17,7 @@ from .redistribution import Redistribution as Redistribution
 from .redistribution import STEPS as STEPS
 from .redistribution import check_replaceable as check_replaceable
 from .redistribution import redistribute as redistribute
+from .token_groups import count_tokens as count_tokens
 from .token_recorder import PositionRecorder as PositionRecorder
 from .token_recorder import STATISTICS as STATISTICS
 from .token_tracker import Tracker as Tracker

@@ -20,6 +20,7 @@ from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.extremes import Extremes
 from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.paired_changes import PairedChanges
+from distviz.hooks.token_groups import GroupCounter
 from distviz.hooks.token_writer import TokenWriter
 from distviz.results import Run
 from distviz.sites import HookPoint, SiteKey, key_order
@@ -68,6 +69,8 @@ class Tokens:
         tokens, without padding. Empty: a row is a sequence.
     ids
         int64 (batch, tokens), or None where the model did not read token ids.
+    roles
+        int64 (batch, tokens): index into `ROLES`; None where no token has one.
     """
 
     valid: NDArray[np.bool_]
@@ -80,6 +83,7 @@ class Tokens:
     routed: Routed | None = None
     lengths: tuple[int, ...] = ()
     ids: NDArray[np.int64] | None = None
+    roles: NDArray[np.int64] | None = None
 
     def sequences(self) -> list[SequenceRows]:
         """Return the rows of each sequence without padding, as ARM takes them.
@@ -129,6 +133,7 @@ class Recorder:
     changes: PairedChanges = field(default_factory=PairedChanges)
     extremes: Extremes = field(default_factory=Extremes)
     tokens: TokenWriter | None = None
+    groups: GroupCounter = field(default_factory=GroupCounter)
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,6 +166,8 @@ class Recorder:
         details = with_channels and self.channel_details
         found = kernels.observe(values, slots, n_slots, channels=with_channels, details=details)
         self._add_classes(key, names, found)
+        if len(names) > 1 and moved is None:
+            self.groups.add(key, values, tokens)
         if found.channels is not None:
             self._add_channels(key, found.channels)
             self.extremes.see(key, values, found.channels, slots >= 0, tokens)
@@ -217,6 +224,7 @@ class Recorder:
         total.documents = self.documents + other.documents
         total.changes = self.changes + other.changes
         total.extremes = self.extremes + other.extremes
+        total.groups = self.groups + other.groups
         if self.tokens is not None and other.tokens is not None:
             total.tokens = self.tokens + other.tokens
         total.experts = merged(self.experts, other.experts)
@@ -238,6 +246,7 @@ class Recorder:
             "documents": self.documents.state(),
             "changes": self.changes.state(),
             "extremes": self.extremes.state(),
+            "groups": self.groups.state(),
             "tokens": None if self.tokens is None else self.tokens.state(),
         }
 
@@ -259,6 +268,7 @@ class Recorder:
         found.documents = Documents.from_state(state["documents"])
         found.changes = PairedChanges.from_state(state["changes"])
         found.extremes = Extremes.from_state(state["extremes"])
+        found.groups = GroupCounter.from_state(state["groups"])
         if state["tokens"] is not None:
             found.tokens = TokenWriter.from_state(state["tokens"])
         return found
@@ -277,7 +287,7 @@ class Recorder:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def with_tables(self, run: Run, tokenizer: Any = None) -> Run:
-        """Return the run with the tables that need its distributions: extremes, experts.
+        """Return the run with what needs its distributions: extremes, experts, groups of tokens.
 
         The ``tokenizer`` decodes the tokens of the extremes; None leaves their texts empty.
         """
@@ -290,7 +300,8 @@ class Recorder:
             for row in self.experts[key].rows(run.bands[key], run.merged[key])
         ]
         extremes = self.extremes.frame(run.merged, tokenizer)
-        return replace(run, extremes=extremes, experts=pd.DataFrame(rows))
+        groups = self.groups.groups(run.merged)
+        return replace(run, extremes=extremes, experts=pd.DataFrame(rows), groups=groups)
 
 
 def _only_moved(

@@ -256,7 +256,7 @@ def tokens_of(batch: Batch) -> Tokens:
     """Return the tokens of a batch, as the hooks need them."""
     ids = batch.ids if batch.hidden is None else None
     named = (batch.documents, batch.index, batch.classes, batch.whole)
-    return Tokens(batch.valid, batch.counted, *named, ids=ids)
+    return Tokens(batch.valid, batch.counted, *named, ids=ids, roles=batch.roles)
 
 
 def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from distviz.arm import ARM
 from distviz.data import Batch, Corpus
-from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, experts_of, replaced
+from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, count_tokens, experts_of, replaced
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
@@ -107,6 +107,7 @@ def describe(opened: LoadedModel, corpus: Corpus, batches: list[Batch]) -> dict[
         "token_classes": {
             name: int((counted == index).sum()) for index, name in enumerate(TOKEN_CLASSES)
         },
+        "token_groups": count_tokens(batches),
         "versions": versions(),
         "device": str(opened.details.get("device")),
         "dtype": str(opened.details.get("dtype")),

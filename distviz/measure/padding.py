@@ -95,6 +95,7 @@ def _cut(batch: Batch, rows: list[int], width: int) -> Batch:
         valid=cut(batch.valid),
         counted=cut(batch.counted),
         classes=cut(batch.classes),
+        roles=cut(batch.roles),
         index=cut(batch.index),
         documents=batch.documents[rows],
         windows=batch.windows[rows],

@@ -10,10 +10,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distviz.plots.site_axes import AxisChoice
-from distviz.results import Comparison, FillerStudy, Run, Sweep, WhatIf, channels_before
+from distviz.results import (
+    Comparison,
+    FillerStudy,
+    Run,
+    Sweep,
+    WhatIf,
+    channels_before,
+    partition_rows,
+)
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from distviz.results import Result
@@ -93,9 +102,7 @@ def _of_run(run: Run, axes: dict[str, Any], names: dict[SiteKey, str]) -> Figure
         figures[f"overview{end}"] = FigureSpec("overview", partial(plots.overview, run, site))
     classes = run.classes()
     for end, site in sites:
-        if site in set(classes.loc[classes["phase"].isin(["before", "after"]), "site"]):
-            draw = partial(plots.token_classes, run, site)
-            figures[f"token_classes{end}"] = FigureSpec("classes", draw)
+        figures |= _of_classes(run, classes[classes["phase"].isin(["before", "after"])], site, end)
     known = channels_before(run)
     for end, site in sites:
         if len(known) and known.loc[known["site"] == site, "absmax"].notna().any():
@@ -116,12 +123,25 @@ def _of_comparison(
     for end, site in _by_site(pair.a.site for pair in comparison.pairs):
         draw = partial(plots.comparison_overview, comparison, site)
         figures[f"overview{end}"] = FigureSpec("overview", draw)
-        if len(comparison.classes) and site in set(comparison.classes["site"]):
-            draw = partial(plots.token_classes, comparison, site)
-            figures[f"token_classes{end}"] = FigureSpec("classes", draw)
+        figures |= _of_classes(comparison, comparison.classes, site, end)
     if comparison.elementwise:
         figures["elementwise"] = FigureSpec("elementwise", partial(plots.elementwise, comparison))
     return figures
+
+
+def _of_classes(
+    measured: Run | Comparison, classes: pd.DataFrame, site: str, end: str
+) -> FigureSpecs:
+    """Return the figures by token class, role and position at a site, where they are known."""
+    from distviz import plots
+
+    found: FigureSpecs = {}
+    here = classes[classes["site"] == site] if len(classes) else classes
+    for partition, name in (("class", "classes"), ("role", "roles"), ("position", "positions")):
+        if len(partition_rows(here, partition)):
+            draw = partial(plots.token_classes, measured, site, partition)
+            found[f"token_{name}{end}"] = FigureSpec("classes", draw)
+    return found
 
 
 def _of_whatif(asked: WhatIf) -> FigureSpecs:

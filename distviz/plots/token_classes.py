@@ -1,4 +1,6 @@
-"""Near-zero share by token class: before and after in a run, A and B in a comparison."""
+"""Near-zero share by token class, role or position: before and after in a run, A and B in a
+comparison.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ from distviz.plots import style
 from distviz.plots.layout import Heading, Line, arrange, grid, panel_title, side_heading
 from distviz.plots.scales import grid_lines, percent_ticks, round_ticks
 from distviz.results import (
+    GROUP_NAMES,
     Comparison,
     arm_settings,
     change_name,
     layer_name,
     model_name,
+    partition_rows,
     percent,
     side_names,
 )
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 _CLASSES = ("digits", "operators", "conjunctions", "other")
 _LAYERS = 3
+_MOST_BARS = 6
+"""More groups in a panel are points on a line, without numbers."""
 Place = tuple[str, int, str]
 _PLACE = ["stack", "layer", "module"]
 
@@ -57,7 +63,9 @@ class ClassBars:
     shares: dict[str, NDArray[np.float64]]
 
 
-def class_bars(measured: Run | Comparison, site: str = "act") -> list[ClassBars]:
+def class_bars(
+    measured: Run | Comparison, site: str = "act", partition: str = "class"
+) -> list[ClassBars]:
     """Gather what `token_classes` draws: at most three layers.
 
     A run shows its first ARM layers (or first layers), a comparison the layers whose
@@ -69,10 +77,11 @@ def class_bars(measured: Run | Comparison, site: str = "act") -> list[ClassBars]
         If there are no statistics by token class at this site.
     """
     rows = _compared_rows(measured) if isinstance(measured, Comparison) else _run_rows(measured)
-    rows = rows[rows["site"] == site] if len(rows) else rows
+    rows = partition_rows(rows[rows["site"] == site], partition) if len(rows) else rows
     if not len(rows):
+        noun = "token classes" if partition == "class" else f"{partition}s of tokens"
         raise RequestError(
-            f"token classes were not kept apart at site '{site}'", "measure with --classes all"
+            f"{noun} were not kept apart at site '{site}'", "measure with --classes all"
         )
     places = list(dict.fromkeys(rows[_PLACE].itertuples(index=False, name=None)))
     chosen = _chosen(measured, places)
@@ -110,7 +119,8 @@ def _compared_rows(comparison: Comparison) -> pd.DataFrame:
     for side in "ab":
         names = {f"layer_{side}": "layer", f"module_{side}": "module"}
         names |= {f"tokens_{side}": "tokens", f"near_zero_{side}": "near_zero"}
-        frame = table[["site", "stack", "token_class"]].assign(series=side.upper())
+        shared = table.columns.intersection(["site", "stack", "token_class", "partition"])
+        frame = table[shared].assign(series=side.upper())
         for old, new in names.items():
             frame[new] = table[old]
         # Both sides are shown at the layer of A.
@@ -141,9 +151,13 @@ def _panel(rows: pd.DataFrame, name: str) -> ClassBars:
 
 
 def token_classes(
-    measured: Run | Comparison, site: str = "act", *, width: str | None = None
+    measured: Run | Comparison,
+    site: str = "act",
+    partition: str = "class",
+    *,
+    width: str | None = None,
 ) -> Figure:
-    """Draw the near-zero share of digits, operators, conjunctions and other tokens as bars.
+    """Draw the near-zero share of groups of tokens; more than six are points on a line.
 
     Parameters
     ----------
@@ -151,6 +165,8 @@ def token_classes(
         A run (before and after ARM) or a comparison (A and B, both with A's eps).
     site
         One of its sites.
+    partition
+        ``"class"``: digits, operators, conjunctions, other; ``"role"``; ``"position"``.
     width
         ``"single"`` or ``"double"``: the columns of a paper; None: for a screen.
 
@@ -159,7 +175,7 @@ def token_classes(
     RequestError
         If there are no statistics by token class at this site.
     """
-    bars = class_bars(measured, site)
+    bars = class_bars(measured, site, partition)
     with style.styled(width) as page:
         inches = page.or_width(max(5.2, 0.9 + 2.9 * len(bars)))
         columns = max(1, int(inches / 3.2)) if page.is_paper else len(bars)
@@ -169,24 +185,26 @@ def token_classes(
         shares = np.concatenate([list(panel.shares.values()) for panel in bars], axis=None)
         top = float(np.nan_to_num(shares).max()) or 1.0
         for index, (ax, panel) in enumerate(zip(axes, bars, strict=True)):
-            _draw(ax, panel, top, inches / columns - 0.5)
+            draw = _draw if len(panel.classes) <= _MOST_BARS else _draw_line
+            draw(ax, panel, top, inches / columns - 0.5)
             is_first = index % columns == 0
             ax.tick_params(labelleft=is_first)
             ax.set_ylabel("near-zero share" if is_first else "")
             is_last = index + columns >= len(axes)
-            ax.set_xlabel("class, and its number of tokens" if is_last else "")
+            ax.set_xlabel(_AXIS[partition] if is_last else "")
         if max(len(panel.shares) for panel in bars) > 1:
             axes[columns - 1 if len(axes) >= columns else -1].legend(
                 loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1,
                 handlelength=1.1, handleheight=0.9,
             )  # fmt: skip
-        arrange(figure, _heading(measured, site, inches), heights)
+        arrange(figure, _heading(measured, site, partition, inches), heights)
         return figure
 
 
-def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
+def _heading(measured: Run | Comparison, site: str, partition: str, width: float) -> Heading:
+    what = f"near-zero share by {GROUP_NAMES[partition]} · {site}"
     if isinstance(measured, Comparison):
-        caption = Line(f"near-zero share by token class · {site} · |x| < ε of A")
+        caption = Line(f"{what} · |x| < ε of A")
         return side_heading(side_names(measured), [caption], width)
     settings = arm_settings(measured)
     is_paired = any(key.phase == "after" for key in measured.keys)
@@ -194,13 +212,18 @@ def _heading(measured: Run | Comparison, site: str, width: float) -> Heading:
     band = "|x| < ε of before" if is_paired else "|x| < ε"
     lines = [
         Line.title(model_name(measured)),
-        Line(f"near-zero share by token class · {site}", "panel", style.INK),
+        Line(what, "panel", style.INK),
         Line(f"{band} · {acting}"),
     ]
     return Heading(lines, width)
 
 
 _AS_PHASE = {"A": "before", "B": "after"}
+_AXIS = {
+    "class": "class, and its number of tokens",
+    "role": "role, and its number of tokens",
+    "position": "position in the window",
+}
 
 
 def _draw(ax: Axes, panel: ClassBars, top: float, inches: float) -> None:
@@ -227,17 +250,41 @@ def _draw(ax: Axes, panel: ClassBars, top: float, inches: float) -> None:
                 x, share + 0.02 * top, text, ha="center", va="bottom", gid="share",
                 rotation=90 if upright else 0, **look,
             )  # fmt: skip
-    ax.set_ylim(0, (1.4 if upright else 1.12) * top)
+    ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7.0)
+    _finish(ax, panel, (1.4 if upright else 1.12) * top)
+
+
+def _draw_line(ax: Axes, panel: ClassBars, top: float, _inches: float) -> None:
+    """Draw a layer with many groups in their order: a point each."""
+    places = np.arange(len(panel.classes))
+    for series, shares in panel.shares.items():
+        phase = _AS_PHASE.get(series, series)
+        ax.plot(
+            places, shares, color=style.LINE[phase], linewidth=1.0, label=series,
+            marker="o", markersize=3.0, gid=f"line-{series}",
+        )  # fmt: skip
+    names = [_dashed(name) for name in panel.classes]
+    ax.set_xticks(places, names, fontsize=7.0, rotation=90)
+    _finish(ax, panel, 1.08 * top)
+
+
+def _finish(ax: Axes, panel: ClassBars, top: float) -> None:
+    ax.set_ylim(0, top)
     round_ticks(ax.yaxis, 5)
     percent_ticks(ax.yaxis)
     grid_lines(ax)
-    ax.set_xticks(places, [_label(panel, index) for index in places.tolist()], fontsize=7.0)
     ax.tick_params(axis="x", length=0)
     panel_title(ax, panel.name)
+
+
+def _dashed(name: str) -> str:
+    """Write positions such as 4-7 with a dash."""
+    return name.replace("-", "–")
 
 
 def _label(panel: ClassBars, index: int) -> str:
     """Return the class and its number of tokens, of both sides if they differ."""
     counts = list(dict.fromkeys(tokens[index] for tokens in panel.tokens.values()))
     known = [f"{count:,}" for count in counts if count is not None]
-    return f"{panel.classes[index]}\n{' / '.join(known)}" if known else panel.classes[index]
+    name = _dashed(panel.classes[index])
+    return f"{name}\n{' / '.join(known)}" if known else name

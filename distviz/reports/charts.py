@@ -217,10 +217,13 @@ def intervals(
 # By token class
 
 
-def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
+def class_shares(
+    rows: list[dict[str, Any]], series: dict[str, str], noun: str = "token class"
+) -> Spec:
     """Return shares by token class, one mark per series.
 
-    Rows have ``name``, ``series``, ``value`` and ``tokens``; ``series`` gives the colours.
+    Rows have ``name``, ``series``, ``value`` and ``tokens``; ``series`` gives the colours, ``noun``
+    is what the names are.
     """
     has_series = len(series) > 1
     legend = {"title": None, "orient": "top", "offset": 2} if has_series else None
@@ -240,10 +243,10 @@ def class_shares(rows: list[dict[str, Any]], series: dict[str, str]) -> Spec:
             "color": named | {"scale": {"domain": list(series), "range": list(series.values())}},
             "shape": named | {"scale": {"domain": list(series), "range": shapes}},
             "tooltip": tooltip(
-                ("name", "tokens", ""),
+                ("name", noun, ""),
                 *[("series", "phase", "")] * has_series,
                 ("value", "near-zero", ".3%"),
-                ("tokens", "count", ","),
+                ("tokens", "tokens", ","),
             ),
         },
     }

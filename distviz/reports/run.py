@@ -22,6 +22,8 @@ from distviz.reports.repeat_command import run_command
 from distviz.reports.summary import make_part, run_verdict
 from distviz.reports.texts import text_section
 from distviz.results import (
+    GROUP_NAMES,
+    PARTITIONS,
     arm_layers,
     arm_settings,
     change_name,
@@ -31,6 +33,7 @@ from distviz.results import (
     model_name,
     moved_values,
     number,
+    partition_rows,
     percent,
     records,
 )
@@ -222,9 +225,9 @@ def _effect_pairs(effect: dict[str, Any], loss: str) -> list[tuple[str, str]]:
 
 
 def _class_section(run: Run) -> Section | None:
-    """Compare the token classes if they were counted separately."""
+    """Compare the token classes, roles and positions if they were counted separately."""
     table = run.classes()
-    shown = table[table["phase"].isin(list(_PAIR)) & (table["token_class"] != "all")]
+    shown = table[table["phase"].isin(list(_PAIR))]
     if not len(shown):
         return None
     return class_section(shown, ["layer", "site", "module", "stack"], _class_marks)
@@ -244,24 +247,33 @@ def class_section(
     *,
     table_name: str = "classes",
 ) -> Section:
-    """Return a chart of near-zero shares by token class in the first layer, and the whole table.
+    """Return charts of near-zero shares in the first layer, and the whole tables.
+
+    One of each by token class, by role and by position, where they are known.
 
     Parameters
     ----------
     table
-        One row per layer and token class.
+        One row per layer, partition and token class.
     keys
         The columns of layer, site, module and so on.
     marks
         Returns the marks of a row, for `charts.class_shares`.
     """
-    first = table.iloc[0]
-    rows = [
-        mark
-        for row in records(table[(table[keys] == first[keys]).all(axis=1)])
-        for mark in marks(row)
-    ]
-    colors = {name: _CLASS_COLORS[name] for name in dict.fromkeys(row["series"] for row in rows)}
-    title = f"near-zero share by token class, layer {first[keys[0]]}, {first[keys[1]]}"
-    chart = Chart(title, charts.class_shares(rows, colors), 190)
-    return Section("Token classes", [chart, data_table("classes", table, table=table_name)])
+    blocks: list[Block] = []
+    for partition in PARTITIONS:
+        own = partition_rows(table, partition)
+        if not len(own):
+            continue
+        first = own.iloc[0]
+        here = records(own[(own[keys] == first[keys]).all(axis=1)])
+        rows = [mark for row in here for mark in marks(row)]
+        names, series = (list(dict.fromkeys(row[n] for row in rows)) for n in ("name", "series"))
+        name = GROUP_NAMES[partition]
+        title = f"near-zero share by {name}, layer {first[keys[0]]}, {first[keys[1]]}"
+        spec = charts.class_shares(rows, {one: _CLASS_COLORS[one] for one in series}, name)
+        blocks.append(Chart(title, spec, max(190, 70 + 22 * len(names))))
+        shown = own.drop(columns="partition", errors="ignore")
+        plural = "classes" if partition == "class" else f"{name}s"
+        blocks.append(data_table(plural, shown, table=table_name))
+    return Section("Token classes", blocks)

@@ -77,6 +77,11 @@ from .sweep import varied_columns as varied_columns
 from .tables import choose_places as choose_places
 from .tables import need as need
 from .tables import records as records
+from .token_groups import GROUP_NAMES as GROUP_NAMES
+from .token_groups import PARTITIONS as PARTITIONS
+from .token_groups import TokenGroups as TokenGroups
+from .token_groups import class_tokens as class_tokens
+from .token_groups import partition_rows as partition_rows
 from .token_rows import ROW as ROW
 from .token_rows import RowFile as RowFile
 from .token_rows import TokenRows as TokenRows

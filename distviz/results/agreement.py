@@ -9,6 +9,7 @@ import pandas as pd
 
 from distviz.data import fingerprint_of_entries
 from distviz.output import counted
+from distviz.results.token_groups import PARTITIONS, class_tokens
 from distviz.sites import SiteKey
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def _counts(table: pd.DataFrame) -> dict[SiteKey, int]:
 
 def _check_totals(folder: Folder, documents: pd.DataFrame) -> None:
     text = folder.manifest.get("text") or {}
-    classes = folder.manifest.get("token_classes")
     n_counted = text.get("counted")
-    if classes and n_counted is not None and sum(classes.values()) != n_counted:
-        total = sum(classes.values())
-        raise folder.damaged(
-            folder.name, f"{counted(n_counted, 'counted token')}, {total:,} in its token classes"
-        )
+    for partition in PARTITIONS:
+        total = sum(class_tokens(folder.manifest, partition).values())
+        if total and n_counted is not None and total != n_counted:
+            what = "token classes" if partition == "class" else f"{partition}s"
+            raise folder.damaged(
+                folder.name, f"{counted(n_counted, 'counted token')}, {total:,} in its {what}"
+            )
     known = text.get("documents")
     if len(documents) and "document" not in documents:
         raise folder.damaged("documents.parquet", "it has no column document")

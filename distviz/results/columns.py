@@ -17,6 +17,7 @@ from distviz.results.schema import (
     Integer,
     Layer,
     Number,
+    Partition,
     Phase,
     Positive,
     Share,
@@ -217,6 +218,7 @@ class ClassShare(PairOfLayers, kw_only=True):
     tokens_b: Count | None
     near_zero_a: Share | None
     near_zero_b: Share | None
+    partition: Partition = "class"
 
 
 class Elementwise(Row, kw_only=True):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from distviz.output import counted
@@ -38,28 +40,48 @@ def write(path: Path, sketches: dict[SiteKey, dict[str, Sketch]], schema_version
     Columns: layer int32, site, phase, module, token_class (strings), value float32, count int64,
     stack (string); non-zero cells only, values ascending, -0.0 and 0.0 separate.
     """
+    parts = [
+        (_names(key, token_class), *sketch.pairs(), _exact(sketch))
+        for key, by_class in sketches.items()
+        for token_class, sketch in by_class.items()
+    ]
+    write_counts(path, _KEY, parts, schema_version, "sketches")
+
+
+def write_counts(
+    path: Path,
+    names: Sequence[str],
+    parts: Sequence[tuple[dict[str, Any], NDArray[Any], NDArray[np.int64], dict[str, Any]]],
+    schema_version: int,
+    noun: str,
+) -> None:
+    """Write a Parquet file of rows of values and their counts.
+
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        The columns that say which distribution a row belongs to; ``stack`` is the last one.
+    parts
+        Of each distribution: its entry in these columns, values, counts, and further facts.
+    schema_version, noun
+        For the metadata: JSON with the entries and facts of all parts in a list ``noun``.
+    """
     tables, entries = [], []
-    for key, by_class in sketches.items():
-        for token_class, sketch in by_class.items():
-            values, counts = sketch.pairs()
-            names = _names(key, token_class)
-            columns = {
-                name: pa.repeat(
-                    pa.scalar(value, pa.int32() if name == "layer" else pa.string()), values.size
-                )
-                for name, value in names.items()
-            }
-            columns["value"] = pa.array(values.astype(np.float32))
-            columns["count"] = pa.array(counts)
-            tables.append(pa.table(columns))
-            entries.append(names | _exact(sketch) | {"cells": int(values.size)})
-    schema = pa.schema(
-        [pa.field(name, pa.int32() if name == "layer" else pa.string()) for name in _KEY]
-        + [pa.field("value", pa.float32()), pa.field("count", pa.int64())]
-    )
+    types = {name: pa.int32() if name == "layer" else pa.string() for name in names}
+    for own, values, counts, facts in parts:
+        columns = {
+            name: pa.repeat(pa.scalar(own[name], kind), values.size) for name, kind in types.items()
+        }
+        columns["value"] = pa.array(values.astype(np.float32))
+        columns["count"] = pa.array(counts)
+        tables.append(pa.table(columns))
+        entries.append(own | facts | {"cells": int(values.size)})
+    schema = pa.schema({**types, "value": pa.float32(), "count": pa.int64()})
     whole = pa.concat_tables(tables) if tables else schema.empty_table()
-    order = ["layer", "site", "phase", "module", "token_class", "value", "count", "stack"]
-    note = {"schema_version": schema_version, "sketches": entries}
+    order = [*(name for name in names if name != "stack"), "value", "count", "stack"]
+    note = {"schema_version": schema_version, noun: entries}
     whole = whole.select(order).replace_schema_metadata({_METADATA: json.dumps(note)})
     pq.write_table(whole, path, compression="zstd", write_page_checksum=True)
 
@@ -92,20 +114,8 @@ def parse(data: bytes) -> dict[SiteKey, dict[str, Sketch]]:
     ValueError, OSError, pyarrow.ArrowException
         If the file is damaged, or its rows contradict its metadata.
     """
-    table = read_parquet(data, ["value", "count"])
-    note = (table.schema.metadata or {}).get(_METADATA)
-    if note is None or table.schema.types != [pa.float32(), pa.int64()]:
-        raise ValueError("it has no sketches: columns value and count, and metadata of distviz")
-    plain = parse_json(note, allows=NOT_FINITE)
-    check(plain, CountsNote)
-    values, counts = (table[name].to_numpy() for name in ("value", "count"))
-    cells = [entry["cells"] for entry in plain["sketches"]]
-    if sum(cells) != values.size or table["value"].null_count or table["count"].null_count:
-        raise ValueError(f"it has {counted(values.size, 'row')}, its metadata names {sum(cells):,}")
-    ends = np.cumsum(cells)[:-1]
     sketches: dict[SiteKey, dict[str, Sketch]] = {}
-    parts = zip(np.split(values, ends), np.split(counts, ends), strict=True)
-    for entry, (own_values, own_counts) in zip(plain["sketches"], parts, strict=False):
+    for entry, own_values, own_counts in read_counts(data, CountsNote, "sketches"):
         key = SiteKey(*(entry[name] for name in SiteKey._fields))
         by_class = sketches.setdefault(key, {})
         if entry["token_class"] in by_class:
@@ -115,6 +125,33 @@ def parse(data: bytes) -> dict[SiteKey, dict[str, Sketch]]:
         except ValueError as error:
             raise ValueError(f"{_place(entry)}: {error}") from error
     return sketches
+
+
+def read_counts(
+    data: bytes, kind: type[Struct], noun: str
+) -> Iterator[tuple[dict[str, Any], NDArray[np.float32], NDArray[np.int64]]]:
+    """Return entry, values and counts of each distribution in a file of `write_counts`.
+
+    ``kind`` is the schema of its metadata. Raises what `parse` raises.
+    """
+    table = read_parquet(data, ["value", "count"])
+    note = (table.schema.metadata or {}).get(_METADATA)
+    if note is None or table.schema.types != [pa.float32(), pa.int64()]:
+        raise ValueError(f"it has no {noun}: columns value and count, and metadata of distviz")
+    plain = parse_json(note, allows=NOT_FINITE)
+    check(plain, kind)
+    values, counts = (table[name].to_numpy() for name in ("value", "count"))
+    cells = [entry["cells"] for entry in plain[noun]]
+    if sum(cells) != values.size or table["value"].null_count or table["count"].null_count:
+        raise ValueError(f"it has {counted(values.size, 'row')}, its metadata names {sum(cells):,}")
+    ends = np.cumsum(cells)[:-1]
+    return zip(plain[noun], np.split(values, ends), np.split(counts, ends), strict=False)
+
+
+def check_counts(counts: NDArray[np.int64]) -> None:
+    """Raise ValueError if counts are not positive, or their sum may be too large."""
+    if counts.size and (counts.min() < 1 or counts.max() > _MOST // counts.size):
+        raise ValueError("its counts are not positive, or too large")
 
 
 def _place(entry: dict[str, Any]) -> str:
@@ -132,8 +169,7 @@ def _restore(entry: dict[str, Any], values: Any, counts: Any) -> Sketch:
     grid = float_grid.values(sketch.grid or "bf16")
     if not np.array_equal(grid[codes], exact) or np.unique(codes).size < codes.size:
         raise ValueError(f"its values are not different values of the {sketch.grid} grid")
-    if counts.size and (counts.min() < 1 or counts.max() > _MOST // counts.size):
-        raise ValueError("its counts are not positive, or too large")
+    check_counts(counts)
     sketch.table[codes] = counts
     sketch.nan, sketch.inf, sketch.zeros = entry["nan"], entry["inf"], entry["zeros"]
     sketch.min = math.nan if entry["min"] is None else entry["min"]

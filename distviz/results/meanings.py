@@ -56,8 +56,13 @@ MEANINGS: dict[str, dict[str, str]] = {
         "upper, lower": "bounds of the new values of either sign",
     },
     "classes": {
-        "token_class, tokens": "the class, and how many counted tokens are in it",
+        "token_class, tokens": (
+            "the class, role or positions in the window, and how many counted tokens are in it"
+        ),
         "near_zero": "share of abs(x) < eps, eps of the whole layer",
+        "partition": (
+            "class, role or position: every counted token is once in each; select one before adding"
+        ),
     },
     "documents": {
         "document": "its number in the text, from 0",
@@ -111,6 +116,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "token_class": "the class; all where classes were not separated",
         "value, count": "the value (float32), and how often it occurred",
     },
+    "token_groups": {
+        "partition": "role or position",
+        "token_class": "the role, or the positions in the window",
+        "value, count": "abs(x) (float32), and how often it occurred",
+    },
     "compare": {
         "ks, wasserstein, wasserstein_normalized, js_divergence": (
             "distances; the third is divided by the standard deviation of A"
@@ -146,9 +156,12 @@ MEANINGS: dict[str, dict[str, str]] = {
         "top1_agreement": "share of the tokens for which both have the same most likely token",
     },
     "comparison classes": {
-        "token_class": "the class",
+        "token_class": "the class, role or positions in the window",
         "tokens_a, tokens_b": "how many counted tokens of each side are in it",
         "near_zero_a, near_zero_b": "shares, both with A's pooled eps",
+        "partition": (
+            "class, role or position: every counted token is once in each; select one before adding"
+        ),
     },
     "comparison channels": {
         "channel": "its index",

@@ -17,7 +17,7 @@ _CSV = (
     *("stats", "histograms", "plans", "classes", "experts", "compare", "inference", "channels"),
     *("filler", "attention", "positions", "sweep", "sweep_seeds", "whatif", "extremes"),
 )
-_PARQUET = ("documents", "channels", "counts", "tokens", "output_documents")
+_PARQUET = ("documents", "channels", "counts", "tokens", "output_documents", "token_groups")
 _FILES = {
     *MANIFESTS,
     *(f"{name}.csv" for name in _CSV),

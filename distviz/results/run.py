@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +14,18 @@ import pyarrow as pa
 
 from distviz.errors import RequestError
 from distviz.parsing import parse_json
-from distviz.results import agreement, counts_file
+from distviz.results import agreement, counts_file, token_groups
 from distviz.results.columns import Channel, Document, Expert, Extreme, Plan, Row
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
 from distviz.results.storage import RUN
 from distviz.results.tables import records
+from distviz.results.token_groups import PARTITIONS, TokenGroups, class_tokens
 from distviz.results.token_rows import FILE as TOKENS
 from distviz.results.token_rows import TokenFile, TokenRows
 from distviz.sites import PHASES, SiteKey, key_order
-from distviz.stats import Sketch, bin_edges, statistics
+from distviz.stats import HasMagnitudes, Sketch, bin_edges, statistics
 
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arm_input")
@@ -44,6 +45,8 @@ class Run(Result):
     documents, channels, plans, experts, extremes
         The tables of the same names, see docs/files.md; ``experts`` is empty where no experts
         were observed.
+    groups
+        Magnitudes by role and by position of tokens, where classes were separated.
     tokens
         The rows of ``tokens.parquet``, which are not in memory; None without ``--tokens``.
     texts
@@ -67,6 +70,7 @@ class Run(Result):
     texts: list[dict[str, Any]] | None = None
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     extremes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    groups: TokenGroups = field(default_factory=dict)
     tokens: TokenRows | TokenFile | None = None
 
     @property
@@ -114,7 +118,8 @@ class Run(Result):
     def _at(self, places: set[tuple[int, str]]) -> Run:
         chosen = {k: v for k, v in self.sketches.items() if (k.layer, k.site) in places}
         tokens = None if self.tokens is None else self.tokens.at(places)
-        return replace(super()._at(places), sketches=chosen, tokens=tokens)
+        groups = {k: v for k, v in self.groups.items() if (k.layer, k.site) in places}
+        return replace(super()._at(places), sketches=chosen, groups=groups, tokens=tokens)
 
     def find(self, layer: int, site: str = "act", phase: str = "before") -> SiteKey:
         """Return the first key of a layer, site and phase.
@@ -198,21 +203,34 @@ class Run(Result):
         return pd.concat(frames, ignore_index=True)
 
     def classes(self) -> pd.DataFrame:
-        """Return ``classes.csv``: the near-zero share by token class, if classes were separated."""
+        """Return ``classes.csv``: the near-zero share by token class, if classes were separated.
+
+        The classes, then the roles, then the positions: each of these partitions has every token.
+        """
         rows = []
-        for key in self.keys:
-            if key.phase not in _PAIRED or set(self.sketches[key]) == {"all"}:
-                continue
-            for name, sketch in self.sketches[key].items():
-                share = statistics.near_zero(sketch, self.bands[key])
-                tokens = self.manifest.get("token_classes", {}).get(name)
-                rows.append(
-                    {"layer": key.layer, "site": key.site, "phase": key.phase}
-                    | {"token_class": name, "tokens": tokens, "near_zero": share}
-                    | {"module": key.module, "stack": key.stack}
-                )
+        for partition in PARTITIONS:
+            tokens = class_tokens(self.manifest, partition)
+            for key in self.keys:
+                for name, counts in self.partition(key, partition).items():
+                    share = statistics.near_zero(counts, self.bands[key])
+                    rows.append(
+                        {"layer": key.layer, "site": key.site, "phase": key.phase}
+                        | {"token_class": name, "tokens": tokens.get(name), "near_zero": share}
+                        | {"module": key.module, "stack": key.stack, "partition": partition}
+                    )
         columns = ["layer", "site", "phase", "token_class", "tokens", "near_zero"]
-        return pd.DataFrame(rows, columns=[*columns, "module", "stack"])
+        return pd.DataFrame(rows, columns=[*columns, "module", "stack", "partition"])
+
+    def partition(self, key: SiteKey, name: str) -> Mapping[str, HasMagnitudes]:
+        """Return the distributions of the groups of tokens in one of `PARTITIONS`.
+
+        Empty where they were not separated, and for phases of moved values alone.
+        """
+        if key.phase not in _PAIRED:
+            return {}
+        if name != "class":
+            return self.groups.get(key, {}).get(name, {})
+        return {} if set(self.sketches[key]) == {"all"} else self.sketches[key]
 
     @property
     def plot(self) -> Any:
@@ -245,6 +263,8 @@ class Run(Result):
         counts_file.write(folder / "counts.parquet", sketches, SCHEMA_VERSION)
         if self.tokens is not None:
             self.tokens.write(folder / TOKENS)
+        if self.groups:
+            token_groups.write(folder / token_groups.FILE, self.groups)
         if self.texts is not None:
             lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self.texts)
             (folder / _TEXTS).write_text("".join(lines), encoding="utf-8")
@@ -261,6 +281,7 @@ class Run(Result):
         more: dict[str, Any] = cls._optional(folder, cls.OPTIONAL)
         more["tokens"] = TokenFile.of(folder)
         agreement.check_run(folder, sketches, documents, channels)
+        more["groups"] = token_groups.read(folder, sketches)
         agreement.check_extremes(folder, sketches, more.get("extremes", pd.DataFrame()))
         if texts is not None and not agreement.is_text_of(texts, folder.manifest):
             folder.changed[_TEXTS] = None

@@ -37,6 +37,7 @@ Share = Annotated[float, Meta(ge=-1e-6, le=1 + 1e-6)]
 FileName = Annotated[str, Meta(pattern=r"^(\w+/)?\w[\w.]*\Z")]
 """Of a file in the folder or in a folder in it."""
 Phase = Literal["before", "after", "arm_input", "moved_before", "moved_after"]
+Partition = Literal["class", "role", "position"]
 
 
 class Model(Struct, kw_only=True):
@@ -133,6 +134,26 @@ class CountsNote(Struct, kw_only=True):
     sketches: list[SketchNote]
 
 
+class GroupNote(Struct, kw_only=True):
+    """The entry of the magnitudes of a group of tokens."""
+
+    layer: Layer
+    site: str
+    phase: Phase
+    module: str
+    stack: str
+    partition: Partition
+    token_class: str
+    cells: Annotated[int, Meta(ge=0, le=32_768)]
+
+
+class GroupsNote(Struct, kw_only=True):
+    """The metadata of ``token_groups.parquet``."""
+
+    schema_version: int
+    groups: list[GroupNote]
+
+
 class Effect(Struct, kw_only=True):
     """What the redistribution does to the model's output."""
 
@@ -188,6 +209,7 @@ class Manifest(Struct, kw_only=True):
     warnings: list[str] = []
     created: str | None = None
     token_classes: dict[str, Count] | None = None
+    token_groups: dict[Partition, dict[str, Count]] | None = None
     versions: dict[str, str | None] | None = None
     device: str | None = None
     dtype: str | None = None

@@ -162,7 +162,8 @@ class RunSettings:
     skip_special: bool = _tokens(False, "", "Exclude special tokens from the statistics")
     classes: str = _counts(
         "arm", "WHERE",
-        "Separate statistics by token class: on ARM layers (arm) or on all layers (all)",
+        "Separate statistics by token class, role and position: on ARM layers (arm) or on all "
+        "layers (all)",
         commands=("run",), choices=("arm", "all"))
     tokens: bool = _counts(
         False, "", "Write tokens.parquet: largest magnitude and norm of every token and place",

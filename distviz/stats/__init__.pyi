@@ -10,6 +10,9 @@ from .differences import Difference as Difference
 from .differences import Differences as Differences
 from .granular_formats import GRANULAR_FORMATS as GRANULAR_FORMATS
 from .inference import infer as infer
+from .magnitudes import HasMagnitudes as HasMagnitudes
+from .magnitudes import Magnitudes as Magnitudes
+from .magnitudes import magnitude_table as magnitude_table
 from .moments import ExactSum as ExactSum
 from .moments import Moments as Moments
 from .moments import joined_moments as joined_moments

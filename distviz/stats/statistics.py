@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.stats import float_grid
+from distviz.stats.magnitudes import HasMagnitudes
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
 DEFAULT_C = 0.13
@@ -83,7 +84,7 @@ def near_zero_eps(sketch: Sketch, c: float = DEFAULT_C) -> float:
     return MAD_TO_SIGMA * center_and_mad(sketch)[1] * c
 
 
-def near_zero(sketch: Sketch, eps: float) -> float:
+def near_zero(sketch: HasMagnitudes, eps: float) -> float:
     """Return the share of abs(x) < eps; NaN if the sketch is empty."""
     values, counts = sketch.magnitude_pairs()
     if not counts.size:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distviz.results import Pair, Run, need
+from distviz.results import PARTITIONS, Pair, Run, class_tokens, need
 from distviz.sites import SiteKey
 from distviz.stats import statistics
 
@@ -121,22 +121,23 @@ def _outlier(side: Columns) -> NDArray[np.float64]:
 def class_shares(pairs: Sequence[Pair], a: Run, b: Run) -> pd.DataFrame:
     """Return ``classes.csv``: near-zero share by token class, both sides by A's pooled eps.
 
-    Only classes of both sides have rows.
+    Only classes of both sides have rows; roles and positions are after them.
     """
     rows = []
-    tokens = [run.manifest.get("token_classes") or {} for run in (a, b)]
-    for pair in pairs:
-        first, second = a.sketches[pair.a], b.sketches[pair.b]
-        eps = a.bands[pair.a]
-        for name in first:
-            if name == "all" or name not in second:
-                continue
-            rows.append(
+    for partition in PARTITIONS:
+        tokens = [class_tokens(run.manifest, partition) for run in (a, b)]
+        for pair in pairs:
+            first, second = a.partition(pair.a, partition), b.partition(pair.b, partition)
+            eps = a.bands[pair.a]
+            rows += [
                 {"layer_a": pair.a.layer, "layer_b": pair.b.layer, "site": pair.a.site}
                 | {"phase_a": pair.a.phase, "phase_b": pair.b.phase, "token_class": name}
                 | {"tokens_a": tokens[0].get(name), "tokens_b": tokens[1].get(name)}
                 | {"near_zero_a": statistics.near_zero(first[name], eps)}
                 | {"near_zero_b": statistics.near_zero(second[name], eps)}
-                | {"module_a": pair.a.module, "module_b": pair.b.module, "stack": pair.a.stack}
-            )
+                | {"module_a": pair.a.module, "module_b": pair.b.module}
+                | {"stack": pair.a.stack, "partition": partition}
+                for name in first
+                if name in second
+            ]
     return pd.DataFrame(rows)

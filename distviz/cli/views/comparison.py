@@ -13,10 +13,13 @@ from rich.text import Text
 from distviz.cli.views import elementwise
 from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
 from distviz.results import (
+    GROUP_NAMES,
+    PARTITIONS,
     alignment,
     measured_line,
     number,
     output_line,
+    partition_rows,
     percent,
     records,
     side_names,
@@ -59,7 +62,7 @@ def summary(comparison: Comparison, console: Console | None = None) -> Group:
     parts.append(paragraph(first, console, style="bold"))
     parts += [paragraph(line, console) for line in (*rest, output_line(comparison)) if line]
     parts += [pairs_table(comparison), paragraph(_legend(comparison), console)]
-    found = [*channel_lines(comparison), class_line(comparison)]
+    found = [*channel_lines(comparison), *class_lines(comparison)]
     if any(found):
         parts += [Text(), *(paragraph(line, console) for line in found if line)]
     return Group(*parts)
@@ -166,14 +169,15 @@ def _channel(row: dict[str, Any]) -> str:
     return f"  {row['channel']:>5}  {', '.join(words)}"
 
 
-def class_line(comparison: Comparison) -> str:
-    """Return the near-zero shares by token class of the most changed layer."""
-    rows = _most_changed(comparison, comparison.classes)
-    words = [
-        f"{row['token_class']} {percent(row['near_zero_a'])} → {percent(row['near_zero_b'])}"
-        for row in rows
-        if row["near_zero_a"] is not None or row["near_zero_b"] is not None
-    ]
-    if len(words) < 2:
-        return ""
-    return f"Near zero by token class, layer {rows[0]['layer_a']}: {', '.join(words)}"
+def class_lines(comparison: Comparison) -> Iterator[str]:
+    """Yield the near-zero shares by token class, role and position, of the most changed layer."""
+    for partition in PARTITIONS:
+        rows = _most_changed(comparison, partition_rows(comparison.classes, partition))
+        words = [
+            f"{row['token_class']} {percent(row['near_zero_a'])} → {percent(row['near_zero_b'])}"
+            for row in rows
+            if row["near_zero_a"] is not None or row["near_zero_b"] is not None
+        ]
+        if len(words) > 1:
+            name = GROUP_NAMES[partition]
+            yield f"Near zero by {name}, layer {rows[0]['layer_a']}: {', '.join(words)}"

@@ -36,6 +36,7 @@ __all__ = [
     "apply",
     "compare",
     "count",
+    "count_magnitudes",
     "distance_of_rank",
     "find_cut",
     "find_moved",
@@ -96,6 +97,7 @@ def _dispatch(function: Callable[P, R]) -> Callable[P, R]:
 
 observe = _dispatch(cpu.observe)
 count = _dispatch(cpu.count)
+count_magnitudes = _dispatch(cpu.count_magnitudes)
 gather = _dispatch(cpu.gather)
 find_cut = _dispatch(cpu.find_cut)
 find_moved = _dispatch(cpu.find_moved)

@@ -230,6 +230,29 @@ def observe(
     )
 
 
+def count_magnitudes(
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int
+) -> NDArray[np.integer]:
+    """Count magnitudes by slot, as `observe` does: unsigned or signed integers (n_slots, 32768).
+
+    The cells are the codes of the grid without the sign, those of infinities and NaN included.
+    """
+    values = values.detach()
+    words, items = _words(values), _items(slots, values.shape[1])
+    is_wide = words.dtype == np.uint32
+
+    def one(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+        table = np.zeros(float_grid.SIGN, np.uint32)
+        numba_loops.count_magnitudes(words, rows, is_wide, table)
+        return table
+
+    tables = np.zeros((n_slots, float_grid.SIGN), np.uint32)
+    parts = _share(one, [rows for _, rows in items]) if items else []
+    for (slot, _), table in zip(items, parts, strict=True):
+        tables[slot] += table
+    return tables
+
+
 def _observe_item(
     values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32], *, details: bool
 ) -> ChannelSums:

@@ -66,6 +66,21 @@ def round_row(bits, codes):
 
 
 @njit(**_OPTIONS)
+def count_magnitudes(words, rows, is_wide, table):
+    """Add the 15 magnitude bits of 16-bit rows, or of rounded 32-bit ones, to uint32[32768]."""
+    width = words.shape[1]
+    codes = np.empty(width, np.uint16)
+    for index in range(rows.size):
+        row = words[rows[index]]
+        if is_wide:
+            round_row(row, codes)
+        else:
+            codes[:] = row
+        for column in range(width):
+            table[codes[column] & np.uint16(0x7FFF)] += np.uint32(1)
+
+
+@njit(**_OPTIONS)
 def observe_16(codes, floats, rows, shift, table, sums, ends, signs):
     """Count 16-bit rows and accumulate each channel; see :func:`_accumulate`.
 

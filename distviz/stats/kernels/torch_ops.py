@@ -230,6 +230,19 @@ def observe(
     return Observation(name, counted, zeros, low, high, moments, is_rounded, sums)
 
 
+def count_magnitudes(
+    values: torch.Tensor, slots: NDArray[np.int64], n_slots: int
+) -> NDArray[np.integer]:
+    """See `distviz.stats.kernels.cpu.count_magnitudes`."""
+    size = n_slots * float_grid.SIGN
+    table = torch.zeros(size, dtype=torch.int64, device=values.device)
+    for _, part, picked in _pieces(values.detach(), np.flatnonzero(slots >= 0)):
+        offsets = torch.from_numpy(slots[part] * float_grid.SIGN).to(values.device)
+        cells = (_grid_codes(picked) & (float_grid.SIGN - 1)) + offsets[:, None]
+        table += torch.bincount(cells.flatten(), minlength=size)
+    return table.cpu().numpy().reshape(n_slots, float_grid.SIGN)
+
+
 def _ends(wide: torch.Tensor, finite: torch.Tensor, dim: int) -> NDArray[np.float64]:
     """Return the smallest and the largest finite values along an axis, float64 (2, ...)."""
     low = torch.where(finite, wide, float("inf")).amin(dim)

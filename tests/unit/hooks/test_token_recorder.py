@@ -130,7 +130,9 @@ def corpus(with_filler: bool) -> Corpus:
         text = "<s" + "//" * with_filler + question
         parts = [0, 1] + [4, 4] * with_filler + [2] * len(question)
         ids = np.array([ord(letter) for letter in text])
-        windows.append(Window(number, 0, ids, True, np.array(parts, np.int8)))
+        windows.append(
+            Window(number, 0, ids, True, np.array(parts, np.int8), np.zeros(len(parts), np.int8))
+        )
     documents = [Document("a", question="xyz"), Document("b", question="vwxyz")]
     return Corpus(windows, documents, np.zeros(200, np.int64), frozenset({ord("<")}), "")
 

@@ -28,8 +28,8 @@ def batch(rows: slice, ids: Any = IDS) -> Batch:
     windows = np.array([0, 0, 1])[rows]
     zeros = np.zeros_like(IDS[rows])
     return Batch(
-        ids[rows], None, VALID[rows], COUNTED[rows], zeros, zeros, documents, windows,
-        frozenset(), frozenset(),
+        ids[rows], None, VALID[rows], COUNTED[rows], zeros, zeros, zeros, documents,
+        windows, frozenset(), frozenset(),
     )  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def _batch(number: int) -> Batch:
     whole = frozenset(documents.tolist()) - others
     classes = np.random.default_rng(number).integers(0, 4, shape)
     ends = frozenset[int]()
-    return Batch(zeros, None, counted, counted, classes, zeros, documents, zeros[:, 0], whole, ends)
+    named = zeros, zeros, documents, zeros[:, 0]
+    return Batch(zeros, None, counted, counted, classes, *named, whole, ends)
 
 
 BATCHES = [_batch(number) for number in range(len(ROWS))]
