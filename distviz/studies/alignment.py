@@ -48,7 +48,7 @@ class UnalignedError(RequestError):
 
 
 def check_models(sides: Sequence[CompareSide], *, elementwise: bool, local: bool) -> None:
-    """Refuse a side that is a saved run, several processes, and ``local`` alone.
+    """Refuse a side that is a saved run or not rippled, several processes, and ``local`` alone.
 
     Raises
     ------
@@ -70,6 +70,11 @@ def check_models(sides: Sequence[CompareSide], *, elementwise: bool, local: bool
             raise UnalignedError(
                 f"{name} is a saved run, which has no single values: --elementwise needs the model",
                 "give the model's folder; the distributions can be compared without --elementwise",
+            )
+        if side.settings.arm_layers != "none" and not side.settings.ripple:
+            raise UnalignedError(
+                f"{name} is set to ripple = false: --elementwise compares what ARM passes on",
+                "leave ripple out; the distributions can be compared without --elementwise",
             )
 
 

@@ -5,6 +5,7 @@ Written from the meanings of the columns in docs/files.md, and from nothing else
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from support.brute_force import Measured, lower_median, on_grid
+from support.brute_force import (
+    Measured,
+    batch_windows,
+    cut_windows,
+    lower_median,
+    measure,
+    on_grid,
+)
 
 Array = NDArray[np.float64]
 LLAMA = {
@@ -66,8 +74,9 @@ def near(found: Any, wanted: Any, scale: Any = 0.0) -> None:
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
     np.testing.assert_array_equal(found[~np.isfinite(found)], wanted[~np.isfinite(wanted)])
     known = np.isfinite(wanted)
-    error, size = np.abs(found - wanted)[known], np.maximum(np.abs(wanted), scale)[known]
-    assert (error <= 1e-10 * size).all(), (found[known], wanted[known])
+    found, wanted = found[known], wanted[known]
+    size = np.maximum(np.abs(wanted), scale)
+    assert (np.abs(found - wanted) <= 1e-10 * size).all(), (found, wanted)
 
 
 # One model ----------------------------------------------------------------------------------
@@ -287,3 +296,41 @@ def at(tables: dict[str, pd.DataFrame], layer: int, site: str) -> dict[str, pd.D
         name: table[(table["layer"] == layer) & (table["site"] == site)].reset_index(drop=True)
         for name, table in tables.items()
     }
+
+
+class FedBy:
+    """``b``, whose layers read what the same layers of ``a`` read; in place of a model."""
+
+    def __init__(self, a: Any, b: Any) -> None:
+        self.a, self.b, self.config = a, b, b.config
+        self.get_submodule = b.get_submodule
+
+    def __call__(self, **inputs: Any) -> None:
+        read: list[Any] = []
+        with contextlib.ExitStack() as stack:
+            for layer in self.a.model.layers:
+                handle = layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+                stack.callback(handle.remove)
+            self.a(**inputs)
+            for layer, hidden in zip(self.b.model.layers, read, strict=True):
+                new = hidden.to(self.b.dtype)
+                handle = layer.register_forward_pre_hook(lambda _, args, x=new: (x, *args[1:]))
+                stack.callback(handle.remove)
+            self.b(**inputs)
+
+
+def measure_texts(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    batch_size: int,
+    arm_layers: Sequence[int] = (),
+    **arm: Any,
+) -> Measured:
+    """Send texts through a Llama as a run does and keep every value."""
+    whole, bare = (tokenizer("a", add_special_tokens=own)["input_ids"] for own in (True, False))
+    windows = cut_windows(tokenizer, texts, max_length, whole[: len(whole) - len(bare)])
+    places = llama_places(model.config.num_hidden_layers)
+    acts = {layer: places[layer, "act"][0] for layer in arm_layers}
+    return measure(model, batch_windows(windows, batch_size), places, acts, has_head=False, **arm)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from support.packages import need
 from support.tiny_models import edit_config, save_tokenizer
@@ -103,6 +103,25 @@ def write_compressed(plain: Path, folder: Path, demo: Path, bits: int) -> Path:
     compressor.update_config(str(folder))
     save_tokenizer(demo, folder)
     return folder
+
+
+def unpacked(folder: Path, plain: Path) -> dict[str, torch.Tensor]:
+    """The weights by hand: scales by whole numbers, eight packed in an int32, lowest bits first."""
+    state = LlamaForCausalLM.from_pretrained(plain).state_dict()
+    stored = load_file(folder / "model.safetensors")
+    for name in state:
+        if f"{name}_packed" in stored:
+            packed = stored[f"{name}_packed"]
+            nibbles = (packed[..., None] >> torch.arange(0, 32, 4)) & 15
+            whole = nibbles.flatten(1)[:, : state[name].shape[1]] - 8
+            scale = stored[f"{name}_scale"].repeat_interleave(32, dim=1)
+        elif f"{name}_scale" in stored:
+            whole, scale = stored[name], stored[f"{name}_scale"]
+        else:
+            continue
+        assert not whole.is_floating_point()
+        state[name] = whole.float() * scale
+    return state
 
 
 def change_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:

@@ -302,7 +302,7 @@ def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> Pa
 
     Only a difference above ``limit`` is looked for as the largest.
     """
-    x, y = first.float().numpy(), second.float().numpy()
+    x, y = (_wide(side).numpy() for side in (first, second))
     rows, width = x.shape
     sums, counts = np.zeros((rows, 5)), np.zeros(rows, np.int64)
 
@@ -317,3 +317,8 @@ def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> Pa
     most, row, channel = max((part[2:] for part in found), key=lambda part: part[0])
     errors, squares = (sum((part[n] for part in found), np.zeros(width)) for n in (0, 1))
     return PairSums(sums, counts, errors, squares, most, row, channel)
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """Return values of 16 bits in float32, which represents them exactly."""
+    return values.float() if values.element_size() < 4 else values

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support.quantized_checkpoints import write_compressed
+from support.quantized_checkpoints import unpacked, write_compressed
 from support.tiny_models import save_tiny_llama
 from transformers import LlamaForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
@@ -48,25 +47,6 @@ def compressed(
     bits = request.param
     folder = tmp_path_factory.mktemp("compressed") / f"int{bits}"
     return write_compressed(plain, folder, demo_folder, bits)
-
-
-def unpacked(folder: Path, plain: Path) -> dict[str, torch.Tensor]:
-    """The weights by hand: scales by whole numbers, eight packed in an int32, lowest bits first."""
-    state = LlamaForCausalLM.from_pretrained(plain).state_dict()
-    stored = load_file(folder / "model.safetensors")
-    for name in state:
-        if f"{name}_packed" in stored:
-            packed = stored[f"{name}_packed"]
-            nibbles = (packed[..., None] >> torch.arange(0, 32, 4)) & 15
-            whole = nibbles.flatten(1)[:, : state[name].shape[1]] - 8
-            scale = stored[f"{name}_scale"].repeat_interleave(32, dim=1)
-        elif f"{name}_scale" in stored:
-            whole, scale = stored[name], stored[f"{name}_scale"]
-        else:
-            continue
-        assert not whole.is_floating_point()
-        state[name] = whole.float() * scale
-    return state
 
 
 def test_a_compressed_checkpoint_is_measured_as_its_weights_say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_sums_are_those_of_numpy(engine: str, dtype: torch.dtype, is_damaged: bo
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtypes", [*itertools.permutations(DTYPES, 2)])
+def test_two_dtypes_are_compared_as_they_are(
+    engine: str, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    sides = [side * (1 + 1e-9) for side in _pair(torch.float64)]  # numbers that need 64 bits
+    a, b = (side.to(dtype) for side, dtype in zip(sides, dtypes, strict=True))
+    with ENGINES[engine]():
+        found = kernels.compare(a, b)
+    np.testing.assert_allclose(found.sums, _expected(a, b)["sums"], rtol=1e-12)
+    assert found.most == _expected(a, b)["d"].max()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_equal_tensors_have_no_error_at_all(engine: str) -> None:
     a, _ = _pair(torch.bfloat16)
     with ENGINES[engine]():
@@ -86,13 +100,6 @@ def test_no_rows(engine: str) -> None:
     assert found.sums.shape == (0, 5)
     assert found.counts.shape == (0,)
     assert (found.errors == 0).all()
-
-
-def test_two_types() -> None:
-    a, b = _pair(torch.float32)
-    found = kernels.compare(a, b.bfloat16())
-    expected = _expected(a, b.bfloat16())
-    np.testing.assert_allclose(found.sums, expected["sums"], rtol=1e-12)
 
 
 def test_threads_change_nothing() -> None:
