@@ -74,4 +74,4 @@ GRANULAR_FORMATS: dict[str, GranularFormat] = {
         *_TENSOR,
     )
 }
-"""By name; those of `FORMATS` have one scale per window, with the range at the largest magnitude."""
+"""By name; those of `FORMATS` have one scale per window, the range at the largest magnitude."""

@@ -139,26 +139,30 @@ def _asymmetric(
 
 def _scale(x: torch.Tensor, of: GranularFormat, owners: torch.Tensor) -> torch.Tensor:
     """Return the scale of each value, float32, broadcastable to (rows, channels)."""
-    import torch
-
-    magnitudes = x.abs()
-    width = x.shape[1]
-    if of.unit == "channel":
-        return _float_scale(_of_windows(magnitudes, owners), of.top)
-    if of.unit == "block":
-        n_blocks = -(-width // of.block)
-        padded = torch.nn.functional.pad(magnitudes, (0, n_blocks * of.block - width))
-        most = padded.view(-1, n_blocks, of.block).amax(2)
-    else:
-        most = magnitudes.amax(1, keepdim=True)
-        most = most if of.unit == "token" else _of_windows(most, owners)
+    most = largest_magnitudes(x, of, owners)
     if of.scale == "power of two":
         scale = _power_scale(most, of.top)
     elif of.scale == "e4m3":
         scale = _e4m3_scale(most, _of_windows(most.amax(1), owners)[:, None], of.top)
     else:
         scale = _float_scale(most, of.top)
-    return scale.repeat_interleave(of.block, 1)[:, :width] if of.block else scale
+    return scale.repeat_interleave(of.block, 1)[:, : x.shape[1]] if of.block else scale
+
+
+def largest_magnitudes(x: torch.Tensor, of: GranularFormat, owners: torch.Tensor) -> torch.Tensor:
+    """Return the largest magnitudes of the units of each row: (rows, units that it is part of)."""
+    import torch
+
+    magnitudes = x.abs()
+    if of.unit == "channel":
+        return _of_windows(magnitudes, owners)
+    if of.unit == "block":
+        width = x.shape[1]
+        n_blocks = -(-width // of.block)
+        padded = torch.nn.functional.pad(magnitudes, (0, n_blocks * of.block - width))
+        return padded.view(-1, n_blocks, of.block).amax(2)
+    most = magnitudes.amax(1, keepdim=True)
+    return most if of.unit == "token" else _of_windows(most, owners)
 
 
 def _of_windows(most: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:

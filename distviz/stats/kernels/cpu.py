@@ -31,7 +31,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="distviz")
 
 
-def _share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+def share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
     """Run the task on each part, on threads if there are several; return results in order."""
     threads = torch.get_num_threads()
     if len(parts) == 1 or threads == 1:
@@ -39,7 +39,7 @@ def _share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
     return list(_pool(threads).map(task, parts))
 
 
-def _chunks(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
+def chunks_of(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
     """Split rows into one chunk per thread, or one chunk if there are few."""
     threads = torch.get_num_threads()
     return [rows] if rows.size * width < _SMALL else np.array_split(rows, threads)
@@ -49,7 +49,7 @@ def _codes(values: torch.Tensor) -> NDArray[np.uint16]:
     return values.view(torch.int16).numpy().view(np.uint16)
 
 
-def _words(values: torch.Tensor) -> NDArray[Any]:
+def words_of(values: torch.Tensor) -> NDArray[Any]:
     """Return the bit patterns of (rows, channels): uint16 for 16-bit types, uint32 for float32."""
     return values.numpy().view(np.uint32) if values.dtype == torch.float32 else _codes(values)
 
@@ -61,12 +61,12 @@ def _magnitude_mask(values: torch.Tensor) -> Any:
 def magnitude_bits(magnitude: float, dtype: torch.dtype) -> Any:
     """Return the bit pattern of a non-negative value that the dtype represents exactly."""
     scalar = torch.tensor([[magnitude]], dtype=torch.float64).to(dtype)
-    return _words(scalar)[0, 0]
+    return words_of(scalar)[0, 0]
 
 
 def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
     """Count the upper 16 bits of the rows' values (all bits of a 16-bit type)."""
-    words = _words(values)
+    words = words_of(values)
     is_wide = words.dtype == np.uint32
 
     def one(part: NDArray[np.int64]) -> tuple[NDArray[np.uint32], int]:
@@ -76,7 +76,7 @@ def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
             numba_loops.count_16(words, part, table)
         return table, int(lowest)
 
-    tables, lowest = zip(*_share(one, _chunks(rows, values.shape[1])), strict=True)
+    tables, lowest = zip(*share(one, chunks_of(rows, values.shape[1])), strict=True)
     total = np.zeros(float_grid.CELLS, np.int64)
     for table in tables:
         total += table
@@ -94,17 +94,17 @@ def gather(
     places = np.concatenate([[0], [0], np.cumsum(tally.table[cells])])
     out = np.empty(int(places[-1]), np.float32)
     parts = []
-    for chunk, table in zip(_chunks(rows, values.shape[1]), tally.parts, strict=True):
+    for chunk, table in zip(chunks_of(rows, values.shape[1]), tally.parts, strict=True):
         parts.append((chunk, places.copy()))
         places[1:-1] += table[cells]
-    _share(lambda part: numba_loops.gather_32(array, words, part[0], lot, part[1], out), parts)
+    share(lambda part: numba_loops.gather_32(array, words, part[0], lot, part[1], out), parts)
     return out
 
 
 def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
     """Return the cut that selects the first ``ties`` values of this magnitude."""
     bits = magnitude_bits(magnitude, values.dtype)
-    row, column = numba_loops.find_cut(_words(values), rows, _magnitude_mask(values), bits, ties)
+    row, column = numba_loops.find_cut(words_of(values), rows, _magnitude_mask(values), bits, ties)
     return Cut(magnitude, row, column)
 
 
@@ -117,7 +117,7 @@ def _parts_before_cut(
 ) -> list[tuple[NDArray[np.int64], slice, int]]:
     """Return chunks of rows, with their slices of the keys and the cut row from their start."""
     parts, start = [], 0
-    for chunk in _chunks(rows, width):
+    for chunk in chunks_of(rows, width):
         parts.append((chunk, slice(start, start + chunk.size), cut.row - start))
         start += chunk.size
     return parts
@@ -140,7 +140,7 @@ def apply(
     """
     bits, _, column = _limits(cut, values.dtype)
     lower_upper = np.array(bounds, np.float32)
-    source, target = _words(values), _words(out)
+    source, target = words_of(values), words_of(out)
 
     def one(part: tuple[NDArray[np.int64], slice, int]) -> None:
         chunk, span, cut_row = part
@@ -151,7 +151,7 @@ def apply(
         else:
             numba_loops.apply_bf16(source, target, chunk, keys[span], limits, lower_upper, adds)
 
-    _share(one, _parts_before_cut(rows, values.shape[1], cut))
+    share(one, _parts_before_cut(rows, values.shape[1], cut))
 
 
 def find_moved(
@@ -159,7 +159,7 @@ def find_moved(
 ) -> None:
     """Set ``moved`` (uint8, shape of values) to 1 where the cut selects a value of the rows."""
     limits = _limits(cut, values.dtype)
-    numba_loops.find_moved(_words(values), rows, _magnitude_mask(values), limits, moved.numpy())
+    numba_loops.find_moved(words_of(values), rows, _magnitude_mask(values), limits, moved.numpy())
 
 
 def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.int64]]]:
@@ -167,7 +167,7 @@ def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.i
     order = np.argsort(slots, kind="stable")
     order = order[np.searchsorted(slots[order], 0) :]
     items: list[tuple[int, NDArray[np.int64]]] = []
-    for chunk in _chunks(order, width):
+    for chunk in chunks_of(order, width):
         of_chunk = slots[chunk]
         items += [(int(slot), chunk[of_chunk == slot]) for slot in np.unique(of_chunk)]
     return items
@@ -207,7 +207,7 @@ def observe(
         (rows, tables[slot] if first[slot] == index else np.zeros(float_grid.CELLS, np.uint32))
         for index, (slot, rows) in enumerate(items)
     ]
-    counted = _share(lambda item: _observe_item(values, *item, details=details), work)
+    counted = share(lambda item: _observe_item(values, *item, details=details), work)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
     moments = [Moments() for _ in range(n_slots)]
@@ -284,7 +284,7 @@ def _observe_item(
 def _tops(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return by channel, int64, how many rows have their first largest finite magnitude there."""
     found = np.zeros(values.shape[1], np.int64)
-    words = _words(values)
+    words = words_of(values)
     top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
     limit = np.uint32(top << (8 * words.itemsize - 16))
     numba_loops.count_tops(words, rows, np.uint32(_magnitude_mask(values)), limit, found)
@@ -313,7 +313,7 @@ def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> Pa
         most, row, channel = pair_loops.compare_rows(*own, limit)
         return (*of_channels, most, row + span.start if row >= 0 else -1, channel)
 
-    found = _share(one, _chunks(np.arange(rows), width))
+    found = share(one, chunks_of(np.arange(rows), width))
     most, row, channel = max((part[2:] for part in found), key=lambda part: part[0])
     errors, squares = (sum((part[n] for part in found), np.zeros(width)) for n in (0, 1))
     return PairSums(sums, counts, errors, squares, most, row, channel)

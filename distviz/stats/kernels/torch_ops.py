@@ -79,7 +79,7 @@ def has_float64(device: str) -> bool:
     return True
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
+def widened(values: torch.Tensor) -> torch.Tensor:
     """Return float64, or float32 on devices without float64."""
     return values.double() if has_float64(values.device.type) else values.float()
 
@@ -213,7 +213,7 @@ def observe(
         np.add.at(zeros, of_row, (picked == 0).sum(1).cpu().numpy())
         if not picked.numel():
             continue
-        wide = _wide(picked)
+        wide = widened(picked)
         finite = torch.isfinite(wide)
         ends = _ends(wide, finite, 1)
         np.minimum.at(low, of_row, ends[0])

@@ -250,3 +250,30 @@ class PairSums:
     most: float
     row: int
     channel: int
+
+
+@dataclass(frozen=True)
+class QuantizationSums:
+    """What rows of a tensor lose in several formats.
+
+    Attributes
+    ----------
+    rows
+        int64 (n,): the rows that are summed, ascending.
+    sums
+        float64 (1 + formats, n): of each row, the sum of the squares of finite values, then the
+        sums of squared errors.
+    count
+        Number of finite values.
+    losses
+        int64 (formats, 2): values that become zero, and clipped values.
+    maxima
+        int64 (formats, 32768): how often each bf16 code occurs among the largest magnitudes of the
+        units of a format, rounded to nearest.
+    """
+
+    rows: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    count: int
+    losses: NDArray[np.int64]
+    maxima: NDArray[np.int64]
