@@ -242,7 +242,7 @@ def sum_errors(words, rows, kind, floats, blocks, windows, channels, specs, tops
         Of these rows, as in `find_maxima`.
     specs
         int64 (formats, 6): unit (channels of a block, or a constant above), kind of scale, bits of
-        the fraction (-1: integers), least exponent, exponent of the largest element, table (-1: none).
+        the fraction (-1: integers), least exponent, exponent of the largest element, table or -1.
     tops
         float32 (formats,): the largest elements.
     tables

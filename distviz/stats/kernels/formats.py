@@ -73,9 +73,10 @@ def quantization_sums(
     ]
     names = [of.name for chosen in groups.values() for of in chosen]
     places = [names.index(of.name) for of in formats]
+    errors = np.concatenate([one.sums[1:] for one in found])[places]
     return QuantizationSums(
         rows[counted],
-        np.concatenate([found[0].sums[:1], np.concatenate([one.sums[1:] for one in found])[places]]),
+        np.concatenate([found[0].sums[:1], errors]),
         found[0].count,
         np.concatenate([one.losses for one in found])[places],
         np.concatenate([one.maxima for one in found])[places],
