@@ -122,13 +122,15 @@ def _in_loops(
 
     found = cpu.share(lose, cpu.chunks_of(np.arange(rows.size), width))
     tables, losses, counts = zip(*found, strict=True)
-    maxima = np.sum(tables, axis=0, dtype=np.int64)
+    maxima = np.stack(tables).sum(axis=0, dtype=np.int64)
     present = channels[np.unique(windows)]
     for number, (unit, _) in enumerate(units):
         of_windows = present if unit == "channel" else present.max(axis=1, initial=0)
         if unit in ("channel", "tensor"):
             format_loops.count_codes(of_windows.ravel(), maxima[number])
-    return QuantizationSums(rows, sums, sum(counts), np.sum(losses, axis=0), maxima[of_formats])
+    return QuantizationSums(
+        rows, sums, sum(counts), np.stack(losses).sum(axis=0), maxima[of_formats]
+    )
 
 
 def _span(part: NDArray[np.int64]) -> slice:
