@@ -238,7 +238,7 @@ def count_magnitudes(
     The cells are the codes of the grid without the sign, those of infinities and NaN included.
     """
     values = values.detach()
-    words, items = _words(values), _items(slots, values.shape[1])
+    words, items = words_of(values), _items(slots, values.shape[1])
     is_wide = words.dtype == np.uint32
 
     def one(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -247,7 +247,7 @@ def count_magnitudes(
         return table
 
     tables = np.zeros((n_slots, float_grid.SIGN), np.uint32)
-    parts = _share(one, [rows for _, rows in items]) if items else []
+    parts = share(one, [rows for _, rows in items]) if items else []
     for (slot, _), table in zip(items, parts, strict=True):
         tables[slot] += table
     return tables
