@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 LARGEST = 20
 """Values kept per layer, site and phase."""
-_AT_A_TIME = 1 << 18
-"""Values looked at together."""
-_MANY = 4096
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Largest:
         values = np.concatenate([self.values, other.values])
         places = np.concatenate([self.places, other.places], axis=1)
         document, index, channel, expert, _ = places
-        order = np.lexsort((expert, channel, index, document, -np.abs(values)))[:LARGEST]
+        order = np.lexsort((channel, expert, index, document, -np.abs(values)))[:LARGEST]
         return Largest(values[order], places[:, order])
 
     def could_change(self, largest: float, earliest: tuple[int, ...]) -> bool:
@@ -67,7 +64,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class CountedRows:
-    """The counted rows of one call, by document and index.
+    """The counted rows of one call, by document, index and expert.
 
     Attributes
     ----------
@@ -81,38 +78,26 @@ class CountedRows:
     places: NDArray[np.int64]
 
     @classmethod
-    def of(cls, tokens: Tokens, is_counted: NDArray[np.bool_]) -> CountedRows:
-        """Return the rows that ``is_counted``, bool (rows,), marks."""
-        rows = np.flatnonzero(is_counted)
-        owners, experts = rows, np.full(rows.size, -1)
+    def of(cls, tokens: Tokens) -> CountedRows:
+        """Return the rows of counted tokens."""
+        rows = owners = np.flatnonzero(tokens.counted)
+        experts = np.full(rows.size, -1)
         if tokens.routed is not None:
+            rows = np.flatnonzero(tokens.routed.spread(tokens.counted.ravel().astype(np.int64)) > 0)
             owners, experts = tokens.routed.tokens[rows], tokens.routed.experts[rows]
         ids = np.full(rows.size, -1) if tokens.ids is None else tokens.ids.ravel()[owners]
         documents = tokens.documents[owners // tokens.valid.shape[1]]
         places = np.stack([documents, tokens.index.ravel()[owners], experts, ids])
-        order = np.lexsort(places[1::-1])
+        order = np.lexsort(places[2::-1])
         return cls(rows[order], places[:, order])
 
-    def largest(
-        self, values: torch.Tensor, channels: NDArray[np.int64], least: float, highest: float
-    ) -> Largest:
-        """Return the largest values of some channels, of magnitude ``least`` to ``highest``."""
-        total, step = Largest(), max(_AT_A_TIME // channels.size, 1)
-        for start in range(0, self.rows.size, step):
-            part = slice(start, start + step)
-            picked = values_at(values, self.rows[part], channels)
-            magnitudes = np.abs(picked)
-            row, column = np.nonzero(np.isfinite(picked) & (magnitudes >= np.float64(least)))
-            first = _first(magnitudes[row, column], self.places[:2, part][:, row])
-            row, column = row[first], column[first]
-            document, index, expert, token = self.places[:, part][:, row]
-            places = np.stack([document, index, channels[column], expert, token])
-            total = total + Largest(picked[row, column].astype(np.float64), places)
-            if len(total.values) == LARGEST:
-                least = max(least, abs(float(total.values[-1])))
-                if least == highest:  # later rows have nothing larger
-                    break
-        return total
+    def largest(self, values: torch.Tensor, channels: NDArray[np.int64], highest: float) -> Largest:
+        """Return the largest values of some channels, none of which exceeds ``highest``."""
+        from distviz.stats import kernels
+
+        found, row, channel = kernels.find_largest(values, self.rows, channels, highest, LARGEST)
+        document, index, expert, token = self.places[:, row]
+        return Largest(found, np.stack([document, index, channel, expert, token]))
 
 
 def values_at(
@@ -126,21 +111,6 @@ def values_at(
     return np.asarray((picked.float() if picked.element_size() < 4 else picked).numpy())
 
 
-def _first(magnitudes: NDArray[np.floating[Any]], keys: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Return indices of few candidates, which contain the largest and, of equals, the earliest.
-
-    ``keys``, document and index, ascend.
-    """
-    if magnitudes.size <= _MANY:
-        return np.arange(magnitudes.size)
-    least = np.partition(magnitudes, -LARGEST)[-LARGEST]
-    above, equal = np.flatnonzero(magnitudes > least), np.flatnonzero(magnitudes == least)
-    last = keys[:, equal[:LARGEST][-1]]
-    (document, index), (last_document, last_index) = keys[:, equal], last
-    is_early = (document < last_document) | ((document == last_document) & (index <= last_index))
-    return np.concatenate([above, equal[is_early]])
-
-
 @dataclass
 class Extremes:
     """The largest values of every layer, site and phase; two of them add."""
@@ -152,7 +122,6 @@ class Extremes:
         key: SiteKey,
         values: torch.Tensor,
         sums: ChannelSums,
-        is_counted: NDArray[np.bool_],
         tokens: Tokens,
     ) -> None:
         """Look for larger values in (rows, channels), whose counted rows have these ``sums``."""
@@ -161,14 +130,14 @@ class Extremes:
         highest = float(largest.max(initial=-np.inf))
         if not before.could_change(highest, (-1, -1)):
             return
-        rows = CountedRows.of(tokens, is_counted)
+        rows = tokens.counted_rows
         if not before.could_change(highest, tuple(rows.places[:2, 0].tolist())):
             return
         least = abs(float(before.values[-1])) if len(before.values) == LARGEST else 0.0
         if largest.size >= LARGEST:  # so many values are at least as large
             least = max(least, float(np.partition(largest, -LARGEST)[-LARGEST]))
         channels = np.flatnonzero(largest >= least)
-        self.found[key] = before + rows.largest(values, channels, least, highest)
+        self.found[key] = before + rows.largest(values, channels, highest)
 
     def __add__(self, other: Extremes) -> Extremes:
         keys = {**self.found, **other.found}

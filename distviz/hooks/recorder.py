@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from distviz.arm import SequenceRows
 from distviz.hooks.document_recorder import Documents, merged
 from distviz.hooks.expert_recorder import ExpertTable
-from distviz.hooks.extremes import Extremes
+from distviz.hooks.extremes import CountedRows, Extremes
 from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.paired_changes import PairedChanges
 from distviz.hooks.token_groups import GroupCounter
@@ -84,6 +85,11 @@ class Tokens:
     lengths: tuple[int, ...] = ()
     ids: NDArray[np.int64] | None = None
     roles: NDArray[np.int64] | None = None
+
+    @cached_property
+    def counted_rows(self) -> CountedRows:
+        """The counted rows, the same for every layer of a call."""
+        return CountedRows.of(self)
 
     def sequences(self) -> list[SequenceRows]:
         """Return the rows of each sequence without padding, as ARM takes them.
@@ -170,9 +176,9 @@ class Recorder:
             self.groups.add(key, values, tokens)
         if found.channels is not None:
             self._add_channels(key, found.channels)
-            self.extremes.see(key, values, found.channels, slots >= 0, tokens)
+            self.extremes.see(key, values, found.channels, tokens)
             if self.tokens is not None:
-                self.tokens.add(key, values, slots >= 0, tokens)
+                self.tokens.add(key, values, tokens)
             self._add_documents(key, found, documents, tokens.whole)
             if tokens.routed is not None:
                 if key not in self.experts:

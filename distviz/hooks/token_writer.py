@@ -58,9 +58,7 @@ class TokenWriter:
     temporary: list[TemporaryFolder] = field(default_factory=list)
     _own: dict[SiteKey, RowFile] = field(default_factory=dict)
 
-    def add(
-        self, key: SiteKey, values: torch.Tensor, is_counted: NDArray[np.bool_], tokens: Tokens
-    ) -> None:
+    def add(self, key: SiteKey, values: torch.Tensor, tokens: Tokens) -> None:
         """Append the rows of (rows, channels); several rows of a token, of experts, are one.
 
         Raises
@@ -68,9 +66,9 @@ class TokenWriter:
         MeasurementError
             If they cannot be written.
         """
-        if not is_counted.any():
+        if not tokens.counted_rows.rows.size:
             return
-        rows = token_rows(values, CountedRows.of(tokens, is_counted))
+        rows = token_rows(values, tokens.counted_rows)
         try:
             before = self._own.get(key) or RowFile(self._new_file())
             self._own[key] = before.append(rows)

@@ -105,7 +105,7 @@ def largest_of(
         for channel, x in enumerate(values)
         if math.isfinite(x)
     ]
-    return sorted(every, key=lambda one: (-abs(one[0]), one[1][:3], one[2], one[1]))[:number]
+    return sorted(every, key=lambda one: (-abs(one[0]), *one[1:]))[:number]
 
 
 @contextlib.contextmanager

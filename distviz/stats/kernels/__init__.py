@@ -39,6 +39,7 @@ __all__ = [
     "count_magnitudes",
     "distance_of_rank",
     "find_cut",
+    "find_largest",
     "find_moved",
     "force_torch",
     "gather",
@@ -100,6 +101,7 @@ count = _dispatch(cpu.count)
 count_magnitudes = _dispatch(cpu.count_magnitudes)
 gather = _dispatch(cpu.gather)
 find_cut = _dispatch(cpu.find_cut)
+find_largest = _dispatch(cpu.find_largest)
 find_moved = _dispatch(cpu.find_moved)
 apply = _dispatch(cpu.apply)
 compare = _dispatch(cpu.compare)

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from distviz.stats import float_grid
 from distviz.stats.kernels import numba_loops, pair_loops
-from distviz.stats.kernels.types import ChannelSums, Cut, Observation, PairSums, Tally
+from distviz.stats.kernels.types import (
+    ChannelSums,
+    Cut,
+    Observation,
+    PairSums,
+    Pooled,
+    PowerSums,
+    Tally,
+)
 from distviz.stats.moments import Moments
 
 _SMALL = 1 << 16
@@ -197,34 +205,27 @@ def observe(
         Whether these include higher moments and the rows whose largest magnitude is there.
     """
     values = values.detach()
-    width = values.shape[1]
-    name = float_grid.grid_for_dtype(str(values.dtype))
-    items = _items(slots, width)
+    is_rounded = values.dtype == torch.float32
+    items = _items(slots, values.shape[1])
     tables = np.zeros((n_slots, float_grid.CELLS), np.uint32)
     first = {slot: index for index, (slot, _) in reversed(list(enumerate(items)))}
     # Only a slot that is split among threads needs a second table.
-    work = [
-        (rows, tables[slot] if first[slot] == index else np.zeros(float_grid.CELLS, np.uint32))
-        for index, (slot, rows) in enumerate(items)
+    own = [
+        tables[slot] if first[slot] == index else np.zeros(float_grid.CELLS, np.uint32)
+        for index, (slot, _) in enumerate(items)
     ]
-    counted = share(lambda item: _observe_item(values, *item, details=details), work)
+    rows = [rows for _, rows in items]
+    parts, sums = _sums_of_parts(values, rows, own, details=details)
     zeros = np.zeros(n_slots, np.int64)
     low, high = np.full(n_slots, np.inf), np.full(n_slots, -np.inf)
     moments = [Moments() for _ in range(n_slots)]
-    sums: ChannelSums | None = None
-    for index, ((slot, _), of_item) in enumerate(zip(items, counted, strict=True)):
+    for index, ((slot, _), part) in enumerate(zip(items, parts, strict=True)):
         if first[slot] != index:
-            tables[slot] += work[index][1]
-        zeros[slot] += int(of_item.zeros.sum())
-        low[slot] = min(low[slot], of_item.low.min(initial=np.inf))
-        high[slot] = max(high[slot], of_item.high.max(initial=-np.inf))
-        moments[slot] += of_item.pooled()
-        if channels:
-            kept = of_item if details else replace(of_item, higher=None)
-            sums = kept if sums is None else sums + kept
-    if channels and sums is None:
-        sums = ChannelSums.from_values(np.empty((0, width)))
-    is_rounded = values.dtype == torch.float32
+            tables[slot] += own[index]
+        zeros[slot] += part.zeros
+        low[slot], high[slot] = min(low[slot], part.low), max(high[slot], part.high)
+        moments[slot] += part.moments
+    name = float_grid.grid_for_dtype(str(values.dtype))
     return Observation(
         name, tables, zeros, low, high, moments, is_rounded, sums if channels else None
     )
@@ -253,42 +254,97 @@ def count_magnitudes(
     return tables
 
 
-def _observe_item(
-    values: torch.Tensor, rows: NDArray[np.int64], table: NDArray[np.uint32], *, details: bool
-) -> ChannelSums:
-    """Count one item into its table; channels with NaN or infinities use masked NumPy."""
-    width = values.shape[1]
-    is_rounded = values.dtype == torch.float32
-    shift = values[int(rows[0])].float().numpy()
+def _sums_of_parts(
+    values: torch.Tensor,
+    rows: list[NDArray[np.int64]],
+    tables: list[NDArray[np.uint32]],
+    *,
+    details: bool,
+) -> tuple[list[Pooled], ChannelSums]:
+    """Count parts of the rows, each into its table.
+
+    Returns what all channels of each part have together, and the sums of each channel over all
+    parts. Parts with NaN or infinities use masked NumPy.
+    """
+    n_powers = 5 if values.dtype == torch.float32 or details else 2
+    shift = (
+        values[int(rows[0][0])].float().numpy() if rows else np.zeros(values.shape[1], np.float32)
+    )
     shift = np.where(np.isfinite(shift), shift, np.float32(0))
-    powers = np.zeros((5 if is_rounded or details else 2, width))
-    ends = np.repeat(np.array([[np.inf], [-np.inf]], np.float32), width, axis=1)
-    signs = np.zeros((3, width), np.uint32)
-    state = (rows, shift, table, powers, ends, signs[1:])
-    if is_rounded:
+    sums = PowerSums.empty([part.size for part in rows], shift, n_powers)
+    tops = np.zeros((len(rows) if details else 0, values.shape[1]), np.int64)
+
+    def one(index: int) -> None:
+        state = (shift, tables[index], sums.powers[index], sums.ends[index], sums.signs[index])
+        _observe_rows(values, rows[index], *state)
+        if details:
+            _count_tops(values, rows[index], tops[index])
+
+    share(one, list(range(len(rows))))
+    top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
+    halves = (slice(top, float_grid.SIGN), slice(top + float_grid.SIGN, None))
+    finite = np.array([not any(table[half].any() for half in halves) for table in tables], bool)
+    total, pooled = sums.only(finite).channels(), iter(sums.only(finite).pooled())
+    parts = []
+    for part, is_finite in zip(rows, finite.tolist(), strict=True):
+        if is_finite:
+            parts.append(next(pooled))
+            continue
+        masked = ChannelSums.from_values(values[torch.from_numpy(part)].double().numpy())
+        parts.append(masked.pooled())
+        total = total + masked
+    if not details:
+        return parts, replace(total, higher=None)
+    return parts, replace(total, top=tops.sum(axis=0))
+
+
+def _observe_rows(
+    values: torch.Tensor,
+    rows: NDArray[np.int64],
+    shift: NDArray[np.float32],
+    table: NDArray[np.uint32],
+    powers: NDArray[np.float64],
+    ends: NDArray[np.float32],
+    signs: NDArray[np.uint32],
+) -> None:
+    state = (rows, shift, table, powers, ends, signs)
+    if values.dtype == torch.float32:
         array = values.numpy()
         numba_loops.observe_32(array, array.view(np.uint32), *state)
     elif values.dtype == torch.bfloat16:
         numba_loops.observe_bf16(_codes(values), *state)
     else:
         numba_loops.observe_16(_codes(values), _floats_of_fp16(), *state)
-    top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
-    if table[top : float_grid.SIGN].any() or table[top + float_grid.SIGN :].any():
-        found = ChannelSums.from_values(values[torch.from_numpy(rows)].double().numpy())
-    else:
-        signs[0] = rows.size
-        found = ChannelSums.of_powers(signs, shift, powers, ends)
-    return replace(found, top=_tops(values, rows)) if details else found
 
 
-def _tops(values: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return by channel, int64, how many rows have their first largest finite magnitude there."""
-    found = np.zeros(values.shape[1], np.int64)
-    words = words_of(values)
-    top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
-    limit = np.uint32(top << (8 * words.itemsize - 16))
-    numba_loops.count_tops(words, rows, np.uint32(_magnitude_mask(values)), limit, found)
-    return found
+def _count_tops(values: torch.Tensor, rows: NDArray[np.int64], found: NDArray[np.int64]) -> None:
+    """Count by channel, in place, the rows whose first largest finite magnitude is there."""
+    mask = np.uint32(_magnitude_mask(values))
+    infinite = np.uint32(magnitude_bits(np.inf, values.dtype))
+    numba_loops.count_tops(words_of(values), rows, mask, infinite, found)
+
+
+def find_largest(
+    values: torch.Tensor,
+    rows: NDArray[np.int64],
+    channels: NDArray[np.int64],
+    highest: float,
+    most: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the largest finite magnitudes of some channels, none of which exceeds ``highest``.
+
+    At most ``most``, by descending magnitude, of equal ones the first in the order of ``rows`` and
+    then ``channels``: the values with sign, their positions in ``rows``, and their channels.
+    """
+    values = values.detach()
+    places = np.empty((most, 2), np.int64)
+    limits = tuple(np.uint32(magnitude_bits(one, values.dtype)) for one in (highest, np.inf))
+    mask = np.uint32(_magnitude_mask(values))
+    filled = numba_loops.find_largest(words_of(values), rows, channels, mask, limits, places)
+    row, channel = places[:filled].T
+    channel = channels[channel]
+    picked = values[torch.from_numpy(rows[row]), torch.from_numpy(channel)]
+    return picked.double().numpy(), row, channel
 
 
 @cache

@@ -221,6 +221,34 @@ def count_tops(words, rows, magnitude_mask, limit, found):
 
 
 @njit(**_OPTIONS)
+def find_largest(words, rows, channels, magnitude_mask, limits, places):
+    """Find the largest magnitudes of some channels, by descending magnitude.
+
+    ``limits`` is (the largest that there is, the first that is not finite); of equal ones those of
+    the earlier rows, then channels, are kept. ``places`` is int64 (most, 2): position in ``rows``
+    and in ``channels``; returns how many are filled.
+    """
+    highest, infinite = limits
+    most, filled = places.shape[0], 0
+    sizes = np.zeros(most, np.uint32)
+    for index in range(rows.size):
+        row = words[rows[index]]
+        for number in range(channels.size):
+            size = np.uint32(row[channels[number]]) & magnitude_mask
+            if size >= infinite or (filled == most and size <= sizes[most - 1]):
+                continue
+            place = filled if filled < most else most - 1
+            while place > 0 and sizes[place - 1] < size:
+                sizes[place], places[place] = sizes[place - 1], places[place - 1]
+                place -= 1
+            sizes[place], places[place, 0], places[place, 1] = size, index, number
+            filled = min(filled + 1, most)
+        if filled == most and sizes[most - 1] == highest:  # later rows have nothing larger
+            break
+    return filled
+
+
+@njit(**_OPTIONS)
 def exact_span(terms):
     """Return the exponent of the lowest bit of finite float64 (terms, channels), and of the
     bit above the highest; (0, 0) where all are 0.

@@ -295,6 +295,31 @@ def _channel_sums(wide: torch.Tensor, finite: torch.Tensor, *, details: bool) ->
     return replace(found, top=torch.bincount(first, minlength=wide.shape[1]).cpu().numpy())
 
 
+def find_largest(
+    values: torch.Tensor,
+    rows: NDArray[np.int64],
+    channels: NDArray[np.int64],
+    highest: float,
+    most: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """See :func:`distviz.stats.kernels.cpu.find_largest`."""
+    columns = torch.from_numpy(channels).to(values.device)
+    found = np.empty(0), np.empty(0, np.int64)  # values, and places among rows times channels
+    for start, _, part in _pieces(values.detach(), rows):
+        picked = part[:, columns].flatten()
+        sizes = torch.where(picked.isfinite(), picked.abs(), -1)
+        least = sizes.topk(min(most, sizes.numel())).values[-1].clamp(min=0)
+        above, equal = ((torch.nonzero(one)[:most, 0]) for one in (sizes > least, sizes == least))
+        places = torch.cat([above, equal])
+        own = _host(picked[places]), places.cpu().numpy() + start * channels.size
+        found = np.concatenate([found[0], own[0]]), np.concatenate([found[1], own[1]])
+        if (np.abs(found[0]) == highest).sum() >= most:  # later rows have nothing larger
+            break
+    order = np.lexsort((found[1], -np.abs(found[0])))[:most]
+    row, column = np.divmod(found[1][order], max(channels.size, 1))
+    return found[0][order], row, channels[column]
+
+
 def compare(first: torch.Tensor, second: torch.Tensor, limit: float = 0.0) -> PairSums:
     """See :func:`distviz.stats.kernels.cpu.compare`; on the CPU where a device has no float64."""
     rows, width = first.shape

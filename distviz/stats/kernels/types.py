@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,27 +100,19 @@ class ChannelSums:
         sums = np.stack([*powers, np.abs(kept).sum(axis=0)])
         return cls.of_powers(signs, mean, sums, np.stack([low, high]))
 
-    def pooled(self) -> Moments:
-        """Return the moments of all channels together."""
-        total = int(self.count.sum())
+    def pooled(self) -> Pooled:
+        """Return what all channels have together."""
+        total, zeros = int(self.count.sum()), int(self.zeros.sum())
+        low, high = self.low.min(initial=np.inf), self.high.max(initial=-np.inf)
         if not total:
-            return Moments()
+            return Pooled(zeros, low, high, Moments())
         mean = float((self.mean * self.count).sum()) / total
         sums = self._about(mean).sum(axis=1).tolist()
-        return Moments.of(total, mean, sums[0], tuple(sums[1:]) or None)
+        return Pooled(zeros, low, high, Moments.of(total, mean, sums[0], sums[1:] or None))
 
     def _about(self, center: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return m2 and `higher` of each channel about another center."""
-        delta = self.mean - center
-        square = delta * delta
-        moved = self.count * square
-        second = self.m2 + moved
-        if self.higher is None:
-            return second[None]
-        m3, m4, absolute = self.higher
-        third = m3 + delta * (3 * self.m2 + moved)
-        fourth = m4 + 4 * delta * m3 + square * (6 * self.m2 + moved)
-        return np.stack([second, third, fourth, absolute])
+        return _moved(self.count, self.mean - center, self.m2, self.higher)
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         """Merge by the updates of Chan, Golub & LeVeque (1979) and Pébay (2008)."""
@@ -140,6 +133,98 @@ class ChannelSums:
             sums[1:] if shared > 1 else None,
             tops,
         )
+
+
+class Pooled(NamedTuple):
+    """What all channels have together: zeros, the extremes, and the moments of finite values."""
+
+    zeros: int
+    low: float
+    high: float
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class PowerSums:
+    """Sums over parts of the rows of one tensor, whose values are finite.
+
+    Attributes
+    ----------
+    counts
+        int64 (parts,): rows.
+    shift
+        (channels,): close to the means.
+    powers
+        float64 (parts, 2 or 5, channels): as `ChannelSums.of_powers` takes them.
+    ends
+        float32 (parts, 2, channels): smallest and largest value.
+    signs
+        uint32 (parts, 2, channels): zeros and positive values.
+    """
+
+    counts: NDArray[np.int64]
+    shift: NDArray[np.floating]
+    powers: NDArray[np.float64]
+    ends: NDArray[np.float32]
+    signs: NDArray[np.uint32]
+
+    @classmethod
+    def empty(cls, counts: list[int], shift: NDArray[np.floating], n_powers: int) -> PowerSums:
+        """Return the sums before anything is added."""
+        parts, width = len(counts), shift.size
+        ends = np.empty((parts, 2, width), np.float32)
+        ends[:, 0], ends[:, 1] = np.inf, -np.inf
+        powers, signs = np.zeros((parts, n_powers, width)), np.zeros((parts, 2, width), np.uint32)
+        return cls(np.array(counts, np.int64), shift, powers, ends, signs)
+
+    def only(self, chosen: NDArray[np.bool_]) -> PowerSums:
+        """Return the sums of some parts."""
+        if chosen.all():
+            return self
+        kept = (self.powers[chosen], self.ends[chosen], self.signs[chosen])
+        return PowerSums(self.counts[chosen], self.shift, *kept)
+
+    def channels(self) -> ChannelSums:
+        """Return the statistics of each channel over all parts."""
+        rows = np.full((1, self.shift.size), self.counts.sum())
+        signs = np.concatenate([rows, self.signs.sum(axis=0, dtype=np.int64)])
+        low = self.ends[:, 0].min(axis=0, initial=np.inf)
+        high = self.ends[:, 1].max(axis=0, initial=-np.inf)
+        powers = self.powers.sum(axis=0)
+        return ChannelSums.of_powers(signs, self.shift, powers, np.stack([low, high]))
+
+    def pooled(self) -> list[Pooled]:
+        """Return what all channels of each part have together."""
+        rows = self.counts[:, None]
+        delta, m2, higher = central_sums(rows, np.moveaxis(self.powers, 1, 0))
+        means = self.shift + delta
+        center = means.sum(axis=1) / max(self.shift.size, 1)
+        sums = _moved(rows, means - center[:, None], m2, higher).sum(axis=2).T.tolist()
+        zeros = self.signs[:, 0].sum(axis=1, dtype=np.int64).tolist()
+        lows = self.ends[:, 0].min(axis=1, initial=np.inf).tolist()
+        highs = self.ends[:, 1].max(axis=1, initial=-np.inf).tolist()
+        totals = (self.counts * self.shift.size).tolist()
+        found = zip(totals, center.tolist(), sums, strict=True)
+        moments = [Moments.of(n, mean, own[0], own[1:] or None) for n, mean, own in found]
+        return [Pooled(*part) for part in zip(zeros, lows, highs, moments, strict=True)]
+
+
+def _moved(
+    count: NDArray[np.integer],
+    delta: NDArray[np.float64],
+    m2: NDArray[np.float64],
+    higher: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """Return m2 and `ChannelSums.higher` about centers that are ``delta`` below the means."""
+    square = delta * delta
+    moved = count * square
+    second = m2 + moved
+    if higher is None:
+        return second[None]
+    m3, m4, absolute = higher
+    third = m3 + delta * (3 * m2 + moved)
+    fourth = m4 + 4 * delta * m3 + square * (6 * m2 + moved)
+    return np.stack([second, third, fourth, absolute])
 
 
 def central_sums(

@@ -91,7 +91,7 @@ def test_parts_and_states_add(tmp_path: Path) -> None:
     saved = decode(encode({"x": recorded(tmp_path, [1, 2]).state()}))["x"]
     resumed = TokenWriter(tmp_path) + TokenWriter.from_state(saved)
     resumed.check()
-    resumed.add(KEY, drawn(0), tokens(0).counted.ravel(), tokens(0))
+    resumed.add(KEY, drawn(0), tokens(0))
     assert_rows(resumed + recorded(tmp_path / "other", [3]), expected)
     assert_rows(recorded(tmp_path / "other", [3]) + resumed, expected)
 
@@ -99,7 +99,7 @@ def test_parts_and_states_add(tmp_path: Path) -> None:
 def test_what_follows_a_state_is_not_in_it(tmp_path: Path) -> None:
     writer = recorded(tmp_path, [0])
     state = writer.state()
-    writer.add(KEY, drawn(1), tokens(1).counted.ravel(), tokens(1))
+    writer.add(KEY, drawn(1), tokens(1))
     assert_rows(TokenWriter.from_state(state), by_hand(tokens(0), drawn(0)))
     (path,) = tmp_path.glob("rank-0-*.rows")
     data = bytearray(path.read_bytes())
