@@ -57,7 +57,7 @@ _WORST_TO_BEST = ["#7f3b08", "#6a7178", "#b8860b"]
 def zeros_kept(asked: WhatIf, site: str = "act", *, width: str | None = None) -> Figure:
     """Draw the energy kept against the share of zeros, by layer, and the threshold.
 
-    Models of more than a few layers have curves of the layers that keep least, median and most energy.
+    Of many layers, those that keep least, median and most energy have curves.
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
 
     Raises

@@ -85,7 +85,7 @@ def test_names_before_the_colon() -> None:
     assert [has_selection(n) for n in ("threshold", "threshold:1", "quantize:int8", "a:b")] == [
         True, False, False, False,
     ]  # fmt: skip
-    with pytest.raises(RequestError, match="'nvpf4' .did you mean 'nvfp4'"):
+    with pytest.raises(RequestError, match=r"'nvpf4' .did you mean 'nvfp4'"):
         make_redistribution("quantize:nvpf4", ARM())
     with pytest.raises(RequestError, match="no magnitude"):
         make_redistribution("threshold:-1", ARM())
