@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.brute_places import LLAMA
+from support.brute_places import LLAMA, assert_pairs, at, measure_texts, rows_at
 from support.texts import TEXTS
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distviz
 from distviz.results import Comparison
-from distviz.settings import RunSettings
+from distviz.settings import OPTIONS, RunSettings
 
 pytestmark = [pytest.mark.extended, pytest.mark.real_model]
-
-
-@pytest.fixture(scope="module")
-def dequantized(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the weights of the GGUF in float32, written by transformers."""
-    folder = tmp_path_factory.mktemp("dequantized") / "smollm2"
-    where: dict[str, Any] = {"gguf_file": smollm2.name}
-    with contextlib.redirect_stderr(io.StringIO()):
-        read = AutoModelForCausalLM.from_pretrained(smollm2.parent, dtype=torch.float32, **where)
-        AutoTokenizer.from_pretrained(smollm2.parent, **where).save_pretrained(folder)
-        del read.config.quantization_config
-        plain = LlamaForCausalLM(read.config)
-        plain.load_state_dict(read.state_dict())
-        plain.save_pretrained(folder)
-    return folder
+LENGTH = 32
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +36,13 @@ def edited(dequantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(a: Path, b: Path, folder: Path, **options: Any) -> Comparison:
-    """Compare value by value on `TEXTS`, a document each."""
+    """Compare value by value on `TEXTS`, a document each; options as of `distviz.compare`."""
     files = []
     for number, text in enumerate(TEXTS):
         files.append(folder / f"{number}.txt")
         files[-1].write_text(text, encoding="utf-8")
-    own = {"text": [*map(str, files)], "max_length": 32, "device": "cpu"}
+    own = {name: options.pop(name) for name in list(options) if name in OPTIONS}
+    own |= {"text": [*map(str, files)], "max_length": LENGTH, "device": "cpu"}
     given = {"settings": RunSettings(**own), "given": frozenset(own), "elementwise": True}
     return distviz.compare(a, b, **given | options)
 
@@ -100,3 +85,26 @@ def test_one_weight_of_layer_7(dequantized: Path, edited: Path, tmp_path: Path) 
     assert (table["relative_error"][~later & ~is_own] == 0).all()
     channels = found.elementwise["elementwise_channels"]
     assert channels[channels["layer"] == 7]["channel"].tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("stream", "batch_size"),
+    [(False, 4), (False, 1), (True, 3)],
+    ids=["all at once", "one by one", "streamed"],
+)
+def test_every_column_in_two_dtypes(
+    stream: bool, batch_size: int, dequantized: Path, tmp_path: Path
+) -> None:
+    layers = [0, 11, 29]
+    own = {"layers": ",".join(map(str, layers)), "stream": stream, "batch_size": batch_size}
+    tables = compare(dequantized, dequantized, tmp_path, b_dtype="bf16", **own).elementwise
+    tokenizer = AutoTokenizer.from_pretrained(dequantized)
+    sides = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = AutoModelForCausalLM.from_pretrained(dequantized, dtype=dtype).eval()
+        sides.append(measure_texts(model, tokenizer, TEXTS, LENGTH, batch_size, layers=layers))
+    for layer in layers:
+        for site in LLAMA:
+            a, b = (rows_at(one, (layer, site, "before")) for one in sides)
+            decode = lambda token: str(tokenizer.decode([token]))  # noqa: E731
+            assert_pairs(at(tables, layer, site), a, b, decode)

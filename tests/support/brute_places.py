@@ -14,10 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distviz.results import Run
 from support.brute_force import (
     Measured,
+    assert_stats,
     batch_windows,
     cut_windows,
+    eps_of,
     lower_median,
     measure,
     on_grid,
@@ -85,26 +88,62 @@ def near(found: Any, wanted: Any, scale: Any = 0.0) -> None:
 def assert_channels(table: pd.DataFrame, rows: Rows) -> None:
     """Compare the rows of ``channels.parquet`` of one place; kurtosis and top if they are there."""
     finite = np.isfinite(rows.values)
-    assert table["channel"].tolist() == list(range(rows.values.shape[1]))
-    sizes = np.where(finite, np.abs(rows.values), -1.0)
-    tops = np.bincount(sizes[finite.any(1)].argmax(1), minlength=sizes.shape[1])
-    for row in table.to_dict("records"):
-        channel = row["channel"]
-        x = rows.values[finite[:, channel], channel].astype(np.longdouble)
-        assert row["count"] == x.size
-        assert (row["zeros"], row["positive"]) == ((x == 0).sum(), (x > 0).sum())
-        if not x.size:
-            assert all(math.isnan(row[name]) for name in ("mean", "std", "min", "max", "absmax"))
+    x = np.where(finite, rows.values, 0.0).astype(np.longdouble)
+    count = finite.sum(0)
+    assert table["channel"].tolist() == list(range(count.size))
+    low, high = np.where(finite, x, np.inf).min(0), np.where(finite, x, -np.inf).max(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = x.sum(0) / count
+        second, fourth = (
+            (np.where(finite, x - mean, 0.0) ** power).sum(0) / count for power in (2, 4)
+        )
+        excess = np.where(second > 0, fourth / second**2 - 3, np.nan)
+    wanted = {
+        "count": count,
+        "zeros": (finite & (x == 0)).sum(0),
+        "positive": (finite & (x > 0)).sum(0),
+        "min": np.where(count > 0, low, np.nan),
+        "max": np.where(count > 0, high, np.nan),
+        "absmax": np.where(count > 0, np.maximum(-low, high), np.nan),
+    }
+    if "top" in table:
+        sizes = np.where(finite, np.abs(x), -1.0)
+        wanted["top"] = np.bincount(sizes[finite.any(1)].argmax(1), minlength=count.size)
+        near(table["kurtosis"], excess, scale=3.0)
+    for name, numbers in wanted.items():
+        np.testing.assert_array_equal(table[name], numbers, name)
+    near(table["mean"], mean, scale=np.abs(x).sum(0) / np.maximum(count, 1))
+    near(table["std"], np.sqrt(second))
+
+
+def assert_run(
+    run: Run, found: Measured, decode: Callable[[int], str], tokens: pd.DataFrame | None = None
+) -> None:
+    """Compare every place of stats, channels, extremes and tokens of a run."""
+    stats = run.stats()
+    keys = list(zip(stats["layer"], stats["site"], stats["phase"], strict=True))
+    assert {key for key in keys if key[2] == "before"} == {
+        key for key in found.values if key[2] == "before"
+    }
+    for key, row in zip(keys, stats.to_dict("records"), strict=True):
+        layer, site, phase = key
+        assert_stats(row, found.of(key), eps_of(found.of((layer, site, "before"))))
+        if phase not in ("before", "after"):
             continue
-        assert (row["min"], row["max"], row["absmax"]) == (x.min(), x.max(), np.abs(x).max())
-        d = x - x.mean()
-        variance = (d * d).mean()
-        near(row["mean"], float(x.mean()), scale=float(np.abs(x).mean()))
-        near(row["std"], float(np.sqrt(variance)))
-        if "top" in row:
-            assert row["top"] == tops[channel]
-            excess = float((d**4).mean() / variance**2 - 3) if variance else math.nan
-            near(row["kurtosis"], excess, scale=3.0)
+        rows = rows_at(found, key)
+        assert_channels(_place(run.channels, key), rows)
+        assert_extremes(_place(run.extremes, key), rows, decode)
+        if tokens is not None:
+            assert_tokens(_place(tokens, key), rows, decode)
+        if phase == "after":
+            before = rows_at(found, (layer, site, "before")).values
+            near(row["mean_abs_change"], np.abs(rows.values - before).mean())
+
+
+def _place(table: pd.DataFrame, key: tuple[int, str, str]) -> pd.DataFrame:
+    names = ("layer", "site", "phase")
+    same = [table[name] == value for name, value in zip(names, key, strict=True)]
+    return table[np.logical_and.reduce(same)].reset_index(drop=True)
 
 
 def assert_extremes(
@@ -326,11 +365,14 @@ def measure_texts(
     max_length: int,
     batch_size: int,
     arm_layers: Sequence[int] = (),
+    layers: Sequence[int] | None = None,
     **arm: Any,
 ) -> Measured:
-    """Send texts through a Llama as a run does and keep every value."""
+    """Send texts through a Llama as a run does and keep every value (of some layers)."""
     whole, bare = (tokenizer("a", add_special_tokens=own)["input_ids"] for own in (True, False))
     windows = cut_windows(tokenizer, texts, max_length, whole[: len(whole) - len(bare)])
     places = llama_places(model.config.num_hidden_layers)
     acts = {layer: places[layer, "act"][0] for layer in arm_layers}
+    if layers is not None:
+        places = {key: place for key, place in places.items() if key[0] in layers}
     return measure(model, batch_windows(windows, batch_size), places, acts, has_head=False, **arm)
