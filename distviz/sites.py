@@ -219,6 +219,11 @@ def parse_sites(text: str, option: str = "--sites") -> list[str]:
     return known + list(dict.fromkeys(name for name in names if name not in SITES))
 
 
+def join_sites(parts: Iterable[str]) -> str:
+    """Return the sites of several lists, each once."""
+    return ",".join(parse_sites(",".join(dict.fromkeys(",".join(parts).split(",")))))
+
+
 _MOST_STEPS = 5
 _STEP = re.compile(r"norm|scale|× -?[\d.e+-]{1,12}")
 

@@ -211,8 +211,11 @@ def has_bounds(name: str) -> bool:
 
 
 def has_selection(name: str) -> bool:
-    """Return whether c or a fraction selects the values of a redistribution, by its name."""
-    return name in REDISTRIBUTIONS or name.startswith("scale:")
+    """Return whether c or a fraction selects the values of a redistribution, by its name.
+
+    True for ``module:callable``, of which nothing is known.
+    """
+    return not name.startswith(("threshold:", "quantize:"))
 
 
 def names_callable(name: str) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.arm import every_preset
+from distviz.arm import every_preset, has_selection
 from distviz.cli.checks import (
     PROPOSED,
     is_published,
@@ -18,6 +18,7 @@ from distviz.cli.checks import (
 )
 from distviz.errors import RequestError
 from distviz.option import no_effect
+from distviz.parsing import word_list
 from distviz.results import COMPARISON, FILLER, RUN, SWEEP, read_manifest
 from distviz.settings import OPTIONS, RunSettings, build_settings, refuse_without_effect
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.results import Comparison, FillerStudy, Result, Run, Sweep
 
-GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "arm_layers")
+GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "at", "arm_layers")
 """Settings of which a sweep takes lists."""
 _IN_ROWS = ("model", "preset", "keep_text", *GRID)
 """Settings that a row of a sweep names itself, or that a sweep does not have."""
@@ -205,7 +206,13 @@ class _SweepRequest:
 
         given = {name: value for name, value in self.lists.items() if value is not None}
         layers = given.pop("arm_layers", None)
-        has_own = self.by_layer or self.settings.preset or {"c", "p1", "fraction"} & set(given)
+        names = word_list(given.get("redistribution") or self.settings.redistribution, "")
+        has_own = bool(
+            self.by_layer
+            or self.settings.preset
+            or {"c", "p1", "fraction"} & set(given)
+            or not any(map(has_selection, names))
+        )
         given = given if has_own else given | _DEFAULT_GRID
         return SweepGrid(**given, arm_layers=";".join(layers) if layers else None)
 
@@ -262,7 +269,7 @@ class _SweepRequest:
         from distviz.cli.estimate import Part, estimate
         from distviz.data import read_documents
         from distviz.measure import corpus_of, open_empty
-        from distviz.sites import join_layers
+        from distviz.sites import join_layers, join_sites
         from distviz.studies import layer_count
 
         settings = self.settings
@@ -276,9 +283,8 @@ class _SweepRequest:
         passes = 1 + self.seeds * sum(1 - min(one.layers, default=0) / n_layers for one in chosen)
         moved = {layer for one in chosen for layer in one.layers}
         layers = join_layers({*moved, n_layers - 1})
-        observed = replace(
-            settings, sites=settings.at, layers=layers, arm_layers=join_layers(moved)
-        )
+        at = join_sites(one.settings.at for one in chosen)
+        observed = replace(settings, at=at, sites=at, layers=layers, arm_layers=join_layers(moved))
         return {"": estimate(empty, observed, [Part(corpus, passes, is_paired=True)])}
 
 

@@ -88,6 +88,8 @@ _OWN = (
           choices=OPTIONS["arm_mode"].choices),
     _grid("redistribution", _TEXT, None, "LIST", "Redistributions: {choices} and others",
           is_list=True, choices=OPTIONS["redistribution"].choices),
+    _grid("at", _TEXT, None, "LIST", "Sites: {choices}, module:PATTERN; together: act+product",
+          is_list=True, choices=OPTIONS["at"].choices),
     _grid("arm_layers", list[str] | None, None, "LAYERS",
           "Alternatives for the ARM layers, quoted and separated by ; as in '0;1;0,1;all', or "
           "repeated"),

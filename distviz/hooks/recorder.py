@@ -91,6 +91,11 @@ class Tokens:
         """The counted rows, the same for every layer of a call."""
         return CountedRows.of(self)
 
+    def rows_that_count(self) -> NDArray[np.bool_]:
+        """Return which rows are included in the statistics; with experts, a row per choice."""
+        rows = self.counted.ravel()
+        return rows if self.routed is None else self.routed.spread(rows.astype(np.int64)) > 0
+
     def sequences(self) -> list[SequenceRows]:
         """Return the rows of each sequence without padding, as ARM takes them.
 
@@ -191,10 +196,7 @@ class Recorder:
     ) -> None:
         """Add the movement of values that one pass has both before and after ARM."""
         key = SiteKey(point.layer, point.stack, point.site, "after", point.module)
-        rows = tokens.counted.ravel()
-        if tokens.routed is not None:
-            rows = tokens.routed.spread(rows.astype(np.int64)) > 0
-        self.changes.see_both(key, old, new, rows)
+        self.changes.see_both(key, old, new, tokens.rows_that_count())
 
     def _class_names(self, layer: int) -> tuple[str, ...]:
         by_class = self.class_layers is None or layer in self.class_layers

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from distviz.measure.document_effects import DocumentEffects
+
 _SLICE_VALUES = 1 << 23
 _SUMS = ("loss_before", "loss_after", "kl")
 
@@ -284,8 +286,16 @@ class Effect:
         sums: dict[str, Any] = {name: ExactSum(**state[name]) for name in _SUMS}
         return cls(state["positions"], state["same"], **sums)
 
-    def compare(self, baseline: Baseline, after: torch.Tensor | None) -> None:
-        """Add a batch; ``after`` is the head's input with the change, (batch, tokens, width)."""
+    def compare(
+        self,
+        baseline: Baseline,
+        after: torch.Tensor | None,
+        documents: DocumentEffects | None = None,
+    ) -> None:
+        """Add a batch; ``after`` is the head's input with the change, (batch, tokens, width).
+
+        ``documents`` receives the same sums by document.
+        """
         for part in baseline.slices():
             first, rows = part.log_probabilities, torch.arange(len(part.targets))
             own = (rows.to(first.device), part.targets)
@@ -293,10 +303,14 @@ class Effect:
             if after is None:
                 continue
             second = baseline.head.logits(after[part.rows])
-            self.same += int((second.argmax(1) == part.top).sum())
+            is_same = second.argmax(1) == part.top
+            self.same += int(is_same.sum())
             second = functional.log_softmax(second, dim=1)
             self.loss_after = self.loss_after.plus(-_sum(second[own]))
-            self.kl = self.kl.plus(_sum_kl(first, second))
+            divergence = _divergence(first, second)
+            self.kl = self.kl.plus(_sum(divergence))
+            if documents is not None:
+                documents.add(part.rows[0], (-first[own], -second[own], divergence, is_same))
         self.positions += baseline.positions
 
     def result(self, *, is_paired: bool) -> dict[str, float | int | None] | None:
@@ -315,6 +329,6 @@ def _sum(values: torch.Tensor) -> float:
     return float(values.sum(dtype=torch.float64))
 
 
-def _sum_kl(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the sum of KL(first || second) over rows of log-probabilities."""
-    return _sum(((first - second) * first.exp()).sum(dim=1))
+def _divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return KL(first || second) of each row of log-probabilities."""
+    return ((first - second) * first.exp()).sum(dim=1)

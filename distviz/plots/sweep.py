@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from distviz.arm import has_selection
 from distviz.output import counted, listed
 from distviz.plots import layout, style
 from distviz.plots.heatmaps import (
@@ -31,6 +32,7 @@ from distviz.results import (
     NAMED,
     Sweep,
     band_names,
+    is_alone,
     layer_axis,
     number,
     pareto,
@@ -38,6 +40,7 @@ from distviz.results import (
     setting_name,
     varied_columns,
 )
+from distviz.sites import join_sites
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +51,7 @@ _MOST_BLOCKS = 4
 narrow page; the scatter plot shows all."""
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 _MARKERS = "osD^vP*X"
-_ALTERNATIVES = ["redistribution", "layers", "mode"]
+_ALTERNATIVES = ["redistribution", "layers", "at", "mode"]
 _REMOVED = "near-zero removed, percentage points"
 _MAPS = {"near_zero_removed": _REMOVED, "kl": "KL, nats"}
 _FORMATS: dict[str, Callable[[float], str]] = {
@@ -56,6 +59,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "kl": lambda kl: number(kl, 2),
 }
 _CURVES = {
+    "sqnr_db": "SQNR at the place, dB",
     "near_zero_removed": _REMOVED,
     "kl": "KL of next-token distributions, nats",
     "loss_change": "change of the loss, nats",
@@ -101,6 +105,11 @@ def sweep_overview(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
         return figure
 
 
+def sites_of(sweep: Sweep) -> str:
+    """Return the sites of all settings."""
+    return join_sites(sweep.table["at"])
+
+
 def _heading(sweep: Sweep, title: str, width: float) -> layout.Heading:
     seeds = len(sweep.seeds["seed"].drop_duplicates()) if "seed" in sweep.seeds else 1
     repeated = f"means and standard deviations over {counted(seeds, 'seed')}" if seeds > 1 else ""
@@ -111,7 +120,7 @@ def _heading(sweep: Sweep, title: str, width: float) -> layout.Heading:
     if found.row is not None:
         name = setting_name(sweep.table.iloc[found.row], varied_columns(sweep.table))
         text = f"recommended within KL {sweep.budget_kl:g}: {name} (outlined)"
-    return layout.titled(width, f"{title} · sweep · act", measured, text)
+    return layout.titled(width, f"{title} · sweep · {sites_of(sweep)}", measured, text)
 
 
 def _block_name(name: Any, table: pd.DataFrame) -> str:
@@ -241,20 +250,20 @@ def sweep_by_layer(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
 
     ``width`` is ``"single"`` or ``"double"``, the columns of a paper, or None, for a screen.
     """
-    table = sweep.table.assign(
-        layer=sweep.table["layers"].astype(int),
-        loss_change=sweep.table["loss_after"] - sweep.table["loss_before"],
+    table = sweep.table[is_alone(sweep.table)]
+    table = table.assign(
+        layer=table["layers"].astype(int), loss_change=table["loss_after"] - table["loss_before"]
     )
     settings = [name for name in NAMED if name != "layers"]
     kinds = [part for _, part in table.groupby(settings, sort=False, dropna=False)]
-    curves = [name for name in _CURVES if table[name].notna().any()]
-    within = sweep.table["kl"] <= sweep.budget_kl
+    curves = [name for name in _curves(sweep) if table[name].notna().any()]
+    within = table["kl"] <= sweep.budget_kl
     note = "each setting in one layer at a time"
     if len(kinds) == 1:
-        own = ["redistribution", "c", "fraction", "p1", "mode"]
+        own = ["redistribution", "at", "c", "fraction", "p1", "mode"]
         note = f"{setting_name(table.iloc[0], own)}, in one layer at a time"
     note += f" · within KL {sweep.budget_kl:g}: {int(within.sum())} of {len(within)}"
-    columns = [column for column in varied_columns(sweep.table) if column != "layers"]
+    columns = [column for column in varied_columns(table) if column != "layers"]
     names = [setting_name(part.iloc[0], columns) if columns else "" for part in kinds]
     with style.styled(width) as page:
         inches = page.or_width(7.2)
@@ -271,8 +280,17 @@ def sweep_by_layer(sweep: Sweep, title: str, *, width: str | None = None) -> Fig
         share_x_labels(axes, layer_axis(sweep))
         if 1 < len(kinds) <= MOST_LINES:
             layout.legend_in_figure(figure, axes[0].containers, names, "outside upper left")
-        layout.arrange(figure, layout.titled(inches, f"{title} · sweep · act", note), heights)
+        layout.arrange(
+            figure, layout.titled(inches, f"{title} · sweep · {sites_of(sweep)}", note), heights
+        )
         return figure
+
+
+def _curves(sweep: Sweep) -> list[str]:
+    """Return the quantities to draw: those of near-zero values only where these are selected."""
+    is_selecting = any(map(has_selection, sweep.table["redistribution"]))
+    left_out = {"sqnr_db"} if is_selecting else {"near_zero_removed"}
+    return [name for name in _CURVES if name in sweep.table and name not in left_out]
 
 
 def _draw_map(ax: Axes, name: str, kinds: list[pd.DataFrame], names: list[str]) -> None:

@@ -18,6 +18,8 @@ from distviz.results import (
     NAMED,
     SWEEP_QUANTITIES,
     band_names,
+    disagreements,
+    is_alone,
     model_name,
     pareto,
     records,
@@ -28,13 +30,14 @@ from distviz.results import (
 if TYPE_CHECKING:
     from distviz.results import Sweep
 
-_BLOCKS = ["redistribution", "layers", "mode"]
+_BLOCKS = ["redistribution", "layers", "at", "mode"]
 """Settings that differ in these have separate heatmaps."""
 _HEATMAPS = {
     "near_zero_removed": ("near-zero share removed", axes.SHARE, GAIN),
     "kl": ("KL, nats", axes.NUMBER, COST),
 }
 _BY_LAYER = {
+    "sqnr_db": ("SQNR at the place, dB", False),
     "near_zero_removed": ("near-zero share removed", True),
     "fraction_moved": ("share of the values that moved", True),
     "kl": ("KL divergence, nats", False),
@@ -96,18 +99,22 @@ def _cell(index: Any, row: pd.Series[Any], quantity: str, sweep: Sweep) -> dict[
 
 def _by_layer(sweep: Sweep) -> Section:
     """Return one chart per quantity: the same settings in each layer alone."""
-    table = sweep.table
+    table = sweep.table[is_alone(sweep.table)]
     names = [name for name in varied_columns(table) if name != "layers"]
     labels = [setting_name(row, names) or "setting" for _, row in table.iterrows()]
     shown = list(dict.fromkeys(labels))
     found = []
     for quantity, (title, share) in _BY_LAYER.items():
+        if quantity not in table:
+            continue
         curves: dict[str, list[tuple[int, Any]]] = {label: [] for label in shown}
         for label, row in zip(labels, records(table), strict=True):
             if label in curves:
                 curves[label].append((int(row["layers"]), row[quantity]))
         found.append(charts.layer_curves(title, curves, share=share))
-    return Section("By layer", [chart for chart in found if chart is not None], grid=True)
+    blocks: list[Block] = [chart for chart in found if chart is not None]
+    blocks += [Prose(f"{text}.") for text in [*sweep.costs, *disagreements(sweep.table)]]
+    return Section("By layer", blocks, grid=True)
 
 
 def _trade_off(sweep: Sweep) -> Section:

@@ -17,8 +17,8 @@ from .elementwise import rows_of as rows_of
 from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place
-from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import FillerStudy as FillerStudy
+from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import run_folder as run_folder
 from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
@@ -67,6 +67,7 @@ from .storage import read_manifest as read_manifest
 from .storage import replacing as replacing
 from .storage import staging as staging
 from .sweep import NAMED as NAMED
+from .sweep import SWEEP_INTERVALS as SWEEP_INTERVALS
 from .sweep import SWEEP_QUANTITIES as SWEEP_QUANTITIES
 from .sweep import Sweep as Sweep
 from .sweep import band_names as band_names
@@ -74,6 +75,9 @@ from .sweep import join_seeds as join_seeds
 from .sweep import pareto as pareto
 from .sweep import setting_name as setting_name
 from .sweep import varied_columns as varied_columns
+from .sweep_layers import disagreements as disagreements
+from .sweep_layers import is_alone as is_alone
+from .sweep_layers import rank_layers as rank_layers
 from .tables import choose_places as choose_places
 from .tables import need as need
 from .tables import records as records

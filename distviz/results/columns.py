@@ -22,6 +22,7 @@ from distviz.results.schema import (
     Positive,
     Share,
 )
+from distviz.sites import ACT
 
 
 class Row(Struct, kw_only=True):
@@ -360,6 +361,7 @@ class Setting(Row, kw_only=True):
 
     redistribution: str
     layers: str
+    at: str = ACT
     c: Positive | None
     p1: Finite | None
     fraction: Share | None

@@ -241,7 +241,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         ),
     },
     "sweep": {
-        "redistribution, layers, c, p1, fraction, mode": (
+        "redistribution, layers, at, c, p1, fraction, mode": (
             "the setting; where a fraction is given, c only defines near-zero"
         ),
         "preset": "the preset that this setting comes from, or proposed; else empty",
@@ -254,7 +254,18 @@ MEANINGS: dict[str, dict[str, str]] = {
         "std_ratio, gini_before, gini_after, wasserstein_normalized": "at the same layers",
         "last_near_zero_before, last_near_zero_after": "at the last layer",
         "last_std_ratio, last_wasserstein_normalized": "at the last layer",
+        "sqnr_db": (
+            "energy of the values that arrive over that of their change, in dB, mean over the "
+            "places"
+        ),
         "loss_before, loss_after, kl, top1_agreement": "the effect on the output",
+        "loss_change": "loss_after − loss_before",
+        "loss_change_low, loss_change_high": "its 95 % interval over documents",
+        "kl_low, kl_high, top1_agreement_low, top1_agreement_high": "95 % intervals over documents",
+        "documents": "how many documents the intervals are over",
+        "sqnr_rank, kl_rank": (
+            "with --by-layer, the rank among the layers of a setting, 1 is the best"
+        ),
     },
     "sweep_seeds": {
         "seed": "the seed of the redistribution",

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from msgspec import defstruct
 
-from distviz.arm import ARM, PRESETS, has_bounds
+from distviz.arm import ARM, PRESETS, has_bounds, has_selection
 from distviz.errors import RequestError
 from distviz.output import counted, listed
 from distviz.parsing import exact, exact_percentage
@@ -21,9 +21,11 @@ from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.schema import Count, Integer, Manifest, Number, Positive, SweepManifest
 from distviz.results.storage import SWEEP
+from distviz.results.sweep_layers import RANKS, costs, disagreements
 from distviz.results.tables import records
+from distviz.sites import ACT
 
-NAMED = ["redistribution", "layers", "c", "p1", "fraction", "mode", "preset"]
+NAMED = ["redistribution", "layers", "at", "c", "p1", "fraction", "mode", "preset"]
 """The columns that identify a setting."""
 
 SWEEP_QUANTITIES = {
@@ -41,6 +43,7 @@ SWEEP_QUANTITIES = {
     "last_near_zero_after": "the same with the redistribution",
     "last_std_ratio": "standard deviation after over before, at the last layer",
     "last_wasserstein_normalized": "Wasserstein-1 distance over std, at the last layer",
+    "sqnr_db": "energy of the values that arrive over that of their change, dB, mean over places",
     "loss_before": "next-token cross-entropy, nats",
     "loss_after": "the same with the redistribution",
     "kl": "mean KL(before || after) of next-token distributions, nats",
@@ -49,7 +52,12 @@ SWEEP_QUANTITIES = {
 """The quantities of every setting and seed; ``*_spread`` is their standard deviation over seeds."""
 
 
-_ADDED = ("own_near_zero_removed",)
+SWEEP_INTERVALS = (
+    "loss_change", "loss_change_low", "loss_change_high", "kl_low", "kl_high",
+    "top1_agreement_low", "top1_agreement_high",
+)  # fmt: skip
+"""Columns of ``sweep.csv``: 95 % intervals over documents."""
+_ADDED = ("own_near_zero_removed", "sqnr_db")
 """Quantities that older folders do not have."""
 _NUMBERS = {"": Number, "_spread": Positive}
 
@@ -64,7 +72,13 @@ def _columns(ending: str) -> list[Any]:
 
 SweepRow: type[Row] = defstruct(  # type: ignore[assignment]
     "SweepRow",
-    [("seeds", Count), *_columns(""), *_columns("_spread")],
+    [
+        ("seeds", Count),
+        *_columns(""),
+        *_columns("_spread"),
+        *((name, Number, None) for name in (*SWEEP_INTERVALS, *RANKS)),
+        ("documents", Count, 0),
+    ],
     bases=(Setting,),
     kw_only=True,
 )
@@ -131,6 +145,11 @@ class Sweep(Result):
         return "ε of each row's c" if c is None else f"ε of c = {c:g} in every row"
 
     @property
+    def costs(self) -> list[str]:
+        """What the settings of a sweep by layer cost, see `distviz.results.sweep_layers.costs`."""
+        return costs(self.table) if self.is_by_layer else []
+
+    @property
     def is_by_layer(self) -> bool:
         """Whether each setting redistributes in one layer alone, for every layer."""
         return bool(self.manifest["by_layer"])
@@ -147,7 +166,10 @@ class Sweep(Result):
         words += ["--arm-layers", str(row["layers"])]
         if row["redistribution"] != "arm":
             words += ["--redistribution", str(row["redistribution"])]
-        words += self._parameters(row)
+        if row["at"] != ACT:
+            words += ["--at", str(row["at"])]
+        if has_selection(str(row["redistribution"])):
+            words += self._parameters(row)
         if row["mode"] != "replace":
             words += ["--arm-mode", str(row["mode"])]
         return shlex.join(["distviz", "run", *words, *self.manifest.get("flags", [])])
@@ -185,10 +207,10 @@ class Sweep(Result):
         Raises
         ------
         RequestError
-            If there is none, or ``sites`` does not include act.
+            If there is none, or none at these sites.
         """
-        if sites is not None and "act" not in sites:
-            raise RequestError("a sweep is made at site act alone")
+        if sites is not None:
+            return self._at_sites(set(sites)).select(layers)
         if layers is None:
             return self
         wanted = {str(layer) for layer in layers}
@@ -203,6 +225,18 @@ class Sweep(Result):
         )
         return replace(self, table=table, seeds=seeds)
 
+    def _at_sites(self, sites: set[str]) -> Sweep:
+        table, seeds = (
+            one[[sites.issuperset(at.split(",")) for at in one["at"]]].reset_index(drop=True)
+            for one in (self.table, self.seeds)
+        )
+        if table.empty:
+            known = ", ".join(dict.fromkeys(self.table["at"]))
+            raise RequestError(
+                f"the sweep holds no setting at {', '.join(sites)}", f"it has {known}"
+            )
+        return replace(self, table=table, seeds=seeds)
+
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         found = self.recommendation
@@ -210,6 +244,8 @@ class Sweep(Result):
         return self.stated | {
             "settings": records(self.table),
             "recommended": chosen,
+            "costs": self.costs,
+            "disagreements": disagreements(self.table),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -226,6 +262,7 @@ class Sweep(Result):
     def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Sweep:
         if tables[0].empty:
             raise folder.damaged("sweep.csv", "it has no rows")
+        tables = [one if "at" in one else one.assign(at=ACT) for one in tables]
         return cls(folder.manifest, *tables, file_warnings=folder.changes())
 
 
@@ -263,6 +300,10 @@ _EQUAL = 0.95
 
 def _recommend(table: pd.DataFrame, budget: float, command: Any) -> Recommendation:
     measured = table[table["kl"].notna()]
+    if not any(map(has_selection, table["redistribution"])):
+        return Recommendation(
+            None, "a recommendation is of settings that move near-zero values", ""
+        )
     if measured.empty:
         return Recommendation(None, "no effect on the output was measured, nothing can be said", "")
     useful = measured[measured["near_zero_removed"] > 0]
@@ -329,7 +370,9 @@ def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = N
     words = []
     if "redistribution" in varied and row["redistribution"] != "arm":
         words.append(str(row["redistribution"]))
-    if "c" in varied or "fraction" in varied:
+    if "at" in varied and row.get("at", ACT) != ACT:
+        words.append(f"at {row['at']}")
+    if ("c" in varied or "fraction" in varied) and has_selection(str(row["redistribution"])):
         given = not math.isnan(row["fraction"])
         words.append(f"fraction = {row['fraction']:g}" if given else f"c = {row['c']:g}")
     bounded = has_bounds(str(row["redistribution"]))

@@ -97,7 +97,7 @@ class RunSettings:
     redistribution: str = _arm(
         "arm", "NAME", f"Redistribution: {{choices}}, {_FORMS}",
         choices=("arm", "threshold", "scale", "noise"), is_open=True, runs_code=_is_callable)
-    at: str = _arm_always(
+    at: str = _arm(
         "act", "SITES", "Sites where values are redistributed: {choices}, module:PATTERN",
         choices=tuple(SITES), is_open=True, is_list=True)
     c: float = _arm(0.13, "NUMBER", "Width of the near-zero band")

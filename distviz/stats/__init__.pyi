@@ -8,6 +8,7 @@ from .binning import mass_ends as mass_ends
 from .channel_sums import ChannelTotals as ChannelTotals
 from .differences import Difference as Difference
 from .differences import Differences as Differences
+from .differences import difference_of as difference_of
 from .granular_formats import GRANULAR_FORMATS as GRANULAR_FORMATS
 from .inference import infer as infer
 from .magnitudes import HasMagnitudes as HasMagnitudes

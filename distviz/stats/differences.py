@@ -90,6 +90,12 @@ class Difference:
         return self.absolute / self.count if self.count else math.nan
 
 
+def difference_of(found: PairSums) -> Difference:
+    """Return the sums over all rows."""
+    error, first, second, product, absolute = found.sums.sum(axis=0).tolist()
+    return Difference(error, first, second, product, absolute, int(found.counts.sum()))
+
+
 @dataclass
 class Differences:
     """What is known of one place.

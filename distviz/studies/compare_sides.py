@@ -25,7 +25,7 @@ from distviz.settings import (
     refuse_without_effect,
     settings_of_folder,
 )
-from distviz.sites import SiteKey, parse_sites
+from distviz.sites import SiteKey, join_sites, parse_sites
 
 if TYPE_CHECKING:
     from distviz.measure import Checked
@@ -204,7 +204,7 @@ def _at_same_sites(each: Sequence[RunSettings]) -> list[RunSettings]:
     """Let both sides observe what is redistributed on either, unless sites are given."""
     if any("sites" in own.explicit for own in each) or each[0].sites == each[1].sites:
         return list(each)
-    sites = ",".join(parse_sites(",".join(own.sites for own in each)))
+    sites = join_sites(own.sites for own in each)
     return [replace(own, sites=sites) for own in each]
 
 

@@ -12,16 +12,18 @@ from contextlib import ExitStack
 import pandas as pd
 
 from distviz.data import Batch, Corpus, make_batches
+from distviz.errors import RequestError
 from distviz.hooks import experts_of, force_batched_experts
 from distviz.measure import CheckpointFolder, check_padding, describe, note_truncated, request
 from distviz.models import LoadedModel
-from distviz.models.architectures import count_layers, main_stack
+from distviz.models.architectures import count_layers, find_points, main_stack
 from distviz.output import counted
 from distviz.progress import Progress
 from distviz.results import SCHEMA_VERSION, Sweep, join_seeds
 from distviz.settings import RunSettings
-from distviz.sites import parse_layers
+from distviz.sites import parse_layers, parse_sites
 from distviz.studies.sweep_grid import Presets, Setting, SweepGrid, by_layer, combine
+from distviz.studies.sweep_intervals import add_intervals
 from distviz.studies.sweep_passes import BatchPasses, SweepPasses
 
 
@@ -67,9 +69,8 @@ def sweep_model(
     work = SweepPasses.prepare(opened, grid, seeds)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
     done = _restore(work, opened, settings, corpus, batches, states, progress)
-    progress.stage(
-        f"measuring {counted(len(grid), 'setting')} on {counted(corpus.tokens, 'token')}"
-    )
+    numbers = counted(len(grid), "setting"), counted(corpus.tokens, "token")
+    progress.stage(f"measuring {' on '.join(numbers)}")
     _measure(work, batches, done, states, progress)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -84,7 +85,8 @@ def sweep_model(
         "warnings": list(corpus.notes),
     }
     table = pd.DataFrame([work.row(trial) for trial in work.trials])
-    return Sweep(manifest, join_seeds(table), table)
+    joined = add_intervals(join_seeds(table), work.trials, is_by_layer=is_by_layer)
+    return Sweep(manifest, joined, table)
 
 
 def _measure(
@@ -125,7 +127,9 @@ def every_setting(
 ) -> list[Setting]:
     """Return every setting that a sweep of a model tries."""
     chosen = combine(grid, settings, layer_count(opened), presets)
-    return by_layer(chosen, activation_layers(opened, grid.arm_layers)) if is_by_layer else chosen
+    if not is_by_layer:
+        return chosen
+    return by_layer(chosen, lambda at: layers_with(opened, at, grid.arm_layers))
 
 
 def first_place(
@@ -133,7 +137,7 @@ def first_place(
 ) -> str:
     """Return the first layers that a sweep changes, as ``--arm-layers`` names them."""
     if is_by_layer:
-        return str(activation_layers(opened, grid.arm_layers)[0])
+        return str(layers_with(opened, settings.at, grid.arm_layers)[0])
     return (grid.arm_layers or settings.arm_layers).split(";")[0]
 
 
@@ -142,11 +146,20 @@ def layer_count(opened: LoadedModel) -> int:
     return max(count_layers(opened.mlps).values())
 
 
-def activation_layers(opened: LoadedModel, wanted: str | None) -> list[int]:
-    """Return those of the wanted layers (None: all) that have an activation."""
-    stack = main_stack(opened.mlps)
-    offered = [point for mlp in opened.mlps for point in mlp.points if point.site == "act"]
-    known = {point.layer for point in offered if point.stack == stack}
+def layers_with(opened: LoadedModel, at: str, wanted: str | None) -> list[int]:
+    """Return those of the wanted layers (None: all) that have all of some sites.
+
+    Raises
+    ------
+    RequestError
+        If no layer has them.
+    """
+    stack, known = main_stack(opened.mlps), set(range(layer_count(opened)))
+    for site in parse_sites(at, "--at"):
+        points = find_points(opened.mlps, opened.model, [site])
+        known &= {point.layer for point in points if point.stack == stack}
+    if not known:
+        raise RequestError(f"--at {at}: no layer has it", "leave out --by-layer")
     if wanted is None:
         return sorted(known)
     parts = [parse_layers(part, layer_count(opened), "--arm-layers") for part in wanted.split(";")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +11,10 @@ from distviz.arm import join_names
 from distviz.errors import RequestError
 from distviz.parsing import word_list
 from distviz.settings import OPTIONS, RunSettings
-from distviz.sites import parse_layers
+from distviz.sites import join_layers, join_sites, parse_layers, parse_sites
 
 _NUMBERS = ("c", "p1", "fraction")
-_WORDS = ("arm_mode", "redistribution")
+_WORDS = ("arm_mode", "redistribution", "at")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class SweepGrid:
         Numbers, comma-separated.
     arm_mode, redistribution
         Names, comma-separated.
+    at
+        Alternatives, comma-separated; sites that change together are joined by ``+``.
     arm_layers
         Alternatives, separated by ``;``: ``0;1;0,1;all``.
     """
@@ -36,6 +38,7 @@ class SweepGrid:
     fraction: str | None = None
     arm_mode: str | None = None
     redistribution: str | None = None
+    at: str | None = None
     arm_layers: str | None = None
 
 
@@ -66,6 +69,7 @@ class Setting:
         return {
             "redistribution": own.redistribution,
             "layers": self.label,
+            "at": own.at,
             "c": own.c,
             "p1": own.p1,
             "fraction": own.fraction,
@@ -95,6 +99,7 @@ def combine(
     places = _places(grid.arm_layers or base.arm_layers, n_layers)
     listed: dict[str, list[Any]] = {name: _numbers(name, getattr(grid, name)) for name in _NUMBERS}
     listed |= {name: _words(name, getattr(grid, name)) for name in _WORDS}
+    listed["at"] = [_together(word) for word in listed["at"]]
     base = base.trusting("redistribution", listed["redistribution"])
     bands: list[dict[str, Any]] = [{"fraction": share} for share in listed.pop("fraction") or []]
     widths = listed.pop("c") or []
@@ -111,7 +116,8 @@ def combine(
         for (names, chosen), *words in itertools.product(
             rows, *(listed[name] or [getattr(base, name)] for name in _WORDS)
         ):
-            own = replace(chosen, **dict(zip(_WORDS, words, strict=True)))
+            values = dict(zip(_WORDS, words, strict=True))
+            own = replace(chosen, **values, sites=values["at"])
             setting = Setting(layers, label, own)
             same = next((known for one, known in found if one == setting), None)
             if same is None:
@@ -126,13 +132,44 @@ def check(grid: SweepGrid, base: RunSettings, presets: Presets | None = None) ->
     return [row.settings for row in combine(replace(grid, arm_layers="0"), base, 1, presets)]
 
 
-def by_layer(settings: Sequence[Setting], layers: Sequence[int]) -> list[Setting]:
-    """Return every parameter set of ``settings`` in each of the layers alone."""
+def by_layer(
+    settings: Sequence[Setting], layers_of: Callable[[str], Sequence[int]]
+) -> list[Setting]:
+    """Return every parameter set of ``settings`` in each layer alone, then in all together.
+
+    ``layers_of`` returns the layers that have some sites. Parameter sets that differ in their sites
+    alone are also tried at all of these sites at once.
+    """
     kept: list[Setting] = []
     for setting in settings:
         if all(setting.settings != own.settings for own in kept):
             kept.append(setting)
-    return [replace(own, layers=(layer,), label=str(layer)) for own in kept for layer in layers]
+    found: list[Setting] = []
+    for own in kept:
+        layers = layers_of(own.settings.at)
+        found += [replace(own, layers=(layer,), label=str(layer)) for layer in layers]
+        found += _in_all(own, layers)
+    for number, own in enumerate(kept):
+        alike = [one for one in kept if _elsewhere(one.settings, own.settings.at) == own.settings]
+        if len(alike) > 1 and kept.index(alike[0]) == number:
+            at = join_sites(one.settings.at for one in alike)
+            whole = replace(own, settings=_elsewhere(own.settings, at))
+            found += _in_all(whole, layers_of(at))
+    return found
+
+
+def _elsewhere(settings: RunSettings, at: str) -> RunSettings:
+    return replace(settings, at=at, sites=at)
+
+
+def _in_all(setting: Setting, layers: Sequence[int]) -> list[Setting]:
+    label = join_layers(layers)
+    return [replace(setting, layers=tuple(layers), label=label)] if len(layers) > 1 else []
+
+
+def _together(word: str) -> str:
+    """Return sites joined by ``+`` as the settings hold them."""
+    return ",".join(parse_sites(word.replace("+", ","), "--at"))
 
 
 def _places(text: str, n_layers: int) -> list[tuple[tuple[int, ...], str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +12,22 @@ import torch
 
 from distviz.arm import ARM
 from distviz.data import Batch
-from distviz.hooks import Redistribution, Tokens, Tracker, observe
-from distviz.measure import Baseline, Effect, HeadInput, inputs_of, tokens_of
+from distviz.hooks import Redistribution, Tokens, Tracker, check_replaceable, observe
+from distviz.measure import Baseline, DocumentEffects, Effect, HeadInput, inputs_of, tokens_of
 from distviz.models import LoadedModel
 from distviz.models.architectures import find_points, main_stack
 from distviz.progress import Progress
 from distviz.settings import RunSettings
-from distviz.sites import HookPoint
-from distviz.stats import Sketch, kernels, pack_sketches, statistics, unpack_sketches
+from distviz.sites import HookPoint, parse_sites
+from distviz.stats import (
+    Difference,
+    Sketch,
+    difference_of,
+    kernels,
+    pack_sketches,
+    statistics,
+    unpack_sketches,
+)
 from distviz.studies.layer_cache import LayerCache, find_layers
 from distviz.studies.sweep_grid import Setting
 
@@ -40,7 +48,11 @@ class Trial:
     settings, arm
         With the seed.
     moved
-        The ``act`` points that are redistributed.
+        The points that are redistributed.
+    documents
+        The effect by document.
+    errors
+        At each of these points: the new values against those that arrive there.
     after
         The distribution at each of these points and at the last layer.
     changed
@@ -51,9 +63,30 @@ class Trial:
     settings: RunSettings
     arm: ARM
     moved: list[HookPoint]
+    last: list[HookPoint]
     after: dict[HookPoint, Sketch] = field(default_factory=dict)
     effect: Effect = field(default_factory=Effect)
     changed: int = 0
+    documents: DocumentEffects = field(default_factory=DocumentEffects)
+    errors: dict[HookPoint, Difference] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """The last layer that the redistribution cannot reach; -1 for none."""
+        return max(min((point.layer for point in self.moved), default=0) - 1, -1)
+
+
+def _last_points(opened: LoadedModel, sites: list[str], stack: str) -> list[HookPoint]:
+    """Return the points of some sites in the last layer that has them."""
+    offered = find_points(opened.mlps, opened.model, sites)
+    final = max(point.layer for point in offered if point.stack in (stack, "model"))
+    return [p for p in offered if p.layer == final and p.stack in (stack, "model")]
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """Return the mean; infinite if a value is."""
+    found = list(values)
+    return sum(found) / len(found) if found else math.nan
 
 
 @dataclass
@@ -110,7 +143,6 @@ class SweepPasses:
 
     opened: LoadedModel
     trials: list[Trial]
-    last: list[HookPoint]
     head: HeadInput | None
     cache: LayerCache
     before: dict[HookPoint, Sketch] = field(default_factory=dict)
@@ -125,19 +157,21 @@ class SweepPasses:
         seeds: Sequence[int],
     ) -> SweepPasses:
         """Find the points of every setting."""
-        offered = [point for mlp in opened.mlps for point in mlp.points if point.site == "act"]
-        stack = main_stack(opened.mlps)
-        final = max(point.layer for point in offered if point.stack == stack)
-        last = find_points(opened.mlps, opened.model, ["act"], {stack: [final]})
-        trials = []
+        stack, trials = main_stack(opened.mlps), []
         for setting in grid:
-            moved = find_points(opened.mlps, opened.model, ["act"], setting.layers)
+            sites = parse_sites(setting.settings.at, "--at")
+            moved = find_points(opened.mlps, opened.model, sites, setting.layers)
+            check_replaceable(opened.model, moved)
+            last = _last_points(opened, sites, stack)
             for seed in seeds:
                 settings = replace(setting.settings, seed=seed)
-                trials.append(Trial(setting, settings, settings.arm(), moved))
+                arm = settings.arm()
+                for point in moved:
+                    arm.at(point)  # a file of thresholds may lack one
+                trials.append(Trial(setting, settings, arm, moved, last))
         head = HeadInput.of(opened.model) if opened.has_head else None
         layers = LayerCache(find_layers(opened.model, opened.mlps, stack))
-        return cls(opened, trials, last, head, layers)
+        return cls(opened, trials, head, layers)
 
     @property
     def near_zero_c(self) -> float:
@@ -148,13 +182,14 @@ class SweepPasses:
     def places(self) -> list[HookPoint]:
         """Every point that a trial redistributes, and the last layer's."""
         moved = [point for trial in self.trials for point in trial.moved]
-        return list(dict.fromkeys([*moved, *self.last]))
+        last = [point for trial in self.trials for point in trial.last]
+        return list(dict.fromkeys([*moved, *last]))
 
     def measure(self, batch: Batch, passes: BatchPasses) -> None:
         """Make the unfinished passes of one batch."""
         if passes.skip_if_done(len(self.trials)):
             return
-        starts = {min(trial.setting.layers) - 1 for trial in self.trials} - {-1}
+        starts = {trial.start for trial in self.trials} - {-1}
         self.tracker.given = tokens_of(batch)
         inputs = inputs_of(batch, self.opened.model)
         with torch.inference_mode():
@@ -176,7 +211,8 @@ class SweepPasses:
                 passes.begin(number, len(self.trials))
                 changed = self._changed(trial, inputs)
                 if baseline is not None:
-                    trial.effect.compare(baseline, changed)
+                    trial.documents.owners = batch.documents
+                    trial.effect.compare(baseline, changed, trial.documents)
                 passes.finish(number)
 
     def state(self) -> dict[str, Any]:
@@ -189,19 +225,29 @@ class SweepPasses:
             "sketches": pack_sketches(sketches),
             "effects": [trial.effect.state() for trial in self.trials],
             "changed": [trial.changed for trial in self.trials],
+            "documents": [trial.documents.state() for trial in self.trials],
+            "errors": [
+                [list(astuple(trial.errors.get(point, Difference()))) for point in trial.moved]
+                for trial in self.trials
+            ],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         sketches = iter(unpack_sketches(state["sketches"]))
         self.before = {point: next(sketches) for point in self.places}
-        rows = zip(self.trials, state["effects"], state["changed"], strict=True)
-        for trial, effect, changed in rows:
+        names = ("effects", "changed", "documents", "errors")
+        rows = zip(self.trials, *(state[name] for name in names), strict=True)
+        for trial, effect, changed, documents, errors in rows:
             trial.after = {point: next(sketches) for point in self._points(trial)}
             trial.effect, trial.changed = Effect.from_state(effect), changed
+            trial.documents = DocumentEffects.from_state(documents)
+            trial.errors = {
+                point: Difference(*sums) for point, sums in zip(trial.moved, errors, strict=True)
+            }
 
     def _points(self, trial: Trial) -> list[HookPoint]:
-        return list(dict.fromkeys([*trial.moved, *self.last]))
+        return list(dict.fromkeys([*trial.moved, *trial.last]))
 
     def _pass(self, inputs: dict[str, Any]) -> Any:
         return self.head.run(**inputs) if self.head else self.opened.model(**inputs)
@@ -217,18 +263,20 @@ class SweepPasses:
 
     def _changed(self, trial: Trial, inputs: dict[str, Any]) -> Any:
         """Make one trial's pass; return the input of the head."""
-        start = min(trial.setting.layers) - 1 if self.is_exact else -1
+        start = trial.start if self.is_exact else -1
 
         def report(
-            _point: HookPoint,
-            _old: torch.Tensor,
-            _new: torch.Tensor,
+            point: HookPoint,
+            old: torch.Tensor,
+            new: torch.Tensor,
             moved: torch.Tensor,
             _plans: Any,
             tokens: Tokens,
         ) -> None:
-            rows = torch.from_numpy(np.flatnonzero(tokens.counted)).to(moved.device)
+            rows = torch.from_numpy(np.flatnonzero(tokens.rows_that_count())).to(moved.device)
             trial.changed += int(moved.reshape(-1, moved.shape[-1])[rows].sum())
+            error = difference_of(kernels.compare(old[rows], new[rows], math.inf))
+            trial.errors[point] = trial.errors.get(point, Difference()) + error
 
         points = self._points(trial)
         work = Redistribution(trial.arm, trial.moved, self.tracker, report=report)
@@ -243,7 +291,7 @@ class SweepPasses:
         """Count the outputs of the points into sketches."""
 
         def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
-            slots: NDArray[np.int64] = np.where(tokens.counted.ravel(), 0, -1)
+            slots: NDArray[np.int64] = np.where(tokens.rows_that_count(), 0, -1)
             seen = kernels.observe(values, slots, 1, channels=False)
             sketches.setdefault(point, Sketch()).absorb(seen, [0])
 
@@ -251,7 +299,7 @@ class SweepPasses:
 
     def row(self, trial: Trial) -> dict[str, Any]:
         """Return a row of ``sweep_seeds.csv``."""
-        changes, last = self._change(trial, trial.moved), self._change(trial, self.last)
+        changes, last = self._change(trial, trial.moved), self._change(trial, trial.last)
         values = sum(trial.after[point].count for point in trial.moved)
         effect = trial.effect.result(is_paired=True) or {}
         return {
@@ -260,6 +308,7 @@ class SweepPasses:
             "fraction_moved": trial.changed / values if values else math.nan,
             "near_zero_removed": changes["near_zero_before"] - changes["near_zero_after"],
             "own_near_zero_removed": self._removed(trial, trial.settings.c),
+            "sqnr_db": mean_of(trial.errors[point].sqnr_db for point in trial.moved),
             **changes,
             **{f"last_{name}": value for name, value in last.items()},
             **{name: effect.get(name) for name in _EFFECT},

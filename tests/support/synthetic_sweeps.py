@@ -23,6 +23,7 @@ def sweep_of(*, by_layer: bool = False) -> Sweep:
     rows = pd.DataFrame({name: [usual.get(name, 1.0)] * n for name in SWEEP_QUANTITIES})
     rows = rows.assign(
         redistribution="arm",
+        at="act",
         layers=[str(index % 30) for index in range(n)] if by_layer else "0",
         seed=0,
         c=[c for c, _, _ in grid],
@@ -46,7 +47,7 @@ def rows_of(**columns: Any) -> pd.DataFrame:
     n = max(len(values) for values in columns.values())
     base: dict[str, Any] = {"redistribution": ["arm"] * n, "layers": ["0"] * n, "seed": [0] * n}
     base |= {"c": [0.13] * n, "p1": [99.5] * n, "fraction": [math.nan] * n, "mode": ["replace"] * n}
-    base |= {"preset": [""] * n}
+    base |= {"preset": [""] * n, "at": ["act"] * n}
     usual = {"near_zero_before": 0.3, "loss_before": 2.0, "loss_after": 2.1, "top1_agreement": 0.9}
     frame = pd.DataFrame(base | {name: [usual.get(name, 1.0)] * n for name in SWEEP_QUANTITIES})
     return frame.assign(**columns)

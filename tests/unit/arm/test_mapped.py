@@ -83,7 +83,7 @@ def test_names_before_the_colon() -> None:
     assert names_callable("a:b")
     assert not has_bounds("quantize:int8")
     assert [has_selection(n) for n in ("threshold", "threshold:1", "quantize:int8", "a:b")] == [
-        True, False, False, False,
+        True, False, False, True,
     ]  # fmt: skip
     with pytest.raises(RequestError, match=r"'nvpf4' .did you mean 'nvfp4'"):
         make_redistribution("quantize:nvpf4", ARM())

@@ -15,10 +15,10 @@ from distviz.models.open import open_model
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.studies.sweep import (
-    activation_layers,
     every_setting,
     first_place,
     layer_count,
+    layers_with,
     sweep_model,
 )
 from distviz.studies.sweep_grid import SweepGrid
@@ -46,10 +46,11 @@ def test_a_row_is_the_effect_of_a_run(opened: Any) -> None:
 
 def test_layers_of_a_sweep(opened: Any) -> None:
     assert layer_count(opened) == 6
-    assert activation_layers(opened, None) == [0, 1, 2, 3, 4, 5]
-    assert activation_layers(opened, "4;1,4") == [1, 4]
+    assert layers_with(opened, "act", None) == [0, 1, 2, 3, 4, 5]
+    assert layers_with(opened, "act", "4;1,4") == [1, 4]
     by_layer = every_setting(opened, SweepGrid(c="0.1,0.2"), SETTINGS, is_by_layer=True)
-    assert [setting.layers for setting in by_layer] == [(layer,) for layer in range(6)] * 2
+    alone = [(layer,) for layer in range(6)]
+    assert [setting.layers for setting in by_layer] == [*alone, tuple(range(6))] * 2
     grid = SweepGrid(arm_layers="2,3;1")
     assert first_place(opened, grid, SETTINGS, is_by_layer=False) == "2,3"
     assert first_place(opened, grid, SETTINGS, is_by_layer=True) == "1"

@@ -81,15 +81,36 @@ def test_presets_stand_alone_or_beside_the_grid() -> None:
         SweepGrid(arm_layers="0;1", redistribution="arm,noise"), RunSettings(), 2, PUBLISHED
     )
     assert len(spread) == 3 * 2 * 2
-    layered = by_layer(combine(SweepGrid(), RunSettings(), 2, PUBLISHED), [0, 1])
-    assert [s.preset for s in layered] == [row[0] for row in alone for _ in range(2)]
+    layered = by_layer(combine(SweepGrid(), RunSettings(), 2, PUBLISHED), lambda _: [0, 1])
+    assert [s.preset for s in layered] == [row[0] for row in alone for _ in range(3)]
 
 
 def test_layer_after_layer() -> None:
-    found = by_layer(combine(SweepGrid(c="0.1,0.2", arm_layers="0;1"), RunSettings(), 3), [0, 2])
+    grid = combine(SweepGrid(c="0.1,0.2", arm_layers="0;1"), RunSettings(), 3)
+    found = by_layer(grid, lambda _: [0, 2])
     assert [(s.label, s.layers, s.settings.c) for s in found] == [
-        ("0", (0,), 0.1), ("2", (2,), 0.1), ("0", (0,), 0.2), ("2", (2,), 0.2),
+        ("0", (0,), 0.1), ("2", (2,), 0.1), ("0,2", (0, 2), 0.1),
+        ("0", (0,), 0.2), ("2", (2,), 0.2), ("0,2", (0, 2), 0.2),
     ]  # fmt: skip
+    assert [s.layers for s in by_layer(grid[:1], lambda _: [1])] == [(1,)]
+
+
+def test_sites_are_alternatives_and_can_act_together() -> None:
+    grid = combine(SweepGrid(at="product,act+down", c="0.1,0.2"), RunSettings(), 3)
+    assert [(s.settings.at, s.settings.sites, s.settings.c) for s in grid] == [
+        ("product", "product", 0.1), ("act,down", "act,down", 0.1),
+        ("product", "product", 0.2), ("act,down", "act,down", 0.2),
+    ]  # fmt: skip
+    found = by_layer(grid, lambda at: {"product": [0, 1], "act,down": [1]}.get(at, [1, 2]))
+    assert [(s.settings.at, s.label, s.settings.c) for s in found] == [
+        ("product", "0", 0.1), ("product", "1", 0.1), ("product", "0-1", 0.1),
+        ("act,down", "1", 0.1),
+        ("product", "0", 0.2), ("product", "1", 0.2), ("product", "0-1", 0.2),
+        ("act,down", "1", 0.2),
+        ("act,product,down", "1-2", 0.1), ("act,product,down", "1-2", 0.2),
+    ]  # fmt: skip
+    with pytest.raises(RequestError, match="unknown site 'acts'"):
+        combine(SweepGrid(at="acts"), RunSettings(), 3)
 
 
 @pytest.mark.parametrize(
