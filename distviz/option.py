@@ -206,6 +206,8 @@ class Option:
         if isinstance(value, list):
             for one in value:
                 self.check(one, name)
+                if self.choices and self.is_list and not self.is_open:
+                    check_choice(name, one, self.choices)
         elif isinstance(value, str | Path):
             check_text(str(value), name, is_line=self.metavar not in _TEXTS)
             if self.choices and not (self.is_open or self.is_list):

@@ -67,6 +67,8 @@ def why_no_effect(option: Option, settings: Any, command: str = "run") -> str:
         return "without --filler"
     if name == "stream_memory" and settings.stream is False:
         return "with --no-stream"
+    if name == "rotate" and not settings.formats:
+        return "without --formats"
     if name == "device" and settings.device_map is not None:
         return "with --device-map"
     if option.affects == "figures" and not settings.figures:

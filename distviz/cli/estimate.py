@@ -40,6 +40,7 @@ _LOGIT_VALUES, _LOGIT_COPIES = 1 << 23, 7
 _BUFFER_BYTES = 60_000_000
 """Of the libraries of matrix products."""
 _SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK, _ROW_DISK = 8_500, 19_000, 65, 140, 36
+_FORMAT_DISK = 220
 """Bytes on disk: a sketch, statistics of a key, a row of documents, plans and tokens."""
 _CHANNEL_DISK, _DETAILS_DISK = (25, 40), 9
 """A row of channels.parquet: from values of 16 bits, from wider ones; more with --channels."""
@@ -269,6 +270,8 @@ class _Sizes:
             "sketches": max(map(self._tables, self.parts)) * _TABLE_BYTES * (1 + is_split),
             "logits": (1 + any(p.passes > 1 for p in self.parts)) * _LOGIT_COPIES * 4 * logits,
         }
+        if self.settings.formats and "hadamard" in self.settings.rotate:
+            found["counting"] += 4 * max(self.cost.values.values(), default=0)
         if self.empty.streams:
             hidden = model.config.get_text_config().hidden_size * itemsize
             found["hidden_states"] = hidden * self.positions(lambda part: 1 + part.is_paired)
@@ -297,5 +300,7 @@ class _Sizes:
             total += channels * phases * each + keys * _KEY_DISK + 10_000
             total += len(part.corpus.windows) * len(self.moved) * _PLAN_DISK
             total += part.corpus.tokens * keys * self.settings.tokens * _ROW_DISK
+            losses = len(self.settings.formats) * len(self.settings.rotate)
+            total += len(self.watched) * phases * losses * _FORMAT_DISK
             total += self.settings.keep_text * sum(len(str(one)) for one in part.corpus.documents)
         return total

@@ -201,6 +201,10 @@ def flags_of(command: str, given: Any) -> dict[str, Any]:
     flags = {name: getattr(given, name) for name in names}
     if "figures" in flags:
         flags["figures"] = _formats(flags["figures"], given.no_figures)
+    for name, value in flags.items():
+        option = OPTIONS[name]
+        if isinstance(value, str) and option.is_list and isinstance(option.default, list):
+            flags[name] = word_list(value, option.label, option.choices)
     return flags
 
 

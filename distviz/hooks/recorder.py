@@ -19,6 +19,7 @@ from distviz.arm import SequenceRows
 from distviz.hooks.document_recorder import Documents, merged
 from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.extremes import CountedRows, Extremes
+from distviz.hooks.format_losses import FormatLosses
 from distviz.hooks.moe_layouts import Routed
 from distviz.hooks.paired_changes import PairedChanges
 from distviz.hooks.token_groups import GroupCounter
@@ -143,6 +144,7 @@ class Recorder:
     experts: dict[SiteKey, ExpertTable] = field(default_factory=dict)
     changes: PairedChanges = field(default_factory=PairedChanges)
     extremes: Extremes = field(default_factory=Extremes)
+    formats: FormatLosses = field(default_factory=FormatLosses)
     tokens: TokenWriter | None = None
     groups: GroupCounter = field(default_factory=GroupCounter)
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
@@ -182,6 +184,7 @@ class Recorder:
         if found.channels is not None:
             self._add_channels(key, found.channels)
             self.extremes.see(key, values, found.channels, tokens)
+            self.formats.see(key, values, tokens)
             if self.tokens is not None:
                 self.tokens.add(key, values, tokens)
             self._add_documents(key, found, documents, tokens.whole)
@@ -232,6 +235,7 @@ class Recorder:
         total.documents = self.documents + other.documents
         total.changes = self.changes + other.changes
         total.extremes = self.extremes + other.extremes
+        total.formats = self.formats + other.formats
         total.groups = self.groups + other.groups
         if self.tokens is not None and other.tokens is not None:
             total.tokens = self.tokens + other.tokens
@@ -254,6 +258,7 @@ class Recorder:
             "documents": self.documents.state(),
             "changes": self.changes.state(),
             "extremes": self.extremes.state(),
+            "formats": self.formats.state(),
             "groups": self.groups.state(),
             "tokens": None if self.tokens is None else self.tokens.state(),
         }
@@ -276,6 +281,7 @@ class Recorder:
         found.documents = Documents.from_state(state["documents"])
         found.changes = PairedChanges.from_state(state["changes"])
         found.extremes = Extremes.from_state(state["extremes"])
+        found.formats = FormatLosses.from_state(state["formats"])
         found.groups = GroupCounter.from_state(state["groups"])
         if state["tokens"] is not None:
             found.tokens = TokenWriter.from_state(state["tokens"])
@@ -295,7 +301,7 @@ class Recorder:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def with_tables(self, run: Run, tokenizer: Any = None) -> Run:
-        """Return the run with what needs its distributions: extremes, experts, groups of tokens.
+        """Return the run with its other tables: extremes, formats, experts, groups of tokens.
 
         The ``tokenizer`` decodes the tokens of the extremes; None leaves their texts empty.
         """
@@ -307,9 +313,13 @@ class Recorder:
             if key in self.experts
             for row in self.experts[key].rows(run.bands[key], run.merged[key])
         ]
-        extremes = self.extremes.frame(run.merged, tokenizer)
+        tables = {
+            "extremes": self.extremes.frame(run.merged, tokenizer),
+            "formats": self.formats.frame(),
+            "experts": pd.DataFrame(rows),
+        }
         groups = self.groups.groups(run.merged)
-        return replace(run, extremes=extremes, experts=pd.DataFrame(rows), groups=groups)
+        return replace(run, **tables, groups=groups)
 
 
 def _only_moved(

@@ -14,6 +14,7 @@ from distviz.arm import ARM, Plan
 from distviz.data import Batch
 from distviz.errors import MeasurementError, RequestError, first_line
 from distviz.hooks import (
+    FormatLosses,
     Recorder,
     Redistribution,
     Tokens,
@@ -120,6 +121,7 @@ class Measurement:
         recorder = Recorder(c, class_layers, settings.channels)
         recorder.changes.is_on = bool(moved) and settings.ripple
         recorder.tokens = TokenWriter() if settings.tokens else None
+        recorder.formats = FormatLosses(tuple(settings.formats), tuple(settings.rotate))
         partial = PartialResult(recorder)
         return cls(opened, settings, watched, moved, partial, outputs=outputs)
 

@@ -17,8 +17,8 @@ from .elementwise import rows_of as rows_of
 from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place
-from .filler_study import FillerStudy as FillerStudy
 from .filler_study import QUANTITIES as QUANTITIES
+from .filler_study import FillerStudy as FillerStudy
 from .filler_study import run_folder as run_folder
 from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers

@@ -130,6 +130,25 @@ class Extreme(Place, kw_only=True):
     expert: Count | None = None
 
 
+class FormatLoss(Place, kw_only=True):
+    """``formats.csv``."""
+
+    can_be_blank: ClassVar[bool] = True
+    format: str
+    rotation: str
+    sqnr_db: Number | None
+    error_share: Positive | None
+    token_error_share: Positive | None
+    zeroed: Share | None
+    clipped: Share | None
+    max_p1: Positive | None
+    max_p50: Positive | None
+    max_p99: Positive | None
+    max_p100: Positive | None
+    count: Count
+    error: Positive
+
+
 class PairOfLayers(Row, kw_only=True):
     """The columns of every table of a comparison."""
 

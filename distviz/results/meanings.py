@@ -101,6 +101,25 @@ MEANINGS: dict[str, dict[str, str]] = {
         "massive": "whether it is a massive activation: abs(x) > 100 and ratio > 1,000",
         "expert": "the expert that the token was routed to; only for routed experts",
     },
+    "formats": {
+        "format, rotation": (
+            "the number format (docs/maths.md), and what was done to each token before: none or "
+            "hadamard; the other columns are of the rotated values"
+        ),
+        "sqnr_db": (
+            "10 log10(sum(x²) / sum of squared errors): inf (null in JSON) where nothing is lost, "
+            "empty where every value is zero; no cost to the model"
+        ),
+        "error_share": "sum of squared errors over sum(x²); large values have most of both",
+        "token_error_share": "the same share within each token, the mean over tokens",
+        "zeroed": "share of values that become zero and were not",
+        "clipped": "share of values that exceed the range of the format after rounding",
+        "max_p1, max_p50, max_p99, max_p100": (
+            "percentiles of the largest abs(x) of what shares a scale (a block, token, channel or "
+            "window), linear interpolation of values rounded to bf16"
+        ),
+        "count, error": "finite values, and the sum of squared errors",
+    },
     "run tokens": {
         "document, window, position": (
             "where: the document, its window, and the token's position in the window, from 0"

@@ -15,7 +15,7 @@ from distviz.results.staging_folder import remove_abandoned
 MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")
 _CSV = (
     *("stats", "histograms", "plans", "classes", "experts", "compare", "inference", "channels"),
-    *("filler", "attention", "positions", "sweep", "sweep_seeds", "whatif", "extremes"),
+    *("filler", "attention", "positions", "sweep", "sweep_seeds", "whatif", "extremes", "formats"),
 )
 _PARQUET = ("documents", "channels", "counts", "tokens", "output_documents", "token_groups")
 _FILES = {

@@ -15,7 +15,7 @@ import pyarrow as pa
 from distviz.errors import RequestError
 from distviz.parsing import parse_json
 from distviz.results import agreement, counts_file, token_groups
-from distviz.results.columns import Channel, Document, Expert, Extreme, Plan, Row
+from distviz.results.columns import Channel, Document, Expert, Extreme, FormatLoss, Plan, Row
 from distviz.results.reading import Folder
 from distviz.results.result import Result, model_layers
 from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
@@ -42,9 +42,9 @@ class Run(Result):
         Content of ``run.json``.
     sketches
         For every key, a sketch per token class (``"all"`` where classes were not separated).
-    documents, channels, plans, experts, extremes
+    documents, channels, plans, experts, extremes, formats
         The tables of the same names, see docs/files.md; ``experts`` is empty where no experts
-        were observed.
+        were observed, ``formats`` without ``--formats``.
     groups
         Magnitudes by role and by position of tokens, where classes were separated.
     tokens
@@ -61,7 +61,11 @@ class Run(Result):
         "channels.parquet": Channel,
         "plans.csv": Plan,
     }
-    OPTIONAL: ClassVar[dict[str, type[Row]]] = {"experts.csv": Expert, "extremes.csv": Extreme}
+    OPTIONAL: ClassVar[dict[str, type[Row]]] = {
+        "experts.csv": Expert,
+        "extremes.csv": Extreme,
+        "formats.csv": FormatLoss,
+    }
 
     sketches: dict[SiteKey, dict[str, Sketch]]
     documents: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -70,6 +74,7 @@ class Run(Result):
     texts: list[dict[str, Any]] | None = None
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     extremes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    formats: pd.DataFrame = field(default_factory=pd.DataFrame)
     groups: TokenGroups = field(default_factory=dict)
     tokens: TokenRows | TokenFile | None = None
 
@@ -242,7 +247,9 @@ class Run(Result):
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints: parts of the manifest, and the statistics."""
         names = ("schema_version", "kind", "model", "arm", "text", "effect", "seconds", "warnings")
-        return {name: self.stated.get(name) for name in names} | {"stats": records(self._stats)}
+        tables = {"stats": self._stats} | ({"formats": self.formats} if len(self.formats) else {})
+        found = {name: self.stated.get(name) for name in names}
+        return found | {name: records(table) for name, table in tables.items()}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
@@ -254,7 +261,7 @@ class Run(Result):
             "documents": self.documents,
             "channels": self.channels,
         }
-        optional = {"extremes": self.extremes, "experts": self.experts}
+        optional = {"extremes": self.extremes, "formats": self.formats, "experts": self.experts}
         return found | {name: table for name, table in optional.items() if len(table)}
 
     def _write_files(self, folder: Path) -> None:

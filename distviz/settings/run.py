@@ -37,13 +37,18 @@ _FORMS = "scale:FACTOR, threshold:VALUE, threshold:FILE, quantize:FORMAT or modu
 MOST_FILLERS = 100_000
 """Repetitions of a filler in a prompt."""
 FIGURE_FORMATS = ("png", "svg", "pdf")
+NUMBER_FORMATS = (
+    "nvfp4", "mxfp4", "mxfp8", "mxfp8-e5m2", "int8-token", "fp8-token", "int8-channel",
+    "int4-group128", "int8", "int8-asym", "int4", "int4-asym", "fp8-e4m3", "fp8-e5m2",
+)  # fmt: skip
+"""Those of `distviz.stats.GRANULAR_FORMATS`, which imports NumPy."""
 TABLE_FORMATS = ("csv", "parquet", "json")
 
 _MODEL = (*MEASURING, "generate")
 _ALONE = ("run", "compare", "generate")
 _OBSERVING = ("run", "compare", "filler")
 _DISTRIBUTIONS = ("run", "compare", "show", "report", "export")
-_INPUT, _ARM, _FILLER, _, _, _, _HARDWARE, _SIDE_B, _OUTPUT, _ = HEADINGS
+_INPUT, _ARM, _FILLER, _, _, _WHATIF, _HARDWARE, _SIDE_B, _OUTPUT, _ = HEADINGS
 
 
 def _is_callable(name: Any) -> bool:
@@ -171,6 +176,12 @@ class RunSettings:
     channels: bool = _counts(
         False, "", "Also record each channel's kurtosis, and in how many tokens it is the largest",
         commands=("run",))
+    formats: list[str] = _counts(
+        [], "FORMATS", "Number formats to quantize every site to, and measure: {choices}",
+        heading=_WHATIF, commands=("run",), choices=NUMBER_FORMATS, is_list=True)
+    rotate: list[str] = _counts(
+        ["none"], "ROTATIONS", "Rotation of each token before --formats: {choices}, or both",
+        heading=_WHATIF, commands=("run",), choices=("none", "hadamard"), is_list=True)
     keep_text: bool = _source(
         True, "", "Save the documents in the folder", heading=_OUTPUT, commands=("run",),
         flags="--keep-text/--no-keep-text")
@@ -211,6 +222,8 @@ class RunSettings:
             check_choice("--figures", figure, FIGURE_FORMATS)
         if self.resume and self.out is None:
             raise RequestError("--resume needs --out", "give the folder of the interrupted run")
+        if self.formats and not self.rotate:
+            raise RequestError("--rotate is empty", "give none, hadamard or both")
         if self.filler == "":
             raise RequestError("--filler is empty", "give a string such as /")
         if self.device_map is not None and self.layer is not None:

@@ -14,3 +14,4 @@ def same(a: Any, b: Any) -> None:
     assert a.channels.equals(b.channels)
     assert a.plans.equals(b.plans)
     assert a.extremes.equals(b.extremes)
+    assert a.formats.equals(b.formats)

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from distviz.stats.kernels import cpu, numba_loops, torch_ops
+from distviz.stats.kernels import cpu, formats, numba_loops, rotation, torch_ops
 from distviz.stats.kernels.numba_loops import (
     add_table,
     distance_of_rank,
@@ -22,7 +22,15 @@ from distviz.stats.kernels.numba_loops import (
     summarise,
 )
 from distviz.stats.kernels.rng import row_keys, uniforms
-from distviz.stats.kernels.types import ChannelSums, Cut, Observation, PairSums, Tally
+from distviz.stats.kernels.rotation import rotation_block
+from distviz.stats.kernels.types import (
+    ChannelSums,
+    Cut,
+    Observation,
+    PairSums,
+    QuantizationSums,
+    Tally,
+)
 from distviz.stats.moments import Moments
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "Moments",
     "Observation",
     "PairSums",
+    "QuantizationSums",
     "Tally",
     "add_table",
     "apply",
@@ -45,6 +54,9 @@ __all__ = [
     "gather",
     "is_compiled",
     "observe",
+    "quantization_sums",
+    "rotate",
+    "rotation_block",
     "row_keys",
     "select_distance",
     "sorts_there",
@@ -79,6 +91,16 @@ def sorts_there(values: torch.Tensor) -> bool:
     """Whether few values are sorted on their device; else NumPy sorts them."""
     is_elsewhere = values.device.type != "cpu" or _forced
     return is_elsewhere and torch_ops.has_float64(values.device.type)
+
+
+@wraps(formats.quantization_sums)
+def quantization_sums(*args: Any, **kwargs: Any) -> QuantizationSums:  # noqa: D103
+    return formats.quantization_sums(*args, compiled=not _forced, **kwargs)
+
+
+def rotate(values: torch.Tensor) -> torch.Tensor:
+    """See `distviz.stats.kernels.rotation.rotate`."""
+    return rotation.rotate(values, compiled=not _forced)
 
 
 def _dispatch(function: Callable[P, R]) -> Callable[P, R]:

@@ -26,6 +26,7 @@ TABLES = {
     "plans.csv": columns.Plan,
     "experts.csv": columns.Expert,
     "extremes.csv": columns.Extreme,
+    "formats.csv": columns.FormatLoss,
     "compare.csv": columns.Distance,
     "inference.csv": columns.Inference,
     "channels.csv": columns.ChannelChange,

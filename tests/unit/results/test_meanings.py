@@ -19,6 +19,7 @@ TABLES = {
     "channels": columns.Channel,
     "experts": columns.Expert,
     "extremes": columns.Extreme,
+    "formats": columns.FormatLoss,
     "compare": columns.Distance,
     "inference": columns.Inference,
     "comparison channels": columns.ChannelChange,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.brute_formats import BRUTE_FORMATS
 
+from distviz.settings import OPTIONS
 from distviz.stats.granular_formats import GRANULAR_FORMATS
 from distviz.stats.number_formats import FORMATS
 
@@ -30,3 +31,7 @@ def test_every_format_is_known_to_the_tests_and_each_per_tensor_one_is_there() -
 )
 def test_largest_element_and_block(name: str, top: float, block: int) -> None:
     assert (GRANULAR_FORMATS[name].top, GRANULAR_FORMATS[name].block) == (top, block)
+
+
+def test_the_settings_name_all_of_them() -> None:
+    assert list(GRANULAR_FORMATS) == list(OPTIONS["formats"].choices)

@@ -1,0 +1,248 @@
+"""Record what number formats lose at every place: errors, zeros, clipped values, block maxima.
+
+Guarantee: sums of errors are float64 by token and exact beyond, so that they do not depend on
+batches, processes or the order of adding. Memory: some KiB per layer, site, phase, format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distviz.sites import SiteKey, key_order
+from distviz.stats import GRANULAR_FORMATS, ExactSum, float_grid, interpolate_quantiles
+
+if TYPE_CHECKING:
+    import torch
+
+    from distviz.hooks.recorder import Tokens
+    from distviz.stats.kernels import QuantizationSums
+
+PERCENTILES = (1, 50, 99)
+"""Of the largest magnitudes of blocks."""
+
+Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one format loses at a place; two of them add.
+
+    Attributes
+    ----------
+    error, shares
+        Sums of squared errors, and over tokens of their share in the token's sum of squares.
+    zeroed, clipped
+        Values that become zero, and clipped values.
+    maxima
+        int64 codes of bf16, ascending, and how often each occurs among the largest magnitudes of
+        blocks.
+    """
+
+    error: ExactSum = field(default_factory=ExactSum)
+    shares: ExactSum = field(default_factory=ExactSum)
+    zeroed: int = 0
+    clipped: int = 0
+    maxima: Counts = field(default_factory=lambda: (np.empty(0, np.int64), np.empty(0, np.int64)))
+
+    def __add__(self, other: Losses) -> Losses:
+        codes, inverse = np.unique(
+            np.concatenate([self.maxima[0], other.maxima[0]]), return_inverse=True
+        )
+        counts = np.zeros(codes.size, np.int64)
+        np.add.at(counts, inverse, np.concatenate([self.maxima[1], other.maxima[1]]))
+        return Losses(
+            self.error + other.error,
+            self.shares + other.shares,
+            self.zeroed + other.zeroed,
+            self.clipped + other.clipped,
+            (codes, counts),
+        )
+
+
+@dataclass(frozen=True)
+class PlaceLosses:
+    """What formats lose at one place; two of them add.
+
+    Attributes
+    ----------
+    count, tokens
+        Finite values, and tokens with a value that is not zero.
+    squares
+        Sum of squares.
+    formats
+        Of each format.
+    """
+
+    count: int
+    tokens: int
+    squares: ExactSum
+    formats: tuple[Losses, ...]
+
+    @classmethod
+    def of(cls, found: QuantizationSums, windows: NDArray[np.int64]) -> PlaceLosses:
+        """Add up rows by window (int64, that of each row), then exactly."""
+        squares, errors = found.sums[0], found.sums[1:]
+        known = squares > 0
+        shares = np.divide(errors, squares, out=np.zeros_like(errors), where=known)
+        terms = np.concatenate([found.sums, shares])
+        totals = [ExactSum() for _ in terms]
+        for window in np.unique(windows).tolist():
+            of_window = np.ascontiguousarray(terms[:, windows == window]).sum(axis=1)
+            totals = [one.plus(term) for one, term in zip(totals, of_window.tolist(), strict=True)]
+        number = len(errors)
+        losses = []
+        for index in range(number):
+            codes = np.flatnonzero(found.maxima[index])
+            sums = totals[1 + index], totals[1 + number + index]
+            lost = map(int, found.losses[index])
+            losses.append(Losses(*sums, *lost, (codes, found.maxima[index, codes])))
+        return cls(found.count, int(known.sum()), totals[0], tuple(losses))
+
+    def __add__(self, other: PlaceLosses) -> PlaceLosses:
+        formats = (mine + theirs for mine, theirs in zip(self.formats, other.formats, strict=True))
+        squares = self.squares + other.squares
+        return PlaceLosses(
+            self.count + other.count, self.tokens + other.tokens, squares, tuple(formats)
+        )
+
+
+@dataclass
+class FormatLosses:
+    """What formats lose at every layer, site and phase; two of them add.
+
+    Parameters
+    ----------
+    formats
+        Names of `GRANULAR_FORMATS`.
+    rotations
+        ``none``, ``hadamard`` or both: what is done to each token before it is quantized.
+    """
+
+    formats: tuple[str, ...] = ()
+    rotations: tuple[str, ...] = ("none",)
+    found: dict[tuple[SiteKey, str], PlaceLosses] = field(default_factory=dict)
+
+    def see(self, key: SiteKey, values: torch.Tensor, tokens: Tokens) -> None:
+        """Quantize (rows, channels) of one call."""
+        from distviz.stats import kernels
+
+        if not self.formats:
+            return
+        windows, counted = _windows(tokens)
+        formats = [GRANULAR_FORMATS[name] for name in self.formats]
+        for rotation in self.rotations:
+            given = values if rotation == "none" else kernels.rotate(values)
+            sums = kernels.quantization_sums(given, windows, counted, formats)
+            own = PlaceLosses.of(sums, windows[sums.rows])
+            before = self.found.get((key, rotation))
+            self.found[key, rotation] = own if before is None else before + own
+
+    def __add__(self, other: FormatLosses) -> FormatLosses:
+        total = dict(self.found)
+        for place, losses in other.found.items():
+            total[place] = total[place] + losses if place in total else losses
+        return FormatLosses(self.formats, self.rotations, total)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as a tree for `distviz.stats.encode`."""
+        return {
+            "formats": list(self.formats),
+            "rotations": list(self.rotations),
+            "found": [
+                [list(key), rotation, one.count, one.tokens, *_plain(one.squares)]
+                + [[*map(_state_of, one.formats)]]
+                for (key, rotation), one in self.found.items()
+            ],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> FormatLosses:
+        """Return the losses of a `state`."""
+        found = {
+            (SiteKey(*key), rotation): PlaceLosses(
+                count, tokens, ExactSum(units, rest), tuple(map(_from_state, formats))
+            )
+            for key, rotation, count, tokens, units, rest, formats in state["found"]
+        }
+        return cls(tuple(state["formats"]), tuple(state["rotations"]), found)
+
+    def frame(self) -> pd.DataFrame:
+        """Return ``formats.csv``."""
+        order = sorted(
+            self.found,
+            key=lambda place: (key_order(place[0]), self.rotations.index(place[1])),
+        )
+        rows = [
+            {"layer": key.layer, "site": key.site, "phase": key.phase}
+            | {"format": name, "rotation": rotation}
+            | _row(self.found[key, rotation], losses)
+            | {"module": key.module, "stack": key.stack}
+            for key, rotation in order
+            for name, losses in zip(self.formats, self.found[key, rotation].formats, strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+
+def _windows(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the window of each row (-1: padding), and whether it is counted."""
+    lengths = tokens.lengths or (tokens.valid.shape[1],) * len(tokens.valid)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    windows = np.where(tokens.valid.ravel(), owners, -1)
+    counted = tokens.counted.ravel()
+    if tokens.routed is not None:
+        windows = tokens.routed.spread(windows)
+        counted = tokens.routed.spread(counted.astype(np.int64)) > 0
+    return windows, counted
+
+
+def _row(place: PlaceLosses, losses: Losses) -> dict[str, Any]:
+    energy, error = float(place.squares), float(losses.error)
+    codes, counts = losses.maxima
+    magnitudes = float_grid.magnitudes("bf16")[codes]
+    shares = np.array([*PERCENTILES, 100]) / 100
+    maxima = np.full(shares.size, math.nan)
+    if codes.size:
+        maxima = interpolate_quantiles(magnitudes, counts, shares)
+    percentiles = dict(zip((*_MAXIMA, "max_p100"), maxima.tolist(), strict=True))
+    tokens = max(place.tokens, 1)
+    return {
+        "sqnr_db": _decibels(energy, error),
+        "error_share": error / energy if energy else math.nan,
+        "token_error_share": float(losses.shares) / tokens if energy else math.nan,
+        "zeroed": losses.zeroed / place.count if place.count else math.nan,
+        "clipped": losses.clipped / place.count if place.count else math.nan,
+        **percentiles,
+        "count": place.count,
+        "error": error,
+    }
+
+
+_MAXIMA = tuple(f"max_p{percentile}" for percentile in PERCENTILES)
+
+
+def _decibels(energy: float, error: float) -> float:
+    if not energy:
+        return math.nan
+    return 10 * math.log10(energy / error) if error else math.inf
+
+
+def _plain(total: ExactSum) -> tuple[int, float]:
+    return total.units, total.rest
+
+
+def _state_of(one: Losses) -> list[Any]:
+    sums = (*_plain(one.error), *_plain(one.shares))
+    return [*sums, one.zeroed, one.clipped, *one.maxima]
+
+
+def _from_state(state: Iterable[Any]) -> Losses:
+    units, rest, share_units, share_rest, zeroed, clipped, codes, counts = state
+    sums = ExactSum(units, rest), ExactSum(share_units, share_rest)
+    return Losses(*sums, zeroed, clipped, (codes, counts))

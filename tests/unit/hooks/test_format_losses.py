@@ -1,0 +1,135 @@
+"""The table of what formats lose, against brute force, however the rows arrive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.linalg import hadamard
+from support.brute_formats import brute_restore
+
+from distviz.hooks.format_losses import FormatLosses
+from distviz.hooks.recorder import Tokens
+from distviz.sites import SiteKey
+from distviz.stats import decode, encode
+
+KEY = SiteKey(0, "decoder", "act", "before", "m")
+NAMES = ("nvfp4", "mxfp4", "int8-channel", "int4-group128", "int8-token")
+BATCH, LENGTH, WIDTH = 3, 7, 48
+
+
+def tokens_of(rows: range) -> tuple[torch.Tensor, Tokens]:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(BATCH, LENGTH, WIDTH, generator=generator)
+    x[1, 2, 3] = 500.0
+    x[0, 1] = 0
+    valid = np.ones((BATCH, LENGTH), bool)
+    valid[1, 5:] = False
+    counted = valid.copy()
+    counted[:, 0] = False
+    part = slice(rows.start, rows.stop)
+    n = len(rows)
+    given = Tokens(
+        valid[part],
+        counted[part],
+        np.arange(BATCH)[part],
+        np.tile(np.arange(LENGTH), (n, 1)),
+        np.zeros((n, LENGTH), np.int64),
+    )
+    return x[part].reshape(-1, WIDTH), given
+
+
+def expected(name: str, *, rotated: bool) -> dict[str, float]:
+    x, tokens = tokens_of(range(BATCH))
+    values = x.numpy()
+    if rotated:
+        matrix = np.kron(np.eye(WIDTH // 16), hadamard(16)) / 4
+        values = (values.astype(np.float64) @ matrix).astype(np.float32)
+    windows = np.where(tokens.valid, np.arange(BATCH)[:, None], -1).ravel()
+    brute = brute_restore(values, name, windows)
+    rows = tokens.counted.ravel()
+    wide, kept = values[rows].astype(np.float64), brute.values[rows].astype(np.float64)
+    error, energy = (wide - kept) ** 2, wide**2
+    of_tokens = energy.sum(1)
+    shares = error.sum(1)[of_tokens > 0] / of_tokens[of_tokens > 0]
+    return {
+        "sqnr_db": 10 * math.log10(energy.sum() / error.sum()),
+        "error_share": error.sum() / energy.sum(),
+        "token_error_share": shares.mean(),
+        "zeroed": ((kept == 0) & (wide != 0)).mean(),
+        "clipped": brute.clipped[rows].mean(),
+        "count": rows.sum() * WIDTH,
+        "error": error.sum(),
+    }
+
+
+def record(parts: list[range], rotations: tuple[str, ...] = ("none", "hadamard")) -> FormatLosses:
+    total = FormatLosses(NAMES, rotations)
+    for part in parts:
+        one = FormatLosses(NAMES, rotations)
+        one.see(KEY, *tokens_of(part))
+        total = total + FormatLosses.from_state(decode(encode({"x": one.state()}))["x"])
+    return total
+
+
+@pytest.mark.parametrize("rotation", ["none", "hadamard"])
+def test_the_table_is_that_of_brute_force(rotation: str) -> None:
+    table = record([range(BATCH)]).frame()
+    rows = table[table["rotation"] == rotation].set_index("format")
+    assert rows.index.tolist() == list(NAMES)
+    for name in NAMES:
+        tolerance = 1e-12 if rotation == "none" else 0.02  # the matrix product rounds otherwise
+        for column, value in expected(name, rotated=rotation == "hadamard").items():
+            assert rows.loc[name, column] == pytest.approx(value, rel=tolerance, abs=1e-3), column
+
+
+def test_percentiles_are_those_of_block_maxima() -> None:
+    x, tokens = tokens_of(range(BATCH))
+    rows = x[torch.from_numpy(tokens.counted.ravel())].abs()
+    blocks = torch.stack([rows[:, :32].amax(1), rows[:, 32:].amax(1)], 1).bfloat16().double()
+    row = record([range(BATCH)]).frame().set_index(["format", "rotation"]).loc["mxfp4", "none"]
+    for percent in (1, 50, 99, 100):
+        assert row[f"max_p{percent}"] == pytest.approx(np.percentile(blocks, percent))
+
+
+def test_parts_and_order_change_nothing() -> None:
+    whole = record([range(BATCH)]).frame()
+    for parts in (
+        [range(1), range(1, 3)],
+        [range(1, 3), range(1)],
+        [range(n, n + 1) for n in (2, 0, 1)],
+    ):
+        pd.testing.assert_frame_equal(record(parts).frame(), whole, check_exact=True)
+
+
+def test_several_sequences_in_a_row_are_windows_of_their_own() -> None:
+    x, tokens = tokens_of(range(1))
+    packed = replace(tokens, lengths=(3, 4))
+    one, two = FormatLosses(("int8-channel",)), FormatLosses(("int8-channel",))
+    one.see(KEY, x, packed)
+    for part in (slice(0, 3), slice(3, 7)):
+        own = Tokens(
+            tokens.valid[:, part],
+            tokens.counted[:, part],
+            tokens.documents,
+            tokens.index[:, part],
+            tokens.classes[:, part],
+        )
+        two.see(KEY, x[part], own)
+    pd.testing.assert_frame_equal(one.frame(), two.frame())
+
+
+def test_zeros_and_no_formats() -> None:
+    x, tokens = tokens_of(range(BATCH))
+    nothing = FormatLosses()
+    nothing.see(KEY, x, tokens)
+    assert nothing.frame().empty
+    zeros = FormatLosses(("nvfp4",))
+    zeros.see(KEY, torch.zeros_like(x), tokens)
+    row = zeros.frame().iloc[0]
+    assert row[["sqnr_db", "error_share", "token_error_share"]].isna().all()
+    assert (row["zeroed"], row["clipped"], row["error"]) == (0, 0, 0)
