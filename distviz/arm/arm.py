@@ -290,6 +290,8 @@ class ARM:
         """
         import torch
 
+        from distviz.stats import kernels
+
         values = x.detach().contiguous()
         flat = values.view(math.prod(values.shape[:-1]), values.shape[-1])
         target = target_of(flat, x, out)
@@ -300,7 +302,12 @@ class ARM:
                 left_out[part.rows] = False
             copy_rows(flat, target, np.flatnonzero(left_out))
         moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
-        plans = [self._redistribute(flat, target, part, layer, moved) for part in parts]
+
+        def one(part: SequenceRows) -> list[Plan | None]:
+            return self._redistribute(flat, target, part, layer, moved)
+
+        # A function of the user may not be made for several threads.
+        plans = kernels.share_sequences(flat, one, parts) if self.selects else [*map(one, parts)]
         result = target.view(x.shape)
         if out is not None:
             if result.data_ptr() != out.data_ptr():

@@ -59,6 +59,7 @@ __all__ = [
     "rotation_block",
     "row_keys",
     "select_distance",
+    "share_sequences",
     "sorts_there",
     "summarise",
     "uniforms",
@@ -67,6 +68,7 @@ __all__ = [
 _CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _forced = False
 P = ParamSpec("P")
+Part = TypeVar("Part")
 R = TypeVar("R")
 
 
@@ -101,6 +103,23 @@ def quantization_sums(*args: Any, **kwargs: Any) -> QuantizationSums:  # noqa: D
 def rotate(values: torch.Tensor) -> torch.Tensor:
     """See `distviz.stats.kernels.rotation.rotate`."""
     return rotation.rotate(values, compiled=not _forced)
+
+
+def share_sequences(values: torch.Tensor, task: Callable[[Part], R], parts: list[Part]) -> list[R]:
+    """Run a task on each part of a tensor; on threads where there are many parts on the CPU.
+
+    The task may call the other functions of this package, which share their own work otherwise.
+    """
+    is_here = values.device.type == "cpu" and not _forced
+    if not is_here or len(parts) < 2 * torch.get_num_threads():
+        return [task(part) for part in parts]
+    mode = torch.is_inference_mode_enabled()  # of this thread only
+
+    def one(part: Part) -> R:
+        with torch.inference_mode(mode):
+            return task(part)
+
+    return cpu.share(one, parts)
 
 
 def _dispatch(function: Callable[P, R]) -> Callable[P, R]:

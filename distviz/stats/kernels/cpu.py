@@ -6,6 +6,7 @@ channels are merged in a fixed order, so results do not depend on the split.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,14 +35,22 @@ _MAGNITUDE_16 = np.uint16(0x7FFF)
 _MAGNITUDE_32 = np.uint32(0x7FFFFFFF)
 
 
+_of_pool = threading.local()
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="distviz")
+    return ThreadPoolExecutor(threads, "distviz", setattr, (_of_pool, "threads", 1))
+
+
+def _threads() -> int:
+    """Return the number of threads to use: those of torch, one inside of a shared task."""
+    return getattr(_of_pool, "threads", None) or torch.get_num_threads()
 
 
 def share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
     """Run the task on each part, on threads if there are several; return results in order."""
-    threads = torch.get_num_threads()
+    threads = _threads()
     if len(parts) == 1 or threads == 1:
         return [task(part) for part in parts]
     return list(_pool(threads).map(task, parts))
@@ -49,8 +58,7 @@ def share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
 
 def chunks_of(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
     """Split rows into one chunk per thread, or one chunk if there are few."""
-    threads = torch.get_num_threads()
-    return [rows] if rows.size * width < _SMALL else np.array_split(rows, threads)
+    return [rows] if rows.size * width < _SMALL else np.array_split(rows, _threads())
 
 
 def _codes(values: torch.Tensor) -> NDArray[np.uint16]:

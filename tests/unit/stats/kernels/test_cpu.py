@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 
 import numpy as np
@@ -126,3 +127,32 @@ def test_wide_values_have_sums_of_powers_by_slot(dtype: torch.dtype) -> None:
         assert moments.m3_m4 == pytest.approx(expected, rel=1e-11)
         assert moments.l1 == pytest.approx(np.abs(x).sum(), rel=1e-13)
         assert moments.l2 == pytest.approx(np.sqrt((x**2).sum()), rel=1e-13)
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_sequences_are_shared_in_order(mode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks run on threads, of one thread each, and in the mode of the caller."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    here = threading.get_ident()
+
+    def task(row: int) -> tuple[bool, int]:
+        values[row] = row
+        is_other = threading.get_ident() != here
+        return is_other and torch.is_inference_mode_enabled() is mode, cpu._threads()
+
+    with torch.inference_mode(mode):
+        values = torch.zeros(8, 4)
+        assert kernels.share_sequences(values, task, list(range(8))) == [(True, 1)] * 8
+        few = kernels.share_sequences(values, lambda _: threading.get_ident(), [0])
+    assert values[:, 0].tolist() == list(range(8))
+    assert few == [here]
+
+
+def test_an_error_in_a_shared_sequence_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def task(row: int) -> float:
+        return 1 / (row - 5)
+
+    with pytest.raises(ZeroDivisionError):
+        kernels.share_sequences(torch.zeros(8, 4), task, list(range(8)))
