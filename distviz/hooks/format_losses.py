@@ -101,8 +101,9 @@ class PlaceLosses:
         for index in range(number):
             codes = np.flatnonzero(found.maxima[index])
             sums = totals[1 + index], totals[1 + number + index]
-            lost = map(int, found.losses[index])
-            losses.append(Losses(*sums, *lost, (codes, found.maxima[index, codes])))
+            zeroed, clipped = found.losses[index].tolist()
+            maxima = codes, found.maxima[index, codes]
+            losses.append(Losses(*sums, zeroed, clipped, maxima))
         return cls(found.count, int(known.sum()), totals[0], tuple(losses))
 
     def __add__(self, other: PlaceLosses) -> PlaceLosses:

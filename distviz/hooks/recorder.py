@@ -313,7 +313,7 @@ class Recorder:
             if key in self.experts
             for row in self.experts[key].rows(run.bands[key], run.merged[key])
         ]
-        tables = {
+        tables: dict[str, Any] = {
             "extremes": self.extremes.frame(run.merged, tokenizer),
             "formats": self.formats.frame(),
             "experts": pd.DataFrame(rows),
