@@ -118,7 +118,7 @@ def _spans(
 def _ends(content: str) -> dict[tuple[int, int], None]:
     """Return where marks may stand in a content: outside or inside of its white space."""
     start, end = len(content) - len(content.lstrip()), len(content.rstrip())
-    pairs = [(0, len(content)), (start, end), (start, len(content)), (0, end)]
+    pairs = [(0, len(content)), (0, end), (start, len(content)), (start, end)]
     return dict.fromkeys(pair for pair in pairs if pair[0] <= pair[1])
 
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 _CLASSES = ("digits", "operators", "conjunctions", "other")
 _LAYERS = 3
-_MOST_BARS = 6
-"""More groups in a panel are points on a line, without numbers."""
 Place = tuple[str, int, str]
 _PLACE = ["stack", "layer", "module"]
 
@@ -157,7 +155,7 @@ def token_classes(
     *,
     width: str | None = None,
 ) -> Figure:
-    """Draw the near-zero share of groups of tokens; more than six are points on a line.
+    """Draw the near-zero share of groups of tokens: bars, or by position a line.
 
     Parameters
     ----------
@@ -185,7 +183,7 @@ def token_classes(
         shares = np.concatenate([list(panel.shares.values()) for panel in bars], axis=None)
         top = float(np.nan_to_num(shares).max()) or 1.0
         for index, (ax, panel) in enumerate(zip(axes, bars, strict=True)):
-            draw = _draw if len(panel.classes) <= _MOST_BARS else _draw_line
+            draw = _draw_line if partition == "position" else _draw
             draw(ax, panel, top, inches / columns - 0.5)
             is_first = index % columns == 0
             ax.tick_params(labelleft=is_first)
@@ -255,7 +253,7 @@ def _draw(ax: Axes, panel: ClassBars, top: float, inches: float) -> None:
 
 
 def _draw_line(ax: Axes, panel: ClassBars, top: float, _inches: float) -> None:
-    """Draw a layer with many groups in their order: a point each."""
+    """Draw a layer by position: a point for each group."""
     places = np.arange(len(panel.classes))
     for series, shares in panel.shares.items():
         phase = _AS_PHASE.get(series, series)

@@ -74,10 +74,11 @@ def count_magnitudes(words, rows, is_wide, table):
         row = words[rows[index]]
         if is_wide:
             round_row(row, codes)
+            for column in range(width):
+                table[codes[column] & np.uint16(0x7FFF)] += np.uint32(1)
         else:
-            codes[:] = row
-        for column in range(width):
-            table[codes[column] & np.uint16(0x7FFF)] += np.uint32(1)
+            for column in range(width):
+                table[np.uint16(row[column]) & np.uint16(0x7FFF)] += np.uint32(1)
 
 
 @njit(**_OPTIONS)

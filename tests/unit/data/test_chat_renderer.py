@@ -80,3 +80,60 @@ def test_a_lower_limit_of_the_system_is_kept() -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert json.loads(done.stdout)["text"] == CHAT[0]["content"]
+
+
+# Where contents are -------------------------------------------------------------------------
+
+TALK = [
+    {"role": "system", "content": " Be brief. "},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "4\n"},
+    {"role": "user", "content": "2 + 2?"},
+]
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_the_content_of_each_message_is_found(name: str) -> None:
+    found = rendered(CHAT_TEMPLATES[name], TALK)
+    for one, spans in zip(TALK, found["spans"], strict=True):
+        ((start, end),) = spans
+        assert found["text"][start:end].strip() == one["content"].strip()
+    starts = [spans[0][0] for spans in found["spans"]]
+    assert starts == sorted(set(starts))
+
+
+GIVEN, SUM = " Be brief. ", "2 + 2?"
+END = "{% endfor %}"
+LOOP = "{% for m in messages %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "texts"),
+    [
+        (LOOP + "{{ m.content | upper }}" + END, [[" BE BRIEF. "], [SUM]]),
+        (LOOP + "{{ m.content }}|{{ m.content }}" + END, [[GIVEN] * 2, [SUM] * 2]),
+        (LOOP + "{{ m.content.rstrip() }}" + END, [[" Be brief."], [SUM]]),
+        (LOOP + "{{ m.content.lstrip() }}" + END, [["Be brief. "], [SUM]]),
+        ("{{ messages[1].content }}", [[], [SUM]]),
+        ("{{ messages[0].content }}{{ messages[1].content | tojson }}", [[GIVEN], [SUM]]),
+        (LOOP + "{{ m.content | reverse }}" + END, [None, None]),
+        (LOOP + "{{ m.content.split('+')[-1] }}" + END, [[GIVEN], None]),
+        (LOOP + "{{ m.content if m.content[0] == ' ' else 'x' }}" + END, [["Be brief. "], []]),
+        (LOOP + "{{ m.content | length }}" + END, [None, None]),
+        (LOOP + "{{ m.content }}{% endfor %}\U0010ffab", [None, None]),
+    ],
+)  # fmt: skip
+def test_a_content_that_is_not_there_as_given(template: str, texts: list[list[str] | None]) -> None:
+    found = rendered(template, TALK[:2])
+    pieces = [
+        None if spans is None else [found["text"][start:end] for start, end in spans]
+        for spans in found["spans"]
+    ]
+    assert pieces == texts
+
+
+def test_without_time_places_are_unknown() -> None:
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    request = {"template": CHAT_TEMPLATES["bos"], "special_tokens": tokens}
+    assert answer(request, TALK, 0.0)["spans"] == [None] * len(TALK)
+    assert answer(request, TALK)["spans"] != [None] * len(TALK)

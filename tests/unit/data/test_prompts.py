@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from support.chat_templates import CHAT_TEMPLATES, with_start
 from support.word_tokenizer import word_tokenizer
+from tokenizers import AddedToken
 
 from distviz.data.corpus import tokenize
 from distviz.data.documents import Document
-from distviz.data.prompts import Filler
+from distviz.data.prompts import ROLES, Filler, special_ids
 from distviz.errors import RequestError
 
 # Fillers ------------------------------------------------------------------------------------
@@ -201,3 +202,82 @@ def test_what_the_template_leaves_out_is_said_once(demo_tokenizer: Any) -> None:
 def test_a_filler_is_text(string: str) -> None:
     with pytest.raises(RequestError, match="--filler has a lone surrogate"):
         Filler(string, 1, "end", 0)
+
+
+# Roles --------------------------------------------------------------------------------------
+
+
+def roles_of(document: Document, tokenizer: Any, **options: Any) -> list[tuple[str, str]]:
+    """Return the text of each token of the first window, and its role."""
+    window = tokenize([document], tokenizer, **options).windows[0]
+    texts = [tokenizer.decode([token]) for token in window.ids.tolist()]
+    return list(zip(texts, (ROLES[role] for role in window.roles), strict=True))
+
+
+def joined(found: list[tuple[str, str]], role: str) -> str:
+    return "".join(text for text, own in found if own == role)
+
+
+TALK = Document(
+    "t",
+    messages=(
+        ("system", "Be kind."), ("user", "2 + 2 </s> ?"), ("assistant", "It is 4, so."),
+        ("tool", "y = 7"), ("user", "Then?"),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("is_rendered", [False, True])
+def test_roles_are_those_of_the_messages(*, is_rendered: bool, demo_tokenizer: Any) -> None:
+    tokenizer = with_start(demo_tokenizer, adds=True)
+    tokenizer.chat_template = CHAT_TEMPLATES["plain"]
+    found = roles_of(TALK, tokenizer, chat_template=is_rendered)
+    assert found[0] == ("<s>", "special")
+    assert joined(found, "system").strip() == "Be kind."
+    assert joined(found, "user").replace(" ", "") == "2+2?Then?"
+    assert joined(found, "assistant").strip() == "It is 4, so."
+    assert joined(found, "special") == "<s></s>"
+    assert "y = 7" in joined(found, "rest")
+    assert ("user: " in joined(found, "rest").replace("  ", " ")) == is_rendered
+
+
+def test_a_filler_keeps_its_role(demo_tokenizer: Any) -> None:
+    prompt = Document("p", system="Be kind.", question="2 + 2?")
+    filler = Filler("</s>", 3, "between", 0)
+    plain = roles_of(prompt, demo_tokenizer)
+    found = roles_of(prompt, demo_tokenizer, filler=filler)
+    assert joined(found, "filler") == "</s>" * 3
+    assert [one for one in found if one[1] != "filler"] == plain
+
+
+def test_tokens_marked_as_special_are_special(demo_tokenizer: Any) -> None:
+    tokenizer = with_start(demo_tokenizer, adds=True)
+    before = special_ids(tokenizer)
+    assert before == frozenset(tokenizer.all_special_ids)
+    tokenizer.add_tokens([AddedToken("<|header|>", special=True), AddedToken("<plain>")])
+    header, plain = tokenizer.convert_tokens_to_ids(["<|header|>", "<plain>"])
+    assert header not in tokenizer.all_special_ids
+    assert special_ids(tokenizer) == before | {header}
+    found = roles_of(Document("d", text="a <|header|> <plain>"), tokenizer)
+    assert ("<|header|>", "special") in found
+    assert ("<plain>", "rest") in found
+    corpus = tokenize([Document("d", text="a <|header|>")], tokenizer)
+    assert {header} <= corpus.special
+    assert plain not in corpus.special
+
+
+def test_a_tokenizer_that_reports_no_places_gives_no_roles(demo_tokenizer: Any) -> None:
+    class Slow:
+        is_fast = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return tokenizer(*args, **options)
+
+    tokenizer = with_start(demo_tokenizer, adds=True)
+    tokenizer.chat_template = CHAT_TEMPLATES["plain"]
+    corpus = tokenize([TALK], Slow(), chat_template=True)
+    assert {ROLES[role] for role in corpus.windows[0].roles} == {"special", "rest"}
+    assert any("the role of its tokens is rest" in note for note in corpus.notes)
