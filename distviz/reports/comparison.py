@@ -17,7 +17,7 @@ from distviz.reports.repeat_command import compare_command
 from distviz.reports.run import class_section, layer_section
 from distviz.reports.summary import architecture_line, make_part
 from distviz.reports.texts import text_section
-from distviz.results import alignment, output_line, records, side_names
+from distviz.results import alignment, comparison_verdict, records, side_names
 from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
@@ -58,11 +58,14 @@ def comparison_part(
         *_tables(comparison),
         *_texts(comparison),
     ]
-    verdict = "\n".join(filter(None, (manifest.get("verdict"), output_line(comparison))))
+    verdict = [
+        line if line.partition(":")[0] in sites else line[:1].upper() + line[1:]
+        for line in comparison_verdict(comparison).split("\n")
+    ]
     return make_part(
         comparison,
         f"{a} against {b}",
-        verdict if verdict.partition(":")[0] in sites else verdict[:1].upper() + verdict[1:],
+        "\n".join(verdict),
         sections,
         compare_command(comparison, folder),
         alignment(comparison),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from distviz.output import counted
 from distviz.plots import COST
 from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
@@ -27,6 +28,9 @@ _EXPLAINED = (
 _INTERVALS = "Bars are 95 % intervals with documents as the unit."
 _APPROXIMATE = "They are approximate; inference.csv says how much they cover."
 _OWN = "Dashed: the error that a layer makes itself, with A's input to the layer."
+_EQUAL = "Hollow marks: an error of exactly 0; all values are equal in {} of {}."
+_APART = 5
+"""Pixels between the marks of several curves at one layer."""
 
 
 def elementwise_section(comparison: Comparison) -> Iterator[Section]:
@@ -43,6 +47,8 @@ def elementwise_section(comparison: Comparison) -> Iterator[Section]:
         sentences += [_INTERVALS] * any(math.isfinite(row["sqnr_low"]) for row in rows)
         sentences += [_APPROXIMATE] * any(row["approximate"] for row in rows)
         sentences += [_OWN] * ("local_relative_error" in rows[0])
+        equal = sum(row["relative_error"] == 0 for row in rows)
+        sentences += [_EQUAL.format(equal, counted(len(rows), "place"))] * bool(equal)
         blocks += [errors, Prose(" ".join(sentences))]
     blocks += _channels(tables["elementwise_channels"])
     blocks.append(data_table("elementwise", tables["elementwise"]))
@@ -69,11 +75,13 @@ def _errors(series: Mapping[str, list[ErrorRow]]) -> Chart | None:
     levels = {row["layer"]: row["level"] for rows in series.values() for row in rows}
     curves[_LEVEL] = sorted(levels.items())
     lines[_LEVEL] = charts.Line(_LEVEL, "$muted", "dotted")
-    title = "relative error, ‖b − a‖ / ‖a‖"
+    errors = [value for name in curves if name != _LEVEL for _, value in curves[name]]
+    title = "relative error, ‖b − a‖ / ‖a‖" + ": 0 everywhere" * (set(errors) == {0.0})
     chart = charts.layer_curves(title, curves, share=False, height=260, lines=lines)
     if chart is not None:
         for index, name in enumerate(curves):
             _add_intervals(chart.spec, series.get(name, []), f"v{index}", lines[name].color)
+            _add_zeros(chart.spec, index, len(curves) - 1, lines[name].color)
     return chart
 
 
@@ -99,6 +107,19 @@ def _add_intervals(spec: Spec, rows: list[ErrorRow], key: str, color: str) -> No
     place = {"x": x, "y": y | {"field": f"{key}low"}, "y2": {"field": f"{key}high"}}
     bars = charts.marks(place, f"isValid(datum.{key}low)", type="rule", color=color)
     spec["layer"].insert(0, {"name": f"{key}-interval", **bars})
+
+
+def _add_zeros(spec: Spec, index: int, n_curves: int, color: str) -> None:
+    """Add a hollow mark for each exact zero of a curve, beside those of the others."""
+    key = f"v{index}"
+    if not any(row.get(key) == 0 for row in spec["data"]["values"]):
+        return
+    (line,) = (one for one in spec["layer"] if one.get("name") == key)
+    place = {name: line["encoding"][name] for name in "xy"}
+    place["xOffset"] = {"value": _APART * (index - (n_curves - 1) / 2)}
+    look = {"type": "point", "size": 60, "color": color, "fill": "$ground", "clip": False}
+    found = charts.marks(place, f"datum.{key} === 0", **look, strokeWidth=1.6)
+    spec["layer"].insert(-1, {"name": f"{key}-zero", **found})
 
 
 def _channels(table: pd.DataFrame) -> list[Block]:

@@ -20,6 +20,7 @@ from distviz.results import (
     Sweep,
     WhatIf,
     alignment,
+    comparison_verdict,
     filler_name,
     model_name,
     side_names,
@@ -118,7 +119,7 @@ def _comparison(comparison: Comparison) -> str:
     return _html(
         " against ".join(side_names(comparison)),
         alignment(comparison),
-        str(comparison.manifest.get("verdict") or ""),
+        comparison_verdict(comparison),
         _overview(comparison) if comparison.pairs else _first(comparison),
         data_table("compare", comparison.table, _PAIR_COLUMNS),
     )

@@ -191,7 +191,7 @@ def _arm_section(run: Run) -> Section | None:
     pairs = []
     if layers:
         pairs += [("settings", arm_settings(run) or "–"), ("layers", ", ".join(map(str, layers)))]
-        pairs.append(("moved", moved_values(run)))
+        pairs += [("moved", moved)] if (moved := moved_values(run)) else []
     found = _effect_pairs(effect, "loss before" if layers else "loss")
     pairs += [(word, text) for word, text in found if text]
     blocks: list[Block] = [Facts(pairs)]

@@ -100,20 +100,26 @@ def _where(run: Run, key: SiteKey) -> str:
 
 
 def _moved(run: Run) -> str:
-    first = next(key for key in run.keys if key.phase == "moved_before")
+    phases = {key.phase: key for key in reversed(run.keys)}
+    first = phases.get("moved_before") or phases.get("after")
     settings = f" ({arm_settings(run)})" if arm_settings(run) else ""
-    text = f"In {model_name(run)}, {change_name(run)}{settings} moved {moved_values(run)} in "
+    moved = moved_values(run)
+    acted = f"moved {moved}" if moved else "acted"
+    text = f"In {model_name(run)}, {change_name(run)}{settings} {acted} in "
     text += f"{layer_names(arm_layers(run))}."
+    if first is None:
+        return text
     before, after = (run.merged.get(first._replace(phase=name)) for name in ("before", "after"))
     if before is None or after is None:
         return text
-    eps = run.bands[first]
+    eps, site = run.bands[first], f", at {first.site}," * (first.site != "act")
     shares = [percent(statistics.near_zero(sketch, eps)) for sketch in (before, after)]
     spread = after.std() / before.std() - 1 if before.std() > 0 else math.nan
     change = f" ({100 * spread:+.1f} %)".replace("-", "−") if math.isfinite(spread) else ""
     return (
-        f"{text} In {_where(run, first)} the near-zero share went from {shares[0]} to {shares[1]} "
-        f"and the standard deviation from {number(before.std())} to {number(after.std())}{change}."
+        f"{text} In {_where(run, first)}{site} the near-zero share went from {shares[0]} to "
+        f"{shares[1]} and the standard deviation from {number(before.std())} to "
+        f"{number(after.std())}{change}."
     )
 
 

@@ -1,6 +1,7 @@
 from .channels import channel_energies as channel_energies
 from .channels import channel_summary as channel_summary
 from .channels import channels_before as channels_before
+from .compared_output import comparison_verdict as comparison_verdict
 from .compared_output import output_line as output_line
 from .comparison import Comparison as Comparison
 from .comparison import Outline as Outline
@@ -14,6 +15,7 @@ from .elementwise import error_rows as error_rows
 from .elementwise import error_series as error_series
 from .elementwise import rounding_level as rounding_level
 from .elementwise import rows_of as rows_of
+from .elementwise import value_verdict as value_verdict
 from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place

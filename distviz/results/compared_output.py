@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from distviz.results.columns import Row
+from distviz.results.elementwise import value_verdict
 from distviz.results.labels import number, percent
 from distviz.results.schema import Count, Number, Share
 from distviz.results.tables import records
@@ -22,6 +23,13 @@ class OutputDocument(Row, kw_only=True):
     loss_b: Number | None
     kl: Number | None
     top1_agreement: Share | None
+
+
+def comparison_verdict(comparison: Comparison) -> str:
+    """Return the findings, a line each: value by value, the distributions, the output."""
+    manifest = comparison.manifest
+    lines = value_verdict(manifest), manifest.get("verdict"), output_line(comparison)
+    return "\n".join(filter(None, lines))
 
 
 def output_line(comparison: Comparison) -> str:

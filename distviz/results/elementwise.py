@@ -74,6 +74,12 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
     return found | {"verdict": _verdict(found, rows)}
 
 
+def value_verdict(manifest: Mapping[str, Any]) -> str:
+    """Return what a comparison value by value found, as a sentence; empty without one."""
+    note = manifest.get("elementwise")
+    return f"Value by value: {note['verdict']}" if note else ""
+
+
 def error_rows(table: pd.DataFrame, dtypes: Sequence[str]) -> list[ErrorRow]:
     """Return the rows of ``elementwise.csv`` that have values, each with its `rounding_level`.
 

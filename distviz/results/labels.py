@@ -241,8 +241,9 @@ def layer_axis(run: Described, side: str = "") -> str:
 
 
 def arm_layers(run: Run) -> list[int]:
-    """Return the layers whose values ARM moved."""
-    return sorted({key.layer for key in run.keys if key.phase == "moved_after"})
+    """Return the layers whose values ARM moved, also where none of these values was observed."""
+    stated = (run.manifest.get("arm") or {}).get("layers") or ()
+    return sorted({key.layer for key in run.keys if key.phase == "moved_after"}.union(stated))
 
 
 def is_paired(run: Run) -> bool:
@@ -251,10 +252,18 @@ def is_paired(run: Run) -> bool:
 
 
 def moved_values(run: Run) -> str:
-    """Return how many values ARM moved, such as ``1,321 values (5.38 %)``."""
+    """Return how many values ARM moved, such as ``1,321 values (5.38 %)``.
+
+    Where they were not observed, by the plans; empty where several passes may move one value twice.
+    """
     keys = [key for key in run.keys if key.phase == "moved_before"]
-    moved = sum(run.merged[key].count for key in keys)
-    total = sum(run.merged[key._replace(phase="after")].count for key in keys)
+    if keys:
+        moved = sum(run.merged[key].count for key in keys)
+        total = sum(run.merged[key._replace(phase="after")].count for key in keys)
+    elif run.plans.empty or not {"k", "n", "pass"} <= set(run.plans) or run.plans["pass"].any():
+        return ""
+    else:
+        moved, total = (int(run.plans[name].sum()) for name in ("k", "n"))
     return f"{counted(moved, 'value')} ({percent(moved / max(total, 1))})"
 
 

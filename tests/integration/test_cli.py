@@ -69,12 +69,12 @@ def test_run_writes_a_complete_folder(call: Any, text_file: Path) -> None:
     assert {path.name for path in Path("a/run").iterdir()} == {
         "run.json", "stats.csv", "histograms.csv", "plans.csv", "classes.csv", "figures",
         "documents.parquet", "channels.parquet", "counts.parquet", "documents.jsonl",
-        "extremes.csv",
+        "extremes.csv", "token_groups.parquet",
     }  # fmt: skip
     figures = {path.name for path in Path("a/run/figures").iterdir()}
     assert figures == {
         "layer_000_act.png", "layer_001_act.png", "overview.png", "token_classes.png",
-        "channels.png",
+        "token_roles.png", "token_positions.png", "channels.png",
     }  # fmt: skip
     for figure in Path("a/run/figures").iterdir():
         assert figure.read_bytes().startswith(b"\x89PNG")
@@ -582,7 +582,8 @@ def test_export(call: Any, folder: Path, demo_run: Run) -> None:
     written = {path.name for path in Path("e").iterdir()}
     assert {Path(line).name for line in done.out.splitlines()} == written
     tables = {"stats", "histograms", "plans", "classes", "documents", "channels", "extremes"}
-    figures = {"layer_000_act", "layer_002_act", "overview", "token_classes", "channels"}
+    figures = {"layer_000_act", "layer_002_act", "overview", "channels"}
+    figures |= {"token_classes", "token_roles", "token_positions"}
     assert written == {f"{n}.{k}" for n in tables for k in ("csv", "parquet", "json")} | {
         f"{n}.{k}" for n in figures for k in ("svg", "pdf")
     }

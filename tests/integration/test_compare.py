@@ -56,7 +56,7 @@ def test_a_run_and_itself(folder: Path, call: Callable[..., Done]) -> None:
     rows = pd.read_csv("same/inference.csv")
     assert (rows[["estimate", "effect_size"]] == 0).all(axis=None)
     assert sorted(p.name for p in Path("same/figures").iterdir()) == [
-        *FIGURES, "overview.png", "token_classes.png",
+        *FIGURES, "overview.png", "token_classes.png", "token_positions.png", "token_roles.png",
     ]  # fmt: skip
     assert sorted(p.name for p in Path("same").iterdir()) == [
         "a", "b", "channels.csv", "classes.csv", "compare.csv", "comparison.json", "figures",
@@ -169,7 +169,7 @@ def test_show_and_export_from_the_folder_alone(folder: Path, call: Callable[...,
     assert done.code == 0
     assert sorted(path.name for path in Path("c-export").iterdir()) == [
         "channels.json", "classes.json", "compare.json", "inference.json", "layer_000_act.svg",
-        "overview.svg", "token_classes.svg",
+        "overview.svg", "token_classes.svg", "token_positions.svg", "token_roles.svg",
     ]  # fmt: skip
 
 

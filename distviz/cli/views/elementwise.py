@@ -17,6 +17,7 @@ from distviz.results import (
     percent,
     place_name,
     rows_of,
+    value_verdict,
     worst_of_layers,
     worst_place,
 )
@@ -34,7 +35,7 @@ def blocks(comparison: Comparison, console: Console | None = None) -> Iterator[R
     if not note or not comparison.elementwise:
         return
     rows = error_rows(comparison.elementwise["elementwise"], note["dtypes"])
-    yield paragraph(f"Value by value: {note['verdict']}", console, style="bold")
+    yield paragraph(value_verdict(comparison.manifest), console, style="bold")
     if not rows:
         return
     yield layers_table(rows)

@@ -60,7 +60,7 @@ def summary(
     layers = arm_layers(run)
     if layers:
         words = [f"{change_name(run)} in {layer_names(layers)}", arm_settings(run)]
-        words.append(f"moved {moved_values(run)}")
+        words += [f"moved {moved}"] if (moved := moved_values(run)) else []
         sample.append(paragraph(" · ".join(filter(None, words)), console))
     parts: list[RenderableType]
     if verdict is not None and verdict.commands:

@@ -131,3 +131,20 @@ def test_a_site_without_values_is_refused(synthetic: Synthetic) -> None:
 
 def test_golden_image(synthetic: Synthetic, tmp_path: Path) -> None:
     assert_golden(plots.overview(synthetic.run), "overview", tmp_path)
+
+
+def test_arm_is_named_where_its_own_values_were_not_observed() -> None:
+    values = {
+        place(layer, phase, "residual"): np.linspace(-1, 1 + layer, 40, dtype=np.float32)
+        for layer in range(3)
+        for phase in ("before", "after")
+    }
+    run = run_of(values, arm={"layers": [1], "c": 0.13, "p1": 99.5, "redistribution": "arm"})
+    figure = plots.overview(run, "residual")
+    texts = shown_text(figure)
+    assert "ARM off" not in texts
+    assert "ARM in layer 1: c = 0.13, p1 = 99.5" in texts
+    (mark,) = artists(figure.axes[0], "arm")
+    assert (mark.get_x(), mark.get_width()) == (0.5, 1.0)
+    off = plots.overview(run_of({place(0, "before"): np.ones(9, np.float32)}))
+    assert "ARM off" in shown_text(off)

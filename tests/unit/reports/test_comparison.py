@@ -12,6 +12,7 @@ from support.html_pages import (
     texts_of,
 )
 from support.synthetic_comparisons import make
+from support.synthetic_elementwise import comparison_of, values_of
 
 from distviz.reports import page_of
 from distviz.reports.page import Drawing
@@ -44,3 +45,11 @@ def test_a_comparison_marks_the_compared_sites(tmp_path: Path) -> None:
     assert marked == [["[gate]"]]
     page = render(page_of([compare(run, make(1).run).save(tmp_path / "c")]))
     assert "Observed: act." in page
+
+
+def test_a_comparison_value_by_value_begins_with_its_verdict(tmp_path: Path) -> None:
+    compared = comparison_of(values_of(3))
+    text = render(page_of([compared.save(tmp_path / "c")]))
+    (verdict,) = [texts_of(p) for p in elements(text, "p") if p.get("class") == "verdict"]
+    assert verdict.startswith(f"Value by value: {compared.manifest['elementwise']['verdict']}")
+    assert str(compared.manifest["verdict"])[1:] in verdict

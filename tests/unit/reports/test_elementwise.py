@@ -85,3 +85,23 @@ def test_infinite_errors_are_gaps() -> None:
     values[1, "act"] = (np.zeros((40, 24)), np.ones((40, 24)))
     chart = curves(_page(comparison_of(values)))["relative error, ‖b − a‖ / ‖a‖"]
     assert [row["v0"] is None for row in chart["data"]["values"]] == [False, True]
+
+
+def test_exact_zeros_have_marks_of_their_own_and_are_said() -> None:
+    values = values_of(3, ("act", "residual"), first=1)
+    text = _page(comparison_of(values, own=0.5))
+    chart = curves(text)["relative error, ‖b − a‖ / ‖a‖"]
+    zeros = {one["name"]: one for one in chart["layer"] if one.get("name", "").endswith("-zero")}
+    assert set(zeros) == {"v0-zero", "v1-zero", "v2-zero", "v3-zero"}
+    for name, one in zeros.items():
+        key = name.removesuffix("-zero")
+        assert one["transform"] == [{"filter": f"datum.{key} === 0"}]
+        assert [row["place"] for row in chart["data"]["values"] if row.get(key) == 0] == [0]
+    assert len({one["encoding"]["xOffset"]["value"] for one in zeros.values()}) == 4
+    assert "an error of exactly 0; all values are equal in 2 of 6 places" in text
+    assert "exactly 0" not in _page(comparison_of(values_of(2)))
+
+
+def test_equal_models_have_a_title_that_says_so() -> None:
+    text = _page(comparison_of(values_of(2, first=9)))
+    assert "relative error, ‖b − a‖ / ‖a‖: 0 everywhere" in curves(text)

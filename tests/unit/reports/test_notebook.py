@@ -15,6 +15,7 @@ from html5lib.html5parser import HTMLParser
 from matplotlib.figure import Figure
 from support.figure_results import result_of
 from support.synthetic_comparisons import make
+from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import run_of, silu_run
 
 import distviz
@@ -78,6 +79,13 @@ def test_a_comparison() -> None:
         assert isinstance(figure, Figure)
     with pytest.raises(RequestError, match="layer 7, site act was not compared"):
         compared.plot.compared(layer=7)
+
+
+def test_a_comparison_value_by_value_begins_with_its_verdict() -> None:
+    compared = comparison_of(values_of(3))
+    lines = texts(parsed(compared._repr_html_()), "p")[1].split("\n")  # type: ignore[operator]
+    assert lines[0] == f"Value by value: {compared.manifest['elementwise']['verdict']}"
+    assert "\n".join(lines[1:]).startswith(str(compared.manifest["verdict"]))
 
 
 VERDICTS: dict[str, Callable[[Any], str]] = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
-from support.synthetic_runs import place, run_of, silu_run
+import pandas as pd
+from support.synthetic_runs import EFFECT, place, run_of, silu_run
 
 from distviz.reports.summary import architecture_line, make_part, run_verdict
 
@@ -49,3 +53,20 @@ def test_the_frame_of_a_part() -> None:
         ["careful"],
     )
     assert [section.title for section in part.sections] == ["How this was made"]
+
+
+def test_a_change_behind_the_observed_site_is_judged_and_counted() -> None:
+    values = {
+        place(layer, phase, "residual"): np.linspace(-1, 1 + layer, 40, dtype=np.float32)
+        for layer in range(2)
+        for phase in ("before", "after")
+    }
+    plans = pd.DataFrame({"layer": [0, 0], "k": [3, 4], "n": [50, 50], "pass": [0, 0]})
+    stated: dict[str, Any] = {"arm": {"layers": [0], "c": 0.13}, "effect": EFFECT}
+    run = replace(run_of(values, **stated), plans=plans)
+    assert "ARM (c = 0.13) moved 7 values (7.00 %) in layer 0." in run_verdict(run)
+    assert "In layer 0 (first), at residual, the near-zero share" in run_verdict(run)
+    assert "loss 2.5000 → 2.6250 nats" in run_verdict(run)
+    twice = replace(run, plans=plans.assign(**{"pass": [0, 1]}))
+    assert "ARM (c = 0.13) acted in layer 0." in run_verdict(twice)
+    assert "ARM (c = 0.13) acted in layer 0." in run_verdict(run_of(values, **stated))
