@@ -351,25 +351,14 @@ def report(given: SimpleNamespace) -> None:
 
 @_command
 def export(given: SimpleNamespace) -> None:
-    """Write figures and tables in other formats."""
-    from distviz.reports import export_folder
+    """Write figures and tables in other formats, or files for another tool."""
+    from distviz.cli import execute
 
-    written = export_folder(
-        given.run,
-        None if given.out is None else Path(given.out),
-        figure=given.figure,
-        figures=given.figures,
-        tables=given.tables,
-        width=given.figure_width,
-        layers=given.layers,
-        sites=given.sites,
-        log=given.log,
-        x_axis=given.x_axis or "auto",
-        centred=bool(given.centred),
-        force=bool(given.force),
-    )
+    folder, written, warnings = execute.execute_export(given)
+    _warn(warnings)
     if given.as_json:
-        print_json({"folder": str(written[0].parent), "files": [str(path) for path in written]})
+        files = {"folder": str(folder), "files": [str(path) for path in written]}
+        print_json(files | ({"warnings": warnings} if given.tool else {}))
     else:
         print_lines(*(written[:1] if given.quiet else written))
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distviz.cli import options
 from distviz.cli.checks import PROPOSED, checked_output, checkpoint_folder, is_published
 from distviz.cli.commands import Study
 from distviz.errors import InterruptedRunError, RequestError
@@ -221,3 +222,37 @@ def execute_generate(
         return written
     finally:
         progress.stop()
+
+
+def execute_export(given: Any) -> tuple[Path, list[Path], list[str]]:
+    """Export a folder; return where it was written, the files, and warnings.
+
+    ``given`` has the options of ``distviz export``. Neither a model nor torch is loaded, but for
+    files that torch writes.
+    """
+    out = None if given.out is None else Path(given.out)
+    if given.tool is not None:
+        from distviz.integrations import export_for
+
+        drawing = ("figure", "figures", "tables", "figure_width", "log", "x_axis", "centred")
+        options.refuse_given(given, (*drawing, "sites"), "--for", command="export")
+        out = out or given.run.parent / f"{given.run.resolve().name}-export"
+        chosen = {"layers": given.layers, "force": bool(given.force)}
+        return out, *export_for(given.run, given.tool, out, **chosen)
+    from distviz.reports import export_folder
+
+    written = export_folder(
+        given.run,
+        out,
+        figure=given.figure,
+        figures=given.figures,
+        tables=given.tables,
+        width=given.figure_width,
+        layers=given.layers,
+        sites=given.sites,
+        log=given.log,
+        x_axis=given.x_axis or "auto",
+        centred=bool(given.centred),
+        force=bool(given.force),
+    )
+    return written[0].parent, written, []

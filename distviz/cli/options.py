@@ -139,6 +139,8 @@ _OWN = (
             choices=(
                 "paired", "overview", "classes", "channels", "compared", "elementwise", "filler",
                 "positions", "by-count", "sweep", "formats", "zeros"), is_open=True),
+    _export("tool", _TEXT, None, "TOOL", "Files of a run for another tool instead: {choices}",
+            flags="--for", choices=("imatrix", "smoothquant", "teal", "tensorboard")),
     _export("tables", _TEXT, None, "FORMATS", "Table formats, comma-separated: {choices}",
             choices=(*TABLE_FORMATS, "none"), is_list=True, shown="csv"),
     _export("log", bool | None, None, "", "Scale of the count axis", flags="--log/--linear",
@@ -208,10 +210,11 @@ def flags_of(command: str, given: Any) -> dict[str, Any]:
     return flags
 
 
-def refuse_given(given: Any, names: Collection[str], flag: str) -> None:
-    """Raise a RequestError for an option of ``inspect`` that has no effect beside a flag."""
-    for option in options_of("inspect"):
-        if option.name in names and getattr(given, option.name) not in (None, False):
+def refuse_given(given: Any, names: Collection[str], flag: str, command: str = "inspect") -> None:
+    """Raise a RequestError for an option of a command that has no effect beside a flag."""
+    for option in options_of(command):
+        is_given = getattr(given, option.name) not in (None, False, [])
+        if option.name in names and is_given:
             raise no_effect(option.label, f"with {flag}")
 
 

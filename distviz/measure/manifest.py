@@ -19,6 +19,7 @@ from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, count_tokens, experts_of, r
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
+from distviz.models.architectures import linear_inputs
 from distviz.output import counted, visible
 from distviz.progress import Progress
 from distviz.results import SCHEMA_VERSION, Run, TokenRows
@@ -80,6 +81,7 @@ def _manifest(
             {**key._asdict(), "value": value}
             for key, value in sorted(measurement.partial.recorder.changes.means().items())
         ],
+        "linear_inputs": linear_inputs(opened.model, measurement.watched),
         "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
         **describe(opened, corpus, batches),
         "seconds": {"measure": round(seconds, 3)},

@@ -59,6 +59,7 @@ from .output_verdict import ADVICE as ADVICE
 from .output_verdict import output_verdict as output_verdict
 from .reading import read_file as read_file
 from .result import Result as Result
+from .result import model_layers as model_layers
 from .run import Run as Run
 from .schema import SCHEMA_VERSION as SCHEMA_VERSION
 from .storage import COMPARISON as COMPARISON

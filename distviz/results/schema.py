@@ -238,6 +238,7 @@ class RunManifest(Manifest, kw_only=True):
     text: Sample | None = None
     near_zero_c: Positive | None = None
     mean_abs_change: list[Change] = []
+    linear_inputs: dict[str, dict[str, list[str]]] = {}
 
 
 class ElementwiseNote(Struct, kw_only=True):

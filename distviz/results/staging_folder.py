@@ -80,8 +80,10 @@ class StagingFolder:
 
     def merge(self, out: Path) -> None:
         """Move the files of the new folder into ``out``; its other files stay."""
-        for file in sorted(self.new.iterdir()):
-            file.replace(out / file.name)
+        for file in sorted(path for path in self.new.rglob("*") if not path.is_dir()):
+            place = out / file.relative_to(self.new)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
 
     def remove(self) -> None:
         """Remove the staging folder, unless it holds a folder that could not be restored."""

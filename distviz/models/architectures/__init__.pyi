@@ -1,6 +1,7 @@
 from .function_tracer import FunctionTracer as FunctionTracer
 from .function_tracer import OpPath as OpPath
 from .layer_order import trace_order as trace_order
+from .linear_layers import linear_inputs as linear_inputs
 from .mlp import Mlp as Mlp
 from .mlp import count_layers as count_layers
 from .mlp import find_mlps as find_mlps

@@ -1,0 +1,2 @@
+from .export import TOOLS as TOOLS
+from .export import export_for as export_for
