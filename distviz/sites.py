@@ -13,11 +13,13 @@ from distviz.output import counted
 from distviz.parsing import whole_number, word_list
 
 SITES: dict[str, str] = {
+    "mlp_in": "the input of the first projections of the MLP",
     "gate": "the input of the activation function",
     "act": "the output of the activation function, where ARM acts",
     "up": "the output of the up projection (absent where the MLP is not gated)",
     "product": "the input of the down projection",
     "down": "the output of the down projection, before a norm behind it and the residual sum",
+    "attn_in": "the input of the query, key and value projections",
     "q": "the query projection, before RoPE",
     "k": "the key projection, before RoPE",
     "v": "the value projection",
@@ -25,6 +27,9 @@ SITES: dict[str, str] = {
     "residual": "the output of the decoder layer",
 }
 """Site -> description, in the order of the layer."""
+
+LINEAR = ("attn_in", "attention", "mlp_in", "product")
+"""What enters the linear layers of a decoder layer; ``linear`` in a list of sites means them."""
 
 ACT = "act"
 """The site that ARM was published for."""
@@ -200,20 +205,27 @@ def join_layers(layers: Iterable[int]) -> str:
 def parse_sites(text: str, option: str = "--sites") -> list[str]:
     """Parse a comma-separated list of sites; keeps the order of :data:`SITES`, then patterns.
 
+    ``linear`` stands for the sites of :data:`LINEAR`.
+
     Raises
     ------
     RequestError
         If a name is neither a site nor a ``module:`` pattern, or the list is empty.
     """
     if not text.strip():
-        raise RequestError(f"{option} is empty", f"allowed: {', '.join(SITES)}, module:PATTERN")
+        raise RequestError(
+            f"{option} is empty", f"allowed: {', '.join(SITES)}, linear, module:PATTERN"
+        )
     names = word_list(text, option)
+    if optional_sites(text):
+        names = [name for name in names if name != "linear"] + list(LINEAR)
     for name in names:
         is_pattern = name.startswith(MODULE_PREFIX) and len(name) > len(MODULE_PREFIX)
         if name not in SITES and not is_pattern:
             raise RequestError(
                 f"unknown site '{name}'{nearest(name, SITES)}",
-                f"allowed: {', '.join(SITES)}, or module:PATTERN for any module's output",
+                f"allowed: {', '.join(SITES)}, linear for what enters linear layers, or "
+                "module:PATTERN for any module's output",
             )
     known = [name for name in SITES if name in names]
     return known + list(dict.fromkeys(name for name in names if name not in SITES))
@@ -222,6 +234,11 @@ def parse_sites(text: str, option: str = "--sites") -> list[str]:
 def join_sites(parts: Iterable[str]) -> str:
     """Return the sites of several lists, each once."""
     return ",".join(parse_sites(",".join(dict.fromkeys(",".join(parts).split(",")))))
+
+
+def optional_sites(text: str) -> tuple[str, ...]:
+    """Return the sites that a model may lack: those of :data:`LINEAR` if ``linear`` is listed."""
+    return LINEAR if "linear" in (word.strip() for word in text.split(",")) else ()
 
 
 _MOST_STEPS = 5

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from distviz.errors import RequestError
 from distviz.output import listed
 from distviz.results import Run
-from distviz.sites import SiteKey
+from distviz.sites import LINEAR, SiteKey, optional_sites
 
-SITES = ("attn_in", "attention", "mlp_in", "product")
-"""What enters the linear layers of a decoder layer."""
 _COLUMNS = {*SiteKey._fields, "channel", "count", "mean", "std", "absmax"}
 
 
@@ -57,7 +55,7 @@ def linear_places(run: Run, tool: str) -> list[LinearPlace]:
     if not known:
         raise RequestError(
             "run.json does not name the linear layers that read the values",
-            f"measure again: distviz run --sites {','.join(SITES)}",
+            "measure again with --sites linear",
         )
     if not set(run.channels) >= _COLUMNS:
         raise RequestError("channels.parquet lacks columns that the export needs", "measure again")
@@ -70,18 +68,18 @@ def linear_places(run: Run, tool: str) -> list[LinearPlace]:
 def need_sites(run: Run, tool: str) -> None:
     """Raise a RequestError that names the sites that a tool needs and the run lacks."""
     there = {key.site for key in run.keys if key.phase == "before"}
-    missing = [site for site in SITES if site not in there]
+    missing = [site for site in LINEAR if site not in there]
     if missing and not _has_all(run):
         raise RequestError(
             f"{tool} needs {listed('site', ', '.join(missing))}, which the run does not have",
-            f"measure again with --sites {','.join(SITES)}",
+            "measure again with --sites linear",
         )
 
 
 def _has_all(run: Run) -> bool:
     """Return whether every site that the model has was asked for."""
     settings = run.manifest.get("settings") or {}
-    return "linear" in str(settings.get("sites", "")).split(",")
+    return bool(optional_sites(str(settings.get("sites", ""))))
 
 
 def _places(run: Run, known: dict[str, dict[str, list[str]]]) -> Iterator[LinearPlace]:

@@ -25,7 +25,7 @@ def write_scales(run: Run, out: Path) -> list[str]:
     import torch
 
     scales = {
-        module: torch.from_numpy(place.absmax).to(torch.float32)
+        module: torch.tensor(place.absmax, dtype=torch.float32)
         for place in linear_places(run, "smoothquant")
         for module in place.modules
     }

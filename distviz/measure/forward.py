@@ -32,7 +32,7 @@ from distviz.models import LoadedModel, entry_device
 from distviz.models.architectures import Mlp, count_layers, find_points
 from distviz.progress import Progress
 from distviz.settings import RunSettings
-from distviz.sites import HookPoint, is_behind, parse_layers, parse_sites
+from distviz.sites import HookPoint, is_behind, optional_sites, parse_layers, parse_sites
 
 _OF_MODELS = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
@@ -57,7 +57,8 @@ def choose_points(
     if not layers:
         raise RequestError("--layers none leaves nothing to observe")
     sites = parse_sites(settings.sites)
-    watched = find_points(mlps, model, sites, layers)
+    optional = optional_sites(settings.sites)
+    watched = find_points(mlps, model, sites, layers, optional)
     at = parse_sites(settings.at, "--at")
     moved = find_points(mlps, model, at, arm_layers) if arm_layers else []
     check_replaceable(model, moved)

@@ -70,6 +70,10 @@ def _slot(site: str, offered: Collection[str]) -> str:
     return f"─[{site}]─" if site in offered else "─" * (len(site) + 4)
 
 
+def _input(site: str, offered: Collection[str]) -> str:
+    return f"[{site}]─" if site in offered else ""
+
+
 def _norms(number: int) -> str:
     return " norm ─" * number
 
@@ -83,7 +87,7 @@ def _attention(offered: Collection[str], has_rope: bool, order: LayerOrder) -> _
     heads |= {site: heads[site] + turn for site in "qk"}
     width = max(map(len, heads.values())) + (not has_rope)
     q, k, v = (heads[site].ljust(width, "─") for site in "qkv")
-    start = _START + _norms(order.before_attention)
+    start = _START + _norms(order.before_attention) + _input("attn_in", offered)
     space = "   │".ljust(len(start))
     behind = f" attention ─{_norms(order.before_output)}{_slot('attention', offered)[1:]}"
     lines = [f"{start}┬─{q}┐", f"{space}├─{k}┼─{behind}", f"{space}└─{v}┘"]
@@ -96,6 +100,7 @@ def _mlp(offered: Collection[str], activation: str, gated: bool, order: LayerOrd
     behind = f"─{_norms(order.before_down)}" if order.before_down else ""
     behind += _slot("product", offered)[len(behind) > 0 :]
     start = _START + (" same norm ─" if order.shares_norm else _norms(order.before_mlp))
+    start += _input("mlp_in", offered)
     steps = ["down", _slot("down", offered)[1:-1], *order.after_mlp]
     if not gated:
         return _Branch([f"{start}──{first}{behind}"], 0, steps)

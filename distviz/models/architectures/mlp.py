@@ -143,7 +143,10 @@ def _build(
     for site in sites:
         is_output = site.module == experts and not site.chain
         is_sum = is_output and (experts != container or _adds_up(modules[site.module]))
-        where = site._replace(module=_of_every_expert(site.module, container, modules))
+        module, *also = (
+            _of_every_expert(one, container, modules) for one in (site.module, *site.also)
+        )
+        where = site._replace(module=module, also=tuple(also))
         routed = None if is_sum else experts
         points.append(HookPoint(layer, stack, *where, within=within(site.module), experts=routed))
     points += [HookPoint(layer, stack, *site, within=within(site.module)) for site in around]
@@ -170,6 +173,7 @@ def find_points(
     model: nn.Module,
     sites: Sequence[str],
     layers: Collection[int] | Mapping[str, Collection[int]] | None = None,
+    optional: Collection[str] = (),
 ) -> list[HookPoint]:
     """Choose the points of some sites in some layers; ordered by stack, layer, site and path.
 
@@ -185,11 +189,13 @@ def find_points(
     layers
         Indices for every stack, or a mapping from stack to indices (other stacks are skipped);
         ``None`` for all.
+    optional
+        Sites that may be absent, but not all of them.
 
     Raises
     ------
     RequestError
-        If a site is absent from all chosen layers, or a pattern matches no module.
+        If another site is absent from all chosen layers, or a pattern matches no module.
     """
     offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
     chosen: list[HookPoint] = []
@@ -199,13 +205,21 @@ def find_points(
         else:
             candidates = [point for point in offered if point.site == site]
         taken = [point for point in candidates if _in_layers(point, layers)]
-        if not taken:
+        if not taken and not (site in optional and _of(offered, optional, layers)):
             raise _absent(site, model, candidates, offered)
         chosen += taken
     order = {site: rank for rank, site in enumerate(SITES)}
     return sorted(
         chosen, key=lambda p: (p.stack, p.layer, order.get(p.site, len(order)), p.site, p.module)
     )
+
+
+def _of(
+    points: Sequence[HookPoint],
+    sites: Collection[str],
+    layers: Collection[int] | Mapping[str, Collection[int]] | None,
+) -> list[HookPoint]:
+    return [point for point in points if point.site in sites and _in_layers(point, layers)]
 
 
 def _in_layers(

@@ -27,6 +27,7 @@ class SitePlace(NamedTuple):
     takes: str
     part: Part | None = None
     chain: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 _ACTIVATION_NAMES = (
@@ -54,6 +55,11 @@ _ATTENTION_OUT = (
 )  # fmt: skip
 _EXPERT_NDIM = 3
 _ATTENTION_IN = (*_QUERY, "q_b_proj", "query_key_value", "qkv_proj", "c_attn", "Wqkv", "qkv")
+_READERS = {
+    *_QUERY, *_KEY, *_VALUE, "query_key_value", "qkv_proj", "c_attn", "Wqkv", "qkv", "q_a_proj",
+    "kv_a_proj_with_mqa",
+}  # fmt: skip
+"""Projections that read the input of the attention."""
 _CROSS = re.compile(r"cross|encdec|encoder_attn", re.IGNORECASE)
 # Fused projections in the order [q | k | v], with the classes whose code was read: others of the
 # same name interleave their heads (CodeGen's qkv_proj, GPT-BigCode's c_attn).
@@ -79,13 +85,17 @@ _FUNCTIONAL_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The projections around one activation (paths); ``fused``: parameters of many experts."""
+    """The projections around one activation (paths); ``fused``: parameters of many experts.
+
+    ``firsts`` read the input of the MLP.
+    """
 
     down: str | None
     up: str | None = None
     up_part: Part | None = None
     gated: bool = False
     fused: bool = False
+    firsts: tuple[str, ...] = ()
 
 
 def parent(path: str) -> str:
@@ -204,17 +214,42 @@ def mlp_shape(path: str, modules: Mapping[str, nn.Module]) -> Shape:
         return Shape(None, gated=True)  # two projections in, one out, all parameters
     down = _down(holder_path, name, linears, modules)
     firsts = [key for key in linears if _join(holder_path, key) != down]
+    readers = readers_of(holder_path, down, modules)
     if len(firsts) > 1:
         up = next((_join(holder_path, key) for key in _UP if key in firsts), None)
-        return Shape(down, up, gated=True)
+        return Shape(down, up, gated=True, firsts=readers)
     if firsts and down:
         width, inner = linear_widths(linears[firsts[0]]), linear_widths(modules[down])
         if width and inner and width[1] == 2 * inner[0]:
             if firsts[0] not in _GATE_THEN_UP:
-                return Shape(down, gated=True)
+                return Shape(down, gated=True, firsts=readers)
             up, part = _join(holder_path, firsts[0]), (inner[0], width[1])
-            return Shape(down, up, part, gated=True)
-    return Shape(down)
+            return Shape(down, up, part, gated=True, firsts=readers)
+    return Shape(down, firsts=readers)
+
+
+def readers_of(holder: str, down: str | None, modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """Return the first projections of an MLP: linear layers whose output is as wide as its inside.
+
+    One that is twice as wide computes both sides of a gated MLP.
+    """
+    inner = linear_widths(modules[down]) if down else None
+    children = dict(modules[holder].named_children())
+    widths = {key: linear_widths(child) for key, child in children.items()}
+    names = [
+        key
+        for key, own in widths.items()
+        if inner and own and own[1] in (inner[0], 2 * inner[0]) and _join(holder, key) != down
+    ]
+    return _alike(holder, children, names)
+
+
+def _alike(path: str, children: Mapping[str, nn.Module], names: Collection[str]) -> tuple[str, ...]:
+    """Return the paths of the linear layers of these names that have an input of one width."""
+    found = {key: linear_widths(child) for key, child in children.items() if key in names}
+    widths = {key: own[0] for key, own in found.items() if own}
+    width = next(iter(widths.values()), 0)
+    return tuple(_join(path, key) for key, own in widths.items() if own == width)
 
 
 def is_stack_of_experts(value: object) -> bool:
@@ -256,6 +291,7 @@ def down_beside(holder: str, modules: Mapping[str, nn.Module]) -> str | None:
 def mlp_sites(path: str, shape: Shape) -> Iterator[SitePlace]:
     """Yield the sites around the activation module at `path`."""
     holder, _, name = path.rpartition(".")
+    yield from _input_of("mlp_in", shape.firsts)
     yield SitePlace("gate", path, "input")
     yield SitePlace("act", path, "output")
     if shape.up:
@@ -272,10 +308,17 @@ def mlp_sites(path: str, shape: Shape) -> Iterator[SitePlace]:
         yield SitePlace("down", shape.down, "output")
 
 
+def _input_of(site: str, readers: tuple[str, ...]) -> Iterator[SitePlace]:
+    """Yield the site of what several linear layers read, observed at the first."""
+    if readers:
+        yield SitePlace(site, readers[0], "input", also=readers[1:])
+
+
 def functional_sites(
     holder: str, found: Functional, modules: Mapping[str, nn.Module]
 ) -> Iterator[SitePlace]:
     """Yield the sites of an MLP that applies its activation as a function."""
+    yield from _input_of("mlp_in", readers_of(holder, found.down, modules))
     yield SitePlace("gate", holder, "input", chain=found.act)
     yield SitePlace("act", holder, "output", chain=found.act)
     children = dict(modules[holder].named_children())
@@ -317,6 +360,7 @@ def _attention_sites(
     beside = _join(parent(path), "output.dense")
     out = next((found for found in [*within, beside] if found in modules), None)
     out_widths = linear_widths(modules[out]) if out else None
+    yield from _input_of("attn_in", _alike(path, children, _READERS))
     for site, names in (("q", _QUERY), ("k", _KEY), ("v", _VALUE)):
         for key in names:
             if key not in children:

@@ -53,6 +53,7 @@ class Examination:
         for mlp in self.mlps:
             self.check_activation(mlp)
             self.check_product(mlp)
+        self.check_readers()
         used = {number for numbers in self.taken.values() for number in numbers}
         self.notes["elsewhere"] = self.capture.elsewhere(used)
         self.check_watch()
@@ -128,6 +129,20 @@ class Examination:
                 self.enters_down(mlp, value) for value in weighted
             ):
                 self.wrong.append(f"{mlp.path}: the product does not enter the down projection")
+
+    def check_readers(self) -> None:
+        """Check that what enters attention and MLP enters each of their first projections."""
+        for point, values in self.seen.items():
+            if point.site not in ("attn_in", "mlp_in") or point.experts is not None:
+                continue
+            for path in (point.module, *point.also):
+                storages = (
+                    one.untyped_storage().data_ptr()
+                    for one in self.model.get_submodule(path).parameters()
+                )
+                entered = [x for one in storages for x in self.capture.entering.get(one, [])]
+                if entered and not any(_equal(x, value) for x in entered for value in values):
+                    self.wrong.append(f"{point.site}: another value enters {path}")
 
     def enters_down(self, mlp: Mlp, product: torch.Tensor) -> bool:
         """Return whether `product` was the input of a linear layer of this MLP."""

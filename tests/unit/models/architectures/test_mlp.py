@@ -311,7 +311,8 @@ class _Stack(nn.Module):
 def test_a_model_from_elsewhere_is_found_by_names() -> None:
     (mlp,) = find_mlps(_Stack())
     assert (mlp.path, mlp.activation, mlp.stack) == ("blocks.0.mlp", "_Own", "encoder")
-    assert [p.site for p in mlp.points] == ["gate", "act", "product", "down", "residual"]
+    sites = ["mlp_in", "gate", "act", "product", "down", "residual"]
+    assert [p.site for p in mlp.points] == sites
 
 
 def test_no_activation_is_an_error() -> None:
@@ -323,6 +324,18 @@ def test_no_activation_is_an_error() -> None:
 
 
 # Choosing points ----------------------------------------------------------------------------
+
+
+def test_some_optional_sites_may_be_absent() -> None:
+    model = tiny("bloom")
+    mlps = find_mlps(model)
+    wanted = ("attn_in", "up")  # an MLP that is not gated has no up projection
+    with pytest.raises(RequestError, match="site 'up'"):
+        find_points(mlps, model, wanted)
+    found = {point.site for point in find_points(mlps, model, wanted, optional=wanted)}
+    assert found == {"attn_in"}
+    with pytest.raises(RequestError, match="site 'up'"):
+        find_points(mlps, model, ["up"], optional=["up"])
 
 
 def test_points_are_ordered_and_unique() -> None:

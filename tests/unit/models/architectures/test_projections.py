@@ -47,24 +47,26 @@ def test_widths_of_linear_layers_by_their_fields() -> None:
 def test_shapes_of_mlps() -> None:
     silu, gate, down = nn.SiLU(), nn.Linear(4, 6), nn.Linear(6, 4)
     plain = module(fc1=gate, act_fn=silu, fc2=down)
-    assert shape_of(plain) == Shape("mlp.fc2")
+    assert shape_of(plain) == Shape("mlp.fc2", firsts=("mlp.fc1",))
     gated = module(gate_proj=gate, up_proj=nn.Linear(4, 6), act_fn=silu, down_proj=down)
-    assert shape_of(gated) == Shape("mlp.down_proj", "mlp.up_proj", gated=True)
+    firsts = ("mlp.gate_proj", "mlp.up_proj")
+    assert shape_of(gated) == Shape("mlp.down_proj", "mlp.up_proj", gated=True, firsts=firsts)
     fused = module(gate_up_proj=nn.Linear(4, 12), act_fn=silu, down_proj=down)
-    expected = Shape("mlp.down_proj", "mlp.gate_up_proj", (6, 12), gated=True)
+    first = "mlp.gate_up_proj"
+    expected = Shape("mlp.down_proj", first, (6, 12), gated=True, firsts=(first,))
     assert shape_of(fused) == expected
     unknown_order = module(first=nn.Linear(4, 12), act_fn=silu, down_proj=down)
-    assert shape_of(unknown_order) == Shape("mlp.down_proj", gated=True)
+    assert shape_of(unknown_order) == Shape("mlp.down_proj", gated=True, firsts=("mlp.first",))
     assert shape_of(module(up_proj=gate, act_fn=silu)) == Shape(None)
 
 
 def test_shape_of_a_sequence_and_of_an_mlp_of_two_modules() -> None:
     sequence = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Dropout(0.1), nn.Linear(6, 4))
-    assert shape_of(sequence, "1") == Shape("mlp.3")
+    assert shape_of(sequence, "1") == Shape("mlp.3", firsts=("mlp.0",))
     first = module(dense=nn.Linear(4, 6), act_fn=nn.GELU())
     layer = module(intermediate=first, output=module(dense=nn.Linear(6, 4)))
     found = mlp_shape("intermediate.act_fn", dict(layer.named_modules()))
-    assert found.down == "output.dense"
+    assert (found.down, found.firsts) == ("output.dense", ("intermediate.dense",))
 
 
 def test_experts_are_parameters_with_an_axis_for_them() -> None:
@@ -113,7 +115,10 @@ def test_sites_of_an_attention_and_the_residual_stream() -> None:
     layer = module(self_attn=attention, mlp=nn.Linear(4, 4))
     modules = dict(module(layer=layer).named_modules())
     found = {site.site: (site.module, site.takes) for site in layer_sites("layer", modules, ())}
+    (entered,) = (one for one in layer_sites("layer", modules, ()) if one.site == "attn_in")
+    assert entered.also == ("layer.self_attn.k_proj",)
     assert found == {
+        "attn_in": ("layer.self_attn.q_proj", "input"),
         "q": ("layer.self_attn.q_proj", "output"),
         "k": ("layer.self_attn.k_proj", "output"),
         "attention": ("layer.self_attn.o_proj", "input"),
@@ -130,9 +135,10 @@ def test_a_fused_projection_is_split_only_in_classes_that_were_read() -> None:
         modules = dict(module(layer=module(attn=attention)).named_modules())
         return {site.site: site.part for site in layer_sites("layer", modules, ())}
 
-    parts = {"q": (0, 4), "k": (4, 6), "v": (6, 8), "attention": None, "residual": None}
-    assert sites("GPT2Attention") == parts
-    assert set(sites("GPTBigCodeAttention")) == {"attention", "residual"}
+    parts = {"q": (0, 4), "k": (4, 6), "v": (6, 8)}
+    others = dict.fromkeys(("attn_in", "attention", "residual"))
+    assert sites("GPT2Attention") == parts | others
+    assert set(sites("GPTBigCodeAttention")) == set(others)
 
 
 def test_names_of_activation_functions() -> None:

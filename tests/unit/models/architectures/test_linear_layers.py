@@ -1,0 +1,47 @@
+"""Which linear layers read the values of a hook point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.tiny_models import save_tiny
+from transformers import AutoModelForCausalLM
+
+from distviz.models.architectures import find_mlps, find_points, linear_inputs
+from distviz.sites import LINEAR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def readers(kind: str, tmp_path: Path, demo_folder: Path) -> dict[str, list[str]]:
+    """The linear layers of layer 0 by site, without the path of the layer."""
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(kind, tmp_path / kind, demo_folder))
+    points = find_points(find_mlps(model), model, [*LINEAR, "act", "residual"], [0], LINEAR)
+    found = linear_inputs(model, points)
+    return {
+        site: [path.split(".0.", 1)[1] for path in paths]
+        for site, by_place in found.items()
+        for paths in by_place.values()
+    }
+
+
+def test_every_first_projection_is_named(tmp_path: Path, demo_folder: Path) -> None:
+    assert readers("llama", tmp_path, demo_folder) == {
+        "mlp_in": ["mlp.gate_proj", "mlp.up_proj"],
+        "product": ["mlp.down_proj"],
+        "attn_in": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        "attention": ["self_attn.o_proj"],
+    }
+    assert readers("gpt2", tmp_path, demo_folder) == {
+        "mlp_in": ["mlp.c_fc"],
+        "product": ["mlp.c_proj"],
+        "attn_in": ["attn.c_attn"],
+        "attention": ["attn.c_proj"],
+    }
+    latent = readers("minicpm3", tmp_path, demo_folder)
+    assert latent["attn_in"] == ["self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"]
+
+
+def test_routed_experts_are_left_out(tmp_path: Path, demo_folder: Path) -> None:
+    assert set(readers("mixtral", tmp_path, demo_folder)) == {"attn_in", "attention"}
