@@ -25,6 +25,7 @@ from .histograms import outside_texts as outside_texts
 from .layer_diagram import layer_lines as layer_lines
 from .overview import layer_series as layer_series
 from .overview import overview as overview
+from .run_formats import measured_formats as measured_formats
 from .site_axes import AxisChoice as AxisChoice
 from .site_axes import SiteAxes as SiteAxes
 from .site_axes import axes_of as axes_of

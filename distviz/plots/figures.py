@@ -17,6 +17,7 @@ from distviz.results import (
     Sweep,
     WhatIf,
     channels_before,
+    format_kinds,
     partition_rows,
 )
 from distviz.sites import SiteKey
@@ -108,6 +109,9 @@ def _of_run(run: Run, axes: dict[str, Any], names: dict[SiteKey, str]) -> Figure
         if len(known) and known.loc[known["site"] == site, "absmax"].notna().any():
             draw = partial(plots.channels, run, site)
             figures[f"channels{end}"] = FigureSpec("channels", draw)
+        if format_kinds(run, site):
+            draw = partial(plots.measured_formats, run, site)
+            figures[f"formats{end}"] = FigureSpec("formats", draw)
     return figures
 
 

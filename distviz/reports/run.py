@@ -15,6 +15,7 @@ from distviz.reports import charts
 from distviz.reports.cells import data_table
 from distviz.reports.channels import channel_section, module_kinds
 from distviz.reports.extremes import extreme_section
+from distviz.reports.formats import format_sections
 from distviz.reports.histogram_charts import PAIRED
 from distviz.reports.histogram_data import first_scales, group_name, paired_frames
 from distviz.reports.page import Block, Browser, Chart, Drawing, Facts, Fold, Part, Prose, Section
@@ -69,6 +70,7 @@ def run_part(run: Run, texts: str | None = None, choice: AxisChoice | None = Non
     found = [_arm_section(run), _class_section(run), extreme_section(run)]
     found += [channel_section(run), text_section(run)]
     sections += [section for section in found if section is not None]
+    sections += format_sections(run)
     command = run_command(run.manifest, texts)
     return make_part(run, model_name(run), run_verdict(run), sections, command)
 

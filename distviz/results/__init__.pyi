@@ -22,6 +22,11 @@ from .elementwise import worst_place as worst_place
 from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import FillerStudy as FillerStudy
 from .filler_study import run_folder as run_folder
+from .format_rows import LOST as LOST
+from .format_rows import TOKEN_LOST as TOKEN_LOST
+from .format_rows import format_kinds as format_kinds
+from .format_rows import format_losses_of as format_losses_of
+from .format_rows import kind_name as kind_name
 from .labels import alignment as alignment
 from .labels import arm_layers as arm_layers
 from .labels import arm_settings as arm_settings

@@ -20,6 +20,7 @@ from distviz.cli.views.console import (
     percent_cell,
     width_of,
 )
+from distviz.cli.views.formats import format_lines
 from distviz.results import (
     ADVICE,
     DEFINITION,
@@ -71,6 +72,7 @@ def summary(
         parts = [*sample, *[paragraph(effect, console, style="bold")] * bool(effect)]
     parts += _massive(run, console)
     parts += [stats_table(run), paragraph(_legend(run), console, style="dim")]
+    parts += format_lines(run, console)
     first = next((key for key in run.keys if key.phase == "moved_after"), None)
     if first is not None:
         parts += [Text(), *_titled_histogram(whole or run, first, console, axes)]
