@@ -1,6 +1,6 @@
 from .attach import attach_hook as attach_hook
-from .elementwise import ROUTED as ROUTED
 from .elementwise import PairRecorder as PairRecorder
+from .elementwise import ROUTED as ROUTED
 from .elementwise import of_widths as of_widths
 from .format_losses import FormatLosses as FormatLosses
 from .moe_routing import force_batched_experts as force_batched_experts
@@ -11,16 +11,16 @@ from .observation import experts_of as experts_of
 from .observation import observe as observe
 from .observation import observing as observing
 from .paired_changes import HELD_BYTES as HELD_BYTES
-from .recorder import TOKEN_CLASSES as TOKEN_CLASSES
 from .recorder import Recorder as Recorder
+from .recorder import TOKEN_CLASSES as TOKEN_CLASSES
 from .recorder import Tokens as Tokens
-from .redistribution import STEPS as STEPS
 from .redistribution import Redistribution as Redistribution
+from .redistribution import STEPS as STEPS
 from .redistribution import check_replaceable as check_replaceable
 from .redistribution import redistribute as redistribute
 from .token_groups import count_tokens as count_tokens
-from .token_recorder import STATISTICS as STATISTICS
 from .token_recorder import PositionRecorder as PositionRecorder
+from .token_recorder import STATISTICS as STATISTICS
 from .token_tracker import Tracker as Tracker
 from .token_writer import TokenWriter as TokenWriter
 from .watching import WatchResult as WatchResult

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from distviz.errors import MeasurementError
@@ -65,8 +66,9 @@ def attach_hook(
             inside.setdefault((point.module, point.within), []).append(point)
         else:
             scope = scopes.get(point.within)
+            others = [model.get_submodule(path) for path in point.also] if first else []
             for module in modules_at(model, point):
-                _hook_module(module, point, receive, scope, stack, first)
+                _hook_module(module, point, receive, scope, stack, first, others)
     for (_, within), group in inside.items():
         for module in modules_at(model, group[0]):
             _hook_functions(module, group, receive, scopes.get(within), stack, first)
@@ -141,6 +143,7 @@ def _hook_module(
     scope: _Running | None,
     stack: ExitStack,
     first: bool,
+    others: Sequence[nn.Module],
 ) -> None:
     def deliver(value: Any) -> Any:
         import torch
@@ -155,16 +158,47 @@ def _hook_module(
         stack.callback(after.remove)
         return
 
-    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    entering = _Entering(deliver, point)
+
+    def before(reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        take = partial(entering.take, reader) if others else deliver
         if args:
-            new = deliver(args[0])
+            new = take(args[0])
             return None if new is None else ((new, *args[1:]), kwargs)
         name = next(iter(kwargs))
-        new = deliver(kwargs[name])
+        new = take(kwargs[name])
         return None if new is None else (args, {**kwargs, name: new})
 
-    handle = module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
-    stack.callback(handle.remove)
+    for reader in (module, *others):
+        handle = reader.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
+        stack.callback(handle.remove)
+
+
+@dataclass
+class _Entering:
+    """A tensor that enters several modules: delivered once, replaced for each of them."""
+
+    deliver: Callable[[Any], Any]
+    point: HookPoint
+    _given: Any = None
+    _new: Any = None
+    _readers: list[nn.Module] = field(default_factory=list)
+
+    def take(self, reader: nn.Module, value: torch.Tensor) -> Any:
+        """Return the replacement for one of the modules."""
+        if self._given is None or reader in self._readers:
+            self._given, self._new, self._readers = value, self.deliver(value), []
+        elif value is not self._given and not value.equal(self._given):
+            raise MeasurementError(
+                f"what enters {self.point.module} (site {self.point.site}) does not enter "
+                f"{', '.join(self.point.also)} as well, so it cannot be replaced for all of them",
+                "choose another site",
+            )
+        self._readers.append(reader)
+        new = self._new
+        if len(self._readers) > len(self.point.also):
+            self._given = self._new = None
+        return new
 
 
 def _hook_functions(

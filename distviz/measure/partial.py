@@ -92,7 +92,8 @@ class PartialResult:
     def plan_table(self) -> pd.DataFrame:
         """Return ``plans.csv``, in an order that does not depend on the order of measuring."""
         plans = pd.DataFrame(self.plans)
-        return plans.sort_values(_PLAN_ORDER, ignore_index=True) if len(plans) else plans
+        order = [name for name in _PLAN_ORDER if name in plans]
+        return plans.sort_values(order, ignore_index=True) if order else plans
 
     def __add__(self, other: PartialResult) -> PartialResult:
         """Return the sum; neither side may be used afterwards."""

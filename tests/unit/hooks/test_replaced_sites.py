@@ -13,7 +13,10 @@ from support.tiny_experts import FAMILIES, call, tiny_experts
 import distviz
 from distviz.arm.arm import ARM, random_key
 from distviz.arm.controls import make_redistribution
-from distviz.errors import RequestError
+from distviz.errors import MeasurementError, RequestError
+from distviz.hooks.redistribution import Redistribution
+from distviz.hooks.token_tracker import Tracker
+from distviz.sites import HookPoint
 
 Where = tuple[str, str, tuple[int, int] | None]
 LLAMA: dict[str, list[Where]] = {
@@ -187,3 +190,37 @@ def test_an_activation_applied_as_a_function(site: str) -> None:
         with torch.no_grad(), distviz.redistribute(model, cutoff, layers=[0, 2], sites=site):
             found.append(model(input_ids=ids, attention_mask=mask)[0])
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_tensor_that_enters_several_modules_is_replaced_for_each(side: str) -> None:
+    model, (ids, mask) = tiny("llama"), padded(side)
+    names = ("q_proj", "k_proj", "v_proj")
+    paths = tuple(f"model.layers.1.self_attn.{name}" for name in names)
+    cutoff, seen = make_redistribution("threshold:0.5", ARM()), []
+    point = HookPoint(1, "decoder", "attn_in", paths[1], "input", also=(paths[0], paths[2]))
+
+    def report(*parts: Any) -> None:
+        seen.append(parts[1])
+
+    work = Redistribution(cutoff, [point], Tracker(), report=report)
+    with torch.no_grad():
+        with work.active(model):
+            found = model(input_ids=ids, attention_mask=mask)[0]
+        for path in paths:
+            where: Where = (path, "input", None)
+            hook_by_hand(model, where, 1, lambda x: zeroed(x, mask, 0.5))
+        expected = model(input_ids=ids, attention_mask=mask)[0]
+    assert torch.equal(found[mask.bool()], expected[mask.bool()])
+    assert len(seen) == 1
+
+
+def test_another_tensor_than_the_point_s_is_refused() -> None:
+    model, (ids, mask) = tiny("llama"), padded("right")
+    point = HookPoint(
+        0, "decoder", "attn_in", "model.layers.0.self_attn.q_proj", "input",
+        also=("model.layers.0.mlp.up_proj",),
+    )  # fmt: skip
+    work = Redistribution(make_redistribution("threshold:0.5", ARM()), [point], Tracker())
+    with torch.no_grad(), work.active(model), pytest.raises(MeasurementError, match="as well"):
+        model(input_ids=ids, attention_mask=mask)

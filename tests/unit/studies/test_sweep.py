@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.texts import TEXTS
+from support.tiny_models import save_tiny
 
 from distviz.data.documents import read_documents
 from distviz.measure.measurement import measure
@@ -54,3 +55,27 @@ def test_layers_of_a_sweep(opened: Any) -> None:
     grid = SweepGrid(arm_layers="2,3;1")
     assert first_place(opened, grid, SETTINGS, is_by_layer=False) == "2,3"
     assert first_place(opened, grid, SETTINGS, is_by_layer=True) == "1"
+
+
+def test_routed_experts_count_a_row_for_every_choice(tmp_path: Any, demo_folder: Any) -> None:
+    """Each token has a row in each of its experts, in the sums as in a run's distributions."""
+    folder = save_tiny("mixtral", tmp_path / "moe", demo_folder)
+    opened = open_model(str(folder), device="cpu")
+    grid = SweepGrid(redistribution="threshold:0.01,quantize:int8-token", at="product,act")
+    corpus = corpus_of(read_documents(TEXTS), opened, SETTINGS)
+    chosen = every_setting(opened, grid, SETTINGS, is_by_layer=True)
+    found = sweep_model(opened, corpus, SETTINGS, chosen, [0], 0.05, Progress(), is_by_layer=True)
+    for row in found.table[found.table["layers"].str.len() == 1].itertuples():
+        own = replace(
+            SETTINGS,
+            arm_layers=row.layers,
+            redistribution=row.redistribution,
+            at=row.at,
+            sites=row.at,
+        )
+        run = measure(opened, corpus, own)
+        assert row.kl == pytest.approx(run.manifest["effect"]["kl"], rel=1e-5, abs=1e-8)
+        stats = run.stats().query(f"layer == {row.layers}")
+        counts = stats.groupby("phase")["count"].sum()
+        moved = counts["moved_after"] / counts["after"]
+        assert row.fraction_moved == pytest.approx(moved, rel=1e-12)
