@@ -18,7 +18,6 @@ from distviz.errors import InterruptedRunError, RequestError
 from distviz.interrupts import describe, exit_code, written
 from distviz.measure import CheckpointFolder, agree, current
 from distviz.option import no_effect
-from distviz.output import counted
 from distviz.results import check_output, load
 from distviz.settings import OPTIONS, RunSettings, build_settings
 
@@ -62,12 +61,6 @@ def _agree_on(settings: RunSettings) -> None:
         raise RequestError(
             "--text - cannot be read by several processes", "write the text to a file first"
         )
-    if size > 1 and settings.device_map is not None:
-        raise RequestError(
-            "--device-map spreads the model of one process over all devices, "
-            f"{counted(size, 'process')} would compete for the same devices",
-            "start it without torchrun or accelerate",
-        )
 
 
 def _is_finished(study: Study) -> bool:
@@ -107,6 +100,7 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
     states = checkpoint_folder(out, study.settings)
     if states.exists() and not states.resumes:
         states.remove()
+    had_states = states.exists()
     try:
         # A measurement in several parts begins each of them without this note.
         if study.has_parts and states.resumes and not states.exists() and current().is_first:
@@ -128,6 +122,8 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
         progress.stop()
         if states.exists() and not isinstance(error, RequestError):
             progress.note(_how_to_resume(states, out))
+        elif states.exists() and not had_states:
+            progress.note(f"{_saved(states)}; a command that can be carried out takes it: --resume")
         raise
     finally:
         progress.stop()

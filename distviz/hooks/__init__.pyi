@@ -1,6 +1,8 @@
 from .attach import attach_hook as attach_hook
+from .elementwise import Hold as Hold
 from .elementwise import PairRecorder as PairRecorder
 from .elementwise import ROUTED as ROUTED
+from .elementwise import keep as keep
 from .elementwise import of_widths as of_widths
 from .format_losses import FormatLosses as FormatLosses
 from .moe_routing import force_batched_experts as force_batched_experts

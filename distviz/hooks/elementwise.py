@@ -1,20 +1,21 @@
 """Compare the values of two models element by element, batch by batch.
 
-The values of one batch at the chosen points of A are held until the same batch passes through B.
+The values of a batch at the chosen points of A are held until the same part of the batch passes
+through B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distviz.errors import RequestError
 from distviz.output import counted
 from distviz.sites import HookPoint
-from distviz.stats import Differences
+from distviz.stats import Differences, decode, encode
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +23,17 @@ if TYPE_CHECKING:
 
     from distviz.hooks.recorder import Tokens
 
+Hold = Callable[["torch.Tensor"], Callable[[], "torch.Tensor"]]
+"""Takes values that only the caller has, and returns what gives them back, any number of times."""
+
 ROUTED = "rows of routed experts are other tokens in each model"
 OTHER_ROWS = "its rows are not the tokens of the text"
 REPEATED = "it runs a different number of times in each model"
+
+
+def keep(values: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Hold values in memory."""
+    return lambda: values
 
 
 def of_widths(a: int, b: int) -> str:
@@ -49,16 +58,18 @@ class PairRecorder:
         The same where each layer of B reads what the layer of A reads: the error that it makes.
     left_out
         Point of A -> why it is not compared.
-    held_bytes
-        Bytes of the values of A that are held.
+    holds
+        Keeps the values of A, see `Hold`; by default in memory.
     """
 
     partners: Mapping[HookPoint, HookPoint]
     places: dict[HookPoint, Differences] = field(default_factory=dict)
     own: dict[HookPoint, Differences] = field(default_factory=dict)
     left_out: dict[HookPoint, str] = field(default_factory=dict)
-    held_bytes: int = 0
-    _held: dict[tuple[int, HookPoint], list[torch.Tensor]] = field(default_factory=dict)
+    holds: Hold = keep
+    _held: dict[tuple[int, HookPoint], list[Callable[[], torch.Tensor]]] = field(
+        default_factory=dict
+    )
     _seen: dict[tuple[int, HookPoint, bool], int] = field(default_factory=dict)
 
     def hold(self, number: int, point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
@@ -68,8 +79,7 @@ class PairRecorder:
         if tokens.routed is not None:
             self.left_out[point] = ROUTED
             return
-        kept = _counted(values, tokens)
-        self.held_bytes += kept.nbytes
+        kept = self.holds(_counted(values, tokens))
         self._held.setdefault((number, point), []).append(kept)
 
     def compare(
@@ -97,7 +107,8 @@ class PairRecorder:
         if tokens.routed is not None or turn >= len(held):
             self.left_out[place] = ROUTED if tokens.routed is not None else REPEATED
             return
-        first, second = held[turn], _counted(values, tokens, copies=False)
+        # Counting makes the memory of values impossible to release, as streaming has to.
+        first, second = held[turn](), _counted(values, tokens, copies=self.holds is not keep)
         if not len(first) == len(second) == len(ids):
             self.left_out[place] = OTHER_ROWS
             return
@@ -113,10 +124,40 @@ class PairRecorder:
             if number not in numbers:
                 continue
             kept = self._held.pop((number, point))
-            self.held_bytes -= sum(one.nbytes for one in kept)
+            for restore in kept:  # what was not compared may still be on disk
+                restore()
             if self._seen.pop((number, point, False), 0) != len(kept):
                 self.left_out.setdefault(point, REPEATED)
             self._seen.pop((number, point, True), None)
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found, as a tree for `encode`; points by their number."""
+        numbers = {point: number for number, point in enumerate(self._points())}
+        return {
+            "places": [[numbers[point], one.state()] for point, one in self.places.items()],
+            "own": [[numbers[point], one.state()] for point, one in self.own.items()],
+            "left_out": [[numbers[point], reason] for point, reason in self.left_out.items()],
+        }
+
+    def add_state(self, state: dict[str, Any]) -> None:
+        """Add the `state` of a recorder of the same points that has seen other batches."""
+        points = self._points()
+        for mine, others in ((self.places, state["places"]), (self.own, state["own"])):
+            for number, one in others:
+                point = points[number]
+                mine[point] = mine.get(point, Differences()) + Differences.from_state(one)
+        for number, reason in state["left_out"]:
+            self.left_out.setdefault(points[number], reason)
+
+    def gather(self, world: Any) -> None:
+        """Add what the other processes have found; every process then has the same."""
+        states = [decode(data) for data in world.broadcast(encode(self.state()))]
+        self.places, self.own, self.left_out = {}, {}, {}
+        for state in states:
+            self.add_state(state)
+
+    def _points(self) -> list[HookPoint]:
+        return list(dict.fromkeys(self.partners.values()))
 
     def check(self) -> None:
         """Raise a RequestError if nothing can be compared."""

@@ -24,6 +24,7 @@ from .output_effect import Baseline as Baseline
 from .output_effect import Effect as Effect
 from .output_effect import HeadInput as HeadInput
 from .padding import check_padding as check_padding
+from .paired_batches import compare_batches as compare_batches
 from .paired_models import LayerInputs as LayerInputs
 from .paired_models import PairedModels as PairedModels
 from .paired_outputs import FirstOutputs as FirstOutputs

@@ -9,7 +9,7 @@ it would compute alone, and weights are read once however many calls there are.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,17 +70,59 @@ class Call:
     is_saved: bool = False
 
 
+@dataclass
+class ResidentLayers:
+    """The layers of a model that is in memory, for `stream_steps`.
+
+    Parameters
+    ----------
+    model, layers
+        As of `LayersOnDisk`.
+    """
+
+    model: Any
+    layers: list[str]
+    loaded: set[str] = field(default_factory=set)
+    wanted: frozenset[str] = frozenset()
+
+    def load(self, path: str) -> None:
+        """Let calls enter a layer."""
+        self.loaded.add(path)
+
+    def read_ahead(self, path: str) -> None:
+        """Nothing is read."""
+
+    def drop(self, path: str) -> None:
+        """Let no further call enter a layer."""
+        self.loaded.discard(path)
+
+
 def stream(
     on_disk: LayersOnDisk,
     calls: Sequence[Call],
     spill: SpillBuffer,
     checkpointer: LayerCheckpointer | None = None,
 ) -> None:
+    """Send calls through a model to their end; see `stream_steps`."""
+    for _ in stream_steps(on_disk, calls, spill, checkpointer):
+        pass
+
+
+def stream_steps(
+    on_disk: LayersOnDisk | ResidentLayers,
+    calls: Sequence[Call],
+    spill: SpillBuffer,
+    checkpointer: LayerCheckpointer | None = None,
+) -> Generator[str, None, None]:
     """Send calls through a model whose layers are on disk, layer by layer.
 
     Peak memory: everything but the layers, one layer while it is read, and what `spill` holds in
     memory: hidden states and tensors of four dimensions (masks, position biases). Whatever else the
     model's forward carries from layer to layer stays in memory.
+
+    Yields
+    ------
+    The path of each layer that all calls have passed, when its weights are released.
 
     Raises
     ------
@@ -96,14 +138,14 @@ def stream(
         if checkpointer is not None:
             stack.callback(checkpointer.abandon)
         stack.enter_context(loop.stopping())
-        loop.run()
+        yield from loop.run()
 
 
 @dataclass
 class _LayerLoop:
     """Runs all calls through one layer after the other."""
 
-    on_disk: LayersOnDisk
+    on_disk: LayersOnDisk | ResidentLayers
     spill: SpillBuffer
     calls: Sequence[Call]
     checkpointer: LayerCheckpointer | None
@@ -124,8 +166,11 @@ class _LayerLoop:
                 stack.callback(delattr, layer, "_call_impl")
             yield
 
-    def run(self) -> None:
-        """Run all calls to their end; those that resume at a later layer wait for the others."""
+    def run(self) -> Iterator[str]:
+        """Run all calls to their end; those that resume at a later layer wait for the others.
+
+        Yields the path of each layer.
+        """
         for call in self.calls:
             if call.resume_point is not None:
                 self._run(call, "")
@@ -148,6 +193,7 @@ class _LayerLoop:
             self.on_disk.drop(layer)
             if self.checkpointer is not None:
                 self.checkpointer.end(layer)
+            yield layer
 
     def _run(self, call: Call, layer: str) -> None:
         """Run a call through a layer, to the entry of the next or to its end."""

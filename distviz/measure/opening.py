@@ -105,6 +105,12 @@ class EmptyModel:
 
 def open_empty(settings: RunSettings, *, is_for_measure: bool = True) -> EmptyModel:
     """Make every check of opening a model that needs no weights; raises RequestError."""
+    if current().size > 1 and settings.device_map is not None:
+        raise RequestError(
+            "--device-map spreads the model of one process over all devices, "
+            f"{counted(current().size, 'process')} would compete for the same devices",
+            "start it without torchrun or accelerate",
+        )
     remote_code = settings.trust_remote_code
     options = models.LoadOptions(
         models.parse_dtype(settings.dtype),

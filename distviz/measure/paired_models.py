@@ -1,7 +1,8 @@
 """Two models that read the same batches: A first, then B, whose values are compared with A's.
 
-Where a model's layers are on disk, as many batches pass together as the memory for the values of A
-allows, so that the weights are read once for all of them.
+Where the layers of a model are on disk, all batches pass a layer of A, then the same layer of B,
+and so on: the weights are read once, and the values of A wait for those of B in memory up to a
+limit, beyond it in a file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.data import Batch
-from distviz.hooks import PairRecorder, Redistribution, Tokens, check_fired, observe
+from distviz.hooks import (
+    Hold,
+    PairRecorder,
+    Redistribution,
+    Tokens,
+    check_fired,
+    keep,
+    observe,
+)
 from distviz.measure.forward import (
     Measurement,
     capture_head_input,
@@ -25,11 +35,11 @@ from distviz.measure.forward import (
     naming_failures,
     tokens_of,
 )
-from distviz.measure.layerwise import Call, stream
+from distviz.measure.layerwise import Call, ResidentLayers, stream_steps
 from distviz.measure.output_effect import HeadInput
 from distviz.measure.paired_outputs import PairedOutputs
 from distviz.measure.tensor_files import SpillBuffer
-from distviz.models import LayersOnDisk, entry_device, free_bytes, layer_of
+from distviz.models import LayersOnDisk, entry_device, layer_of, layer_paths
 from distviz.progress import Progress
 from distviz.sites import HookPoint
 
@@ -45,17 +55,20 @@ class LayerInputs:
     ----------
     paths_a, paths_b
         The paths of the layers of both models, in the same order.
+    holds
+        Keeps the hidden states; by default in memory.
     """
 
     paths_a: Sequence[str]
     paths_b: Sequence[str]
-    _held: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    holds: Hold = keep
+    _held: dict[tuple[int, str], Callable[[], torch.Tensor]] = field(default_factory=dict)
 
     def noting(self, model: Any, number: int, layer: str | None) -> AbstractContextManager[None]:
         """Hold what enters the layers of A, or one of them."""
 
         def note(path: str, hidden: torch.Tensor) -> None:
-            self._held[number, path] = hidden.clone()
+            self._held[number, path] = self.holds(hidden.clone())
 
         return self._hooked(model, self.paths_a, layer, note)
 
@@ -64,7 +77,7 @@ class LayerInputs:
         partners = dict(zip(self.paths_b, self.paths_a, strict=True))
 
         def feed(path: str, hidden: torch.Tensor) -> torch.Tensor:
-            return self._held[number, partners[path]].to(hidden.device, hidden.dtype)
+            return self._held[number, partners[path]]().to(hidden.device, hidden.dtype)
 
         return self._hooked(model, self.paths_b, layer, feed)
 
@@ -127,15 +140,16 @@ class PairedModels:
     progress: Progress
     inputs: LayerInputs | None = None
     outputs: PairedOutputs | None = None
-    _bytes: int = 0
+    _heads: dict[str, HeadInput | None] = field(default_factory=dict)
+    _rows: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def n_passes(self) -> int:
         """Number of forward passes of each batch."""
         return 3 if self.inputs is not None else 2
 
-    def run(self, batches: Sequence[Batch]) -> None:
-        """Compare all batches.
+    def run(self, batches: Mapping[int, Batch]) -> Iterator[int]:
+        """Compare batches, by number; yield the number of each that is finished.
 
         Raises
         ------
@@ -145,75 +159,168 @@ class PairedModels:
             If no point can be compared.
         """
         with ExitStack() as stack:
-            heads = [stack.enter_context(capture_head_input(side)) for side in (self.a, self.b)]
-            left = list(enumerate(batches))
-            size = 1
-            while left:
-                group, left = dict(left[:size]), left[size:]
-                self._compare(group, *heads)
-                if self._streams:
-                    size = max(1, self._limit() // max(1, self._bytes // len(group)))
+            for name, side in (("A", self.a), ("B", self.b)):
+                self._heads[name] = stack.enter_context(capture_head_input(side))
+            if any(_on_disk(side) for side in (self.a, self.b)):
+                self._by_layer(batches)
                 self.recorder.check()
+                yield from batches
+                return
+            for number, batch in batches.items():
+                for one in self._passes(batches):
+                    one.whole(number, batch)
+                self._release(number)
+                self.recorder.check()
+                yield number
 
-    @property
-    def _streams(self) -> bool:
-        disks = (side.opened.on_disk for side in (self.a, self.b))
-        return any(on_disk is not None and on_disk.streams for on_disk in disks)
-
-    def _limit(self) -> int:
-        return free_bytes(entry_device(self.a.opened.model)) // 4
-
-    def _compare(
-        self, group: Mapping[int, Batch], head_a: HeadInput | None, head_b: HeadInput | None
-    ) -> None:
-        recorder, inputs = self.recorder, self.inputs
-        ids = {number: _token_rows(batch) for number, batch in group.items()}
+    def _passes(self, batches: Mapping[int, Batch]) -> list[_Pass]:
+        """Return the passes of each batch, in their order."""
+        inputs, recorder = self.inputs, self.recorder
 
         def compare(
-            number: int, point: HookPoint, values: torch.Tensor, tokens: Tokens, is_own: bool
+            number: int, point: HookPoint, values: torch.Tensor, tokens: Tokens, *, is_own: bool
         ) -> None:
-            recorder.compare(number, point, values, tokens, ids[number], is_own=is_own)
+            if self._rows is None or self._rows[0] != number:
+                self._rows = number, _token_rows(batches[number])
+            recorder.compare(number, point, values, tokens, self._rows[1], is_own=is_own)
 
         noting = partial(inputs.noting, self.a.opened.model) if inputs else _nothing
-        first = self._pass(self.a, group, recorder.hold, noting, f"A, pass 1 of {self.n_passes}")
-        self._bytes = recorder.held_bytes
-        step = f"B, pass 2 of {self.n_passes}"
-        second = self._pass(self.b, group, partial(compare, is_own=False), _nothing, step)
-        if self.outputs is not None and head_a is not None and head_b is not None:
-            for number, batch in group.items():
-                self.outputs.first.add(head_a, batch, first[number], first[number])
-                self.outputs.add(head_b, batch, second[number], second[number])
+        steps = [f"{one} of {self.n_passes}" for one in ("A, pass 1", "B, pass 2")]
+        first = _Pass(self.a, recorder.hold, noting, self._first, self.progress, steps[0])
+        second = partial(compare, is_own=False)
+        passes = [first, _Pass(self.b, second, _nothing, self._second, self.progress, steps[1])]
         if inputs is not None:
             feeding, step = partial(inputs.feeding, self.b.opened.model), "B by layer, pass 3 of 3"
-            self._pass(self.b, group, partial(compare, is_own=True), feeding, step)
-            inputs.release(list(group))
-        recorder.release(list(group))
+            own = partial(compare, is_own=True)
+            passes.append(_Pass(self.b, own, feeding, _nothing, self.progress, step))
+        return passes
 
-    def _pass(
-        self,
-        side: Measurement,
-        group: Mapping[int, Batch],
-        receive: Receive,
-        around: Callable[..., AbstractContextManager[Any]],
-        step: str,
-    ) -> dict[int, Any]:
-        """Send batches through one model and return what enters its head, by number.
+    def _first(self, number: int, batch: Batch, result: Any) -> None:
+        del number
+        if self.outputs is not None and (head := self._heads["A"]) is not None:
+            self.outputs.first.add(head, batch, result, result)
 
-        ``around`` is entered with a number and a layer.
+    def _second(self, number: int, batch: Batch, result: Any) -> None:
+        del number
+        if self.outputs is not None and (head := self._heads["B"]) is not None:
+            self.outputs.add(head, batch, result, result)
+
+    def _release(self, number: int) -> None:
+        self.recorder.release([number])
+        if self.inputs is not None:
+            self.inputs.release([number])
+
+    def _by_layer(self, batches: Mapping[int, Batch]) -> None:
+        """Send all batches through a layer of A, then through the same layer of B."""
+        first, *others = self._passes(batches)
+        asked, device = self.a.settings.stream_memory, entry_device(self.a.opened.model)
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            spill = stack.enter_context(closing(SpillBuffer.within(asked, device)))
+            self.recorder.holds = spill.hold
+            if self.inputs is not None:
+                self.inputs.holds = spill.hold
+            calls = [
+                [first.call(number, batch, _nothing) for number, batch in batches.items()],
+                [
+                    one.call(number, batch, self._release if one is others[-1] else _nothing)
+                    for number, batch in batches.items()
+                    for one in others
+                ],
+            ]
+            sides = [
+                stack.enter_context(closing(stream_steps(_layers(side), own, spill)))
+                for side, own in zip((self.a, self.b), calls, strict=True)
+            ]
+            for _ in zip_longest(*sides):
+                pass
+
+
+@dataclass
+class _Pass:
+    """One pass of each batch through one model.
+
+    Parameters
+    ----------
+    receive
+        Called with the number of a batch, and as `observe` calls its receiver.
+    around
+        Entered with the number of a batch and the path of a layer, None for the whole model.
+    finish
+        Called with number, batch and what the model returned.
+    """
+
+    side: Measurement
+    receive: Receive
+    around: Callable[..., AbstractContextManager[Any]]
+    finish: Callable[..., Any]
+    progress: Progress
+    step: str
+
+    def whole(self, number: int, batch: Batch) -> None:
+        """Send a batch through the whole model."""
+        self.progress.step(self.step)
+        side = self.side
+        model = side.opened.model
+        side.tracker.given = tokens_of(batch)
+        watching = observe(model, side.watched, partial(self.receive, number), side.tracker)
+        arm, failing = _arm(side, side.moved), naming_failures(model)
+        with torch.inference_mode(), watching, self.around(number, None), arm, failing:
+            result = side.call(**inputs_of(batch, model))
+        self.finish(number, batch, result)
+        self.progress.advance(batch.tokens)
+
+    def call(self, number: int, batch: Batch, passed: Callable[[int], Any]) -> Call:
+        """Return the call that sends a batch through the model layer by layer.
+
+        ``passed`` is called with the number when it has passed a layer.
         """
-        self.progress.step(step)
-        on_disk = side.opened.on_disk
-        if on_disk is not None and on_disk.streams:
-            return _stream(side, on_disk, group, receive, around, self.progress)
-        model, found = side.opened.model, {}
-        for number, batch in group.items():
-            side.tracker.given = tokens_of(batch)
-            watching = observe(model, side.watched, partial(receive, number), side.tracker)
-            arm, failing = _arm(side, side.moved), naming_failures(model)
-            with torch.inference_mode(), watching, around(number, None), arm, failing:
-                found[number] = side.call(**inputs_of(batch, model))
-            self.progress.advance(batch.tokens)
-        return found
+        side = self.side
+        model, tracker, layers = side.opened.model, side.tracker, _layers(side).layers
+        seen: set[HookPoint] = set()
+        steps = 0
+
+        def at(points: Sequence[HookPoint], layer: str) -> list[HookPoint]:
+            owners = ((layer_of(p.within or p.module, layers) or "", p) for p in points)
+            return [point for owner, point in owners if owner in (layer, "")]
+
+        @contextmanager
+        def hooked(layer: str) -> Iterator[None]:
+            if layer:
+                place = f"layer {layers.index(layer) + 1} of {len(layers)}"
+                self.progress.step(f"{place}, {self.step}")
+            tracker.tokens = tokens_of(batch)
+            receive = partial(self.receive, number)
+            watching = observe(model, at(side.watched, layer), receive, tracker, seen)
+            arm = _arm(side, at(side.moved, layer), set())
+            with watching, self.around(number, layer), arm, naming_failures(model):
+                yield
+
+        def end_layer(_: str) -> None:
+            nonlocal steps
+            before, steps = steps, steps + 1
+            done = [batch.tokens * n // len(layers) for n in (before, steps)]
+            self.progress.advance(done[1] - done[0])
+            passed(number)
+
+        def end(result: Any) -> None:
+            check_fired(side.watched, seen)
+            self.finish(number, batch, result)
+
+        # Each call has inputs of its own: what it computes from them may be spilled.
+        return Call(lambda: side.call(**inputs_of(batch, model)), hooked, end_layer, end)
+
+
+def _on_disk(side: Measurement) -> LayersOnDisk | None:
+    """Return the layers of a model that is streamed."""
+    on_disk = side.opened.on_disk
+    return on_disk if on_disk is not None and on_disk.streams else None
+
+
+def _layers(side: Measurement) -> LayersOnDisk | ResidentLayers:
+    model = side.opened.model
+    inside = [mlp.path for mlp in side.opened.mlps]
+    return _on_disk(side) or ResidentLayers(model, layer_paths(model, inside))
 
 
 def _nothing(*_: Any) -> AbstractContextManager[None]:
@@ -237,46 +344,3 @@ def _arm(
         return
     with Redistribution(side.arm, points, side.tracker).active(side.opened.model, parts):
         yield
-
-
-def _stream(
-    side: Measurement,
-    on_disk: LayersOnDisk,
-    group: Mapping[int, Batch],
-    receive: Receive,
-    around: Callable[..., AbstractContextManager[Any]],
-    progress: Progress,
-) -> dict[int, Any]:
-    """Send batches through a model whose layers are on disk, layer by layer; see `_pass`."""
-    model, tracker = side.opened.model, side.tracker
-    found: dict[int, Any] = {}
-    seen: dict[int, set[HookPoint]] = {number: set() for number in group}
-
-    def at(points: Sequence[HookPoint], layer: str) -> list[HookPoint]:
-        owners = ((layer_of(p.within or p.module, on_disk.layers) or "", p) for p in points)
-        return [point for owner, point in owners if owner in (layer, "")]
-
-    @contextmanager
-    def hooked(number: int, layer: str) -> Iterator[None]:
-        tracker.tokens = tokens_of(group[number])
-        receiving = partial(receive, number)
-        watching = observe(model, at(side.watched, layer), receiving, tracker, seen[number])
-        with watching, around(number, layer), _arm(side, at(side.moved, layer), set()):
-            yield
-
-    def forward(number: int) -> Any:
-        return side.call(**inputs_of(group[number], model))
-
-    def finish(number: int, result: Any) -> None:
-        found[number] = result
-        check_fired(side.watched, seen[number])
-        progress.advance(group[number].tokens)
-
-    calls = [
-        Call(partial(forward, n), partial(hooked, n), lambda _: None, partial(finish, n))
-        for n in group
-    ]
-    limit = free_bytes(entry_device(model)) // 4
-    with torch.inference_mode(), closing(SpillBuffer(limit)) as spill:
-        stream(on_disk, calls, spill)
-    return found

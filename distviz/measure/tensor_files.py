@@ -143,6 +143,17 @@ class SpillBuffer:
         self._free.setdefault(handle.n_bytes, []).append(handle.offset)
         self.file_bytes -= handle.n_bytes
 
+    def hold(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Take a tensor, and return what gives it back, any number of times."""
+        handles = [self.store(tensor)]
+
+        def restore() -> torch.Tensor:
+            while handles:
+                self.restore(handles.pop())
+            return tensor
+
+        return restore
+
     def close(self) -> None:
         """Remove the file."""
         if self._file is not None:

@@ -4,6 +4,7 @@ from .lazy_layers import LayersOnDisk as LayersOnDisk
 from .lazy_layers import StopForward as StopForward
 from .lazy_layers import bytes_in_memory as bytes_in_memory
 from .lazy_layers import layer_of as layer_of
+from .lazy_layers import layer_paths as layer_paths
 from .lazy_layers import layers_up_to as layers_up_to
 from .load_plan import CheckpointInfo as CheckpointInfo
 from .load_plan import LoadPlan as LoadPlan

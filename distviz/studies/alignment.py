@@ -55,16 +55,10 @@ def check_models(sides: Sequence[CompareSide], *, elementwise: bool, local: bool
     RequestError
         For each of them.
     """
-    from distviz.measure import current
-
     if not elementwise:
         if local:
             raise RequestError("--local has no effect without --elementwise", "add --elementwise")
         return
-    if current().size > 1:
-        raise RequestError(
-            "--elementwise runs in one process", "start it without torchrun or accelerate"
-        )
     for name, side in zip("AB", sides, strict=True):
         if side.run is not None:
             raise UnalignedError(
@@ -99,7 +93,7 @@ def check_alignment(sides: Sequence[CompareSide], sites: str | None, *, local: b
         point, reason = next(iter(left_out.items()))
         raise _nothing(point, reason, _comparable(sides, first, second))
     if local:
-        paths = layer_paths(first, second)
+        paths = paired_layers(first, second)
         widths = [one.details.get("hidden_size") for one in (first, second)]
         if not paths or widths[0] != widths[1]:
             raise UnalignedError(
@@ -155,7 +149,7 @@ def partners(a: Iterable[HookPoint], b: Iterable[HookPoint]) -> dict[HookPoint, 
     return found
 
 
-def layer_paths(a: LoadedModel, b: LoadedModel) -> tuple[list[str], list[str]] | None:
+def paired_layers(a: LoadedModel, b: LoadedModel) -> tuple[list[str], list[str]] | None:
     """Return the paths of the layers of two models of one depth; None where they are unknown."""
     found: list[list[str]] = []
     for side in (a, b):

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from distviz.studies.compare_sides import (
 )
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
 from distviz.studies.compare_warnings import same_documents, same_tokens, warnings_of
-from distviz.studies.elementwise import compare_predictions, with_values
+from distviz.studies.elementwise import compare_elementwise, compare_predictions, with_values
 
 if TYPE_CHECKING:
     from distviz.measure import CheckpointFolder, PairedOutputs
@@ -74,11 +75,9 @@ def compare(
         For sides that are measured; ``given`` names those that a run's own do not replace.
     progress, states
         Receives the progress; folder for the checkpoints of each side.
-    elementwise
-        Whether the models are also compared value by value, both in memory; without ``sites``, at
-        residual, act, product and attention.
-    local
-        Whether each layer of B also reads the input of A's, so that its own error is known.
+    elementwise, local
+        Whether the models are also compared value by value, both in memory (without ``sites`` at
+        residual, act, product and attention), and each layer of B with A's input to it.
     of_b
         Settings for side B alone, by the names of the options ``--b-…``: ``b_dtype="bfloat16"``.
 
@@ -94,13 +93,15 @@ def compare(
     )  # fmt: skip
     base, given = _with_sites(settings or RunSettings(), sites, given)
     phases, progress = (phase_a, phase_of_b(phase_b, of_b)), progress or Progress()
+    # First: some reasons against it show only here, before anything is measured.
+    part, chosen = states and states.part("values"), base.sites if "sites" in given else None
+    by_value = partial(compare_elementwise, sides, chosen, progress, local=local, states=part)
+    values = by_value() if elementwise else None
     first, second, outputs = _measure_both(sides, phases, progress, states)
     pairs = _wanted(first, base, given)
     found = compare_runs(first, second, *phases, *pairs, seed=base.seed, outputs=outputs)
     found.manifest.update(measured=_measured(sides), of_b=of_b)
-    if elementwise:
-        chosen = base.sites if "sites" in given else None
-        found = with_values(found, sides, chosen, progress, local=local)
+    found = found if values is None else with_values(found, values)
     return replace(found, folders=(_folder(a, sides[0]), _folder(b, sides[1])))
 
 

@@ -6,6 +6,7 @@ window and position.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,12 @@ import pandas as pd
 from distviz.results import divergence, rounding_level
 from distviz.sites import HookPoint
 from distviz.stats import Difference, Differences, infer_sqnr
-from distviz.studies.alignment import layer_paths, partners, points_of
+from distviz.studies.alignment import paired_layers, partners, points_of
 
 if TYPE_CHECKING:
     from distviz.data import Corpus
     from distviz.hooks import PairRecorder
-    from distviz.measure import LayerInputs, Measurement, PairedOutputs
+    from distviz.measure import CheckpointFolder, LayerInputs, Measurement, PairedOutputs
     from distviz.models import LoadedModel
     from distviz.progress import Progress
     from distviz.results import Comparison
@@ -42,16 +43,8 @@ class Elementwise:
     inference: pd.DataFrame
 
 
-def with_values(
-    comparison: Comparison,
-    sides: Sequence[CompareSide],
-    sites: str | None,
-    progress: Progress,
-    *,
-    local: bool = False,
-) -> Comparison:
-    """Return a comparison with what `compare_elementwise` finds."""
-    found = compare_elementwise(sides, sites, progress, local=local)
+def with_values(comparison: Comparison, found: Elementwise) -> Comparison:
+    """Return a comparison with what `compare_elementwise` found."""
     warnings = [*comparison.manifest["warnings"], *found.warnings]
     manifest = comparison.manifest | {"elementwise": found.manifest, "warnings": warnings}
     known, phases = comparison.inference, ("phase_a", "phase_b")
@@ -66,11 +59,13 @@ def compare_elementwise(
     progress: Progress,
     *,
     local: bool = False,
+    states: CheckpointFolder | None = None,
 ) -> Elementwise:
     """Compare two models value by value; sides as of `compare`.
 
     ``sites`` None takes those of `alignment.SITES` that both have. With ``local`` each layer of B
-    also reads what the layer of A reads.
+    also reads what the layer of A reads. ``states`` is where to save checkpoints, and to resume
+    from.
 
     Raises
     ------
@@ -78,7 +73,7 @@ def compare_elementwise(
         If no site can be compared; see `check_alignment` for what is checked before.
     """
     from distviz.hooks import PairRecorder
-    from distviz.measure import PairedModels
+    from distviz.measure import PairedModels, compare_batches
 
     opened = _open_both(sides, progress)
     a, b = (_measurement(one.model, one.settings, sites) for one in opened)
@@ -88,11 +83,15 @@ def compare_elementwise(
     recorder = PairRecorder(found)
     inputs = _layer_inputs(a.opened, b.opened) if local else None
     pair = PairedModels(a, b, recorder, progress, inputs)
-    batches = opened[0].batches()
     progress.stage("comparing value by value")
-    progress.start(pair.n_passes * sum(batch.tokens for batch in batches))
-    pair.run(batches)
-    return _result(recorder, opened)
+    places = ", ".join(f"{point.module} {point.site}" for point in a.watched)
+    asked = _request(opened) | {"places": places, "--local": str(local)}
+    compare_batches(pair, opened[0].batches(), asked, progress, states)
+    recorder.check()
+    result = _result(recorder, opened)
+    del opened, a, b, pair, inputs  # before a model is loaded again
+    gc.collect()
+    return result
 
 
 @dataclass(frozen=True)
@@ -118,16 +117,25 @@ def compare_predictions(
     For a comparison that was interrupted: what A predicts is not part of a checkpoint.
     """
     from distviz.hooks import PairRecorder
-    from distviz.measure import PairedModels
+    from distviz.measure import PairedModels, compare_batches
 
     opened = _open_both(sides, progress)
     a, b = (_measurement(one.model, one.settings, None) for one in opened)
     a.watched, b.watched = [], []
     pair = PairedModels(a, b, PairRecorder({}), progress, outputs=outputs)
-    batches = opened[0].batches()
     progress.stage("comparing the output")
-    progress.start(pair.n_passes * sum(batch.tokens for batch in batches))
-    pair.run(batches)
+    compare_batches(pair, opened[0].batches(), _request(opened), progress)
+
+
+def _request(opened: Sequence[_Opened]) -> dict[str, str]:
+    """Return what must agree between processes and for a resume, of both models."""
+    from distviz.measure import request
+
+    return {
+        f"{name}: {what}": value
+        for name, one in zip("AB", opened, strict=True)
+        for what, value in request(one.model, one.settings, one.corpus, one.batches()).items()
+    }
 
 
 def _open_both(sides: Sequence[CompareSide], progress: Progress) -> list[_Opened]:
@@ -156,7 +164,7 @@ def _measurement(opened: LoadedModel, settings: RunSettings, sites: str | None) 
 def _layer_inputs(a: LoadedModel, b: LoadedModel) -> LayerInputs:
     from distviz.measure import LayerInputs
 
-    return LayerInputs(*(layer_paths(a, b) or ([], [])))
+    return LayerInputs(*(paired_layers(a, b) or ([], [])))
 
 
 def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:

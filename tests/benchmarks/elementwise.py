@@ -37,7 +37,8 @@ def main() -> None:
         )
 
         def compared(a: Measurement = a, b: Measurement = b, partners: dict = partners) -> None:
-            PairedModels(a, b, PairRecorder(partners), Progress()).run(batches)
+            pair = PairedModels(a, b, PairRecorder(partners), Progress())
+            list(pair.run(dict(enumerate(batches))))
 
         def bare(a: Measurement = a, b: Measurement = b) -> None:
             with torch.inference_mode():

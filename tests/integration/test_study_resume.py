@@ -10,8 +10,9 @@ import pytest
 from support.interrupted import killed_and_resumed, running, wait_for_a_state
 from support.texts import TEXTS
 
-from distviz import measure as collect
 from distviz.data.documents import read_documents
+from distviz.measure import measurement as collect
+from distviz.measure import open_from
 from distviz.measure.forward import measure_batch
 from distviz.measure.resume import CheckpointFolder
 from distviz.progress import Progress
@@ -124,7 +125,7 @@ def test_a_comparison_stopped_again_and_again(
 
 def test_a_filler_study_stopped_again_and_again(tmp_path: Path, stopping: list[int]) -> None:
     settings = RunSettings(layers="0,2", batch_size=1, attn_implementation="sdpa", threads=1)
-    opened = collect.open_from(settings, Progress())
+    opened = open_from(settings, Progress())
     documents = read_documents(PROMPTS)
 
     def study(states: CheckpointFolder | None) -> FillerStudy:

@@ -199,6 +199,32 @@ def test_compare_by_two(tmp_path: Path, alone: Path, demo_folder: Path) -> None:
     assert min(sides) > 10_000
 
 
+BY_VALUE = (
+    *("elementwise.csv", "elementwise_documents.parquet", "elementwise_channels.csv"),
+    *("elementwise_tokens.csv", "inference.csv", "compare.csv", "output_documents.parquet"),
+)
+
+
+@pytest.mark.parametrize("stream", [[], pytest.param(["--stream"], marks=pytest.mark.slow)])
+def test_values_are_compared_by_several_processes(
+    tmp_path: Path, demo_folder: Path, stream: list[str]
+) -> None:
+    """The same bytes as in one process."""
+    args = ["compare", demo_folder, demo_folder, "--b-attn-implementation", "eager"]
+    args += ["--elementwise", "--local", *SMALL]
+    _finished([*args, "--out", tmp_path / "alone"], 1)
+    for size in (2, 3):
+        out = tmp_path / f"by {size}"
+        _finished([*args, *stream, "--out", out], size)
+        for name in BY_VALUE:
+            assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+        notes = [
+            json.loads((one / "comparison.json").read_text())["elementwise"]
+            for one in (out, tmp_path / "alone")
+        ]
+        assert notes[0] == notes[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_comparison_of_two_processes_is_resumed(
@@ -494,6 +520,15 @@ def test_a_process_that_waits_for_others_is_interrupted(tmp_path: Path, rank: in
     assert process.returncode == 143
     assert line == ("distviz: waiting for rank 1 of 2\n" if rank == 0 else "")
     assert error == "distviz: interrupted by SIGTERM, nothing was written\n"
+
+
+def test_a_device_map_of_b_is_refused_too(tmp_path: Path, demo_folder: Path) -> None:
+    args = ["compare", demo_folder, demo_folder, *SMALL, "--out", tmp_path / "out"]
+    with _started([[*args, "--b-device-map", "auto"]] * 2) as processes:
+        codes, messages = _ended(processes)
+    assert codes == [2, 2]
+    assert "side B: --device-map spreads the model of one process" in messages[0]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from distviz.hooks import PairRecorder, Tokens
 from distviz.hooks.elementwise import OTHER_ROWS, REPEATED, ROUTED
 from distviz.hooks.moe_layouts import Routed
 from distviz.sites import HookPoint
+from distviz.stats import decode, encode
 
 A = HookPoint(0, "decoder", "act", "a.act", "output")
 B = HookPoint(0, "decoder", "act", "b.act", "output")
@@ -32,14 +34,13 @@ def _recorder() -> PairRecorder:
 def test_only_counted_rows_are_compared() -> None:
     recorder, a = _recorder(), torch.ones(6, 2)
     recorder.hold(0, A, a, TOKENS)
-    assert recorder.held_bytes == 5 * 2 * 4
     a.zero_()  # the model may write into its values
     b = torch.ones(6, 2)
     b[2], b[5, 1] = 100.0, 1.5
     recorder.compare(0, B, b, TOKENS, IDS)
     recorder.release([0])
     found = recorder.places[A]
-    assert (recorder.held_bytes, recorder.left_out) == (0, {})
+    assert not recorder.left_out
     assert (found.tokens, found.most, found.most_channel) == (5, 0.5, 1)
     assert found.most_token == (5, 0, 2, 22)
     assert found.total.error == 0.25
@@ -90,3 +91,40 @@ def test_rows_that_are_not_tokens_are_left_out() -> None:
     )
     recorder.hold(1, OTHER_A, torch.zeros(6, 2), routed)
     assert recorder.left_out[OTHER_A] == ROUTED
+
+
+def test_values_are_held_elsewhere() -> None:
+    """What is given back may be asked for twice, and is released where B has no counterpart."""
+    recorder, log = _recorder(), []
+
+    def hold(values: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return lambda: (log.append(values), values)[1]
+
+    recorder.holds = hold
+    recorder.hold(0, A, torch.zeros(6, 2), TOKENS)
+    recorder.hold(0, OTHER_A, torch.ones(6, 2), TOKENS)
+    for is_own in (False, True):
+        recorder.compare(0, B, torch.ones(6, 2), TOKENS, IDS, is_own=is_own)
+    assert len(log) == 2
+    recorder.release([0])
+    assert any(bool(one.all()) for one in log)
+    assert recorder.left_out == {OTHER_A: REPEATED}
+
+
+def test_states_add_up() -> None:
+    recorder, others = _recorder(), [_recorder(), _recorder()]
+    for number in range(4):
+        a, b = torch.full((6, 2), 1.0), torch.full((6, 2), 1.0 + number)
+        for one in (recorder, others[number % 2]):
+            one.hold(number, A, a, TOKENS)
+            one.compare(number, B, b, TOKENS, IDS + np.array([number, 0, 0, 0]))
+            one.release([number])
+    others[1].left_out[OTHER_A] = ROUTED
+    total = _recorder()
+    for one in others:
+        total.add_state(decode(encode(one.state())))
+    expected, found = recorder.places[A].state(), total.places[A].state()
+    for state in (expected, found):
+        state["worst"] = sorted(state["worst"])
+    assert encode(found) == encode(expected)
+    assert total.left_out == {OTHER_A: ROUTED}

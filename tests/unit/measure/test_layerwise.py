@@ -21,7 +21,7 @@ from distviz.errors import MeasurementError, RequestError
 from distviz.models import lazy_layers as offloading
 from distviz.models.lazy_layers import LayersOnDisk, bytes_in_memory
 from distviz.models.memory import free_bytes
-from distviz.models.open import open_model
+from distviz.models.open import open_inspected, open_model
 from distviz.progress import Progress
 
 
@@ -168,8 +168,8 @@ def test_a_full_disk_ends_all_and_leaves_the_model_clean(
 ) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(
-        "distviz.measure.measurement.open_model",
-        lambda *a, **k: opened.append(open_model(*a, **k)) or opened[0],
+        "distviz.measure.opening.open_inspected",
+        lambda *a, **k: opened.append(open_inspected(*a, **k)) or opened[0],
     )
 
     def full(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Two models that read the same batches: groups of batches, and the inputs of layers."""
+"""Two models that read the same batches: whole, layer by layer, and the inputs of layers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from torch import nn
 from distviz.data import Document, make_batches, tokenize
 from distviz.hooks import PairRecorder
 from distviz.measure import LayerInputs, Measurement, PairedModels
-from distviz.models import open_model
+from distviz.measure.tensor_files import SpillBuffer
+from distviz.models import LayersOnDisk, open_model
 from distviz.progress import Progress
 from distviz.settings import RunSettings
+from distviz.sites import HookPoint
+from distviz.stats import Differences, encode
 
 
 class _Layer(nn.Module):
@@ -57,31 +60,71 @@ def test_layers_read_what_those_of_the_other_model_read(by_name: bool) -> None:
         call(b, 50.0, 2.0)
 
 
-@pytest.mark.parametrize("limit", [1, 10**9])
-def test_streamed_groups_give_the_same_sums(
-    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+@pytest.mark.parametrize("memory", [0, 10_000])
+@pytest.mark.parametrize("streams", [(True, True), (True, False), (False, True)])
+def test_streamed_sums_are_those_of_whole_models(
+    demo_folder: Path, streams: tuple[bool, bool], memory: int
 ) -> None:
-    """Batch by batch, or all further batches at once."""
-    monkeypatch.setattr(PairedModels, "_limit", lambda _: limit)
-    plain, streamed = (_errors(demo_folder, stream=stream) for stream in (False, True))
-    assert plain == streamed
-    assert any(error > 0 for error, _, _ in plain.values())
+    """To the bit, whichever side is streamed, with the values of A in memory or on disk."""
+    plain = _errors(demo_folder, (False, False), memory)
+    streamed = _errors(demo_folder, streams, memory)
+    assert list(plain) == list(streamed)
+    for place, one in plain.items():
+        assert encode(streamed[place].state()) == encode(one.state()), place
+    assert {point.site for point, _ in plain} == {"residual", "act", "module:model.*norm"}
+    assert any(found.total.error > 0 for found in plain.values())
+    own = {point.layer for (point, is_own), one in plain.items() if is_own and one.total.error}
+    assert own == {1}
 
 
-def _errors(folder: Path, *, stream: bool) -> dict[int, Any]:
-    settings = RunSettings(arm_layers="none", sites="residual", batch_size=1, max_length=16)
-    sides = []
-    for layers in ("none", "1"):
+def test_weights_are_read_once(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer of A before the same layer of B, for all batches and all passes."""
+    read, log = LayersOnDisk._read, list[tuple[int, str]]()
+
+    def noted(on_disk: LayersOnDisk, path: str) -> Any:
+        log.append((id(on_disk), path))
+        return read(on_disk, path)
+
+    monkeypatch.setattr(LayersOnDisk, "_read", noted)
+    _errors(demo_folder, (True, True), 0)
+    layers = [path for _, path in log if path]
+    assert layers == [f"model.layers.{index}" for index in range(6) for _ in "ab"]
+    assert len({owner for owner, path in log[-12:] if path}) == 2
+
+
+def test_what_is_held_stays_within_the_limit(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, most = SpillBuffer.store, [0]
+
+    def noted(spill: SpillBuffer, tensor: torch.Tensor) -> Any:
+        handle = store(spill, tensor)
+        most[0] = max(most[0], spill.memory_bytes)
+        return handle
+
+    monkeypatch.setattr(SpillBuffer, "store", noted)
+    _errors(demo_folder, (True, True), 0)
+    assert most[0] == 0
+    _errors(demo_folder, (True, True), 10_000)
+    assert most[0] > 0
+
+
+def _errors(
+    folder: Path, streams: tuple[bool, bool], memory: int
+) -> dict[tuple[HookPoint, bool], Differences]:
+    """Compare the demo with ARM in layer 1 of B; by point, and whether the error is the own."""
+    sites, sides = "residual,act,module:model.*norm", []
+    for layers, stream in zip(("none", "1"), streams, strict=True):
         opened = open_model(str(folder), dtype="float32", device="cpu", stream=stream)
-        own = RunSettings(arm_layers=layers, sites="residual")
-        sides.append(Measurement.prepare(opened, own))
+        settings = RunSettings(arm_layers=layers, sites=sites, stream_memory=memory)
+        sides.append(Measurement.prepare(opened, settings))
     a, b = sides
     documents = [Document(str(n), text) for n, text in enumerate(STREAMED_TEXTS)]
-    corpus = tokenize(documents, a.opened.tokenizer, max_length=settings.max_length)
+    corpus = tokenize(documents, a.opened.tokenizer, max_length=16)
     recorder = PairRecorder(dict(zip(b.watched, a.watched, strict=True)))
     inputs = LayerInputs(*[[f"model.layers.{n}" for n in range(6)]] * 2)
-    PairedModels(a, b, recorder, Progress(), inputs).run(make_batches(corpus, 1))
-    return {
-        point.layer: (found.total.error, found.most_token, recorder.own[point].total.error)
-        for point, found in recorder.places.items()
-    }
+    batches = dict(enumerate(make_batches(corpus, 1)))
+    assert list(PairedModels(a, b, recorder, Progress(), inputs).run(batches)) == list(batches)
+    assert not recorder.left_out
+    found = {(point, False): one for point, one in recorder.places.items()}
+    return found | {(point, True): one for point, one in recorder.own.items()}

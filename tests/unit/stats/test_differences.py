@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distviz.stats import Difference, Differences, kernels
+from distviz.stats import Difference, Differences, decode, encode, kernels
 from distviz.stats.differences import MOST_ROWS
 
 ROWS, WIDTH = 400, 70
@@ -84,3 +84,45 @@ def test_equal_errors_keep_the_tokens_that_come_first() -> None:
     for part in (slice(MOST_ROWS, None), slice(0, MOST_ROWS)):
         found.add(kernels.compare(a[part], a[part] + 1), tokens[part])
     assert [token.document for token, *_ in found.worst_tokens()] == list(range(MOST_ROWS))
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 5])
+def test_parts_of_several_processes_are_the_whole(n_parts: int) -> None:
+    """To the bit, in any order, though a document is in several parts."""
+    blocks = np.array_split(np.arange(ROWS), 20)
+    whole = Differences()
+    a, b = (torch.from_numpy(side) for side in _sides())
+    for block in blocks:
+        whole.add(kernels.compare(a[block], b[block], whole.most), _tokens()[block])
+    parts = [Differences() for _ in range(n_parts)]
+    for number, block in enumerate(blocks):
+        part = parts[number % n_parts]
+        part.add(kernels.compare(a[block], b[block], part.most), _tokens()[block])
+    for order in (parts, parts[::-1]):
+        states = [decode(encode(part.state())) for part in order]
+        total = Differences()
+        for state in states:
+            total = total + Differences.from_state(state)
+        assert total.documents == whole.documents
+        assert total.total == whole.total
+        for side in ("worst_channels", "worst_tokens"):
+            assert list(getattr(total, side)()) == list(getattr(whole, side)())
+        for name in ("tokens", "n_cosines", "mean_cosine", "left_out"):
+            assert getattr(total, name) == getattr(whole, name)
+        for name in ("most", "most_token", "most_channel"):
+            assert getattr(total, name) == getattr(whole, name)
+
+
+def test_of_equal_differences_the_first_in_the_text_is_named() -> None:
+    parts = []
+    for document, value in ((5, 2.0), (3, 2.0), (1, 0.0), (4, 2.0)):
+        part = Differences()
+        a, b = torch.zeros(2, 3), torch.zeros(2, 3)
+        b[1, 2] = value
+        tokens = np.array([[document, 0, 0, 7], [document, 0, 1, 7]])
+        part.add(kernels.compare(a, b, part.most), tokens)
+        parts.append(part)
+    total = Differences()
+    for part in parts:
+        total = total + part
+    assert (total.most, total.most_token, total.most_channel) == (2.0, (3, 0, 1, 7), 2)
