@@ -16,7 +16,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 COMMANDS = """
 run --out demo
 run MODEL --max-tokens 4096 --out smollm2 --report
-run MODEL --max-tokens 4096 --arm-layers none --no-figures --out plain
+run MODEL --max-tokens 4096 --sites product --arm-layers none --no-figures --out plain
 whatif plain --out formats
 filler MODEL --dtype fp32 --counts 70 --out filler
 """

@@ -41,7 +41,8 @@ _PAIR_COLUMNS = [
 _SWEEP_COLUMNS = [*NAMED, "near_zero_removed", "kl", "loss_before", "loss_after", "top1_agreement"]
 _WHATIF_COLUMNS = [
     *("layer", "site", "phase", "question", "format", "range", "level", "threshold"),
-    *("sqnr_db", "clipped", "zeroed", "zeros", "l1_kept", "l2_kept", "module"),
+    *("sqnr_db", "sqnr_rest_db", "clipped", "zeroed", "zeros", "l1_kept", "l2_kept"),
+    *("l2_kept_rest", "top_energy", "module"),
 ]
 _DOTS_PER_INCH = 110
 
