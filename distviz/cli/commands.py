@@ -24,9 +24,11 @@ from distviz.settings import OPTIONS, RunSettings, build_settings, refuse_withou
 
 if TYPE_CHECKING:
     from distviz.cli.dry_run import Estimate
+    from distviz.cli.estimate import Compared
     from distviz.measure import Checked, CheckpointFolder
     from distviz.progress import Progress
     from distviz.results import Comparison, FillerStudy, Result, Run, Sweep
+    from distviz.studies import CompareSide
 
 GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "at", "arm_layers")
 """Settings of which a sweep takes lists."""
@@ -119,13 +121,16 @@ def compare_study(
 
         with naming_command():
             sides = checked_sides(a, b, **options)
-        more = [by_value["elementwise"], by_value["elementwise"] + by_value["local"]]
-        return {
-            title: name
-            if side.checked is None
-            else _estimate_run(side.settings, side.checked).with_passes(passes)
-            for title, name, side, passes in zip("AB", (a, b), sides, more, strict=True)
-        }
+        found: dict[str, Estimate | str] = {}
+        last = max((n for n, side in enumerate(sides) if side.checked is not None), default=-1)
+        for number, (name, side) in enumerate(zip((a, b), sides, strict=True)):
+            found["AB"[number]] = name
+            if side.checked is not None:
+                sites, passes = flags.get("sites"), by_value["elementwise"]
+                compared = _compared(side, sites, by_value, number, is_last=number == last)
+                one = _estimate_run(side.settings, side.checked, compared)
+                found["AB"[number]] = one.with_passes(passes + number * by_value["local"])
+        return found
 
     def is_answered(folder: Path) -> bool:
         from distviz.studies import finished_comparison
@@ -327,13 +332,28 @@ def sweep_study(
     return Study("sweep", SWEEP, settings, name, *how)
 
 
-def _estimate_run(settings: RunSettings, checked: Checked) -> Estimate:
+def _compared(
+    side: CompareSide, sites: str | None, by_value: dict[str, bool], number: int, *, is_last: bool
+) -> Compared:
+    """Return what a comparison needs of side A (``number`` 0) or B."""
+    from distviz.cli.estimate import Compared
+    from distviz.studies import points_of
+
+    points = []
+    if by_value["elementwise"] and side.checked is not None:
+        points = points_of(side.checked.empty.opened, side.settings, sites)
+    return Compared(points, by_value["local"], is_held=number == 0, has_tables=is_last)
+
+
+def _estimate_run(
+    settings: RunSettings, checked: Checked, compared: Compared | None = None
+) -> Estimate:
     """Estimate the measurement of one model."""
     from distviz.cli.estimate import Part, estimate
 
     is_paired = settings.ripple and bool(checked.moved)
     part = Part(checked.corpus, 1 + is_paired, is_paired)
-    return estimate(checked.empty, settings, [part])
+    return estimate(checked.empty, settings, [part], compared)
 
 
 def _has(settings: RunSettings, manifest: str, folder: Path) -> bool:

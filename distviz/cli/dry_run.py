@@ -42,8 +42,8 @@ class Estimate:
         ``hidden_states``, and ``total``; without the libraries.
     library_bytes
         Memory of this process with everything imported and no model.
-    disk_bytes
-        Of the folder written.
+    disk_bytes, temporary_bytes
+        Of the folder written; of files that are removed at the end.
     notes
         Warnings.
     """
@@ -65,6 +65,7 @@ class Estimate:
     memory_bytes: dict[str, int]
     library_bytes: int
     disk_bytes: int
+    temporary_bytes: int
     notes: list[str]
 
     def with_passes(self, more: int) -> Estimate:
@@ -120,6 +121,7 @@ class DryRun:
             "library_bytes": max((one.library_bytes for _, one in found), default=0),
             "free_bytes": self.free_bytes,
             "disk_bytes": sum(one.disk_bytes for _, one in found),
+            "temporary_bytes": sum(one.temporary_bytes for _, one in found),
             "ready": self.ready,
             "measurements": [{"side": side or None, **asdict(one)} for side, one in found],
             "warnings": list(dict.fromkeys(notes)),

@@ -1,33 +1,21 @@
-"""What a measurement reads, does and needs, from shapes alone: no weights are loaded.
-
-The largest batch goes through the model on fake tensors: torch's own formulas count operations, the
-tensors alive at once are the memory. Disk follows from the number of tables and figures.
-"""
+"""What a measurement reads, does and needs, from shapes alone: no weights are loaded."""
 
 from __future__ import annotations
 
-import logging
 import math
-import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from distviz import models
+from distviz.cli.disk_size import RunSize, compared_tables, figures
 from distviz.cli.dry_run import Estimate
+from distviz.cli.forward_cost import ForwardCost, trace
 from distviz.data import ROLES, Batch, Corpus, make_batches
-from distviz.hooks import HELD_BYTES, attach_hook
+from distviz.hooks import HELD_BYTES
 from distviz.measure import EmptyModel, choose_points, current
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, join_layers
@@ -39,119 +27,6 @@ _LOGIT_VALUES, _LOGIT_COPIES = 1 << 23, 7
 """Of a slice of logits; float32 copies of it in each pass until its loss is known."""
 _BUFFER_BYTES = 60_000_000
 """Of the libraries of matrix products."""
-_SKETCH_DISK, _KEY_DISK, _DOCUMENT_DISK, _PLAN_DISK, _ROW_DISK = 8_500, 19_000, 65, 140, 36
-_FORMAT_DISK = 220
-"""Bytes on disk: a sketch, statistics of a key, a row of documents, plans and tokens."""
-_CHANNEL_DISK, _DETAILS_DISK = (25, 40), 9
-"""A row of channels.parquet: from values of 16 bits, from wider ones; more with --channels."""
-_FIGURE_DISK = {"png": 82_000, "svg": 160_000, "pdf": 40_000}
-
-
-@dataclass
-class ForwardCost:
-    """One forward pass of one batch, without the language head.
-
-    ``peak`` is bytes of activations alive at once, ``values`` the number of values at each point.
-    ``is_rough`` means that all of these are estimated from the parameters alone.
-    """
-
-    operations: float = 0.0
-    peak: int = 0
-    values: Counter[HookPoint] = field(default_factory=Counter)
-    is_rough: bool = False
-
-
-def trace(model: nn.Module, points: Sequence[HookPoint], rows: int, tokens: int) -> ForwardCost:
-    """Send a batch through a model on the meta device; values are counted at ``points``."""
-    cost = ForwardCost()
-    base: Any = getattr(model, "base_model", model)
-
-    def see(point: HookPoint, value: torch.Tensor) -> None:
-        cost.values[point] += value.numel()
-
-    with ExitStack() as stack:
-        stack.callback(logging.disable, logging.root.manager.disable)
-        logging.disable(logging.CRITICAL)  # torch logs what it cannot trace
-        attach_hook(model, points, see, stack)
-        stack.enter_context(torch.no_grad())
-        # With fake tensors transformers skips what needs values; with plain ones it fails.
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(_Attention(cost))
-        stack.enter_context(_Operations(cost))
-        ids = torch.zeros((rows, tokens), dtype=torch.long, device="meta")
-        options = {"use_cache": False} if hasattr(base.config, "use_cache") else {}
-        try:
-            base(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
-        except Exception:  # whatever an architecture cannot do without values  # noqa: BLE001
-            return _rough_cost(base, points, rows * tokens)
-    return cost
-
-
-def _rough_cost(base: Any, points: Sequence[HookPoint], positions: int) -> ForwardCost:
-    """Estimate from the parameters: each matrix meets every token, an expert its share of them."""
-    text = base.config.get_text_config()
-    experts = max(getattr(text, name, 0) or 0 for name in ("num_experts", "num_local_experts"))
-    share = (getattr(text, "num_experts_per_tok", None) or 1) / experts if experts else 1.0
-    embeddings = {id(one.weight) for one in base.modules() if isinstance(one, nn.Embedding)}
-    met = sum(
-        value.numel() * (share if value.dim() > 2 else 1.0)
-        for value in base.parameters()
-        if value.dim() > 1 and id(value) not in embeddings
-    )
-    width = int(getattr(text, "hidden_size", 0) or 1024)
-    values = Counter(dict.fromkeys(points, positions * width * 3))
-    return ForwardCost(2.0 * positions * met, 64 * positions * width, values, is_rough=True)
-
-
-class _Attention(TorchFunctionMode):
-    """Counts attention as fused kernels do it, which hold no matrix of scores."""
-
-    def __init__(self, cost: ForwardCost) -> None:
-        super().__init__()
-        self.cost = cost
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func is not functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
-        query, key, value = given["query"], given["key"], given["value"]
-        self.cost.operations += sdpa_flop_count(  # type: ignore[no-untyped-call]
-            query.shape, key.shape, value.shape
-        )
-        return query.new_empty((*query.shape[:-1], value.shape[-1]))
-
-
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations, and the bytes of tensors alive at once."""
-
-    def __init__(self, cost: ForwardCost) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.cost = cost
-        self._alive: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        packet, given = func.overloadpacket, kwargs or {}
-        if packet is torch.ops.aten._grouped_mm:  # noqa: SLF001
-            # torch has no formula for it, and refuses fake tensors of float32.
-            left, right = args[:2]
-            out = left.new_empty((left.shape[0], right.shape[-1]))
-            self.cost.operations += 2.0 * left.numel() * right.shape[-1]
-        else:
-            out = func(*args, **given)
-        if packet in flop_registry:
-            self.cost.operations += flop_registry[packet](*args, **given, out_val=out)
-        for value in () if func.is_view else tree_leaves(out):
-            if isinstance(value, torch.Tensor):
-                self._hold(value.untyped_storage())
-        return out
-
-    def _hold(self, storage: Any) -> None:
-        if id(storage) not in self._alive:
-            self._alive[id(storage)] = storage.nbytes()
-            self.cost.peak = max(self.cost.peak, sum(self._alive.values()))
-            weakref.finalize(storage, self._alive.pop, id(storage), None)
 
 
 @dataclass(frozen=True)
@@ -163,8 +38,35 @@ class Part:
     is_paired: bool = False
 
 
-def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) -> Estimate:
-    """Estimate the measurement of some texts on one model.
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison needs beside the measurement of one of its sides.
+
+    Attributes
+    ----------
+    points
+        Those compared value by value.
+    has_inputs
+        Whether what enters its layers is fed to those of the other side.
+    is_held
+        Whether its values wait for those of the other side.
+    has_tables
+        Whether the tables and figures of the comparison count here.
+    """
+
+    points: Sequence[HookPoint] = ()
+    has_inputs: bool = False
+    is_held: bool = False
+    has_tables: bool = False
+
+
+def estimate(
+    empty: EmptyModel,
+    settings: RunSettings,
+    parts: Sequence[Part],
+    compared: Compared | None = None,
+) -> Estimate:
+    """Estimate the measurement of some texts on one model, a side of a comparison or alone.
 
     Raises
     ------
@@ -175,8 +77,9 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
     watched, moved = choose_points(settings, opened.model, opened.mlps)
     batches = [make_batches(part.corpus, settings.batch_size) for part in parts]
     rows, tokens = max((batch.valid.shape for each in batches for batch in each), key=math.prod)
-    cost = trace(opened.model, list(dict.fromkeys([*watched, *moved])), rows, tokens)
-    sizes = _Sizes(empty, settings, parts, batches, watched, moved, cost, rows, tokens)
+    by_value = compared.points if compared is not None else ()
+    cost = trace(opened.model, list(dict.fromkeys([*watched, *moved, *by_value])), rows, tokens)
+    sizes = _Sizes(empty, settings, parts, batches, watched, moved, cost, rows, tokens, compared)
     share, positions = empty.layer_share(), sizes.positions(lambda part: part.passes)
     notes = [*opened.details.get("warnings", []), *parts[0].corpus.notes]
     if cost.is_rough:
@@ -200,6 +103,7 @@ def estimate(empty: EmptyModel, settings: RunSettings, parts: Sequence[Part]) ->
         memory_bytes=sizes.memory(),
         library_bytes=libraries,
         disk_bytes=sizes.disk(),
+        temporary_bytes=sum(one.temporary(settings) for one in map(sizes.result, parts)),
         notes=notes,
     )
 
@@ -217,6 +121,7 @@ class _Sizes:
     cost: ForwardCost
     rows: int
     tokens: int
+    compared: Compared | None = None
 
     def positions(self, weight: Callable[[Part], float]) -> float:
         """Return the number of tokens, padding included, each part with its weight."""
@@ -235,18 +140,27 @@ class _Sizes:
             "truncated": any(corpus.truncated for corpus in corpora),
         }
 
-    def _tables(self, part: Part) -> int:
-        """Return the number of sketches, with separate ones for token classes."""
+    @property
+    def _groups(self) -> int:
+        """Positions 0, 1, 2-3, 4-7, ..."""
+        return (self.tokens - 1).bit_length() + 1
+
+    def _keys(self, part: Part) -> tuple[int, int]:
+        """Return the number of places by phase with one sketch, and with one for each class."""
         arm_layers = {point.layer for point in self.moved}
-        groups = len(ROLES) + self.tokens.bit_length()  # half a table each
-        first, total, tables = min(arm_layers, default=-1), 0, _CLASSES + groups // 2
+        first, whole, split = min(arm_layers, default=-1), 0, 0
         for point in self.watched:
             phases = 1 + part.is_paired
             if point in self.moved:
                 phases = 4 + (part.is_paired and point.layer > first)
             is_alone = self.settings.classes != "all" and point.layer not in arm_layers
-            total += phases if is_alone else phases * tables
-        return total
+            whole, split = whole + phases * is_alone, split + phases * (not is_alone)
+        return whole, split
+
+    def _tables(self, part: Part) -> int:
+        """Return the number of sketches; other groups of tokens have half a table each."""
+        whole, split = self._keys(part)
+        return whole + split * (_CLASSES + (len(ROLES) + self._groups) // 2)
 
     def memory(self) -> dict[str, int]:
         """Return bytes held at once, by what holds them."""
@@ -262,9 +176,10 @@ class _Sizes:
         # A document in several batches has tables of its own until its last one.
         is_split = any(len(b.whole) < len({*b.documents}) for each in self.batches for b in each)
         logits = words and min(max(1, _LOGIT_VALUES // words), positions) * words
+        held = self._held_for_pairs(itemsize) + self._held_for_other(itemsize)
         found = {
             "weights": self.empty.weight_bytes(),
-            "activations": self.cost.peak + kept * itemsize + self._held_for_pairs(itemsize),
+            "activations": self.cost.peak + kept * itemsize + held,
             "buffers": _BUFFER_BYTES,
             "counting": self.rows * _CLASSES * _TABLE_BYTES,
             "sketches": max(map(self._tables, self.parts)) * _TABLE_BYTES * (1 + is_split),
@@ -285,22 +200,52 @@ class _Sizes:
                 values[self.empty.streams and (point.stack, point.layer)] += self.cost.values[point]
         return min(max(values.values(), default=0) * itemsize, HELD_BYTES)
 
+    def _held_for_other(self, itemsize: int) -> int:
+        """Return the bytes of a batch that wait for the other side of a comparison."""
+        if self.compared is None or not self.compared.is_held:
+            return 0
+        values = sum(self.cost.values[point] for point in self.compared.points)
+        if self.compared.has_inputs:
+            model: Any = self.empty.opened.model
+            layers = len({(point.stack, point.layer) for point in self.compared.points})
+            values += layers * self.rows * self.tokens * model.config.get_text_config().hidden_size
+        return values * itemsize
+
+    def result(self, part: Part) -> RunSize:
+        """Return the rows of the tables of a run on one text."""
+        phases, n_documents = 1 + part.is_paired, {one.document for one in part.corpus.windows}
+        whole, split = self._keys(part)
+        return RunSize(
+            is_wide=self.empty.opened.details["dtype"] not in ("bfloat16", "float16"),
+            places=len(self.watched) * phases,
+            moved=2 * len(self.moved),
+            whole=whole,
+            split=split,
+            classes=_CLASSES,
+            groups=2 + self._groups,  # plain text has two roles
+            channels=sum(self._widths(self.watched)) * phases,
+            documents=len(n_documents),
+            windows=len(part.corpus.windows),
+            tokens=part.corpus.tokens,
+            plans=len(self.moved) * self.settings.passes,
+        )
+
+    def _widths(self, points: Sequence[HookPoint]) -> list[int]:
+        """Return the number of channels of each point."""
+        return [self.cost.values[point] // (self.rows * self.tokens) for point in points]
+
     def disk(self) -> int:
-        """Return bytes written: sketches, documents, channels, statistics, texts, figures."""
-        is_wide = self.empty.opened.details["dtype"] == "float32"
-        channels = sum(self.cost.values[p] for p in self.watched) // (self.rows * self.tokens)
-        figures = len(self.watched) + 3 * len({point.site for point in self.watched})
-        total = figures * sum(_FIGURE_DISK[kind] for kind in self.settings.figures)
+        """Return bytes written: tables, texts and figures."""
+        n_sites, total = len({point.site for point in self.watched}), 0
         for part in self.parts:
-            phases = 1 + part.is_paired
-            keys = len(self.watched) * phases + 2 * len(self.moved)
-            documents = len({window.document for window in part.corpus.windows})
-            total += self._tables(part) * _SKETCH_DISK + documents * keys * _DOCUMENT_DISK
-            each = _CHANNEL_DISK[is_wide] + _DETAILS_DISK * self.settings.channels
-            total += channels * phases * each + keys * _KEY_DISK + 10_000
-            total += len(part.corpus.windows) * len(self.moved) * _PLAN_DISK
-            total += part.corpus.tokens * keys * self.settings.tokens * _ROW_DISK
-            losses = len(self.settings.formats) * len(self.settings.rotate)
-            total += len(self.watched) * phases * losses * _FORMAT_DISK
+            total += self.result(part).tables(self.settings)
             total += self.settings.keep_text * sum(len(str(one)) for one in part.corpus.documents)
+        if self.compared is None:
+            return total + figures(self.settings, len(self.watched), n_sites)
+        if self.compared.has_tables:
+            points, size = self.compared.points, self.result(self.parts[0])
+            groups, widest = size.classes + size.groups, max(self._widths(self.watched), default=0)
+            pairs = len(self.watched)
+            total += compared_tables(pairs, groups, widest, len(points), size.documents)
+            total += figures(self.settings, pairs, n_sites, more=bool(points))
         return total

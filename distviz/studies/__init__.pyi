@@ -1,4 +1,6 @@
 from .alignment import UnalignedError as UnalignedError
+from .alignment import points_of as points_of
+from .compare_sides import CompareSide as CompareSide
 from .comparison import checked_sides as checked_sides
 from .comparison import compare as compare
 from .comparison import finished_comparison as finished_comparison

@@ -82,6 +82,8 @@ def _totals(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     memory = f"{size(found['memory_bytes'])} of memory{both} and {libraries} for libraries{several}"
     yield "total", f"{memory} ({size(found['free_bytes'])} are free)"
     yield "", f"{size(found['disk_bytes'])} in {found['folder']}"
+    if found["temporary_bytes"]:
+        yield "", f"{size(found['temporary_bytes'])} in temporary files, while it measures"
 
 
 def size(n_bytes: float) -> str:

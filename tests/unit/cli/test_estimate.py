@@ -1,97 +1,80 @@
-"""Sizes of a measurement from shapes: operations by hand, the types that would be loaded."""
+"""Bytes on disk and in memory that a plan names, against what the command writes and holds."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
+
+from distviz.cli.commands import compare_study
+from distviz.cli.dry_run import dry_run
+from distviz.results import ROW
+
+RUN = ["run", "demo", "--max-tokens", "1500"]
+COMPARE = ["compare", "demo", "demo", "--max-tokens", "1500"]
+EXTENDED = pytest.mark.extended
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param([*RUN], marks=EXTENDED, id="figures"),
+        pytest.param([*RUN, "--no-figures"], id="plain"),
+        pytest.param(
+            [*RUN, "--no-figures", "--arm-layers", "none"], marks=EXTENDED, id="without ARM"
+        ),
+        pytest.param([*RUN, "--no-figures", "--tokens"], marks=EXTENDED, id="tokens"),
+        pytest.param([*RUN, "--no-figures", "--tokens", "--dtype", "fp32"], id="tokens in fp32"),
+        pytest.param([*RUN, "--no-figures", "--channels"], marks=EXTENDED, id="channels"),
+        pytest.param([*RUN, "--no-figures", "--classes", "all"], id="classes"),
+        pytest.param([*RUN, "--no-figures", "--sites", "act,residual"], marks=EXTENDED, id="sites"),
+        pytest.param([*COMPARE, "--no-figures", "--b-dtype", "fp32"], id="compare"),
+        pytest.param(
+            [*COMPARE, "--b-dtype", "fp32", "--elementwise"], marks=EXTENDED, id="value by value"
+        ),
+    ],
 )
-
-from distviz.cli.estimate import trace
-from distviz.models.architectures.mlp import find_mlps, find_points
-from distviz.sites import join_layers, parse_layers
-
-SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
-HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+def test_the_folder_is_as_large_as_planned(args: list[str], call: Any) -> None:
+    plan = json.loads(call(*args, "-o", "out", "--dry-run", "--json").out)
+    assert call(*args, "-o", "out").code == 0
+    written = sum(path.stat().st_size for path in Path("out").rglob("*") if path.is_file())
+    assert 1 / 1.3 < plan["disk_bytes"] / written < 1.3
 
 
-def empty(config: Any) -> Any:
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config).eval()
+def test_the_rows_of_tokens_are_written_twice(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = [*RUN, "-o", "out", "--no-figures", "--arm-layers", "0", "--tokens"]
+    plan = json.loads(call(*args, "--dry-run", "--json").out)
+    assert plan["temporary_bytes"] == plan["measurements"][0]["temporary_bytes"]
+    assert "in temporary files" in call(*args, "--dry-run").out
+    assert "in temporary files" not in call(*args[:-1], "--dry-run").out
+    written = []
+    append = "distviz.results.token_rows.RowFile.append"
+    monkeypatch.setattr(append, lambda file, rows: written.append(rows.nbytes) or file)
+    call(*args)
+    assert plan["temporary_bytes"] == sum(written)
+    assert plan["temporary_bytes"] == 1500 * 6 * 2 * ROW.itemsize
 
 
-# One forward pass ---------------------------------------------------------------------------
+def test_what_waits_for_the_other_side_is_held(tiny_saved: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Anna had 12 apples. " * 9)
+    flags = {"text": [str(text)], "out": str(tmp_path / "x"), "max_length": 16, "batch_size": 2}
 
+    def activations(**by_value: bool) -> list[int]:
+        chosen = {"elementwise": False, "local": False} | by_value
+        sides = (str(tiny_saved), str(tiny_saved))
+        found = dry_run(compare_study(*sides, "before", None, {}, chosen, flags, None)).as_dict()
+        return [one["memory_bytes"]["activations"] for one in found["measurements"]]
 
-def test_operations_by_hand() -> None:
-    model = empty(LlamaConfig(**SIZES, **HEADS))
-    points = find_points(find_mlps(model), model, ["act", "down"])
-    cost = trace(model, points, 2, 10)
-    layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48
-    positions = 20
-    attention = 4 * 2 * 4 * 10 * 10 * 8  # two products, a multiplication and an addition each
-    rope = cost.operations - 3 * (2 * positions * layer + attention)
-    assert 0 <= rope <= 2 * positions * 8 * 2
-    assert {point.site: count for point, count in cost.values.items()} == {
-        "act": positions * 48,
-        "down": positions * 32,
-    }
-    assert cost.peak > 4 * positions * (48 * 2 + 32)
-    assert not cost.is_rough
-    assert all(parameter.is_meta for parameter in model.parameters())
-
-
-def test_an_expert_counts_the_tokens_that_it_gets() -> None:
-    sizes = SIZES | {"num_hidden_layers": 1, "num_local_experts": 8, "num_experts_per_tok": 2}
-    model = empty(MixtralConfig(**sizes, **HEADS))
-    cost = trace(model, [], 2, 64)
-    experts = 2 * 128 * 2 * 3 * 32 * 48  # tokens by experts per token, three projections
-    others = 2 * 128 * (2 * 32 * 32 + 2 * 32 * 16 + 32 * 8) + 4 * 2 * 4 * 64 * 64 * 8
-    assert cost.operations == pytest.approx(experts + others, rel=0.02)
-
-
-class DependsOnValues(LlamaForCausalLM):
-    """Reads a value before it computes anything."""
-
-    def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
-        if int(input_ids.sum()) > 0:
-            kwargs = {}
-        return super().forward(input_ids, **kwargs)
-
-
-def test_a_pass_that_depends_on_values_is_estimated_from_the_matrices(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with torch.device("meta"):
-        model = DependsOnValues(LlamaConfig(**SIZES, **HEADS)).eval()
-    model.base_model_prefix = ""  # so that the whole model is called
-    points = find_points(find_mlps(model), model, ["act"])
-    rough = trace(model, points, 2, 10)
-    assert capfd.readouterr() == ("", "")
-    exact = trace(empty(LlamaConfig(**SIZES, **HEADS)), points, 2, 10)
-    assert rough.is_rough
-    assert set(rough.values) == set(points)
-    assert rough.peak > 0
-    assert rough.operations == pytest.approx(exact.operations, rel=0.2)
-
-
-def test_other_architectures() -> None:
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, n_positions=32)
-    cost = trace(empty(config), [], 1, 16)
-    assert cost.operations == pytest.approx(2 * 16 * 2 * 12 * 32 * 32, rel=0.1)
-
-
-@given(st.sets(st.integers(0, 40)))
-def test_layers_are_written_as_they_are_read(layers: set[int]) -> None:
-    text = join_layers(layers)
-    assert parse_layers(text, 41) == sorted(layers)
-    assert len(text) <= len(",".join(map(str, sorted(layers)))) or text == "none"
+    plain, by_value = activations(), activations(elementwise=True)
+    local = activations(elementwise=True, local=True)
+    config = json.loads((tiny_saved / "config.json").read_text())
+    hidden, wide, layers = (
+        config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    positions = 2 * 16
+    assert by_value[0] - plain[0] == 4 * positions * layers * (2 * hidden + 2 * wide)
+    assert local[0] - by_value[0] == 4 * positions * layers * hidden
+    assert plain[1] == by_value[1] == local[1]

@@ -32,6 +32,7 @@ ESTIMATE = Estimate(
     memory_bytes={"weights": 3_000_000, "logits": 0, "hidden_states": 5000, "total": 3_005_000},
     library_bytes=550_000_000,
     disk_bytes=70_000,
+    temporary_bytes=0,
     notes=[],
 )
 
