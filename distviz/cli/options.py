@@ -134,8 +134,9 @@ _OWN = (
             shown="png"),
     _export("figure", list[str] | None, None, "KIND",
             "Only figures of this kind, and no tables without --tables; repeatable. Run: paired, "
-            "overview, classes, channels, formats; comparison: compared, overview, classes, elementwise; "
-            "filler study: filler, positions, by-count; sweep: sweep; whatif: formats, zeros",
+            "overview, classes, channels, formats; comparison: compared, overview, classes, "
+            "elementwise; filler study: filler, positions, by-count; sweep: sweep; "
+            "whatif: formats, zeros",
             choices=(
                 "paired", "overview", "classes", "channels", "compared", "elementwise", "filler",
                 "positions", "by-count", "sweep", "formats", "zeros"), is_open=True),

@@ -157,8 +157,10 @@ class FormatLosses:
             "formats": list(self.formats),
             "rotations": list(self.rotations),
             "found": [
-                [list(key), rotation, one.count, one.tokens, *_plain(one.squares)]
-                + [[*map(_state_of, one.formats)]]
+                [
+                    *(list(key), rotation, one.count, one.tokens),
+                    *(*_plain(one.squares), [*map(_state_of, one.formats)]),
+                ]
                 for (key, rotation), one in self.found.items()
             ],
         }
