@@ -57,7 +57,7 @@ class _Plots:
         self._result = result
 
     def token_classes(self, site: str = "act", **options: Any) -> Figure:
-        """Draw the near-zero share of digits, operators, conjunctions and other tokens."""
+        """Draw the near-zero share by token class; ``partition="role"`` or ``"position"``."""
         return plots.token_classes(self._result, site, **options)
 
 

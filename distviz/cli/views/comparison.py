@@ -173,8 +173,10 @@ def class_lines(comparison: Comparison) -> Iterator[str]:
     """Yield the near-zero shares by token class, role and position, of the most changed layer."""
     for partition in PARTITIONS:
         rows = _most_changed(comparison, partition_rows(comparison.classes, partition))
+        colon = ":" * (partition == "position")
         words = [
-            f"{row['token_class']} {percent(row['near_zero_a'])} → {percent(row['near_zero_b'])}"
+            f"{row['token_class']}{colon} {percent(row['near_zero_a'])} → "
+            f"{percent(row['near_zero_b'])}"
             for row in rows
             if row["near_zero_a"] is not None or row["near_zero_b"] is not None
         ]
