@@ -6,7 +6,10 @@ by the usual names, checked against their widths.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -350,6 +353,21 @@ def layer_sites(
     return sites
 
 
+def adds_positions(attention: nn.Module) -> bool:
+    """Return whether queries and keys, but not values, have positions added, as in D-FINE."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(attention).forward)))
+    except (OSError, SyntaxError):
+        return False
+    read = {
+        node.func.attr: ast.unparse(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
+    }
+    keys, values = ({read[name] for name in names if name in read} for names in (_KEY, _VALUE))
+    return bool(keys and values) and not keys & values
+
+
 def _attention_sites(
     path: str, attention: nn.Module, modules: Mapping[str, nn.Module]
 ) -> Iterator[SitePlace]:
@@ -360,7 +378,8 @@ def _attention_sites(
     beside = _join(parent(path), "output.dense")
     out = next((found for found in [*within, beside] if found in modules), None)
     out_widths = linear_widths(modules[out]) if out else None
-    yield from _input_of("attn_in", _alike(path, children, _READERS))
+    apart = _VALUE if adds_positions(attention) else ()
+    yield from _input_of("attn_in", _alike(path, children, _READERS.difference(apart)))
     for site, names in (("q", _QUERY), ("k", _KEY), ("v", _VALUE)):
         for key in names:
             if key not in children:

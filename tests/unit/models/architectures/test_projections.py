@@ -147,3 +147,22 @@ def test_names_of_activation_functions() -> None:
     assert Functional(("mish",), ("mish",), None).name == "mish"
     assert Functional(("silu",), ("silu", "mul"), None).gated
     assert not Functional(("sigmoid", "mul"), ("sigmoid", "mul"), None).gated
+
+
+def test_values_without_positions_do_not_read_what_keys_read() -> None:
+    class Plain(nn.Module):
+        def forward(self, hidden: Any) -> Any:
+            return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+
+    class Added(nn.Module):
+        def forward(self, hidden: Any, positions: Any) -> Any:
+            moved = hidden + positions
+            return self.q_proj(moved), self.k_proj(moved), self.v_proj(hidden)
+
+    for kind, also in ((Plain, ("k_proj", "v_proj")), (Added, ("k_proj",))):
+        attention = kind()
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(attention, name, nn.Linear(4, 4))
+        modules = dict(module(layer=module(self_attn=attention)).named_modules())
+        (entered,) = (one for one in layer_sites("layer", modules, ()) if one.site == "attn_in")
+        assert entered.also == tuple(f"layer.self_attn.{name}" for name in also)
