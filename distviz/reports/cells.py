@@ -14,7 +14,7 @@ from distviz.results import meanings_of, number, percent
 _SHARES = frozenset(
     (
         *("near_zero", "near", "fraction", "fraction_moved", "top1_agreement", "attention_kept"),
-        *("error_share", "energy_share"),
+        *("error_share", "token_error_share", "energy_share"),
     )
 )
 _PHASES = ("phase", "phase_a", "phase_b")
