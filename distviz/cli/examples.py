@@ -136,6 +136,10 @@ PAGES: dict[str, CommandHelp] = {
             "ARM and its control, in two layers or both:",
             "distviz sweep model --redistribution arm,noise --c 0.32 --arm-layers '0;1;0,1'",
         ),
+        (
+            "What number formats cost in front of the down projection, layer by layer:",
+            "distviz sweep model --by-layer --redistribution quantize:int8-token --at product",
+        ),
     ),
     "filler": _page(
         _MEASURE,

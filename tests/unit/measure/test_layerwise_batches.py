@@ -21,6 +21,23 @@ def test_streamed_numbers_are_those_of_a_plain_run(
     assert_equal(plain, run_texts(folders(kind), sites=sites, stream=True, stream_memory=memory))
 
 
+@pytest.mark.parametrize(
+    ("kind", "at", "redistribution"),
+    [
+        ("llama", "product,residual", "quantize:nvfp4"),
+        ("gpt2", "q,attention", "threshold:0.1"),
+        ("mixtral", "product", "quantize:int8-token"),
+    ],
+)
+def test_other_sites_change_as_in_a_plain_run(
+    kind: str, at: str, redistribution: str, folders: Any
+) -> None:
+    asked = {"at": at, "redistribution": redistribution}
+    plain = run_texts(folders(kind), stream=False, **asked)
+    assert plain.manifest["effect"]["kl"] > 0
+    assert_equal(plain, run_texts(folders(kind), stream=True, **asked))
+
+
 def test_counts_are_the_same_file(folders: Any, tmp_path: Path) -> None:
     folder = folders("llama", "bfloat16")
     run_texts(folder, stream=False).save(tmp_path / "plain")

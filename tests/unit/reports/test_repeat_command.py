@@ -23,6 +23,12 @@ from distviz.settings import RunSettings
         ({"model": "m", "c": 0.25, "ripple": False}, "distviz run m --c 0.25 --no-ripple"),
         ({"model": "m", "filler": "-x"}, "distviz run m --filler=-x"),
         ({"model": "m", "text": ["a.txt"]}, "distviz run m --text kept.jsonl"),
+        ({"model": "m", "at": "product", "sites": "product"}, "distviz run m --at product"),
+        ({"model": "m", "at": "q", "sites": "act"}, "distviz run m --sites act --at q"),
+        (
+            {"model": "m", "redistribution": "threshold:my file.csv"},
+            "distviz run m --redistribution 'threshold:my file.csv'",
+        ),
     ],
 )
 def test_a_run(settings: dict[str, Any], expected: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from distviz.errors import RequestError
 from distviz.settings import (
     OPTIONS,
     SIDE_B,
@@ -32,6 +33,16 @@ def test_every_setting_says_what_it_changes() -> None:
     }  # fmt: skip
     kinds = ("tokens", "arm", "counts", "source", "figures", "speed", "nothing")
     assert set(names_affecting(*kinds)) == set(OPTIONS)
+
+
+def test_the_sites_that_are_observed_follow_those_redistributed() -> None:
+    assert build_settings({}).sites == "act"
+    assert build_settings({"at": "product,q"}).sites == "product,q"
+    assert build_settings({"at": "product", "sites": "act"}).sites == "act"
+    assert RunSettings(at="down").sites == "down"
+    assert RunSettings(**RunSettings(at="down").as_dict()) == RunSettings(at="down")
+    with pytest.raises(RequestError, match="unknown site 'acts'"):
+        RunSettings(at="acts")
 
 
 def test_the_same_result_is_asked_for_whatever_its_folder_and_speed() -> None:

@@ -95,6 +95,14 @@ def test_arm_on_one_side_compares_its_after(
     assert a.settings.arm_layers == "none"
 
 
+def test_both_sides_observe_what_is_redistributed_on_one() -> None:
+    a, b = (side.settings for side in sides_of("demo", "demo", b_at="product"))
+    assert (a.at, a.sites, b.at, b.sites) == ("act", "act,product", "product", "act,product")
+    base = RunSettings(sites="gate", explicit=frozenset({"sites"}))
+    sides = find_sides("demo", "demo", ("before", None), base, base.explicit, {"b_at": "product"})
+    assert [side.settings.sites for side in sides] == ["gate", "gate"]
+
+
 def test_a_preset_of_b_fills_what_was_not_given() -> None:
     _, b = sides_of("demo", "demo", b_preset="qwen2.5-32b-instruct", b_p1=70.0)
     assert (b.settings.c, b.settings.p1) == (find_preset("qwen2.5-32b-instruct", None)["c"], 70.0)
