@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -66,9 +66,10 @@ def attach_hook(
             inside.setdefault((point.module, point.within), []).append(point)
         else:
             scope = scopes.get(point.within)
-            others = [model.get_submodule(path) for path in point.also] if first else []
-            for module in modules_at(model, point):
-                _hook_module(module, point, receive, scope, stack, first, others)
+            paths = (point.module, *(point.also if first else ()))
+            places = [modules_at(model, replace(point, module=path)) for path in paths]
+            for readers in zip(*places, strict=True):
+                _hook_module(readers, point, receive, scope, stack, first)
     for (_, within), group in inside.items():
         for module in modules_at(model, group[0]):
             _hook_functions(module, group, receive, scopes.get(within), stack, first)
@@ -137,14 +138,15 @@ def _outside_modes(receive: Receive) -> Receive:
 
 
 def _hook_module(
-    module: nn.Module,
+    readers: Sequence[nn.Module],
     point: HookPoint,
     receive: Receive,
     scope: _Running | None,
     stack: ExitStack,
     first: bool,
-    others: Sequence[nn.Module],
 ) -> None:
+    """Hook a module; ``readers`` are this and the others that its input enters."""
+
     def deliver(value: Any) -> Any:
         import torch
 
@@ -154,14 +156,14 @@ def _hook_module(
             return _delivered(receive, point, value)
 
     if point.takes == "output":
-        after = module.register_forward_hook(lambda _m, _a, out: deliver(out), prepend=first)
+        after = readers[0].register_forward_hook(lambda _m, _a, out: deliver(out), prepend=first)
         stack.callback(after.remove)
         return
 
     entering = _Entering(deliver, point)
 
     def before(reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        take = partial(entering.take, reader) if others else deliver
+        take = partial(entering.take, reader) if len(readers) > 1 else deliver
         if args:
             new = take(args[0])
             return None if new is None else ((new, *args[1:]), kwargs)
@@ -169,7 +171,7 @@ def _hook_module(
         new = take(kwargs[name])
         return None if new is None else (args, {**kwargs, name: new})
 
-    for reader in (module, *others):
+    for reader in readers:
         handle = reader.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
         stack.callback(handle.remove)
 

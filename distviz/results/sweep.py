@@ -370,7 +370,7 @@ def setting_name(row: pd.Series[Any] | dict[str, Any], varied: Sequence[str] = N
     words = []
     if "redistribution" in varied and row["redistribution"] != "arm":
         words.append(str(row["redistribution"]))
-    if "at" in varied and row.get("at", ACT) != ACT:
+    if "at" in varied and (row.get("at", ACT) != ACT or varied is not NAMED):
         words.append(f"at {row['at']}")
     if ("c" in varied or "fraction" in varied) and has_selection(str(row["redistribution"])):
         given = not math.isnan(row["fraction"])

@@ -20,6 +20,8 @@ from distviz.sites import HookPoint
 
 Where = tuple[str, str, tuple[int, int] | None]
 LLAMA: dict[str, list[Where]] = {
+    "attn_in": [(f"model.layers.{{}}.self_attn.{name}_proj", "input", None) for name in "qkv"],
+    "mlp_in": [(f"model.layers.{{}}.mlp.{name}_proj", "input", None) for name in ("gate", "up")],
     "gate": [("model.layers.{}.mlp.act_fn", "input", None)],
     "act": [("model.layers.{}.mlp.act_fn", "output", None)],
     "up": [("model.layers.{}.mlp.up_proj", "output", None)],
@@ -33,6 +35,8 @@ LLAMA: dict[str, list[Where]] = {
     "module:*.o_proj": [("model.layers.{}.self_attn.o_proj", "output", None)],
 }
 GPT2: dict[str, list[Where]] = {
+    "attn_in": [("transformer.h.{}.attn.c_attn", "input", None)],
+    "mlp_in": [("transformer.h.{}.mlp.c_fc", "input", None)],
     "gate": [("transformer.h.{}.mlp.act", "input", None)],
     "product": [("transformer.h.{}.mlp.c_proj", "input", None)],
     "q": [("transformer.h.{}.attn.c_attn", "output", (0, 32))],
