@@ -18,6 +18,7 @@ from .opening import Checked as Checked
 from .opening import EmptyModel as EmptyModel
 from .opening import check as check
 from .opening import corpus_of as corpus_of
+from .opening import documents_of as documents_of
 from .opening import open_empty as open_empty
 from .opening import open_from as open_from
 from .output_effect import Baseline as Baseline

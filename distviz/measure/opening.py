@@ -170,8 +170,14 @@ class Checked:
         return open_from(settings, progress, is_for_measure=True, info=self.empty.info)
 
 
-def check(settings: RunSettings, text: Sequence[Text] | None = None) -> Checked:
+def check(
+    settings: RunSettings,
+    text: Sequence[Text] | None = None,
+    documents: Sequence[Document] | None = None,
+) -> Checked:
     """Check whatever `run` checks before it reads weights; ``text`` as of `run`.
+
+    ``documents`` are those of the text, where it was read already.
 
     Raises
     ------
@@ -181,7 +187,8 @@ def check(settings: RunSettings, text: Sequence[Text] | None = None) -> Checked:
     """
     empty = open_empty(settings)
     opened = empty.opened
-    corpus = corpus_of(documents_of(settings, text), opened, settings)
+    found = documents_of(settings, text) if documents is None else documents
+    corpus = corpus_of(found, opened, settings)
     return Checked(empty, corpus, *choose_points(settings, opened.model, opened.mlps))
 
 

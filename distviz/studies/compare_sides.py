@@ -28,6 +28,7 @@ from distviz.settings import (
 from distviz.sites import SiteKey, join_sites, parse_sites
 
 if TYPE_CHECKING:
+    from distviz.data import Document
     from distviz.measure import Checked
 
 _PHASES = ("before", "after")
@@ -60,8 +61,11 @@ class CompareSide:
     texts: list[Any] | None = None
     checked: Checked | None = None
 
-    def check(self, name: str) -> CompareSide:
+    def check(self, name: str, known: dict[tuple[str, ...], list[Document]]) -> CompareSide:
         """Check a side that is measured, as far as no weights are needed.
+
+        ``known`` holds the documents of texts that were read, and receives those of this side: a
+        pipe can be read only once.
 
         Raises
         ------
@@ -73,7 +77,11 @@ class CompareSide:
         if self.run is not None:
             return self
         try:
-            return replace(self, checked=measure.check(self.settings, self.texts))
+            documents = None
+            if self.texts is None and self.settings.layer is None:
+                names = tuple(self.settings.text)
+                documents = known[names] = known.get(names) or measure.documents_of(self.settings)
+            return replace(self, checked=measure.check(self.settings, self.texts, documents))
         except RequestError as error:
             raise RequestError(f"side {name}: {error.message}", error.hint) from error
 

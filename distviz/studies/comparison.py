@@ -38,6 +38,7 @@ from distviz.studies.compare_warnings import same_documents, same_tokens, warnin
 from distviz.studies.elementwise import compare_elementwise, compare_predictions, with_values
 
 if TYPE_CHECKING:
+    from distviz.data import Document
     from distviz.measure import CheckpointFolder, PairedOutputs
 
 _LAST = ["module", "stack"]
@@ -131,7 +132,8 @@ def checked_sides(
     if all(side.run is not None for side in found):
         return found
     phases = (phase_a, phase_of_b(phase_b, of_b))
-    found = [side.check(name) for name, side in zip("AB", found, strict=True)]
+    known: dict[tuple[str, ...], list[Document]] = {}
+    found = [side.check(name, known) for name, side in zip("AB", found, strict=True)]
     first, second = (side.outline(phase) for side, phase in zip(found, phases, strict=True))
     pair_keys(first, second, *phases, *_wanted(first, base, given))
     if elementwise:

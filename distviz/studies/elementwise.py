@@ -7,15 +7,16 @@ window and position.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from distviz.output import listed
 from distviz.results import divergence, rounding_level
-from distviz.sites import HookPoint
+from distviz.sites import HookPoint, join_layers
 from distviz.stats import Difference, Differences, infer_sqnr
 from distviz.studies.alignment import paired_layers, partners, points_of
 
@@ -78,6 +79,8 @@ def compare_elementwise(
     opened = _open_both(sides, progress)
     a, b = (_measurement(one.model, one.settings, sites) for one in opened)
     found = partners(a.watched, b.watched)
+    unpaired = {point: "B has no such place" for point in a.watched if point not in found.values()}
+    unpaired |= {point: "A has no such place" for point in b.watched if point not in found}
     a.watched = list(dict.fromkeys(found.values()))
     b.watched = list(found)
     recorder = PairRecorder(found)
@@ -88,7 +91,7 @@ def compare_elementwise(
     asked = _request(opened) | {"places": places, "--local": str(local)}
     compare_batches(pair, opened[0].batches(), asked, progress, states)
     recorder.check()
-    result = _result(recorder, opened)
+    result = _result(recorder, opened, unpaired)
     del opened, a, b, pair, inputs  # before a model is loaded again
     gc.collect()
     return result
@@ -167,7 +170,9 @@ def _layer_inputs(a: LoadedModel, b: LoadedModel) -> LayerInputs:
     return LayerInputs(*(paired_layers(a, b) or ([], [])))
 
 
-def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:
+def _result(
+    recorder: PairRecorder, opened: Sequence[_Opened], unpaired: Mapping[HookPoint, str]
+) -> Elementwise:
     tokenizer = opened[0].model.tokenizer
 
     def text(number: int) -> str:
@@ -184,15 +189,22 @@ def _result(recorder: PairRecorder, opened: Sequence[_Opened]) -> Elementwise:
         "elementwise_channels": _channels(places),
         "elementwise_tokens": _tokens(places, text),
     }
-    left_out = [
-        f"{point.site} in layer {point.layer} ({point.module}) is not compared value by value: "
-        f"{reason}"
-        for point, reason in recorder.left_out.items()
-    ]
+    left_out = [*_sentences(unpaired), *_sentences(recorder.left_out)]
     sites = list(dict.fromkeys(point.site for point in places))
     known = {"sites": sites, "local": bool(recorder.own), "dtypes": dtypes}
     note = known | divergence(tables["elementwise"], dtypes)
     return Elementwise(tables, note, left_out, inference)
+
+
+def _sentences(reasons: Mapping[HookPoint, str]) -> Iterator[str]:
+    """Yield a sentence for each site and reason, with the layers that are left out."""
+    groups: dict[tuple[str, str], list[HookPoint]] = {}
+    for point, reason in reasons.items():
+        groups.setdefault((point.site, reason), []).append(point)
+    for (site, reason), points in groups.items():
+        layers = {point.layer for point in points if point.layer >= 0}
+        where = f" in {listed('layer', join_layers(layers))}" if layers else ""
+        yield f"{site}{where} is not compared value by value: {reason}"
 
 
 def _place(point: HookPoint) -> dict[str, Any]:

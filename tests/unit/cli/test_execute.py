@@ -77,8 +77,13 @@ def test_a_failure_names_the_command_that_resumes(
     ]
 
 
-def test_a_request_that_is_refused_needs_no_hint_to_resume(tmp_path: Path) -> None:
-    notes = Notes()
+@pytest.mark.parametrize("share", [0, 0.61])
+def test_a_request_that_is_refused_says_how_to_use_what_is_saved(
+    tmp_path: Path, share: float
+) -> None:
+    notes, out = Notes(), tmp_path / "out"
     with pytest.raises(RequestError, match="layer 9"):
-        execute(study(tmp_path / "out", RequestError("layer 9")), notes)
-    assert notes.notes == []
+        execute(study(out, RequestError("layer 9"), share), notes)
+    note = f"61 % is saved in {out}.partial; a command that can be carried out takes it: --resume"
+    assert notes.notes == [note] * bool(share)
+    assert out.with_name("out.partial").exists() == bool(share)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.texts import TEXTS
+from support.tiny_models import save_tiny, save_tiny_llama
 
 import distviz
 from distviz.errors import RequestError
@@ -176,3 +179,28 @@ def test_a_saved_run_has_no_values(demo_folder: Path, demo_run: Any) -> None:
         distviz.compare(demo_folder, demo_folder, local=True)
     with pytest.raises(RequestError, match="B is set to ripple = false"):
         _compare(demo_folder, demo_folder, ripple=False, b_arm_layers="2")
+
+
+def test_what_is_left_out_is_named_with_its_layers(demo_folder: Path, tmp_path: Path) -> None:
+    """Sites of another width, and sites that one model alone has."""
+    pruned = save_tiny_llama(tmp_path / "pruned", demo_folder, intermediate_size=40)
+    found = _compare(save_tiny_llama(tmp_path / "whole", demo_folder), pruned)
+    assert set(found.elementwise["elementwise"]["site"]) == {"residual", "attention"}
+    notes = [one for one in found.manifest["warnings"] if "value by value" in one]
+    assert notes == [
+        f"{site} in layers 0-1 is not compared value by value: it has 48 channels in A and 40 in B"
+        for site in ("act", "product")
+    ]
+    whole = save_tiny("llama", tmp_path / "llama", demo_folder)
+    experts = save_tiny("mixtral", tmp_path / "mixtral", demo_folder)
+    notes = _compare(whole, experts, sites="residual,product").manifest["warnings"]
+    assert any(one.startswith("product in layers 0-3 is not compared value") for one in notes)
+
+
+def test_a_text_from_a_pipe_is_read_once(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXTS[0].encode())))
+    settings = RunSettings(text=["-"], max_length=LENGTH, device="cpu")
+    found = distviz.compare(demo_folder, demo_folder, settings=settings, elementwise=True)
+    assert found.manifest["elementwise"]["verdict"] == "all values are equal"
