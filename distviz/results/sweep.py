@@ -60,6 +60,7 @@ SWEEP_INTERVALS = (
 _ADDED = ("own_near_zero_removed", "sqnr_db")
 """Quantities that older folders do not have."""
 _NUMBERS = {"": Number, "_spread": Positive}
+_OPTIONAL: Any = Number | None
 
 
 def _columns(ending: str) -> list[Any]:
@@ -76,7 +77,7 @@ SweepRow: type[Row] = defstruct(  # type: ignore[assignment]
         ("seeds", Count),
         *_columns(""),
         *_columns("_spread"),
-        *((name, Number, None) for name in (*SWEEP_INTERVALS, *RANKS)),
+        *((name, _OPTIONAL, None) for name in (*SWEEP_INTERVALS, *RANKS)),
         ("documents", Count, 0),
     ],
     bases=(Setting,),

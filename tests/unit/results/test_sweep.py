@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,8 @@ from hypothesis import strategies as some
 from support.synthetic_sweeps import rows_of, sweep_from
 
 from distviz.errors import RequestError
-from distviz.results.sweep import Sweep, join_seeds, pareto
+from distviz.results.sweep import SWEEP_INTERVALS, Sweep, join_seeds, pareto
+from distviz.results.sweep_layers import RANKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +119,19 @@ def test_means_and_spread_over_seeds() -> None:
 
 
 # The folder ---------------------------------------------------------------------------------
+
+
+def test_empty_intervals_and_an_infinite_ratio_are_read(tmp_path: Path) -> None:
+    sweep = sweep_from(rows_of(c=[0.1, 0.2], sqnr_db=[math.inf, 20.0]), by_layer=True)
+    empty = dict.fromkeys((*SWEEP_INTERVALS, *RANKS), math.nan)
+    sweep = replace(sweep, table=sweep.table.assign(**empty, documents=0))
+    sweep.write(tmp_path / "new")
+    found = Sweep.load(tmp_path / "new").table
+    assert found["sqnr_db"].tolist() == [math.inf, 20.0]
+    assert found["kl_low"].isna().all()
+    old = replace(sweep, table=sweep.table.drop(columns="at"), seeds=sweep.seeds.drop(columns="at"))
+    old.write(tmp_path / "old")
+    assert Sweep.load(tmp_path / "old").table["at"].tolist() == ["act", "act"]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
