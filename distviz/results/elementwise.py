@@ -57,7 +57,9 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
     ``first``: the first place whose relative error exceeds `rounding_level`, None if there is none;
     ``jump``: where it grows most from one layer to the next at a site; ``worst``: the place of the
     lowest SQNR; ``amplifying``: layers that make the error they inherit at least twice as large,
-    known if each layer's own error was measured; ``verdict``: these in words.
+    known if each layer's own error was measured; ``left_out``: the first place with pairs that are
+    not compared because a value is not finite, and how many there are in all; ``verdict``: these in
+    words.
     """
     rows = error_rows(table, dtypes)
     first = next((row for row in rows if row["relative_error"] > row["level"]), None)
@@ -70,6 +72,7 @@ def divergence(table: pd.DataFrame, dtypes: Sequence[str]) -> dict[str, Any]:
         if first and worst
         else None,
         "amplifying": _amplifying(rows),
+        "left_out": _left_out(table),
     }
     return found | {"verdict": _verdict(found, rows)}
 
@@ -199,11 +202,28 @@ def _amplifying(rows: Sequence[dict[str, Any]]) -> list[int]:
     return found
 
 
+def _left_out(table: pd.DataFrame) -> dict[str, Any] | None:
+    """Return the first place with pairs that were left out, and the number of all."""
+    rows = table[table["left_out"] > 0]
+    if rows.empty:
+        return None
+    first = {name: rows[name].tolist()[0] for name in ("layer", "site", "module")}
+    return first | {"pairs": int(rows["left_out"].sum())}
+
+
 def _verdict(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    text, left_out = _differences(found, rows), found["left_out"]
+    if left_out is None:
+        return text
+    pairs = counted(left_out["pairs"], "pair")
+    return f"{text}; {pairs} of values left out because one is not finite, first at {_at(left_out)}"
+
+
+def _differences(found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return "no pair of finite values was compared"
     if all(row["relative_error"] == 0 for row in rows):
-        return "all values are equal"
+        return "all finite values are equal" if found["left_out"] else "all values are equal"
     first, jump, worst = found["first"], found["jump"], found["worst"]
     if first is None:
         most = max(row["relative_error"] for row in rows)

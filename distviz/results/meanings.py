@@ -204,7 +204,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "mean_abs_difference, max_abs_difference": "mean and largest abs(b − a)",
         "max_document, max_window, max_position, max_token, max_channel": (
             "where abs(b − a) is largest: document, window, position in the window, text of the "
-            "token, channel; empty where all values are equal"
+            "token (control characters as escapes), channel; empty where all values are equal"
         ),
         "tokens, documents": "how many tokens were compared, in how many documents",
         "left_out": "pairs of values left out because one is not finite",
@@ -228,7 +228,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     "elementwise_tokens": {
         "rank": "1 is the largest share of the error, 50 are listed",
         "document, window, position, token": (
-            "which token: document, window, position in the window, text"
+            "which token: document, window, position in the window, text with control characters "
+            "as escapes"
         ),
         "error_share": "of sum((b − a)²) of the place, the part of this token",
         "relative_error, cosine": "of the values of this token alone",

@@ -251,6 +251,7 @@ class ElementwiseNote(Struct, kw_only=True):
     jump: dict[str, Any] | None = None
     worst: dict[str, Any] | None = None
     amplifying: list[Layer] = []
+    left_out: dict[str, Any] | None = None
     verdict: str = ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from distviz.output import listed
+from distviz.output import listed, visible
 from distviz.results import divergence, rounding_level
 from distviz.sites import HookPoint, join_layers
 from distviz.stats import Difference, Differences, infer_sqnr
@@ -176,7 +176,7 @@ def _result(
     tokenizer = opened[0].model.tokenizer
 
     def text(number: int) -> str:
-        return "" if tokenizer is None else str(tokenizer.decode([number]))
+        return "" if tokenizer is None else visible(str(tokenizer.decode([number])))
 
     places = {
         point: found for point, found in recorder.places.items() if point not in recorder.left_out

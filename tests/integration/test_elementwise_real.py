@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.brute_places import LLAMA, assert_pairs, at, measure_texts, rows_at
+from support.brute_places import LLAMA, assert_pairs, at, measure_texts, rows_at, shown
 from support.texts import TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -106,5 +107,4 @@ def test_every_column_in_two_dtypes(
     for layer in layers:
         for site in LLAMA:
             a, b = (rows_at(one, (layer, site, "before")) for one in sides)
-            decode = lambda token: str(tokenizer.decode([token]))  # noqa: E731
-            assert_pairs(at(tables, layer, site), a, b, decode)
+            assert_pairs(at(tables, layer, site), a, b, partial(shown, tokenizer))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from support.brute_places import (
     llama_places,
     measure_texts,
     rows_at,
+    shown,
     torchao_sqnr,
 )
 from support.packages import need
@@ -73,7 +77,7 @@ def check(
         ]
         alone = None if own is None else rows_at(own, (layer, site, "before"))
         tables = at(found.elementwise, layer, site)
-        assert_pairs(tables, *sides, lambda token: tokenizer.decode([token]), alone)
+        assert_pairs(tables, *sides, partial(shown, tokenizer), alone)
 
 
 def compare_and_check(
@@ -271,3 +275,62 @@ def test_the_sqnr_is_that_of_other_tools(plain: Path, demo_tokenizer: Any, tmp_p
         ]
         expected = exllama_sqnr(*samples, eps=0.0)
         assert documents["sqnr_db"].mean() == pytest.approx(expected, rel=1e-10)
+
+
+# Unusual values and texts -------------------------------------------------------------------
+
+
+def _edited(folder: Path, target: Path, change: Callable[[Any], None]) -> tuple[Path, Any]:
+    """Save a model with other weights; return both."""
+    model = load(folder)
+    with torch.no_grad():
+        change(model)
+    model.save_pretrained(target)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, target / name)
+    return target, model
+
+
+def _last(model: Any) -> None:
+    model.model.layers[-1].mlp.down_proj.weight[3, 4] += 0.5
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [TEXTS[1]],
+        ["a", "9"],
+        [TEXTS[0]] * 3,
+        pytest.param(["a\r\nb\r\r c\n\n", "NA", "null nan", "\x1b[31m x\x07"], id="controls"),
+    ],
+)
+def test_unusual_texts(texts: list[str], plain: Path, demo_tokenizer: Any, tmp_path: Path) -> None:
+    other, model = _edited(plain, tmp_path / "other", _last)
+    length = 2 if texts[0] == "a" else LENGTH
+    found = compare(plain, other, tmp_path, texts, max_length=length)
+    found.save(tmp_path / "saved")
+    sides = [measure_texts(one, demo_tokenizer, texts, length, 4) for one in (load(plain), model)]
+    for tables in (found, Comparison.load(tmp_path / "saved")):
+        check(tables, *sides, demo_tokenizer)
+
+
+@pytest.mark.parametrize("is_a", [True, False])
+def test_values_that_are_not_finite(
+    is_a: bool, plain: Path, demo_tokenizer: Any, tmp_path: Path
+) -> None:
+    token = demo_tokenizer(TEXTS[0])["input_ids"][2]
+
+    def change(model: Any) -> None:
+        model.model.embed_tokens.weight[token, 3] = math.nan
+        model.model.layers[1].mlp.down_proj.weight[3, 4] = math.inf
+
+    other, model = _edited(plain, tmp_path / "other", change)
+    paths, models = (plain, other), (load(plain), model)
+    if is_a:
+        paths, models = paths[::-1], models[::-1]
+    found = compare_and_check(paths, models, demo_tokenizer, tmp_path)
+    note = found.manifest["elementwise"]
+    assert (note["left_out"]["layer"], note["left_out"]["site"]) == (0, "attention")
+    assert note["left_out"]["pairs"] == found.elementwise["elementwise"]["left_out"].sum()
+    assert "left out because one is not finite, first at layer 0, attention" in note["verdict"]
+    assert "all values are equal" not in note["verdict"]

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from support.brute_force import Measured, keeping
-from support.brute_places import LLAMA, assert_run, llama_places, measure_texts
+from support.brute_places import LLAMA, assert_run, llama_places, measure_texts, shown
 from support.texts import TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,10 +36,6 @@ def texts_in(folder: Path) -> list[Path]:
     for path, text in zip(paths, LINES, strict=True):
         path.write_text(text, encoding="utf-8")
     return paths
-
-
-def shown(tokenizer: Any, token: int) -> str:
-    return str(tokenizer.decode([token])).replace("\n", "\\n")
 
 
 def check(

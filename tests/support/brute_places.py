@@ -70,6 +70,14 @@ def rows_at(found: Measured, key: tuple[int, str, str]) -> Rows:
     return Rows(np.array(tokens)[order], values[order])
 
 
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\x1b", "\x07": "\\x07"}
+
+
+def shown(tokenizer: Any, token: int) -> str:
+    """Return the text of a token, control characters as escapes."""
+    return "".join(_ESCAPES.get(sign, sign) for sign in str(tokenizer.decode([token])))
+
+
 def near(found: Any, wanted: Any, scale: Any = 0.0) -> None:
     """Require 1e-10, relative to each number (or to ``scale``); NaN and infinity as they are."""
     found, wanted = (np.asarray(one, np.float64) for one in (found, wanted))

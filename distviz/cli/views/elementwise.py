@@ -120,7 +120,7 @@ def _worst(comparison: Comparison, place: ErrorRow) -> Iterator[str]:
         yield f"Tokens with most of the error, {where} (document/window/position):"
     for row in tokens:
         at = "/".join(str(row[name]) for name in ("document", "window", "position"))
-        yield f"  {at}  {row['token']!r}  {_share(row)}"
+        yield f"  {at}  “{row['token']}”  {_share(row)}"
 
 
 def _share(row: Mapping[Any, Any]) -> str:

@@ -25,7 +25,7 @@ def _table(errors: dict[tuple[int, str], float], **more: dict[tuple[int, str], f
     rows = [
         {"layer": layer, "site": site, "relative_error": error}
         | {"sqnr_db": -20 * math.log10(error) if error else math.inf}
-        | {"sqnr_low": math.nan, "sqnr_high": math.nan}
+        | {"sqnr_low": math.nan, "sqnr_high": math.nan, "left_out": 0}
         | {name: values[layer, site] for name, values in more.items()}
         | {"module": f"layers.{layer}", "stack": "decoder"}
         for (layer, site), error in errors.items()
@@ -68,6 +68,21 @@ def test_the_interval_stands_beside_the_lowest_ratio() -> None:
 
 def test_nothing_differs() -> None:
     assert divergence(_table({(0, "act"): 0.0}), FP32)["verdict"] == "all values are equal"
+
+
+def test_values_that_are_not_finite_are_named() -> None:
+    table = _table({(0, "act"): 0.0, (0, "residual"): 0.0, (1, "residual"): 0.0})
+    table["left_out"] = [0, 3, 4]
+    found = divergence(table, FP32)
+    assert found["left_out"] == {
+        "layer": 0, "site": "residual", "module": "layers.0", "pairs": 7,
+    }  # fmt: skip
+    assert found["verdict"] == (
+        "all finite values are equal; 7 pairs of values left out because one is not finite, first "
+        "at layer 0, residual"
+    )
+    table["relative_error"] = table["sqnr_db"] = math.nan
+    assert divergence(table, FP32)["verdict"].startswith("no pair of finite values was compared; 7")
 
 
 def test_a_side_of_zeros_differs_without_limit() -> None:

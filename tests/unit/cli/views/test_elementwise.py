@@ -44,7 +44,7 @@ def test_the_worst_channels_and_tokens_are_named() -> None:
     assert named == np.argsort(-errors)[:3].tolist()
     assert f"{100 * errors.max() / errors.sum():.1f} % of the error" in lines[start + 1]
     token = int(((b - a) ** 2).sum(1).argmax())
-    assert f"{token % 10}/0/{token // 10}  ' word{token}'" in lines[start + 5]
+    assert f"{token % 10}/0/{token // 10}  “ word{token}”" in lines[start + 5]
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
