@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from support.brute_formats import BRUTE_FORMATS, brute_restore
 from distviz.stats import quantize
 from distviz.stats.granular_formats import GRANULAR_FORMATS
 from distviz.stats.quantizers import restore
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def values_like(kind: str, rows: int = 12, width: int = 256) -> torch.Tensor:
@@ -180,6 +185,32 @@ ORACLES: dict[str, Oracle] = {
     "fp8-e4m3": _torchao_float8(lambda *size: [*size], torch.float8_e4m3fn),
     "fp8-e5m2": _torchao_float8(lambda *size: [*size], torch.float8_e5m2),
 }
+
+
+def golden_values() -> torch.Tensor:
+    """Values of layer 0 of SmolLM2 at ``act``, float32 (64, 1536)."""
+    with np.load(GOLDEN / "layer0_smollm2.npz") as arrays:
+        return torch.from_numpy(arrays["x"].reshape(-1, 1536))
+
+
+def digest(values: torch.Tensor) -> str:
+    return hashlib.sha256((values + 0.0).numpy().astype("<f4").tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_real_values_become_what_the_library_made_of_them(name: str) -> None:
+    known = json.loads((GOLDEN / "formats_smollm2.json").read_text("utf-8"))
+    assert digest(quantize(golden_values(), name)) == known[name]
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ORACLES)
+def test_what_the_library_made_of_them_is_pinned(name: str) -> None:
+    known = json.loads((GOLDEN / "formats_smollm2.json").read_text("utf-8"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("compressed_tensors" if name == "nvfp4" else "torchao")
+        assert digest(ORACLES[name](golden_values())) == known[name]
 
 
 @pytest.mark.extended
