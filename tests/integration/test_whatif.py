@@ -36,7 +36,9 @@ def test_a_run_is_asked_about(call: Any, mine: Path, demo_run: Run) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.rstrip().endswith(str(out))
     assert "worst" in done.out
-    assert max(map(len, done.out.splitlines()[:-1])) <= 80
+    # Tables are as wide as their columns where nobody reads them on a screen.
+    words = [line for line in done.out.splitlines()[:-1] if not line.startswith(" ")]
+    assert max(map(len, words)) <= 80
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == [
         "figures/formats.png",
         "figures/zeros.png",
@@ -156,7 +158,8 @@ def test_in_a_pipe_it_is_plain(mine: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.isascii()
     assert "\x1b" not in done.out
-    assert max(map(len, done.out.splitlines()[:-1])) <= 80
+    words = [line for line in done.out.splitlines()[:-1] if not line.startswith(" ")]
+    assert max(map(len, words)) <= 80
 
 
 def test_the_folder_is_shown_and_exported_by_itself(call: Any, mine: Path) -> None:

@@ -26,7 +26,7 @@ from distviz.results import (
 if TYPE_CHECKING:
     from distviz.results import WhatIf
 
-_NEXT = {"2nd": 5, "3rd": 6}
+_NEXT = {"2nd": 7, "3rd": 8}
 """Columns of the next worst layers, and the ranks in which they are left out."""
 _REST = f" (rest: without {TOP})"
 
@@ -72,13 +72,13 @@ def formats_table(results: WhatIf, site: str) -> FittedTable:
         [
             Column("format", kind="text"),
             Column("range", kind="text"),
-            *_place("worst", drop=1),
+            *_place("worst", (2, 3)),
             *_more_places(),
-            *_place("best"),
+            *_place("best", (1, 1)),
             Column("worst", "rest", kind="text"),
-            Column("median", results.named_phase(site), drop=2),
-            *(Column("median", phase, drop=3) for phase in others[:1]),
-            Column("median", "clipped", drop=4),
+            Column("median", results.named_phase(site), drop=4),
+            *(Column("median", phase, drop=5) for phase in others[:1]),
+            Column("median", "clipped", drop=6),
         ],
         "whatif.csv",
     )
@@ -131,11 +131,11 @@ def zeros_table(results: WhatIf, site: str, *, thresholds: bool = False) -> Fitt
     return table
 
 
-def _place(heading: str, drop: int = 0) -> Iterator[Column]:
+def _place(heading: str, drops: tuple[int, int]) -> Iterator[Column]:
     """Yield the columns of a layer: its SQNR, share zeroed, and energy in the largest values."""
     yield Column(heading, "SQNR", kind="text")
-    yield Column("zeroed", "there")
-    yield Column("top", "there", drop)
+    for name, drop in zip(("zeroed", "top"), drops, strict=True):
+        yield Column(name, "there", drop)
 
 
 def _more_places() -> Iterator[Column]:
