@@ -131,6 +131,7 @@ def _measure(place: Path) -> None:
         text = [Path("long.jsonl")]
         distviz.run("model", text=text, device="cpu").save("runs/mine")
         distviz.run(text=text, device="cpu").save("runs/demo")
+        distviz.run(text=text, device="cpu", sites="linear", arm_layers="none").save("runs/linear")
 
 
 @pytest.fixture
