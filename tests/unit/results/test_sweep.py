@@ -125,12 +125,12 @@ def test_empty_intervals_and_an_infinite_ratio_are_read(tmp_path: Path) -> None:
     sweep = sweep_from(rows_of(c=[0.1, 0.2], sqnr_db=[math.inf, 20.0]), by_layer=True)
     empty = dict.fromkeys((*SWEEP_INTERVALS, *RANKS), math.nan)
     sweep = replace(sweep, table=sweep.table.assign(**empty, documents=0))
-    sweep.write(tmp_path / "new")
+    sweep.save(tmp_path / "new")
     found = Sweep.load(tmp_path / "new").table
     assert found["sqnr_db"].tolist() == [math.inf, 20.0]
     assert found["kl_low"].isna().all()
     old = replace(sweep, table=sweep.table.drop(columns="at"), seeds=sweep.seeds.drop(columns="at"))
-    old.write(tmp_path / "old")
+    old.save(tmp_path / "old")
     assert Sweep.load(tmp_path / "old").table["at"].tolist() == ["act", "act"]
 
 
