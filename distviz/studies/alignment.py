@@ -123,7 +123,9 @@ def _offered(opened: LoadedModel) -> list[str]:
 
 
 def partners(a: Iterable[HookPoint], b: Iterable[HookPoint]) -> dict[HookPoint, HookPoint]:
-    """Return the points of B with those of A at the same layer, stack and site, in order.
+    """Return the points of B with those of A at the same layer, stack and site.
+
+    Those of one module are partners; the others of a place are, in order.
 
     Raises
     ------
@@ -132,13 +134,15 @@ def partners(a: Iterable[HookPoint], b: Iterable[HookPoint]) -> dict[HookPoint, 
     """
     by_place: dict[tuple[Any, ...], list[HookPoint]] = {}
     for point in a:
-        by_place.setdefault((point.stack, point.layer, point.site), []).append(point)
+        by_place.setdefault(_place(point), []).append(point)
     found = {}
-    for point in b:
-        there = by_place.get((point.stack, point.layer, point.site), [])
-        same = next((one for one in there if one.module == point.module), None)
-        partner = same or next(iter(there), None)
-        if partner is not None:
+    points = list(b)
+    known = {(*_place(one), one.module) for one in points}
+    for point in points:
+        there = by_place.get(_place(point), [])
+        same = [one for one in there if one.module == point.module]
+        free = [one for one in there if (*_place(one), one.module) not in known]
+        for partner in (same or free)[:1]:
             there.remove(partner)
             found[point] = partner
     if not found:
@@ -147,6 +151,10 @@ def partners(a: Iterable[HookPoint], b: Iterable[HookPoint]) -> dict[HookPoint, 
             "the distributions of other layers and sites can be compared without --elementwise",
         )
     return found
+
+
+def _place(point: HookPoint) -> tuple[str, int, str]:
+    return point.stack, point.layer, point.site
 
 
 def paired_layers(a: LoadedModel, b: LoadedModel) -> tuple[list[str], list[str]] | None:

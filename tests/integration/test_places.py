@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from support.brute_force import Measured, keeping
 from support.brute_places import LLAMA, assert_run, llama_places, measure_texts, shown
 from support.texts import TEXTS
+from support.tiny_models import save_tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import distviz
@@ -165,3 +167,72 @@ def test_every_column_of_padded_calls(side: str, demo_folder: Path, demo_tokeniz
 def test_every_column_of_smollm2_padded_on_the_left(dequantized: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(dequantized, dtype=torch.bfloat16).eval()
     check_padded(model, AutoTokenizer.from_pretrained(dequantized), "left")
+
+
+# Unusual models and texts -------------------------------------------------------------------
+
+
+def _not_finite(model: Any, token: int) -> None:
+    model.model.embed_tokens.weight[token, 3] = math.nan
+    model.model.layers[1].mlp.down_proj.weight[3, 4] = math.inf
+
+
+def _planted(model: Any, token: int) -> None:
+    model.model.embed_tokens.weight[token, 3] = 1e6
+
+
+def _coarse(model: Any, _: int) -> None:
+    for weight in model.parameters():
+        weight.copy_((32 * weight).round() / 32)
+
+
+def _constant(model: Any, _: int) -> None:
+    for layer in model.model.layers:
+        layer.mlp.gate_proj.weight.zero_()
+        layer.self_attn.v_proj.weight.fill_(0.5)
+
+
+CONTROLS = ["a\r\nb\r\r c\n\n", "NA", "null nan", "\x1b[31m x\x07"]
+
+
+@pytest.mark.parametrize(
+    ("change", "texts", "length"),
+    [
+        (_not_finite, TEXTS, LENGTH),
+        (_planted, TEXTS, LENGTH),
+        (_coarse, TEXTS, LENGTH),
+        (_constant, TEXTS, LENGTH),
+        (None, ["a", "9"], 2),
+        (None, [TEXTS[0]] * 3, LENGTH),
+        (None, CONTROLS, LENGTH),
+    ],
+)
+def test_unusual_models_and_texts(
+    change: Any,
+    texts: list[str],
+    length: int,
+    demo_folder: Path,
+    demo_tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    folder = save_tiny_llama(tmp_path / "model", demo_folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    token = demo_tokenizer(TEXTS[0])["input_ids"][2]
+    if change is not None:
+        with torch.no_grad():
+            change(model, token)
+        model.save_pretrained(folder)
+    run = distviz.run(
+        folder, text=texts, max_length=length, batch_size=3, device="cpu", sites=",".join(LLAMA),
+        arm_layers="none", channels=True, tokens=True,
+    )  # fmt: skip
+    out = run.save(tmp_path / "run")
+    found = measure_texts(model, demo_tokenizer, texts, length, 3)
+    tokens = pd.read_parquet(out / "tokens.parquet")
+    assert_run(Run.load(out), found, partial(shown, demo_tokenizer), tokens)
+    if change is _planted:
+        first = run.extremes.query("site == 'residual' and rank == 1")
+        assert (first["value"] > 9e5).all()
+        assert set(first["channel"]) == {3}
+        assert first["massive"].all()
+        assert set(first["token_id"]) == {token}

@@ -86,7 +86,7 @@ def near(found: Any, wanted: Any, scale: Any = 0.0) -> None:
     np.testing.assert_array_equal(found[~np.isfinite(found)], wanted[~np.isfinite(wanted)])
     known = np.isfinite(wanted)
     found, wanted = found[known], wanted[known]
-    size = np.maximum(np.abs(wanted), scale)
+    size = np.maximum(np.abs(wanted), np.broadcast_to(scale, known.shape)[known])
     assert (np.abs(found - wanted) <= 1e-10 * size).all(), (found, wanted)
 
 

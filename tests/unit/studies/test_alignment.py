@@ -16,7 +16,8 @@ from support.tiny_models import save_tiny, save_tiny_llama
 import distviz
 from distviz.errors import RequestError
 from distviz.settings import RunSettings
-from distviz.studies.alignment import UnalignedError
+from distviz.sites import HookPoint
+from distviz.studies.alignment import UnalignedError, partners
 
 pytestmark = pytest.mark.usefixtures("without_weights")
 
@@ -141,3 +142,12 @@ def test_the_command_names_what_can_be_done(
     words = [word for word in map(str, args) if word not in removed] + added
     assert done.err.rstrip().endswith(f": distviz {shlex.join(words)}")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_modules_of_one_name_are_partners_before_others() -> None:
+    def points(*modules: str) -> list[HookPoint]:
+        return [HookPoint(0, "decoder", "module:*", name, "output") for name in modules]
+
+    a, b = points("x", "y", "old"), points("new", "y", "x", "more")
+    found = {point.module: partner.module for point, partner in partners(a, b).items()}
+    assert found == {"new": "old", "y": "y", "x": "x"}
