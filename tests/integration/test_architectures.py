@@ -124,7 +124,7 @@ def test_an_examination_finds_wrong_hooks(
     assert any("an activation that the model did not compute" in one for one in found), found
     monkeypatch.undo()
     assert battery.examine("llama").wrong == []
-    monkeypatch.setattr(hooks.Redistribution, "_written", lambda _self, output, _change: output)
+    monkeypatch.setattr(hooks.Redistribution, "_written", lambda _self, output, *_: output)
     found = battery.examine("llama").wrong
     for problem in (
         "does not change the activation",

@@ -535,7 +535,8 @@ def test_inspect(call: Any, tiny_llama: Path) -> None:
     found = json.loads(call("inspect", tiny_llama, "--json").out)
     sites = {point["site"] for point in found["points"] if point["layer"] == 1}
     assert sites == {
-        "gate", "act", "up", "product", "down", "q", "k", "v", "attention", "residual",
+        "mlp_in", "gate", "act", "up", "product", "down", "attn_in", "q", "k", "v", "attention",
+        "residual",
     }  # fmt: skip
     assert found["model"]["architecture"] == "LlamaForCausalLM"
     assert call("inspect").code == 0
