@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line
+from distviz.output import counted, listed
 from distviz.parsing import path_of
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ class ThresholdTable:
             return found.pop()
         where = f"layer {point.layer}, site {point.site} ({point.module})"
         if found:
-            raise RequestError(f"{self.path} has {len(found)} thresholds for {where}")
+            raise RequestError(f"{self.path} has {counted(len(found), 'threshold')} for {where}")
         layers = sorted({layer for layer, _, _ in self.rows})
         raise RequestError(
             f"{self.path} has no threshold for {where}",
-            f"it has layers {', '.join(map(str, layers))}; give others to --arm-layers or --at",
+            f"it has {listed('layer', ', '.join(map(str, layers)))}; give others to --arm-layers or --at",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from distviz.output import counted
+from distviz.output import counted, listed
 from distviz.results.labels import number
 from distviz.sites import ACT
 
@@ -76,7 +76,7 @@ def costs(table: pd.DataFrame) -> list[str]:
         single = is_alone(part)
         known = part["kl"].notna()
         words = [
-            f"{place_name(row)} in layers {row['layers']}: {_cost(row)}"
+            f"{place_name(row)} in {listed('layer', str(row['layers']))}: {_cost(row)}"
             for row in part[known & ~single].to_dict("records")
         ]
         alone = part[known & single].sort_values("kl", ascending=False, kind="stable")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from distviz.output import counted
 from distviz.results.counts_file import check_counts, read_counts, write_counts
 from distviz.results.schema import SCHEMA_VERSION, GroupsNote
 from distviz.sites import SiteKey
@@ -80,7 +81,7 @@ def parse(data: bytes, sketches: Mapping[SiteKey, Mapping[str, Sketch]]) -> Toke
         for partition, by_name in partitions.items():
             if sum(one.count for one in by_name.values()) != total:
                 name = f"layer {key.layer}, {key.site}, {key.phase}, {partition}"
-                raise ValueError(f"{name}: counts.parquet has {total:,} values")
+                raise ValueError(f"{name}: counts.parquet has {counted(total, 'value')}")
     return found
 
 

@@ -78,7 +78,8 @@ _ALLOWED = {
     "models/synthetic.py": "layer.documents {",  # the name of a setting
     "results/run.py": "it has layers {layers[0]}",  # both ends of a range
     "results/sweep.py": "--arm-layers {",  # an option
-    "studies/comparison.py": "{shape} … ",  # a product, 8 x 256
+    "results/sweep_layers.py": "{change:+.3g} … nats",  # a difference, not a number of them
+    "studies/compare_warnings.py": "{shape} … ",  # a product, 8 x 256
 }
 """File -> part of a message whose noun is plural whatever the number."""
 
