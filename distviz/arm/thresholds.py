@@ -61,7 +61,8 @@ class ThresholdTable:
         layers = sorted({layer for layer, _, _ in self.rows})
         raise RequestError(
             f"{self.path} has no threshold for {where}",
-            f"it has {listed('layer', ', '.join(map(str, layers)))}; give others to --arm-layers or --at",
+            f"it has {listed('layer', ', '.join(map(str, layers)))}; "
+            "give others to --arm-layers or --at",
         )
 
 
