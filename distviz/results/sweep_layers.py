@@ -42,14 +42,15 @@ def rank_layers(table: pd.DataFrame) -> pd.DataFrame:
 def disagreements(table: pd.DataFrame) -> list[str]:
     """Return where SQNR and cost disagree: a sentence per setting that has such layers.
 
-    A layer counts if it costs more than one with a lower SQNR, with intervals of the KL divergence
-    that do not overlap; named is the one with the most such layers.
+    A layer counts if it costs more than one with a lower SQNR: the intervals of their KL divergence
+    do not overlap, or one is twice the other where there are no intervals. Named is the layer with
+    the most such layers.
     """
     if not {"sqnr_db", "kl_low", "kl_high"} <= set(table):
         return []
     found = []
     for part in kinds(rank_layers(table[is_alone(table)])):
-        known = part.dropna(subset=["sqnr_db", "kl_low", "kl_high"])
+        known = part.dropna(subset=["sqnr_db", "kl"])
         rows = known.to_dict("records")
         worse = [sum(_contradicts(row, other) for other in rows) for row in rows]
         most = max(worse, default=0)
@@ -66,7 +67,11 @@ def disagreements(table: pd.DataFrame) -> list[str]:
 
 
 def _contradicts(row: dict[Hashable, Any], other: dict[Hashable, Any]) -> bool:
-    return bool(other["sqnr_db"] < row["sqnr_db"] and other["kl_high"] < row["kl_low"])
+    if not other["sqnr_db"] < row["sqnr_db"]:
+        return False
+    if math.isnan(row["kl_low"]) or math.isnan(other["kl_high"]):
+        return bool(row["kl"] > 2 * other["kl"])
+    return bool(other["kl_high"] < row["kl_low"])
 
 
 def costs(table: pd.DataFrame) -> list[str]:

@@ -37,6 +37,10 @@ def test_a_layer_that_costs_more_at_a_higher_sqnr_is_named() -> None:
         "quantize:int8 at product: layer 1 is number 1 of 3 by SQNR (30.0 dB) and number 3 by cost "
         "(KL 0.20): 1 layer with a lower SQNR costs less"
     )
+    unsure = table().assign(kl_low=math.nan, kl_high=math.nan)
+    (text,) = disagreements(unsure)  # ten and twenty times as much
+    assert text.endswith("2 layers with a lower SQNR cost less")
+    assert disagreements(unsure.assign(kl=[0.15, 0.2, 0.15, 0.3])) == []
     agreeing = table().assign(kl=[0.1, 0.01, 0.3, 1.0], kl_low=0.0)
     assert disagreements(agreeing) == []
     assert disagreements(table().drop(columns=["kl_low"])) == []
