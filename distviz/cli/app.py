@@ -351,7 +351,7 @@ def report(given: SimpleNamespace) -> None:
 
 @_command
 def export(given: SimpleNamespace) -> None:
-    """Write figures and tables in other formats, or files for another tool."""
+    """Write figures and tables, or files of a run for another tool."""
     from distviz.cli import execute
 
     folder, written, warnings = execute.execute_export(given)

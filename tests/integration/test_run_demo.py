@@ -217,7 +217,9 @@ def assert_classes(run: Run, found: Measured, layers: set[int], tokenizer: Any) 
     assert run.manifest["token_classes"] == {
         name: int((together == name).sum()) for name in CLASSES
     }
-    table = run.classes().set_index(["layer", "site", "phase", "token_class"])
+    table = run.classes()
+    table = table[table["partition"] == "class"]
+    table = table.set_index(["layer", "site", "phase", "token_class"])
     keys = [
         key
         for key in found.values
@@ -502,7 +504,7 @@ def test_the_folder_is_whole_and_says_what_the_run_says(tmp_path: Path, demo_run
     assert {path.name for path in folder.iterdir()} == {
         "run.json", "stats.csv", "histograms.csv", "plans.csv", "classes.csv",
         "documents.parquet", "channels.parquet", "counts.parquet", "documents.jsonl",
-        "extremes.csv",
+        "extremes.csv", "token_groups.parquet",
     }  # fmt: skip
     columns = [
         "layer", "site", "phase", "module", "count", "nan", "inf", "zeros", "min", "max", "mean",

@@ -180,7 +180,7 @@ def test_layer_after_layer_starts_behind_what_was_kept(
     )  # fmt: skip
     assert done.code == 0, done.err
     table = pd.read_csv("swept/sweep_seeds.csv", dtype={"layers": str})
-    assert table["layers"].tolist() == ["0", "1", "2", "3"]
+    assert table["layers"].tolist() == ["0", "1", "2", "3", "0-3"]
     for _, row in table.iterrows():
         for name, expected in _by_run(row, text, model).items():
             assert row[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), name

@@ -226,7 +226,10 @@ def empty_sides(figure: Figure) -> list[str]:
                 if free - max(across, 0) >= MOST_EMPTY:
                     found.append(f"{name!r}: {100 * free:.0f} % empty at the {side}")
         for values, *_ in _maps(ax):
-            found += [f"{name!r}: {what}" for what in _blank(values)]
+            # A row of zeros stands where another map of the same rows has values.
+            alike = [one for other in figure.axes for one, *_ in _maps(other)]
+            alike = [np.nan_to_num(one) for one in alike if one.shape == values.shape]
+            found += [f"{name!r}: {what}" for what in _blank(np.abs(alike).max(axis=0))]
     return found
 
 

@@ -11,9 +11,11 @@ from distviz.settings import OPTIONS, LayerSettings, RunSettings
 
 def test_every_setting_has_an_effect_by_default() -> None:
     idle = {name for name, one in OPTIONS.items() if why_no_effect(one, RunSettings())}
-    assert idle == {"filler", "filler_count", "filler_position", "filler_kind"}
-    assert not any(why_no_effect(one, RunSettings(filler="/")) for one in OPTIONS.values())
-    assert not any(why_no_effect(one, RunSettings(), "filler") for one in OPTIONS.values())
+    assert idle == {"filler", "filler_count", "filler_position", "filler_kind", "rotate"}
+    given = RunSettings(filler="/", formats=["nvfp4"])
+    assert not any(why_no_effect(one, given) for one in OPTIONS.values())
+    given = RunSettings(formats=["nvfp4"])
+    assert not any(why_no_effect(one, given, "filler") for one in OPTIONS.values())
 
 
 def test_layers_without_arm_and_figures_need_few_settings() -> None:

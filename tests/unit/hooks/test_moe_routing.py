@@ -344,7 +344,7 @@ def test_experts_in_a_list_are_matched_by_their_input(style: str) -> None:
     assert {p.experts for p in points} == {"layers.1.mlp"}
     assert {(p.site, p.module.rpartition(".")[2]) for p in points} == {
         ("gate", "act_fn"), ("act", "act_fn"), ("up", "up_proj"), ("product", "down_proj"),
-        ("down", "down_proj"),
+        ("down", "down_proj"), ("mlp_in", "gate_proj"),
     }  # fmt: skip
     found: dict[str, Any] = {}
     block = model.layers[1].mlp
@@ -371,7 +371,7 @@ def test_experts_in_a_list_are_matched_by_their_input(style: str) -> None:
                 act = torch.nn.functional.silu(own.gate_proj(x))
                 by_hand = {
                     "gate": own.gate_proj(x), "act": act, "up": own.up_proj(x),
-                    "product": act * own.up_proj(x), "down": own(x),
+                    "product": act * own.up_proj(x), "down": own(x), "mlp_in": x,
                 }  # fmt: skip
                 torch.testing.assert_close(values[row], by_hand[site], rtol=1e-4, atol=1e-5)
 
