@@ -106,6 +106,7 @@ def test_the_ratios_stand_in_the_inference(wide: Path, edited: Path, tmp_path: P
     for name, other in (columns | {"approximate": "approximate"}).items():
         pd.testing.assert_series_equal(table[name], rows[other], check_names=False)
     assert rows["paired"].all()
+    assert (rows["documents"] == 3 * len(TEXTS)).all()
     changed = rows[(rows["layer_a"] > 3) & (rows["site"] == "residual")]
     assert (changed["p_adjusted"] < 0.05).all()
     assert (rows[rows["layer_a"] < 3]["p_value"] == 1).all()
