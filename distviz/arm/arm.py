@@ -324,6 +324,8 @@ class ARM:
         moved: torch.Tensor | None,
     ) -> list[Plan | None]:
         """Apply every pass to one sequence; the first reads ``source``, all write ``target``."""
+        import torch
+
         from distviz.stats import kernels
 
         rows = sequence.rows
@@ -340,7 +342,8 @@ class ARM:
                 of_pass = moved if number == 0 else moved.new_zeros(moved.shape)
                 kernels.find_moved(source, rows, cut, of_pass)
                 if number:
-                    moved |= of_pass
+                    index = torch.from_numpy(rows).to(moved.device)
+                    moved[index] |= of_pass[index]
             words = kernels.row_keys([self.seed, layer, number, *owner])
             self._write(source, target, rows, words, cut, plan)
             source = target

@@ -83,6 +83,8 @@ def format_losses(asked: WhatIf, site: str = "act", *, width: str | None = None)
     with style.styled(width) as page:
         inches = page.or_width(7.2)
         row = ROW * (0.9 if page.is_narrow else 1.0)
+        if width is not None and has_rest:
+            row *= 0.77  # the maps fit a page
         maps = 1 + 3 * has_rest + bool(others)
         heights = [row * len(formats)] * (1 + 2 * has_rest) + [row] * has_rest
         heights += [row * len(formats)] * bool(others)

@@ -461,5 +461,5 @@ def test_smollm2_in_fp32_and_bf16(smollm2: Path, call: Callable[..., Done], tmp_
     assert len(found.table) == 30
     assert (found.table["ks"] < 0.05).all()
     assert found.table["std_ratio"].between(0.97, 1.03).all()
-    assert len(list(Path("c/figures").iterdir())) == 32
+    assert len(list(Path("c/figures").iterdir())) == 33
     assert (found.table["ks"] > 0).all()

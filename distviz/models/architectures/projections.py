@@ -6,13 +6,12 @@ by the usual names, checked against their widths.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
-import textwrap
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distviz.models.architectures.attention_inputs import KEY, VALUE, reads_apart
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -51,15 +50,13 @@ _DOWN = (
 _UP = ("up_proj", "wi_1", "w_1", "w3", "proj_up")
 _GATE_THEN_UP = ("gate_up_proj", "Wi", "input_linear", "fc1")
 _QUERY = ("q_proj", "query", "q", "q_lin", "Wq")
-_KEY = ("k_proj", "key", "k", "k_lin", "Wk")
-_VALUE = ("v_proj", "value", "v", "v_lin", "Wv")
 _ATTENTION_OUT = (
     "o_proj", "out_proj", "dense", "c_proj", "wo", "Wo", "o", "out_lin", "out", "proj",
 )  # fmt: skip
 _EXPERT_NDIM = 3
 _ATTENTION_IN = (*_QUERY, "q_b_proj", "query_key_value", "qkv_proj", "c_attn", "Wqkv", "qkv")
 _READERS = {
-    *_QUERY, *_KEY, *_VALUE, "query_key_value", "qkv_proj", "c_attn", "Wqkv", "qkv", "q_a_proj",
+    *_QUERY, *KEY, *VALUE, "query_key_value", "qkv_proj", "c_attn", "Wqkv", "qkv", "q_a_proj",
     "kv_a_proj_with_mqa",
 }  # fmt: skip
 """Projections that read the input of the attention."""
@@ -353,21 +350,6 @@ def layer_sites(
     return sites
 
 
-def adds_positions(attention: nn.Module) -> bool:
-    """Return whether queries and keys, but not values, have positions added, as in D-FINE."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(type(attention).forward)))
-    except (OSError, SyntaxError):
-        return False
-    read = {
-        node.func.attr: ast.unparse(node.args[0])
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
-    }
-    keys, values = ({read[name] for name in names if name in read} for names in (_KEY, _VALUE))
-    return bool(keys and values) and not keys & values
-
-
 def _attention_sites(
     path: str, attention: nn.Module, modules: Mapping[str, nn.Module]
 ) -> Iterator[SitePlace]:
@@ -378,9 +360,9 @@ def _attention_sites(
     beside = _join(parent(path), "output.dense")
     out = next((found for found in [*within, beside] if found in modules), None)
     out_widths = linear_widths(modules[out]) if out else None
-    apart = _VALUE if adds_positions(attention) else ()
+    apart = reads_apart(attention)
     yield from _input_of("attn_in", _alike(path, children, _READERS.difference(apart)))
-    for site, names in (("q", _QUERY), ("k", _KEY), ("v", _VALUE)):
+    for site, names in (("q", _QUERY), ("k", KEY), ("v", VALUE)):
         for key in names:
             if key not in children:
                 continue

@@ -922,3 +922,18 @@ def test_the_product_is_rounded_once(dtype: torch.dtype) -> None:
     assert plan is not None
     expected = (_u(1, 30, 70) * torch.tensor(plan.upper, dtype=torch.float32)).to(dtype)
     assert _identical(out, expected)
+
+
+def test_many_sequences_of_several_passes_are_those_alone() -> None:
+    """Sequences are on threads; each marks only its own values as moved."""
+    torch.manual_seed(6)
+    x = torch.nn.functional.silu(torch.randn(24, 5, 40))
+    arm = ARM(passes=3, fraction=0.2)
+    whole, plans, moved = arm.trace(x, documents=np.zeros(24))
+    assert moved is not None
+    for index in range(len(x)):
+        own, own_plans, own_moved = arm.trace(x[index : index + 1], documents=np.zeros(1))
+        assert torch.equal(own[0], whole[index])
+        assert own_plans[0] == plans[index]
+        assert own_moved is not None
+        assert torch.equal(own_moved[0], moved[index])
