@@ -515,9 +515,10 @@ def test_the_folder_is_whole_and_says_what_the_run_says(tmp_path: Path, demo_run
     stats = pd.read_csv(folder / "stats.csv")
     assert list(stats) == columns
     pd.testing.assert_frame_equal(stats, demo_run.stats(), check_dtype=False, check_exact=True)
-    assert list(pd.read_csv(folder / "plans.csv"))[:10] == (
-        ["layer", "document", "window", "n", "eps", "near", "fraction", "k", "upper", "lower"]
-    )
+    assert list(pd.read_csv(folder / "plans.csv"))[:11] == [
+        "layer", "site", "document", "window", "n", "eps", "near", "fraction", "k", "upper",
+        "lower",
+    ]  # fmt: skip
     assert list(pd.read_csv(folder / "classes.csv"))[:6] == (
         ["layer", "site", "phase", "token_class", "tokens", "near_zero"]
     )
