@@ -58,5 +58,8 @@ nitpick_ignore_regex = [
         "py:class",
         r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
     ),
-    ("py:class", r"(FirstOutputs|PairedOutputs|distviz\.results\.token_rows\.\w+)"),
+    (
+        "py:class",
+        r"(Checked|HasMagnitudes|FirstOutputs|PairedOutputs|distviz\.stats\.magnitudes\.\w+|distviz\.results\.token_rows\.\w+)",
+    ),
 ]

@@ -1,7 +1,7 @@
 """Other redistributions than ARM, for comparison with it.
 
 Most select the same values of a sequence as `ARM` does with the same parameters (``c``, ``p_min``,
-``p_max`` or ``fraction``); they differ in the new values, or in their places. Those of `Mapped`
+``p_max`` or ``fraction``); they differ in the new values, or in their places. Those of ``Mapped``
 take all values.
 """
 
@@ -172,7 +172,7 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
     ----------
     name
         One of `REDISTRIBUTIONS`, ``scale:FACTOR``, ``threshold:VALUE``, ``threshold:FILE`` (see
-        `read_thresholds`), ``quantize:FORMAT`` (see `Quantize`), or ``module:callable`` (see
+        ``read_thresholds``), ``quantize:FORMAT`` (see ``Quantize``), or ``module:callable`` (see
         `Custom`).
     arm
         Its parameters.

@@ -47,7 +47,7 @@ batch, tokens."""
 class Redistribution:
     """ARM at some points of a model; ``report``, if given, receives what it changed.
 
-    The points are those that `check_replaceable` accepts.
+    The points are those that ``check_replaceable`` accepts.
     """
 
     arm: ARM

@@ -72,7 +72,7 @@ def run(
     outputs
         Receives what the model predicts, to compare it with another model.
     checked
-        What `check` returned for these settings, which is then not checked again.
+        What ``check`` returned for these settings, which is then not checked again.
 
     Raises
     ------
