@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distviz.output import visible
 from distviz.results import is_massive
 from distviz.sites import SiteKey, key_order
-from distviz.stats import Sketch, statistics
+from distviz.stats import Sketch, kernels, statistics
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +80,9 @@ class CountedRows:
     @classmethod
     def of(cls, tokens: Tokens) -> CountedRows:
         """Return the rows of counted tokens."""
-        rows = owners = np.flatnonzero(tokens.counted)
+        rows = owners = np.flatnonzero(tokens.rows_that_count())
         experts = np.full(rows.size, -1)
         if tokens.routed is not None:
-            rows = np.flatnonzero(tokens.routed.spread(tokens.counted.ravel().astype(np.int64)) > 0)
             owners, experts = tokens.routed.tokens[rows], tokens.routed.experts[rows]
         ids = np.full(rows.size, -1) if tokens.ids is None else tokens.ids.ravel()[owners]
         documents = tokens.documents[owners // tokens.valid.shape[1]]
@@ -93,22 +92,9 @@ class CountedRows:
 
     def largest(self, values: torch.Tensor, channels: NDArray[np.int64], highest: float) -> Largest:
         """Return the largest values of some channels, none of which exceeds ``highest``."""
-        from distviz.stats import kernels
-
         found, row, channel = kernels.find_largest(values, self.rows, channels, highest, LARGEST)
         document, index, expert, token = self.places[:, row]
         return Largest(found, np.stack([document, index, channel, expert, token]))
-
-
-def values_at(
-    values: torch.Tensor, rows: NDArray[np.int64], channels: NDArray[np.int64]
-) -> NDArray[np.floating[Any]]:
-    """Return some rows and channels; float32 represents the 16-bit types exactly."""
-    import torch
-
-    places = (torch.from_numpy(one).to(values.device) for one in (rows[:, None], channels))
-    picked = values.detach()[tuple(places)].cpu()
-    return np.asarray((picked.float() if picked.element_size() < 4 else picked).numpy())
 
 
 @dataclass

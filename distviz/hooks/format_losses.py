@@ -198,11 +198,9 @@ def _windows(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     lengths = tokens.lengths or (tokens.valid.shape[1],) * len(tokens.valid)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     windows = np.where(tokens.valid.ravel(), owners, -1)
-    counted = tokens.counted.ravel()
     if tokens.routed is not None:
         windows = tokens.routed.spread(windows)
-        counted = tokens.routed.spread(counted.astype(np.int64)) > 0
-    return windows, counted
+    return windows, tokens.rows_that_count()
 
 
 def _row(place: PlaceLosses, losses: Losses) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import MeasurementError
-from distviz.hooks.extremes import CountedRows, values_at
+from distviz.hooks.extremes import CountedRows
 from distviz.results import ROW, RowFile
 from distviz.sites import SiteKey
 
@@ -131,7 +131,7 @@ def token_rows(values: torch.Tensor, counted: CountedRows) -> NDArray[Any]:
     step = max(_AT_A_TIME // max(channels.size, 1), 1)
     for start in range(0, n_rows, step):
         part = slice(start, start + step)
-        sizes = np.abs(values_at(values, counted.rows[part], channels).astype(np.float64))
+        sizes = np.abs(_values_at(values, counted.rows[part], channels).astype(np.float64))
         is_finite = np.isfinite(sizes)
         sizes = np.where(is_finite, sizes, -1.0)
         channel[part] = sizes.argmax(axis=1)
@@ -152,3 +152,14 @@ def token_rows(values: torch.Tensor, counted: CountedRows) -> NDArray[Any]:
     found["absmax"] = np.where(has_one, absmax[best], np.nan)
     found["l2"] = np.where(has_one, np.sqrt(np.add.reduceat(squares, starts)), np.nan)
     return found
+
+
+def _values_at(
+    values: torch.Tensor, rows: NDArray[np.int64], channels: NDArray[np.int64]
+) -> NDArray[np.floating[Any]]:
+    """Return some rows and channels; float32 represents the 16-bit types exactly."""
+    import torch
+
+    places = (torch.from_numpy(one).to(values.device) for one in (rows[:, None], channels))
+    picked = values.detach()[tuple(places)].cpu()
+    return np.asarray((picked.float() if picked.element_size() < 4 else picked).numpy())

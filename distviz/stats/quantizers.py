@@ -167,10 +167,9 @@ def largest_magnitudes(x: torch.Tensor, of: GranularFormat, owners: torch.Tensor
 
 def _of_windows(most: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
     """Return for each row the largest of its window, by column."""
-    import torch
-
-    windows = range(int(owners.max()) + 1)
-    return torch.stack([most[owners == number].amax(0) for number in windows])[owners]
+    index = owners.view(-1, *[1] * (most.dim() - 1)).expand_as(most)
+    largest = most.new_zeros(int(owners.max()) + 1, *most.shape[1:])  # no magnitude is below 0
+    return largest.scatter_reduce(0, index, most, "amax")[owners]
 
 
 def _float_scale(most: torch.Tensor, top: float) -> torch.Tensor:
