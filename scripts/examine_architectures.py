@@ -2,7 +2,7 @@
 
 Run in the repository: ``python scripts/examine_architectures.py [TYPE ...]``. If there are
 problems, they are printed and nothing is written. Rows of types that require a missing package do
-not change; with types given, only these are examined.
+not change, also where these types are given; with types given, only these are examined.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     from support.architectures import battery
 
     stored = {row["type"]: row for row in json.loads(TARGET.read_text())["types"]}
-    kinds = sys.argv[1:] or [k for k in battery.types() if _is_installed(stored.get(k, {}))]
+    kinds = [k for k in sys.argv[1:] or battery.types() if _is_installed(stored.get(k, {}))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(_examine, kinds, chunksize=4))
     wrong = [f"{row['type']}: {one}" for row, found in results for one in found]

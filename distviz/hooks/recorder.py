@@ -73,6 +73,8 @@ class Tokens:
         int64 (batch, tokens), or None where the model did not read token ids.
     roles
         int64 (batch, tokens): index into `ROLES`; None where no token has one.
+    are_read
+        False where the call has no text: one position stands for each row of the batch.
     """
 
     valid: NDArray[np.bool_]
@@ -86,6 +88,7 @@ class Tokens:
     lengths: tuple[int, ...] = ()
     ids: NDArray[np.int64] | None = None
     roles: NDArray[np.int64] | None = None
+    are_read: bool = True
 
     @cached_property
     def counted_rows(self) -> CountedRows:

@@ -151,7 +151,7 @@ def rows_of(tensor: torch.Tensor, tokens: Tokens | None) -> torch.Tensor:
                 "match with padding",
                 "measure one text at a time: --batch-size 1",
             )
-    if tensor.dim() == 4 and tokens is not None:
+    if tensor.dim() == 4 and tokens is not None and tokens.are_read:
         shape = tokens.valid.shape
         if _streams_first(tensor, tokens):
             tensor = tensor.permute(1, 2, 0, 3)
@@ -171,7 +171,8 @@ def from_rows(rows: torch.Tensor, like: torch.Tensor, tokens: Tokens | None) -> 
 def _streams_first(tensor: torch.Tensor, tokens: Tokens) -> bool:
     """Whether a tensor is (streams, batch, tokens, channels)."""
     shape = tokens.valid.shape
-    return tensor.dim() == 4 and tensor.shape[1:3] == shape and tensor.shape[:2] != shape
+    same = tensor.dim() == 4 and tensor.shape[1:3] == shape and tensor.shape[:2] != shape
+    return same and tokens.are_read
 
 
 def _first(given: dict[str, Any], names: tuple[str, ...]) -> Any:
@@ -207,7 +208,7 @@ def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
         return replace(_read(mask, mask, 0), ids=None)
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and value.dim() > 1 and "decoder" not in name:
-            return _all_valid(value.shape[0], 1, 0)
+            return replace(_all_valid(value.shape[0], 1, 0), are_read=False)
     if is_needed:
         raise MeasurementError("the model was called without input_ids or inputs_embeds")
     return None

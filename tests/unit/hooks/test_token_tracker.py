@@ -150,6 +150,28 @@ def test_streams_of_a_token_are_its_channels() -> None:
     assert channels["max"].tolist() == expected.amax(0).tolist()
 
 
+def test_parts_of_a_series_are_rows_also_where_there_is_one_series() -> None:
+    """A call without text has no tokens whose streams (batch, 1, patches, channels) could be."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "patchtsmixer", context_length=16, patch_length=4, patch_stride=4, num_input_channels=1,
+        d_model=8, num_layers=2,
+    )  # fmt: skip
+    model = AutoModel.from_config(config).eval()
+    kept: list[torch.Tensor] = []
+    mlp = "encoder.mlp_mixer_encoder.mixers.0.feature_mixer.mlp.fc1"
+    handle = model.get_submodule(mlp).register_forward_hook(lambda _, __, out: kept.append(out))
+    with torch.no_grad(), distviz.watch(model) as watched:
+        model(past_values=torch.randn(2, 16, 1))
+    handle.remove()
+    assert kept[0].shape == (2, 1, 4, 16)
+    channels = watched.run().channels
+    found = channels[channels["module"].str.startswith(mlp[: -len(".fc1")])]
+    expected = torch.nn.functional.gelu(kept[0]).reshape(8, 16)
+    assert found["max"].tolist() == expected.amax(0).tolist()
+    assert found["count"].tolist() == [8] * 16
+
+
 def test_rows_that_are_no_tokens_are_refused_with_padding() -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
