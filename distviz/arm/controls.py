@@ -11,15 +11,16 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distviz.arm.arm import ARM
-from distviz.arm.mapped import Custom, Cutoff, CutoffTable, Quantize
+from distviz.arm.mapped import NO_FORMAT, ByPlace, Custom, Cutoff, Quantize
+from distviz.arm.place_table import read_formats, read_thresholds
 from distviz.arm.plan import Plan, SequenceRows
-from distviz.arm.thresholds import read_thresholds
 from distviz.errors import RequestError, nearest
 from distviz.option import check_choice
 from distviz.stats import GRANULAR_FORMATS
@@ -172,8 +173,8 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
     ----------
     name
         One of `REDISTRIBUTIONS`, ``scale:FACTOR``, ``threshold:VALUE``, ``threshold:FILE`` (see
-        ``read_thresholds``), ``quantize:FORMAT`` (see ``Quantize``), or ``module:callable`` (see
-        `Custom`).
+        ``read_thresholds``), ``quantize:FORMAT`` (see ``Quantize``), ``quantize:FILE`` (see
+        ``read_formats``), or ``module:callable`` (see `Custom`).
     arm
         Its parameters.
 
@@ -190,8 +191,7 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
     if word == "threshold" and rest:
         return _cutoff(name, rest, given)
     if word == "quantize":
-        check_choice(f"redistribution '{name}': the format", rest, tuple(GRANULAR_FORMATS))
-        return Quantize(**given, format=rest)
+        return _quantized(name, rest, given)
     if name in REDISTRIBUTIONS:
         return replace(arm) if name == "arm" else REDISTRIBUTIONS[name][0](**given)
     if names_callable(name):
@@ -199,8 +199,7 @@ def make_redistribution(name: str, arm: ARM) -> ARM:
     raise RequestError(
         f"unknown redistribution '{name}'{nearest(name, REDISTRIBUTIONS)}",
         f"allowed: {', '.join(REDISTRIBUTIONS)}, scale:FACTOR, threshold:VALUE, threshold:FILE, "
-        "quantize:FORMAT, or "
-        "module:callable",
+        "quantize:FORMAT, quantize:FILE, or module:callable",
     )
 
 
@@ -228,10 +227,18 @@ def _cutoff(name: str, text: str, given: dict[str, Any]) -> ARM:
     try:
         largest = float(text)
     except ValueError:
-        return CutoffTable(**given, table=read_thresholds(text, name))
+        return ByPlace(**given, table=read_thresholds(text, name))
     if not (math.isfinite(largest) and largest >= 0):
         raise RequestError(f"redistribution '{name}': {text} is no magnitude", "such as 0.01")
     return Cutoff(**given, largest=largest)
+
+
+def _quantized(name: str, text: str, given: dict[str, Any]) -> ARM:
+    is_file = "." in text or "/" in text or Path(text).is_file()
+    if text not in GRANULAR_FORMATS and is_file:
+        return ByPlace(**given, table=read_formats(text, name, {NO_FORMAT, *GRANULAR_FORMATS}))
+    check_choice(f"redistribution '{name}': the format", text, tuple(GRANULAR_FORMATS))
+    return Quantize(**given, format=text)
 
 
 def _factor(name: str, text: str) -> float:
@@ -246,7 +253,6 @@ def _factor(name: str, text: str) -> float:
 
 def _import(name: str, module: str, attribute: str) -> Callable[[torch.Tensor], torch.Tensor]:
     import sys
-    from pathlib import Path
 
     here = str(Path.cwd())
     added = here not in sys.path

@@ -7,14 +7,17 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from distviz.arm.arm import ARM
+from distviz.arm.place_table import PlaceTable
 from distviz.arm.plan import Plan, SequenceRows
-from distviz.arm.thresholds import ThresholdTable
 from distviz.errors import MeasurementError
 
 if TYPE_CHECKING:
     import torch
 
     from distviz.sites import HookPoint
+
+NO_FORMAT = "none"
+"""The format that leaves the values as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +87,8 @@ class Quantize(Mapped):
     Parameters
     ----------
     format
-        A name of `distviz.stats.granular_formats.GRANULAR_FORMATS`; scales come from the values of
-        the sequence itself.
+        A name of `distviz.stats.granular_formats.GRANULAR_FORMATS`, whose scales come from the
+        values of the sequence itself; or ``none``, which changes nothing.
     """
 
     format: str
@@ -94,6 +97,8 @@ class Quantize(Mapped):
         """Return the restored values, see `distviz.stats.quantizers.quantize`."""
         from distviz.stats import quantize
 
+        if self.format == NO_FORMAT:
+            return values
         return quantize(values, self.format)
 
     def described(self) -> str:
@@ -102,21 +107,25 @@ class Quantize(Mapped):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutoffTable(ARM):
-    """A `Cutoff` for each place, see `read_thresholds`."""
+class ByPlace(ARM):
+    """A `Cutoff` or `Quantize` of its own at each place, see `PlaceTable`."""
 
-    table: ThresholdTable
+    table: PlaceTable
     is_bounded: ClassVar[bool] = False
     selects: ClassVar[bool] = False
 
     def at(self, point: HookPoint) -> ARM:
-        """Return the cutoff of a place; raise a RequestError if the table has none."""
+        """Return what is done at a place; raise a RequestError if the table does not have it."""
         given = {field.name: getattr(self, field.name) for field in fields(ARM)}
-        largest = self.table.of(point)
-        return Cutoff(**given, largest=largest, is_of_counts=self.table.is_of_counts)
+        value = self.table.of(point)
+        if self.table.column == "format":
+            return Quantize(**given, format=value)
+        return Cutoff(**given, largest=value, is_of_counts=self.table.is_of_counts)
 
     def described(self) -> str:
-        """Return where the thresholds are from."""
+        """Return where thresholds or formats are from."""
+        if self.table.column == "format":
+            return f"the formats of {self.table.path}"
         return f"|x| up to the thresholds of {self.table.path}"
 
 

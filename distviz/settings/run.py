@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES = {name: name for name in _SHORT.values()} | _SHORT
 """The allowed names of a dtype besides ``auto``, and the torch name of each."""
-_FORMS = "scale:FACTOR, threshold:VALUE, threshold:FILE, quantize:FORMAT or module:callable"
+_FORMS = (
+    "scale:FACTOR, threshold:VALUE, threshold:FILE, quantize:FORMAT, quantize:FILE or "
+    "module:callable"
+)
 """Redistributions with a parameter in their name."""
 MOST_FILLERS = 100_000
 """Repetitions of a filler in a prompt."""

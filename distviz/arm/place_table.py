@@ -1,11 +1,14 @@
-"""Thresholds by layer for ``threshold:FILE``: a CSV, or the folder that `distviz whatif` writes."""
+"""Parameters by place for ``threshold:FILE`` and ``quantize:FILE``.
+
+A CSV; thresholds also from the folder that `distviz whatif` writes.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,28 +23,38 @@ if TYPE_CHECKING:
 _KEYS = ("stack", "site", "module")
 _WHATIF, _NOTE = "whatif.csv", "whatif.json"
 Row = Mapping[str, str]
+Keys = tuple[tuple[str, str], ...]
+_TAKES = {
+    "threshold": "threshold:VALUE takes a number, threshold:FILE a CSV or the folder of a what-if",
+    "format": "quantize:FORMAT takes the name of a format, quantize:FILE a CSV",
+}
+_ALLOWED = {"threshold": "a magnitude", "format": "the name of a format"}
 
 
 @dataclass(frozen=True)
-class ThresholdTable:
-    """The largest magnitudes that become zero, by place.
+class PlaceTable:
+    """The threshold or the format of each place.
 
     Attributes
     ----------
     path
         Of the file or folder, as given.
+    column
+        ``threshold``, the largest magnitude that becomes zero, or ``format``, a name.
     rows
-        (layer, the columns of the place that the file has, threshold).
+        (layer, the columns of the place that the file has, value of the column).
     is_of_counts
-        Whether they were found in counts, where a float32 value counts as its nearest bfloat16.
+        Whether thresholds were found in counts, where a float32 value counts as its nearest
+        bfloat16.
     """
 
     path: str
-    rows: tuple[tuple[int, tuple[tuple[str, str], ...], float], ...]
+    column: str
+    rows: tuple[tuple[int, Keys, Any], ...]
     is_of_counts: bool = False
 
-    def of(self, point: HookPoint) -> float:
-        """Return the threshold of a place.
+    def of(self, point: HookPoint) -> Any:
+        """Return the value of a place.
 
         Raises
         ------
@@ -49,24 +62,24 @@ class ThresholdTable:
             If the file has none for it, or several.
         """
         found = {
-            threshold
-            for layer, keys, threshold in self.rows
-            if layer == point.layer and all(getattr(point, name) == value for name, value in keys)
+            value
+            for layer, keys, value in self.rows
+            if layer == point.layer and all(getattr(point, name) == own for name, own in keys)
         }
         if len(found) == 1:
             return found.pop()
         where = f"layer {point.layer}, site {point.site} ({point.module})"
         if found:
-            raise RequestError(f"{self.path} has {counted(len(found), 'threshold')} for {where}")
+            raise RequestError(f"{self.path} has {counted(len(found), self.column)} for {where}")
         layers = sorted({layer for layer, _, _ in self.rows})
         raise RequestError(
-            f"{self.path} has no threshold for {where}",
+            f"{self.path} has no {self.column} for {where}",
             f"it has {listed('layer', ', '.join(map(str, layers)))}; "
             "give others to --arm-layers or --at",
         )
 
 
-def read_thresholds(text: str, name: str) -> ThresholdTable:
+def read_thresholds(text: str, name: str) -> PlaceTable:
     """Read thresholds from a CSV or the folder of a what-if.
 
     Parameters
@@ -89,31 +102,48 @@ def read_thresholds(text: str, name: str) -> ThresholdTable:
     path = Path(path_of(given, name))
     is_whatif = path.is_dir() or path.name == _WHATIF
     file = path / _WHATIF if path.is_dir() else path
-    rows = _read(file, name)
+    rows = _read(file, name, "threshold")
     if is_whatif:
         rows = _of_level(rows, level, text, name)
     elif level:
         raise RequestError(f"redistribution '{name}': @{level} is for the folder of a what-if")
-    found = tuple(_parsed(rows, name, file))
-    if not found:
-        raise RequestError(f"redistribution '{name}': {file} has no thresholds")
-    return ThresholdTable(text, found, is_whatif and _is_rounded(file.parent / _NOTE))
+    found = tuple(_parsed(rows, name, file, "threshold", _magnitude))
+    return PlaceTable(text, "threshold", found, is_whatif and _is_rounded(file.parent / _NOTE))
 
 
-def _read(file: Path, name: str) -> list[dict[str, str]]:
+def read_formats(text: str, name: str, known: Collection[str]) -> PlaceTable:
+    """Read number formats from a CSV with columns ``layer`` and ``format``.
+
+    It may have ``site``, ``stack`` and ``module``. ``known`` are the names that it may hold.
+
+    Raises
+    ------
+    RequestError
+        If it cannot be read, or holds another name.
+    """
+
+    def named(word: str) -> str | None:
+        return word if word in known else None
+
+    file = Path(path_of(text, name))
+    rows = _read(file, name, "format")
+    return PlaceTable(text, "format", tuple(_parsed(rows, name, file, "format", named)))
+
+
+def _read(file: Path, name: str, column: str) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, ValueError, csv.Error) as error:
         raise RequestError(
             f"redistribution '{name}': {file} cannot be read: {first_line(error)}",
-            "threshold:VALUE takes a number, threshold:FILE a CSV or the folder of a what-if",
+            _TAKES[column],
         ) from None
-    missing = [column for column in ("layer", "threshold") if rows and column not in rows[0]]
+    missing = [one for one in ("layer", column) if rows and one not in rows[0]]
     if missing:
         raise RequestError(
             f"redistribution '{name}': {file} has no column {' and no column '.join(missing)}",
-            "columns: layer, threshold, and where needed site, stack, module",
+            f"columns: layer, {column}, and where needed site, stack, module",
         )
     return rows
 
@@ -145,18 +175,29 @@ def _level_name(row: Row) -> str:
 
 
 def _parsed(
-    rows: list[dict[str, str]], name: str, file: Path
-) -> Iterator[tuple[int, tuple[tuple[str, str], ...], float]]:
+    rows: list[dict[str, str]],
+    name: str,
+    file: Path,
+    column: str,
+    read: Callable[[str], float | str | None],
+) -> Iterator[tuple[int, Keys, Any]]:
+    """Yield what `PlaceTable` holds; ``read`` returns None for a value that is not allowed."""
+    if not rows:
+        raise RequestError(f"redistribution '{name}': {file} has no {column}s")
     for number, row in enumerate(rows, start=2):
-        layer, threshold = _number(row["layer"]), _number(row["threshold"])
-        if not (layer == int(layer) if math.isfinite(layer) else False) or not threshold >= 0:
+        layer, value = _number(row["layer"]), read(row[column] or "")
+        if not (math.isfinite(layer) and layer == int(layer)) or value is None:
             raise RequestError(
                 f"redistribution '{name}': line {number} of {file}: "
-                f"layer '{row['layer']}', threshold '{row['threshold']}'",
-                "give a whole number and a magnitude",
+                f"layer '{row['layer']}', {column} '{row[column]}'",
+                f"give a whole number and {_ALLOWED[column]}",
             )
-        keys = tuple((key, row[key]) for key in _KEYS if row.get(key))
-        yield int(layer), keys, threshold
+        yield int(layer), tuple((key, row[key]) for key in _KEYS if row.get(key)), value
+
+
+def _magnitude(text: str) -> float | None:
+    value = _number(text)
+    return value if value >= 0 else None
 
 
 def _number(text: Any) -> float:

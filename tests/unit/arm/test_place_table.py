@@ -1,4 +1,4 @@
-"""Thresholds from files: what is read, what is refused, and which place gets which."""
+"""Thresholds and formats from files: what is read, what is refused, and which place gets which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import distviz
 from distviz.arm.arm import ARM
 from distviz.arm.controls import Cutoff, make_redistribution
-from distviz.arm.thresholds import read_thresholds
+from distviz.arm.place_table import read_formats, read_thresholds
 from distviz.errors import RequestError
 from distviz.sites import HookPoint
 from distviz.studies import evaluate_whatif, parse_whatif
@@ -101,3 +101,33 @@ def test_rounding_of_float32_is_that_of_the_counts() -> None:
         cutoff = Cutoff(largest=largest, is_of_counts=True)
         zeros = int((cutoff(x[:, None]) == 0).sum())
         assert zeros == int(counts[values <= largest].sum())
+
+
+def test_formats_of_places(tmp_path: Path) -> None:
+    file = written(tmp_path, "layer,site,format\n1,act,int8-token\n1,product,none\n")
+    values = torch.randn(5, 40)
+    arm = make_redistribution(f"quantize:{file}", ARM())
+    assert arm.described() == f"the formats of {file}"
+    own = make_redistribution("quantize:int8-token", ARM())
+    assert torch.equal(arm.at(ACT)(values), own(values))
+    assert torch.equal(arm.at(PRODUCT)(values), values)
+    with pytest.raises(RequestError, match="no format for layer 0, site act"):
+        arm.at(HookPoint(0, "decoder", "act", "m.0.act", "output"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layer,threshold\n0,1\n", "no column format"),
+        ("layer,format\n0,int9\n", "line 2 of .*format 'int9'"),
+        ("layer,format\n0,0.5\n", "line 2"),
+        ("layer,format\n", "no formats"),
+    ],
+)
+def test_formats_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        make_redistribution(f"quantize:{written(tmp_path, text)}", ARM())
+    with pytest.raises(RequestError, match="int9"):
+        make_redistribution("quantize:int9", ARM())
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_formats(str(tmp_path / "none.csv"), "quantize:none.csv", {"int8"})
