@@ -1,0 +1,55 @@
+"""On a device, hooks only enqueue: nothing there makes the host wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from support.pretended_device import DEVICE, Pretended, WouldWait, pretended, strictly
+
+from distviz.stats.kernels import rng, torch_ops
+
+WAITING: dict[str, Callable[[torch.Tensor], object]] = {
+    "item": lambda x: x.sum().item(),
+    "float": lambda x: float(x[0, 0]),
+    "bool": lambda x: bool((x > 0).any()),
+    "tolist": lambda x: x.cpu().tolist(),
+    "numpy": lambda x: x.cpu().numpy(),
+    "mask": lambda x: x[x > 0],
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "nonzero": lambda x: x.nonzero(),
+    "unique": lambda x: x.unique(),
+    "bincount": lambda x: torch.bincount(x.flatten().long().abs()),
+    "equal": lambda x: x.equal(x),
+    "places on the host": lambda x: x[torch.tensor([0])],
+    "to": lambda x: torch.arange(3).to(x.device),
+    "copy_": lambda x: torch.zeros(3, 4).copy_(x),
+    "repeat_interleave": lambda x: x[0].repeat_interleave(x[0].long().abs()),
+}
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_waiting_is_refused(name: str) -> None:
+    values = torch.arange(12.0).view(3, 4)
+    with torch.inference_mode(), pretended() as device:
+        WAITING[name](Pretended(values))
+        with strictly(device), pytest.raises(WouldWait, match="would make the host wait"):
+            WAITING[name](Pretended(values))
+
+
+def test_enqueuing_is_not_refused() -> None:
+    with torch.inference_mode(), pretended() as device, strictly(device):
+        x = Pretended(torch.arange(12.0).view(3, 4))
+        sent = torch.arange(3).to(DEVICE, non_blocking=True)
+        total = torch.zeros(3, device=DEVICE).index_add_(0, sent, torch.where(x > 3, x, 0.0).sum(1))
+    assert total.elem.tolist() == [0, 4 + 5 + 6 + 7, 8 + 9 + 10 + 11]
+    assert device.sent == [(3,)]
+
+
+def test_random_numbers() -> None:
+    keys = rng.row_keys([3, 1, 0, 2, np.arange(50), np.arange(50) + 5]).astype(np.int64)
+    with pretended() as device, strictly(device):
+        found = torch_ops.uniforms(Pretended(torch.from_numpy(keys)), 300)
+    np.testing.assert_array_equal(found.elem.numpy(), rng.uniforms(keys.astype(np.uint32), 300))
