@@ -18,7 +18,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox, BboxTransformTo
 
 from support import legibility
-from support.legibility import texts_shown
+from support.legibility import Shown, texts_shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,36 +35,46 @@ _SLACK = 1.0
 
 
 def problems(figure: Figure, least_points: float = 7.0) -> list[str]:
-    """Say in words what is wrong with a figure; nothing if all is right."""
+    """Say in words what is wrong with a figure, drawn once; nothing if all is right."""
+    shown = texts_shown(figure)
     return [
-        *legibility.problems(figure, least_points),
-        *texts_over_data(figure),
-        *texts_at_the_edge(figure),
-        *repeated_ticks(figure),
-        *touching_ticks(figure),
+        *legibility.problems(figure, shown, least_points),
+        *texts_over_data(figure, shown),
+        *texts_at_the_edge(figure, shown),
+        *repeated_ticks(figure, shown),
+        *touching_ticks(figure, shown),
         *empty_sides(figure),
     ]
 
 
-def texts_over_data(figure: Figure) -> list[str]:
+def texts_over_data(figure: Figure, shown: Shown) -> list[str]:
     """Texts that lie over lines, markers, bars or cells of heatmaps other than their own."""
     found = []
     drawn = [one for ax in figure.axes for one in _drawn(ax)]
-    cells = [(ax, box) for ax in figure.axes for box in _cells(ax)]
-    for text, box in texts_shown(figure):
+    extents = np.array([one.extents() for one in drawn]).reshape(-1, 4)
+    cells = np.concatenate([np.zeros((0, 4)), *map(_cells, figure.axes)])
+    for text, box in shown:
         slack = min(_SLACK, box.width / 4, box.height / 4)
         inner = Bbox.from_extents(box.x0 + slack, box.y0 + slack, box.x1 - slack, box.y1 - slack)
         name = repr(text.get_text())
-        if any(one.meets(inner) for one in drawn):
+        if any(drawn[near].meets(inner) for near in np.flatnonzero(_touch(extents, inner))):
             found.append(f"{name} lies over data")
-        within = [cell for _, cell in cells if Bbox.intersection(cell, inner) is not None]
-        if within and not any(_holds(cell, inner) for cell in within):
+        within = cells[_touch(cells, inner)]
+        if len(within) and not _hold(within, inner).any():
             found.append(f"{name} lies over cells of a heatmap")
     return found
 
 
-def _holds(cell: Bbox, box: Bbox) -> bool:
-    return cell.x0 <= box.x0 and box.x1 <= cell.x1 and cell.y0 <= box.y0 and box.y1 <= cell.y1
+def _touch(boxes: Any, box: Bbox) -> Any:
+    """Which rows x0, y0, x1, y1 have a point in common with a box."""
+    x0, y0, x1, y1 = boxes.T
+    return (x0 <= box.x1) & (box.x0 <= x1) & (y0 <= box.y1) & (box.y0 <= y1)
+
+
+def _hold(boxes: Any, box: Bbox) -> Any:
+    """Which rows x0, y0, x1, y1 hold a whole box."""
+    x0, y0, x1, y1 = boxes.T
+    return (x0 <= box.x0) & (box.x1 <= x1) & (y0 <= box.y0) & (box.y1 <= y1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,13 @@ class _Outline:
     @classmethod
     def of(cls, artist: Any, path: Path, *, filled: bool) -> _Outline:
         return cls(path, filled, artist.axes.bbox if artist.get_clip_on() else None)
+
+    def extents(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 of all its points; curves lie within their control points."""
+        places = self.path.vertices
+        if not len(places):
+            return np.nan, np.nan, np.nan, np.nan
+        return (*np.fmin.reduce(places), *np.fmax.reduce(places))
 
     def meets(self, box: Bbox) -> bool:
         seen = box if self.area is None else Bbox.intersection(box, self.area)
@@ -134,17 +151,15 @@ def _pixels(ax: Any) -> float:
     return float(ax.get_figure(root=True).dpi) / 72
 
 
-def _cells(ax: Axes) -> list[Bbox]:
-    """The cells of the heatmaps of a panel that hold a value, in pixels."""
-    if ax.get_label() == "<colorbar>":
-        return []
-    found = []
-    for values, x, y in _maps(ax):
-        for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
-            corners = ax.transData.transform([(x[column], y[row]), (x[column + 1], y[row + 1])])
-            (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
-            found.append(Bbox.from_extents(x0, y0, x1, y1))
-    return found
+def _cells(ax: Axes) -> Any:
+    """The cells of the heatmaps of a panel that hold a value: rows x0, y0, x1, y1 in pixels."""
+    found = [np.zeros((0, 4))]
+    for values, x, y in _maps(ax) if ax.get_label() != "<colorbar>" else ():
+        row, column = np.nonzero(np.isfinite(values))
+        first = ax.transData.transform(np.column_stack([x[column], y[row]]))
+        last = ax.transData.transform(np.column_stack([x[column + 1], y[row + 1]]))
+        found.append(np.hstack([np.minimum(first, last), np.maximum(first, last)]))
+    return np.concatenate(found)
 
 
 def _maps(ax: Axes) -> Iterator[tuple[Any, Any, Any]]:
@@ -163,20 +178,20 @@ def _maps(ax: Axes) -> Iterator[tuple[Any, Any, Any]]:
             yield values, places[0, :, 0], places[:, 0, 1]
 
 
-def texts_at_the_edge(figure: Figure) -> list[str]:
+def texts_at_the_edge(figure: Figure, shown: Shown) -> list[str]:
     """Texts inside the figure that (nearly) touch its edge."""
     least = NEAREST_EDGE * figure.dpi
     width, height = figure.bbox.width, figure.bbox.height
     return [
         f"{text.get_text()!r} is at the edge"
-        for text, box in texts_shown(figure)
+        for text, box in shown
         if min(box.x0, box.y0, width - box.x1, height - box.y1) < least
     ]
 
 
-def _labels(figure: Figure) -> Iterator[tuple[str, list[tuple[str, Bbox]]]]:
+def _labels(figure: Figure, shown: Shown) -> Iterator[tuple[str, list[tuple[str, Bbox]]]]:
     """The tick labels of every axis that are drawn, in order: 'x' or 'y', texts and boxes."""
-    boxes = {id(text): box for text, box in texts_shown(figure)}
+    boxes = {id(text): box for text, box in shown}
     for ax in figure.axes:
         for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
             found = [
@@ -187,10 +202,10 @@ def _labels(figure: Figure) -> Iterator[tuple[str, list[tuple[str, Bbox]]]]:
             yield name, sorted(found, key=lambda one: (one[1].x0, one[1].y0))
 
 
-def repeated_ticks(figure: Figure) -> list[str]:
+def repeated_ticks(figure: Figure, shown: Shown) -> list[str]:
     """Numbers that two ticks of one axis bear."""
     found = []
-    for _, labels in _labels(figure):
+    for _, labels in _labels(figure, shown):
         texts = [text for text, _ in labels]
         found += [
             f"two ticks say {text!r}" for text in dict.fromkeys(texts) if texts.count(text) > 1
@@ -198,10 +213,10 @@ def repeated_ticks(figure: Figure) -> list[str]:
     return found
 
 
-def touching_ticks(figure: Figure) -> list[str]:
+def touching_ticks(figure: Figure, shown: Shown) -> list[str]:
     """Neighbouring tick labels without space between them."""
     found = []
-    for name, labels in _labels(figure):
+    for name, labels in _labels(figure, shown):
         ends = ("x0", "x1") if name == "x" else ("y0", "y1")
         spans = sorted((*(getattr(box, end) for end in ends), text) for text, box in labels)
         least = 0.02 * figure.dpi if name == "x" else -2 * _SLACK

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.legend import Legend
 from matplotlib.text import Text
@@ -19,7 +19,11 @@ SLACK = 1.0
 """Pixels at 150 dpi by which boxes may touch: a box is rounded up to whole pixels."""
 
 
-def texts_shown(figure: Figure) -> list[tuple[Text, Bbox]]:
+Shown = list[tuple[Text, "Bbox"]]
+"""Texts and their boxes in pixels."""
+
+
+def texts_shown(figure: Figure) -> Shown:
     """Every text with a glyph in it, as drawn, with its box in pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -48,9 +52,8 @@ def _ticks_outside(figure: Figure) -> Iterator[Text]:
             yield from axes.findobj(Text)
 
 
-def problems(figure: Figure, least_points: float = 7.0) -> list[str]:
+def problems(figure: Figure, shown: Shown, least_points: float = 7.0) -> list[str]:
     """Say in words what cannot be read; nothing if all can."""
-    shown = texts_shown(figure)
     renderer = figure.canvas.get_renderer()
     width, height = figure.bbox.width, figure.bbox.height
     found = []
@@ -62,22 +65,26 @@ def problems(figure: Figure, least_points: float = 7.0) -> list[str]:
             found.append(f"{name} is {text.get_fontsize()} pt")
         if box.x0 < -SLACK or box.y0 < -SLACK or box.x1 > width + SLACK or box.y1 > height + SLACK:
             found.append(f"{name} is cut at {box.bounds} of {width} x {height}")
-    boxes: list[tuple[str, Any]] = [(repr(text.get_text()), box) for text, box in shown]
-    for (first, a), (second, b) in combinations(boxes, 2):
-        if _overlap(a, b):
-            found.append(f"{first} lies on {second}")
+    boxes = np.array([box.extents for _, box in shown]).reshape(-1, 4)
+    for number, (text, box) in enumerate(shown):
+        found += [
+            f"{shown[other][0].get_text()!r} lies on {text.get_text()!r}"
+            for other in np.flatnonzero(_overlap(boxes[:number], box))
+        ]
     for legend in figure.findobj(Legend):
         area = legend.get_window_extent(renderer)
         if area.x1 > width + SLACK or area.x0 < -SLACK:
             found.append("a legend is cut")
         own = set(map(id, legend.findobj(Text)))
-        for text, box in shown:
-            if id(text) not in own and _overlap(area, box):
+        for (text, _), lies in zip(shown, _overlap(boxes, area), strict=True):
+            if id(text) not in own and lies:
                 found.append(f"{text.get_text()!r} lies on a legend")
     return found
 
 
-def _overlap(a: Bbox, b: Bbox) -> bool:
-    across = min(a.x1, b.x1) - max(a.x0, b.x0)
-    up = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return across > SLACK and up > SLACK
+def _overlap(boxes: Any, box: Bbox) -> Any:
+    """Which rows x0, y0, x1, y1 have more than `SLACK` in common with a box."""
+    x0, y0, x1, y1 = boxes.T
+    across = np.minimum(x1, box.x1) - np.maximum(x0, box.x0)
+    up = np.minimum(y1, box.y1) - np.maximum(y0, box.y0)
+    return (across > SLACK) & (up > SLACK)

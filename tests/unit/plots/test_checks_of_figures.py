@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from support import figure_checks
+from support.legibility import texts_shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def _over_an_outline(ax: Axes) -> None:
 )  # fmt: skip
 def test_text_over_data_is_found(ax: Axes, draw: Callable[[Axes], None]) -> None:
     draw(ax)
-    (found,) = figure_checks.texts_over_data(ax.figure)
+    (found,) = figure_checks.texts_over_data(ax.figure, texts_shown(ax.figure))
     assert "over" in found
     assert "lies over data" in found
 
@@ -85,7 +86,7 @@ def test_text_over_a_background_or_a_line_beyond_the_panel_is_no_fault(ax: Axes)
     ax.axvspan(0, 1, zorder=0.3)
     ax.plot([1, 1], [-50, -20])
     ax.set_ylim(0, 3)
-    assert figure_checks.texts_over_data(ax.figure) == []
+    assert figure_checks.texts_over_data(ax.figure, texts_shown(ax.figure)) == []
 
 
 def test_a_number_belongs_into_its_own_cell() -> None:
@@ -95,26 +96,34 @@ def test_a_number_belongs_into_its_own_cell() -> None:
         getattr(ax, draw)(np.arange(1.0, 7.0).reshape(2, 3))
         middle = 0.5 if draw == "pcolormesh" else 0.0
         ax.text(1 + middle, middle, "1", ha="center", va="center")
-        assert figure_checks.texts_over_data(figure) == []
+        assert figure_checks.texts_over_data(figure, texts_shown(figure)) == []
         ax.text(0.5 + middle, middle, "between", ha="center", va="center")
-        assert figure_checks.texts_over_data(figure) == ["'between' lies over cells of a heatmap"]
+        assert figure_checks.texts_over_data(figure, texts_shown(figure)) == [
+            "'between' lies over cells of a heatmap"
+        ]
 
 
 def test_a_text_at_the_edge_is_found(ax: Axes) -> None:
     ax.figure.text(0.999, 0.5, "late", ha="right")
-    assert figure_checks.texts_at_the_edge(ax.figure) == ["'late' is at the edge"]
+    assert figure_checks.texts_at_the_edge(ax.figure, texts_shown(ax.figure)) == [
+        "'late' is at the edge"
+    ]
     ax.figure.texts[0].set_x(1.02)
     assert "cut" in " ".join(figure_checks.problems(ax.figure))
 
 
 def test_repeated_ticks_are_found(ax: Axes) -> None:
     ax.set_yticks([0.5, 1, 2], ["0 %", "0 %", "1 %"])
-    assert figure_checks.repeated_ticks(ax.figure) == ["two ticks say '0 %'"]
+    assert figure_checks.repeated_ticks(ax.figure, texts_shown(ax.figure)) == [
+        "two ticks say '0 %'"
+    ]
 
 
 def test_touching_ticks_are_found(ax: Axes) -> None:
     ax.set_xticks([0, 0.5, 3], ["0,000,000", "1,000,000", "2"])
-    assert figure_checks.touching_ticks(ax.figure) == ["ticks '0,000,000' and '1,000,000' touch"]
+    assert figure_checks.touching_ticks(ax.figure, texts_shown(ax.figure)) == [
+        "ticks '0,000,000' and '1,000,000' touch"
+    ]
 
 
 @pytest.mark.parametrize(
