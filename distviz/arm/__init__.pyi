@@ -16,3 +16,4 @@ from .presets import propose as propose
 from .presets import published_for as published_for
 from .roles import refuse_idle as refuse_idle
 from .roles import why_no_effect as why_no_effect
+from .sources import code_fingerprint as code_fingerprint

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from distviz.arm.plan import (
     to_host,
     valid_tokens,
 )
+from distviz.arm.sources import fingerprint_of
 from distviz.errors import RequestError, nearest
 from distviz.sites import ACT
 from distviz.stats import MAD_TO_SIGMA
@@ -127,6 +128,14 @@ class ARM:
     def at(self, point: HookPoint) -> ARM:  # noqa: ARG002
         """Return the redistribution of the values at one place: the same everywhere."""
         return self
+
+    def fingerprint(self) -> str:
+        """Return a digest of what its kind needs besides these parameters; empty if nothing.
+
+        Such as the content of a file, or code.
+        """
+        own = {f.name for f in fields(self)} - {f.name for f in fields(ARM)}
+        return fingerprint_of(getattr(self, name) for name in sorted(own)) if own else ""
 
     def described(self) -> str:
         """Return the main parameters as text: ``c = 0.13, p1 = 99.5``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib import metadata
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from distviz.arm import ARM
+from distviz.arm import ARM, code_fingerprint
 from distviz.data import Batch, Corpus
 from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, count_tokens, experts_of, replaced
 from distviz.measure.forward import Measurement
@@ -125,8 +126,13 @@ def request(
     batches: list[Batch],
     *,
     own_only: bool = False,
+    tried: Sequence[RunSettings] = (),
 ) -> dict[str, str]:
-    """Return what must agree between processes and for a resume, by the name that users know."""
+    """Return what must agree between processes and for a resume, by the name that users know.
+
+    Everything that decides the numbers is in it: settings by value, files by their content.
+    ``tried`` are the settings of a study's passes.
+    """
     given = settings.as_dict()
     counted = (*names_affecting("tokens", "arm", "counts"), "layer")
     details = opened.details
@@ -134,14 +140,33 @@ def request(
     return {
         **{f"model {name}": str(details.get(name)) for name in names},
         "device": str(details.get("device")).partition(":")[0],
+        "model code": code_fingerprint(map(type, opened.model.modules()), versions()),
         "text": corpus.sha256,
         "tokens": str(corpus.tokens),
+        "tokenized text": _fingerprint(batches),
+        **_contents((settings, *tried)),
         "batches": str(len(batches)),
         "own tokens only": str(own_only),
         **{f"--{n.replace('_', '-')}": str(v) for n, v in given.items() if n in counted},
         "threads": str(torch.get_num_threads()),
         **versions(),
     }
+
+
+def _fingerprint(batches: Iterable[Batch]) -> str:
+    """Return a digest of what the tokenizer made of the text."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for array in (batch.ids, batch.valid, batch.counted, batch.classes, batch.roles):
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _contents(settings: Iterable[RunSettings]) -> dict[str, str]:
+    """Return fingerprints of the files and code that redistributions take."""
+    names = {own.redistribution: own for own in settings}
+    found = {name: own.arm().fingerprint() for name, own in names.items()}
+    return {f"content of {name}": digest for name, digest in found.items() if digest}
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ file. A state lists the batches that it contains, so any number of processes can
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,10 +23,11 @@ from distviz.progress import Progress
 from distviz.results import read_file, replacing
 from distviz.stats import decode, encode
 
-_MAGIC = b"distviz state 5\n"
+_MAGIC = b"distviz state 6\n"
 _SUFFIX = ".state"
 _MAX_TIME_SHARE = 0.02
 _SHOWN = 3
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 class _State(msgspec.Struct):
@@ -182,7 +184,8 @@ class CheckpointFolder:
         names = [n for n in {**request, **self._request} if request.get(n) != self._request.get(n)]
         if not names:
             return
-        shown = [f"{n} {request.get(n)}, now {self._request.get(n)}" for n in names[:_SHOWN]]
+        both = [(n, _short(request.get(n)), _short(self._request.get(n))) for n in names[:_SHOWN]]
+        shown = [f"{name} {before}, now {now}" for name, before, now in both]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise RequestError(
             f"{path} belongs to another measurement: {'; '.join(shown)}{more}",
@@ -245,6 +248,11 @@ class CheckpointFolder:
         for folder in [*reversed(inside), self.folder]:
             with suppress(OSError):  # not empty, or removed by another process
                 folder.rmdir()
+
+
+def _short(value: Any) -> str:
+    """Return a value as text, of a digest its beginning."""
+    return _DIGEST.sub(r"\1...", str(value))
 
 
 def _choose(

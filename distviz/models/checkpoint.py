@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 
 _MIB = 1 << 20
+_PIECE, _PIECES = 1 << 12, 256
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
@@ -209,8 +210,8 @@ def _has_tokenizer(folder: Path) -> bool:
 def fingerprint(config: str, weights: Iterable[Path] = ()) -> str:
     """Return ``"sha256:..."`` over the configuration and a part of each weights file.
 
-    The part is name, size, safetensors header, first and last MiB. It takes milliseconds for
-    hundreds of gigabytes; a change in the middle of a file that keeps its size is not detected.
+    The part is name, size, safetensors header, first and last MiB, and 256 evenly spaced pieces
+    of 4 KiB in between. It takes milliseconds; a change between two pieces is not detected.
     """
     digest = hashlib.sha256(config.encode())
     for path in weights:
@@ -222,6 +223,9 @@ def fingerprint(config: str, weights: Iterable[Path] = ()) -> str:
             if path.suffix == ".safetensors" and len(start) >= _LENGTH_BYTES:
                 rest = _LENGTH_BYTES + struct.unpack("<Q", start[:_LENGTH_BYTES])[0] - len(start)
                 digest.update(file.read(max(0, rest)))
+            for start in range(_MIB, size - _MIB, max(_PIECE, size // _PIECES)):
+                file.seek(start)
+                digest.update(file.read(_PIECE))
             file.seek(max(0, size - _MIB))
             digest.update(file.read())
     return f"sha256:{digest.hexdigest()}"

@@ -179,7 +179,8 @@ def _restore(
     note_truncated(corpus, settings, progress)
     if states is None:
         return set()
-    asked = request(opened, settings, corpus, batches)
+    tried = [trial.settings for trial in work.trials]
+    asked = request(opened, settings, corpus, batches, tried=tried)
     asked["settings"] = str([t.setting.named() | {"seed": t.settings.seed} for t in work.trials])
     found, done = states.begin(asked, progress)
     for state in found:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from distviz.results.run import Run
 
 SMALL = ["--no-figures", "--quiet", "--tokens", "--threads", "1", "--batch-size", "1"]
-SMALL += ["--max-tokens", "5000"]
+SMALL += ["--max-tokens", "5000", "--formats", "nvfp4,int8-channel", "--rotate", "none,hadamard"]
 FILES = (
     *("counts.parquet", "documents.parquet", "channels.parquet", "tokens.parquet"),
-    *("plans.csv", "stats.csv", "extremes.csv"),
+    *("plans.csv", "stats.csv", "extremes.csv", "formats.csv"),
 )
 
 
@@ -50,7 +50,7 @@ class Stops(Progress):
 
 def _settings(**more: Any) -> RunSettings:
     settings = {"arm_layers": "0,2", "max_length": 32, "batch_size": 2, "tokens": True}
-    settings |= {"sites": "act,down"}
+    settings |= {"sites": "act,down", "formats": ["nvfp4", "int8-channel", "int8-asym"]}
     return RunSettings(device="cpu", **settings | more)
 
 

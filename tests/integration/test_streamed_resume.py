@@ -22,7 +22,7 @@ pytestmark = pytest.mark.extended
 
 FILES = (
     *("counts.parquet", "documents.parquet", "channels.parquet", "tokens.parquet"),
-    *("plans.csv", "stats.csv", "extremes.csv"),
+    *("plans.csv", "stats.csv", "extremes.csv", "formats.csv"),
 )
 
 
@@ -48,7 +48,7 @@ def measure(
 ) -> Any:
     settings = RunSettings(
         device="cpu", arm_layers="0,2", max_length=32, batch_size=2, sites="act,down",
-        stream=stream, tokens=True,
+        stream=stream, tokens=True, formats=["nvfp4", "int8-channel", "int8-asym"],
     )  # fmt: skip
     states = CheckpointFolder(folder, 0.0, resumes)
     return collect.run(text=TEXTS, settings=settings, progress=progress or Seen(), states=states)
@@ -112,6 +112,7 @@ def test_killed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "distviz", "run", "--no-figures", "--quiet", "--threads", "1"]
     command += ["--max-tokens", "3000", "--tokens", "--stream", "--save-every", "0"]
+    command += ["--formats", "nvfp4,int8-channel", "--rotate", "none,hadamard"]
     state = tmp_path / "run.partial" / "rank-0.state"
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE)
     try:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from support.commands import Done
 
 SMALL = ["--no-figures", "--quiet", "--threads", "1", "--batch-size", "2", "--max-tokens", "4000"]
-RUN = ["--tokens", "--channels", *SMALL]
+FORMATS = ["--formats", "nvfp4,int8-channel,int8-token,int8-asym", "--rotate", "none,hadamard"]
+RUN = ["--tokens", "--channels", *FORMATS, *SMALL]
 EXACT = (
     *("counts.parquet", "documents.parquet", "channels.parquet", "extremes.csv", "tokens.parquet"),
-    *("plans.csv", "stats.csv", "histograms.csv", "classes.csv"),
+    *("plans.csv", "stats.csv", "histograms.csv", "classes.csv", "formats.csv"),
 )
 
 
