@@ -11,6 +11,6 @@ from .documents import check_text as check_text
 from .documents import fingerprint_of_entries as fingerprint_of_entries
 from .documents import list_sources as list_sources
 from .documents import read_documents as read_documents
-from .prompts import Filler as Filler
 from .prompts import PARTS as PARTS
 from .prompts import ROLES as ROLES
+from .prompts import Filler as Filler

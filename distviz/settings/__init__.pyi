@@ -6,7 +6,7 @@ from .run import DTYPES as DTYPES
 from .run import FIGURE_FORMATS as FIGURE_FORMATS
 from .run import MOST_FILLERS as MOST_FILLERS
 from .run import OPTIONS as OPTIONS
-from .run import RunSettings as RunSettings
 from .run import SIDE_B as SIDE_B
 from .run import TABLE_FORMATS as TABLE_FORMATS
+from .run import RunSettings as RunSettings
 from .run import names_affecting as names_affecting

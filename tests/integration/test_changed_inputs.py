@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ Change = Callable[[], object]
 def threshold_table(_: Path) -> tuple[list[str], Change, str]:
     file = Path("t.csv")
     file.write_text("layer,threshold\n0,0.25\n")
-    change = lambda: file.write_text("layer,threshold\n0,0.5\n")
+    change = partial(file.write_text, "layer,threshold\n0,0.5\n")
     return ["--redistribution", "threshold:t.csv"], change, "content of threshold:t.csv"
 
 
@@ -44,7 +45,7 @@ def folder_of_a_whatif(_: Path) -> tuple[list[str], Change, str]:
 def code(_: Path) -> tuple[list[str], Change, str]:
     file = Path("clips.py")
     file.write_text("def clip(x):\n    return x.clamp(max=0.5)\n")
-    change = lambda: file.write_text("def clip(x):\n    return x.clamp(max=0.1)\n")
+    change = partial(file.write_text, "def clip(x):\n    return x.clamp(max=0.1)\n")
     return ["--redistribution", "clips:clip"], change, "content of clips:clip"
 
 
