@@ -158,7 +158,7 @@ def _fingerprint(batches: Iterable[Batch]) -> str:
     digest = hashlib.sha256()
     for batch in batches:
         for array in (batch.ids, batch.valid, batch.counted, batch.classes, batch.roles):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -223,8 +223,8 @@ def fingerprint(config: str, weights: Iterable[Path] = ()) -> str:
             if path.suffix == ".safetensors" and len(start) >= _LENGTH_BYTES:
                 rest = _LENGTH_BYTES + struct.unpack("<Q", start[:_LENGTH_BYTES])[0] - len(start)
                 digest.update(file.read(max(0, rest)))
-            for start in range(_MIB, size - _MIB, max(_PIECE, size // _PIECES)):
-                file.seek(start)
+            for place in range(_MIB, size - _MIB, max(_PIECE, size // _PIECES)):
+                file.seek(place)
                 digest.update(file.read(_PIECE))
             file.seek(max(0, size - _MIB))
             digest.update(file.read())
