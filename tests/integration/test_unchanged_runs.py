@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import html5lib
 import pytest
 from matplotlib.text import Text
-from support.html_pages import NAMESPACE, browsers, curves
+from support.html_pages import NAMESPACE, browsers, curves, parsed
 from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.terminal import printed
@@ -55,7 +54,7 @@ def said(text: str) -> list[str]:
 def read_of(page: str) -> str:
     """What a reader sees of a page without its charts, and what a screen reader says."""
     found = []
-    for element in html5lib.parse(page).iter():
+    for element in parsed(page).iter():
         if element.tag not in (f"{NAMESPACE}script", f"{NAMESPACE}style"):
             found += [element.text or "", *(element.get(name, "") for name in _READ)]
         found.append(element.tail or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import html5lib
@@ -14,8 +15,14 @@ IMAGE = "<img src=x onerror=alert(1)>"
 NAMESPACE = "{http://www.w3.org/1999/xhtml}"
 
 
+@lru_cache(maxsize=4)
+def parsed(text: str) -> Any:
+    """Return the root of a page, parsed once however often it is asked; not to be changed."""
+    return html5lib.parse(text)
+
+
 def elements(text: str, name: str) -> list[Any]:
-    return list(html5lib.parse(text).iter(f"{NAMESPACE}{name}"))
+    return list(parsed(text).iter(f"{NAMESPACE}{name}"))
 
 
 def texts_of(element: Any) -> str:

@@ -7,12 +7,12 @@ import hashlib
 import json
 from dataclasses import replace
 
-import html5lib
 import pandas as pd
 from support.html_pages import (
     EVIL,
     IMAGE,
     elements,
+    parsed,
     strict,
     texts_of,
 )
@@ -26,7 +26,7 @@ from distviz.results.run import Run
 
 def test_is_valid_html(html: str) -> None:
     strict(html)
-    identities = [one.get("id") for one in html5lib.parse(html).iter() if one.get("id")]
+    identities = [one.get("id") for one in parsed(html).iter() if one.get("id")]
     assert len(identities) == len(set(identities))
     for label in elements(html, "label"):
         fields = [one for one in label if one.tag.endswith("input")]
@@ -37,7 +37,7 @@ def test_is_valid_html(html: str) -> None:
 
 
 def test_nothing_comes_from_outside(html: str) -> None:
-    for element in html5lib.parse(html).iter():
+    for element in parsed(html).iter():
         for name in ("src", "srcset", "action", "formaction", "background", "data"):
             assert element.get(name) is None
         assert not [name for name in element.attrib if str(name).startswith("on")]
