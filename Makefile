@@ -1,6 +1,7 @@
 # make demo: install and run distviz on the embedded demo model
 # make test: install and pass the tests; ARGS=… is passed on to pytest
 # make extended: more tests: real models, several processes, kills, every documented command line
+# make oracles: compare number formats with torchao, in a folder of its own
 # make slow: the tests that take minutes each
 # make lint: linters, types, import rules (make dev: only install what they need)
 # make docs: the documentation, in docs/_build
@@ -16,7 +17,7 @@ FILES := pyproject.toml constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
 .NOTPARALLEL:
-.PHONY: help demo test extended slow lint docs dev lowest
+.PHONY: help demo test extended oracles slow lint docs dev lowest
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -29,6 +30,13 @@ test: .venv/installed-test
 
 extended: .venv/installed-test
 	@$(BIN)/pytest -n 2 -m "extended and not slow" $(ARGS)
+
+oracles: .venv/oracles/torchao
+	@PYTHONPATH=.venv/oracles $(BIN)/pytest -m oracle $(ARGS)
+
+.venv/oracles/torchao: constraints.txt | .venv/installed-test
+	@$(BIN)/python -m pip install --quiet --upgrade --no-deps -c constraints.txt --target .venv/oracles torchao
+	@touch $@
 
 slow: .venv/installed-test
 	@$(BIN)/pytest -n 2 -m slow $(ARGS)

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support.brute_force import batch_windows, cut_windows, measure
+from scipy.linalg import hadamard
+from support.brute_force import batch_windows, cut_windows, keeping, measure
 from support.brute_formats import brute_restore
 from support.texts import TEXTS
+from support.tiny_models import save_tiny_llama
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -65,6 +67,61 @@ def test_the_table_is_that_of_plain_hooks(
         clipped = np.concatenate([part.clipped for part in parts])
         assert row["clipped"] == pytest.approx(clipped.mean())
     assert set(table.index.get_level_values("phase")) == {"before", "after"}
+
+
+ODD = {"attn_in": "self_attn.k_proj", "mlp_in": "mlp.up_proj", "product": "mlp.down_proj"}
+"""Sites, and a module that reads their values: 36, 36 and 50 channels."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_widths_that_are_no_multiple_of_a_block(
+    dtype: str, tmp_path: Path, demo_folder: Path, demo_tokenizer: Any
+) -> None:
+    sizes = {"hidden_size": 36, "intermediate_size": 50, "num_attention_heads": 2}
+    folder = save_tiny_llama(tmp_path / "odd", demo_folder, **sizes)
+    given: Any = {"text": TEXT, "max_length": 24, "dtype": dtype, "arm_layers": "none"}
+    given |= {"formats": FORMATS, "rotate": ["none", "hadamard"], "device": "cpu"}
+    run, streamed = (
+        distviz.run(str(folder), sites=",".join(ODD), stream=stream, **given)
+        for stream in (False, True)
+    )
+    pd.testing.assert_frame_equal(run.formats, streamed.formats, check_exact=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    places = {
+        f"{layer} {site}": (f"model.layers.{layer}.{module}", "input")
+        for layer in (0, 1)
+        for site, module in ODD.items()
+    }
+    batches = batch_windows(cut_windows(demo_tokenizer, TEXT, 24, [0]), 4)
+    assert not all(batch.valid.all() for batch in batches)
+    with torch.inference_mode(), keeping(model, places) as seen:
+        for batch in batches:
+            model(**batch.inputs(), use_cache=False)
+    assert len(run.formats) == len(places) * 2 * len(FORMATS)
+    for row in run.formats.to_dict("records"):
+        parts, rows = seen[f"{row['layer']} {row['site']}"], 0
+        error = energy = shares = zeroed = 0.0
+        for tensor, batch in zip(parts, batches, strict=True):
+            windows = np.where(batch.valid, np.arange(len(batch.valid))[:, None], -1).ravel()
+            x = tensor.float().numpy().reshape(windows.size, -1)
+            if row["rotation"] == "hadamard":
+                block = x.shape[1] & -x.shape[1]
+                matrix = np.kron(np.eye(x.shape[1] // block), hadamard(block)) / math.sqrt(block)
+                x = (x.astype(np.float64) @ matrix).astype(np.float32)
+            brute = brute_restore(x, row["format"], windows)
+            wide, kept = (one[windows >= 0].astype(np.float64) for one in (x, brute.values))
+            of_tokens = (wide - kept) ** 2
+            error, energy = error + of_tokens.sum(), energy + (wide**2).sum()
+            rows += len(wide)
+            shares += (of_tokens.sum(1) / (wide**2).sum(1)).sum()
+            zeroed += ((kept == 0) & (wide != 0)).sum()
+        # The matrix product rounds otherwise than the steps of 1, 2, 4, … channels.
+        tolerance = 1e-12 if row["rotation"] == "none" else 2e-3
+        assert row["count"] == rows * (50 if row["site"] == "product" else 36)
+        assert row["error"] == pytest.approx(error, rel=tolerance)
+        assert row["error_share"] == pytest.approx(error / energy, rel=tolerance)
+        assert row["token_error_share"] == pytest.approx(shares / rows, rel=max(tolerance, 1e-9))
+        assert row["zeroed"] == pytest.approx(zeroed / row["count"], abs=tolerance)
 
 
 @pytest.mark.extended

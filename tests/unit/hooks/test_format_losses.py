@@ -11,9 +11,12 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 from support.brute_formats import brute_restore
+from support.tiny_experts import FAMILIES, Told, activation_of, call, tiny_experts
 
 from distviz.hooks.format_losses import FormatLosses
-from distviz.hooks.recorder import Tokens
+from distviz.hooks.observation import choose_points, observing
+from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.token_tracker import Tracker
 from distviz.sites import SiteKey
 from distviz.stats import decode, encode
 
@@ -133,3 +136,52 @@ def test_zeros_and_no_formats() -> None:
     row = zeros.frame().iloc[0]
     assert row[["sqnr_db", "error_share", "token_error_share"]].isna().all()
     assert (row["zeroed"], row["clipped"], row["error"]) == (0, 0, 0)
+
+
+ROUTED = [("mixtral", "grouped_mm"), ("mixtral", "batched_mm"), ("mixtral", "eager")]
+ROUTED += [(name, "eager") for name in ("llama4_text", "jetmoe", "gpt_oss", "dbrx")]
+ROUTED += [("switch_transformers", "eager"), ("qwen2_moe", "grouped_mm")]
+
+
+@pytest.mark.parametrize(("name", "implementation"), ROUTED)
+def test_rows_of_experts_are_tokens_of_their_window(name: str, implementation: str) -> None:
+    """A row per token and expert; all experts of a window share what has one scale per window."""
+    model = tiny_experts(name, implementation)
+    family, told, act = FAMILIES[name], Told(name, model), activation_of(name, model)
+    layers = {"encoder": family.layer} if name == "switch_transformers" else family.layer
+    points = [p for p in choose_points(model, ["act"], layers) if p.module == family.act]
+    recorder = Recorder()
+    recorder.formats = FormatLosses((*NAMES, "int8-asym", "fp8-e4m3"))
+    ids = torch.randint(3, 64, (3, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 7, dtype=torch.int64)
+    mask[1, :3] = 0
+    mask[2, 1:] = 0
+    with observing(model, points, recorder, Tracker()):
+        call(name, model, ids, mask)
+    experts = model.get_submodule(family.experts)
+    with torch.no_grad():
+        rows = [
+            act(family.gate(experts, expert, told.entering(token, slot))).numpy()
+            for (token, slot), expert in told.chosen.items()
+        ]
+    tokens = np.array([token for token, _ in told.chosen])
+    windows = np.where(mask.numpy().ravel()[tokens] > 0, tokens // 7, -1)
+    values, kept = np.stack(rows), windows >= 0
+    assert not kept.all()
+    table = recorder.formats.frame().set_index("format")
+    assert len(table) == len(recorder.formats.formats)
+    for name_of, row in table.iterrows():
+        brute = brute_restore(values, str(name_of), windows)
+        wide, new = (part[kept].astype(np.float64) for part in (values, brute.values))
+        error = ((wide - new) ** 2).sum(1)
+        energy = (wide**2).sum(1)
+        assert row["count"] == wide.size
+        # A value between two elements may be rounded to the other one.
+        assert row["error"] == pytest.approx(error.sum(), rel=1e-3)
+        assert row["token_error_share"] == pytest.approx((error / energy).mean(), rel=1e-3)
+        assert row["zeroed"] == pytest.approx(((new == 0) & (wide != 0)).mean(), abs=0.01)
+        if name_of in ("int8-channel", "fp8-e4m3"):
+            units = [np.abs(wide[windows[kept] == n]) for n in (0, 1, 2)]
+            most = [u.max() if name_of == "fp8-e4m3" else u.max(0) for u in units]
+            assert row["max_p100"] == pytest.approx(np.max(most), rel=2**-8)
+            assert row["max_p50"] == pytest.approx(np.median(np.hstack(most)), rel=2**-7)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from support.brute_force import hook_count, plain_arm
-from support.tiny_experts import FAMILIES, IMPLEMENTATIONS, activation_of, call, tiny_experts
+from support.tiny_experts import (
+    FAMILIES,
+    IMPLEMENTATIONS,
+    Told,
+    activation_of,
+    call,
+    tiny_experts,
+)
 from torch import nn
 
 import distviz
@@ -34,51 +41,6 @@ def batch(seed: int = 0, rows: int = 3, length: int = 7) -> tuple[torch.Tensor, 
     mask[1, 4:] = 0
     mask[2, 1:] = 0
     return ids, mask
-
-
-class Told:
-    """What a model tells its experts, by hooks of the test's own: inputs, and (token, slot)."""
-
-    def __init__(self, name: str, model: Any) -> None:
-        self.name = name
-        self.hidden = torch.empty(0)
-        self.chosen: dict[tuple[int, int], int] = {}
-        experts = model.get_submodule(FAMILIES[name].experts)
-        block = model.get_submodule(FAMILIES[name].experts.rpartition(".")[0])
-        if name == "jetmoe":
-            experts.router.register_forward_hook(self._of_logits)
-        elif name == "llama4_text":
-            block.router.register_forward_hook(self._of_logits)
-        else:
-            experts.register_forward_pre_hook(self._of_index)
-
-    def _of_index(self, _module: Any, args: Any) -> None:
-        self.hidden = args[0].reshape(-1, args[0].shape[-1])
-        index = args[1]
-        if self.name == "switch_transformers":  # ones where an expert takes the token
-            self.chosen = {(t, 0): e for t, _, e in index.nonzero().tolist()}
-            return
-        n_real = 4  # longcat has two more that do nothing
-        self.chosen = {
-            (t, s): e
-            for t, of_token in enumerate(index.tolist())
-            for s, e in enumerate(of_token)
-            if e < n_real
-        }
-
-    def _of_logits(self, _module: Any, args: Any, output: Any) -> None:
-        self.hidden, logits = args[0], output[-1].double().numpy()
-        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :2]
-        self.chosen = {
-            (t, s): int(e) for t, of_token in enumerate(ranked) for s, e in enumerate(of_token)
-        }
-        if self.name == "llama4_text":
-            scores = torch.sigmoid(torch.from_numpy(logits)).float()
-            self.scale = {(t, s): scores[t, e] for (t, s), e in self.chosen.items()}
-
-    def entering(self, token: int, slot: int) -> torch.Tensor:
-        scale = self.scale[token, slot] if self.name == "llama4_text" else 1.0
-        return self.hidden[token] * scale
 
 
 def routed_points(model: Any, layer: int, sites: list[str]) -> list[HookPoint]:

@@ -89,7 +89,14 @@ def test_a_dtype_that_the_quantizer_overrides_is_reported(compressed: Path) -> N
     assert (opened.details["dtype"] == "bfloat16") == (not notes)
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes_4bit", "bitsandbytes_8bit", "torchao"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "bitsandbytes_4bit",
+        "bitsandbytes_8bit",
+        pytest.param("torchao", marks=pytest.mark.oracle),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_other_packages_where_they_are_installed(
     method: str, plain: Path, demo_folder: Path, tmp_path: Path

@@ -203,6 +203,7 @@ def test_real_values_become_what_the_library_made_of_them(name: str) -> None:
     assert digest(quantize(golden_values(), name)) == known[name]
 
 
+@pytest.mark.oracle
 @pytest.mark.extended
 @pytest.mark.parametrize("name", ORACLES)
 def test_what_the_library_made_of_them_is_pinned(name: str) -> None:
@@ -213,6 +214,7 @@ def test_what_the_library_made_of_them_is_pinned(name: str) -> None:
         assert digest(ORACLES[name](golden_values())) == known[name]
 
 
+@pytest.mark.oracle
 @pytest.mark.extended
 @pytest.mark.parametrize("kind", KINDS[:-1])  # torchao divides by 2^-126 instead of 2^-127
 @pytest.mark.parametrize("name", ORACLES)
