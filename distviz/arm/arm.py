@@ -19,8 +19,6 @@ from distviz.arm.plan import (
     Plan,
     SequenceRows,
     copy_rows,
-    cut_of,
-    interpolate,
     one_sequence,
     target_of,
     to_host,
@@ -29,17 +27,15 @@ from distviz.arm.plan import (
 from distviz.arm.sources import fingerprint_of
 from distviz.errors import RequestError, nearest
 from distviz.sites import ACT
-from distviz.stats import MAD_TO_SIGMA
 
 if TYPE_CHECKING:
     import torch
 
     from distviz.sites import HookPoint
-    from distviz.stats.kernels import Cut
+    from distviz.stats.kernels import Decision
 
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
-_SMALLEST_MAD = 1e-12
 
 
 def random_key(layer: int, site: str) -> int:
@@ -147,47 +143,17 @@ class ARM:
 
         ``x`` has any shape; ``mask`` has its leading dimensions, true where a token takes part.
         """
-        values, rows = one_sequence(x, mask)
-        return self._plan(values, rows)
+        return Plan.of(self._decide(*one_sequence(x, mask)))
 
-    def _plan(self, values: torch.Tensor, rows: NDArray[np.int64]) -> Plan | None:
-        from distviz.arm.order_statistics import rank_values
+    def _decide(self, values: torch.Tensor, rows: NDArray[np.int64]) -> Decision:
+        from distviz.stats import kernels
 
-        ranks = rank_values(values, rows)
-        n = ranks.n
-        if n == 0:
-            return None
-        place = (self.p1 / 100) * (n - 1)
-        floor = min(int(place), n - 1)
-        ends = (floor, min(floor + 1, n - 1))
-        if self.fraction is None:
-            shares = (self.p_min, self.p_max)
-        else:
-            shares = (self.fraction, self.fraction)
-        ranks.prefetch(self.c, shares, ends)
-        center = ranks.magnitude((n - 1) // 2)
-        mad = ranks.distance((n - 1) // 2, center)
-        eps = MAD_TO_SIGMA * max(mad, _SMALLEST_MAD) * self.c
-        near = ranks.count_below(eps) / n
-        fraction = min(max(near, shares[0]), shares[1])
-        k = max(1, round(fraction * n))
-        magnitude = ranks.magnitude(k - 1)
-        rank_of = ranks.value if self.percentile_of == "value" else ranks.magnitude
-        upper = max(interpolate(rank_of(ends[0]), rank_of(ends[1]), place - floor), 0.0)
-        return Plan(
-            n=n,
-            center=center,
-            mad=mad,
-            eps=eps,
-            near=near,
-            fraction=fraction,
-            k=k,
-            upper=upper,
-            lower=min(ranks.value(0), 0.0),
-            magnitude=magnitude,
-            ties=k - ranks.count_below(magnitude),
-            ties_in_all=ranks.count_equal(magnitude),
+        shares = (self.p_min, self.p_max) if self.fraction is None else (self.fraction,) * 2
+        of_magnitude = self.percentile_of == "magnitude"
+        request = kernels.Request(
+            float(self.c), self.p1 / 100, float(shares[0]), float(shares[1]), of_magnitude
         )
+        return kernels.decide(values, rows, request)
 
     def selected(self, x: torch.Tensor, mask: Any = None) -> NDArray[np.int64]:
         """Return the flat indices of the values that the first pass moves, ascending."""
@@ -196,10 +162,8 @@ class ARM:
         from distviz.stats import kernels
 
         values, rows = one_sequence(x, mask)
-        plan = self._plan(values, rows)
         moved = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
-        if plan is not None:
-            kernels.find_moved(values, rows, cut_of(values, rows, plan), moved)
+        kernels.find_moved(values, rows, self._decide(values, rows), moved)
         return np.flatnonzero(moved.cpu().numpy())
 
     def __call__(
@@ -338,25 +302,20 @@ class ARM:
         from distviz.stats import kernels
 
         rows = sequence.rows
-        owner = [sequence.slots, sequence.document, sequence.tokens]
-        plans: list[Plan | None] = []
+        decisions = []
         for number in range(self.passes):
-            plan = self._plan(source, rows) if rows.size else None
-            plans.append(plan)
-            if plan is None:
-                copy_rows(source, target, rows)
-                continue
-            cut = cut_of(source, rows, plan)
+            decision = self._decide(source, rows)
+            decisions.append(decision)
             if moved is not None:
                 of_pass = moved if number == 0 else moved.new_zeros(moved.shape)
-                kernels.find_moved(source, rows, cut, of_pass)
+                kernels.find_moved(source, rows, decision, of_pass)
                 if number:
                     index = torch.from_numpy(rows).to(moved.device)
                     moved[index] |= of_pass[index]
-            words = kernels.row_keys([self.seed, layer, number, *owner])
-            self._write(source, target, rows, words, cut, plan)
+            keys = sequence.keys(self.seed, layer, number)
+            self._write(source, target, rows, keys, decision)
             source = target
-        return plans
+        return [Plan.of(decision) for decision in decisions]
 
     def _write(
         self,
@@ -364,11 +323,9 @@ class ARM:
         target: torch.Tensor,
         rows: NDArray[np.int64],
         keys: NDArray[np.uint32],
-        cut: Cut,
-        plan: Plan,
+        decision: Decision,
     ) -> None:
         """Write the result of one pass for the rows of one sequence."""
         from distviz.stats import kernels
 
-        bounds = (plan.lower, plan.upper)
-        kernels.apply(source, target, rows, keys, cut, bounds, adds=self.mode == "add")
+        kernels.apply(source, target, rows, keys, decision, adds=self.mode == "add")

@@ -28,7 +28,7 @@ from distviz.stats import GRANULAR_FORMATS
 if TYPE_CHECKING:
     import torch
 
-    from distviz.stats.kernels import Cut
+    from distviz.stats.kernels import Decision
 
 _OWN_PASS = 1 << 32
 """Pass number for the places that `Noise` draws; ARM never uses it."""
@@ -46,12 +46,11 @@ class Threshold(ARM):
         target: torch.Tensor,
         rows: NDArray[np.int64],
         keys: NDArray[np.uint32],
-        cut: Cut,
-        plan: Plan,  # noqa: ARG002
+        decision: Decision,
     ) -> None:
         from distviz.stats import kernels
 
-        kernels.apply(source, target, rows, keys, cut, (0.0, 0.0), adds=False)
+        kernels.apply(source, target, rows, keys, decision, (0.0, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +72,11 @@ class Scale(ARM):
         target: torch.Tensor,
         rows: NDArray[np.int64],
         keys: NDArray[np.uint32],  # noqa: ARG002
-        cut: Cut,
-        plan: Plan,  # noqa: ARG002
+        decision: Decision,
     ) -> None:
         import torch
 
-        moved = _moved(source, rows, cut)
+        moved = _moved(source, rows, decision)
         index = torch.from_numpy(rows).to(source.device)
         own = source[index]
         scaled = (own.float() * self.factor).to(own.dtype)
@@ -104,8 +102,6 @@ class Noise(ARM):
     ) -> list[Plan | None]:
         import torch
 
-        from distviz.stats import kernels
-
         index = torch.from_numpy(sequence.rows).to(source.device)
         origin = source[index].clone()
         changed = source.clone()
@@ -113,9 +109,8 @@ class Noise(ARM):
         plans = super()._redistribute(source, changed, sequence, layer, own)
         taken = own[index].bool()
         shifts = (changed[index].float() - origin.float())[taken]
-        owner = [sequence.slots, sequence.document, sequence.tokens]
-        words = kernels.row_keys([self.seed, layer, _OWN_PASS, *owner])
-        places = _draw(words, origin, int(taken.sum()))
+        keys = sequence.keys(self.seed, layer, _OWN_PASS)
+        places = _draw(keys, origin, int(taken.sum()))
         flat = origin.flatten()
         flat[places] = (flat[places].float() + shifts).to(flat.dtype)
         target[index] = flat.view_as(origin)
@@ -140,13 +135,13 @@ def _draw(keys: NDArray[np.uint32], values: torch.Tensor, k: int) -> torch.Tenso
     return torch.from_numpy(finite[chosen & 0xFFFFFFFF]).to(values.device)
 
 
-def _moved(source: torch.Tensor, rows: NDArray[np.int64], cut: Cut) -> torch.Tensor:
+def _moved(source: torch.Tensor, rows: NDArray[np.int64], decision: Decision) -> torch.Tensor:
     import torch
 
     from distviz.stats import kernels
 
     moved = torch.zeros_like(source, dtype=torch.uint8)
-    kernels.find_moved(source, rows, cut, moved)
+    kernels.find_moved(source, rows, decision, moved)
     return moved.bool()
 
 

@@ -14,7 +14,7 @@ from distviz.errors import RequestError
 if TYPE_CHECKING:
     import torch
 
-    from distviz.stats.kernels import Cut
+    from distviz.stats.kernels import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ class Plan:
     ties: int
     ties_in_all: int
 
+    @classmethod
+    def of(cls, decision: Decision) -> Plan | None:
+        """Return the plan that was decided, None if no value is finite."""
+        numbers = decision.numbers()
+        return cls(*numbers) if numbers[0] else None
+
 
 @dataclass(frozen=True)
 class SequenceRows:
@@ -74,6 +80,12 @@ class SequenceRows:
     document: int
     tokens: NDArray[np.int64]
     slots: NDArray[np.int64] | int = 0
+
+    def keys(self, seed: int, layer: int, number: int) -> NDArray[np.uint32]:
+        """Return the keys of the rows in a pass, see `distviz.stats.kernels.row_keys`."""
+        from distviz.stats import kernels
+
+        return kernels.row_keys(seed, layer, number, self.slots, self.document, self.tokens)
 
 
 def copy_rows(source: torch.Tensor, target: torch.Tensor, rows: NDArray[np.int64]) -> None:
@@ -96,22 +108,6 @@ def target_of(flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None) -> 
     if out is None or not out.is_contiguous():
         return torch.empty_like(flat)
     return out.detach().view(flat.shape)
-
-
-def interpolate(low: float, high: float, weight: float) -> float:
-    """Interpolate as numpy.percentile does, from the nearer end."""
-    if weight < 0.5:
-        return low + (high - low) * weight
-    return high - (high - low) * (1 - weight)
-
-
-def cut_of(values: torch.Tensor, rows: NDArray[np.int64], plan: Plan) -> Cut:
-    """Return which values move; the data are read only if some of the ties do not move."""
-    from distviz.stats import kernels
-
-    if plan.ties == plan.ties_in_all:
-        return kernels.Cut(plan.magnitude, rows.size, 0)
-    return kernels.find_cut(values, rows, plan.magnitude, plan.ties)
 
 
 def valid_tokens(batch: torch.Tensor, mask: Any) -> NDArray[np.bool_]:

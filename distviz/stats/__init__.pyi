@@ -36,7 +36,6 @@ from .serialize import unpack_tables as unpack_tables
 from .sketch import Sketch as Sketch
 from .sketch import interpolate_quantiles as interpolate_quantiles
 from .statistics import DEFAULT_C as DEFAULT_C
-from .statistics import MAD_TO_SIGMA as MAD_TO_SIGMA
 from .statistics import describe as describe
 from .verdict import ALPHA as ALPHA
 from .verdict import verdict as verdict

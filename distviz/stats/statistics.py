@@ -29,6 +29,8 @@ PERCENTILES = {
 }
 MAD_TO_SIGMA = 1.4826
 """Standard deviation over MAD of a normal distribution, as ARM defines it."""
+SMALLEST_MAD = 1e-12
+"""What ARM takes for a smaller MAD."""
 _CELL, _WIDEST = 16, 128
 """bf16 values in a coarse cell; in a gap that is filled: those from a power of two to the next."""
 _NEGLIGIBLE = 2.0**-10

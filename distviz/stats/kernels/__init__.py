@@ -14,58 +14,53 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from distviz.stats.kernels import cpu, formats, numba_loops, rotation, torch_ops
+from distviz.stats.kernels import cpu, formats, numba_loops, plans, rotation, torch_ops
 from distviz.stats.kernels.numba_loops import (
     add_table,
-    distance_of_rank,
-    select_distance,
     summarise,
 )
-from distviz.stats.kernels.rng import row_keys, uniforms
+from distviz.stats.kernels.plans import row_keys
+from distviz.stats.kernels.rng import uniforms
 from distviz.stats.kernels.rotation import rotation_block
 from distviz.stats.kernels.types import (
     ChannelSums,
-    Cut,
+    Decision,
     Observation,
     PairSums,
     QuantizationSums,
-    Tally,
+    Request,
 )
 from distviz.stats.moments import Moments
 
 __all__ = [
     "ChannelSums",
-    "Cut",
+    "Decision",
     "Moments",
     "Observation",
     "PairSums",
     "QuantizationSums",
-    "Tally",
+    "Request",
     "add_table",
     "apply",
     "compare",
-    "count",
     "count_magnitudes",
-    "distance_of_rank",
-    "find_cut",
+    "decide",
     "find_largest",
     "find_moved",
     "force_torch",
-    "gather",
     "is_compiled",
     "observe",
     "quantization_sums",
     "rotate",
     "rotation_block",
     "row_keys",
-    "select_distance",
     "share_sequences",
-    "sorts_there",
     "summarise",
     "uniforms",
 ]
 
 _CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ALL_TYPES = (*_CPU_TYPES, torch.float64)
 _forced = False
 P = ParamSpec("P")
 Part = TypeVar("Part")
@@ -85,14 +80,8 @@ def force_torch() -> Iterator[None]:
 
 def is_compiled() -> bool:
     """Whether the compiled loops are cached on disk, so that a first call is quick."""
-    folder = getattr(getattr(numba_loops.count_16, "_cache", None), "cache_path", None)
+    folder = getattr(getattr(numba_loops.round_row, "_cache", None), "cache_path", None)
     return folder is not None and any(Path(folder).glob("numba_loops.observe*.nbi"))
-
-
-def sorts_there(values: torch.Tensor) -> bool:
-    """Whether few values are sorted on their device; else NumPy sorts them."""
-    is_elsewhere = values.device.type != "cpu" or _forced
-    return is_elsewhere and torch_ops.has_float64(values.device.type)
 
 
 @wraps(formats.quantization_sums)
@@ -122,14 +111,15 @@ def share_sequences(values: torch.Tensor, task: Callable[[Part], R], parts: list
     return cpu.share(one, parts)
 
 
-def _dispatch(function: Callable[P, R]) -> Callable[P, R]:
-    """Call a function of `cpu`, or the one of that name in `torch_ops`, by the first argument."""
+def _dispatch(
+    function: Callable[P, R], types: tuple[torch.dtype, ...] = _CPU_TYPES
+) -> Callable[P, R]:
+    """Call a function if the first argument is on the CPU, else that of its name in `torch_ops`."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         values: Any = args[0]
-        on_cpu = values.device.type == "cpu" and values.dtype in _CPU_TYPES and not _forced
-        if on_cpu and not (function is cpu.apply and values.dtype == torch.float16):
+        if values.device.type == "cpu" and values.dtype in types and not _forced:
             return function(*args, **kwargs)
         found: R = getattr(torch_ops, function.__name__)(*args, **kwargs)
         return found
@@ -138,11 +128,9 @@ def _dispatch(function: Callable[P, R]) -> Callable[P, R]:
 
 
 observe = _dispatch(cpu.observe)
-count = _dispatch(cpu.count)
 count_magnitudes = _dispatch(cpu.count_magnitudes)
-gather = _dispatch(cpu.gather)
-find_cut = _dispatch(cpu.find_cut)
 find_largest = _dispatch(cpu.find_largest)
-find_moved = _dispatch(cpu.find_moved)
-apply = _dispatch(cpu.apply)
 compare = _dispatch(cpu.compare)
+decide = _dispatch(plans.decide, _ALL_TYPES)
+find_moved = _dispatch(plans.find_moved, _ALL_TYPES)
+apply = _dispatch(plans.apply, _ALL_TYPES)

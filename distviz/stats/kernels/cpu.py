@@ -21,12 +21,10 @@ from distviz.stats import float_grid
 from distviz.stats.kernels import numba_loops, pair_loops
 from distviz.stats.kernels.types import (
     ChannelSums,
-    Cut,
     Observation,
     PairSums,
     Pooled,
     PowerSums,
-    Tally,
 )
 from distviz.stats.moments import Moments
 
@@ -78,104 +76,6 @@ def magnitude_bits(magnitude: float, dtype: torch.dtype) -> Any:
     """Return the bit pattern of a non-negative value that the dtype represents exactly."""
     scalar = torch.tensor([[magnitude]], dtype=torch.float64).to(dtype)
     return words_of(scalar)[0, 0]
-
-
-def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
-    """Count the upper 16 bits of the rows' values (all bits of a 16-bit type)."""
-    words = words_of(values)
-    is_wide = words.dtype == np.uint32
-
-    def one(part: NDArray[np.int64]) -> tuple[NDArray[np.uint32], int]:
-        table = np.zeros(float_grid.CELLS, np.uint32)
-        lowest = numba_loops.count_32(words, part, table) if is_wide else 0
-        if not is_wide:
-            numba_loops.count_16(words, part, table)
-        return table, int(lowest)
-
-    tables, lowest = zip(*share(one, chunks_of(rows, values.shape[1])), strict=True)
-    total = np.zeros(float_grid.CELLS, np.int64)
-    for table in tables:
-        total += table
-    return Tally(total, list(tables), float(np.uint32(max(lowest)).view(np.float32)))
-
-
-def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
-) -> NDArray[np.float32]:
-    """Return the float32 values in some cells (upper 16 bits, ascending), cell by cell."""
-    array = values.numpy()
-    words = array.view(np.uint32)
-    lot = np.zeros(float_grid.CELLS, np.uint16)
-    lot[cells] = np.arange(1, cells.size + 1)
-    places = np.concatenate([[0], [0], np.cumsum(tally.table[cells])])
-    out = np.empty(int(places[-1]), np.float32)
-    parts = []
-    for chunk, table in zip(chunks_of(rows, values.shape[1]), tally.parts, strict=True):
-        parts.append((chunk, places.copy()))
-        places[1:-1] += table[cells]
-    share(lambda part: numba_loops.gather_32(array, words, part[0], lot, part[1], out), parts)
-    return out
-
-
-def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
-    """Return the cut that selects the first ``ties`` values of this magnitude."""
-    bits = magnitude_bits(magnitude, values.dtype)
-    row, column = numba_loops.find_cut(words_of(values), rows, _magnitude_mask(values), bits, ties)
-    return Cut(magnitude, row, column)
-
-
-def _limits(cut: Cut, dtype: torch.dtype) -> tuple[np.uint32, int, int]:
-    return np.uint32(magnitude_bits(cut.magnitude, dtype)), cut.row, cut.column
-
-
-def _parts_before_cut(
-    rows: NDArray[np.int64], width: int, cut: Cut
-) -> list[tuple[NDArray[np.int64], slice, int]]:
-    """Return chunks of rows, with their slices of the keys and the cut row from their start."""
-    parts, start = [], 0
-    for chunk in chunks_of(rows, width):
-        parts.append((chunk, slice(start, start + chunk.size), cut.row - start))
-        start += chunk.size
-    return parts
-
-
-def apply(
-    values: torch.Tensor,
-    out: torch.Tensor,
-    rows: NDArray[np.int64],
-    keys: NDArray[np.uint32],
-    cut: Cut,
-    bounds: tuple[float, float],
-    *,
-    adds: bool = False,
-) -> None:
-    """Write redistributed rows to ``out`` (may be ``values``); here for float32 and bfloat16.
-
-    A selected value becomes u * upper (u * lower if negative), added to itself if ``adds``; the
-    product is float32, rounded to the type of ``values`` once.
-    """
-    bits, _, column = _limits(cut, values.dtype)
-    lower_upper = np.array(bounds, np.float32)
-    source, target = words_of(values), words_of(out)
-
-    def one(part: tuple[NDArray[np.int64], slice, int]) -> None:
-        chunk, span, cut_row = part
-        limits = (bits, cut_row, column)
-        if values.dtype == torch.float32:
-            floats = (values.numpy(), source, out.numpy())
-            numba_loops.apply_32(*floats, chunk, keys[span], limits, lower_upper, adds)
-        else:
-            numba_loops.apply_bf16(source, target, chunk, keys[span], limits, lower_upper, adds)
-
-    share(one, _parts_before_cut(rows, values.shape[1], cut))
-
-
-def find_moved(
-    values: torch.Tensor, rows: NDArray[np.int64], cut: Cut, moved: torch.Tensor
-) -> None:
-    """Set ``moved`` (uint8, shape of values) to 1 where the cut selects a value of the rows."""
-    limits = _limits(cut, values.dtype)
-    numba_loops.find_moved(words_of(values), rows, _magnitude_mask(values), limits, moved.numpy())
 
 
 def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.int64]]]:

@@ -20,34 +20,6 @@ _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "
 
 
 @njit(**_OPTIONS)
-def count_16(codes, rows, table):
-    """Add the codes of the given rows to ``table`` (uint32[65536])."""
-    width = codes.shape[1]
-    for index in range(rows.size):
-        row = codes[rows[index]]
-        for column in range(width):
-            table[row[column]] += np.uint32(1)
-
-
-@njit(**_OPTIONS)
-def count_32(bits, rows, table):
-    """Count the upper 16 bits (no rounding) of the rows into ``table`` (uint32[65536]).
-
-    Returns the bit pattern of the most negative finite value, 0 where no value is negative.
-    """
-    width = bits.shape[1]
-    lowest = np.uint32(0)
-    for index in range(rows.size):
-        row = bits[rows[index]]
-        for column in range(width):
-            table[row[column] >> np.uint32(16)] += np.uint32(1)
-        for column in range(width):
-            word = row[column]
-            lowest = max(lowest, word if word < np.uint32(0xFF800000) else np.uint32(0))
-    return lowest if lowest > np.uint32(0x80000000) else np.uint32(0)
-
-
-@njit(**_OPTIONS)
 def round_row(bits, codes):
     """Round float32 bit patterns to bf16 codes; what would become infinite stays finite."""
     for column in range(bits.size):
@@ -300,179 +272,18 @@ def add_table(total, table):
 
 
 @njit(**_OPTIONS)
-def gather_32(values, bits, rows, lot, places, out):
-    """Copy values to ``out``, cell by cell; a cell is a pattern of the upper 16 bits.
+def distance_of_rank(values, counts, rank, center):
+    """Return the ``rank``-th smallest abs(value - center) of a sample, by its ascending values.
 
-    ``lot`` (uint16[65536]) numbers the wanted cells from 1, 0 is not wanted; ``places`` (int64, by
-    lot) says where the next value of a cell goes, and is moved on.
+    Walks outward from the centre.
     """
-    width = values.shape[1]
-    for index in range(rows.size):
-        row, words = values[rows[index]], bits[rows[index]]
-        for column in range(width):
-            number = lot[words[column] >> np.uint32(16)]
-            if number:
-                out[places[number]] = row[column]
-                places[number] += 1
-
-
-@njit(**_OPTIONS)
-def select_distance(values, center, rank, least, most):
-    """Return the ``rank``-th smallest abs(abs(value) - center), known to lie in [least, most].
-
-    ``rank`` counts among all ``values`` (float32). Counts distances in 1,024 steps, then sorts
-    the few of the step that holds the rank.
-    """
-    steps = 1024
-    scale = (steps - 1) / (most - least) if most > least else 0.0
-    counts = np.zeros(steps + 1, np.int64)
-    places = np.empty(values.size, np.uint16)
-    for index in range(values.size):
-        distance = abs(abs(np.float64(values[index])) - center)
-        step = int(min(max((distance - least) * scale + 1.0, 0.0), float(steps)))
-        places[index] = step
-        counts[step] += 1
-    step = 0
-    while rank >= counts[step]:
-        rank -= counts[step]
-        step += 1
-    inside = np.empty(counts[step], np.float64)
-    filled = 0
-    for index in range(values.size):
-        if places[index] == step:
-            inside[filled] = abs(abs(np.float64(values[index])) - center)
-            filled += 1
-    return np.sort(inside)[rank]
-
-
-@njit(**_OPTIONS)
-def find_cut(words, rows, magnitude_mask, magnitude, ties):
-    """Return (position in ``rows``, column) just behind the ``ties``-th value of that magnitude."""
-    width = words.shape[1]
-    left = ties
-    for index in range(rows.size):
-        row = words[rows[index]]
-        found = 0
-        for column in range(width):
-            found += (row[column] & magnitude_mask) == magnitude
-        if found < left:
-            left -= found
-            continue
-        for column in range(width):
-            if (row[column] & magnitude_mask) == magnitude:
-                left -= 1
-                if left == 0:
-                    return index, column + 1
-    return rows.size, 0
-
-
-@njit(inline="always", **_OPTIONS)
-def _uniform(column, first_key, second_key):
-    """Hash of (row keys, channel) to float32 in [0, 1) in steps of 2^-24; see kernels.random."""
-    word = np.uint32(np.uint32(column) * np.uint32(0x9E3779B9) + first_key)
-    word = np.uint32((word ^ (word >> np.uint32(16))) * np.uint32(0x21F0AAAD))
-    word = np.uint32((word ^ (word >> np.uint32(15))) + second_key)
-    word = np.uint32(word * np.uint32(0xD35A2D97))
-    word = np.uint32((word ^ (word >> np.uint32(15))) * np.uint32(0x735A2D97))
-    word = np.uint32(word ^ (word >> np.uint32(15)))
-    return np.float32(np.int32(word >> np.uint32(8))) * np.float32(2.0**-24)
-
-
-@njit(**_OPTIONS)
-def apply_32(values, bits, out, rows, keys, limits, bounds, adds):
-    """Redistribute float32 rows into ``out``: magnitudes below the row's limit are replaced.
-
-    ``limits`` is (magnitude, position of the cut row, its column): rows before the cut also move
-    values *equal* to the magnitude. ``bounds`` is float32 (lower, upper).
-    """
-    magnitude, cut_row, cut_column = limits
-    width = values.shape[1]
-    for index in range(rows.size):
-        source, words, target = values[rows[index]], bits[rows[index]], out[rows[index]]
-        split = width if index < cut_row else (cut_column if index == cut_row else 0)
-        pair = keys[index]
-        _move_32(source[:split], words, target, 0, np.uint32(magnitude + 1), pair, bounds, adds)
-        _move_32(source[split:], words, target, split, np.uint32(magnitude), pair, bounds, adds)
-
-
-@njit(inline="always", **_OPTIONS)
-def _move_32(source, words, target, start, limit, pair, bounds, adds):
-    first, second = pair[0], pair[1]
-    lower, upper = bounds[0], bounds[1]
-    for offset in range(source.size):
-        column = start + offset
-        word = words[column]
-        value = source[offset]
-        new = _uniform(column, first, second) * (lower if word > np.uint32(0x80000000) else upper)
-        new = value + new if adds else new
-        target[column] = new if (word & np.uint32(0x7FFFFFFF)) < limit else value
-
-
-@njit(**_OPTIONS)
-def apply_bf16(codes, out, rows, keys, limits, bounds, adds):
-    """Like :func:`apply_32` for bf16 codes; the product is rounded to nearest even once.
-
-    One loop a step, so that each of them is vectorised.
-    """
-    magnitude, cut_row, cut_column = limits
-    lower, upper = bounds[0], bounds[1]
-    width = codes.shape[1]
-    buffer, original = np.empty(width, np.float32), np.empty(width, np.float32)
-    words, original_words = buffer.view(np.uint32), original.view(np.uint32)
-    for index in range(rows.size):
-        row, target = codes[rows[index]], out[rows[index]]
-        split = width if index < cut_row else (cut_column if index == cut_row else 0)
-        first, second = keys[index, 0], keys[index, 1]
-        for column in range(width):
-            buffer[column] = _uniform(column, first, second)
-        for column in range(width):
-            buffer[column] *= lower if np.uint32(row[column]) > np.uint32(0x8000) else upper
-        if adds:
-            for column in range(width):
-                original_words[column] = np.uint32(row[column]) << np.uint32(16)
-            for column in range(width):
-                buffer[column] += original[column]
-        for column in range(width):
-            code, word = np.uint32(row[column]), words[column]
-            limit = np.uint32(magnitude + np.uint32(np.uint32(column) < np.uint32(split)))
-            odd = np.uint32(np.uint32(word >> np.uint32(16)) & np.uint32(1))
-            rounded = np.uint32(np.uint32(word + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-            is_moved = np.uint32(code & np.uint32(0x7FFF)) < limit
-            target[column] = np.uint16(rounded if is_moved else code)
-
-
-@njit(**_OPTIONS)
-def find_moved(words, rows, magnitude_mask, limits, moved):
-    """Mark in ``moved`` (uint8, shape of words) the values that the limits of a plan select."""
-    magnitude, cut_row, cut_column = limits
-    width = words.shape[1]
-    for index in range(rows.size):
-        row, target = words[rows[index]], moved[rows[index]]
-        split = width if index < cut_row else (cut_column if index == cut_row else 0)
-        for column in range(width):
-            limit = magnitude + np.uint32(column < split)
-            target[column] = np.uint8((row[column] & magnitude_mask) < limit)
-
-
-@njit(**_OPTIONS)
-def distance_of_rank(lows, highs, counts, rank, center_low, center_high, at_most):
-    """Bound the ``rank``-th smallest abs(value - center) of a sample known by its cells.
-
-    Cells are ascending intervals [lows, highs] with counts, the centre lies in
-    [center_low, center_high]. ``at_most`` asks for the upper bound, otherwise the lower. With
-    intervals of width zero both are the exact order statistic. Walks outward from the centre.
-    """
-    right = np.searchsorted(highs, center_low)
+    right = np.searchsorted(values, center)
     left = right - 1
     seen = 0
     distance = 0.0
-    while left >= 0 or right < lows.size:
-        if at_most:
-            to_left = center_high - lows[left] if left >= 0 else np.inf
-            to_right = highs[right] - center_low if right < lows.size else np.inf
-        else:
-            to_left = center_low - highs[left] if left >= 0 else np.inf
-            to_right = lows[right] - center_high if right < lows.size else np.inf
+    while seen <= rank:
+        to_left = center - values[left] if left >= 0 else np.inf
+        to_right = values[right] - center if right < values.size else np.inf
         if to_left <= to_right:
             distance = to_left
             seen += counts[left]
@@ -481,9 +292,7 @@ def distance_of_rank(lows, highs, counts, rank, center_low, center_high, at_most
             distance = to_right
             seen += counts[right]
             right += 1
-        if seen > rank:
-            break
-    return max(distance, 0.0)
+    return distance
 
 
 @njit(**_OPTIONS)
@@ -534,9 +343,7 @@ def summarise(table, magnitudes, c, given_eps):
     eps = given_eps
     if given_eps < 0:
         rank = (total - 1) // 2
-        eps = (
-            MAD_TO_SIGMA * distance_of_rank(values, values, counts, rank, median, median, True) * c
-        )
+        eps = MAD_TO_SIGMA * distance_of_rank(values, counts, rank, median) * c
     near = 0
     for cell in range(filled):
         if values[cell] >= eps:

@@ -34,42 +34,8 @@ Pinned values stand in tests/golden; the function never changes within a schema 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
-
-
-def row_keys(keys: Sequence[Any]) -> NDArray[np.uint32]:
-    """Fold integer keys into two words a row.
-
-    Parameters
-    ----------
-    keys
-        seed, layer, pass, slot, document, token: integers or integer arrays of shape (rows,).
-
-    Returns
-    -------
-    NDArray
-        uint32 of shape (rows, 2): ``first`` and ``second`` of the module's docstring.
-    """
-    state: NDArray[np.uint64] = np.full(1, _GOLDEN, np.uint64)
-    for key in keys:
-        # int64 first: a negative key wraps modulo 2^64, as a plain cast does on every device.
-        words = np.atleast_1d(np.asarray(key, dtype=np.int64)).astype(np.uint64)
-        state = _mix((state + _GOLDEN) ^ words)
-    low = (state & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    high = (state >> np.uint64(32)).astype(np.uint32)
-    return np.stack([low, high], axis=1)
 
 
 def uniforms(keys: NDArray[np.uint32], channels: int) -> NDArray[np.float32]:

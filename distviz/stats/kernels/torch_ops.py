@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from distviz.stats import float_grid
 from distviz.stats.kernels.types import (
     ChannelSums,
-    Cut,
+    Decision,
     Observation,
     PairSums,
-    Tally,
+    Request,
     central_sums,
 )
 from distviz.stats.moments import Moments
+from distviz.stats.statistics import MAD_TO_SIGMA, SMALLEST_MAD
 
 _WORD = 0xFFFFFFFF
 _CHUNK_VALUES = 1 << 23
@@ -90,58 +91,49 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
     return values.abs().contiguous().view(width)
 
 
-def count(values: torch.Tensor, rows: NDArray[np.int64]) -> Tally:
-    """See `distviz.stats.kernels.cpu.count`."""
-    table = torch.zeros(float_grid.CELLS, dtype=torch.int64, device=values.device)
-    lowest = torch.zeros((), dtype=values.dtype, device=values.device)
-    for _, _, picked in _pieces(values, rows):
-        table += torch.bincount(_upper_codes(picked).flatten(), minlength=float_grid.CELLS)
-        if picked.numel():
-            lowest = torch.minimum(lowest, torch.where(torch.isfinite(picked), picked, 0).amin())
-    counted = table.cpu().numpy()
-    return Tally(counted, [counted], float(lowest))
+def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> Decision:
+    """See `distviz.stats.kernels.plans.decide`."""
+    flat = values[torch.from_numpy(rows).to(values.device)].flatten()
+    finite = torch.isfinite(flat)
+    n = int(finite.sum())
+    if not n:
+        return Decision((0, *[0.0] * 5, 0, *[0.0] * 3, 0, 0), (0, 0, 0))
+    own = flat[finite]
+    exact = own.double() if has_float64(own.device.type) else own.cpu().double()
+    signed, sizes = exact.sort().values, exact.abs().sort().values
+    center = float(sizes[(n - 1) // 2])
+    mad = float((sizes - center).abs().kthvalue((n - 1) // 2 + 1).values)
+    eps = MAD_TO_SIGMA * max(mad, SMALLEST_MAD) * request.c
+    near = int((sizes < eps).sum()) / n
+    fraction = min(max(near, request.least), request.most)
+    k = max(1, round(fraction * n))
+    ranked = sizes if request.of_magnitude else signed
+    upper, lower = _bounds(ranked, signed, request.percentile)
+    magnitude = float(sizes[k - 1])
+    ties, in_all = k - int((sizes < magnitude).sum()), int((sizes == magnitude).sum())
+    pattern = int(_bits(torch.tensor([magnitude], dtype=torch.float64).to(values.dtype)))
+    last = int((_bits(flat) == pattern).nonzero()[ties - 1])
+    row, column = divmod(last, values.shape[1])
+    plan = (n, center, mad, eps, near, fraction, k, upper, lower, magnitude, ties, in_all)
+    return Decision(plan, (pattern, row, column + 1))
 
 
-def gather(
-    values: torch.Tensor, rows: NDArray[np.int64], cells: NDArray[np.int64], tally: Tally
-) -> NDArray[np.float32]:
-    """See `distviz.stats.kernels.cpu.gather`."""
-    del tally
-    wanted = torch.zeros(float_grid.CELLS, dtype=torch.bool)
-    wanted[torch.from_numpy(cells)] = True
-    wanted = wanted.to(values.device)
-    found = []
-    for _, _, picked in _pieces(values, rows):
-        codes = _upper_codes(picked)
-        chosen = wanted[codes]
-        found.append((codes[chosen], picked[chosen]))
-    codes, inside = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return np.asarray(inside[torch.argsort(codes, stable=True)].cpu().numpy())
+def _bounds(ranked: torch.Tensor, signed: torch.Tensor, percentile: float) -> tuple[float, float]:
+    """Return the percentile as numpy interpolates it, and the smallest value, both beside 0."""
+    place = percentile * (len(ranked) - 1)
+    floor = min(int(place), len(ranked) - 1)
+    low, high = float(ranked[floor]), float(ranked[min(floor + 1, len(ranked) - 1)])
+    weight = place - floor
+    upper = low + (high - low) * weight if weight < 0.5 else high - (high - low) * (1 - weight)
+    return max(0.0, upper), min(0.0, float(signed[0]))
 
 
-def find_cut(values: torch.Tensor, rows: NDArray[np.int64], magnitude: float, ties: int) -> Cut:
-    """See `distviz.stats.kernels.cpu.find_cut`."""
-    limit = _threshold(values, magnitude)
-    for start, _, picked in _pieces(values, rows):
-        places = (_bits(picked) == limit).flatten().nonzero().flatten()
-        if places.numel() >= ties:
-            row, column = divmod(int(places[ties - 1]), values.shape[1])
-            return Cut(magnitude, start + row, column + 1)
-        ties -= places.numel()
-    raise ValueError(ties)  # cannot happen: the magnitude was counted in these values
-
-
-def _threshold(values: torch.Tensor, magnitude: float) -> torch.Tensor:
-    scalar = torch.tensor([magnitude], dtype=torch.float64).to(values.dtype)
-    return _bits(scalar).to(values.device)
-
-
-def _selected(values: torch.Tensor, cut: Cut, start: int) -> torch.Tensor:
-    """Return the mask of what the cut selects, for rows of the sequence from ``start`` on."""
-    bits, limit = _bits(values), _threshold(values, cut.magnitude)
+def _selected(values: torch.Tensor, decision: Decision, start: int) -> torch.Tensor:
+    """Return the mask of what moves, for rows of the sequence from ``start`` on."""
+    bits, (pattern, row, column) = _bits(values), decision.cut
     flat = torch.arange(values.numel(), device=values.device).view(values.shape)
-    is_tie = (bits == limit) & (flat < (cut.row - start) * values.shape[1] + cut.column)
-    return (bits < limit) | is_tie
+    is_tie = (bits == pattern) & (flat < (row - start) * values.shape[1] + column)
+    return (bits < pattern) | is_tie
 
 
 def uniforms(keys: torch.Tensor, channels: int) -> torch.Tensor:
@@ -161,31 +153,33 @@ def apply(
     out: torch.Tensor,
     rows: NDArray[np.int64],
     keys: NDArray[np.uint32],
-    cut: Cut,
-    bounds: tuple[float, float],
+    decision: Decision,
+    bounds: tuple[float, float] | None = None,
     *,
     adds: bool = False,
 ) -> None:
-    """See `distviz.stats.kernels.cpu.apply`; any floating-point type."""
+    """See `distviz.stats.kernels.plans.apply`."""
     words = torch.from_numpy(keys.astype(np.int64)).to(values.device)
-    lower, upper = torch.tensor(bounds, dtype=torch.float32, device=values.device)
+    lower, upper = torch.tensor(
+        bounds or decision.bounds, dtype=torch.float32, device=values.device
+    )
     wide = torch.float64 if values.dtype == torch.float64 else torch.float32
     for start, part, picked in _pieces(values, rows):
         shares = uniforms(words[start : start + part.size], values.shape[1])
         new = shares * torch.where(picked < 0, lower, upper)
         if adds:
             new = picked.to(wide) + new.to(wide)
-        result = torch.where(_selected(picked, cut, start), new.to(values.dtype), picked)
+        result = torch.where(_selected(picked, decision, start), new.to(values.dtype), picked)
         out[torch.from_numpy(part).to(values.device)] = result
 
 
 def find_moved(
-    values: torch.Tensor, rows: NDArray[np.int64], cut: Cut, moved: torch.Tensor
+    values: torch.Tensor, rows: NDArray[np.int64], decision: Decision, moved: torch.Tensor
 ) -> None:
-    """See `distviz.stats.kernels.cpu.find_moved`."""
+    """See `distviz.stats.kernels.plans.find_moved`."""
     for start, part, picked in _pieces(values, rows):
         index = torch.from_numpy(part).to(values.device)
-        moved[index] = _selected(picked, cut, start).to(torch.uint8)
+        moved[index] = _selected(picked, decision, start).to(torch.uint8)
 
 
 def observe(

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distviz.stats.moments import Moments
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How often each pattern of the upper 16 bits occurs in one sequence.
-
-    Attributes
-    ----------
-    table
-        int64 (65536,).
-    parts
-        The tables of the pieces in which the rows were counted, in order; they add up to it.
-    lowest
-        The smallest finite value if it is negative, else 0 (float32 sequences only).
-    """
-
-    table: NDArray[np.int64]
-    parts: list[NDArray[np.integer]]
-    lowest: float
 
 
 @dataclass(frozen=True)
@@ -292,22 +273,57 @@ class Observation:
     channels: ChannelSums | None
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Which values of a sequence move: those of smaller magnitude, and the first ties.
+class Request(NamedTuple):
+    """What a redistribution asks of its plan.
 
     Attributes
     ----------
-    magnitude
-        The k-th smallest magnitude.
-    row, column
-        Values *equal* to the magnitude move where they stand before this place, counted in the
-        sequence's own rows; ``row`` = number of rows means all of them.
+    c
+        Width of the near-zero band: eps = 1.4826 * MAD * c.
+    percentile
+        Share of the values below the upper bound, 0 to 1.
+    least, most
+        Limits of the fraction of values that move.
+    of_magnitude
+        Whether the percentile is taken of the magnitudes.
     """
 
-    magnitude: float
-    row: int
-    column: int
+    c: float
+    percentile: float
+    least: float
+    most: float
+    of_magnitude: bool
+
+
+class Decision(NamedTuple):
+    """The plan of a sequence on the CPU.
+
+    Attributes
+    ----------
+    plan
+        n, center, mad, eps, near, fraction, k, upper, lower, magnitude, ties and ties_in_all of
+        `distviz.arm.Plan`; n is 0 if no value is finite.
+    cut
+        What moves: bit patterns of smaller magnitudes than the first of the three numbers, and
+        those equal to it that stand before a row of the sequence (its position) and column.
+    """
+
+    plan: tuple[Any, ...]
+    cut: tuple[int, int, int]
+
+    def numbers(self) -> tuple[Any, ...]:
+        """Return the plan as Python numbers."""
+        return self.plan
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lower and upper bound of the new values."""
+        return self.plan[8], self.plan[7]
+
+    def widened(self) -> Decision:
+        """Return the decision for the same values in float32."""
+        pattern = int(np.float32(self.plan[9]).view(np.uint32))
+        return Decision(self.plan, (pattern, *self.cut[1:]))
 
 
 @dataclass(frozen=True)

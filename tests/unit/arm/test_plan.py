@@ -1,4 +1,4 @@
-"""Helpers of a plan: interpolation as in NumPy, targets, masks and rows of one sequence."""
+"""Helpers of a plan: targets, masks and rows of one sequence."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from distviz.arm.arm import ARM
 from distviz.arm.plan import (
     copy_rows,
-    cut_of,
-    interpolate,
     one_sequence,
     target_of,
     to_host,
@@ -19,27 +17,14 @@ from distviz.arm.plan import (
 from distviz.errors import RequestError
 
 
-def test_interpolation_is_that_of_numpy() -> None:
-    generator = np.random.default_rng(4)
-    for low, step, weight in generator.random((200, 3)) * [1e3, 1e-3, 1]:
-        expected = np.percentile([low, low + step], 100 * weight)
-        assert interpolate(low, low + step, weight) == pytest.approx(expected, rel=1e-14)
-    assert interpolate(0.1, 0.3, 1.0) == 0.3
-    assert interpolate(0.1, 0.3, 0.0) == 0.1
-
-
-def test_the_cut_selects_k_values_lowest_index_first() -> None:
+def test_the_k_values_of_lowest_index_are_selected() -> None:
     x = torch.tensor([[0.5, -0.25, 0.5], [2.0, 0.5, -0.5], [0.5, 4.0, 0.125]])
     for fraction in (0.3, 0.45, 0.7, 1.0):
-        plan = ARM(fraction=fraction).plan(x)
+        arm = ARM(fraction=fraction)
+        plan = arm.plan(x)
         assert plan is not None
-        cut = cut_of(x, np.arange(3), plan)
         order = np.argsort(x.abs().numpy().ravel(), kind="stable")[: plan.k]
-        rows, columns = np.divmod(np.arange(9), 3)
-        flat = x.abs().numpy().ravel()
-        is_before = (rows < cut.row) | ((rows == cut.row) & (columns < cut.column))
-        chosen = (flat < cut.magnitude) | ((flat == cut.magnitude) & is_before)
-        assert np.flatnonzero(chosen).tolist() == sorted(order.tolist())
+        assert arm.selected(x).tolist() == sorted(order.tolist())
 
 
 def test_rows_are_copied_and_the_target_is_checked() -> None:

@@ -30,39 +30,6 @@ def codes_of(values: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_counts_of_some_rows(dtype: torch.dtype) -> None:
-    values, rows = values_of(dtype), np.arange(0, 90, 2)
-    tally = cpu.count(values, rows)
-    expected = np.bincount(codes_of(values)[rows].ravel(), minlength=65536)
-    np.testing.assert_array_equal(tally.table, expected)
-    np.testing.assert_array_equal(np.sum(tally.parts, axis=0, dtype=np.int64), expected)
-
-
-def test_values_of_some_cells_are_gathered() -> None:
-    values, rows = values_of(torch.float32), np.arange(1, 90, 3)
-    tally = cpu.count(values, rows)
-    codes, picked = codes_of(values)[rows].ravel(), values.numpy()[rows].ravel()
-    cells = np.unique(codes)[[2, 5, 9]]
-    found = cpu.gather(values, rows, cells, tally)
-    expected = np.concatenate([picked[codes == cell] for cell in cells])
-    np.testing.assert_array_equal(np.sort(found), np.sort(expected))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_first_ties_are_selected(dtype: torch.dtype) -> None:
-    values, rows = values_of(dtype), np.arange(10, 80)
-    flat = values[10:80].abs().float().numpy().ravel()
-    for ties in (1, 7, int((flat == 0.5).sum())):
-        moved = torch.zeros(values.shape, dtype=torch.uint8)
-        cpu.find_moved(values, rows, cpu.find_cut(values, rows, 0.5, ties), moved)
-        expected = flat < 0.5
-        expected[np.flatnonzero(flat == 0.5)[:ties]] = True
-        np.testing.assert_array_equal(moved[10:80].numpy().ravel().astype(bool), expected)
-        assert not moved[:10].any()
-        assert not moved[80:].any()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_one_observation_of_several_slots(dtype: torch.dtype) -> None:
     values = values_of(dtype)
     slots = np.arange(90) % 3 - 1

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 import distviz
-from distviz.arm.order_statistics import rank_values
 from distviz.stats import kernels
-from distviz.stats.kernels import rng as numbers
 from distviz.stats.kernels import torch_ops as device
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -106,11 +104,11 @@ def test_pieces_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     def answers() -> tuple[Any, ...]:
         seen = kernels.observe(x, slots, 3, details=True)
         rows = np.flatnonzero(slots >= 0)
-        cut = kernels.find_cut(x, rows, 0.5, 301)
+        decision = kernels.decide(x, rows, kernels.Request(0.13, 0.995, 0.31, 0.31, False))
         moved = torch.zeros(x.shape, dtype=torch.uint8)
-        kernels.find_moved(x, rows, cut, moved)
+        kernels.find_moved(x, rows, decision, moved)
         arms = [distviz.ARM(**given)(x[None], torch.rand(1, 90) < 2) for given in settings]
-        return seen, cut, moved, arms
+        return seen, decision.numbers(), moved, arms
 
     with kernels.force_torch():
         whole = answers()
@@ -189,26 +187,8 @@ def test_memory_that_is_not_contiguous(dtype: torch.dtype) -> None:
 
 
 def test_the_random_numbers_are_those_of_every_device() -> None:
-    keys = numbers.row_keys([3, 1, 0, 2, np.arange(50) - 9, (np.arange(50) << 32) + 5])
+    keys = kernels.row_keys(3, 1, 0, 2, -9, (np.arange(50) << 32) + 5)
     words = torch.from_numpy(keys.astype(np.int64))
     np.testing.assert_array_equal(
         device.uniforms(words, 3000).numpy(), kernels.uniforms(keys, 3000)
     )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sorting_there_and_here(dtype: torch.dtype) -> None:
-    x = awkward(20, 70, dtype)
-    rows = np.arange(1, 20, 2)
-    here = rank_values(x, rows)
-    with kernels.force_torch():
-        there = rank_values(x, rows)
-    assert type(there) is not type(here)
-    center = here.magnitude(200)
-    for rank in (0, 1, 350, here.n - 1):
-        for question in ("value", "magnitude"):
-            assert getattr(there, question)(rank) == getattr(here, question)(rank)
-        assert there.distance(rank, center) == here.distance(rank, center)
-        limit = here.magnitude(rank)
-        assert there.count_below(limit) == here.count_below(limit)
-        assert there.count_equal(limit) == here.count_equal(limit)
