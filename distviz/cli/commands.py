@@ -211,15 +211,18 @@ class _SweepRequest:
 
         given = {name: value for name, value in self.lists.items() if value is not None}
         layers = given.pop("arm_layers", None)
-        names = word_list(given.get("redistribution") or self.settings.redistribution, "")
         has_own = bool(
             self.by_layer
             or self.settings.preset
             or {"c", "p1", "fraction"} & set(given)
-            or not any(map(has_selection, names))
+            or not any(map(has_selection, self._redistributions))
         )
         given = given if has_own else given | _DEFAULT_GRID
         return SweepGrid(**given, arm_layers=";".join(layers) if layers else None)
+
+    @property
+    def _redistributions(self) -> list[str]:
+        return word_list(self.lists.get("redistribution") or self.settings.redistribution, "")
 
     def every_setting(self, opened: Any, presets: _Presets) -> list[Any]:
         """Return the settings to try on a model."""
@@ -234,9 +237,9 @@ class _SweepRequest:
         known = read_manifest(folder, SWEEP, "sweep folder")
         own = {"grid": self.lists, "budget_kl": self.budget_kl, "by_layer": self.by_layer}
         return (
-            _has(self.settings, SWEEP, folder)
-            and len(known.get("seeds") or []) == self.seeds
+            len(known.get("seeds") or []) == self.seeds
             and all(known.get(name) == value for name, value in own.items())
+            and _has(self.settings, SWEEP, folder, self._redistributions)
         )
 
     def measure(self, progress: Progress, states: CheckpointFolder) -> Sweep:
@@ -356,9 +359,17 @@ def _estimate_run(
     return estimate(checked.empty, settings, [part], compared)
 
 
-def _has(settings: RunSettings, manifest: str, folder: Path) -> bool:
-    """Whether the result in a folder was measured with the same settings."""
-    return settings.asks_the_same(read_manifest(folder, manifest).get("settings") or {})
+def _has(
+    settings: RunSettings, manifest: str, folder: Path, redistributions: list[str] | None = None
+) -> bool:
+    """Whether the result in a folder was measured with the same settings, on the same files."""
+    from distviz.measure import refuse_changed
+
+    known = read_manifest(folder, manifest)
+    is_same = settings.asks_the_same(known.get("settings") or {})
+    if is_same:
+        refuse_changed(known, settings, folder, redistributions=redistributions)
+    return is_same
 
 
 def _refuse_layers(settings: RunSettings, command: str) -> None:

@@ -3,6 +3,7 @@ from . import world as world
 from .attention import AttentionKept as AttentionKept
 from .attention import attention_modules as attention_modules
 from .document_effects import DocumentEffects as DocumentEffects
+from .finished import refuse_changed as refuse_changed
 from .forward import Measurement as Measurement
 from .forward import choose_points as choose_points
 from .forward import inputs_of as inputs_of

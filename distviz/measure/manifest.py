@@ -17,6 +17,7 @@ import torch
 from distviz.arm import ARM, code_fingerprint
 from distviz.data import Batch, Corpus
 from distviz.hooks import HELD_BYTES, TOKEN_CLASSES, count_tokens, experts_of, replaced
+from distviz.measure.finished import contents
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
@@ -84,14 +85,19 @@ def _manifest(
         ],
         "linear_inputs": linear_inputs(opened.model, measurement.watched),
         "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
-        **describe(opened, corpus, batches),
+        **describe(opened, corpus, batches, (settings,)),
         "seconds": {"measure": round(seconds, 3)},
         "warnings": [],
     }
 
 
-def describe(opened: LoadedModel, corpus: Corpus, batches: list[Batch]) -> dict[str, Any]:
-    """Return the entries of any manifest for model, text, versions and device."""
+def describe(
+    opened: LoadedModel, corpus: Corpus, batches: list[Batch], settings: Sequence[RunSettings]
+) -> dict[str, Any]:
+    """Return the entries of any manifest for model, text, versions and device.
+
+    ``settings`` are those of all passes.
+    """
     counted = np.concatenate([batch.classes[batch.counted] for batch in batches])
     details = {name: value for name, value in opened.details.items() if name != "warnings"}
     if opened.on_disk is not None:
@@ -107,6 +113,7 @@ def describe(opened: LoadedModel, corpus: Corpus, batches: list[Batch]) -> dict[
             "counted": int(counted.size),
             "truncated": corpus.truncated,
         },
+        "contents": contents([one.redistribution for one in settings], settings[0].arm()),
         "token_classes": {
             name: int((counted == index).sum()) for index, name in enumerate(TOKEN_CLASSES)
         },
@@ -144,7 +151,7 @@ def request(
         "text": corpus.sha256,
         "tokens": str(corpus.tokens),
         "tokenized text": _fingerprint(batches),
-        **_contents((settings, *tried)),
+        **contents([one.redistribution for one in (settings, *tried)], settings.arm()),
         "batches": str(len(batches)),
         "own tokens only": str(own_only),
         **{f"--{n.replace('_', '-')}": str(v) for n, v in given.items() if n in counted},
@@ -160,13 +167,6 @@ def _fingerprint(batches: Iterable[Batch]) -> str:
         for array in (batch.ids, batch.valid, batch.counted, batch.classes, batch.roles):
             digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _contents(settings: Iterable[RunSettings]) -> dict[str, str]:
-    """Return fingerprints of the files and code that redistributions take."""
-    names = {own.redistribution: own for own in settings}
-    found = {name: own.arm().fingerprint() for name, own in names.items()}
-    return {f"content of {name}": digest for name, digest in found.items() if digest}
 
 
 def versions() -> dict[str, str]:

@@ -106,6 +106,11 @@ class Checkpoint:
         return self.weights if own is None else (*self.weights, own)
 
     @property
+    def fingerprint(self) -> str:
+        """A digest of configuration and weights, see `fingerprint`."""
+        return fingerprint(self.identity, self.files)
+
+    @property
     def is_quantized(self) -> bool:
         """Whether the configuration declares a quantization."""
         return any(part.get("quantization_config") for part in _config_parts(self.config))

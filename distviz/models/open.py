@@ -348,7 +348,7 @@ def model_details(
         "device": "several (device map)" if spread else str(device),
         "quantization": method_of(quantized) if quantized else None,
         "adapter": {"kind": adapter.kind, "base": adapter.base} if adapter else None,
-        "fingerprint": fingerprint(checkpoint.identity, checkpoint.files) if checkpoint else None,
+        "fingerprint": checkpoint.fingerprint if checkpoint else None,
         "revision": checkpoint.revision if checkpoint else None,
         "warnings": [*(checkpoint.notes if checkpoint else ()), *notes],
     }

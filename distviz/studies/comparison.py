@@ -195,6 +195,8 @@ def finished_comparison(
     **of_b: Any,
 ) -> Comparison | None:
     """Return the comparison in a folder if it answers the same request, else None."""
+    from distviz.measure import refuse_changed
+
     found = Comparison.load(folder)
     phases = (phase_a, phase_of_b(phase_b, of_b))
     base, given = _with_sites(settings, sites, given)
@@ -203,8 +205,10 @@ def finished_comparison(
         known = run.manifest
         if side.run is not None and side.run.manifest != known:
             return None
-        if side.run is None and not side.settings.asks_the_same(known.get("settings") or {}):
-            return None
+        if side.run is None:
+            if not side.settings.asks_the_same(known.get("settings") or {}):
+                return None
+            refuse_changed(known, side.settings, folder, side.texts)
     by_value = found.manifest.get("elementwise")
     if elementwise != bool(by_value) or (by_value and by_value["local"] != local):
         return None

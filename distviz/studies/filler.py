@@ -105,10 +105,16 @@ def finished_study(
     folder: Path, settings: RunSettings, counts: Sequence[int]
 ) -> FillerStudy | None:
     """Return the study in a folder if it has the same request, else None."""
+    from distviz.measure import refuse_changed
+
     found = FillerStudy.load(folder)
-    known = found.runs[0].manifest.get("settings") or {}
+    known, chosen = found.runs[0].manifest, _chosen(settings)
     same_counts = sorted(found.runs) == sorted({0, *counts})
-    return found if same_counts and _chosen(settings).asks_the_same(known) else None
+    if not same_counts or not chosen.asks_the_same(known.get("settings") or {}):
+        return None
+    prompts = [one.as_dict() for one in read_prompts([Path(name) for name in settings.text])]
+    refuse_changed(known, chosen, folder, prompts)
+    return found
 
 
 def _chosen(settings: RunSettings) -> RunSettings:

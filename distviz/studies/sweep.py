@@ -80,7 +80,7 @@ def sweep_model(
         "by_layer": is_by_layer,
         "near_zero_c": work.near_zero_c,
         "seeds": list(seeds),
-        **describe(opened, corpus, batches),
+        **describe(opened, corpus, batches, [trial.settings for trial in work.trials]),
         "seconds": {"measure": round(time.perf_counter() - started, 3)},
         "warnings": list(corpus.notes),
     }

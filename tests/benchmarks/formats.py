@@ -5,51 +5,75 @@ python tests/benchmarks/formats.py path/to/SmolLM2-135M-Instruct.gguf
 
 from __future__ import annotations
 
+import os
 import statistics
+import time
+from collections.abc import Callable
 
 import torch
-from timing import model_from_arguments, seconds
+from timing import model_from_arguments
 
 import distviz
 from distviz.hooks import FormatLosses
 
 FORMATS = ("nvfp4", "mxfp4", "mxfp8", "int8-token", "fp8-token", "int8-channel", "int4-group128")
 SITES = "mlp_in,product"
+GOAL, ROUNDS = 1.6, 5
+
+
+def spent(call: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of a call by the clock, and of all its threads on processors."""
+    wall, processor = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def measure(dtype: torch.dtype) -> None:
+    """Print a table: a row a way, its time by the clock and on processors over that of the pass."""
+    model, _ = model_from_arguments(dtype)
+    torch.manual_seed(0)
+    ids = torch.randint(1000, 40000, (8, 512))
+    mask = torch.ones_like(ids)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            model(ids, attention_mask=mask, use_cache=False)
+
+    def watched(formats: tuple[str, ...], rotation: str = "none") -> None:
+        with distviz.watch(model, sites=SITES) as seen:
+            seen.recorder.formats = FormatLosses(formats, (rotation,))
+            bare()
+
+    ways = {
+        "bare pass": bare,
+        "counting, no format": lambda: watched(()),
+        f"seven formats (goal {GOAL})": lambda: watched(FORMATS),
+        "seven formats, rotated": lambda: watched(FORMATS, "hadamard"),
+    }
+    for way in ways.values():  # compiles, and fills caches
+        way()
+    rounds = [[spent(way) for way in ways.values()] for _ in range(ROUNDS)]
+    name = str(dtype).removeprefix("torch.")
+    load = os.getloadavg()[0]
+    print(f"{name}, {torch.get_num_threads()} threads, load of the machine {load:.1f}")
+    print(f"{'':28}{'by the clock':>16}{'on processors':>16}")
+    for number, way in enumerate(ways):
+        cells = []
+        for clock in (0, 1):
+            times = [one[number][clock] for one in rounds]
+            ratios = [one[number][clock] / one[0][clock] for one in rounds]
+            values = times if number == 0 else ratios
+            unit = " s" if number == 0 else " x"
+            cells.append(f"{statistics.median(values):.2f}{unit}")
+        print(f"{way:28}" + "".join(f"{cell:>16}" for cell in cells))
+    print()
 
 
 def main() -> None:
-    """Print one line a type."""
-    for dtype in (torch.bfloat16, torch.float32):
-        model, _ = model_from_arguments(dtype)
-        torch.manual_seed(0)
-        ids = torch.randint(1000, 40000, (8, 512))
-        mask = torch.ones_like(ids)
-
-        def bare() -> None:
-            with torch.inference_mode():
-                model(ids, attention_mask=mask, use_cache=False)
-
-        def watched(formats: tuple[str, ...], rotations: tuple[str, ...] = ("none",)) -> None:
-            with distviz.watch(model, sites=SITES) as seen:
-                seen.recorder.formats = FormatLosses(formats, rotations)
-                bare()
-
-        ways = {
-            "counts": lambda: watched(()),
-            "with formats": lambda: watched(FORMATS),
-            "with rotated formats": lambda: watched(FORMATS, ("hadamard",)),
-        }
-        bare()
-        for way in ways.values():
-            way()
-        times = [[seconds(bare), *map(seconds, ways.values())] for _ in range(5)]
-        ratios = {
-            name: statistics.median(one[1 + number] / one[0] for one in times)
-            for number, name in enumerate(ways)
-        }
-        words = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-        whole = statistics.median(one[0] for one in times)
-        print(f"{str(dtype)[6:]:8}: bare {whole:.2f} s; times that: {words}")
+    """Print medians over rounds in which every way has its turn."""
+    print(f"times the bare pass; medians of {ROUNDS} rounds; {SITES}, all layers, 8 x 512 tokens\n")
+    for dtype in (torch.float32, torch.bfloat16):
+        measure(dtype)
 
 
 if __name__ == "__main__":

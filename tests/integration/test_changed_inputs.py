@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve " * 8
 QUICK = ("--max-length", "16", "--batch-size", "1", "--no-figures", "--device", "cpu")
+FILE = "model.safetensors"
 Change = Callable[[], object]
 
 
@@ -83,7 +84,7 @@ def configuration(model: Path) -> tuple[list[str], Change, str]:
 
 
 def weights(model: Path) -> tuple[list[str], Change, str]:
-    return [], lambda: change_middle(model / "model.safetensors"), "model fingerprint"
+    return [], lambda: change_middle(model / FILE), "model fingerprint"
 
 
 def change_middle(file: Path) -> None:
@@ -135,3 +136,80 @@ def test_a_changed_input_is_refused_by_name(
     message = done.complaint()[0]
     assert "belongs to another measurement" in message
     assert f" {name} " in message
+
+
+FOUND_AT_ONCE = [kind for kind in KINDS if kind not in (options, tokenizer)]
+"""Of a finished result without opening the model; other settings are another request."""
+
+
+@pytest.mark.parametrize("kind", FOUND_AT_ONCE)
+def test_a_finished_result_is_no_answer_for_changed_inputs(
+    kind: Callable[[Path], tuple[list[str], Change, str]],
+    tiny_llama: Path,
+    call: Callable[..., Done],
+) -> None:
+    Path("text.txt").write_text(TEXT)
+    more, change, name = kind(tiny_llama)
+    given = [] if "--text" in more else ["--text", "text.txt"]
+    words = ["run", tiny_llama, *given, *QUICK, *more, "--out", "out"]
+    assert call(*words).code == 0
+    again = call(*words, "--resume")
+    assert (again.code, "is complete, nothing is left" in again.err) == (0, True)
+    change()
+    sys.modules.pop("clips", None)
+    done = call(*words, "--resume")
+    assert done.code == 2, done.err
+    assert done.complaint()[0] == (
+        f"distviz: out is complete, but it was measured on other input: {name} differs"
+    )
+
+
+@pytest.mark.extended
+def test_in_studies(tiny_llama: Path, tiny_saved: Path, call: Callable[..., Done]) -> None:
+    """A table in one of the lists of a sweep, model B of a comparison, the prompts of a filler."""
+    Path("text.txt").write_text(TEXT)
+    Path("t.csv").write_text("layer,threshold\n0,0.25\n")
+    prompt = json.dumps({"system": "Add.", "question": "1 + 2?"}) + "\n"
+    Path("p.jsonl").write_text(prompt)
+    text = ("--text", "text.txt", *QUICK)
+    several = ("--redistribution", "threshold,threshold:t.csv", "--c", "0.2")
+    fillers = (tiny_llama, "--filler", "/", "--text", "p.jsonl", "--filler-count", "2")
+    studies: dict[str, list[Any]] = {
+        "content of threshold:t.csv": ["sweep", tiny_llama, *several, *text, "--out", "s"],
+        "model fingerprint": ["compare", tiny_saved, tiny_llama, *text, "--out", "c"],
+        "text": ["filler", *fillers, "--no-figures", "--device", "cpu", "--out", "f"],
+    }
+    for words in studies.values():
+        assert call(*words).code == 0
+        assert "nothing is left" in call(*words, "--resume").err
+    Path("t.csv").write_text("layer,threshold\n0,0.5\n")
+    Path("p.jsonl").write_text(prompt.replace("Add", "Sum"))
+    for name, words in reversed(studies.items()):
+        if name == "model fingerprint":
+            change_middle(tiny_llama / FILE)
+        done = call(*words, "--resume")
+        assert done.code == 2, done.err
+        assert f"measured on other input: {name} differs" in done.err
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("part", ["", "values"])
+def test_a_stopped_study(
+    part: str, tiny_llama: Path, tiny_saved: Path, call: Callable[..., Done], stopped: Any
+) -> None:
+    """What a sweep lists, and model B of a comparison by value."""
+    Path("text.txt").write_text(TEXT)
+    Path("t.csv").write_text("layer,threshold\n0,0.25\n")
+    text = ("--text", "text.txt", *QUICK, "--out", "out")
+    if part:
+        words = ["compare", tiny_saved, tiny_llama, "--elementwise", *text]
+        name, change = "B: model fingerprint", partial(change_middle, tiny_llama / FILE)
+    else:
+        words = ["sweep", tiny_llama, "--redistribution", "threshold:t.csv,noise", *text]
+        name = "content of threshold:t.csv"
+        change = partial(Path("t.csv").write_text, "layer,threshold\n0,0.5\n")
+    stopped(*words)
+    change()
+    done = call(*words, "--resume")
+    assert done.code == 2, done.err
+    assert f" {name} " in done.complaint()[0]

@@ -172,7 +172,7 @@ def test_a_dry_run_is_printed_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_processes_than_batches(tmp_path: Path, call: Callable[..., Done]) -> None:
-    few = [*SMALL, "--max-tokens", "300"]
+    few = [*RUN, "--max-tokens", "300"]
     assert call("run", *few, "--out", tmp_path / "alone").code == 0
     done = _torchrun(3, "run", *few, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -181,7 +181,7 @@ def test_more_processes_than_batches(tmp_path: Path, call: Callable[..., Done]) 
 
 @pytest.mark.slow
 def test_a_real_model_by_two(tmp_path: Path, smollm2: Path, call: Callable[..., Done]) -> None:
-    args = [*SMALL, "--max-length", "128", "--max-tokens", "1000"]
+    args = [*RUN, "--max-length", "128", "--max-tokens", "1000"]
     assert call("run", smollm2, *args, "--out", tmp_path / "alone").code == 0
     done = _torchrun(2, "run", smollm2, *args, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
