@@ -1,7 +1,7 @@
 """Compare the values of two models element by element, batch by batch.
 
-The values of a batch at the chosen points of A are held until the same part of the batch passes
-through B.
+The values of a batch at the chosen points of a layer of A are held until the batch passes the same
+layer of B.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Two models that read the same batches: A first, then B, whose values are compared with A's.
 
-Where the layers of a model are on disk, all batches pass a layer of A, then the same layer of B,
-and so on: the weights are read once, and the values of A wait for those of B in memory up to a
-limit, beyond it in a file.
+A batch passes a layer of A, then the same layer of B, and so on, so that only values of one layer
+wait. Where the layers of a model are on disk, all batches do so together: the weights are read
+once, and the values of A wait for those of B in memory up to a limit, beyond it in a file.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -161,17 +162,11 @@ class PairedModels:
         with ExitStack() as stack:
             for name, side in (("A", self.a), ("B", self.b)):
                 self._heads[name] = stack.enter_context(capture_head_input(side))
-            if any(_on_disk(side) for side in (self.a, self.b)):
-                self._by_layer(batches)
+            streams = any(_on_disk(side) for side in (self.a, self.b))
+            for part in [batches] if streams else [{n: batch} for n, batch in batches.items()]:
+                self._by_layer(part, spills=streams)
                 self.recorder.check()
-                yield from batches
-                return
-            for number, batch in batches.items():
-                for one in self._passes(batches):
-                    one.whole(number, batch)
-                self._release(number)
-                self.recorder.check()
-                yield number
+                yield from part
 
     def _passes(self, batches: Mapping[int, Batch]) -> list[_Pass]:
         """Return the passes of each batch, in their order."""
@@ -210,16 +205,21 @@ class PairedModels:
         if self.inputs is not None:
             self.inputs.release([number])
 
-    def _by_layer(self, batches: Mapping[int, Batch]) -> None:
-        """Send all batches through a layer of A, then through the same layer of B."""
+    def _by_layer(self, batches: Mapping[int, Batch], *, spills: bool) -> None:
+        """Send batches through a layer of A, then through the same layer of B, and so on.
+
+        ``spills`` means that what does not fit in memory waits in a file.
+        """
         first, *others = self._passes(batches)
         asked, device = self.a.settings.stream_memory, entry_device(self.a.opened.model)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            spill = stack.enter_context(closing(SpillBuffer.within(asked, device)))
-            self.recorder.holds = spill.hold
-            if self.inputs is not None:
-                self.inputs.holds = spill.hold
+            spill = SpillBuffer.within(asked, device) if spills else SpillBuffer(sys.maxsize)
+            stack.enter_context(closing(spill))
+            if spills:
+                self.recorder.holds = spill.hold
+                if self.inputs is not None:
+                    self.inputs.holds = spill.hold
             calls = [
                 [first.call(number, batch, _nothing) for number, batch in batches.items()],
                 [
@@ -257,19 +257,6 @@ class _Pass:
     progress: Progress
     step: str
 
-    def whole(self, number: int, batch: Batch) -> None:
-        """Send a batch through the whole model."""
-        self.progress.step(self.step)
-        side = self.side
-        model = side.opened.model
-        side.tracker.given = tokens_of(batch)
-        watching = observe(model, side.watched, partial(self.receive, number), side.tracker)
-        arm, failing = _arm(side, side.moved), naming_failures(model)
-        with torch.inference_mode(), watching, self.around(number, None), arm, failing:
-            result = side.call(**inputs_of(batch, model))
-        self.finish(number, batch, result)
-        self.progress.advance(batch.tokens)
-
     def call(self, number: int, batch: Batch, passed: Callable[[int], Any]) -> Call:
         """Return the call that sends a batch through the model layer by layer.
 
@@ -289,7 +276,7 @@ class _Pass:
             if layer:
                 place = f"layer {layers.index(layer) + 1} of {len(layers)}"
                 self.progress.step(f"{place}, {self.step}")
-            tracker.tokens = tokens_of(batch)
+            tracker.given = tracker.tokens = tokens_of(batch)
             receive = partial(self.receive, number)
             watching = observe(model, at(side.watched, layer), receive, tracker, seen)
             arm = _arm(side, at(side.moved, layer), set())

@@ -91,14 +91,15 @@ def test_an_interrupted_comparison_is_resumed(
 ) -> None:
     class _Stops(Progress):
         def advance(self, tokens: int) -> None:
-            self.left = getattr(self, "left", 8) - 1
-            if not self.left:
+            self.left = getattr(self, "left", of_two_batches) - tokens
+            if self.left < 0:
                 raise KeyboardInterrupt
 
     def states(*, resumes: bool) -> CheckpointFolder:
         return CheckpointFolder(tmp_path / "out.partial", 0, resumes).part("values")
 
     pair, batches = _pair(models)
+    of_two_batches = pair.n_passes * sum(batch.tokens for batch in batches[:2])
     pair.progress = _Stops()
     with pytest.raises(KeyboardInterrupt):
         compare_batches(pair, batches, ASKED, Progress(), states(resumes=False))
