@@ -9,12 +9,14 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distviz.hooks.device_documents import DeviceDocuments, DevicePart
 from distviz.sites import PHASES, SiteKey
 from distviz.stats import (
     Moments,
@@ -70,6 +72,10 @@ class Documents:
     _kinds: dict[SiteKey, tuple[str, bool]] = field(default_factory=dict)
     _eps: dict[tuple[int, SiteKey], float] = field(default_factory=dict)
     _rows: dict[SiteKey, list[tuple[Any, ...]]] = field(default_factory=dict)
+    there: DeviceDocuments = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.there = DeviceDocuments(self.c, self.band)
 
     def add(
         self,
@@ -94,22 +100,70 @@ class Documents:
         parts = self._open.setdefault(document, {})
         parts[key] = parts[key] + part if key in parts else part
 
+    def add_there(self, key: SiteKey, document: int, part: DevicePart, *, is_whole: bool) -> None:
+        """Add counts of one document that are on a device, see `add`."""
+        kind = (part.grid, part.is_rounded)
+        self._kinds[key] = _newer_kind(self._kinds.get(key, kind), kind)
+        self.there.add(key, document, part, is_whole=is_whole)
+
+    def send(self, copies: kernels.HostCopies) -> None:
+        """Start to copy finished documents from devices to the host."""
+        self.there.describe()
+        for places, tensors in self.there.rows:
+            copies.put(tensors, partial(self._take, places))
+        self.there.rows = []
+
+    def flush(self) -> None:
+        """Bring what is left on devices to the host, unfinished documents too."""
+        copies = kernels.HostCopies()
+        self.send(copies)
+        parts = [(d, key, part) for d, own in self.there.parts.items() for key, part in own.items()]
+        self.there.parts = {}
+        for document, key, part in parts:
+            copies.put(part.tensors, partial(self._open_part, document, key, part))
+        copies.flush()
+
+    def _open_part(
+        self, document: int, key: SiteKey, part: DevicePart, arrays: list[NDArray[Any]]
+    ) -> None:
+        table, powers, center = arrays
+        moments = kernels.moments_of(table[None], part.grid, powers[:, None], float(center))[0]
+        kind = (part.grid, part.is_rounded)
+        self.add(key, document, table, moments, kind, is_whole=False)
+
+    def _take(self, places: list[tuple[int, SiteKey]], arrays: list[NDArray[Any]]) -> None:
+        """Store the rows of documents that were described on a device."""
+        for (document, key), numbers, powers, center in zip(places, *arrays, strict=True):
+            n = int(numbers[0])
+            moments = Moments()
+            if powers.size:
+                moments = kernels.moments_of_powers(np.array([n]), powers[:, None], center)[0]
+            found = (n, *numbers[1:].tolist())
+            self._rows.setdefault(key, []).append(self._row_of(document, key, found, moments))
+            place = (document, key._replace(phase=""))
+            if place not in self.there.bands:  # forgotten meanwhile
+                self._eps.pop(place, None)
+
     def _row(self, document: int, key: SiteKey, part: _Part) -> tuple[Any, ...]:
         """Return the row of a document's table; eps is that of its phase ``before``.
 
         Without an earlier phase ``before``, eps and near_zero are NaN.
         """
-        place = (document, key._replace(phase=""))
-        is_before = key.phase == "before"
-        given = -1.0 if is_before else self._eps.get(place, math.nan)
-        name, is_rounded = self._kinds[key]
+        given = -1.0 if key.phase == "before" else self.band(document, key)
+        name, _ = self._kinds[key]
         found = kernels.summarise(part.table, float_grid.magnitudes(name), self.c, given)
+        return self._row_of(document, key, found, part.moments)
+
+    def _row_of(
+        self, document: int, key: SiteKey, found: tuple[Any, ...], moments: Moments
+    ) -> tuple[Any, ...]:
+        """Return the row by the statistics of the table and the moments of the values."""
         count, mean, std, eps, near_zero, l1, l2, gini = found
-        if is_before:
-            self._eps[place] = eps
-        elif math.isnan(given):
+        if key.phase == "before":
+            self._eps[document, key._replace(phase="")] = eps
+        elif math.isnan(eps):
             near_zero = math.nan
-        moments = part.moments
+        _, is_rounded = self._kinds[key]
         if is_rounded and moments.count:
             mean, std = moments.mean, math.sqrt(moments.m2 / moments.count)
         if is_rounded and moments.l1 is not None:
@@ -123,10 +177,15 @@ class Documents:
 
     def close(self, documents: Iterable[int] | None = None) -> None:
         """Finish documents and store their rows; None means all unfinished ones."""
-        for document in sorted(self._open if documents is None else documents):
+        everywhere = {**self._open, **self.there.parts}
+        for document in sorted(everywhere if documents is None else documents):
+            if document in self._open and document in self.there.parts:
+                self.flush()  # a checkpoint was saved meanwhile
+            self.there.close(document)
             for key, row in self._rows_of(document):
                 self._rows.setdefault(key, []).append(row)
             self._open.pop(document, None)
+        self.there.describe()
 
     def band(self, document: int, key: SiteKey) -> float:
         """Return eps of a document whose phase ``before`` is finished, until `forget`; else NaN."""
@@ -135,11 +194,12 @@ class Documents:
     def forget(self, documents: Iterable[int]) -> None:
         """Drop the eps of documents that have no further phase."""
         gone = set(documents)
+        self.there.forget(gone)
         self._eps = {place: eps for place, eps in self._eps.items() if place[0] not in gone}
 
     def open_documents(self) -> list[int]:
         """Return the unfinished documents."""
-        return list(self._open)
+        return [*dict.fromkeys((*self._open, *self.there.parts))]
 
     def frame(self) -> pd.DataFrame:
         """Return the rows, unfinished documents included, sorted."""

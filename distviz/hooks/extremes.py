@@ -92,7 +92,12 @@ class CountedRows:
 
     def largest(self, values: torch.Tensor, channels: NDArray[np.int64], highest: float) -> Largest:
         """Return the largest values of some channels, none of which exceeds ``highest``."""
-        found, row, channel = kernels.find_largest(values, self.rows, channels, highest, LARGEST)
+        return self.at(*kernels.find_largest(values, self.rows, channels, highest, LARGEST))
+
+    def at(
+        self, found: NDArray[np.float64], row: NDArray[np.int64], channel: NDArray[np.int64]
+    ) -> Largest:
+        """Return values, of which positions in ``rows`` and channels are known, as the largest."""
         document, index, expert, token = self.places[:, row]
         return Largest(found, np.stack([document, index, channel, expert, token]))
 
@@ -123,7 +128,11 @@ class Extremes:
         if largest.size >= LARGEST:  # so many values are at least as large
             least = max(least, float(np.partition(largest, -LARGEST)[-LARGEST]))
         channels = np.flatnonzero(largest >= least)
-        self.found[key] = before + rows.largest(values, channels, highest)
+        self.add(key, rows.largest(values, channels, highest))
+
+    def add(self, key: SiteKey, found: Largest) -> None:
+        """Add the largest values of other rows."""
+        self.found[key] = self.found.get(key, Largest()) + found
 
     def __add__(self, other: Extremes) -> Extremes:
         keys = {**self.found, **other.found}

@@ -6,16 +6,17 @@ document.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.arm import SequenceRows
+from distviz.hooks.device_recorder import DeviceRecorder
 from distviz.hooks.document_recorder import Documents, merged
 from distviz.hooks.expert_recorder import ExpertTable
 from distviz.hooks.extremes import CountedRows, Extremes
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 TOKEN_CLASSES = ("digits", "operators", "conjunctions", "other")
 _PARTIAL_PHASES = ("moved_before", "moved_after")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Tokens:
     ids: NDArray[np.int64] | None = None
     roles: NDArray[np.int64] | None = None
     are_read: bool = True
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def counted_rows(self) -> CountedRows:
@@ -99,6 +102,30 @@ class Tokens:
         """Return which rows are included in the statistics; with experts, a row per choice."""
         rows = self.counted.ravel()
         return rows if self.routed is None else self.routed.spread(rows.astype(np.int64)) > 0
+
+    def slots(self, n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the documents, and each row's slot: one per document and class, -1 for none."""
+        documents, rows = np.unique(self.documents, return_inverse=True)
+        classes = self.classes if n_classes > 1 else np.zeros_like(self.classes)
+        slots = np.where(self.counted, rows[:, None] * n_classes + classes, -1).ravel()
+        return documents, slots if self.routed is None else self.routed.spread(slots)
+
+    def rows_on(self, device: torch.device, n_classes: int) -> kernels.DeviceRows:
+        """Return the counted rows and their `slots` on a device."""
+
+        def copied() -> kernels.DeviceRows:
+            documents, slots = self.slots(n_classes)
+            rows = self.counted_rows.rows
+            return kernels.DeviceRows.of(rows, slots, len(documents) * n_classes, device)
+
+        return self.once((device, n_classes), copied)
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made under a name: what all layers of a call have in common."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: T = self._kept[name]
+        return found
 
     def sequences(self) -> list[SequenceRows]:
         """Return the rows of each sequence without padding, as ARM takes them.
@@ -150,6 +177,7 @@ class Recorder:
     formats: FormatLosses = field(default_factory=FormatLosses)
     tokens: TokenWriter | None = None
     groups: GroupCounter = field(default_factory=GroupCounter)
+    there: DeviceRecorder = field(default_factory=DeviceRecorder, repr=False)
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,33 +197,59 @@ class Recorder:
             is_routed = tokens.routed is not None  # the other pass may route other tokens
             self.changes.see(key, values, None if is_routed else tokens.counted.ravel())
         names = self._class_names(point.layer)
-        documents, rows = np.unique(tokens.documents, return_inverse=True)
-        classes = tokens.classes if len(names) > 1 else np.zeros_like(tokens.classes)
-        slots = rows[:, None] * len(names) + classes
-        slots = np.where(tokens.counted, slots, -1).ravel()
-        if tokens.routed is not None:
-            slots = tokens.routed.spread(slots)
-        if moved is not None:
-            values, slots = _only_moved(values, moved, slots)
         with_channels = phase not in _PARTIAL_PHASES
-        n_slots = len(documents) * len(names)
-        details = with_channels and self.channel_details
-        found = kernels.observe(values, slots, n_slots, channels=with_channels, details=details)
-        self._add_classes(key, names, found)
+        if kernels.stays_there(values):
+            self.there.add(
+                self, key, names, values, tokens, None if moved is None else moved.bool()
+            )
+        else:
+            self._count(key, names, values, tokens, moved)
         if len(names) > 1 and moved is None:
             self.groups.add(key, values, tokens)
-        if found.channels is not None:
-            self._add_channels(key, found.channels)
-            self.extremes.see(key, values, found.channels, tokens)
+        if with_channels:
             self.formats.see(key, values, tokens)
             if self.tokens is not None:
                 self.tokens.add(key, values, tokens)
-            self._add_documents(key, found, documents, tokens.whole)
             if tokens.routed is not None:
                 if key not in self.experts:
                     self.experts[key] = ExpertTable.empty(tokens.routed.n_experts)
-                owners = np.where(slots < 0, -1, tokens.routed.experts)
+                owners = np.where(tokens.rows_that_count(), tokens.routed.experts, -1)
                 self.experts[key].add(values, owners)
+
+    def _count(
+        self,
+        key: SiteKey,
+        names: tuple[str, ...],
+        values: torch.Tensor,
+        tokens: Tokens,
+        moved: torch.Tensor | None,
+    ) -> None:
+        """Count values here."""
+        documents, slots = tokens.slots(len(names))
+        if moved is not None:
+            values, slots = _only_moved(values, moved, slots)
+        with_channels = moved is None
+        details = with_channels and self.channel_details
+        n_slots = len(documents) * len(names)
+        found = kernels.observe(values, slots, n_slots, channels=with_channels, details=details)
+        self._absorb(key, names, found)
+        if found.channels is not None:
+            self.extremes.see(key, values, found.channels, tokens)
+            self._add_documents(key, found, documents, tokens.whole)
+
+    def _absorb(self, key: SiteKey, names: tuple[str, ...], found: Observation) -> None:
+        self._add_classes(key, names, found)
+        if found.channels is not None:
+            self._add_channels(key, found.channels)
+
+    def send(self) -> None:
+        """Between calls: start to copy from devices to the host what is finished there."""
+        self.there.send(self)
+
+    def flush(self) -> None:
+        """Take everything that was recorded on devices; waits for it."""
+        self.there.flush(self, self._absorb)
+        self.groups.flush()
 
     def add_change(
         self, point: HookPoint, old: torch.Tensor, new: torch.Tensor, tokens: Tokens
@@ -234,6 +288,8 @@ class Recorder:
 
     def __add__(self, other: Self) -> Self:
         """Return the observations of both; neither side may be used afterwards."""
+        self.flush()
+        other.flush()
         total = replace(self, sketches=merged(self.sketches, other.sketches, merged))
         total.documents = self.documents + other.documents
         total.changes = self.changes + other.changes
@@ -248,6 +304,7 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """Return everything as a tree for `distviz.stats.encode`."""
+        self.flush()
         names = [[list(key), list(by_class)] for key, by_class in self.sketches.items()]
         sketches = [sketch for by_class in self.sketches.values() for sketch in by_class.values()]
         return {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -81,30 +82,59 @@ def count_tokens(batches: Iterable[Any]) -> dict[str, dict[str, int]]:
     }
 
 
+def _slots(tokens: Tokens) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return by partition the groups that occur, and the index of each row's group or -1."""
+    found = {}
+    for partition, numbers in group_numbers(tokens).items():
+        is_wanted = tokens.counted
+        if partition == "role":
+            is_wanted = is_wanted & (numbers != _REST)
+        slots = np.where(is_wanted, numbers, -1).ravel()
+        used = np.unique(slots[slots >= 0])
+        if used.size:
+            slots = np.where(slots >= 0, np.searchsorted(used, slots), -1)
+            found[partition] = used, slots if tokens.routed is None else tokens.routed.spread(slots)
+    return found
+
+
 @dataclass
 class GroupCounter:
     """Counts of magnitudes by place, partition and group; two of them add."""
 
     tables: dict[SiteKey, dict[tuple[str, int], NDArray[np.int64]]] = field(default_factory=dict)
+    _there: dict[tuple[SiteKey, str, tuple[int, ...], torch.device], torch.Tensor] = field(
+        default_factory=dict, repr=False
+    )
 
     def add(self, key: SiteKey, values: torch.Tensor, tokens: Tokens) -> None:
         """Count (rows, channels); the role ``rest`` is what is left of all values, see `groups`."""
-        mine = self.tables.setdefault(key, {})
-        for partition, numbers in group_numbers(tokens).items():
-            is_wanted = tokens.counted
-            if partition == "role":
-                is_wanted = is_wanted & (numbers != _REST)
-            slots = np.where(is_wanted, numbers, -1).ravel()
-            used = np.unique(slots[slots >= 0])
-            if not used.size:
+        for partition, (used, slots) in tokens.once("groups", lambda: _slots(tokens)).items():
+            if not kernels.stays_there(values):
+                self._take(key, partition, used, kernels.count_magnitudes(values, slots, used.size))
                 continue
-            slots = np.where(slots >= 0, np.searchsorted(used, slots), -1)
-            if tokens.routed is not None:
-                slots = tokens.routed.spread(slots)
-            found = kernels.count_magnitudes(values, slots, used.size)
-            for number, table in zip(used.tolist(), found, strict=True):
-                own = mine.setdefault((partition, number), np.zeros(float_grid.SIGN, np.int64))
-                own += table
+            device, rows = values.device, np.flatnonzero(slots >= 0)
+            there = tokens.once(
+                (partition, device),
+                partial(kernels.DeviceRows.of, rows, slots, used.size, device),
+            )
+            place = (key, partition, tuple(used.tolist()), device)
+            found, known = kernels.magnitudes_there(values.detach(), there), self._there.get(place)
+            self._there[place] = found if known is None else known + found
+
+    def _take(
+        self, key: SiteKey, partition: str, used: Iterable[int], found: Iterable[NDArray[Any]]
+    ) -> None:
+        mine = self.tables.setdefault(key, {})
+        for number, table in zip(used, found, strict=True):
+            place = (partition, int(number))
+            mine.setdefault(place, np.zeros(float_grid.SIGN, np.int64))[:] += table
+
+    def flush(self) -> None:
+        """Take what was counted on devices; waits for it."""
+        there, self._there = self._there, {}
+        arrays = kernels.to_host([*there.values()])
+        for (key, partition, used, _), found in zip(there, arrays, strict=True):
+            self._take(key, partition, used, found)
 
     def __add__(self, other: GroupCounter) -> GroupCounter:
         """Return the counts of both; neither side may be used afterwards."""

@@ -62,6 +62,7 @@ class PositionRecorder(Recorder):
         super().add(point, phase, values, tokens, moved)
         if moved is not None:
             return
+        self.flush()  # bands are needed now
         key = SiteKey(point.layer, point.stack, point.site, phase, point.module)
         length = tokens.counted.shape[1]
         for row, document in enumerate(tokens.documents.tolist()):

@@ -37,22 +37,28 @@ class WatchResult:
     _call: int = 0
     _n_documents: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
+    _given: Tokens | None = field(default=None, repr=False)
+    _numbered: Tokens | None = field(default=None, repr=False)
 
     def receive(self, point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         """Record one point of one forward call."""
         phase = phase_of(self.model)
         if self._call != self.tracker.calls:
             self._call = self.tracker.calls
+            self.recorder.send()
             if tokens.past == 0:
                 self._offset = self._n_documents.get(phase, 0)
                 self._n_documents[phase] = self._offset + len(tokens.documents)
                 opened = self.recorder.documents.open_documents()
                 self.recorder.documents.close(number for number in opened if number < self._offset)
-        documents = tokens.documents + self._offset
-        self.recorder.add(point, phase, values, replace(tokens, documents=documents))
+        if self._given is not tokens:  # once for all layers
+            documents = tokens.documents + self._offset
+            self._given, self._numbered = tokens, replace(tokens, documents=documents)
+        self.recorder.add(point, phase, values, self._numbered or tokens)
 
     def run(self) -> Run:
         """Return all observations so far as a `Run`."""
+        self.recorder.flush()
         model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
         run = Run(
             manifest={

@@ -48,6 +48,7 @@ def partition_batches(costs: Mapping[int, int], n_shares: int) -> list[list[int]
 
 def gather(world: World, own: PartialResult) -> PartialResult:
     """Return the sum of the partial results of all processes, in every process; added by rank."""
+    own.recorder.flush()
     if world.size == 1:
         return own
     states = enumerate(world.broadcast(encode(own.state())))
@@ -88,6 +89,7 @@ class PartialResult:
         complete = [document for document in documents if spans[document] <= self.batches]
         self.recorder.documents.close(complete)
         self.recorder.documents.forget(complete)
+        self.recorder.send()
 
     def plan_table(self) -> pd.DataFrame:
         """Return ``plans.csv``, in an order that does not depend on the order of measuring."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.pretended_device import DEVICE, Pretended, WouldWait, pretended, strictly
+from support.tiny_models import CONFIGS
 
+import distviz
+from distviz.stats import kernels
 from distviz.stats.kernels import rng, torch_ops
 
 WAITING: dict[str, Callable[[torch.Tensor], object]] = {
@@ -49,7 +53,41 @@ def test_enqueuing_is_not_refused() -> None:
 
 
 def test_random_numbers() -> None:
-    keys = rng.row_keys([3, 1, 0, 2, np.arange(50), np.arange(50) + 5]).astype(np.int64)
+    keys = kernels.row_keys([3, 1, 0, 2, np.arange(50), np.arange(50) + 5]).astype(np.int64)
     with pretended() as device, strictly(device):
         found = torch_ops.uniforms(Pretended(torch.from_numpy(keys)), 300)
     np.testing.assert_array_equal(found.elem.numpy(), rng.uniforms(keys.astype(np.uint32), 300))
+
+
+def tiny(kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(kind, **CONFIGS[kind], vocab_size=90)
+    return AutoModelForCausalLM.from_config(config).eval().to(dtype)
+
+
+def watched(model: torch.nn.Module, channels: bool) -> distviz.Run:
+    """Watch padded batches, of which one continues with a cache."""
+    torch.manual_seed(2)
+    ids, mask = torch.randint(3, 90, (3, 15)), torch.ones(3, 15, dtype=torch.long)
+    mask[0, :5] = 0
+    with torch.inference_mode(), distviz.watch(model, channels=channels) as seen:
+        model(input_ids=ids, attention_mask=mask)
+        model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        model(input_ids=ids)
+        return seen.run()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_watching(kind: str, dtype: torch.dtype) -> None:
+    model = tiny(kind, dtype)
+    expected = watched(model, channels=True)
+    with pretended() as device:
+        found = watched(model, channels=True)
+    assert len(device.sent) <= 6 * 2 + 1  # rows and slots of each call, a constant
+    assert found.sketches == expected.sketches
+    pd.testing.assert_frame_equal(found.extremes, expected.extremes, check_exact=True)
+    pd.testing.assert_frame_equal(found.documents, expected.documents, rtol=1e-12, atol=1e-14)
+    pd.testing.assert_frame_equal(found.channels, expected.channels, rtol=1e-10, atol=1e-13)

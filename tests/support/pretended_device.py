@@ -1,8 +1,8 @@
 """A device that is none: its tensors hold memory of the CPU, and code sees another device.
 
 Inside hooks, operations are refused for which a real device would make the host wait: those that
-read a result, those whose result has a size that depends on values, and copies to the host. Copies
-to the device must not block, and are listed.
+read a result, those whose result has a size that depends on values, and copies between host and
+device that block. Copies to the device are listed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from distviz.hooks import attach
+from distviz.stats.kernels.device_summary import magnitudes_on
 
 DEVICE = torch.device("meta")
 WAITING = {
@@ -106,12 +107,12 @@ class PretendedDevice(TorchDispatchMode):
         if name == "copy_" and isinstance(args[0], Pretended) != isinstance(args[1], Pretended):
             is_there, was_there = isinstance(args[0], Pretended), isinstance(args[1], Pretended)
         if name in ("_to_copy", "copy_"):
-            if was_there and not is_there:
+            waits = not (kwargs.get("non_blocking") or args[2:3] == (True,))
+            if was_there and not is_there and waits:
                 why = "copy to the host"
             if is_there and not was_there:
                 self.sent.append(tuple(given[-1].shape))
-                if not (kwargs.get("non_blocking") or args[2:3] == (True,)):
-                    why = "blocking copy to the device"
+                why = "blocking copy to the device" if waits else ""
         if why:
             self.refused.append(why)
             if not self.notes_only:
@@ -144,8 +145,10 @@ def pretended(*, notes_only: bool = False) -> Iterator[PretendedDevice]:
 
         return outside
 
+    magnitudes_on.cache_clear()  # what one mode of inference made does not suit another
     with patch.object(attach, "_outside_modes", there), device:
         yield device
+    magnitudes_on.cache_clear()
 
 
 @contextmanager

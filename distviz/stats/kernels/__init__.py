@@ -14,7 +14,26 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from distviz.stats.kernels import cpu, formats, numba_loops, plans, rotation, torch_ops
+from distviz.stats.kernels import (
+    cpu,
+    device_counts,
+    formats,
+    numba_loops,
+    plans,
+    rotation,
+    torch_ops,
+)
+from distviz.stats.kernels.device_counts import (
+    DeviceObservation,
+    DeviceRows,
+    Origin,
+    count_there,
+    magnitudes_there,
+    moments_of,
+    moments_of_powers,
+)
+from distviz.stats.kernels.device_summary import largest_there, summarise_there
+from distviz.stats.kernels.host_copies import HostCopies, to_device, to_host
 from distviz.stats.kernels.numba_loops import (
     add_table,
     summarise,
@@ -35,8 +54,12 @@ from distviz.stats.moments import Moments
 __all__ = [
     "ChannelSums",
     "Decision",
+    "DeviceObservation",
+    "DeviceRows",
+    "HostCopies",
     "Moments",
     "Observation",
+    "Origin",
     "PairSums",
     "QuantizationSums",
     "Request",
@@ -44,18 +67,27 @@ __all__ = [
     "apply",
     "compare",
     "count_magnitudes",
+    "count_there",
     "decide",
     "find_largest",
     "find_moved",
     "force_torch",
     "is_compiled",
+    "largest_there",
+    "magnitudes_there",
+    "moments_of",
+    "moments_of_powers",
     "observe",
     "quantization_sums",
     "rotate",
     "rotation_block",
     "row_keys",
     "share_sequences",
+    "stays_there",
     "summarise",
+    "summarise_there",
+    "to_device",
+    "to_host",
     "uniforms",
 ]
 
@@ -82,6 +114,12 @@ def is_compiled() -> bool:
     """Whether the compiled loops are cached on disk, so that a first call is quick."""
     folder = getattr(getattr(numba_loops.round_row, "_cache", None), "cache_path", None)
     return folder is not None and any(Path(folder).glob("numba_loops.observe*.nbi"))
+
+
+def stays_there(values: torch.Tensor) -> bool:
+    """Whether values are counted without copying results to the host: where there is float64."""
+    is_elsewhere = values.device.type != "cpu" or _forced
+    return is_elsewhere and device_counts.has_float64(values.device.type)
 
 
 @wraps(formats.quantization_sums)

@@ -77,6 +77,7 @@ def recorded(kind: str, dtype: torch.dtype, numbers: list[int]) -> Recorder:
     recorder = Recorder()
     for number in numbers:
         recorder.add(POINT, "before", drawn(kind, number).to(dtype), tokens(number))
+    recorder.flush()
     return recorder
 
 

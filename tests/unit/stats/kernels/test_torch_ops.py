@@ -13,6 +13,7 @@ import torch
 
 import distviz
 from distviz.stats import kernels
+from distviz.stats.kernels import device_counts
 from distviz.stats.kernels import torch_ops as device
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -78,9 +79,7 @@ def test_activations_stay_where_they_are(
     with kernels.force_torch(), monkeypatch.context() as patch:
         copied = watch_copies(patch)
         kernels.observe(x, slots, 1)
-        in_observe = [size for size in copied if size != 65_536]
-        assert max(in_observe) <= max(rows, 1000)
-        copied.clear()
+        assert not copied
         arm.trace(x[None])
     tables = [size for size in copied if size == 65_536]
     others = [size for size in copied if size != 65_536]
@@ -112,7 +111,8 @@ def test_pieces_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
 
     with kernels.force_torch():
         whole = answers()
-        monkeypatch.setattr(device, "_CHUNK_VALUES", 7 * 500)
+        monkeypatch.setattr(device, "CHUNK_VALUES", 7 * 500)
+        monkeypatch.setattr(device_counts, "CHUNK_VALUES", 7 * 500)
         pieces = answers()
     for name in ("tables", "zeros", "low", "high"):
         np.testing.assert_array_equal(getattr(pieces[0], name), getattr(whole[0], name))
@@ -138,7 +138,8 @@ def test_a_device_without_float64(dtype: torch.dtype, monkeypatch: pytest.Monkey
     plans = [arm.plan(small), arm.plan(large)]
     slots = np.arange(64) % 3
     exact = kernels.observe(x, slots, 3)
-    monkeypatch.setattr(device, "has_float64", lambda _: False)
+    for module in (device, device_counts):
+        monkeypatch.setattr(module, "has_float64", lambda _: False)
     doubled: list[Any] = []
     with kernels.force_torch(), monkeypatch.context() as patch:
         original = torch.Tensor.double
@@ -146,7 +147,7 @@ def test_a_device_without_float64(dtype: torch.dtype, monkeypatch: pytest.Monkey
             torch.Tensor, "double", lambda self: doubled.append(self.numel()) or original(self)
         )
         seen = kernels.observe(x, slots, 3)
-        assert max(doubled) <= 900  # only numbers that have come to the host
+        assert not doubled
     with kernels.force_torch():
         found = [arm(small), arm(large)]
         assert [arm.plan(small), arm.plan(large)] == plans
