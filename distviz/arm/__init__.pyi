@@ -4,6 +4,8 @@ from .controls import has_bounds as has_bounds
 from .controls import has_selection as has_selection
 from .controls import make_redistribution as make_redistribution
 from .controls import names_callable as names_callable
+from .mapped import ByPlace as ByPlace
+from .place_table import PlaceTable as PlaceTable
 from .plan import Plan as Plan
 from .plan import SequenceRows as SequenceRows
 from .presets import KL_BUDGET as KL_BUDGET

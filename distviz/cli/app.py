@@ -185,12 +185,15 @@ def _output_written(
     _output_result(given, result, folder, **({"axes": axes} if isinstance(result, Run) else {}))
 
 
-def _measure(command: str, given: SimpleNamespace, *request: Any) -> None:
-    """Execute a command that measures, or print an estimate of it."""
+def _measure(
+    command: str, given: SimpleNamespace, *request: Any, make: Callable[..., Any] | None = None
+) -> None:
+    """Execute a command that measures, or print an estimate; ``make`` checks its request."""
     from distviz.cli import commands
 
     flags = options.flags_of(command, given)
-    study = getattr(commands, f"{command}_study")(*request, flags, given.config)
+    make = make or getattr(commands, f"{command}_study")
+    study = make(*request, flags, given.config)
     if not given.dry_run:
         from distviz.cli.execute import execute
 
@@ -239,7 +242,13 @@ def sweep(given: SimpleNamespace) -> None:
     from distviz.cli.commands import GRID
 
     lists = {name: getattr(given, name) for name in GRID}
-    _measure("sweep", given, given.model, lists, given.seeds, given.budget_kl, given.by_layer)
+    own = (lists, given.seeds, given.budget_kl, given.by_layer)
+    if given.allocate is None:
+        _measure("sweep", given, given.model, *own)
+        return
+    from distviz.cli.allocation import allocation_study
+
+    _measure("sweep", given, given.model, given.allocate, *own, make=allocation_study)
 
 
 @_command

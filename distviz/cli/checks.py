@@ -51,6 +51,22 @@ def checked_output(settings: RunSettings, name: str) -> Path:
     return out
 
 
+def checked_budget(budget_kl: float) -> float:
+    """Return ``--budget-kl``; raise a RequestError where it is not above 0."""
+    if not budget_kl > 0:
+        raise RequestError(f"--budget-kl is {budget_kl}, it must be above 0")
+    return budget_kl
+
+
+def refuse_layers(settings: RunSettings, command: str) -> None:
+    """Refuse layers built from a TOML file, where a command needs a checkpoint."""
+    if settings.layer is not None:
+        raise RequestError(
+            f"distviz {command} needs a checkpoint, not layers built from a TOML",
+            "give a model, or measure the layers: distviz run",
+        )
+
+
 def checkpoint_folder(out: Path, settings: RunSettings) -> CheckpointFolder:
     """Return where checkpoints are saved; refuse to drop those of an interrupted run."""
     folder = out.with_name(f"{out.name}.partial")

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.arm import every_preset, has_selection
+from distviz.arm import KL_BUDGET, every_preset, has_selection
 from distviz.cli.checks import (
     PROPOSED,
+    checked_budget,
     is_published,
     naming_command,
     parse_counts,
+    refuse_layers,
     short_name,
 )
 from distviz.errors import RequestError
@@ -87,7 +89,10 @@ def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> 
 
         return {"": _estimate_run(settings, check(settings))}
 
-    name, is_answered = short_name(model or settings.model or "demo"), partial(_has, settings, RUN)
+    name, is_answered = (
+        short_name(model or settings.model or "demo"),
+        partial(has_settings, settings, RUN),
+    )
     return Study("run", RUN, settings, name, measure, estimate, is_answered)
 
 
@@ -151,7 +156,7 @@ def filler_study(
         raise no_effect("--filler-count", "with --counts")
     settings = build_settings(flags, config, model, command="filler")
     numbers = parse_counts(counts, settings.filler_count)
-    _refuse_layers(settings, "filler")
+    refuse_layers(settings, "filler")
     sources = [Path(name) for name in settings.text]
 
     def measure(progress: Progress, states: CheckpointFolder) -> FillerStudy:
@@ -239,7 +244,7 @@ class _SweepRequest:
         return (
             len(known.get("seeds") or []) == self.seeds
             and all(known.get(name) == value for name, value in own.items())
-            and _has(self.settings, SWEEP, folder, self._redistributions)
+            and has_settings(self.settings, SWEEP, folder, self._redistributions)
         )
 
     def measure(self, progress: Progress, states: CheckpointFolder) -> Sweep:
@@ -268,7 +273,7 @@ class _SweepRequest:
             is_by_layer=self.by_layer,
             states=states,
         )
-        asked = {"grid": self.lists, "presets": presets, "flags": _repeated_flags(settings)}
+        asked = {"grid": self.lists, "presets": presets, "flags": repeated_flags(settings)}
         swept.manifest.update(asked | evidence)
         return swept
 
@@ -300,7 +305,7 @@ def sweep_study(
     model: str | None,
     lists: dict[str, Any],
     seeds: int,
-    budget_kl: float,
+    budget_kl: float | None,
     by_layer: bool,
     flags: dict[str, Any],
     config: Path | None,
@@ -314,18 +319,17 @@ def sweep_study(
     seeds
         Number of seeds of the redistribution.
     budget_kl
-        The largest KL divergence of a recommended setting, nats.
+        The largest KL divergence of a recommended setting, nats; `KL_BUDGET` where not given.
     by_layer
         Whether each setting is tried in each layer alone.
     """
     from distviz.studies import check
 
     settings = build_settings(flags, config, model, command="sweep")
-    _refuse_layers(settings, "sweep")
+    refuse_layers(settings, "sweep")
     if seeds < 1:
         raise RequestError(f"--seeds is {seeds}, it must be at least 1")
-    if not budget_kl > 0:
-        raise RequestError(f"--budget-kl is {budget_kl}, it must be above 0")
+    budget_kl = checked_budget(KL_BUDGET if budget_kl is None else budget_kl)
     request = _SweepRequest(settings, lists, seeds, budget_kl, by_layer)
     rows = check(request.grid(), settings, request.presets())
     listed = {name for name in GRID if lists[name] is not None} - {"arm_layers"}
@@ -359,7 +363,7 @@ def _estimate_run(
     return estimate(checked.empty, settings, [part], compared)
 
 
-def _has(
+def has_settings(
     settings: RunSettings, manifest: str, folder: Path, redistributions: list[str] | None = None
 ) -> bool:
     """Whether the result in a folder was measured with the same settings, on the same files."""
@@ -372,15 +376,7 @@ def _has(
     return is_same
 
 
-def _refuse_layers(settings: RunSettings, command: str) -> None:
-    if settings.layer is not None:
-        raise RequestError(
-            f"distviz {command} needs a checkpoint, not layers built from a TOML",
-            "give a model, or measure the layers: distviz run",
-        )
-
-
-def _repeated_flags(settings: RunSettings) -> list[str]:
+def repeated_flags(settings: RunSettings) -> list[str]:
     """Return the options, as words, that a run needs to repeat a row of a sweep exactly.
 
     These are all that may change its numbers, but for model, preset and what a list varies.

@@ -12,7 +12,10 @@ from pathlib import Path
 
 Completer = Callable[[str], list[str]]
 
-_MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")
+_MANIFESTS = (
+    *("run.json", "comparison.json", "filler.json", "sweep.json", "allocation.json"),
+    "whatif.json",
+)
 _MAX_FOLDERS = 200
 """Limit of folders to look into, so that completion stays fast on a large disk."""
 

@@ -121,7 +121,11 @@ PAGES: dict[str, CommandHelp] = {
         values within --budget-kl; it is printed with the command that uses it.
 
         Writes a folder: sweep.csv (mean and spread over --seeds), sweep_seeds.csv, sweep.json,
-        figures/. A row equals distviz run with the same setting.""",
+        figures/. A row equals distviz run with the same setting.
+
+        With --allocate: measures every level of zeros, or every format, in each layer alone, takes
+        the cheapest step by step, and measures the whole beside the same everywhere. Writes
+        allocation.csv and uniform.csv, for --redistribution threshold:FILE and quantize:FILE.""",
         ("The default grid:", "distviz sweep model"),
         (
             "Your own grid, three seeds each:",
@@ -139,6 +143,10 @@ PAGES: dict[str, CommandHelp] = {
         (
             "What number formats cost in front of the down projection, layer by layer:",
             "distviz sweep model --by-layer --redistribution quantize:int8-token --at product",
+        ),
+        (
+            "Which layers take how many zeros, if half of all values are to be zero:",
+            "distviz sweep model --allocate 50% --at act",
         ),
     ),
     "filler": _page(

@@ -98,8 +98,12 @@ _OWN = (
           "benchmarks), NAME (all benchmarks) or NAME:BENCHMARK"),
     _grid("by_layer", bool, False, "", "Apply each setting to each layer alone"),
     _grid("seeds", int, 1, "N", "Random seeds per setting", minimum=1, maximum=1000),
-    _grid("budget_kl", float, KL_BUDGET, "NATS",
-          "Largest KL divergence of a recommended setting, nats"),
+    _grid("allocate", _TEXT, None, "WHAT",
+          "Allocate to the layers what costs least at --at: a mean share of zeros, such as 50%, or "
+          "number formats, such as nvfp4,fp8-token or none,nvfp4"),
+    _grid("budget_kl", float | None, None, "NATS",
+          "Largest KL divergence of a recommended setting, or of what is allocated, nats",
+          shown=f"{KL_BUDGET:g}; none with a share of zeros"),
 
     _generate("prompt", str, ..., "TEXT", "Prompt; - standard input"),
     _generate("system", str, "", "TEXT", "System prompt"),
@@ -135,11 +139,11 @@ _OWN = (
     _export("figure", list[str] | None, None, "KIND",
             "Only figures of this kind, and no tables without --tables; repeatable. Run: paired, "
             "overview, classes, channels, formats; comparison: compared, overview, classes, "
-            "elementwise; filler study: filler, positions, by-count; sweep: sweep; "
+            "elementwise; filler study: filler, positions, by-count; sweep: sweep, allocation; "
             "whatif: formats, zeros",
             choices=(
                 "paired", "overview", "classes", "channels", "compared", "elementwise", "filler",
-                "positions", "by-count", "sweep", "formats", "zeros"), is_open=True),
+                "positions", "by-count", "sweep", "allocation", "formats", "zeros"), is_open=True),
     _export("tool", _TEXT, None, "TOOL", "Files of a run for another tool instead: {choices}",
             flags="--for", choices=("imatrix", "smoothquant", "teal", "tensorboard")),
     _export("tables", _TEXT, None, "FORMATS", "Table formats, comma-separated: {choices}",

@@ -1,3 +1,4 @@
+from .allocation import allocated as allocated
 from .before_after import draw_paired as draw_paired
 from .before_after import paired as paired
 from .before_after_data import PairedBins as PairedBins

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.plots.site_axes import AxisChoice
 from distviz.results import (
+    Allocation,
     Comparison,
     FillerStudy,
     Run,
@@ -77,6 +78,8 @@ def figure_specs(
         return _of_whatif(result)
     if isinstance(result, Sweep):
         return _of_sweep(result)
+    if isinstance(result, Allocation):
+        return _of_allocation(result)
     asked = choice or AxisChoice()
     names = figure_names(source)
     axes = {"whole": source, "x_axis": asked.x_axis, "centred": asked.centred}
@@ -169,6 +172,13 @@ def _of_sweep(sweep: Sweep) -> FigureSpecs:
     return {
         "sweep": FigureSpec("sweep", partial(draw, sweep, str(sweep.manifest["model"]["name"])))
     }
+
+
+def _of_allocation(found: Allocation) -> FigureSpecs:
+    from distviz import plots
+
+    draw = partial(plots.allocated, found, str(found.manifest["model"]["name"]))
+    return {"allocation": FigureSpec("allocation", draw)}
 
 
 def _of_filler(study: FillerStudy) -> FigureSpecs:

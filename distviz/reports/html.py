@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from distviz.errors import RequestError
 from distviz.interrupts import deferred, note_written
+from distviz.reports.allocation import allocation_part
 from distviz.reports.comparison import comparison_part
 from distviz.reports.filler import filler_part
 from distviz.reports.overlay import overlay_part
@@ -19,6 +20,7 @@ from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
 from distviz.reports.whatif import whatif_part
 from distviz.results import (
+    Allocation,
     Comparison,
     FillerStudy,
     Result,
@@ -117,6 +119,8 @@ def _part(result: Result, folder: Path, axes: AxisChoice | None) -> Part:
     """Return the part of a result of any kind."""
     if isinstance(result, Sweep):
         return sweep_part(result)
+    if isinstance(result, Allocation):
+        return allocation_part(result)
     if isinstance(result, Comparison):
         return comparison_part(result, str(folder), axes)
     if isinstance(result, Run):

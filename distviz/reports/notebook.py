@@ -14,6 +14,7 @@ from distviz.reports.rendering import render_display
 from distviz.reports.summary import architecture_line, run_verdict
 from distviz.results import (
     NAMED,
+    Allocation,
     Comparison,
     FillerStudy,
     Run,
@@ -139,6 +140,12 @@ def _sweep(sweep: Sweep) -> str:
     return _html(title, line, verdict, _first(sweep), table)
 
 
+def _allocation(found: Allocation) -> str:
+    verdict, title = f"{found.verdict}.\n{found.command}", f"{model_name(found)}: allocation"
+    table = data_table("allocation", found.table)
+    return _html(title, architecture_line(found), verdict, _first(found), table)
+
+
 def _whatif(results: WhatIf) -> str:
     """Show the worst layer of every answer."""
     rows = results.worst()
@@ -152,6 +159,7 @@ _DISPLAYS: dict[type[Result], Callable[[Any], str]] = {
     Comparison: _comparison,
     FillerStudy: _filler,
     Sweep: _sweep,
+    Allocation: _allocation,
     WhatIf: _whatif,
 }
 

@@ -15,7 +15,7 @@ from distviz.parsing import exact, exact_percentage
 from distviz.settings import OPTIONS, SIDE_B, LayerSettings, names_affecting
 
 if TYPE_CHECKING:
-    from distviz.results import Comparison, FillerStudy, Sweep, WhatIf
+    from distviz.results import Allocation, Comparison, FillerStudy, Sweep, WhatIf
 
 _SETTINGS_FILE = "distviz-settings.toml"
 _END = "END"
@@ -62,6 +62,16 @@ def sweep_command(sweep: Sweep) -> str:
         words.append(_typed("seeds", len(manifest["seeds"])))
     words.append(_typed("budget_kl", sweep.budget_kl))
     return _command("sweep", settings, None, words)
+
+
+def allocation_command(found: Allocation) -> str:
+    """Return the command that repeats an allocation; empty if its settings are unknown."""
+    settings, asked = found.manifest.get("settings") or {}, found.manifest["asked"]
+    if not settings:
+        return ""
+    options = {"at": ",".join(found.sites)} | asked | {"budget_kl": found.manifest.get("budget_kl")}
+    words = [_typed(name, value) for name, value in options.items() if value is not None]
+    return _command("sweep", {n: v for n, v in settings.items() if n != "at"}, None, words)
 
 
 def whatif_command(results: WhatIf) -> str:

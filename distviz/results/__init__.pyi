@@ -1,3 +1,4 @@
+from .allocation import Allocation as Allocation
 from .channels import channel_energies as channel_energies
 from .channels import channel_summary as channel_summary
 from .channels import channels_before as channels_before
@@ -67,6 +68,7 @@ from .result import Result as Result
 from .result import model_layers as model_layers
 from .run import Run as Run
 from .schema import SCHEMA_VERSION as SCHEMA_VERSION
+from .storage import ALLOCATION as ALLOCATION
 from .storage import COMPARISON as COMPARISON
 from .storage import FILLER as FILLER
 from .storage import RUN as RUN

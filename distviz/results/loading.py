@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distviz.errors import RequestError
+from distviz.results.allocation import Allocation
 from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
 from distviz.results.output_folder import advice_for
@@ -13,8 +14,8 @@ from distviz.results.run import Run
 from distviz.results.sweep import Sweep
 from distviz.results.whatif import WhatIf
 
-Kind = Run | Comparison | FillerStudy | Sweep | WhatIf
-_KINDS: tuple[type[Kind], ...] = (Run, Comparison, FillerStudy, Sweep, WhatIf)
+Kind = Run | Comparison | FillerStudy | Sweep | Allocation | WhatIf
+_KINDS: tuple[type[Kind], ...] = (Run, Comparison, FillerStudy, Sweep, Allocation, WhatIf)
 
 
 def load(folder: str | Path) -> Kind:

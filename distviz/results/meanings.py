@@ -291,6 +291,27 @@ MEANINGS: dict[str, dict[str, str]] = {
         "seed": "the seed of the redistribution",
         "last_gini_before, last_gini_after": "at the last layer",
     },
+    "allocation": {
+        "values": "how many values of the text pass there",
+        "threshold": "largest abs(x) that becomes zero",
+        "promised": "share of zeros of its level, as counted in the unchanged model",
+        "zeros": "share of zeros with all places changed",
+        "format, bits": "the number format, or none; bits of a value, scales of blocks included",
+        "kl_alone": "KL of this level in this place alone; empty where it was not measured",
+    },
+    "allocation_costs": {
+        "threshold, zeros": "largest abs(x) that becomes zero; share of zeros that it makes",
+        "step": "number of the step that takes this level; empty for none",
+    },
+    "allocation_curve": {
+        "kind, steps": "allocated or uniform; after how many steps, or with the mean of that point",
+        "mean": "promised share of zeros, or bits of a value, over the values of all places",
+        "is_chosen": "whether this point was chosen: its thresholds or formats are in the files",
+        "kl_saved, loss_saved": "on allocated rows: how much less it costs than uniform, nats",
+        "kl_saved_low, kl_saved_high, loss_saved_low, loss_saved_high": (
+            "95 % intervals over documents, each compared with itself"
+        ),
+    },
     "whatif": {
         "question": (
             "sparsity (a requested level of zeros), threshold, or format (with format, range)"
@@ -331,6 +352,9 @@ _ALSO = {
     "attention": ("filler",),
     "tokens": ("filler",),
     "sweep_seeds": ("sweep",),
+    "uniform": ("allocation",),
+    "allocation_costs": ("sweep", "allocation"),
+    "allocation_curve": ("sweep",),
     "comparison classes": ("pairs",),
     "comparison channels": ("pairs",),
     "compare": ("pairs",),

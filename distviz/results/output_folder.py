@@ -12,10 +12,14 @@ from distviz.errors import RequestError
 from distviz.parsing import parse_json
 from distviz.results.staging_folder import remove_abandoned
 
-MANIFESTS = ("run.json", "comparison.json", "filler.json", "sweep.json", "whatif.json")
+MANIFESTS = (
+    *("run.json", "comparison.json", "filler.json", "sweep.json", "allocation.json"),
+    "whatif.json",
+)
 _CSV = (
     *("stats", "histograms", "plans", "classes", "experts", "compare", "inference", "channels"),
     *("filler", "attention", "positions", "sweep", "sweep_seeds", "whatif", "extremes", "formats"),
+    *("allocation", "uniform", "allocation_costs", "allocation_curve"),
 )
 _PARQUET = ("documents", "channels", "counts", "tokens", "output_documents", "token_groups")
 _FILES = {

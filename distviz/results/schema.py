@@ -309,6 +309,20 @@ class SweepManifest(Manifest, kw_only=True):
     evidence: str = ""
 
 
+class AllocationManifest(Manifest, kw_only=True):
+    """``allocation.json``."""
+
+    kind: Literal["allocation"] = "allocation"
+    asked: dict[str, str | float | list[str] | None]
+    unit: Literal["zeros", "bits"]
+    target: Share | None = None
+    budget_kl: Positive | None = None
+    layers: str
+    model: NamedModel
+    text: Sample | None = None
+    flags: list[str] = []
+
+
 class WhatIfManifest(Manifest, kw_only=True):
     """``whatif.json``."""
 

@@ -21,6 +21,7 @@ COMPARISON = "comparison.json"
 FILLER = "filler.json"
 WHATIF = "whatif.json"
 SWEEP = "sweep.json"
+ALLOCATION = "allocation.json"
 _TABLES = (".csv", ".parquet", ".jsonl")
 
 

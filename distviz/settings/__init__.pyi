@@ -5,6 +5,7 @@ from .layer import LayerSettings as LayerSettings
 from .run import DTYPES as DTYPES
 from .run import FIGURE_FORMATS as FIGURE_FORMATS
 from .run import MOST_FILLERS as MOST_FILLERS
+from .run import NUMBER_FORMATS as NUMBER_FORMATS
 from .run import OPTIONS as OPTIONS
 from .run import SIDE_B as SIDE_B
 from .run import TABLE_FORMATS as TABLE_FORMATS

@@ -18,6 +18,7 @@ from .moments import ExactSum as ExactSum
 from .moments import Moments as Moments
 from .moments import joined_moments as joined_moments
 from .number_formats import FORMATS as FORMATS
+from .pruning import exact_threshold as exact_threshold
 from .pruning import threshold_for as threshold_for
 from .quantization import RANGES as RANGES
 from .quantization import Sample as Sample

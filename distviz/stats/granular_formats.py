@@ -7,6 +7,7 @@ elements round to nearest, ties to even, and saturate. docs/maths.md compares li
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,18 @@ class GranularFormat:
         """The largest element."""
         return float(self.element.levels[-1])
 
+    @property
+    def bits(self) -> float:
+        """Bits of a value, with its share of the scale of a block.
 
+        Scales of a token or more are left out, and so is the one of a window of ``e4m3`` scales.
+        """
+        levels, is_signed = len(self.element.levels), not self.element.is_asymmetric
+        own = math.ceil(math.log2(levels)) + is_signed
+        return own + (_SCALE_BITS[self.scale] / self.block if self.block else 0)
+
+
+_SCALE_BITS: dict[ScaleKind, int] = {"float32": 32, "power of two": 8, "e4m3": 8}
 _TENSOR: tuple[GranularFormat, ...] = tuple(
     GranularFormat(name, element, "tensor") for name, element in FORMATS.items()
 )

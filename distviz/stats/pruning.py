@@ -54,6 +54,16 @@ def threshold_for(magnitudes: Floats, counts: Counts, share: Fraction) -> float:
     return float(magnitudes[np.searchsorted(running, needed, side="left")])
 
 
+def exact_threshold(threshold: float) -> float:
+    """Return the largest float32 number that rounds to a bfloat16 number of 0 or more.
+
+    A float32 value is at most this number where its nearest bfloat16 is at most ``threshold``.
+    """
+    code = int(np.float32(threshold).view(np.uint32))
+    is_odd = bool(code >> 16 & 1)  # ties go to the even neighbour
+    return float(np.uint32(code + 0x8000 - is_odd).view(np.float32)) if threshold else 0.0
+
+
 def prune(magnitudes: Floats, counts: Counts, threshold: float, left: Floats) -> Pruned:
     """Return the effect of a threshold; arguments as of `threshold_for`.
 

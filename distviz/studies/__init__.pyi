@@ -1,5 +1,6 @@
 from .alignment import UnalignedError as UnalignedError
 from .alignment import points_of as points_of
+from .allocation import parse_allocation as parse_allocation
 from .compare_sides import CompareSide as CompareSide
 from .comparison import checked_sides as checked_sides
 from .comparison import compare as compare
@@ -18,6 +19,8 @@ from .sweep import every_setting as every_setting
 from .sweep import first_place as first_place
 from .sweep import layer_count as layer_count
 from .sweep import sweep_model as sweep_model
+from .sweep_allocation import AllocationRequest as AllocationRequest
+from .sweep_allocation import allocate as allocate
 from .sweep_grid import SweepGrid as SweepGrid
 from .sweep_grid import check as check
 from .whatif import evaluate_whatif as evaluate_whatif

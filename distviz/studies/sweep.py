@@ -68,10 +68,10 @@ def sweep_model(
     started = time.perf_counter()
     work = SweepPasses.prepare(opened, grid, seeds)
     batches = make_batches(corpus, settings.batch_size, skip_special=settings.skip_special)
-    done = _restore(work, opened, settings, corpus, batches, states, progress)
+    note_truncated(corpus, settings, progress)
     numbers = counted(len(grid), "setting"), counted(corpus.tokens, "token")
-    progress.stage(f"measuring {' on '.join(numbers)}")
-    _measure(work, batches, done, states, progress)
+    stage = f"measuring {' on '.join(numbers)}"
+    make_passes(work, corpus, settings, batches, states, progress, stage)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "kind": "sweep",
@@ -89,14 +89,30 @@ def sweep_model(
     return Sweep(manifest, joined, table)
 
 
-def _measure(
+def make_passes(
     work: SweepPasses,
+    corpus: Corpus,
+    settings: RunSettings,
     batches: list[Batch],
-    done: set[int],
     states: CheckpointFolder | None,
     progress: Progress,
+    stage: str,
 ) -> None:
-    """Make all passes whose numbers are not in ``done``."""
+    """Make all passes of a sweep, or those that are left after an interruption.
+
+    Parameters
+    ----------
+    work
+        Holds the results.
+    corpus, settings, batches
+        The input; ``settings`` are those that all trials have in common.
+    states
+        Folder for checkpoints.
+    progress, stage
+        Receives the progress, under this name.
+    """
+    done = _restore(work, settings, corpus, batches, states, progress)
+    progress.stage(stage)
     n_passes = 1 + len(work.trials)
     check_padding(work.opened, batches)
     progress.start(n_passes * sum(batch.tokens for batch in batches))
@@ -104,14 +120,14 @@ def _measure(
     def save() -> None:
         if states is not None:
             share = len(done) / (len(batches) * n_passes)
-            states.save_if_due(work.state, sorted(done), share, progress)
+            states.save_if_due(work.state, sorted(done), share, progress, is_last=share == 1)
 
     model = work.opened.model
     with ExitStack() as stack:
         if work.head is not None:
             stack.callback(work.head.close)
         # Every pass runs the same code, so that only the settings differ.
-        stack.enter_context(force_batched_experts(model, experts_of(work.places)))
+        stack.enter_context(force_batched_experts(model, experts_of([*work.moved, *work.places])))
         for number, batch in enumerate(batches):
             passes = BatchPasses(number * n_passes, done, batch.tokens, progress, save)
             work.measure(batch, passes)
@@ -159,7 +175,7 @@ def layers_with(opened: LoadedModel, at: str, wanted: str | None) -> list[int]:
         points = find_points(opened.mlps, opened.model, [site])
         known &= {point.layer for point in points if point.stack == stack}
     if not known:
-        raise RequestError(f"--at {at}: no layer has it", "leave out --by-layer")
+        raise RequestError(f"--at {at}: no layer has it", "distviz inspect shows what a layer has")
     if wanted is None:
         return sorted(known)
     parts = [parse_layers(part, layer_count(opened), "--arm-layers") for part in wanted.split(";")]
@@ -168,20 +184,20 @@ def layers_with(opened: LoadedModel, at: str, wanted: str | None) -> list[int]:
 
 def _restore(
     work: SweepPasses,
-    opened: LoadedModel,
     settings: RunSettings,
     corpus: Corpus,
     batches: list[Batch],
     states: CheckpointFolder | None,
     progress: Progress,
 ) -> set[int]:
-    """Restore an interrupted sweep; return the numbers of its finished passes."""
-    note_truncated(corpus, settings, progress)
+    """Restore interrupted passes; return the numbers of those that are finished."""
     if states is None:
         return set()
     tried = [trial.settings for trial in work.trials]
-    asked = request(opened, settings, corpus, batches, tried=tried)
-    asked["settings"] = str([t.setting.named() | {"seed": t.settings.seed} for t in work.trials])
+    asked = request(work.opened, settings, corpus, batches, tried=tried)
+    asked["settings"] = str(
+        [t.setting.named() | {"seed": t.settings.seed, "by": t.setting.table} for t in work.trials]
+    )
     found, done = states.begin(asked, progress)
     for state in found:
         work.restore(state)

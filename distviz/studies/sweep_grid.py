@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from distviz.arm import join_names
+from distviz.arm import ARM, ByPlace, PlaceTable, join_names
 from distviz.errors import RequestError
 from distviz.parsing import word_list
 from distviz.settings import OPTIONS, RunSettings
@@ -56,12 +56,23 @@ class Setting:
         Everything else, as for ``distviz run``, with the first seed of the sweep.
     preset
         The presets with these settings, see `distviz.arm.presets.join_names`; may be empty.
+    table
+        Thresholds or formats by place, which then stand for the redistribution.
     """
 
     layers: tuple[int, ...]
     label: str
     settings: RunSettings
     preset: str = ""
+    table: PlaceTable | None = None
+
+    def redistribution(self, settings: RunSettings) -> ARM:
+        """Return the redistribution; ``settings`` are its own with another seed."""
+        own = settings.arm()
+        if self.table is None:
+            return own
+        given = {field.name: getattr(own, field.name) for field in fields(ARM)}
+        return ByPlace(**given, table=self.table)
 
     def named(self) -> dict[str, Any]:
         """Return the columns of ``sweep.csv`` that identify a setting."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,8 @@ class Trial:
     errors
         At each of these points: the new values against those that arrive there.
     after
-        The distribution at each of these points and at the last layer.
+        The distribution at each of these points and at the last layer; with ``"arrivals"`` that of
+        the values that arrive at these points.
     changed
         Number of values that were selected.
     """
@@ -76,11 +77,24 @@ class Trial:
         return max(min((point.layer for point in self.moved), default=0) - 1, -1)
 
 
+Counts = Literal["after", "arrivals", "nothing"]
+"""Which distributions a trial counts besides its effect."""
+
+
 def _last_points(opened: LoadedModel, sites: list[str], stack: str) -> list[HookPoint]:
     """Return the points of some sites in the last layer that has them."""
     offered = find_points(opened.mlps, opened.model, sites)
     final = max(point.layer for point in offered if point.stack in (stack, "model"))
     return [p for p in offered if p.layer == final and p.stack in (stack, "model")]
+
+
+def _count(
+    sketches: dict[HookPoint, Sketch], point: HookPoint, values: torch.Tensor, tokens: Tokens
+) -> None:
+    """Count the values of a point, without rows that do not count."""
+    slots: NDArray[np.int64] = np.where(tokens.rows_that_count(), 0, -1)
+    seen = kernels.observe(values, slots, 1, channels=False)
+    sketches.setdefault(point, Sketch()).absorb(seen, [0])
 
 
 def mean_of(values: Iterable[float]) -> float:
@@ -139,12 +153,14 @@ class BatchPasses:
 
 @dataclass
 class SweepPasses:
-    """What the passes of a sweep share."""
+    """What the passes of a sweep share; ``watched`` are points to count without any change."""
 
     opened: LoadedModel
     trials: list[Trial]
     head: HeadInput | None
     cache: LayerCache
+    counts: Counts = "after"
+    watched: Sequence[HookPoint] = ()
     before: dict[HookPoint, Sketch] = field(default_factory=dict)
     tracker: Tracker = field(default_factory=Tracker)
     is_exact: bool | None = None
@@ -155,6 +171,8 @@ class SweepPasses:
         opened: LoadedModel,
         grid: Sequence[Setting],
         seeds: Sequence[int],
+        counts: Counts = "after",
+        watched: Sequence[HookPoint] = (),
     ) -> SweepPasses:
         """Find the points of every setting."""
         stack, trials = main_stack(opened.mlps), []
@@ -165,13 +183,13 @@ class SweepPasses:
             last = _last_points(opened, sites, stack)
             for seed in seeds:
                 settings = replace(setting.settings, seed=seed)
-                arm = settings.arm()
+                arm = setting.redistribution(settings)
                 for point in moved:
                     arm.at(point)  # a file of thresholds may lack one
                 trials.append(Trial(setting, settings, arm, moved, last))
         head = HeadInput.of(opened.model) if opened.has_head else None
         layers = LayerCache(find_layers(opened.model, opened.mlps, stack))
-        return cls(opened, trials, head, layers)
+        return cls(opened, trials, head, layers, counts, watched)
 
     @property
     def near_zero_c(self) -> float:
@@ -179,11 +197,17 @@ class SweepPasses:
         return max(trial.settings.c for trial in self.trials)
 
     @property
+    def moved(self) -> list[HookPoint]:
+        """Every point that a trial redistributes."""
+        return list(dict.fromkeys(point for trial in self.trials for point in trial.moved))
+
+    @property
     def places(self) -> list[HookPoint]:
-        """Every point that a trial redistributes, and the last layer's."""
-        moved = [point for trial in self.trials for point in trial.moved]
+        """Every point that is counted in the unchanged model."""
+        if self.counts != "after":
+            return list(self.watched)
         last = [point for trial in self.trials for point in trial.last]
-        return list(dict.fromkeys([*moved, *last]))
+        return list(dict.fromkeys([*self.moved, *last]))
 
     def measure(self, batch: Batch, passes: BatchPasses) -> None:
         """Make the unfinished passes of one batch."""
@@ -247,7 +271,10 @@ class SweepPasses:
             }
 
     def _points(self, trial: Trial) -> list[HookPoint]:
-        return list(dict.fromkeys([*trial.moved, *trial.last]))
+        """Return the points whose distribution a trial counts."""
+        if self.counts == "after":
+            return list(dict.fromkeys([*trial.moved, *trial.last]))
+        return trial.moved if self.counts == "arrivals" else []
 
     def _pass(self, inputs: dict[str, Any]) -> Any:
         return self.head.run(**inputs) if self.head else self.opened.model(**inputs)
@@ -277,9 +304,12 @@ class SweepPasses:
             trial.changed += int(moved.reshape(-1, moved.shape[-1])[rows].sum())
             error = difference_of(kernels.compare(old[rows], new[rows], math.inf))
             trial.errors[point] = trial.errors.get(point, Difference()) + error
+            if self.counts == "arrivals":
+                _count(trial.after, point, old, tokens)
 
-        points = self._points(trial)
-        work = Redistribution(trial.arm, trial.moved, self.tracker, report=report)
+        points = self._points(trial) if self.counts == "after" else []
+        watching = None if self.counts == "nothing" else report
+        work = Redistribution(trial.arm, trial.moved, self.tracker, report=watching)
         with (
             self.cache.start_after(start),
             self._counting(points, trial.after),
@@ -291,9 +321,7 @@ class SweepPasses:
         """Count the outputs of the points into sketches."""
 
         def receive(point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
-            slots: NDArray[np.int64] = np.where(tokens.rows_that_count(), 0, -1)
-            seen = kernels.observe(values, slots, 1, channels=False)
-            sketches.setdefault(point, Sketch()).absorb(seen, [0])
+            _count(sketches, point, values, tokens)
 
         return observe(self.opened.model, points, receive, self.tracker)
 

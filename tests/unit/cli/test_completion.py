@@ -39,4 +39,5 @@ def test_result_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_result_folders_are_known_by_every_manifest() -> None:
     manifests = {storage.RUN, storage.COMPARISON, storage.FILLER, storage.SWEEP, storage.WHATIF}
+    manifests.add(storage.ALLOCATION)
     assert set(completion._MANIFESTS) == manifests

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from support.synthetic_allocations import allocation_of
 from support.synthetic_comparisons import make
 from support.synthetic_fillers import study
 from support.synthetic_sweeps import sweep_of
 
 import distviz
 from distviz.results import columns
+from distviz.results.allocation import CostRow, CurveRow, PlaceRow
 from distviz.results.columns import names_of
 from distviz.results.sweep import SeedRow, SweepRow
 from distviz.results.whatif import COLUMNS, WhatIfRow
@@ -58,6 +60,7 @@ def test_every_declared_column_is_explained(name: str) -> None:
 def test_every_column_that_is_written_is_declared(demo_run: distviz.Run) -> None:
     compared = compare_runs(make(1).run, make(2).run).tables()
     studied, swept = study().tables(), sweep_of().tables()
+    allocated = allocation_of().tables()
     written = {
         columns.Document: demo_run.documents,
         columns.Extreme: demo_run.extremes.assign(expert=0),
@@ -73,6 +76,9 @@ def test_every_column_that_is_written_is_declared(demo_run: distviz.Run) -> None
         columns.TokenChange: studied["tokens"],
         SweepRow: swept["sweep"],
         SeedRow: swept["sweep_seeds"],
+        PlaceRow: allocated["allocation"],
+        CostRow: allocated["allocation_costs"],
+        CurveRow: allocated["allocation_curve"],
     }
     for row, table in written.items():
         assert len(table), row

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distviz.results import columns
+from distviz.results.allocation import CostRow, CurveRow, PlaceRow
 from distviz.results.columns import names_of
 from distviz.results.meanings import MEANINGS, meanings_of
 from distviz.results.sweep import SeedRow, SweepRow
@@ -34,6 +35,10 @@ TABLES = {
     "tokens": columns.TokenChange,
     "sweep": SweepRow,
     "sweep_seeds": SeedRow,
+    "allocation": PlaceRow,
+    "uniform": PlaceRow,
+    "allocation_costs": CostRow,
+    "allocation_curve": CurveRow,
     "whatif": WhatIfRow,
 }
 

@@ -1,0 +1,231 @@
+"""The result of an allocation: what each place gets, and what the whole costs beside uniform."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+
+from distviz.output import counted
+from distviz.results.columns import Row
+from distviz.results.labels import number, percent
+from distviz.results.reading import Folder
+from distviz.results.result import Result, model_layers
+from distviz.results.schema import (
+    AllocationManifest,
+    Count,
+    Layer,
+    Manifest,
+    Number,
+    Positive,
+    Share,
+)
+from distviz.results.storage import ALLOCATION
+from distviz.results.tables import records
+
+_Optional = Number | None
+
+
+class PlaceRow(Row, kw_only=True):
+    """``allocation.csv`` and ``uniform.csv``."""
+
+    layer: Layer
+    site: str
+    values: Count
+    threshold: Positive | None = None
+    promised: Share | None = None
+    zeros: Share | None = None
+    format: str | None = None
+    bits: Positive | None = None
+    kl_alone: _Optional = None
+
+
+class _Cost(Row, kw_only=True):
+    """What a redistribution costs, with intervals over documents."""
+
+    kl: _Optional = None
+    kl_low: _Optional = None
+    kl_high: _Optional = None
+    loss_before: _Optional = None
+    loss_change: _Optional = None
+    loss_change_low: _Optional = None
+    loss_change_high: _Optional = None
+    top1_agreement: Share | None = None
+    top1_agreement_low: Share | None = None
+    top1_agreement_high: Share | None = None
+    documents: Count = 0
+
+
+class CostRow(_Cost, kw_only=True):
+    """``allocation_costs.csv``."""
+
+    layer: Layer
+    site: str
+    threshold: Positive | None = None
+    zeros: Share | None = None
+    format: str | None = None
+    bits: Positive | None = None
+    step: Count | None = None
+
+
+class CurveRow(_Cost, kw_only=True):
+    """``allocation_curve.csv``."""
+
+    kind: Literal["allocated", "uniform"]
+    steps: Count
+    mean: Positive
+    is_chosen: bool
+    kl_saved: _Optional = None
+    kl_saved_low: _Optional = None
+    kl_saved_high: _Optional = None
+    loss_saved: _Optional = None
+    loss_saved_low: _Optional = None
+    loss_saved_high: _Optional = None
+
+
+@dataclass(frozen=True)
+class Allocation(Result):
+    """What each place gets, and what that costs.
+
+    Attributes
+    ----------
+    manifest
+        Content of ``allocation.json``.
+    table
+        ``allocation.csv``: one row per place, which ``--redistribution threshold:FILE`` and
+        ``quantize:FILE`` read.
+    even
+        ``uniform.csv``: the same with the same share, or the formats evenly spread.
+    costs
+        ``allocation_costs.csv``: every level in each place alone.
+    curve
+        ``allocation_curve.csv``: the whole after some steps, and uniform with the same mean.
+    """
+
+    FILE: ClassVar[str] = ALLOCATION
+    NOUN: ClassVar[str] = "allocation folder"
+    SCHEMA: ClassVar[type[Manifest]] = AllocationManifest
+    TABLES: ClassVar[dict[str, type[Row]]] = {
+        "allocation.csv": PlaceRow,
+        "uniform.csv": PlaceRow,
+        "allocation_costs.csv": CostRow,
+        "allocation_curve.csv": CurveRow,
+    }
+
+    table: pd.DataFrame
+    even: pd.DataFrame
+    costs: pd.DataFrame
+    curve: pd.DataFrame
+
+    @property
+    def is_of_zeros(self) -> bool:
+        """Whether zeros are allocated, not formats."""
+        return str(self.manifest["unit"]) == "zeros"
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers that can be selected."""
+        return model_layers(self.manifest) or 1
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites of the places."""
+        return list(dict.fromkeys(self.table["site"]))
+
+    def chosen(self, kind: str = "allocated") -> dict[str, Any]:
+        """Return the row of the curve that was chosen, ``allocated`` or ``uniform``."""
+        rows = self.curve[(self.curve["kind"] == kind) & self.curve["is_chosen"]]
+        return {str(name): value for name, value in rows.iloc[0].to_dict().items()}
+
+    def mean_name(self, mean: float) -> str:
+        """Return a mean as text: a share of zeros, or bits."""
+        return f"{percent(mean)} zeros" if self.is_of_zeros else f"{mean:.3g} bits"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the allocation costs less than uniform beyond noise, and why it ends there."""
+        own, even = self.chosen(), self.chosen("uniform")
+        text = (
+            f"{self.mean_name(own['mean'])} on average over {counted(len(self.table), 'place')}: "
+            f"KL {number(own['kl'], 3)} nats allocated, {number(even['kl'], 3)} uniform; "
+            f"{_comparison(own, self._is_even)}"
+        )
+        return f"{text}. {self._end}" if self._end else text
+
+    @property
+    def _is_even(self) -> bool:
+        """Whether the allocation is the uniform one."""
+        column = "threshold" if self.is_of_zeros else "format"
+        return bool((self.table[column] == self.even[column]).all())
+
+    @property
+    def _end(self) -> str:
+        """Why the allocation ends where it does."""
+        budget, own = self.manifest.get("budget_kl"), self.chosen()
+        if budget is None:
+            return ""
+        if own["kl"] > budget:
+            return f"Nothing cheaper was found: it exceeds the budget of {budget:g} nats"
+        target = self.manifest.get("target")
+        if target is not None and own["mean"] < target:
+            return f"The budget of {budget:g} nats ends it before {percent(target)}"
+        return ""
+
+    @property
+    def command(self) -> str:
+        """The run with the allocation; FOLDER stands for the folder."""
+        source = (self.manifest.get("model") or {}).get("source")
+        words = [str(source)] if source and source != "demo" else []
+        kind = "threshold" if self.is_of_zeros else "quantize"
+        words += ["--arm-layers", str(self.manifest["layers"]), "--at", ",".join(self.sites)]
+        words += ["--redistribution", f"{kind}:FOLDER/allocation.csv"]
+        return shlex.join(["distviz", "run", *words, *self.manifest.get("flags", [])])
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every table by its file's name."""
+        return {
+            "allocation": self.table,
+            "uniform": self.even,
+            "allocation_costs": self.costs,
+            "allocation_curve": self.curve,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return self.stated | {
+            "verdict": self.verdict,
+            "command": self.command,
+            "places": records(self.table),
+            "curve": records(self.curve),
+        }
+
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return zip(self.table["layer"].tolist(), self.table["site"].tolist(), strict=True)
+
+    @classmethod
+    def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Allocation:
+        table, even, _, curve = tables
+        if table.empty or len(table) != len(even):
+            raise folder.damaged("allocation.csv", "its places are not those of uniform.csv")
+        chosen = curve.loc[curve["is_chosen"].astype(bool), "kind"].tolist() if len(curve) else []
+        if sorted(chosen) != ["allocated", "uniform"]:
+            raise folder.damaged("allocation_curve.csv", "it does not say which rows are chosen")
+        return cls(folder.manifest, *tables, file_warnings=folder.changes())
+
+
+def _comparison(own: dict[str, Any], is_even: bool) -> str:
+    saved, low, high = (own.get(f"kl_saved{end}", math.nan) for end in ("", "_low", "_high"))
+    if is_even:
+        return "they are the same"
+    if math.isnan(low):
+        return "whether that is more than chance cannot be said, there are too few documents"
+    interval = f"{number(saved, 3)} nats [{number(low, 2)}, {number(high, 2)}]"
+    if low > 0:
+        return f"better than uniform beyond noise, by {interval}"
+    if high < 0:
+        return f"worse than uniform beyond noise: it saves {interval}"
+    return f"not different from uniform beyond noise: it saves {interval}"
