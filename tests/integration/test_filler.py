@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import forked
 from support.brute_force import eps_of, gini_of
 
 from distviz import measure as collect
@@ -295,9 +294,9 @@ def test_the_command(tmp_path: Path) -> None:
     text.write_text("\n".join(lines))
     folder = tmp_path / "study"
     model = Path(collect.__file__).parents[1] / "demo"
-    command = [sys.executable, "-m", "distviz", "filler", str(model), "--text", str(text)]
+    command = [*forked.COMMAND, "filler", str(model), "--text", str(text)]
     command += ["--counts", "0,4,8", "--layers", "0-1", "--out", str(folder), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["counts"] == [0, 4, 8]
@@ -323,9 +322,9 @@ def test_the_command(tmp_path: Path) -> None:
 )
 def test_bad_input_writes_nothing(tmp_path: Path, flags: list[str], message: str) -> None:
     model = Path(collect.__file__).parents[1] / "demo"
-    command = [sys.executable, "-m", "distviz", "filler", str(model), *flags]
+    command = [*forked.COMMAND, "filler", str(model), *flags]
     command += ["--out", str(tmp_path / "x")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) <= 2
     assert re.search(message, done.stderr)

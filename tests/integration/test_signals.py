@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support import forked
 from support.interrupted import assert_ended_well, interrupted
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("small")
-    command = [sys.executable, "-m", "distviz", "run", *SMALL]
-    subprocess.run(command, cwd=place, check=True, capture_output=True)
+    forked.run([*forked.COMMAND, "run", *SMALL], cwd=place, check=True, capture_output=True)
     return place / "out"
 
 

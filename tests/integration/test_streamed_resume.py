@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import forked
 from support.texts import TEXTS
 
 from distviz.errors import RequestError
@@ -110,11 +110,11 @@ def test_a_state_between_layers_needs_streaming(
 
 def test_killed(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "distviz", "run", "--no-figures", "--quiet", "--threads", "1"]
+    command = [*forked.COMMAND, "run", "--no-figures", "--quiet", "--threads", "1"]
     command += ["--max-tokens", "3000", "--tokens", "--stream", "--save-every", "0"]
     command += ["--formats", "nvfp4,int8-channel", "--rotate", "none,hadamard"]
     state = tmp_path / "run.partial" / "rank-0.state"
-    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE)
+    process = forked.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE)
     try:
         end = time.monotonic() + 300
         while not state.exists():
@@ -125,10 +125,10 @@ def test_killed(tmp_path: Path) -> None:
         process.kill()
         process.communicate()
     assert not out.exists()
-    subprocess.run([*command, "--out", str(out), "--resume"], check=True, capture_output=True)
+    forked.run([*command, "--out", str(out), "--resume"], check=True, capture_output=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     plain = ["--no-stream" if word == "--stream" else word for word in command]
     whole = tmp_path / "whole"
-    subprocess.run([*plain, "--out", str(whole)], check=True, capture_output=True)
+    forked.run([*plain, "--out", str(whole)], check=True, capture_output=True)
     for name in FILES:
         assert (out / name).read_bytes() == (whole / name).read_bytes()

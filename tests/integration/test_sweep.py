@@ -7,7 +7,6 @@ import math
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import forked
 from support.texts import TEXTS
 from support.tiny_models import save_tiny_llama
 from transformers import AutoModelForCausalLM
@@ -457,11 +457,11 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(
         "--arm-layers", "0;3", "--no-figures", "--threads", 1,
     ]  # fmt: skip
     assert call(*options, "--out", "whole").code == 0
-    command = [sys.executable, "-m", "distviz", *map(str, options), "--save-every", "0"]
+    command = [*forked.COMMAND, *map(str, options), "--save-every", "0"]
     state = tmp_path / "here" / "cut.partial" / "rank-0.state"
     sizes = []
     for _ in range(2):
-        process = subprocess.Popen(
+        process = forked.Popen(
             [*command, "--out", "cut", "--resume"], stderr=subprocess.DEVNULL, cwd=tmp_path / "here"
         )
         seen = state.stat().st_mtime_ns if state.exists() else 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from support import forked
 from support.interrupted import running, wait_for_a_state
 from support.tiny_models import save_tiny
 from torch.distributed import TCPStore
@@ -137,8 +138,8 @@ def _killed(args: Sequence[str | Path], states: Path, victim: int) -> tuple[list
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "distviz", "run", *RUN, "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [*forked.COMMAND, "run", *RUN, "--out", str(out)]
+    forked.run(command, check=True, capture_output=True)
     return out
 
 
@@ -292,8 +293,8 @@ def experts(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Path
 def experts_alone(tmp_path_factory: pytest.TempPathFactory, experts: Path) -> Path:
     """What one process finds in it."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "distviz", "run", str(experts), *RUN, "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [*forked.COMMAND, "run", str(experts), *RUN, "--out", str(out)]
+    forked.run(command, check=True, capture_output=True)
     return out
 
 
@@ -350,8 +351,8 @@ cli.main()
 def streamed_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of one process that streams nothing."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "distviz", "run", *RUN, *STREAMED[1:], "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [*forked.COMMAND, "run", *RUN, *STREAMED[1:], "--out", str(out)]
+    forked.run(command, check=True, capture_output=True)
     return out
 
 

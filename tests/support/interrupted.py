@@ -7,12 +7,12 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.commands import Done
+from support.forked import COMMAND, Popen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Start ``distviz`` with these arguments; it has ended when the context is left."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "distviz", *map(str, command)],
+    process = Popen(
+        [*COMMAND, *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -91,10 +91,12 @@ def interrupted(
 ) -> Done:
     """Start ``distviz`` in a folder and send it a signal.
 
-    ``moment`` is in seconds after the handlers are in place, or says whether it has come.
+    ``moment`` is in seconds after the handlers are in place, or says whether it has come. The
+    seconds of a command may be those of its imports, so it is not forked then.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "distviz", *words],
+    start_process = Popen if callable(moment) else subprocess.Popen
+    process = start_process(
+        [*COMMAND, *words],
         cwd=place,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
