@@ -197,10 +197,8 @@ class ARM:
         Tensor
             ``out``. Padding, NaN and infinite values are unchanged.
         """
-        result, _, _ = self.trace(
-            x, mask, out, layer=layer, documents=documents, tokens=tokens, find_moved=False
-        )
-        return result
+        sequences = _sequences(x, mask, documents, tokens)
+        return self.redistribute_rows(x, sequences, out, layer=layer, find_moved=False)[0]
 
     def trace(
         self,
@@ -225,22 +223,7 @@ class ARM:
             uint8, shape of ``x``: 1 where a value was selected in any pass; None without
             ``find_moved``.
         """
-        values = x.detach().contiguous()
-        batch = values if values.dim() == 3 else values.view(1, *values.shape)
-        valid = valid_tokens(batch, mask)
-        if tokens is None:
-            tokens = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
-        tokens = to_host(tokens, "tokens", valid.shape, np.int64)
-        owners = np.arange(len(valid)) if documents is None else documents
-        owners = to_host(owners, "documents", valid.shape[:1], np.int64)
-        sequences = [
-            SequenceRows(
-                index * valid.shape[1] + np.flatnonzero(valid[index]),
-                int(owners[index]),
-                tokens[index][valid[index]],
-            )
-            for index in range(len(valid))
-        ]
+        sequences = _sequences(x, mask, documents, tokens)
         return self.trace_rows(x, sequences, out, layer=layer, find_moved=find_moved)
 
     def trace_rows(
@@ -252,7 +235,23 @@ class ARM:
         layer: int = 0,
         find_moved: bool = True,
     ) -> tuple[torch.Tensor, list[list[Plan | None]], torch.Tensor | None]:
-        """Redistribute sequences of arbitrary rows; other arguments and result as of `trace`.
+        """Redistribute sequences of arbitrary rows; arguments as of `redistribute_rows`."""
+        found = self.redistribute_rows(x, sequences, out, layer=layer, find_moved=find_moved)
+        result, decisions, moved = found
+        return result, [[*map(Plan.of, own)] for own in decisions], moved
+
+    def redistribute_rows(
+        self,
+        x: torch.Tensor,
+        sequences: Iterable[SequenceRows],
+        out: torch.Tensor | None = None,
+        *,
+        layer: int = 0,
+        find_moved: bool = True,
+    ) -> tuple[torch.Tensor, list[list[Decision | None]], torch.Tensor | None]:
+        """Redistribute sequences of arbitrary rows; other arguments as of `trace`.
+
+        Decisions take the place of plans, see `Plan.of`; on a device nothing waits for them.
 
         Parameters
         ----------
@@ -276,17 +275,19 @@ class ARM:
             copy_rows(flat, target, np.flatnonzero(left_out))
         moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
 
-        def one(part: SequenceRows) -> list[Plan | None]:
+        def one(part: SequenceRows) -> list[Decision | None]:
             return self._redistribute(flat, target, part, layer, moved)
 
         # A function of the user may not be made for several threads.
-        plans = kernels.share_sequences(flat, one, parts) if self.selects else [*map(one, parts)]
+        decisions = (
+            kernels.share_sequences(flat, one, parts) if self.selects else [*map(one, parts)]
+        )
         result = target.view(x.shape)
         if out is not None:
             if result.data_ptr() != out.data_ptr():
                 out.copy_(result)
             result = out
-        return result, plans, None if moved is None else moved.view(x.shape)
+        return result, decisions, None if moved is None else moved.view(x.shape)
 
     def _redistribute(
         self,
@@ -295,14 +296,12 @@ class ARM:
         sequence: SequenceRows,
         layer: int,
         moved: torch.Tensor | None,
-    ) -> list[Plan | None]:
+    ) -> list[Decision | None]:
         """Apply every pass to one sequence; the first reads ``source``, all write ``target``."""
-        import torch
-
         from distviz.stats import kernels
 
         rows = sequence.rows
-        decisions = []
+        decisions: list[Decision | None] = []
         for number in range(self.passes):
             decision = self._decide(source, rows)
             decisions.append(decision)
@@ -310,12 +309,12 @@ class ARM:
                 of_pass = moved if number == 0 else moved.new_zeros(moved.shape)
                 kernels.find_moved(source, rows, decision, of_pass)
                 if number:
-                    index = torch.from_numpy(rows).to(moved.device)
+                    index = kernels.to_device(rows, moved.device)
                     moved[index] |= of_pass[index]
             keys = sequence.keys(self.seed, layer, number)
             self._write(source, target, rows, keys, decision)
             source = target
-        return [Plan.of(decision) for decision in decisions]
+        return decisions
 
     def _write(
         self,
@@ -329,3 +328,22 @@ class ARM:
         from distviz.stats import kernels
 
         kernels.apply(source, target, rows, keys, decision, adds=self.mode == "add")
+
+
+def _sequences(x: torch.Tensor, mask: Any, documents: Any, tokens: Any) -> list[SequenceRows]:
+    """Return the rows of each sequence of a batch; arguments as of a call."""
+    batch = x if x.dim() == 3 else x[None]
+    valid = valid_tokens(batch, mask)
+    if tokens is None:
+        tokens = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
+    tokens = to_host(tokens, "tokens", valid.shape, np.int64)
+    owners = np.arange(len(valid)) if documents is None else documents
+    owners = to_host(owners, "documents", valid.shape[:1], np.int64)
+    return [
+        SequenceRows(
+            index * valid.shape[1] + np.flatnonzero(valid[index]),
+            int(owners[index]),
+            tokens[index][valid[index]],
+        )
+        for index in range(len(valid))
+    ]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from distviz.arm.arm import ARM
 from distviz.arm.mapped import NO_FORMAT, ByPlace, Custom, Cutoff, Quantize
 from distviz.arm.place_table import read_formats, read_thresholds
-from distviz.arm.plan import Plan, SequenceRows
+from distviz.arm.plan import SequenceRows
 from distviz.errors import RequestError, nearest
 from distviz.option import check_choice
 from distviz.stats import GRANULAR_FORMATS
@@ -76,8 +76,10 @@ class Scale(ARM):
     ) -> None:
         import torch
 
+        from distviz.stats import kernels
+
         moved = _moved(source, rows, decision)
-        index = torch.from_numpy(rows).to(source.device)
+        index = kernels.to_device(rows, source.device)
         own = source[index]
         scaled = (own.float() * self.factor).to(own.dtype)
         target[index] = torch.where(moved[index], scaled, own)
@@ -99,14 +101,14 @@ class Noise(ARM):
         sequence: SequenceRows,
         layer: int,
         moved: torch.Tensor | None,
-    ) -> list[Plan | None]:
+    ) -> list[Decision | None]:
         import torch
 
         index = torch.from_numpy(sequence.rows).to(source.device)
         origin = source[index].clone()
         changed = source.clone()
         own = torch.zeros_like(source, dtype=torch.uint8)
-        plans = super()._redistribute(source, changed, sequence, layer, own)
+        decisions = super()._redistribute(source, changed, sequence, layer, own)
         taken = own[index].bool()
         shifts = (changed[index].float() - origin.float())[taken]
         keys = sequence.keys(self.seed, layer, _OWN_PASS)
@@ -118,7 +120,7 @@ class Noise(ARM):
             marks = torch.zeros(flat.shape, dtype=torch.uint8, device=flat.device)
             marks[places] = 1
             moved[index] = marks.view_as(origin)
-        return plans
+        return decisions
 
 
 def _draw(keys: NDArray[np.uint32], values: torch.Tensor, k: int) -> torch.Tensor:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from distviz.arm.arm import ARM
 from distviz.arm.place_table import PlaceTable
-from distviz.arm.plan import Plan, SequenceRows
+from distviz.arm.plan import SequenceRows
 from distviz.errors import MeasurementError
 
 if TYPE_CHECKING:
     import torch
 
     from distviz.sites import HookPoint
+    from distviz.stats.kernels import Decision
 
 NO_FORMAT = "none"
 """The format that leaves the values as they are."""
@@ -38,10 +39,12 @@ class Mapped(ARM):
         sequence: SequenceRows,
         layer: int,  # noqa: ARG002
         moved: torch.Tensor | None,
-    ) -> list[Plan | None]:
+    ) -> list[Decision | None]:
         import torch
 
-        index = torch.from_numpy(sequence.rows).to(source.device)
+        from distviz.stats import kernels
+
+        index = kernels.to_device(sequence.rows, source.device)
         own = source[index]
         made = self.new_values(own)
         target[index] = made

@@ -55,8 +55,10 @@ class Plan:
     ties_in_all: int
 
     @classmethod
-    def of(cls, decision: Decision) -> Plan | None:
-        """Return the plan that was decided, None if no value is finite."""
+    def of(cls, decision: Decision | None) -> Plan | None:
+        """Return the plan that was decided, None if no value is finite; waits for a device."""
+        if decision is None:
+            return None
         numbers = decision.numbers()
         return cls(*numbers) if numbers[0] else None
 
@@ -90,10 +92,10 @@ class SequenceRows:
 
 def copy_rows(source: torch.Tensor, target: torch.Tensor, rows: NDArray[np.int64]) -> None:
     """Copy some rows, unless both tensors share their memory."""
-    import torch
+    from distviz.stats import kernels
 
     if rows.size and source.data_ptr() != target.data_ptr():
-        index = torch.from_numpy(rows).to(source.device)
+        index = kernels.to_device(rows, source.device)
         target[index] = source[index]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from distviz.sites import SiteKey
-from distviz.stats import ExactSum
+from distviz.stats import ExactSum, kernels
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,7 @@ class PairedChanges:
     missing: dict[SiteKey, Reason] = field(default_factory=dict)
     _held: dict[SiteKey, deque[torch.Tensor]] = field(default_factory=dict)
     _bytes: int = 0
+    _there: dict[SiteKey, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def see(self, key: SiteKey, values: torch.Tensor, rows: NDArray[np.bool_] | None) -> None:
         """Hold the values of phase ``before``, or compare those of ``after`` with them.
@@ -93,16 +94,25 @@ class PairedChanges:
 
     def compare(self, place: SiteKey, before: torch.Tensor, after: torch.Tensor) -> None:
         """Add pairs of values; a pair with NaN or an infinite value is left out."""
-        from distviz.stats import kernels
-
         if before.shape != after.shape:
             self._leave_out(place, "tokens")
             return
+        if kernels.stays_there(after):
+            moved, known = kernels.movement_there(before, after), self._there.get(place)
+            self._there[place] = moved if known is None else known + moved
+            return
         found = kernels.compare(before, after, math.inf)
-        total, count = float(found.sums[:, 4].sum()), int(found.counts.sum())
-        self.totals[place] = self.totals.get(place, _Total()) + _Total(
-            ExactSum().plus(total), count
-        )
+        self._add(place, float(found.sums[:, 4].sum()), int(found.counts.sum()))
+
+    def _add(self, place: SiteKey, total: float, count: int) -> None:
+        own = _Total(ExactSum().plus(total), count)
+        self.totals[place] = self.totals.get(place, _Total()) + own
+
+    def flush(self) -> None:
+        """Take what was summed on devices; waits for it."""
+        there, self._there = self._there, {}
+        for place, found in zip(there, kernels.to_host([*there.values()]), strict=True):
+            self._add(place, float(found[0]), int(found[1]))
 
     def _leave_out(self, place: SiteKey, why: Reason) -> None:
         self.missing[place] = why
@@ -156,8 +166,4 @@ class PairedChanges:
 
 def _counted(values: torch.Tensor, rows: NDArray[np.bool_]) -> torch.Tensor:
     """Return the counted rows."""
-    import torch
-
-    if rows.all():
-        return values
-    return values[torch.from_numpy(np.flatnonzero(rows)).to(values.device)]
+    return values if rows.all() else values[kernels.to_device(np.flatnonzero(rows), values.device)]

@@ -250,6 +250,7 @@ class Recorder:
         """Take everything that was recorded on devices; waits for it."""
         self.there.flush(self, self._absorb)
         self.groups.flush()
+        self.changes.flush()
 
     def add_change(
         self, point: HookPoint, old: torch.Tensor, new: torch.Tensor, tokens: Tokens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distviz.arm import ARM, Plan, random_key
+from distviz.arm import ARM, random_key
 from distviz.errors import RequestError
 from distviz.hooks.attach import Receive, attach_hook, is_replaceable
 from distviz.hooks.moe_routing import Routing, force_batched_experts
@@ -36,11 +36,11 @@ STEPS = ("both", "prefill", "decode")
 """When a redistribution acts: always, in calls without a cache, or in calls with one."""
 
 Report = Callable[
-    [HookPoint, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Plan | None]], Tokens],
+    [HookPoint, "torch.Tensor", "torch.Tensor", "torch.Tensor", list[list[Any]], Tokens],
     None,
 ]
-"""Called for each point: rows before, rows after, mask of moved values, plans of each row of the
-batch, tokens."""
+"""Called for each point: rows before, rows after, mask of moved values, decisions for each row of
+the batch (see `Plan.of`), tokens."""
 
 
 @dataclass
@@ -127,14 +127,14 @@ class Redistribution:
     def _change(
         self, point: HookPoint, rows: torch.Tensor, tokens: Tokens, *, keeps_moved: bool
     ) -> _Change:
-        new, plans, moved = self.arm.at(point).trace_rows(
+        new, decisions, moved = self.arm.at(point).redistribute_rows(
             rows,
             tokens.sequences(),
             layer=random_key(point.layer, point.site),
             find_moved=keeps_moved or self.report is not None,
         )
         if self.report is not None and moved is not None and not is_recomputing():
-            self.report(point, rows.detach(), new, moved, plans, tokens)
+            self.report(point, rows.detach(), new, moved, decisions, tokens)
         return _Change(new, moved)
 
     def _written(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -158,10 +158,10 @@ class Measurement:
             old: torch.Tensor,
             new: torch.Tensor,
             moved: torch.Tensor,
-            plans: list[list[Plan | None]],
+            decisions: list[list[Any]],
             tokens: Tokens,
         ) -> None:
-            self.partial.plans.extend(_plan_rows(point, batch, plans))
+            self.partial.planned.append(partial(_plan_rows, point, batch, decisions))
             if point not in observed:
                 return
             if self.is_paired and point in behind:
@@ -280,9 +280,7 @@ def inputs_of(batch: Batch, model: torch.nn.Module) -> dict[str, Any]:
     return inputs
 
 
-def _plan_rows(
-    point: HookPoint, batch: Batch, plans: list[list[Plan | None]]
-) -> list[dict[str, Any]]:
+def _plan_rows(point: HookPoint, batch: Batch, decisions: list[list[Any]]) -> list[dict[str, Any]]:
     return [
         {
             "layer": point.layer,
@@ -294,7 +292,7 @@ def _plan_rows(
             "module": point.module,
             "stack": point.stack,
         }
-        for row, of_row in enumerate(plans)
-        for number, plan in enumerate(of_row)
+        for row, of_row in enumerate(decisions)
+        for number, plan in enumerate(map(Plan.of, of_row))
         if plan is not None
     ]

@@ -199,7 +199,7 @@ def measure(
         _measure_own(measurement, batches, done, saved, states, progress)
     measurement.partial = gather(world, measurement.partial)
     measurement.partial.recorder.documents.close()
-    measurement.partial.recorder.flush()
+    measurement.partial.flush()
     run = assemble(measurement, corpus, batches, time.perf_counter() - started)
     run.manifest["warnings"] = [*notes, *run.manifest["warnings"]]
     return run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ def partition_batches(costs: Mapping[int, int], n_shares: int) -> list[list[int]
 
 def gather(world: World, own: PartialResult) -> PartialResult:
     """Return the sum of the partial results of all processes, in every process; added by rank."""
-    own.recorder.flush()
+    own.flush()
     if world.size == 1:
         return own
     states = enumerate(world.broadcast(encode(own.state())))
@@ -77,6 +77,20 @@ class PartialResult:
     plans: list[dict[str, Any]] = field(default_factory=list)
     batches: set[int] = field(default_factory=set)
     attention: dict[int, list[float]] = field(default_factory=dict)
+    planned: list[Callable[[], list[dict[str, Any]]]] = field(default_factory=list, repr=False)
+    """What returns further rows of plans: those of a batch are read after the next one."""
+    _n_before: int = 0
+
+    def flush(self) -> None:
+        """Take what is still on devices; waits for it."""
+        self.recorder.flush()
+        self._take_plans(len(self.planned))
+
+    def _take_plans(self, number: int) -> None:
+        for rows in self.planned[:number]:
+            self.plans.extend(rows())
+        self.planned = self.planned[number:]
+        self._n_before = len(self.planned)
 
     def finish(self, number: int, batch: Batch, spans: Mapping[int, frozenset[int]]) -> None:
         """Note that a batch is finished, and close the documents that are complete.
@@ -90,9 +104,11 @@ class PartialResult:
         self.recorder.documents.close(complete)
         self.recorder.documents.forget(complete)
         self.recorder.send()
+        self._take_plans(self._n_before)
 
     def plan_table(self) -> pd.DataFrame:
         """Return ``plans.csv``, in an order that does not depend on the order of measuring."""
+        self.flush()
         plans = pd.DataFrame(self.plans)
         order = [name for name in _PLAN_ORDER if name in plans]
         return plans.sort_values(order, ignore_index=True) if order else plans
@@ -101,6 +117,8 @@ class PartialResult:
         """Return the sum; neither side may be used afterwards."""
         if shared := self.batches & other.batches:
             raise ValueError(f"batch {min(shared)} would be counted twice")
+        self.flush()
+        other.flush()
         layers = {**self.attention, **other.attention}
         return PartialResult(
             self.recorder + other.recorder,
@@ -112,6 +130,7 @@ class PartialResult:
 
     def state(self) -> dict[str, Any]:
         """Return everything as a tree for `stats.encode`."""
+        self.flush()
         columns = pd.DataFrame(self.plans).to_dict("list")
         return {
             "recorder": self.recorder.state(),

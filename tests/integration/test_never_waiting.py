@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ from support.pretended_device import DEVICE, Pretended, WouldWait, pretended, st
 from support.tiny_models import CONFIGS
 
 import distviz
+from distviz.arm.controls import make_redistribution
+from distviz.measure import measurement
 from distviz.stats import kernels
-from distviz.stats.kernels import rng, torch_ops
+from distviz.stats.kernels import device_plans, rng
 
 WAITING: dict[str, Callable[[torch.Tensor], object]] = {
     "item": lambda x: x.sum().item(),
@@ -53,10 +56,10 @@ def test_enqueuing_is_not_refused() -> None:
 
 
 def test_random_numbers() -> None:
-    keys = kernels.row_keys([3, 1, 0, 2, np.arange(50), np.arange(50) + 5]).astype(np.int64)
+    keys = kernels.row_keys(3, 1, 0, 2, np.arange(50), np.arange(50) + 5)
     with pretended() as device, strictly(device):
-        found = torch_ops.uniforms(Pretended(torch.from_numpy(keys)), 300)
-    np.testing.assert_array_equal(found.elem.numpy(), rng.uniforms(keys.astype(np.uint32), 300))
+        found = device_plans.uniforms(Pretended(torch.from_numpy(keys.astype(np.int64))), 300)
+    np.testing.assert_array_equal(found.elem.numpy(), rng.uniforms(keys, 300))
 
 
 def tiny(kind: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -91,3 +94,46 @@ def test_watching(kind: str, dtype: torch.dtype) -> None:
     pd.testing.assert_frame_equal(found.extremes, expected.extremes, check_exact=True)
     pd.testing.assert_frame_equal(found.documents, expected.documents, rtol=1e-12, atol=1e-14)
     pd.testing.assert_frame_equal(found.channels, expected.channels, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["arm", "threshold", "scale:2", "threshold:0.01"])
+def test_redistributing(kind: str, name: str) -> None:
+    model, arm = tiny(kind, torch.bfloat16), make_redistribution(name, distviz.ARM())
+
+    def changed() -> distviz.Run:
+        with distviz.redistribute(model, arm, "0,2"):
+            return watched(model, channels=False)
+
+    expected = changed()
+    with pretended():
+        found = changed()
+    assert found.sketches == expected.sketches
+    pd.testing.assert_frame_equal(found.extremes, expected.extremes, check_exact=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"ripple": False, "redistribution": "threshold"}])
+def test_a_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes, padding, several batches, classes of tokens, their groups, mean movement."""
+    texts = ["Anna had 12 apples and 3 pears, so 12 - 3 = 9. " * 4, "If it rains, we stay.", "No."]
+    asked = {"dtype": "bf16", "max_length": 32, "arm_layers": "0,2", "batch_size": 2} | options
+    asked |= {"sites": "act,product,q", "device": "cpu"}
+    expected = distviz.run(text=texts, **asked)
+    measure, devices = measurement.measure, []
+
+    def measured(*args: Any, **kwargs: Any) -> distviz.Run:
+        with pretended() as device:
+            devices.append(device)
+            return measure(*args, **kwargs)
+
+    monkeypatch.setattr(measurement, "measure", measured)
+    found = distviz.run(text=texts, **asked)
+    assert devices[0].sent
+    assert found.sketches == expected.sketches
+    exact = {"check_exact": True}
+    pd.testing.assert_frame_equal(found.extremes, expected.extremes, **exact)
+    pd.testing.assert_frame_equal(found.plans, expected.plans, **exact)
+    pd.testing.assert_frame_equal(found.documents, expected.documents, rtol=1e-12, atol=1e-14)
+    pd.testing.assert_frame_equal(found.channels, expected.channels, rtol=1e-10, atol=1e-13)
+    assert found.groups.keys() == expected.groups.keys()
+    assert found.manifest["effect"] == expected.manifest["effect"]

@@ -51,6 +51,9 @@ class Pretended(torch.Tensor):
         made.elem = elem
         return made
 
+    def data_ptr(self) -> int:
+        return self.elem.data_ptr()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise WouldWait(f"{func} of a device tensor where the device is not active")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from distviz.stats.kernels import (
     cpu,
     device_counts,
+    device_plans,
     formats,
     numba_loops,
     plans,
@@ -32,7 +34,7 @@ from distviz.stats.kernels.device_counts import (
     moments_of,
     moments_of_powers,
 )
-from distviz.stats.kernels.device_summary import largest_there, summarise_there
+from distviz.stats.kernels.device_summary import largest_there, movement_there, summarise_there
 from distviz.stats.kernels.host_copies import HostCopies, to_device, to_host
 from distviz.stats.kernels.numba_loops import (
     add_table,
@@ -77,6 +79,7 @@ __all__ = [
     "magnitudes_there",
     "moments_of",
     "moments_of_powers",
+    "movement_there",
     "observe",
     "quantization_sums",
     "rotate",
@@ -150,16 +153,18 @@ def share_sequences(values: torch.Tensor, task: Callable[[Part], R], parts: list
 
 
 def _dispatch(
-    function: Callable[P, R], types: tuple[torch.dtype, ...] = _CPU_TYPES
+    function: Callable[P, R],
+    types: tuple[torch.dtype, ...] = _CPU_TYPES,
+    elsewhere: ModuleType = torch_ops,
 ) -> Callable[P, R]:
-    """Call a function if the first argument is on the CPU, else that of its name in `torch_ops`."""
+    """Call a function if the first argument is on the CPU, else that of its name elsewhere."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         values: Any = args[0]
         if values.device.type == "cpu" and values.dtype in types and not _forced:
             return function(*args, **kwargs)
-        found: R = getattr(torch_ops, function.__name__)(*args, **kwargs)
+        found: R = getattr(elsewhere, function.__name__)(*args, **kwargs)
         return found
 
     return call
@@ -169,6 +174,6 @@ observe = _dispatch(cpu.observe)
 count_magnitudes = _dispatch(cpu.count_magnitudes)
 find_largest = _dispatch(cpu.find_largest)
 compare = _dispatch(cpu.compare)
-decide = _dispatch(plans.decide, _ALL_TYPES)
-find_moved = _dispatch(plans.find_moved, _ALL_TYPES)
-apply = _dispatch(plans.apply, _ALL_TYPES)
+decide = _dispatch(plans.decide, _ALL_TYPES, device_plans)
+find_moved = _dispatch(plans.find_moved, _ALL_TYPES, device_plans)
+apply = _dispatch(plans.apply, _ALL_TYPES, device_plans)

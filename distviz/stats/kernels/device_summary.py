@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.device_counts import DeviceRows, widened
+from distviz.stats.kernels.device_counts import CHUNK_VALUES, DeviceRows, widened
 from distviz.stats.kernels.host_copies import to_device
 from distviz.stats.statistics import MAD_TO_SIGMA
 
@@ -84,6 +84,18 @@ def largest_there(
     best = flat.sort(descending=True, stable=True).indices[:most]
     found = torch.where(flat[best] >= 0, widened(block.flatten()[best]), torch.nan)
     return found, first[best // values.shape[1]], best % values.shape[1]
+
+
+def movement_there(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the sum of ``|after - before|`` and the number of pairs of finite values, (2,)."""
+    total = torch.zeros(2, dtype=torch.float64, device=after.device)
+    step = max(1, CHUNK_VALUES // max(after.shape[1], 1))
+    for start in range(0, len(after), step):
+        a, b = (side[start : start + step].double() for side in (before, after))
+        is_pair = a.isfinite() & b.isfinite()
+        moved = torch.where(is_pair, b - a, 0.0).abs().sum()
+        total += torch.stack([moved, is_pair.sum()])
+    return total
 
 
 def _sizes(values: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 import distviz
 from distviz.stats import kernels
-from distviz.stats.kernels import device_counts
+from distviz.stats.kernels import device_counts, device_plans
 from distviz.stats.kernels import torch_ops as device
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -191,5 +191,5 @@ def test_the_random_numbers_are_those_of_every_device() -> None:
     keys = kernels.row_keys(3, 1, 0, 2, -9, (np.arange(50) << 32) + 5)
     words = torch.from_numpy(keys.astype(np.int64))
     np.testing.assert_array_equal(
-        device.uniforms(words, 3000).numpy(), kernels.uniforms(keys, 3000)
+        device_plans.uniforms(words, 3000).numpy(), kernels.uniforms(keys, 3000)
     )
