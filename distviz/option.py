@@ -49,12 +49,13 @@ _TEXTS = ("STRING", "TEXT")
 _UNITS: dict[str, Unit] = {"SHARE": "share", "PERCENT": "percent"}
 """The placeholders of amounts, which may be written with ``%``."""
 
-Affects = Literal["tokens", "arm", "counts", "source", "figures", "speed", "nothing"]
+Affects = Literal["text", "tokens", "arm", "counts", "source", "figures", "speed", "nothing"]
 """What an option changes in a result.
 
-``tokens``: which tokens are measured. ``arm``: how values are redistributed. ``counts``: what else
-is counted. ``source``: model, text and hardware, which manifests identify by fingerprint.
-``figures``. ``speed``: only time and memory. ``nothing``: only where and when files are written.
+``text``: which documents are read. ``tokens``: which of their tokens are measured. ``arm``: how
+values are redistributed. ``counts``: what else is counted. ``source``: model, text and hardware,
+which manifests identify by fingerprint. ``figures``. ``speed``: only time and memory. ``nothing``:
+only where and when files are written.
 """
 
 

@@ -78,7 +78,7 @@ def why_no_effect(option: Option, settings: Any, command: str = "run") -> str:
 
 def _beside_layers(option: Option, settings: Any) -> str:
     layer, name = settings.layer, option.name
-    is_of_text = option.affects == "tokens" and name not in ("batch_size", "seed")
+    is_of_text = option.affects in ("text", "tokens") and name not in ("batch_size", "seed")
     if is_of_text or name == "text":
         amount = counted(layer.documents, "document")
         return f"on layers built from a TOML file: their input is random ({amount}, see [layer])"

@@ -50,9 +50,8 @@ class _Request:
     def measure(self, progress: Progress, states: CheckpointFolder) -> Allocation:
         """Measure costs, allocate, and measure the whole."""
         from distviz import measure, studies
-        from distviz.data import read_documents
 
-        documents = read_documents([Path(name) for name in self.settings.text])
+        documents = measure.documents_of(self.settings)
         corpora: list[Any] = []
 
         def prepare(empty: Any) -> None:
@@ -68,12 +67,11 @@ class _Request:
     def estimate(self) -> dict[str, Estimate | str]:
         """Estimate all passes, at most; one that begins at a later layer counts as a part."""
         from distviz.cli.estimate import Part, estimate
-        from distviz.data import read_documents
-        from distviz.measure import corpus_of, open_empty
+        from distviz.measure import corpus_of, documents_of, open_empty
         from distviz.studies import layer_count
 
         settings = self.settings
-        documents = read_documents([Path(name) for name in settings.text])
+        documents = documents_of(settings)
         empty = open_empty(settings, is_for_measure=False)
         places = self.allocation.places(empty.opened, settings.at)
         corpus = corpus_of(documents, empty.opened, settings)

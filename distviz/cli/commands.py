@@ -157,12 +157,11 @@ def filler_study(
     settings = build_settings(flags, config, model, command="filler")
     numbers = parse_counts(counts, settings.filler_count)
     refuse_layers(settings, "filler")
-    sources = [Path(name) for name in settings.text]
 
     def measure(progress: Progress, states: CheckpointFolder) -> FillerStudy:
         from distviz import measure, studies
 
-        documents = studies.read_prompts(sources)
+        documents = studies.read_prompts(settings)
 
         def prepare(empty: Any) -> None:
             for count in sorted({0, *numbers}):
@@ -176,7 +175,7 @@ def filler_study(
         from distviz.measure import open_empty
         from distviz.studies import filled_corpus, read_prompts
 
-        documents = read_prompts(sources)
+        documents = read_prompts(settings)
         chosen = replace(settings, arm_layers="none", classes="all")
         empty = open_empty(chosen, is_for_measure=False)
         corpora = [
@@ -250,10 +249,9 @@ class _SweepRequest:
     def measure(self, progress: Progress, states: CheckpointFolder) -> Sweep:
         """Propose settings where ``--preset auto`` finds none; measure every setting."""
         from distviz import measure, studies
-        from distviz.data import read_documents
 
         settings, presets, evidence = self.settings, self.presets(), {}
-        documents = read_documents([Path(name) for name in settings.text])
+        documents = measure.documents_of(settings)
         corpora: list[Any] = []
 
         def prepare(empty: Any) -> None:
@@ -280,13 +278,12 @@ class _SweepRequest:
     def estimate(self) -> dict[str, Estimate | str]:
         """Estimate all passes; one that begins at a later layer counts as a part of a pass."""
         from distviz.cli.estimate import Part, estimate
-        from distviz.data import read_documents
-        from distviz.measure import corpus_of, open_empty
+        from distviz.measure import corpus_of, documents_of, open_empty
         from distviz.sites import join_layers, join_sites
         from distviz.studies import layer_count
 
         settings = self.settings
-        documents = read_documents([Path(name) for name in settings.text])
+        documents = documents_of(settings)
         empty = open_empty(settings, is_for_measure=False)
         corpus = corpus_of(documents, empty.opened, settings)
         chosen, n_layers = (

@@ -7,10 +7,11 @@ from .corpus_checks import check_ids as check_ids
 from .corpus_checks import check_lengths as check_lengths
 from .corpus_checks import without_special as without_special
 from .documents import Document as Document
-from .documents import check_text as check_text
+from .documents import Reading as Reading
 from .documents import fingerprint_of_entries as fingerprint_of_entries
 from .documents import list_sources as list_sources
 from .documents import read_documents as read_documents
 from .prompts import PARTS as PARTS
 from .prompts import ROLES as ROLES
 from .prompts import Filler as Filler
+from .rows import check_text as check_text

@@ -12,16 +12,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from distviz.data.text_files import TEXT_FIELDS, Rows, lines_of, read_file
+import numpy as np
+
+from distviz.data.hub_datasets import dataset_rows
+from distviz.data.rows import EXPECTED, Message, check_text, content_of
+from distviz.data.text_files import Rows, read_file
 from distviz.errors import RequestError
 from distviz.output import counted
 
-Message = tuple[str, str]
-"""Role and content."""
-
-_EXPECTED = 'expected an object with "text", with "system" and "question", or with "messages"'
-_ROLES = {"human": "user", "gpt": "assistant"}
-_MESSAGE_FIELDS = ("role", "content"), ("from", "value")
 _SHOWN = 8
 
 
@@ -75,33 +73,60 @@ class Documents(list[Document]):
     notes: tuple[str, ...] = ()
 
 
-def read_documents(sources: Sequence[str | Path | dict[str, Any]]) -> Documents:
+@dataclass(frozen=True)
+class Reading:
+    """How documents are read.
+
+    Attributes
+    ----------
+    field
+        The field of each row that is measured; None looks for those of `content_of`.
+    by_line
+        Whether each line of a plain text file is a document.
+    dataset
+        A dataset to read after the sources, see `dataset_rows`.
+    most
+        Maximum number of documents; None for all.
+    seed
+        Shuffles them before; None keeps their order.
+    """
+
+    field: str | None = None
+    by_line: bool = False
+    dataset: str | None = None
+    most: int | None = None
+    seed: int | None = None
+
+
+def read_documents(
+    sources: Sequence[str | Path | dict[str, Any]], reading: Reading | None = None
+) -> Documents:
     """Read documents.
 
     Parameters
     ----------
     sources
-        A ``Path`` is a file: ``.jsonl`` and ``.ndjson`` have a document per line, ``.json`` an
-        array, ``.csv``, ``.tsv`` and ``.parquet`` one per row (``text``, or ``system`` and
-        ``question``, or ``messages``); ``-`` is standard input, any other file is one document. A
-        ``str`` is the text of a document, a ``dict`` is like a line of JSONL. Empty: the embedded
-        documents. Empty rows are left out.
+        A ``Path`` is a file, see `read_file`; a plain text is one document, otherwise each row is
+        one, see `content_of`. A ``str`` is the text of a document, a ``dict`` is a row. Empty: the
+        embedded documents, where no dataset is asked for. Empty rows are left out.
+    reading
+        By default all documents, in their order.
 
     Raises
     ------
     RequestError
         If a file is missing or empty, its content is not what its name says, or a row is malformed,
-        which is named.
+        which is named; if ``reading`` does not fit the sources.
     """
-    if not sources:
+    reading = reading or Reading()
+    if not sources and reading.dataset is None:
         embedded = resources.files("distviz") / "demo" / "documents.jsonl"
-        rows = lines_of(embedded.read_text(encoding="utf-8"), "documents.jsonl")
-        return Documents(_Source("documents.jsonl").documents(rows))
-    given = _Source("the given text")
+        sources = [json.loads(line) for line in embedded.read_text(encoding="utf-8").splitlines()]
+    given = _Source("the given text", reading)
     seen, found = [given], Documents()
     for number, source in enumerate(sources):
         if isinstance(source, Path):
-            seen.append(_Source(str(source)))
+            seen.append(_Source(str(source), reading))
             found += seen[-1].of_file(source)
             continue
         if not isinstance(source, str | dict):
@@ -109,10 +134,20 @@ def read_documents(sources: Sequence[str | Path | dict[str, Any]]) -> Documents:
                 f"document {number} is a {type(source).__name__}",
                 "give a str (a text), a pathlib.Path (a file) or a dict (a prompt)",
             )
-        row = {"text": source} if isinstance(source, str) else source
+        row = {reading.field or "text": source} if isinstance(source, str) else source
         found += given.documents([(f"document {number}", str(number), row)])
+    if reading.dataset is not None:
+        seen.append(_Source(reading.dataset, reading))
+        found += seen[-1].of_rows(
+            dataset_rows(reading.dataset, reading.field),
+            most=reading.most if reading.seed is None else None,
+        )
     if not found:
         raise RequestError("the text is empty, there is nothing to measure")
+    if reading.seed is not None:
+        order = np.random.default_rng(reading.seed).permutation(len(found))
+        found = Documents(found[number] for number in order)
+    found = Documents(found[: reading.most])
     found.notes = tuple(note for one in seen for note in one.notes())
     return found
 
@@ -135,49 +170,49 @@ def list_sources(text: Any) -> list[Any]:
     return found
 
 
-def check_text(text: str, where: str) -> str:
-    """Return a text; RequestError if it has a lone surrogate, which is no character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"{where} has a lone surrogate (U+{ord(text[error.start]):04X}, character "
-            f"{error.start + 1}), which no text has",
-            "it is half of a character or a damaged byte; correct the text",
-        ) from None
-    return text
-
-
 @dataclass
 class _Source:
     """Makes documents of the rows of one source, and counts what it leaves out."""
 
     name: str
+    reading: Reading
     rows: int = 0
     empty: int = 0
     ignored: dict[str, None] = field(default_factory=dict)
 
     def of_file(self, path: Path) -> list[Document]:
-        content = read_file(path)
+        content = read_file(path, field=self.reading.field, by_line=self.reading.by_line)
         if isinstance(content, str):
             name = "stdin" if str(path) == "-" else path.name
             return [Document(name, text=content)]
-        rows = iter(content)
+        return self.of_rows(content)
+
+    def of_rows(self, rows: Rows, most: int | None = None) -> list[Document]:
+        """Return the documents of rows, only the first ``most`` if it is given."""
         first = next(rows, None)
         if first is None:
             raise RequestError(f"{self.name} has no rows, there is nothing to measure")
-        found = self.documents(itertools.chain([first], rows))
+        found = self.documents(itertools.chain([first], rows), most)
         if not found:
             raise RequestError(
-                f"{first[0]}: {_EXPECTED}, but no row has any: {counted(self.rows, 'empty row')}"
+                f"{first[0]}: {EXPECTED}, but no row has any: {counted(self.rows, 'empty row')}"
             )
         return found
 
-    def documents(self, rows: Rows | Iterable[tuple[str, str, Any]]) -> list[Document]:
-        found = [self._document(*row) for row in rows]
-        self.rows += len(found)
-        self.empty += found.count(None)
-        return [document for document in found if document is not None]
+    def documents(
+        self, rows: Iterable[tuple[str, str, Any]], most: int | None = None
+    ) -> list[Document]:
+        found: list[Document] = []
+        for row in rows:
+            self.rows += 1
+            document = self._document(*row)
+            if document is None:
+                self.empty += 1
+                continue
+            found.append(document)
+            if len(found) == most:
+                break
+        return found
 
     def notes(self) -> Iterator[str]:
         if self.empty:
@@ -194,66 +229,13 @@ class _Source:
     def _document(self, where: str, default_id: str, row: Any) -> Document | None:
         """Return the document of a row; None if it is empty."""
         if not isinstance(row, dict):
-            raise RequestError(f"{where}: {_EXPECTED}")
+            raise RequestError(f"{where}: {EXPECTED}")
         identity = _identity(row, where, default_id)
-        chats = [name for name in ("messages", "conversations") if row.get(name) is not None]
-        texts = {n: _text(row, n, where) for n in TEXT_FIELDS if row.get(n) is not None}
-        used = {name for name in texts if texts[name].strip()}
-        if len(chats) + len(used & {"text", "question"}) > 1:
-            raise RequestError(f"{where}: {_EXPECTED}", "it has several of them")
-        if chats:
-            self._ignore(row, {"id", *chats, *texts} - used)
-            return _chat(identity, self._messages(row[chats[0]], f"{where}: '{chats[0]}'"))
-        if not {"text", "question"} & set(texts):
-            null = [n for n in ("text", "question") if n in row]
-            what = f"'{null[0]}' is not a string" if null else _EXPECTED
-            raise RequestError(f"{where}: {what}", _fields(row))
-        kept = {"text"} if "text" in used else {"system", "question"}
-        self._ignore(row, {"id", *kept, *texts} - (used - kept))
-        if not used & {"text", "question"}:
-            return None
-        if "text" in used:
-            return Document(identity, text=texts["text"])
-        return Document(identity, system=texts.get("system", ""), question=texts["question"])
-
-    def _ignore(self, row: dict[str, Any], known: set[str]) -> None:
-        others = [name for name, value in row.items() if name not in known and value is not None]
-        self.ignored |= dict.fromkeys(map(str, others))
-
-    def _messages(self, given: Any, where: str) -> tuple[Message, ...]:
-        if not isinstance(given, list):
-            raise RequestError(f"{where} is not a list of messages")
-        return tuple(self._message(one, f"{where}, message {n}") for n, one in enumerate(given, 1))
-
-    def _message(self, given: Any, where: str) -> Message:
-        names = next(
-            (pair for pair in _MESSAGE_FIELDS if isinstance(given, dict) and pair[0] in given), None
-        )
-        if names is None:
-            raise RequestError(f'{where}: expected an object with "role" and "content"')
-        content = given.get(names[1])
-        if isinstance(content, list) and all(_is_text_part(part) for part in content):
-            content = "".join(part["text"] for part in content)
-        if not isinstance(content, str):
-            raise RequestError(f"{where}: '{names[1]}' is not text", _fields(given))
-        role = _text(given, names[0], where)
-        if not role.strip():
-            raise RequestError(f"{where}: '{names[0]}' is empty")
-        others = [name for name, value in given.items() if name not in names and value is not None]
-        self.ignored |= dict.fromkeys(f"{name} of a message" for name in others)
-        return _ROLES.get(role, role), check_text(content, f"{where}: '{names[1]}'")
-
-
-def _is_text_part(part: Any) -> bool:
-    return (
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    )
-
-
-def _text(row: dict[str, Any], name: str, where: str) -> str:
-    if not isinstance(row[name], str):
-        raise RequestError(f"{where}: '{name}' is not a string")
-    return check_text(row[name], f"{where}: '{name}'")
+        content = content_of(row, where, self.reading.field)
+        self.ignored |= dict.fromkeys(content.ignored)
+        if content.text:
+            return Document(identity, content.text)
+        return _chat(identity, content.messages) if content.messages else None
 
 
 def _identity(row: dict[str, Any], where: str, default: str) -> str:
@@ -268,19 +250,13 @@ def _identity(row: dict[str, Any], where: str, default: str) -> str:
         raise RequestError(f"{where}: 'id' has too many digits") from None
 
 
-def _chat(identity: str, messages: tuple[Message, ...]) -> Document | None:
-    """Return the document of messages: a prompt where they are one; None if all are empty."""
-    if not any(content.strip() for _, content in messages):
-        return None
+def _chat(identity: str, messages: tuple[Message, ...]) -> Document:
+    """Return the document of messages: a prompt where they are one."""
     roles = tuple(role for role, _ in messages)
     last = messages[-1][1]
     if roles in (("user",), ("system", "user")) and last.strip():
         return Document(identity, system=messages[0][1] * (len(roles) - 1), question=last)
     return Document(identity, messages=messages)
-
-
-def _fields(row: dict[str, Any]) -> str:
-    return f"its fields are {', '.join(map(str, list(row)[:_SHOWN])) or 'none'}"
 
 
 def fingerprint(documents: Sequence[Document]) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.data.chats import RenderedChat
-from distviz.data.documents import Document, check_text
+from distviz.data.documents import Document
+from distviz.data.rows import check_text
 from distviz.errors import RequestError, first_line
 
 PARTS = ("start", "system", "question", "text", "filler")

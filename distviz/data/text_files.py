@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import stat
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from distviz.data.rows import FIELDS, TEXT_FIELDS
 from distviz.errors import RequestError, first_line
 from distviz.output import counted
 
-TEXT_FIELDS = ("text", "system", "question")
-FIELDS = (*TEXT_FIELDS, "id", "messages", "conversations")
 Rows = Iterator[tuple[str, str, Any]]
 """Of each row: its place for messages, its number as text, and its value."""
 
@@ -40,7 +43,7 @@ _MAGIC = {
     b"{\\rtf": "RTF",
 }
 _UTF = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".rar", ".tar", ".tgz")
+_PACKED = (".lz4", ".zip", ".7z", ".rar", ".tar", ".tgz")
 _OTHER = (
     *(".pdf", ".doc", ".docx", ".odt", ".rtf", ".xls", ".xlsx", ".pptx", ".epub"),
     *(".arrow", ".feather", ".orc", ".avro", ".npy", ".npz", ".pkl", ".pickle", ".h5", ".hdf5"),
@@ -48,8 +51,13 @@ _OTHER = (
 )
 
 
-def read_file(path: Path) -> str | Rows:
+def read_file(path: Path, *, field: str | None = None, by_line: bool = False) -> str | Rows:
     """Return the text of a file, or its rows; ``-`` is standard input.
+
+    ``.jsonl`` and ``.ndjson`` have a row per line, ``.json`` an array, ``.csv``, ``.tsv`` and
+    ``.parquet`` a table; any other file is a plain text, whose lines are rows if ``by_line``. Each
+    may be compressed: ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` behind the ending. ``field`` is one
+    that the rows need beside the usual ones.
 
     Raises
     ------
@@ -57,41 +65,73 @@ def read_file(path: Path) -> str | Rows:
         If it cannot be read, is empty or too large, or its content is not what its name says.
         Rows raise it where they are malformed.
     """
-    name, ending = str(path), path.suffix.lower()
-    if ending in _COMPRESSED:
+    name = "standard input" if str(path) == "-" else str(path)
+    *_, before, ending = ("", "", *(suffix.lower() for suffix in path.suffixes))
+    packing = ending if ending in _OPENERS else ""
+    ending = before if packing else ending
+    if ending in _PACKED:
         raise RequestError(f"{name} is compressed", "decompress it first")
     if ending in _OTHER:
         raise RequestError(f"{name} is not a text file that distviz reads", _FORMATS)
-    if name == "-":
-        data, name = _limited(sys.stdin.buffer, "standard input"), "standard input"
-    else:
-        data = _read_bytes(path)
+    has_rows = ending in _ROWS or ending == ".parquet"
+    if has_rows and by_line:
+        raise RequestError(f"{name} has rows already", "leave out --text-lines")
+    data = _limited(sys.stdin.buffer, name) if str(path) == "-" else _read_bytes(path, packing)
     if ending == ".parquet":
-        return _parquet_rows(data, name)
+        return _parquet_rows(data, name, field)
     text = _decode(data, name)
     if not text.strip():
         raise RequestError(f"{name} is empty, there is nothing to measure")
-    if ending in _ROWS:
+    if has_rows:
         return _ROWS[ending](text, name)
     if found := _json_kind(text):
         raise RequestError(
             f"{name} contains {found}, not plain text",
             "give it the ending .json (an array) or .jsonl (an object a line)",
         )
-    return text
+    if field is not None:
+        raise RequestError(f"{name} is plain text, it has no fields", "leave out --text-field")
+    return _text_lines(text, name) if by_line else text
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, packing: str) -> bytes:
+    """Return the content of a file, decompressed as the ending ``packing`` says."""
     try:
         mode = path.stat().st_mode
         # A named pipe may never be written to; the pipes of a shell are open already.
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.parts[1:2] == ("dev",)):
             raise RequestError(f"{path} is not a regular file", "give - and the text as input")
-        with path.open("rb") as file:
-            return _limited(file, str(path))
+        file = path.open("rb")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"cannot read text {path}: {reason}") from error
+        raise _unreadable(path, error) from error
+    with file:
+        try:
+            return _limited(_OPENERS[packing](file) if packing else file, str(path))
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            if not packing:
+                raise _unreadable(path, error) from error
+            raise RequestError(
+                f"{path} cannot be decompressed as {packing}: {first_line(error)}"
+            ) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    return RequestError(f"cannot read text {path}: {getattr(error, 'strerror', None) or error}")
+
+
+def _zstandard(file: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+
+
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _zstandard,
+}
+"""What opens a compressed file, by its ending."""
 
 
 def _limited(file: Any, name: str) -> bytes:
@@ -163,6 +203,12 @@ def lines_of(text: str, name: str) -> Rows:
             yield where, str(number - 1), load_json(line, where)
 
 
+def _text_lines(text: str, name: str) -> Rows:
+    """Yield the lines of a plain text."""
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        yield f"{name}, line {number}", str(number - 1), {"text": line.removesuffix("\r")}
+
+
 def _entries_of(text: str, name: str) -> Rows:
     if _json_kind(text) == "JSON Lines":
         raise RequestError(f"{name} contains JSON Lines, not JSON", "give it the ending .jsonl")
@@ -208,8 +254,8 @@ def _header(names: list[str], where: str) -> list[str]:
     return names
 
 
-def _parquet_rows(data: bytes, name: str) -> Rows:
-    """Yield the rows of Parquet; a missing text is empty, other columns are only named."""
+def _parquet_rows(data: bytes, name: str, field: str | None) -> Rows:
+    """Yield the rows of Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -219,23 +265,29 @@ def _parquet_rows(data: bytes, name: str) -> Rows:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         columns = file.schema_arrow.names
-        others = dict.fromkeys([column for column in columns if column not in FIELDS], True)
-        wanted = [column for column in columns if column in FIELDS]
+        wanted = columns_to_read(columns, field)
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
             size += batch.nbytes
             if size > LIMIT_BYTES:
                 raise RequestError(f"{name} contains more than {LIMIT_BYTES:,} bytes", "split it")
             for row in batch.to_pylist():
                 number += 1
-                missing = [key for key in TEXT_FIELDS if key in row and row[key] is None]
-                given = {key: value for key, value in row.items() if value is not None}
-                yield (
-                    f"{name}, row {number}",
-                    str(number - 1),
-                    (others | given | dict.fromkeys(missing, "")),
-                )
+                yield f"{name}, row {number}", str(number - 1), row_of(row, columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RequestError(f"{name} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def columns_to_read(columns: Sequence[str], field: str | None) -> list[str]:
+    """Return the columns of a table that may be measured."""
+    return [column for column in columns if column in FIELDS or column == field]
+
+
+def row_of(cells: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Return a row of a table: a missing text is empty, columns that were not read are True."""
+    others = dict.fromkeys([column for column in columns if column not in cells], True)
+    given = {key: value for key, value in cells.items() if value is not None}
+    missing = [key for key in cells if key not in given and key in TEXT_FIELDS]
+    return others | given | dict.fromkeys(missing, "")
 
 
 _ROWS: dict[str, Callable[[str, str], Rows]] = {

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from distviz.arm import ARM, make_redistribution
-from distviz.data import fingerprint_of_entries
+from distviz.data import Document, fingerprint_of_entries
 from distviz.errors import RequestError
-from distviz.measure.opening import Text, documents_of
+from distviz.measure.opening import documents_of
 from distviz.models import locate
 from distviz.settings import RunSettings
 
@@ -18,7 +18,7 @@ def refuse_changed(
     manifest: Mapping[str, Any],
     settings: RunSettings,
     where: Path | str,
-    text: Sequence[Text] | None = None,
+    documents: Sequence[Document] | None = None,
     redistributions: Sequence[str] | None = None,
 ) -> None:
     """Refuse to take a finished result for that of a request whose files have changed since.
@@ -27,8 +27,8 @@ def refuse_changed(
     ----------
     manifest, where
         Of a result that was measured with the same settings, and its folder.
-    settings, text
-        As of `distviz.measure.run`.
+    settings, documents
+        What is asked for; the documents are by default those of the settings.
     redistributions
         Those of a sweep; by default that of the settings.
 
@@ -44,9 +44,10 @@ def refuse_changed(
     now = contents(redistributions or [settings.redistribution], settings.arm())
     if settings.layer is None:
         now["model fingerprint"] = _fingerprint(settings)
-        if text is not None or "-" not in settings.text:  # a pipe is read once
-            entries = [one.as_dict() for one in documents_of(settings, text)]
-            now["text"] = fingerprint_of_entries(entries)
+        if documents is None and "-" not in settings.text:  # a pipe is read once
+            documents = documents_of(settings)
+        if documents is not None:
+            now["text"] = fingerprint_of_entries(one.as_dict() for one in documents)
     for name, value in now.items():
         if known.get(name) not in (None, value):
             raise RequestError(

@@ -17,6 +17,7 @@ from distviz.data import (
     Corpus,
     Document,
     Filler,
+    Reading,
     check_ids,
     check_lengths,
     list_sources,
@@ -196,7 +197,15 @@ def documents_of(settings: RunSettings, text: Sequence[Text] | None = None) -> l
     """Return the documents of the settings, or of ``text``; none for built layers."""
     if settings.layer is not None:
         return []
-    return read_documents(list(map(Path, settings.text)) if text is None else list_sources(text))
+    sources = list(map(Path, settings.text)) if text is None else list_sources(text)
+    reading = Reading(
+        settings.text_field,
+        settings.text_lines,
+        settings.dataset,
+        settings.max_documents,
+        settings.seed if settings.shuffle else None,
+    )
+    return read_documents(sources, reading)
 
 
 def corpus_of(documents: Sequence[Document], opened: LoadedModel, settings: RunSettings) -> Corpus:

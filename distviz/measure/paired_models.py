@@ -1,7 +1,7 @@
 """Two models that read the same batches: A first, then B, whose values are compared with A's.
 
-A batch passes a layer of A, then the same layer of B, and so on, so that only values of one layer
-wait. Where the layers of a model are on disk, all batches do so together: the weights are read
+Each batch goes through a layer of A, then the same layer of B, so that only values of one layer
+are held. Where the layers of a model are on disk, all batches do so together: the weights are read
 once, and the values of A wait for those of B in memory up to a limit, beyond it in a file.
 """
 

@@ -174,6 +174,10 @@ def _command(
     ``others`` are arguments after the model.
     """
     changed = dict(_changed(settings, command))
+    named, reading = settings.get("text") or [], changed.keys() & {*names_affecting("text")}
+    if texts is not None and (named or reading):
+        named = [texts]  # the documents as they were read
+        changed = {name: value for name, value in changed.items() if name not in reading}
     # A file cannot ask for code, see `distviz.option.refuse_code`.
     codes = code_in(changed, OPTIONS)
     filed = {
@@ -190,8 +194,6 @@ def _command(
     line += others
     if filed and layer is None:
         line.append(f"--config {_SETTINGS_FILE}")
-    given = settings.get("text") or []
-    named = [texts] if given and texts is not None else given
     line += [f"--text {_argument(name)}" for name in named]
     line += [
         _typed(name, value) for name, value in changed.items() if command in OPTIONS[name].commands

@@ -67,6 +67,7 @@ def _is_hub_kernel(name: Any) -> bool:
 
 
 # What several settings have in common.
+_text = partial(setting, heading=_INPUT, affects="text")
 _tokens = partial(setting, heading=_INPUT, affects="tokens")
 _counts = partial(setting, heading=_INPUT)
 _arm = partial(setting, heading=_ARM, commands=_ALONE, affects="arm")
@@ -94,8 +95,18 @@ class RunSettings:
         "layers to build", heading="", commands=("run", "sweep", "generate", "inspect"),
         shown="embedded demo model")
     text: list[str] = _source(
-        [], "FILE", "Text to measure, repeatable: .txt is one document, .jsonl one per line, "
-        "- standard input", heading=_INPUT, commands=MEASURING, shown="embedded documents")
+        [], "FILE", "Text to measure, repeatable: .txt is one document; .jsonl, .json, .csv, "
+        ".tsv, .parquet one per row; each also .gz, .bz2, .xz, .zst; - standard input",
+        heading=_INPUT, commands=MEASURING, shown="embedded documents")
+    text_field: str | None = _text(
+        None, "NAME", "Field to measure of each row of --text and --dataset",
+        shown="text, messages, question, prompt, ...")
+    text_lines: bool = _text(False, "", "Take each line of a plain text as a document")
+    dataset: str | None = _text(
+        None, "NAME", "Dataset of the Hugging Face hub, or folder of one: NAME, NAME:SPLIT or "
+        "NAME:CONFIG/SPLIT")
+    max_documents: int | None = _text(None, "N", "Maximum documents", minimum=1)
+    shuffle: bool = _text(False, "", "Shuffle the documents, by --seed, before --max-documents")
     layers: str = _counts(
         "all", "LAYERS", "Layers to observe: all, or a list such as 0,3,8-11", commands=_OBSERVING)
     sites: str = _counts(

@@ -36,7 +36,7 @@ _COMMAND_SETTINGS = frozenset(names_affecting("figures", "nothing"))
 _OF_ARM = frozenset(("preset", *names_affecting("arm")))
 _OF_RUNS = _COMMAND_SETTINGS | {"layers", "sites", "seed"}
 """The settings of a comparison of two runs."""
-_OF_TEXT = frozenset(("text", *names_affecting("tokens")))
+_OF_TEXT = frozenset(("text", *names_affecting("text", "tokens")))
 """The settings that decide which tokens a model reads."""
 
 
@@ -79,7 +79,8 @@ class CompareSide:
         try:
             documents = None
             if self.texts is None and self.settings.layer is None:
-                names = tuple(self.settings.text)
+                asked = ("text", *names_affecting("text"), "seed")
+                names = tuple(str(getattr(self.settings, name)) for name in asked)
                 documents = known[names] = known.get(names) or measure.documents_of(self.settings)
             return replace(self, checked=measure.check(self.settings, self.texts, documents))
         except RequestError as error:
@@ -218,7 +219,11 @@ def _at_same_sites(each: Sequence[RunSettings]) -> list[RunSettings]:
 
 def _side(phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
     texts: list[Any] | None = None
-    if like is not None and not settings.text and not (_is_built(like) or _is_built(settings)):
+    reads = settings.text or settings.dataset is not None
+    if like is not None and not reads and not (_is_built(like) or _is_built(settings)):
+        for name in names_affecting("text"):
+            if name in settings.explicit:
+                raise no_effect(OPTIONS[name].label_of(settings), "on the text of a run")
         if like.texts is None:
             raise RequestError(
                 "the run contains no text, so the other side cannot be measured on it",

@@ -195,7 +195,7 @@ def finished_comparison(
     **of_b: Any,
 ) -> Comparison | None:
     """Return the comparison in a folder if it answers the same request, else None."""
-    from distviz.measure import refuse_changed
+    from distviz.measure import documents_of, refuse_changed
 
     found = Comparison.load(folder)
     phases = (phase_a, phase_of_b(phase_b, of_b))
@@ -208,7 +208,8 @@ def finished_comparison(
         if side.run is None:
             if not side.settings.asks_the_same(known.get("settings") or {}):
                 return None
-            refuse_changed(known, side.settings, folder, side.texts)
+            own = None if side.texts is None else documents_of(side.settings, side.texts)
+            refuse_changed(known, side.settings, folder, own)
     by_value = found.manifest.get("elementwise")
     if elementwise != bool(by_value) or (by_value and by_value["local"] != local):
         return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from distviz.data import Corpus, Document, read_documents
+from distviz.data import Corpus, Document
 from distviz.errors import RequestError
 from distviz.output import counted
 from distviz.progress import PartProgress
@@ -112,8 +112,7 @@ def finished_study(
     same_counts = sorted(found.runs) == sorted({0, *counts})
     if not same_counts or not chosen.asks_the_same(known.get("settings") or {}):
         return None
-    prompts = [one.as_dict() for one in read_prompts([Path(name) for name in settings.text])]
-    refuse_changed(known, chosen, folder, prompts)
+    refuse_changed(known, chosen, folder, read_prompts(settings))
     return found
 
 
@@ -194,13 +193,15 @@ def _manifest(without: _Measured, settings: RunSettings, counts: list[int]) -> d
     }
 
 
-def read_prompts(sources: Sequence[Path]) -> list[Document]:
-    """Read prompts; without sources, two dozen short word problems included in distviz."""
-    if sources:
-        return read_documents(list(sources))
+def read_prompts(settings: RunSettings) -> list[Document]:
+    """Read the prompts asked for; by default two dozen short word problems included in distviz."""
+    from distviz.measure import documents_of
+
+    if settings.text or settings.dataset is not None:
+        return documents_of(settings)
     embedded = resources.files("distviz") / "demo" / "prompts.jsonl"
     with resources.as_file(embedded) as path:
-        return read_documents([path])
+        return documents_of(settings, [path])
 
 
 def filled_corpus(

@@ -141,7 +141,7 @@ def test_every_own_token_against_plain_hooks(opened: Any) -> None:
 @pytest.mark.extended
 def test_real_own_tokens_against_plain_hooks(smollm2: Path) -> None:
     real = collect.open_from(RunSettings(model=str(smollm2)), Progress())
-    prompts = fillers.read_prompts([])[:3]
+    prompts = fillers.read_prompts(RunSettings())[:3]
     settings = RunSettings(layers="0,8", filler="/", batch_size=1, attention_layers="none")
     study = fillers.study_filler(real, prompts, settings, [25], Progress())
     slash = real.tokenizer("/", add_special_tokens=False)["input_ids"] * 25
@@ -281,7 +281,7 @@ def test_a_prompt_that_does_not_fit_is_named(opened: Any) -> None:
 
 
 def test_embedded_prompts() -> None:
-    prompts = fillers.read_prompts([])
+    prompts = fillers.read_prompts(RunSettings())
     assert len(prompts) == 24
     assert all(prompt.is_prompt for prompt in prompts)
     assert len({prompt.question for prompt in prompts}) == 24

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from distviz.data.documents import list_sources, read_documents
+from distviz.data.documents import Reading, list_sources, read_documents
 from distviz.errors import RequestError
 
 # Reading ------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.jsonl", b'{"text": 3}\n', r"line 1: 'text' is not a string"),
         ("a.jsonl", b'{"text": null}\n', r"line 1: 'text' is not a string"),
         ("a.jsonl", b'{"system": "s"}\n', r"line 1: expected"),
-        ("a.jsonl", b'{"text": "t", "question": "q"}\n', r"line 1: expected"),
+        ("a.jsonl", b'{"text": "t", "question": "q"}\n', r"line 1 has 'text', 'question'"),
         ("a.jsonl", b'{"text": ""}\n', r"line 1: expected"),
     ],
 )
@@ -127,6 +128,7 @@ def test_the_embedded_documents() -> None:
 
 HI = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello"}
+ASKS, ANSWERS = HI | {"content": "q"}, HELLO | {"content": "a"}
 SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 
 
@@ -142,6 +144,17 @@ SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
         ({"conversations": SHARED}, {"messages": [HI, HELLO]}),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, HELLO]},
          {"messages": [HI, HELLO]}),
+        ({"question": "q", "answer": "a"}, {"messages": [ASKS, ANSWERS]}),
+        ({"question": "q", "answer": " "}, {"system": "", "question": "q"}),
+        ({"prompt": "q", "completion": "a"}, {"messages": [ASKS, ANSWERS]}),
+        ({"prompt": [ASKS], "completion": [ANSWERS]}, {"messages": [ASKS, ANSWERS]}),
+        ({"prompt": [ASKS]}, {"system": "", "question": "q"}),
+        ({"instruction": "i", "input": "q", "output": "a"},
+         {"messages": [ASKS | {"content": "i\nq"}, ANSWERS]}),
+        ({"instruction": "q", "input": "", "output": "a"}, {"messages": [ASKS, ANSWERS]}),
+        ({"instruction": "q", "system": "S"}, {"system": "S", "question": "q"}),
+        ({"system": "S", "question": "q", "answer": "a"},
+         {"messages": [{"role": "system", "content": "S"}, ASKS, ANSWERS]}),
         ({"text": "a", "system": None, "question": None}, {"text": "a"}),
         ({"text": "", "question": "q"}, {"system": "", "question": "q"}),
         ({"text": "a\r\nb\x00\ufeff"}, {"text": "a\r\nb\x00\ufeff"}),
@@ -162,7 +175,8 @@ def test_rows_survive_their_own_file(
 @pytest.mark.parametrize(
     ("row", "names"),
     [
-        ({"question": "q", "answer": "a"}, "'answer'"),
+        ({"question": "q", "answer": 2, "choices": ["a"]}, "'answer', 'choices'"),
+        ({"prompt": "q", "chosen": "a"}, "'chosen'"),
         ({"text": "t", "system": "s", "url": ""}, "'system', 'url'"),
         ({"messages": [HI], "tools": [], "system": "s"}, "'tools', 'system'"),
         ({"messages": [HI | {"name": "Anna"}, HELLO]}, "'name of a message'"),
@@ -188,7 +202,7 @@ def test_fields_that_are_not_measured_are_named_once(row: dict[str, Any], names:
         ({"text": "a", "id": True}, "'id' is not a string or a number"),
         ({"text": "a", "id": float("nan")}, "'id' is nan"),
         ({"text": "a", "id": 10**5000}, "'id' has too many digits"),
-        ({"instruction": "i", "output": "o"}, "its fields are instruction, output"),
+        ({"input": "i", "output": "o"}, "its fields are input, output; name one with --text-fie"),
         ({}, "its fields are none"),
         ({"messages": "Hi"}, "is not a list of messages"),
         ({"messages": [5]}, 'expected an object with "role" and "content"'),
@@ -197,8 +211,11 @@ def test_fields_that_are_not_measured_are_named_once(row: dict[str, Any], names:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "is not text"),
         ({"messages": [{"role": " ", "content": "Hi"}]}, "'role' is empty"),
         ({"messages": [{"role": 5, "content": "Hi"}]}, "'role' is not a string"),
-        ({"messages": [HI], "text": "t"}, "it has several of them"),
-        ({"messages": [HI], "conversations": [HI]}, "it has several of them"),
+        ({"messages": [HI], "text": "t"}, "has 'text', 'messages'"),
+        ({"messages": [HI], "conversations": [HI]}, "has 'messages', 'conversations'"),
+        ({"instruction": "i", "text": "t"}, "has 'text', 'instruction'"),
+        ({"prompt": 5}, "'prompt' is not a string"),
+        ({"instruction": "i", "input": 5}, "'input' is not a string"),
         ({"messages": []}, "the text is empty"),
         ({"messages": [HI | {"content": " "}]}, "the text is empty"),
     ],
@@ -219,3 +236,16 @@ def test_text_from_python_is_a_list(text: Any) -> None:
 def test_a_document_of_another_type_is_refused(source: Any) -> None:
     with pytest.raises(RequestError, match=f"document 1 is a {type(source).__name__}"):
         read_documents(["a", source])
+
+
+def test_a_number_of_documents_and_another_order() -> None:
+    texts = [f"text {number}" for number in range(50)]
+    first = [one.text for one in read_documents(texts, Reading(most=3))]
+    assert first == texts[:3]
+    mixed = [one.text for one in read_documents(texts, Reading(seed=1))]
+    assert mixed != texts
+    assert sorted(mixed) == sorted(texts)
+    assert [one.text for one in read_documents(texts, Reading(seed=1, most=5))] == mixed[:5]
+    assert [one.text for one in read_documents(texts, Reading(seed=2, most=5))] != mixed[:5]
+    order = np.random.default_rng(1).permutation(50)
+    assert mixed == [texts[number] for number in order]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import os
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from distviz.data.documents import read_documents
+from distviz.data.documents import Reading, read_documents
 from distviz.errors import RequestError
 
 if TYPE_CHECKING:
@@ -53,6 +56,77 @@ def content(ending: str, rows: list[dict[str, Any]]) -> bytes:
     return _parquet(rows) if kind == ".parquet" else _table(rows, {".csv": ","}.get(kind, "\t"))
 
 
+def _zstandard(data: bytes) -> bytes:
+    file = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(file, "zstd") as packed:
+        packed.write(data)
+    return file.getvalue().to_pybytes()
+
+
+PACKINGS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": _zstandard}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet", ".JSON"])
+def test_a_compressed_file_has_the_same_documents(
+    tmp_path: Path, ending: str, packing: str
+) -> None:
+    path = tmp_path / f"rows.v2{ending}.{packing}"
+    data = content(ending, ROWS)
+    # Several frames in a row are one file.
+    parts = [data[:9], data[9:]]
+    path.write_bytes(b"".join(map(PACKINGS[packing], parts)))
+    assert [document.as_dict() for document in read_documents([path])] == ROWS
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_compressed_text_is_one_document(tmp_path: Path, packing: str) -> None:
+    path = tmp_path / f"story.{packing}"
+    path.write_bytes(PACKINGS[packing](b"a\r\nb"))
+    assert [document.text for document in read_documents([path])] == ["a\r\nb"]
+
+
+def test_what_a_file_decompresses_to_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distviz.data.text_files.LIMIT_BYTES", 1000)
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(b"a" * (1 << 21)))
+    with pytest.raises(RequestError, match="more than 1,000 bytes"):
+        read_documents([path])
+
+
+def test_lines_of_a_text_are_documents_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt.xz"
+    path.write_bytes(lzma.compress("one\r\n\ntwo\u2028half\nthree".encode()))
+    found = read_documents([path], Reading(by_line=True))
+    assert [(one.id, one.text) for one in found] == [
+        ("0", "one"), ("2", "two\u2028half"), ("3", "three"),
+    ]  # fmt: skip
+    assert found.notes == (f"{path}: 1 of 4 rows is empty and left out",)
+    (tmp_path / "rows.jsonl").write_bytes(_lines(ROWS))
+    with pytest.raises(RequestError, match="has rows already"):
+        read_documents([tmp_path / "rows.jsonl"], Reading(by_line=True))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+def test_a_field_by_name(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": "no", "body": "yes"}, {"text": "no", "body": ""}]
+    path = tmp_path / f"rows{ending}"
+    path.write_bytes(content(ending, rows))
+    found = read_documents([path], Reading(field="body"))
+    assert [document.text for document in found] == ["yes"]
+    assert found.notes == (
+        f"{path}: 1 of 2 rows is empty and left out",
+        f"{path}: these fields are not measured: 'text'",
+    )
+    with pytest.raises(RequestError, match="has no field 'title'"):
+        read_documents([path], Reading(field="title"))
+    (tmp_path / "plain.txt").write_text("text")
+    with pytest.raises(RequestError, match="it has no fields"):
+        read_documents([tmp_path / "plain.txt"], Reading(field="body"))
+
+
 ENDINGS = [".jsonl", ".JSONL", ".ndjson", ".json", ".Json", ".csv", ".CSV", ".tsv", ".parquet"]
 
 
@@ -66,8 +140,8 @@ def test_every_format_has_the_same_documents(tmp_path: Path, ending: str) -> Non
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_empty_rows_are_left_out_and_other_fields_named(tmp_path: Path, ending: str) -> None:
     rows = [
-        {"question": "2 + 2?", "answer": "4", "level": "low"},
-        {"question": " ", "answer": "", "level": "x"},
+        {"question": "2 + 2?", "source": "4", "level": "low"},
+        {"question": " ", "source": "", "level": "x"},
     ]
     path = tmp_path / f"rows{ending}"
     path.write_bytes(content(ending, rows))
@@ -75,7 +149,7 @@ def test_empty_rows_are_left_out_and_other_fields_named(tmp_path: Path, ending: 
     assert [document.question for document in found] == ["2 + 2?"]
     assert found.notes == (
         f"{path}: 1 of 2 rows is empty and left out",
-        f"{path}: these fields are not measured: 'answer', 'level'",
+        f"{path}: these fields are not measured: 'source', 'level'",
     )
 
 
@@ -123,8 +197,16 @@ def _zip() -> bytes:
         ("a.txt", _zip(), "ZIP archive"),
         ("a.txt", "text".encode("utf-16"), "is not UTF-8 text but UTF-16"),
         ("a.txt", "text".encode("utf-16-le"), "is a binary file"),
-        ("a.jsonl.gz", gzip.compress(_lines(ROWS), mtime=0), "is compressed"),
-        ("a.TXT.ZST", b"text", "is compressed"),
+        ("a.jsonl.zip", _zip(), "is compressed"),
+        ("a.tar.gz", gzip.compress(b"text", mtime=0), "is compressed"),
+        ("a.TXT.ZST", b"text", "cannot be decompressed as .zst"),
+        ("a.jsonl.gz", _lines(ROWS), "cannot be decompressed as .gz"),
+        ("a.jsonl.gz", gzip.compress(_lines(ROWS), mtime=0)[:-9], "cannot be decompressed"),
+        ("a.jsonl.xz", lzma.compress(_lines(ROWS))[:-9], "cannot be decompressed"),
+        ("a.jsonl.zst", _zstandard(_lines(ROWS))[:-9], "cannot be decompressed"),
+        ("a.txt.gz", gzip.compress(_lines(ROWS), mtime=0), "contains JSON Lines"),
+        ("a.txt.gz", gzip.compress(gzip.compress(b"text")), "compressed by gzip"),
+        ("a.pdf.gz", gzip.compress(b"text", mtime=0), "is not a text file"),
         ("a.pdf", b"text", "is not a text file"),
         ("a.docx", _zip(), "is not a text file"),
         ("a.safetensors", b"text", "is not a text file"),

@@ -31,7 +31,10 @@ def test_every_setting_says_what_it_changes() -> None:
         "arm_layers", "redistribution", "at", "c", "p1", "p_min", "p_max", "fraction", "arm_mode",
         "percentile_of", "passes", "ripple",
     }  # fmt: skip
-    kinds = ("tokens", "arm", "counts", "source", "figures", "speed", "nothing")
+    assert names_affecting("text") == (
+        "text_field", "text_lines", "dataset", "max_documents", "shuffle",
+    )  # fmt: skip
+    kinds = ("text", "tokens", "arm", "counts", "source", "figures", "speed", "nothing")
     assert set(names_affecting(*kinds)) == set(OPTIONS)
 
 
@@ -56,7 +59,7 @@ def test_the_sides_of_a_comparison_may_differ_in_model_and_arm_not_in_text() -> 
     names = {name.removeprefix("b_") for name in SIDE_B}
     shared = {name for name, one in OPTIONS.items() if "compare" in one.commands} - names
     assert {"dtype", "attn_implementation", "revision", "c", "redistribution", "preset"} <= names
-    of_text = {*names_affecting("tokens"), "text", "sites", "layers"}
+    of_text = {*names_affecting("text", "tokens"), "text", "sites", "layers"}
     of_command = {*names_affecting("nothing", "speed", "figures"), "threads"}
     assert shared <= of_text | of_command
     assert not names & (of_text | of_command)

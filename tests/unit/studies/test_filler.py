@@ -24,7 +24,7 @@ def opened(demo_folder: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def found(opened: Any) -> FillerStudy:
-    return study_filler(opened, read_prompts([])[:9], SETTINGS, [6, 0, 2], Progress())
+    return study_filler(opened, read_prompts(SETTINGS)[:9], SETTINGS, [6, 0, 2], Progress())
 
 
 def test_changes_are_those_of_the_documents(found: FillerStudy) -> None:
@@ -55,7 +55,7 @@ def test_a_finished_study_is_found_again(found: FillerStudy, tmp_path: Any) -> N
 
 
 def test_a_prompt_longer_than_a_window_is_refused(opened: Any) -> None:
-    prompts = read_prompts([])[:3]
+    prompts = read_prompts(SETTINGS)[:3]
     assert len(prompts) == 3
     assert len(filled_corpus(opened, prompts, SETTINGS, 4).windows) == 3
     with pytest.raises(
