@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from distviz.measure import Checked, CheckpointFolder
     from distviz.progress import Progress
     from distviz.results import Comparison, FillerStudy, Result, Run, Sweep
-    from distviz.studies import CompareSide
 
 GRID = ("c", "p1", "fraction", "arm_mode", "redistribution", "at", "arm_layers")
 """Settings of which a sweep takes lists."""
@@ -122,17 +121,19 @@ def compare_study(
             return compare(a, b, **options, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
+        from distviz.cli.estimate import of_comparison
         from distviz.studies import checked_sides
 
         with naming_command():
             sides = checked_sides(a, b, **options)
         found: dict[str, Estimate | str] = {}
-        last = max((n for n, side in enumerate(sides) if side.checked is not None), default=-1)
         for number, (name, side) in enumerate(zip((a, b), sides, strict=True)):
             found["AB"[number]] = name
             if side.checked is not None:
-                sites, passes = flags.get("sites"), by_value["elementwise"]
-                compared = _compared(side, sites, by_value, number, is_last=number == last)
+                passes = by_value["elementwise"]
+                compared = of_comparison(
+                    sides, number, by_value, flags.get("sites"), found.get("A")
+                )
                 one = _estimate_run(side.settings, side.checked, compared)
                 found["AB"[number]] = one.with_passes(passes + number * by_value["local"])
         return found
@@ -334,19 +335,6 @@ def sweep_study(
     name = f"{short_name(model or settings.model or 'demo')}-sweep"
     how = (request.measure, request.estimate, request.is_answered)
     return Study("sweep", SWEEP, settings, name, *how)
-
-
-def _compared(
-    side: CompareSide, sites: str | None, by_value: dict[str, bool], number: int, *, is_last: bool
-) -> Compared:
-    """Return what a comparison needs of side A (``number`` 0) or B."""
-    from distviz.cli.estimate import Compared
-    from distviz.studies import points_of
-
-    points = []
-    if by_value["elementwise"] and side.checked is not None:
-        points = points_of(side.checked.empty.opened, side.settings, sites)
-    return Compared(points, by_value["local"], is_held=number == 0, has_tables=is_last)
 
 
 def _estimate_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,14 @@ class Estimate:
     operations
         Floating-point operations of all passes, without the language head.
     memory_bytes
-        ``weights, activations, buffers, counting, sketches, logits``, where layers are streamed
-        ``hidden_states``, and ``total``; without the libraries.
+        ``weights, activations, buffers, counting, sketches, logits``, where layers are streamed or
+        models compared ``hidden_states``, and ``total``; without the libraries.
     library_bytes
         Memory of this process with everything imported and no model.
     disk_bytes, temporary_bytes
         Of the folder written; of files that are removed at the end.
+    spilled_bytes
+        Of these: values that wait for a layer or the other model, beyond ``--stream-memory``.
     notes
         Warnings.
     """
@@ -66,6 +69,7 @@ class Estimate:
     library_bytes: int
     disk_bytes: int
     temporary_bytes: int
+    spilled_bytes: int
     notes: list[str]
 
     def with_passes(self, more: int) -> Estimate:
@@ -106,6 +110,7 @@ class DryRun:
         found = self.measurements.items()
         needs = [one.memory_bytes["total"] for _, one in found]
         memory = sum(needs) if self.is_together else max(needs, default=0)
+        spilled = [one.spilled_bytes for _, one in found]
         notes = [note for _, one in found for note in one.notes]
         if memory > self.free_bytes:
             needed, free = memory / 1e9, self.free_bytes / 1e9
@@ -121,7 +126,9 @@ class DryRun:
             "library_bytes": max((one.library_bytes for _, one in found), default=0),
             "free_bytes": self.free_bytes,
             "disk_bytes": sum(one.disk_bytes for _, one in found),
-            "temporary_bytes": sum(one.temporary_bytes for _, one in found),
+            "temporary_bytes": sum(one.temporary_bytes - one.spilled_bytes for _, one in found)
+            + (sum(spilled) if self.is_together else max(spilled, default=0)),
+            "temporary_folder": tempfile.gettempdir(),
             "ready": self.ready,
             "measurements": [{"side": side or None, **asdict(one)} for side, one in found],
             "warnings": list(dict.fromkeys(notes)),

@@ -16,10 +16,11 @@ from distviz.cli.dry_run import Estimate
 from distviz.cli.forward_cost import ForwardCost, trace
 from distviz.data import ROLES, Batch, Corpus, make_batches
 from distviz.hooks import HELD_BYTES
-from distviz.measure import EmptyModel, choose_points, current
+from distviz.measure import EmptyModel, SpillBuffer, choose_points, current
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, join_layers
 from distviz.stats import float_grid
+from distviz.studies import CompareSide, points_of
 
 _TABLE_BYTES = 8 * float_grid.CELLS
 _CLASSES = 4
@@ -48,16 +49,61 @@ class Compared:
         Those compared value by value.
     has_inputs
         Whether what enters its layers is fed to those of the other side.
-    is_held
-        Whether its values wait for those of the other side.
+    is_first
+        Whether it is A, whose values wait for those of B.
+    is_by_layer
+        Whether layers of a side are on disk: all batches pass a layer of A, then that of B.
+    outputs
+        Bytes of what A predicts, which wait for B; 0 unless both are measured and have a head.
+    taken
+        Bytes that the other side keeps of the memory for what waits.
     has_tables
         Whether the tables and figures of the comparison count here.
     """
 
     points: Sequence[HookPoint] = ()
     has_inputs: bool = False
-    is_held: bool = False
+    is_first: bool = False
+    is_by_layer: bool = False
+    outputs: int = 0
+    taken: int = 0
     has_tables: bool = False
+
+
+def of_comparison(
+    sides: Sequence[CompareSide],
+    number: int,
+    by_value: dict[str, bool],
+    sites: str | None,
+    first: Estimate | str | None,
+) -> Compared:
+    """Return what a comparison needs of side A (``number`` 0) or B, of which A may be known."""
+    empty = [side.checked.empty for side in sides if side.checked is not None]
+    points, own, is_whole = [], sides[number], by_value["elementwise"]
+    if is_whole and own.checked is not None:
+        points = points_of(own.checked.empty.opened, own.settings, sites)
+    taken = 0
+    if is_whole and number and not isinstance(first, str | None):
+        taken = first.memory_bytes.get("hidden_states", 0)
+    return Compared(
+        points,
+        by_value["local"],
+        is_first=number == 0,
+        is_by_layer=is_whole and any(one.streams for one in empty),
+        outputs=_outputs(sides) if all(one.opened.has_head for one in empty) else 0,
+        taken=taken,
+        has_tables=number == 1 or sides[1].checked is None,
+    )
+
+
+def _outputs(sides: Sequence[CompareSide]) -> int:
+    """Return the bytes of the inputs of A's head, where both sides are measured."""
+    first = sides[0].checked
+    if first is None or sides[1].checked is None:
+        return 0
+    model: Any = first.empty.opened.model
+    itemsize: int = getattr(torch, first.empty.opened.details["dtype"]).itemsize
+    return int(model.config.get_text_config().hidden_size) * itemsize * first.corpus.tokens
 
 
 def estimate(
@@ -103,7 +149,8 @@ def estimate(
         memory_bytes=sizes.memory(),
         library_bytes=libraries,
         disk_bytes=sizes.disk(),
-        temporary_bytes=sum(one.temporary(settings) for one in map(sizes.result, parts)),
+        temporary_bytes=sizes.temporary() + sizes.spilled(),
+        spilled_bytes=sizes.spilled(),
         notes=notes,
     )
 
@@ -187,10 +234,63 @@ class _Sizes:
         }
         if self.settings.formats and "hadamard" in self.settings.rotate:
             found["counting"] += 4 * max(self.cost.values.values(), default=0)
-        if self.empty.streams:
-            hidden = model.config.get_text_config().hidden_size * itemsize
-            found["hidden_states"] = hidden * self.positions(lambda part: 1 + part.is_paired)
+        if waiting := self._waiting():
+            found["hidden_states"] = min(waiting, self._limit())
         return found | {"total": sum(found.values())}
+
+    def temporary(self) -> int:
+        """Return the bytes of the rows of tokens while they are measured."""
+        return sum(self.result(part).temporary(self.settings) for part in self.parts)
+
+    def spilled(self) -> int:
+        """Return the bytes of what waits beyond the limit, in a file."""
+        return max(self._waiting() - self._limit(), 0)
+
+    def _limit(self) -> int:
+        """Return the bytes of waiting tensors that stay in memory."""
+        device = models.parse_device(self.settings.device)
+        limit = SpillBuffer.within(self.settings.stream_memory, device).limit_bytes
+        return max(limit - (self.compared.taken if self.compared is not None else 0), 0)
+
+    def _waiting(self) -> int:
+        """Return the bytes that wait for the next layer or the other model, see `SpillBuffer`."""
+        details, compared = self.empty.opened.details, self.compared
+        itemsize = getattr(torch, details["dtype"]).itemsize
+        model: Any = self.empty.opened.model
+        width: int = model.config.get_text_config().hidden_size * itemsize
+
+        def hidden(passes: Callable[[Part], float]) -> float:
+            return width * self.positions(passes) + self._masks(passes, itemsize)
+
+        alone = hidden(lambda part: 1 + part.is_paired) * self.empty.streams
+        if compared is None:
+            return int(alone)
+        alone += compared.outputs
+        if not compared.is_by_layer:
+            return int(alone)
+        tokens = sum(part.corpus.tokens for part in self.parts)
+        values: Counter[Any] = Counter()
+        for point, size in zip(compared.points, self._widths(compared.points), strict=True):
+            values[point.stack, point.layer] += size * tokens * itemsize * compared.is_first
+        is_fed = compared.has_inputs and not compared.is_first
+        inputs = width * self.positions(lambda _: compared.has_inputs and compared.is_first)
+        together = hidden(lambda _: 1 + is_fed) + max(values.values(), default=0) + inputs
+        return int(max(alone, together) if compared.is_first else together)
+
+    def _masks(self, passes: Callable[[Part], float], itemsize: int) -> float:
+        """Return the bytes of attention masks, (batch, 1, tokens, tokens), where needed."""
+        model: Any = self.empty.opened.model
+        is_eager = model.config._attn_implementation == "eager"  # noqa: SLF001
+        sizes = [
+            sum(
+                one.valid.size * one.valid.shape[1]
+                for one in each
+                if is_eager or not one.valid.all()
+            )
+            for each in self.batches
+        ]
+        total: float = sum(passes(part) * n for part, n in zip(self.parts, sizes, strict=True))
+        return total * (itemsize if is_eager else 1)
 
     def _held_for_pairs(self, itemsize: int) -> int:
         """Return the bytes of values without ARM that wait for the same values with it."""
@@ -202,7 +302,7 @@ class _Sizes:
 
     def _held_for_other(self, itemsize: int) -> int:
         """Return the bytes of a batch that wait for the other side of a comparison."""
-        if self.compared is None or not self.compared.is_held:
+        if self.compared is None or not self.compared.is_first or self.compared.is_by_layer:
             return 0
         values = sum(self.cost.values[point] for point in self.compared.points)
         if self.compared.has_inputs:

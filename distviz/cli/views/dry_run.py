@@ -83,7 +83,8 @@ def _totals(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "total", f"{memory} ({size(found['free_bytes'])} are free)"
     yield "", f"{size(found['disk_bytes'])} in {found['folder']}"
     if found["temporary_bytes"]:
-        yield "", f"{size(found['temporary_bytes'])} in temporary files, while it measures"
+        place = found["temporary_folder"]
+        yield "", f"{size(found['temporary_bytes'])} in temporary files in {place} meanwhile"
 
 
 def size(n_bytes: float) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from distviz.cli.commands import compare_study
 from distviz.cli.dry_run import dry_run
+from distviz.measure import SpillBuffer
 from distviz.results import ROW
 
 RUN = ["run", "demo", "--max-tokens", "1500"]
@@ -55,6 +56,47 @@ def test_the_rows_of_tokens_are_written_twice(call: Any, monkeypatch: pytest.Mon
     call(*args)
     assert plan["temporary_bytes"] == sum(written)
     assert plan["temporary_bytes"] == 1500 * 6 * 2 * ROW.itemsize
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param([*RUN, "--stream"], id="run"),
+        pytest.param([*COMPARE, "--b-dtype", "fp32"], id="compare"),
+        pytest.param([*COMPARE, "--stream"], marks=EXTENDED, id="streamed"),
+        pytest.param([*COMPARE, "--stream", "--elementwise"], id="value by value"),
+        pytest.param([*COMPARE, "--stream", "--elementwise", "--local"], id="by layer"),
+    ],
+)
+@pytest.mark.parametrize("megabytes", [0, 1])
+def test_the_file_of_what_waits_is_as_large_as_planned(
+    args: list[str], megabytes: int, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*args, "-o", "out", "--no-figures", "--stream-memory", str(megabytes)]
+    plan = json.loads(call(*given, "--dry-run", "--json").out)
+    text = " ".join(call(*given, "--dry-run").out.split())
+    named = f"in temporary files in {plan['temporary_folder']} meanwhile"
+    assert (named in text) == (plan["temporary_bytes"] > 0)
+    ends: dict[int, int] = {}
+    largest = [0]
+    store, close = SpillBuffer.store, SpillBuffer.close
+
+    def stored(buffer: SpillBuffer, tensor: Any) -> Any:
+        handle = store(buffer, tensor)
+        ends[id(buffer)] = buffer._end
+        largest[0] = max(largest[0], sum(ends.values()))
+        return handle
+
+    def closed(buffer: SpillBuffer) -> None:
+        ends.pop(id(buffer), None)
+        close(buffer)
+
+    monkeypatch.setattr(SpillBuffer, "store", stored)
+    monkeypatch.setattr(SpillBuffer, "close", closed)
+    assert call(*given).code == 0
+    # A tensor is in memory or in the file as a whole: the largest is a mask of 4 x 399 x 399.
+    whole = 4 * 399**2 if megabytes else 0
+    assert plan["temporary_bytes"] == pytest.approx(largest[0], rel=0.1, abs=whole)
 
 
 def test_what_waits_for_the_other_side_is_held(tiny_saved: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ ESTIMATE = Estimate(
     library_bytes=550_000_000,
     disk_bytes=70_000,
     temporary_bytes=0,
+    spilled_bytes=0,
     notes=[],
 )
 
