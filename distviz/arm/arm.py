@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,9 +21,8 @@ from distviz.arm.plan import (
     SequenceRows,
     copy_rows,
     one_sequence,
+    sequences_of,
     target_of,
-    to_host,
-    valid_tokens,
 )
 from distviz.arm.sources import fingerprint_of
 from distviz.errors import RequestError, nearest
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from distviz.sites import HookPoint
-    from distviz.stats.kernels import Decision
+    from distviz.stats.kernels import Decision, Request
 
 MODES = ("replace", "add")
 PERCENTILES_OF = ("value", "magnitude")
@@ -148,12 +148,16 @@ class ARM:
     def _decide(self, values: torch.Tensor, rows: NDArray[np.int64]) -> Decision:
         from distviz.stats import kernels
 
+        return kernels.decide(values, rows, self._request)
+
+    @cached_property
+    def _request(self) -> Request:
+        from distviz.stats import kernels
+
         shares = (self.p_min, self.p_max) if self.fraction is None else (self.fraction,) * 2
-        of_magnitude = self.percentile_of == "magnitude"
-        request = kernels.Request(
-            float(self.c), self.p1 / 100, float(shares[0]), float(shares[1]), of_magnitude
-        )
-        return kernels.decide(values, rows, request)
+        is_of_magnitude = self.percentile_of == "magnitude"
+        least, most = map(float, shares)
+        return kernels.Request(float(self.c), self.p1 / 100, least, most, is_of_magnitude)
 
     def selected(self, x: torch.Tensor, mask: Any = None) -> NDArray[np.int64]:
         """Return the flat indices of the values that the first pass moves, ascending."""
@@ -197,7 +201,7 @@ class ARM:
         Tensor
             ``out``. Padding, NaN and infinite values are unchanged.
         """
-        sequences = _sequences(x, mask, documents, tokens)
+        sequences = sequences_of(x, mask, documents, tokens)
         return self.redistribute_rows(x, sequences, out, layer=layer, find_moved=False)[0]
 
     def trace(
@@ -223,7 +227,7 @@ class ARM:
             uint8, shape of ``x``: 1 where a value was selected in any pass; None without
             ``find_moved``.
         """
-        sequences = _sequences(x, mask, documents, tokens)
+        sequences = sequences_of(x, mask, documents, tokens)
         return self.trace_rows(x, sequences, out, layer=layer, find_moved=find_moved)
 
     def trace_rows(
@@ -268,7 +272,8 @@ class ARM:
         flat = values.view(math.prod(values.shape[:-1]), values.shape[-1])
         target = target_of(flat, x, out)
         parts = list(sequences)
-        if target.data_ptr() != flat.data_ptr():
+        is_whole = sum(part.rows.size for part in parts) == flat.shape[0]
+        if not is_whole and target.data_ptr() != flat.data_ptr():
             left_out = np.ones(flat.shape[0], bool)
             for part in parts:
                 left_out[part.rows] = False
@@ -328,22 +333,3 @@ class ARM:
         from distviz.stats import kernels
 
         kernels.apply(source, target, rows, keys, decision, adds=self.mode == "add")
-
-
-def _sequences(x: torch.Tensor, mask: Any, documents: Any, tokens: Any) -> list[SequenceRows]:
-    """Return the rows of each sequence of a batch; arguments as of a call."""
-    batch = x if x.dim() == 3 else x[None]
-    valid = valid_tokens(batch, mask)
-    if tokens is None:
-        tokens = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
-    tokens = to_host(tokens, "tokens", valid.shape, np.int64)
-    owners = np.arange(len(valid)) if documents is None else documents
-    owners = to_host(owners, "documents", valid.shape[:1], np.int64)
-    return [
-        SequenceRows(
-            index * valid.shape[1] + np.flatnonzero(valid[index]),
-            int(owners[index]),
-            tokens[index][valid[index]],
-        )
-        for index in range(len(valid))
-    ]

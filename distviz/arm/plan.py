@@ -112,12 +112,21 @@ def target_of(flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None) -> 
     return out.detach().view(flat.shape)
 
 
-def valid_tokens(batch: torch.Tensor, mask: Any) -> NDArray[np.bool_]:
-    """Return the mask as (batch, tokens) bool on the host."""
-    shape = tuple(batch.shape[:2])
-    if mask is None:
-        return np.ones(shape, bool)
-    return to_host(mask, "mask", shape, np.bool_)
+def sequences_of(x: torch.Tensor, mask: Any, documents: Any, tokens: Any) -> list[SequenceRows]:
+    """Return the rows of each sequence of a batch; arguments as of a call of `ARM`."""
+    count, length = shape = (x.shape[0], x.shape[1]) if x.dim() == 3 else (1, x.shape[0])
+    valid = None if mask is None else to_host(mask, "mask", shape, np.bool_)
+    if tokens is not None:
+        tokens = to_host(tokens, "tokens", shape, np.int64)
+    owners: Any = range(count)
+    if documents is not None:
+        owners = to_host(documents, "documents", (count,), np.int64).tolist()
+    sequences = []
+    for index, owner in enumerate(owners):
+        inside = np.arange(length) if valid is None else np.flatnonzero(valid[index])
+        own = np.arange(inside.size) if tokens is None else tokens[index, inside]
+        sequences.append(SequenceRows(inside + index * length, owner, own))
+    return sequences
 
 
 def to_host(values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

@@ -17,15 +17,21 @@ from distviz.stats.kernels import plan_loops, sequence_loops
 from distviz.stats.kernels.cpu import chunks_of, share
 from distviz.stats.kernels.types import Decision, Request
 
-_WORDS = {2: (torch.int16, np.uint16), 4: (torch.int32, np.uint32), 8: (torch.int64, np.uint64)}
+_WORDS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_FLOATS: dict[torch.dtype, Any] = {
+    torch.float16: np.float16,
+    torch.bfloat16: np.float32,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 _MANY = 1 << 16
 _FEW_BITS = 13
 
 
 def words_of(values: torch.Tensor) -> NDArray[Any]:
     """Return the bit patterns of a tensor: unsigned integers of its width."""
-    signed, unsigned = _WORDS[values.element_size()]
-    return values.view(signed).numpy().view(unsigned)
+    known = values.view(torch.int16) if values.dtype == torch.bfloat16 else values  # to NumPy
+    return known.numpy().view(_WORDS[values.element_size()])
 
 
 @cache
@@ -40,10 +46,18 @@ def _form(dtype: torch.dtype, is_long: bool) -> tuple[Any, ...]:
     exponents = info.bits - 1 - mantissa
     shift = info.bits - (16 if is_long else _FEW_BITS)
     finite = ((1 << exponents) - 1) << mantissa >> shift
-    bias = (1 << (exponents - 1)) - 1
-    words = (shift, mantissa, (1023 - bias) << 52, (1 << (info.bits - 1)) - 1)
-    first, *others = map(np.uint64, words)
-    return first, finite, *others, info.smallest_normal * info.eps
+    least = 2 - (1 << (exponents - 1)) - mantissa
+    powers = np.ldexp(1.0, least + np.maximum(np.arange((1 << exponents) - 1) - 1, 0))
+    words = (np.uint64(number) for number in (shift, mantissa, (1 << (info.bits - 1)) - 1))
+    first, *others = words
+    return first, finite, *others, powers
+
+
+def _pattern_of(magnitude: float, dtype: torch.dtype) -> int:
+    """Return the bit pattern of a magnitude that a type represents exactly."""
+    number: Any = _FLOATS[dtype](magnitude)
+    pattern = int(number.view(f"u{number.itemsize}"))
+    return pattern >> 16 if dtype == torch.bfloat16 else pattern
 
 
 def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> Decision:
@@ -60,23 +74,45 @@ def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> D
     """
     words, width = words_of(values), values.shape[1]
     form = _form(values.dtype, rows.size * width >= _MANY)
-    parts = list(enumerate(chunks_of(rows, width)))
-    tables = np.zeros((len(parts), 2 * int(form[4] >> form[0]) + 2), np.uint32)
-    share(lambda part: sequence_loops.count_cells(words, part[1], form, tables[part[0]]), parts)
-    bracketed = plan_loops.bracket(tables, form, request)
-    lot, sizes = bracketed[1:3]
-
-    def gather(part: tuple[int, NDArray[np.int64]]) -> NDArray[np.uint64]:
-        out = np.empty(int(sizes[part[0]]) + 1, np.uint64)
-        sequence_loops.gather_words(words, part[1], form, lot, out)
-        return out[:-1]
-
-    found = np.concatenate(share(gather, parts)) if sizes.any() else np.empty(0, np.uint64)
-    *plan, pattern = plan_loops.complete(bracketed, found, form, request)
+    chunks = chunks_of(rows, width)
+    tables = np.zeros((len(chunks), 2 * int(form[3] >> form[0]) + 2), np.int64)
+    parts = list(zip(chunks, tables, strict=True))
+    share(lambda part: sequence_loops.count_cells(words, part[0], form, part[1]), parts)
+    table = tables[0] if len(chunks) == 1 else tables.sum(0)
+    bracketed = plan_loops.bracket(table, form, request)
+    found = _gathered(words, parts, form, bracketed[1], bracketed[2])
+    plan = plan_loops.complete(bracketed, found, form, request)
+    pattern = _pattern_of(plan[9], values.dtype)
     cut = (rows.size, 0) if plan[0] else (0, 0)
     if plan[-2] != plan[-1]:
         cut = sequence_loops.find_cut(words, rows, pattern, plan[-2])
-    return Decision(tuple(plan), (pattern, *cut))
+    return Decision(plan, (pattern, *cut))
+
+
+def _gathered(
+    words: NDArray[Any],
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    form: tuple[Any, ...],
+    lot: NDArray[np.uint16],
+    size: int,
+) -> NDArray[np.uint64]:
+    """Return the patterns in some cells, one more than there are.
+
+    By the parts of the rows with their counts, and by the cells and how many values they hold.
+    """
+    if len(parts) == 1 or not size:
+        found = np.empty(size + 1, np.uint64)
+        if size:
+            sequence_loops.gather_words(words, parts[0][0], form, lot, found)
+        return found
+
+    def gather(part: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[np.uint64]:
+        rows, table = part
+        own = np.empty(int(table.reshape(2, -1)[:, lot != 0].sum()) + 1, np.uint64)
+        sequence_loops.gather_words(words, rows, form, lot, own)
+        return own[:-1]
+
+    return np.concatenate([*share(gather, parts), np.zeros(1, np.uint64)])
 
 
 def apply(

@@ -21,7 +21,7 @@ def _mask_of(words):
 
 @njit(**_OPTIONS)
 def count_cells(words, rows, form, table):
-    """Count the cells of the given rows, with their signs, into ``table`` (uint32)."""
+    """Count the cells of the given rows, with their signs, into ``table`` (int64)."""
     width, shift = words.shape[1], words.dtype.type(form[0])
     cells = np.empty(width, np.uint16)
     for index in range(rows.size):
@@ -29,7 +29,7 @@ def count_cells(words, rows, form, table):
         for column in range(width):
             cells[column] = np.uint16(row[column] >> shift)
         for column in range(width):
-            table[cells[column]] += np.uint32(1)
+            table[cells[column]] += 1
 
 
 @njit(**_OPTIONS)

@@ -10,9 +10,9 @@ from distviz.arm.arm import ARM
 from distviz.arm.plan import (
     copy_rows,
     one_sequence,
+    sequences_of,
     target_of,
     to_host,
-    valid_tokens,
 )
 from distviz.errors import RequestError
 
@@ -42,11 +42,19 @@ def test_rows_are_copied_and_the_target_is_checked() -> None:
 
 def test_masks_and_rows() -> None:
     batch = torch.zeros(2, 3, 5)
-    assert valid_tokens(batch, None).tolist() == [[True] * 3] * 2
-    assert valid_tokens(batch, torch.tensor([[1, 1, 0], [1, 0, 0]])).sum() == 3
+    for mask, rows in (
+        (None, [[0, 1, 2], [3, 4, 5]]),
+        (torch.tensor([[1, 1, 0], [0, 0, 1]]), [[0, 1], [5]]),
+    ):
+        first, second = sequences_of(batch, mask, None, None)
+        assert [first.rows.tolist(), second.rows.tolist()] == rows
+        assert (first.document, second.document) == (0, 1)
+        assert second.tokens.tolist() == list(range(len(rows[1])))
+        _, second = sequences_of(batch, mask, [7, 9], np.arange(6).reshape(2, 3))
+        assert (second.document, second.tokens.tolist()) == (9, rows[1])
     assert to_host([4, 5], "documents", (1, 2), np.int64).tolist() == [[4, 5]]
     with pytest.raises(RequestError, match=r"mask has shape \(2,\), expected \(2, 3\)"):
-        valid_tokens(batch, [1, 1])
+        sequences_of(batch, [1, 1], None, None)
     values, rows = one_sequence(batch, [[1, 0, 1], [0, 0, 1]])
     assert tuple(values.shape) == (6, 5)
     assert rows.tolist() == [0, 2, 5]
