@@ -223,7 +223,9 @@ class _Sizes:
         # A document in several batches has tables of its own until its last one.
         is_split = any(len(b.whole) < len({*b.documents}) for each in self.batches for b in each)
         logits = words and min(max(1, _LOGIT_VALUES // words), positions) * words
-        held = self._held_for_pairs(itemsize) + self._held_for_other(itemsize)
+        held = self._held_for_pairs(itemsize)
+        if self.compared is not None and not self.compared.is_by_layer:
+            held += self._held_for_other(positions, positions, itemsize)
         found = {
             "weights": self.empty.weight_bytes(),
             "activations": self.cost.peak + kept * itemsize + held,
@@ -269,12 +271,9 @@ class _Sizes:
         if not compared.is_by_layer:
             return int(alone)
         tokens = sum(part.corpus.tokens for part in self.parts)
-        values: Counter[Any] = Counter()
-        for point, size in zip(compared.points, self._widths(compared.points), strict=True):
-            values[point.stack, point.layer] += size * tokens * itemsize * compared.is_first
         is_fed = compared.has_inputs and not compared.is_first
-        inputs = width * self.positions(lambda _: compared.has_inputs and compared.is_first)
-        together = hidden(lambda _: 1 + is_fed) + max(values.values(), default=0) + inputs
+        held = self._held_for_other(tokens, self.positions(lambda _: 1), itemsize)
+        together = hidden(lambda _: 1 + is_fed) + held
         return int(max(alone, together) if compared.is_first else together)
 
     def _masks(self, passes: Callable[[Part], float], itemsize: int) -> float:
@@ -300,16 +299,20 @@ class _Sizes:
                 values[self.empty.streams and (point.stack, point.layer)] += self.cost.values[point]
         return min(max(values.values(), default=0) * itemsize, HELD_BYTES)
 
-    def _held_for_other(self, itemsize: int) -> int:
-        """Return the bytes of a batch that wait for the other side of a comparison."""
-        if self.compared is None or not self.compared.is_first or self.compared.is_by_layer:
+    def _held_for_other(self, tokens: float, positions: float, itemsize: int) -> int:
+        """Return the bytes of a layer that wait for that of the other side of a comparison.
+
+        ``positions`` count padding, too.
+        """
+        compared = self.compared
+        if compared is None or not compared.is_first:
             return 0
-        values = sum(self.cost.values[point] for point in self.compared.points)
-        if self.compared.has_inputs:
-            model: Any = self.empty.opened.model
-            layers = len({(point.stack, point.layer) for point in self.compared.points})
-            values += layers * self.rows * self.tokens * model.config.get_text_config().hidden_size
-        return values * itemsize
+        values: Counter[Any] = Counter()
+        for point, width in zip(compared.points, self._widths(compared.points), strict=True):
+            values[point.stack, point.layer] += width
+        model: Any = self.empty.opened.model
+        inputs = model.config.get_text_config().hidden_size * compared.has_inputs
+        return int(max(values.values(), default=0) * tokens + inputs * positions) * itemsize
 
     def result(self, part: Part) -> RunSize:
         """Return the rows of the tables of a run on one text."""

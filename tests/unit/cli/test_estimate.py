@@ -113,10 +113,8 @@ def test_what_waits_for_the_other_side_is_held(tiny_saved: Path, tmp_path: Path)
     plain, by_value = activations(), activations(elementwise=True)
     local = activations(elementwise=True, local=True)
     config = json.loads((tiny_saved / "config.json").read_text())
-    hidden, wide, layers = (
-        config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
-    )
+    hidden, wide = (config[name] for name in ("hidden_size", "intermediate_size"))
     positions = 2 * 16
-    assert by_value[0] - plain[0] == 4 * positions * layers * (2 * hidden + 2 * wide)
-    assert local[0] - by_value[0] == 4 * positions * layers * hidden
+    assert by_value[0] - plain[0] == 4 * positions * (2 * hidden + 2 * wide)
+    assert local[0] - by_value[0] == 4 * positions * hidden
     assert plain[1] == by_value[1] == local[1]
