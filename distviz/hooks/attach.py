@@ -129,6 +129,12 @@ def _outside_modes(receive: Receive) -> Receive:
     from torch.utils._python_dispatch import _disable_current_modes
 
     def outside(point: HookPoint, value: torch.Tensor) -> torch.Tensor | None:
+        if value.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise MeasurementError(
+                f"{point.module} (site {point.site}) runs inside the capture of a CUDA graph, "
+                "which would count it once, and not when the graph is replayed",
+                "call the model without the graph",
+            )
         if not torch._C._len_torch_dispatch_stack():  # noqa: SLF001
             return receive(point, value)
         with _disable_current_modes():

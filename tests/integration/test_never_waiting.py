@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,10 @@ from support.tiny_models import CONFIGS
 
 import distviz
 from distviz.arm.controls import make_redistribution
+from distviz.errors import MeasurementError
+from distviz.hooks import attach
 from distviz.measure import measurement
+from distviz.sites import HookPoint
 from distviz.stats import kernels
 from distviz.stats.kernels import device_plans, rng
 
@@ -137,3 +144,29 @@ def test_a_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None
     pd.testing.assert_frame_equal(found.channels, expected.channels, rtol=1e-10, atol=1e-13)
     assert found.groups.keys() == expected.groups.keys()
     assert found.manifest["effect"] == expected.manifest["effect"]
+
+
+def test_a_cuda_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the capture of a graph calls the hooks, its replay does not."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    seen = attach._outside_modes(lambda _point, value: value)
+    point = HookPoint(0, "", "act", "layers.0.act", "output")
+    assert seen(point, torch.ones(2)) is not None  # on the CPU there are no graphs
+    with pytest.raises(MeasurementError, match=r"layers\.0\.act .* a CUDA graph"):
+        seen(point, SimpleNamespace(is_cuda=True))  # type: ignore[arg-type]
+
+
+def test_the_benchmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark of a GPU runs without one, too: it compares, and measures everything."""
+    path = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    spec = importlib.util.spec_from_file_location("gpu", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--size", "tiny", "--device", "cpu", "--pairs", "1"])
+    module.main()
+    found = json.loads(capsys.readouterr().out)
+    assert all(found["correct"].values())
+    assert found["hooks_without_waiting"] is True
+    for name in ("watched_over_bare", "with_channels", "arm_over_clone_bfloat16"):
+        assert found[name]["ratio"] > 0
+    assert set(found["end_to_end"]) == {"passes", "result"}
