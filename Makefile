@@ -26,10 +26,10 @@ demo: .venv/installed
 	@$(BIN)/distviz run
 
 test: .venv/installed-test
-	@$(BIN)/pytest -n 2 $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 extended: .venv/installed-test
-	@$(BIN)/pytest -n 2 -m "extended and not slow" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal -m "extended and not slow" $(ARGS)
 
 oracles: .venv/oracles/torchao
 	@PYTHONPATH=.venv/oracles $(BIN)/pytest -m oracle $(ARGS)
@@ -39,7 +39,7 @@ oracles: .venv/oracles/torchao
 	@touch $@
 
 slow: .venv/installed-test
-	@$(BIN)/pytest -n 2 -m slow $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 dev: .venv/installed-dev
 
