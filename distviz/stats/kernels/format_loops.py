@@ -29,6 +29,7 @@ _FRACTION = np.uint32(23)
 _E4M3_TOP, _E4M3_UP = np.float32(448), np.float32(448 * 6)
 _SUBNORMAL = np.uint32(1 << 22)  # of 2^-127
 _SUMS = {"reassoc", "nsz"}
+_NONE = np.uint32(0)
 _E4M3 = (np.uint32((127 - 6) << 23), np.uint32(20 << 23))
 
 
@@ -122,7 +123,7 @@ def _float_scale(most, top):
 
 
 @njit(**_EXACT)
-def _nearest_integer(value, scale):
+def _nearest_integer(value, scale, _least, _up):
     return np.rint(value * (_ONE / scale))
 
 
@@ -132,8 +133,11 @@ def _nearest_float(value, scale, least, up):
 
 
 @njit(**_EXACT)
-def _error(value, element, scale):
-    return np.float64(value) - np.float64(element * scale)
+def _loss(value, nearest, scale, top):
+    """Return the squared error of a magnitude, whether it becomes zero, whether it is clipped."""
+    error = np.float64(value) - np.float64(min(nearest, top) * scale)
+    is_zeroed = np.int32((nearest == _ZERO) & (value > _ZERO))
+    return error * error, is_zeroed, np.int32(nearest > top)
 
 
 @njit(**_EXACT)
@@ -174,49 +178,41 @@ def _set_scales(blocks, spec, top, up, largest, scales, tables):
             scales[block] = (stored if stored > _ZERO else _ONE) / up
 
 
-@njit(fastmath=_SUMS, **_OPTIONS)
-def _lose_integers(values, scales, top):
-    """Return the sum of squared errors of a row of magnitudes, values made zero, and clipped."""
-    total, zeroed, clipped = 0.0, np.int32(0), np.int32(0)
-    for block in range(scales.size):
-        start, scale = block * STEP, scales[block]
-        for offset in range(STEP):
-            value = values[start + offset]
-            nearest = _nearest_integer(value, scale)
-            zeroed = np.int32(zeroed + np.int32((nearest == _ZERO) & (value > _ZERO)))
-            clipped = np.int32(clipped + np.int32(nearest > top))
-            error = _error(value, min(nearest, top), scale)
-            total += error * error
-    return total, zeroed, clipped
+def _losing(nearest_of):
+    """Return the loop over a row of magnitudes, ``nearest_of`` is how they become elements.
+
+    It returns the sum of squared errors, the values made zero, and those clipped.
+    """
+
+    @njit(fastmath=_SUMS, **_OPTIONS)
+    def lose(values, scales, top, least, up):
+        total, zeroed, clipped = 0.0, np.int32(0), np.int32(0)
+        for block in range(scales.size):
+            start, scale = block * STEP, scales[block]
+            for offset in range(STEP):
+                value = values[start + offset]
+                lost = _loss(value, nearest_of(value, scale, least, up), scale, top)
+                total += lost[0]
+                zeroed = np.int32(zeroed + lost[1])
+                clipped = np.int32(clipped + lost[2])
+        return total, zeroed, clipped
+
+    return lose
 
 
-@njit(fastmath=_SUMS, **_OPTIONS)
-def _lose_floats(values, scales, top, least, up):
-    """Like `_lose_integers`, for elements in floating point."""
-    total, zeroed, clipped = 0.0, np.int32(0), np.int32(0)
-    for block in range(scales.size):
-        start, scale = block * STEP, scales[block]
-        for offset in range(STEP):
-            value = values[start + offset]
-            nearest = _nearest_float(value, scale, least, up)
-            zeroed = np.int32(zeroed + np.int32((nearest == _ZERO) & (value > _ZERO)))
-            clipped = np.int32(clipped + np.int32(nearest > top))
-            error = _error(value, min(nearest, top), scale)
-            total += error * error
-    return total, zeroed, clipped
+_lose_integers, _lose_floats = _losing(_nearest_integer), _losing(_nearest_float)
 
 
 @njit(fastmath=_SUMS, **_OPTIONS)
 def _lose_by_channel(values, channels, top):
-    """Like `_lose_integers`, with a scale per channel by its largest magnitude."""
+    """Like the loops of `_losing`, for integers with a scale per channel by its magnitude."""
     total, zeroed, clipped = 0.0, np.int32(0), np.int32(0)
     for column in range(channels.size):
         value, scale = values[column], _float_scale(channels[column], top)
-        nearest = _nearest_integer(value, scale)
-        zeroed = np.int32(zeroed + np.int32((nearest == _ZERO) & (value > _ZERO)))
-        clipped = np.int32(clipped + np.int32(nearest > top))
-        error = _error(value, min(nearest, top), scale)
-        total += error * error
+        lost = _loss(value, _nearest_integer(value, scale, _NONE, _NONE), scale, top)
+        total += lost[0]
+        zeroed = np.int32(zeroed + lost[1])
+        clipped = np.int32(clipped + lost[2])
     return total, zeroed, clipped
 
 
@@ -278,11 +274,12 @@ def sum_errors(words, rows, kind, floats, blocks, windows, channels, specs, tops
                 _set_scales(blocks[index], spec, top, up, largest, scales, tables)
             if unit == CHANNEL:
                 lost = _lose_by_channel(values, own, top)
-            elif fraction < 0:
-                lost = _lose_integers(values, scales, top)
             else:
                 base, shift = np.uint32((least + 127) << 23), np.uint32((23 - fraction) << 23)
-                lost = _lose_floats(values, scales, top, base, shift)
+                if fraction < 0:
+                    lost = _lose_integers(values, scales, top, base, shift)
+                else:
+                    lost = _lose_floats(values, scales, top, base, shift)
             sums[1 + number, index] = lost[0]
             losses[number, 0] += lost[1]
             losses[number, 1] += lost[2]
