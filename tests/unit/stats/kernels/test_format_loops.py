@@ -23,9 +23,9 @@ def test_rounding_is_not_reordered_inside_the_sums() -> None:
     scale = largest / top
     assert np.rint(value * (np.float32(1) / scale)) != np.rint(value / scale)
     kept = np.rint(value * (np.float32(1) / scale)) * scale
-    values, channels = np.full(32, value), np.full(32, largest)
+    values, channels, unused = np.full(32, value), np.full(32, largest), np.uint32(0)
     sums = [
         format_loops._lose_by_channel(values, channels, top)[0],
-        format_loops._lose_integers(values, np.full(2, scale), top)[0],
+        format_loops._lose_integers(values, np.full(2, scale), top, unused, unused)[0],
     ]
     np.testing.assert_allclose(sums, 32 * (float(value) - float(kept)) ** 2, rtol=1e-14)
