@@ -43,6 +43,7 @@ from distviz.output import counted
 from distviz.progress import Progress
 from distviz.settings import LayerSettings, RunSettings
 from distviz.sites import HookPoint
+from distviz.stats import kernels
 
 Text = str | Path | dict[str, str]
 
@@ -252,6 +253,8 @@ def open_from(
     if world.size > 1:
         progress.stage(f"{counted(world.size, 'process')} of {counted(threads, 'thread')} each")
     progress.stage("loading the model")
+    if is_for_measure and (settings.device == "cpu" or not torch.cuda.is_available()):
+        kernels.compile_ahead(plans=settings.arm_layers != "none")
     choose = partial(needed_points, settings) if is_for_measure else None
     stream = settings.stream if is_for_measure else False
     if info is not None:

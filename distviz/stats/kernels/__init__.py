@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,12 +18,18 @@ from distviz.stats.kernels import (
     cpu,
     device_counts,
     device_plans,
+    format_loops,
     formats,
     numba_loops,
+    pair_loops,
+    plan_loops,
     plans,
     rotation,
+    rotation_loops,
+    sequence_loops,
     torch_ops,
 )
+from distviz.stats.kernels.compiling import compile_ahead, is_compiled, keep_compiled
 from distviz.stats.kernels.device_counts import (
     DeviceObservation,
     DeviceRows,
@@ -68,6 +73,7 @@ __all__ = [
     "add_table",
     "apply",
     "compare",
+    "compile_ahead",
     "count_magnitudes",
     "count_there",
     "decide",
@@ -97,6 +103,7 @@ __all__ = [
 _CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ALL_TYPES = (*_CPU_TYPES, torch.float64)
 _forced = False
+keep_compiled([format_loops, numba_loops, pair_loops, plan_loops, rotation_loops, sequence_loops])
 P = ParamSpec("P")
 Part = TypeVar("Part")
 R = TypeVar("R")
@@ -111,12 +118,6 @@ def force_torch() -> Iterator[None]:
         yield
     finally:
         _forced = before
-
-
-def is_compiled() -> bool:
-    """Whether the compiled loops are cached on disk, so that a first call is quick."""
-    folder = getattr(getattr(numba_loops.round_row, "_cache", None), "cache_path", None)
-    return folder is not None and any(Path(folder).glob("numba_loops.observe*.nbi"))
 
 
 def stays_there(values: torch.Tensor) -> bool:

@@ -212,7 +212,9 @@ def find_largest(words, rows, channels, magnitude_mask, limits, places):
                 continue
             place = filled if filled < most else most - 1
             while place > 0 and sizes[place - 1] < size:
-                sizes[place], places[place] = sizes[place - 1], places[place - 1]
+                sizes[place] = sizes[place - 1]
+                # One by one: the assignment of a row takes a second to compile.
+                places[place, 0], places[place, 1] = places[place - 1, 0], places[place - 1, 1]
                 place -= 1
             sizes[place], places[place, 0], places[place, 1] = size, index, number
             filled = min(filled + 1, most)

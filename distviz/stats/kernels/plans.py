@@ -190,7 +190,7 @@ def row_keys(
     NDArray
         uint32 (rows, 2): ``first`` and ``second`` of `distviz.stats.kernels.rng`.
     """
-    of_rows = np.asarray(slots, np.int64).reshape(-1)
+    of_rows = np.array(slots, np.int64, ndmin=1)  # contiguous and writable: one compiled type
     found: NDArray[np.uint32] = sequence_loops.row_keys(
         (seed, layer, number), of_rows, document, tokens
     )
