@@ -105,10 +105,14 @@ class Tokens:
 
     def slots(self, n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the documents, and each row's slot: one per document and class, -1 for none."""
-        documents, rows = np.unique(self.documents, return_inverse=True)
-        classes = self.classes if n_classes > 1 else np.zeros_like(self.classes)
-        slots = np.where(self.counted, rows[:, None] * n_classes + classes, -1).ravel()
-        return documents, slots if self.routed is None else self.routed.spread(slots)
+
+        def found() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            documents, rows = np.unique(self.documents, return_inverse=True)
+            classes = self.classes if n_classes > 1 else np.zeros_like(self.classes)
+            slots = np.where(self.counted, rows[:, None] * n_classes + classes, -1).ravel()
+            return documents, slots if self.routed is None else self.routed.spread(slots)
+
+        return self.once(("slots", n_classes), found)
 
     def rows_on(self, device: torch.device, n_classes: int) -> kernels.DeviceRows:
         """Return the counted rows and their `slots` on a device."""

@@ -42,10 +42,11 @@ class ExactSums:
 
     def add(self, terms: NDArray[np.float64]) -> None:
         """Add (terms, channels), in place; all finite."""
-        low, high = exact_span(terms)
+        words = terms.view(np.uint64)
+        low, high = exact_span(words)
         if low < high:
             self._reach(low // _BITS, (high - 1) // _BITS)
-            exact_add(terms, self.lowest, self.rows)
+            exact_add(words, self.lowest, self.rows)
 
     def _reach(self, first: int, last: int) -> None:
         """Add rows for digits of these powers."""

@@ -84,8 +84,8 @@ def _items(slots: NDArray[np.int64], width: int) -> list[tuple[int, NDArray[np.i
     order = order[np.searchsorted(slots[order], 0) :]
     items: list[tuple[int, NDArray[np.int64]]] = []
     for chunk in chunks_of(order, width):
-        of_chunk = slots[chunk]
-        items += [(int(slot), chunk[of_chunk == slot]) for slot in np.unique(of_chunk)]
+        own = np.split(chunk, np.flatnonzero(np.diff(slots[chunk])) + 1)
+        items += [(int(slots[rows[0]]), rows) for rows in own if rows.size]
     return items
 
 
@@ -183,8 +183,9 @@ def _sums_of_parts(
     tops = np.zeros((len(rows) if details else 0, values.shape[1]), np.int64)
 
     def one(index: int) -> None:
-        state = (shift, tables[index], sums.powers[index], sums.ends[index], sums.signs[index])
-        _observe_rows(values, rows[index], *state)
+        found = (sums.powers[index], sums.ends[index], sums.signs[index])
+        _observe_rows(values, rows[index], shift, tables[index], *found)
+        numba_loops.pool_channels(rows[index].size, shift, *found, sums.together[index])
         if details:
             _count_tops(values, rows[index], tops[index])
 
@@ -192,7 +193,8 @@ def _sums_of_parts(
     top = float_grid.first_nonfinite(float_grid.grid_for_dtype(str(values.dtype)))
     halves = (slice(top, float_grid.SIGN), slice(top + float_grid.SIGN, None))
     finite = np.array([not any(table[half].any() for half in halves) for table in tables], bool)
-    total, pooled = sums.only(finite).channels(), iter(sums.only(finite).pooled())
+    sums = sums.only(finite)
+    total, pooled = sums.channels(details=details), iter(sums.pooled())
     parts = []
     for part, is_finite in zip(rows, finite.tolist(), strict=True):
         if is_finite:
@@ -201,9 +203,7 @@ def _sums_of_parts(
         masked = ChannelSums.from_values(values[torch.from_numpy(part)].double().numpy())
         parts.append(masked.pooled())
         total = total + masked
-    if not details:
-        return parts, replace(total, higher=None)
-    return parts, replace(total, top=tops.sum(axis=0))
+    return parts, replace(total, top=tops.sum(axis=0)) if details else total
 
 
 def _observe_rows(

@@ -24,17 +24,12 @@ def round_row(bits, codes):
     """Round float32 bit patterns to bf16 codes; what would become infinite stays finite."""
     for column in range(bits.size):
         word = bits[column]
-        code = np.uint32(
-            (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        )
         magnitude = word & np.uint32(0x7FFFFFFF)
-        is_finite = magnitude < np.uint32(0x7F800000)
-        overflows = is_finite & (magnitude >= np.uint32(0x7F7F8000))
-        code = np.uint32(code - np.uint32(overflows))
-        special = np.uint32(word >> np.uint32(16))
-        if magnitude > np.uint32(0x7F800000):
-            special = np.uint32(0x7FC0)
-        codes[column] = np.uint16(code if is_finite else special)
+        half = np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))
+        # What is cut instead of rounded keeps its code, and the largest values stay finite.
+        word = np.uint32(word + (half if magnitude < np.uint32(0x7F7F8000) else np.uint32(0)))
+        word = word if magnitude <= np.uint32(0x7F800000) else np.uint32(0x7FC00000)
+        codes[column] = np.uint16(word >> np.uint32(16))
 
 
 @njit(**_OPTIONS)
@@ -174,6 +169,41 @@ def _add_ends(block, size, ends, signs):
         positive[column] += above
 
 
+@njit(fastmath={"reassoc", "nsz"}, **_OPTIONS)
+def pool_channels(count, shift, sums, ends, signs, pooled):
+    """Combine what `_accumulate` has found of ``count`` rows in all channels.
+
+    ``pooled`` is float64 (8,): zeros, smallest, largest, mean, sums of the second, third and fourth
+    powers of deviations from the mean, of abs(x); the last three only if ``sums`` has five rows.
+    """
+    width, number = shift.size, np.float64(count)
+    means = np.empty(width)
+    zeros, low, high, center = 0.0, np.inf, -np.inf, 0.0
+    for column in range(width):
+        means[column] = np.float64(shift[column]) + sums[0, column] / number
+        center += means[column]
+        zeros += np.float64(signs[0, column])
+        low, high = min(low, np.float64(ends[0, column])), max(high, np.float64(ends[1, column]))
+    center /= max(width, 1)
+    pooled[0], pooled[1], pooled[2], pooled[3] = zeros, low, high, center
+    second, third, fourth, absolute = 0.0, 0.0, 0.0, 0.0
+    for column in range(width):
+        total, squares = sums[0, column], sums[1, column]
+        mean, offset = total / number, means[column] - center
+        m2, moved = max(squares - mean * total, 0.0), number * offset * offset
+        second += m2 + moved
+        if sums.shape[0] == 2:
+            continue
+        shifted = mean * total
+        m3 = sums[2, column] - mean * (3 * squares - 2 * shifted)
+        m4 = sums[3, column] - mean * (4 * sums[2, column] - mean * (6 * squares - 3 * shifted))
+        m4 = max(m4, m2 * m2 / number)
+        third += m3 + offset * (3 * m2 + moved)
+        fourth += m4 + 4 * offset * m3 + offset * offset * (6 * m2 + moved)
+        absolute += sums[4, column]
+    pooled[4], pooled[5], pooled[6], pooled[7] = second, third, fourth, absolute
+
+
 @njit(**_OPTIONS)
 def count_tops(words, rows, magnitude_mask, limit, found):
     """Count by channel (int64) the rows whose first largest magnitude below ``limit`` is there.
@@ -223,38 +253,48 @@ def find_largest(words, rows, channels, magnitude_mask, limits, places):
     return filled
 
 
+@njit(inline="always", **_OPTIONS)
+def _parts_of(word):
+    """Return sign, 53-bit integer and its power of two of the bit pattern of a finite float64."""
+    exponent = np.int64((word >> np.uint64(52)) & np.uint64(0x7FF))
+    bits = word & np.uint64(0xFFFFFFFFFFFFF)
+    if exponent:
+        bits |= np.uint64(1) << np.uint64(52)
+    else:
+        exponent = np.int64(1)
+    sign = np.int64(1) - np.int64((word >> np.uint64(63)) << np.uint64(1))
+    return sign, bits, exponent - np.int64(1075)
+
+
 @njit(**_OPTIONS)
-def exact_span(terms):
-    """Return the exponent of the lowest bit of finite float64 (terms, channels), and of the
-    bit above the highest; (0, 0) where all are 0.
+def exact_span(words):
+    """Return exponents that no bit of finite float64 (terms, channels) is below, or reaches.
+
+    ``words`` are their bit patterns, uint64; (0, 0) where all are 0.
     """
     low, high = 1 << 20, -(1 << 20)
-    for index in range(terms.shape[0]):
-        for column in range(terms.shape[1]):
-            value = terms[index, column]
-            if value != 0.0:
-                mantissa, exponent = math.frexp(abs(value))
-                bits = np.int64(mantissa * 2.0**53)
-                end = math.frexp(np.float64(bits & -bits))[1] - 1
-                low, high = min(low, exponent - 53 + end), max(high, exponent)
+    for index in range(words.shape[0]):
+        for column in range(words.shape[1]):
+            _, bits, exponent = _parts_of(words[index, column])
+            if bits != np.uint64(0):
+                low, high = min(low, exponent), max(high, exponent + np.int64(53))
     return (low, high) if low < high else (0, 0)
 
 
 @njit(**_OPTIONS)
-def exact_add(terms, lowest, rows):
+def exact_add(words, lowest, rows):
     """Add float64 (terms, channels) to whole numbers in base 2^32, int64 (digits, channels).
 
-    The first row counts 2^(32 lowest); rows must span what `exact_span` returns.
+    ``words`` are bit patterns, uint64. The first row counts 2^(32 lowest); rows must span what
+    `exact_span` returns.
     """
     mask = np.uint64(0xFFFFFFFF)
-    for index in range(terms.shape[0]):
-        for column in range(terms.shape[1]):
-            value = terms[index, column]
-            if value == 0.0:
+    for index in range(words.shape[0]):
+        for column in range(words.shape[1]):
+            sign, bits, exponent = _parts_of(words[index, column])
+            if bits == np.uint64(0):
                 continue
-            sign = np.int64(1) if value > 0.0 else np.int64(-1)
-            mantissa, exponent = math.frexp(abs(value))
-            bits, place = np.uint64(mantissa * 2.0**53), exponent - 53 - 32 * lowest
+            place = exponent - 32 * lowest
             if place < 0:  # there are but zeros below
                 bits, place = bits >> np.uint64(-place), 0
             row, shift = place >> 5, np.uint64(place & 31)

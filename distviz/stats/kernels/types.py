@@ -141,6 +141,8 @@ class PowerSums:
         float32 (parts, 2, channels): smallest and largest value.
     signs
         uint32 (parts, 2, channels): zeros and positive values.
+    together
+        float64 (parts, 8): of all channels, see `numba_loops.pool_channels`.
     """
 
     counts: NDArray[np.int64]
@@ -148,6 +150,7 @@ class PowerSums:
     powers: NDArray[np.float64]
     ends: NDArray[np.float32]
     signs: NDArray[np.uint32]
+    together: NDArray[np.float64]
 
     @classmethod
     def empty(cls, counts: list[int], shift: NDArray[np.floating], n_powers: int) -> PowerSums:
@@ -156,38 +159,35 @@ class PowerSums:
         ends = np.empty((parts, 2, width), np.float32)
         ends[:, 0], ends[:, 1] = np.inf, -np.inf
         powers, signs = np.zeros((parts, n_powers, width)), np.zeros((parts, 2, width), np.uint32)
-        return cls(np.array(counts, np.int64), shift, powers, ends, signs)
+        return cls(np.array(counts, np.int64), shift, powers, ends, signs, np.zeros((parts, 8)))
 
     def only(self, chosen: NDArray[np.bool_]) -> PowerSums:
         """Return the sums of some parts."""
         if chosen.all():
             return self
-        kept = (self.powers[chosen], self.ends[chosen], self.signs[chosen])
+        names = ("powers", "ends", "signs", "together")
+        kept = (getattr(self, name)[chosen] for name in names)
         return PowerSums(self.counts[chosen], self.shift, *kept)
 
-    def channels(self) -> ChannelSums:
-        """Return the statistics of each channel over all parts."""
+    def channels(self, *, details: bool) -> ChannelSums:
+        """Return the statistics of each channel over all parts; ``details`` are the higher ones."""
         rows = np.full((1, self.shift.size), self.counts.sum())
         signs = np.concatenate([rows, self.signs.sum(axis=0, dtype=np.int64)])
         low = self.ends[:, 0].min(axis=0, initial=np.inf)
         high = self.ends[:, 1].max(axis=0, initial=-np.inf)
-        powers = self.powers.sum(axis=0)
+        powers = self.powers[:, : None if details else 2].sum(axis=0)
         return ChannelSums.of_powers(signs, self.shift, powers, np.stack([low, high]))
 
     def pooled(self) -> list[Pooled]:
         """Return what all channels of each part have together."""
-        rows = self.counts[:, None]
-        delta, m2, higher = central_sums(rows, np.moveaxis(self.powers, 1, 0))
-        means = self.shift + delta
-        center = means.sum(axis=1) / max(self.shift.size, 1)
-        sums = _moved(rows, means - center[:, None], m2, higher).sum(axis=2).T.tolist()
-        zeros = self.signs[:, 0].sum(axis=1, dtype=np.int64).tolist()
-        lows = self.ends[:, 0].min(axis=1, initial=np.inf).tolist()
-        highs = self.ends[:, 1].max(axis=1, initial=-np.inf).tolist()
         totals = (self.counts * self.shift.size).tolist()
-        found = zip(totals, center.tolist(), sums, strict=True)
-        moments = [Moments.of(n, mean, own[0], own[1:] or None) for n, mean, own in found]
-        return [Pooled(*part) for part in zip(zeros, lows, highs, moments, strict=True)]
+        has_higher = self.powers.shape[1] > 2
+        return [
+            Pooled(int(zeros), low, high, Moments.of(n, mean, m2, higher if has_higher else None))
+            for n, (zeros, low, high, mean, m2, *higher) in zip(
+                totals, self.together.tolist(), strict=True
+            )
+        ]
 
 
 def _moved(
