@@ -78,7 +78,7 @@ class _Request:
         passes = self.allocation.passes(places, layer_count(empty.opened))
         layers = join_layers(layer for layer, _ in places)
         at = join_sites(site for _, site in places)
-        observed = replace(settings, at=at, sites=at, layers=layers, arm_layers=layers)
+        observed = replace(settings, at=at, sites=at, layers=layers, arm_layers="none")
         return {"": estimate(empty, observed, [Part(corpus, passes, is_paired=True)])}
 
 

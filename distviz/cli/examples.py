@@ -131,7 +131,6 @@ PAGES: dict[str, CommandHelp] = {
             "Your own grid, three seeds each:",
             "distviz sweep model --c 0.05,0.32 --p1 75,90 --seeds 3",
         ),
-        ("One setting in each layer alone:", "distviz sweep model --by-layer --c 0.13"),
         (
             "Settings published for the model (otherwise proposed ones), and two of your own:",
             "distviz sweep model --preset auto --c 0.13,0.32",

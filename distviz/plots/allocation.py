@@ -100,7 +100,7 @@ def _draw_curve(ax: Axes, found: Allocation) -> None:
         ax.set_xlabel("mean share of zeros, %")
     else:
         ax.invert_xaxis()
-        ax.set_xlabel(f"mean bits of a value over {counted(len(found.table), 'place')}")
+        ax.set_xlabel(f"mean bits of a value over {counted(found.n_places, 'place')}")
     ax.grid(color=style.GRID, linewidth=0.6)
     layout.panel_title(ax, "KL of next-token distributions, nats")
 

@@ -69,7 +69,7 @@ def allocation_command(found: Allocation) -> str:
     settings, asked = found.manifest.get("settings") or {}, found.manifest["asked"]
     if not settings:
         return ""
-    options = {"at": ",".join(found.sites)} | asked | {"budget_kl": found.manifest.get("budget_kl")}
+    options = {"at": found.manifest["at"]} | asked | {"budget_kl": found.manifest.get("budget_kl")}
     words = [_typed(name, value) for name, value in options.items() if value is not None]
     return _command("sweep", {n: v for n, v in settings.items() if n != "at"}, None, words)
 

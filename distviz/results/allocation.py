@@ -25,7 +25,7 @@ from distviz.results.schema import (
     Share,
 )
 from distviz.results.storage import ALLOCATION
-from distviz.results.tables import records
+from distviz.results.tables import need, records
 
 _Optional = Number | None
 
@@ -47,16 +47,15 @@ class PlaceRow(Row, kw_only=True):
 class _Cost(Row, kw_only=True):
     """What a redistribution costs, with intervals over documents."""
 
-    kl: _Optional = None
-    kl_low: _Optional = None
-    kl_high: _Optional = None
-    loss_before: _Optional = None
-    loss_change: _Optional = None
-    loss_change_low: _Optional = None
-    loss_change_high: _Optional = None
-    top1_agreement: Share | None = None
-    top1_agreement_low: Share | None = None
-    top1_agreement_high: Share | None = None
+    kl: _Optional
+    kl_low: _Optional
+    kl_high: _Optional
+    loss_change: _Optional
+    loss_change_low: _Optional
+    loss_change_high: _Optional
+    top1_agreement: Share | None
+    top1_agreement_low: Share | None
+    top1_agreement_high: Share | None
     documents: Count = 0
 
 
@@ -79,12 +78,13 @@ class CurveRow(_Cost, kw_only=True):
     steps: Count
     mean: Positive
     is_chosen: bool
-    kl_saved: _Optional = None
-    kl_saved_low: _Optional = None
-    kl_saved_high: _Optional = None
-    loss_saved: _Optional = None
-    loss_saved_low: _Optional = None
-    loss_saved_high: _Optional = None
+    loss_before: _Optional
+    kl_saved: _Optional
+    kl_saved_low: _Optional
+    kl_saved_high: _Optional
+    loss_saved: _Optional
+    loss_saved_low: _Optional
+    loss_saved_high: _Optional
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,11 @@ class Allocation(Result):
         return model_layers(self.manifest) or 1
 
     @property
+    def n_places(self) -> int:
+        """The number of places, also of a selection."""
+        return int(self.manifest["places"])
+
+    @property
     def sites(self) -> list[str]:
         """The sites of the places."""
         return list(dict.fromkeys(self.table["site"]))
@@ -143,24 +148,19 @@ class Allocation(Result):
 
     def mean_name(self, mean: float) -> str:
         """Return a mean as text: a share of zeros, or bits."""
-        return f"{percent(mean)} zeros" if self.is_of_zeros else f"{mean:.3g} bits"
+        return counted(percent(mean), "zero") if self.is_of_zeros else counted(f"{mean:.3g}", "bit")
 
     @property
     def verdict(self) -> str:
         """Whether the allocation costs less than uniform beyond noise, and why it ends there."""
         own, even = self.chosen(), self.chosen("uniform")
+        cost = counted(number(own["kl"], 3), "nat")
         text = (
-            f"{self.mean_name(own['mean'])} on average over {counted(len(self.table), 'place')}: "
-            f"KL {number(own['kl'], 3)} nats allocated, {number(even['kl'], 3)} uniform; "
-            f"{_comparison(own, self._is_even)}"
+            f"{self.mean_name(own['mean'])} on average over {counted(self.n_places, 'place')}: "
+            f"KL {cost} allocated, {number(even['kl'], 3)} uniform; "
+            f"{_comparison(own, even)}"
         )
         return f"{text}. {self._end}" if self._end else text
-
-    @property
-    def _is_even(self) -> bool:
-        """Whether the allocation is the uniform one."""
-        column = "threshold" if self.is_of_zeros else "format"
-        return bool((self.table[column] == self.even[column]).all())
 
     @property
     def _end(self) -> str:
@@ -168,11 +168,12 @@ class Allocation(Result):
         budget, own = self.manifest.get("budget_kl"), self.chosen()
         if budget is None:
             return ""
+        limit = counted(f"{budget:g}", "nat")
         if own["kl"] > budget:
-            return f"Nothing cheaper was found: it exceeds the budget of {budget:g} nats"
+            return f"Nothing cheaper was found: it exceeds the budget of {limit}"
         target = self.manifest.get("target")
         if target is not None and own["mean"] < target:
-            return f"The budget of {budget:g} nats ends it before {percent(target)}"
+            return f"It ends before {percent(target)}, at the budget of {limit}"
         return ""
 
     @property
@@ -181,7 +182,7 @@ class Allocation(Result):
         source = (self.manifest.get("model") or {}).get("source")
         words = [str(source)] if source and source != "demo" else []
         kind = "threshold" if self.is_of_zeros else "quantize"
-        words += ["--arm-layers", str(self.manifest["layers"]), "--at", ",".join(self.sites)]
+        words += ["--arm-layers", str(self.manifest["layers"]), "--at", str(self.manifest["at"])]
         words += ["--redistribution", f"{kind}:FOLDER/allocation.csv"]
         return shlex.join(["distviz", "run", *words, *self.manifest.get("flags", [])])
 
@@ -208,22 +209,25 @@ class Allocation(Result):
 
     @classmethod
     def _from_folder(cls, folder: Folder, tables: Sequence[pd.DataFrame]) -> Allocation:
-        table, even, _, curve = tables
+        table, even, costs, curve = tables
         if table.empty or len(table) != len(even):
             raise folder.damaged("allocation.csv", "its places are not those of uniform.csv")
+        names = ("threshold", "zeros") if folder.manifest["unit"] == "zeros" else ("format", "bits")
+        for one, name in ((table, "allocation"), (even, "uniform"), (costs, "allocation_costs")):
+            need(one, names, f"{name}.csv")
         chosen = curve.loc[curve["is_chosen"].astype(bool), "kind"].tolist() if len(curve) else []
         if sorted(chosen) != ["allocated", "uniform"]:
             raise folder.damaged("allocation_curve.csv", "it does not say which rows are chosen")
         return cls(folder.manifest, *tables, file_warnings=folder.changes())
 
 
-def _comparison(own: dict[str, Any], is_even: bool) -> str:
+def _comparison(own: dict[str, Any], even: dict[str, Any]) -> str:
     saved, low, high = (own.get(f"kl_saved{end}", math.nan) for end in ("", "_low", "_high"))
-    if is_even:
+    if own["kl"] == even["kl"] and saved == 0:
         return "they are the same"
     if math.isnan(low):
         return "whether that is more than chance cannot be said, there are too few documents"
-    interval = f"{number(saved, 3)} nats [{number(low, 2)}, {number(high, 2)}]"
+    interval = f"{counted(number(saved, 3), 'nat')} [{number(low, 2)}, {number(high, 2)}]"
     if low > 0:
         return f"better than uniform beyond noise, by {interval}"
     if high < 0:

@@ -318,6 +318,8 @@ class AllocationManifest(Manifest, kw_only=True):
     target: Share | None = None
     budget_kl: Positive | None = None
     layers: str
+    at: str
+    places: Count
     model: NamedModel
     text: Sample | None = None
     flags: list[str] = []

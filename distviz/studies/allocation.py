@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.option import check_choice
+from distviz.output import counted
 from distviz.parsing import amount, word_list
 from distviz.settings import NUMBER_FORMATS
 from distviz.stats import GRANULAR_FORMATS, Sketch, exact_threshold
@@ -89,8 +90,9 @@ def parse_allocation(text: str) -> Asked:
             f"such as {NO_FORMAT},{text}: every place gets it or stays as it is",
         )
     if len({_bits(name) for name in names}) == 1:
+        bits = counted(f"{_bits(names[0]):g}", "bit")
         raise RequestError(
-            f"--allocate {text}: all of these have {_bits(names[0]):g} bits, none saves any",
+            f"--allocate {text}: all of these have {bits}, none saves any",
             "what each costs in each layer: --by-layer --redistribution quantize:FORMAT",
         )
     return Asked(text, formats=tuple(names))

@@ -49,6 +49,17 @@ class AllocationRequest:
         """Return what was asked for, as ``allocation.json`` records it."""
         return {"allocate": self.asked.text, "arm_layers": self.layers}
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The entries of the manifest."""
+        target = self.asked.target
+        return {
+            "asked": self.as_dict(),
+            "unit": "zeros" if target is not None else "bits",
+            "target": None if target is None else float(target),
+            "budget_kl": self.budget_kl,
+        }
+
     def places(self, opened: LoadedModel, at: str) -> dict[tuple[int, str], list[HookPoint]]:
         """Return the points of every place.
 
@@ -59,7 +70,7 @@ class AllocationRequest:
         """
         if not opened.has_head:
             raise RequestError(
-                f"{opened.name} predicts no next token, so no level has a cost",
+                "the model predicts no next token, so no level has a cost",
                 "take a causal language model",
             )
         found: dict[tuple[int, str], list[HookPoint]] = {}
@@ -119,7 +130,8 @@ def allocate(
     places, costs = study.measure_costs(study.find_places())
     path = find_path(places, _wanted(places, request.asked))
     curve = Curve(study, path)
-    curve.measure("curve", evenly(0 if request.asked.formats else 1, len(path.steps), BLOCKS))
+    blocks = evenly(0, len(path.steps), BLOCKS)
+    curve.measure("curve", blocks if request.asked.formats else blocks[1:])  # no zeros, no cost
     if request.budget_kl is not None:
         curve.measure("between", curve.beyond(request.budget_kl))
     chosen = curve.settled(request.budget_kl)
@@ -127,11 +139,10 @@ def allocate(
         "schema_version": SCHEMA_VERSION,
         "kind": "allocation",
         "settings": settings.as_dict(),
-        "asked": request.as_dict(),
-        "unit": "bits" if request.asked.formats else "zeros",
-        "target": None if request.asked.target is None else float(request.asked.target),
-        "budget_kl": request.budget_kl,
+        **request.stated,
         "layers": join_layers(study.layers),
+        "at": settings.at,
+        "places": len(places),
         **describe(opened, corpus, batches, [settings]),
         "seconds": {"measure": round(time.perf_counter() - started, 3)},
         "warnings": list(corpus.notes),

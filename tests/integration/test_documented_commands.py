@@ -132,6 +132,9 @@ def _measure(place: Path) -> None:
         distviz.run("model", text=text, device="cpu").save("runs/mine")
         distviz.run(text=text, device="cpu").save("runs/demo")
         distviz.run(text=text, device="cpu", sites="linear", arm_layers="none").save("runs/linear")
+        rows = "".join(f"{layer},0.1\n" for layer in range(99))
+        Path("runs/half").mkdir()
+        Path("runs/half/allocation.csv").write_text(f"layer,threshold\n{rows}")
 
 
 @pytest.fixture

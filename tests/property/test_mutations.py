@@ -22,11 +22,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 from support.mutations import mutate, strip_checksums
+from support.synthetic_allocations import allocation_of
 from support.synthetic_fillers import study
 from support.synthetic_sweeps import sweep_of
 
 from distviz import reports
-from distviz.cli.views import comparison, filler, run, sweep, whatif
+from distviz.cli.views import allocation, comparison, filler, run, sweep, whatif
 from distviz.errors import DistvizError
 from distviz.reports.export import export
 from distviz.results import Run, load
@@ -38,7 +39,8 @@ ONLY = os.environ.get("DISTVIZ_MUTATION")
 PARTS = 4
 MOST_SECONDS, MOST_MB = 5, 1000
 VIEWS: dict[str, Any] = {
-    "run": run, "comparison": comparison, "filler": filler, "sweep": sweep, "whatif": whatif,
+    "run": run, "comparison": comparison, "filler": filler, "sweep": sweep,
+    "allocation": allocation, "whatif": whatif,
 }  # fmt: skip
 CHANGED = "changed after distviz wrote the folder"
 
@@ -56,6 +58,7 @@ class Folders:
             "comparison": compare_runs(small, small, phase_b="after"),
             "filler": study(),
             "sweep": sweep_of(),
+            "allocation": allocation_of(),
             "whatif": evaluate_whatif(small, asked, "run"),
         }
         self.sound = {kind: one.save(place / "sound" / kind) for kind, one in results.items()}

@@ -11,6 +11,7 @@ import numpy as np
 from distviz.studies import comparison as comparing
 from distviz.studies import whatif as questions
 from support import synthetic_fillers
+from support.synthetic_allocations import allocation_of
 from support.synthetic_comparisons import make, outlier_channels, with_channels
 from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import place, run_of, silu_run
@@ -104,6 +105,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "causal filler": lambda: synthetic_fillers.study(is_causal=True),
     "sweep": sweep_of,
     "by layer": lambda: sweep_of(by_layer=True),
+    "allocation": allocation_of,
+    "formats by layer": lambda: allocation_of(formats=True),
     "whatif": lambda: _whatif(silu_run().run),
     "whatif several": lambda: _whatif(layers_of(30, (1, 4, 9), name=LONG)),
     "whatif deep": lambda: _whatif(layers_of(DEEP)),

@@ -52,7 +52,11 @@ def _costs(base: pd.DataFrame, table: pd.DataFrame, *, formats: bool) -> pd.Data
     names = ["format", "bits"] if formats else ["threshold", "zeros"]
     kl = np.linspace(1e-4, 2e-3, len(base))
     own = base.drop(columns="values").assign(**{name: table[name] for name in names})
-    return own.assign(**_cost(kl)).drop(columns="loss_before").assign(step=np.nan)
+    return (
+        own.assign(**_cost(kl))
+        .drop(columns="loss_before")
+        .assign(step=[1.0, *[np.nan] * (len(base) - 1)])
+    )
 
 
 def _curve(saved: tuple[float, float], *, formats: bool) -> pd.DataFrame:
@@ -68,6 +72,7 @@ def _curve(saved: tuple[float, float], *, formats: bool) -> pd.DataFrame:
                 one = one.assign(**{f"{name}_saved": 0.002, f"{name}_saved_low": saved[0]})
                 one = one.assign(**{f"{name}_saved_high": saved[1]})
         rows.append(one)
+    rows[1] = rows[1].reindex(columns=rows[0].columns)
     return pd.concat(rows, ignore_index=True)
 
 
@@ -76,6 +81,7 @@ def _manifest(*, formats: bool, budget: float | None) -> dict[str, Any]:
         "schema_version": 3, "kind": "allocation", "unit": "bits" if formats else "zeros",
         "asked": {"allocate": "fp8-token,nvfp4" if formats else "50%", "arm_layers": None},
         "target": None if formats else 0.5, "budget_kl": budget, "layers": f"0-{LAYERS - 1}",
+        "at": "product" if formats else "mlp_in,product", "places": LAYERS * (2 - formats),
         "model": {"name": "tiny", "source": "some models/tiny", "layers": LAYERS},
         "text": {"tokens": 2048, "documents": 9},
     }  # fmt: skip

@@ -30,8 +30,8 @@ def summary(found: Allocation, console: Console | None = None) -> Group:
 def _setup(found: Allocation) -> str:
     manifest, n = found.manifest, len(found.costs)
     budget, loss = manifest.get("budget_kl"), found.chosen()["loss_before"]
-    words = [f"{counted(n, 'level')} in {counted(len(found.table), 'place')} alone"]
-    words += [f"at {', '.join(found.sites)}", f"loss {number(loss)} nats"]
+    words = [f"{counted(n, 'level')} in {counted(found.n_places, 'place')} alone"]
+    words += [f"at {', '.join(found.sites)}", f"loss {counted(number(loss), 'nat')}"]
     if budget is not None:
         words.append(f"budget {counted(f'{budget:g}', 'nat')}")
     return " · ".join(words)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import synthetic_fillers
+from support.synthetic_allocations import allocation_of
 from support.synthetic_runs import Synthetic, place, run_of
 from support.synthetic_sweeps import sweep_of
 
@@ -47,6 +48,7 @@ def test_every_result_has_its_kinds_of_figures(
             "comparison": comparison,
             "filler": synthetic_fillers.study(),
             "sweep": sweep_of(),
+            "allocation": allocation_of(),
         }.items()
     }
     assert kinds == {
@@ -54,6 +56,7 @@ def test_every_result_has_its_kinds_of_figures(
         "comparison": {"compared", "overview", "classes"},
         "filler": {"filler", "positions", "by-count"},
         "sweep": {"sweep"},
+        "allocation": {"allocation"},
     }
 
 

@@ -33,8 +33,9 @@ def test_the_budget_is_named_where_it_matters() -> None:
     assert "budget" not in allocation_of(budget=None).verdict
     found = allocation_of()
     found.manifest["target"] = 0.7
-    assert "The budget of 0.05 nats ends it before 70.0 %" in found.verdict
-    even = Allocation(found.manifest, found.table, found.table, found.costs, found.curve)
+    assert "It ends before 70.0 %, at the budget of 0.05 nats" in found.verdict
+    curve = found.curve.assign(kl=0.01, kl_saved=0.0)
+    even = Allocation(found.manifest, found.table, found.table, found.costs, curve)
     assert "they are the same" in even.verdict
 
 
@@ -47,7 +48,9 @@ def test_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert (again.verdict, again.command) == (found.verdict, found.command)
         for name, table in found.tables().items():
             pd.testing.assert_frame_equal(again.tables()[name], table, check_dtype=False)
-        assert again.select(layers=[1]).table["layer"].unique().tolist() == [1]
+        part = again.select(layers=[1])
+        assert part.table["layer"].unique().tolist() == [1]
+        assert (part.verdict, part.command) == (found.verdict, found.command)
         assert again.summary()["places"][0]["layer"] == 0
     kind = "quantize:FOLDER/allocation.csv"
     assert f"--arm-layers 0-4 --at product --redistribution {kind}" in found.command

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import synthetic_fillers
+from support.synthetic_allocations import allocation_of
 from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
@@ -40,7 +41,7 @@ def test_all_kinds_of_results_are_known() -> None:
     assert set(MANIFESTS) == {kind.FILE for kind in _KINDS}
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "whatif"])
+@pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "allocation", "whatif"])
 def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
     first, second = make(1).run, make(2).run
     results = {
@@ -48,6 +49,7 @@ def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
         "comparison": lambda: compare_runs(first, second),
         "filler": synthetic_fillers.study,
         "sweep": sweep_of,
+        "allocation": allocation_of,
         "whatif": lambda: evaluate_whatif(first, parse_whatif(phases="before"), "a"),
     }
     out = write_folder(results[kind](), tmp_path / "out", figures=("svg",))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import synthetic_fillers
+from support.synthetic_allocations import allocation_of
 from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
@@ -49,6 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "filler": synthetic_fillers.study(),
         "sweep": sweep_of(),
         "layers": sweep_of(by_layer=True),
+        "allocation": allocation_of(),
         "whatif": questions.evaluate_whatif(second, questions.parse_whatif(phases="before"), "é"),
     }
     for name, result in results.items():
@@ -64,7 +66,9 @@ def _plainly(words: list[str], width: int, encoding: str = "ascii") -> Any:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "layers", "whatif"])
+@pytest.mark.parametrize(
+    "kind", ["run", "comparison", "filler", "sweep", "layers", "allocation", "whatif"]
+)
 def test_every_kind_is_shown_in_ascii(folders: Path, kind: str) -> None:
     done = _plainly(["show", str(folders / kind), "--layers", "0"], 60)
     assert done.returncode == 0, done.stderr
