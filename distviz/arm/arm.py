@@ -264,8 +264,6 @@ class ARM:
         sequences
             The rows of each; rows in no sequence are unchanged.
         """
-        import torch
-
         from distviz.stats import kernels
 
         values = x.detach().contiguous()
@@ -278,7 +276,11 @@ class ARM:
             for part in parts:
                 left_out[part.rows] = False
             copy_rows(flat, target, np.flatnonzero(left_out))
-        moved = torch.zeros_like(flat, dtype=torch.uint8) if find_moved else None
+        moved = None
+        if find_moved:
+            import torch
+
+            moved = torch.zeros_like(flat, dtype=torch.uint8)
 
         def one(part: SequenceRows) -> list[Decision | None]:
             return self._redistribute(flat, target, part, layer, moved)

@@ -23,6 +23,7 @@ import math
 import numpy as np
 from numba import njit
 
+from distviz.stats.kernels.sequence_loops import count_cells, gather_words
 from distviz.stats.statistics import MAD_TO_SIGMA, SMALLEST_MAD
 
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
@@ -352,3 +353,15 @@ def complete(bracketed, found, form, request):
         upper = high - (high - low) * (1 - weight)
     upper = upper if upper > 0 else 0.0
     return n, center, mad, eps, near, fraction, k, upper, lower, magnitude, k - below, equal
+
+
+@njit(**_OPTIONS)
+def plan_rows(words, rows, form, request):
+    """Return the plan of some rows, as :func:`complete` does, in one call on one thread."""
+    table = np.zeros(2 * np.int64(form[3] >> form[0]) + 2, np.int64)
+    count_cells(words, rows, form, table)
+    bracketed = bracket(table, form, request)
+    found = np.empty(bracketed[2] + 1, np.uint64)
+    if bracketed[2]:
+        gather_words(words, rows, form, bracketed[1], found)
+    return complete(bracketed, found, form, request)

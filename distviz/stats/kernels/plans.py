@@ -75,13 +75,10 @@ def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> D
     words, width = words_of(values), values.shape[1]
     form = _form(values.dtype, rows.size * width >= _MANY)
     chunks = chunks_of(rows, width)
-    tables = np.zeros((len(chunks), 2 * int(form[3] >> form[0]) + 2), np.int64)
-    parts = list(zip(chunks, tables, strict=True))
-    share(lambda part: sequence_loops.count_cells(words, part[0], form, part[1]), parts)
-    table = tables[0] if len(chunks) == 1 else tables.sum(0)
-    bracketed = plan_loops.bracket(table, form, request)
-    found = _gathered(words, parts, form, bracketed[1], bracketed[2])
-    plan = plan_loops.complete(bracketed, found, form, request)
+    if len(chunks) == 1:
+        plan = plan_loops.plan_rows(words, rows, form, request)
+    else:
+        plan = _plan_of_chunks(words, chunks, form, request)
     pattern = _pattern_of(plan[9], values.dtype)
     cut = (rows.size, 0) if plan[0] else (0, 0)
     if plan[-2] != plan[-1]:
@@ -89,22 +86,15 @@ def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> D
     return Decision(plan, (pattern, *cut))
 
 
-def _gathered(
-    words: NDArray[Any],
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    form: tuple[Any, ...],
-    lot: NDArray[np.uint16],
-    size: int,
-) -> NDArray[np.uint64]:
-    """Return the patterns in some cells, one more than there are.
-
-    By the parts of the rows with their counts, and by the cells and how many values they hold.
-    """
-    if len(parts) == 1 or not size:
-        found = np.empty(size + 1, np.uint64)
-        if size:
-            sequence_loops.gather_words(words, parts[0][0], form, lot, found)
-        return found
+def _plan_of_chunks(
+    words: NDArray[Any], chunks: list[NDArray[np.int64]], form: tuple[Any, ...], request: Request
+) -> tuple[Any, ...]:
+    """Do the same as `distviz.stats.kernels.plan_loops.plan_rows`, each chunk on a thread."""
+    tables = np.zeros((len(chunks), 2 * int(form[3] >> form[0]) + 2), np.int64)
+    parts = list(zip(chunks, tables, strict=True))
+    share(lambda part: sequence_loops.count_cells(words, part[0], form, part[1]), parts)
+    bracketed = plan_loops.bracket(tables.sum(0), form, request)
+    _, lot, size, _ = bracketed
 
     def gather(part: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[np.uint64]:
         rows, table = part
@@ -112,7 +102,11 @@ def _gathered(
         sequence_loops.gather_words(words, rows, form, lot, own)
         return own[:-1]
 
-    return np.concatenate([*share(gather, parts), np.zeros(1, np.uint64)])
+    found = [np.empty(1, np.uint64), *(share(gather, parts) if size else [])]
+    plan: tuple[Any, ...] = plan_loops.complete(
+        bracketed, np.concatenate(found[::-1]), form, request
+    )
+    return plan
 
 
 def apply(
