@@ -71,7 +71,7 @@ class DeviceRecorder:
         for document, part in zip(np.unique(tokens.documents).tolist(), parts, strict=True):
             recorder.documents.add_there(key, document, part, is_whole=document in tokens.whole)
         if len(rows) and values.shape[1]:
-            found = kernels.largest_there(values, rows, LARGEST)
+            found = kernels.largest_there(values, rows, LARGEST, seen.tops)
             self._largest.append((key, tokens.counted_rows, [*found]))
 
     def send(self, recorder: Recorder) -> None:

@@ -63,7 +63,7 @@ def test_enqueuing_is_not_refused() -> None:
 
 
 def test_random_numbers() -> None:
-    keys = kernels.row_keys(3, 1, 0, 2, np.arange(50), np.arange(50) + 5)
+    keys = kernels.row_keys(3, 1, 0, 2, 4, np.arange(50) + 5)
     with pretended() as device, strictly(device):
         found = device_plans.uniforms(Pretended(torch.from_numpy(keys.astype(np.int64))), 300)
     np.testing.assert_array_equal(found.elem.numpy(), rng.uniforms(keys, 300))
@@ -96,7 +96,7 @@ def test_watching(kind: str, dtype: torch.dtype) -> None:
     expected = watched(model, channels=True)
     with pretended() as device:
         found = watched(model, channels=True)
-    assert len(device.sent) <= 6 * 2 + 1  # rows and slots of each call, a constant
+    assert len(device.sent) <= 6 * 2 + 3  # rows and slots of each call, constants
     assert found.sketches == expected.sketches
     pd.testing.assert_frame_equal(found.extremes, expected.extremes, check_exact=True)
     pd.testing.assert_frame_equal(found.documents, expected.documents, rtol=1e-12, atol=1e-14)

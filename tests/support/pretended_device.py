@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from distviz.hooks import attach
+from distviz.stats.kernels.device_counts import _ordered_on
 from distviz.stats.kernels.device_summary import magnitudes_on
 
 DEVICE = torch.device("meta")
@@ -148,10 +149,13 @@ def pretended(*, notes_only: bool = False) -> Iterator[PretendedDevice]:
 
         return outside
 
-    magnitudes_on.cache_clear()  # what one mode of inference made does not suit another
+    constants = magnitudes_on, _ordered_on
+    for kept in constants:  # what one mode of inference made does not suit another
+        kept.cache_clear()
     with patch.object(attach, "_outside_modes", there), device:
         yield device
-    magnitudes_on.cache_clear()
+    for kept in constants:
+        kept.cache_clear()
 
 
 @contextmanager

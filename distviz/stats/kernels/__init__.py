@@ -16,8 +16,8 @@ import torch
 
 from distviz.stats.kernels import (
     cpu,
-    device_counts,
     device_plans,
+    device_types,
     format_loops,
     formats,
     numba_loops,
@@ -30,16 +30,15 @@ from distviz.stats.kernels import (
     torch_ops,
 )
 from distviz.stats.kernels.compiling import compile_ahead, is_compiled, keep_compiled
-from distviz.stats.kernels.device_counts import (
+from distviz.stats.kernels.device_counts import count_there, magnitudes_there
+from distviz.stats.kernels.device_summary import largest_there, movement_there, summarise_there
+from distviz.stats.kernels.device_types import (
     DeviceObservation,
     DeviceRows,
     Origin,
-    count_there,
-    magnitudes_there,
     moments_of,
     moments_of_powers,
 )
-from distviz.stats.kernels.device_summary import largest_there, movement_there, summarise_there
 from distviz.stats.kernels.host_copies import HostCopies, to_device, to_host
 from distviz.stats.kernels.numba_loops import (
     add_table,
@@ -123,7 +122,7 @@ def force_torch() -> Iterator[None]:
 def stays_there(values: torch.Tensor) -> bool:
     """Whether values are counted without copying results to the host: where there is float64."""
     is_elsewhere = values.device.type != "cpu" or _forced
-    return is_elsewhere and device_counts.has_float64(values.device.type)
+    return is_elsewhere and device_types.has_float64(values.device.type)
 
 
 @wraps(formats.quantization_sums)

@@ -8,36 +8,26 @@ error of a sum of n deviations is at most n * 2^-24 of the sum of their absolute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+import functools
+import importlib.util
+import operator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.host_copies import to_device, to_host
-from distviz.stats.kernels.types import ChannelSums, Observation, central_sums
-from distviz.stats.moments import Moments
-
-CHUNK_VALUES = 1 << 23
-
-
-@cache
-def has_float64(device: str) -> bool:
-    """Whether a type of device supports float64 (Apple's does not)."""
-    try:
-        torch.zeros(1, dtype=torch.float64, device=device)
-    except (TypeError, RuntimeError):
-        return False
-    return True
-
-
-def widened(values: torch.Tensor) -> torch.Tensor:
-    """Return float64, or float32 on devices without float64."""
-    return values.double() if has_float64(values.device.type) else values.float()
+from distviz.stats.kernels.device_types import (
+    DeviceObservation,
+    DeviceRows,
+    DeviceSums,
+    Origin,
+    kept_of,
+    widened,
+)
+from distviz.stats.kernels.host_copies import to_device
 
 
 def upper_codes(values: torch.Tensor) -> torch.Tensor:
@@ -59,212 +49,6 @@ def grid_codes(values: torch.Tensor) -> torch.Tensor:
     return torch.where(overflow, sign | (float_grid.first_nonfinite("bf16") - 1), codes)
 
 
-@dataclass(frozen=True)
-class DeviceRows:
-    """Rows of a tensor and their slots, on its device.
-
-    Attributes
-    ----------
-    index
-        int64 (n,): the rows, in the order in which equal values are kept; None: all, in order.
-    slots
-        int64 (n,): the table of each.
-    n_slots
-        Number of tables.
-    """
-
-    index: torch.Tensor | None
-    slots: torch.Tensor
-    n_slots: int
-
-    @classmethod
-    def of(
-        cls, rows: NDArray[np.int64], slots: NDArray[np.int64], n_slots: int, device: torch.device
-    ) -> DeviceRows:
-        """Copy the rows and the slot of each row of the tensor (-1: none) to a device."""
-        is_all = rows.size == slots.size and bool((np.diff(rows, prepend=-1) == 1).all())
-        index = None if is_all else to_device(rows, device)
-        return cls(index, to_device(slots[rows], device), n_slots)
-
-    def __len__(self) -> int:
-        return self.slots.shape[0]
-
-    def pieces(
-        self, values: torch.Tensor, chosen: torch.Tensor | None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-        """Yield (slots, values, mask of chosen values) of some million values at a time."""
-        step = max(1, CHUNK_VALUES // max(values.shape[1], 1))
-        for start in range(0, len(self), step):
-            span = slice(start, start + step)
-            at = span if self.index is None else self.index[span]
-            yield self.slots[span], values[at], None if chosen is None else chosen[at]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What is subtracted before sums of powers are taken: close to the mean, the same throughout.
-
-    ``center`` is (), of all values; ``shift`` (channels,), of each channel.
-    """
-
-    center: torch.Tensor
-    shift: torch.Tensor
-
-    @classmethod
-    def of(cls, values: torch.Tensor, rows: DeviceRows, chosen: torch.Tensor | None) -> Origin:
-        """Return the means of some values."""
-        wide = torch.float64 if has_float64(values.device.type) else torch.float32
-        total = torch.zeros(2, values.shape[1], dtype=wide, device=values.device)
-        for _, picked, mask in rows.pieces(values, chosen):
-            kept = _kept(picked, mask)
-            total[0] += torch.where(kept, widened(picked), 0.0).sum(0)
-            total[1] += kept.sum(0)
-        means = total[0] / total[1].clamp(min=1)
-        center = total[0].sum() / total[1].sum().clamp(min=1)
-        return cls(*(torch.where(one.isfinite(), one, 0.0) for one in (center, means)))
-
-
-def _kept(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    finite = torch.isfinite(values.float() if values.element_size() < 4 else values)
-    return finite if mask is None else finite & mask
-
-
-@dataclass(frozen=True)
-class DeviceSums:
-    """Sums of each channel on the device, see `ChannelSums.of_powers`.
-
-    ``signs`` int64 (3, channels), ``powers`` (2 or 5, channels), ``low`` and ``high`` (channels,),
-    ``top`` int64 (channels,).
-    """
-
-    signs: torch.Tensor
-    powers: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    top: torch.Tensor
-
-    def __add__(self, other: Self) -> DeviceSums:
-        return DeviceSums(
-            self.signs + other.signs,
-            self.powers + other.powers,
-            torch.minimum(self.low, other.low),
-            torch.maximum(self.high, other.high),
-            self.top + other.top,
-        )
-
-
-@dataclass(frozen=True)
-class DeviceObservation:
-    """An `Observation` on the device of the values; those about one origin add.
-
-    Attributes
-    ----------
-    tables
-        int32 or int64 (slots, 65536).
-    zeros
-        int64 (slots,).
-    low, high
-        (slots,): extremes of finite values.
-    powers
-        (0 or 5, slots): sums of the first four powers of deviations from the center, and of abs(x);
-        none where the counts are exact.
-    """
-
-    dtype: torch.dtype
-    origin: Origin
-    tables: torch.Tensor
-    zeros: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    powers: torch.Tensor
-    channels: DeviceSums | None = None
-    details: bool = False
-
-    @property
-    def is_rounded(self) -> bool:
-        """Whether values are wider than the grid."""
-        return self.dtype.itemsize > 2
-
-    def grouped(self, n_groups: int, *, inner: bool) -> DeviceObservation:
-        """Add up slots: those with equal quotients by ``n_groups``, or with equal remainders."""
-        dim = 1 if inner else 0
-
-        def split(one: torch.Tensor, first: int) -> torch.Tensor:
-            shape = (one.shape[first] // n_groups, n_groups)
-            return one.view(*one.shape[:first], *shape, *one.shape[first + 1 :])
-
-        return replace(
-            self,
-            tables=split(self.tables, 0).sum(dim, dtype=torch.int64),
-            zeros=split(self.zeros, 0).sum(dim),
-            low=split(self.low, 0).amin(dim),
-            high=split(self.high, 0).amax(dim),
-            powers=split(self.powers, 1).sum(dim + 1),
-        )
-
-    def __add__(self, other: DeviceObservation) -> DeviceObservation:
-        both = None
-        if self.channels is not None and other.channels is not None:
-            both = self.channels + other.channels
-        return replace(
-            self,
-            tables=self.tables + other.tables,
-            zeros=self.zeros + other.zeros,
-            low=torch.minimum(self.low, other.low),
-            high=torch.maximum(self.high, other.high),
-            powers=self.powers + other.powers,
-            channels=both,
-        )
-
-    def parts(self) -> list[torch.Tensor]:
-        """Return all tensors, as `hosted` takes them."""
-        own = [self.tables, self.zeros, self.low, self.high, self.powers]
-        own += [self.origin.center, self.origin.shift]
-        names = fields(DeviceSums) if self.channels is not None else ()
-        return own + [getattr(self.channels, one.name) for one in names]
-
-    def hosted(self, arrays: list[NDArray[Any]]) -> Observation:
-        """Return the observation from the `parts` on the host."""
-        wide = (one.astype(np.float64) if one.dtype.kind == "f" else one for one in arrays)
-        found: list[Any] = list(wide)
-        tables, zeros, low, high, powers, center, shift, *of_channels = found
-        grid = float_grid.grid_for_dtype(str(self.dtype))
-        sums = None
-        if of_channels:
-            signs, of_powers, least, most, top = of_channels
-            sums = ChannelSums.of_powers(signs, shift, of_powers, np.stack([least, most]))
-            sums = replace(sums, top=top) if self.details else sums
-        moments = moments_of(tables, grid, powers, float(center))
-        return Observation(grid, tables, zeros, low, high, moments, self.is_rounded, sums)
-
-    def host(self) -> Observation:
-        """Copy everything to the host, and wait for it."""
-        return self.hosted(to_host(self.parts()))
-
-
-def moments_of_powers(
-    counts: NDArray[np.int64], powers: NDArray[np.float64], center: float
-) -> list[Moments]:
-    """Return the moments of each slot by its sums of powers about a center, (5, slots)."""
-    shift, m2, higher = central_sums(counts, powers)
-    more = [None] * len(counts) if higher is None else [tuple(one) for one in higher.T.tolist()]
-    return list(map(Moments.of, counts.tolist(), (center + shift).tolist(), m2.tolist(), more))
-
-
-def moments_of(
-    tables: NDArray[np.integer], grid: str, powers: NDArray[np.float64], center: float
-) -> list[Moments]:
-    """Return the moments of each slot, by sums of powers about a center or else by the counts."""
-    counted = tables[:, float_grid.ordered_codes(grid)]
-    counts = counted.sum(axis=1, dtype=np.int64)
-    if powers.size:
-        return moments_of_powers(counts, powers, center)
-    values = float_grid.ordered_values(grid)
-    means = counted @ values / np.maximum(counts, 1)
-    m2 = [float(one @ (values - mean) ** 2) for one, mean in zip(counted, means, strict=True)]
-    return list(map(Moments.of, counts.tolist(), means.tolist(), m2))
-
-
 def count_there(
     values: torch.Tensor,
     rows: DeviceRows,
@@ -275,36 +59,115 @@ def count_there(
     chosen: torch.Tensor | None = None,
 ) -> DeviceObservation:
     """Count rows of (rows, channels) by slot, of ``chosen`` values only (bool, shape of values)."""
-    n_slots, width, device = rows.n_slots, values.shape[1], values.device
     origin = origin or Origin.of(values, rows, chosen)
-    is_rounded = values.dtype.itemsize > 2
-    kind: dict[str, Any] = {"dtype": origin.center.dtype, "device": device}
+    n_slots, device, dtype = rows.n_slots, values.device, values.dtype
     size = torch.int32 if values.numel() < 1 << 31 else torch.int64
     tables = torch.zeros(n_slots * float_grid.CELLS, dtype=size, device=device)
-    zeros = torch.zeros(n_slots, dtype=torch.int64, device=device)
-    low, high = (torch.full((n_slots,), end, **kind) for end in (torch.inf, -torch.inf))
-    powers = torch.zeros(5 if is_rounded else 0, n_slots, **kind)
-    sums = None
+    if channels and chosen is None and size == torch.int32 and len(rows) and is_fused(values):
+        fused = _fused(values, rows, origin, tables, details=details)
+        tables = tables.view(n_slots, -1)
+        return DeviceObservation(dtype, origin, tables, *_of_tables(tables, origin, dtype), *fused)
+    of_slots, found = _OfSlots.empty(n_slots, origin), []
     for slots, picked, mask in rows.pieces(values, chosen):
         if not picked.numel():
             continue
         cells = (grid_codes(picked) + (slots * float_grid.CELLS)[:, None]).flatten()
         weights = torch.ones((), dtype=size, device=device) if mask is None else mask.flatten()
         tables.scatter_add_(0, cells, weights.to(size).expand(cells.shape))
-        kept, wide = _kept(picked, mask), widened(picked)
-        zeros.index_add_(0, slots, (kept & (wide == 0)).sum(1))
-        low.scatter_reduce_(0, slots, torch.where(kept, wide, torch.inf).amin(1), "amin")
-        high.scatter_reduce_(0, slots, torch.where(kept, wide, -torch.inf).amax(1), "amax")
-        if is_rounded:
-            powers += _by_slot(_powers(wide, kept, origin.center, 1), slots, n_slots)
+        kept, wide = kept_of(picked, mask), widened(picked)
+        if dtype.itemsize > 2:
+            of_slots.add(wide, kept, slots, origin.center)
         if channels:
-            of_piece = _of_channels(wide, kept, origin.shift, details=details)
-            sums = of_piece if sums is None else sums + of_piece
-    if channels and sums is None:
-        sums = _no_channels(width, details, **kind)
+            found.append(_of_channels(wide, kept, origin.shift, details=details))
     tables = tables.view(n_slots, float_grid.CELLS)
-    args = (values.dtype, origin, tables, zeros, low, high, powers)
-    return DeviceObservation(*args, sums, details)
+    own = of_slots.parts if dtype.itemsize > 2 else _of_tables(tables, origin, dtype)
+    if not channels:
+        return DeviceObservation(dtype, origin, tables, *own)
+    none = torch.zeros(1, values.shape[1], dtype=origin.shift.dtype, device=device)
+    found = found or [_of_channels(none, none.bool(), origin.shift, details=details)]
+    sums = functools.reduce(operator.add, (one for one, _ in found))
+    tops = torch.cat([most for _, most in found])[: len(rows)]
+    return DeviceObservation(dtype, origin, tables, *own, sums, tops, details)
+
+
+def _fused(
+    values: torch.Tensor, rows: DeviceRows, origin: Origin, tables: torch.Tensor, *, details: bool
+) -> tuple[DeviceSums, torch.Tensor, bool]:
+    """Count into the tables by one read; return the channels, and the largest of each row."""
+    from distviz.stats.kernels.triton_loops import count_fused
+
+    places = rows.index
+    if places is None:
+        places = torch.arange(len(rows), device=values.device)
+    args = (values.contiguous(), places, rows.slots, tables, origin.shift)
+    with torch.cuda.device(values.device) if values.is_cuda else nullcontext():
+        signs, powers, ends, tops, first = count_fused(*args, n_powers=5 if details else 2)
+    top = torch.zeros(values.shape[1] if details else 0, dtype=torch.int64, device=values.device)
+    if details:
+        top.index_add_(0, first, (tops >= 0).long())
+    low, high = ends.to(powers.dtype).unbind(0)
+    return DeviceSums(signs, powers, low, high, top), tops.to(powers.dtype), details
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def is_fused(values: torch.Tensor) -> bool:
+    """Whether one kernel counts these values."""
+    return values.is_cuda and values.element_size() == 2 and has_triton()
+
+
+@cache
+def _ordered_on(grid: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the codes of finite values in ascending order, and the values."""
+    codes = float_grid.ordered_codes(grid).astype(np.int64)
+    return to_device(codes, device), to_device(float_grid.ordered_values(grid).copy(), device)
+
+
+def _of_tables(
+    tables: torch.Tensor, origin: Origin, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return zeros, extremes and no sums of powers of 16-bit values, which their counts tell."""
+    codes, values = _ordered_on(float_grid.grid_for_dtype(str(dtype)), tables.device)
+    values = values.to(origin.center.dtype)
+    present = tables[:, codes] > 0
+    low = torch.where(present, values, torch.inf).amin(1)
+    high = torch.where(present, values, -torch.inf).amax(1)
+    zeros = tables[:, 0].long() + tables[:, float_grid.SIGN]
+    return zeros, low, high, origin.center.new_zeros(0, len(tables))
+
+
+@dataclass
+class _OfSlots:
+    """Zeros, extremes and sums of powers of each slot, of values wider than the grid."""
+
+    zeros: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    powers: torch.Tensor
+
+    @classmethod
+    def empty(cls, n_slots: int, origin: Origin) -> _OfSlots:
+        zeros = torch.zeros(n_slots, dtype=torch.int64, device=origin.center.device)
+        low = torch.full_like(zeros, torch.inf, dtype=origin.center.dtype)
+        return cls(zeros, low, -low, origin.center.new_zeros(5, n_slots))
+
+    def add(
+        self, wide: torch.Tensor, kept: torch.Tensor, slots: torch.Tensor, center: torch.Tensor
+    ) -> None:
+        self.zeros.index_add_(0, slots, (kept & (wide == 0)).sum(1))
+        low = torch.where(kept, wide, torch.inf).amin(1)
+        high = torch.where(kept, wide, -torch.inf).amax(1)
+        self.low.scatter_reduce_(0, slots, low, "amin")
+        self.high.scatter_reduce_(0, slots, high, "amax")
+        self.powers += _by_slot(_powers(wide, kept, center, 1), slots, len(self.zeros))
+
+    @property
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.zeros, self.low, self.high, self.powers
 
 
 def magnitudes_there(values: torch.Tensor, rows: DeviceRows) -> torch.Tensor:
@@ -340,17 +203,14 @@ def _by_slot(sums: torch.Tensor, slots: torch.Tensor, n_slots: int) -> torch.Ten
 
 def _of_channels(
     wide: torch.Tensor, kept: torch.Tensor, shift: torch.Tensor, *, details: bool
-) -> DeviceSums:
+) -> tuple[DeviceSums, torch.Tensor]:
+    """Return the sums of each channel, and the largest magnitude of each row (-1 without any)."""
     signs = torch.stack([kept.sum(0), (kept & (wide == 0)).sum(0), (kept & (wide > 0)).sum(0)])
     low = torch.where(kept, wide, torch.inf).amin(0)
     high = torch.where(kept, wide, -torch.inf).amax(0)
+    tops, first = torch.where(kept, wide.abs(), -1.0).max(1)
     top = torch.zeros(wide.shape[1] if details else 0, dtype=torch.int64, device=wide.device)
     if details:
-        first = torch.where(kept, wide.abs(), -1.0).argmax(1)
-        top.index_add_(0, first, kept.any(1).long())
-    return DeviceSums(signs, _powers(wide, kept, shift, 0, 4 if details else 2), low, high, top)
-
-
-def _no_channels(width: int, details: bool, dtype: torch.dtype, device: torch.device) -> DeviceSums:
-    none = torch.zeros(1, width, dtype=dtype, device=device)
-    return _of_channels(none, none.bool(), none[0], details=details)
+        top.index_add_(0, first, (tops >= 0).long())
+    powers = _powers(wide, kept, shift, 0, 4 if details else 2)
+    return DeviceSums(signs, powers, low, high, top), tops

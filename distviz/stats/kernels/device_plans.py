@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.device_counts import DeviceRows, has_float64
+from distviz.stats.kernels.device_types import DeviceRows, has_float64
 from distviz.stats.kernels.host_copies import HostCopies, to_device
 from distviz.stats.kernels.types import Request
 from distviz.stats.statistics import MAD_TO_SIGMA, SMALLEST_MAD

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.device_counts import CHUNK_VALUES, DeviceRows, widened
+from distviz.stats.kernels.device_types import CHUNK_VALUES, DeviceRows, widened
 from distviz.stats.kernels.host_copies import to_device
 from distviz.stats.statistics import MAD_TO_SIGMA
 
@@ -69,15 +69,17 @@ def summarise_there(
 
 
 def largest_there(
-    values: torch.Tensor, rows: DeviceRows, most: int
+    values: torch.Tensor, rows: DeviceRows, most: int, sizes: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the largest finite magnitudes, of equal ones the first in the order of rows.
 
     At most ``most``, by descending magnitude: the values with sign (NaN where there are no more),
-    their positions among the rows, and their channels.
+    their positions among the rows, and their channels. ``sizes`` are the largest of each row, -1
+    without any, where they are known.
     """
-    sizes = [_sizes(picked).amax(1) for _, picked, _ in rows.pieces(values, None)]
-    first = torch.cat(sizes).sort(descending=True, stable=True).indices[:most]
+    if sizes is None:
+        sizes = torch.cat([_sizes(picked).amax(1) for _, picked, _ in rows.pieces(values, None)])
+    first = sizes.sort(descending=True, stable=True).indices[:most]
     first = first.sort().values
     block = values[first if rows.index is None else rows.index[first]]
     flat = _sizes(block).flatten()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from distviz.stats.granular_formats import GranularFormat
-from distviz.stats.kernels import cpu, device_counts, format_loops
+from distviz.stats.kernels import cpu, device_types, format_loops
 from distviz.stats.kernels.types import QuantizationSums
 from distviz.stats.quantizers import largest_magnitudes, restore
 
@@ -163,12 +163,12 @@ def _in_torch(
     x = values[torch.from_numpy(rows).to(device)]
     kept = torch.from_numpy(np.flatnonzero(counted)).to(device)
     finite = x.isfinite()
-    wide = device_counts.widened(torch.where(finite, x, 0))
+    wide = device_types.widened(torch.where(finite, x, 0))
     rows_of = [wide.square().sum(1)[kept]]
     losses, maxima = [], []
     for of in formats:
         restored = restore(x, of, windows)
-        own = torch.where(finite, device_counts.widened(restored.values), 0)
+        own = torch.where(finite, device_types.widened(restored.values), 0)
         rows_of.append((wide - own).square().sum(1)[kept])
         zeroed = (own == 0) & (wide != 0)
         losses.append([int(zeroed[kept].sum()), int(restored.clipped[kept].sum())])

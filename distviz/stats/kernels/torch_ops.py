@@ -10,14 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats.kernels.device_counts import (
-    CHUNK_VALUES,
-    DeviceRows,
-    count_there,
-    has_float64,
-    magnitudes_there,
-)
+from distviz.stats.kernels.device_counts import count_there, magnitudes_there
 from distviz.stats.kernels.device_summary import largest_there
+from distviz.stats.kernels.device_types import CHUNK_VALUES, DeviceRows, has_float64
 from distviz.stats.kernels.host_copies import to_host
 from distviz.stats.kernels.types import Observation, PairSums
 

@@ -100,7 +100,7 @@ def test_a_device_records_what_the_cpu_does(
         found = tables(recorder)
     assert_alike(found, expected)
     # Not once for each layer and phase: rows and slots, with classes also those of positions.
-    assert len(device.sent) <= 4 * (6 if classes else 2) + 1
+    assert len(device.sent) <= 4 * (6 if classes else 2) + 3
 
 
 def test_a_checkpoint_in_between() -> None:

@@ -8,7 +8,8 @@ import torch
 from support.pretended_device import DEVICE, Pretended, pretended, strictly
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.device_counts import CHUNK_VALUES, DeviceRows, count_there, grid_codes
+from distviz.stats.kernels.device_counts import count_there, grid_codes
+from distviz.stats.kernels.device_types import DeviceRows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -55,13 +56,6 @@ def test_by_hand(dtype: torch.dtype, some: bool) -> None:
         assert sums.m2[channel] == pytest.approx(((values - values.mean()) ** 2).sum(), rel=1e-12)
     sizes = np.where(finite, np.abs(wide), -1)[finite.any(axis=1)]
     np.testing.assert_array_equal(sums.top, 2 * np.bincount(sizes.argmax(1), minlength=30))
-
-
-def test_pieces_are_bounded() -> None:
-    rows = DeviceRows(None, torch.zeros(10, dtype=torch.int64), 1)
-    values = torch.zeros(10, CHUNK_VALUES // 4)
-    assert [len(piece) for _, piece, _ in rows.pieces(values, None)] == [4, 4, 2]
-    assert all(piece.data_ptr() >= values.data_ptr() for _, piece, _ in rows.pieces(values, None))
 
 
 def test_a_large_mean_costs_no_digits() -> None:

@@ -11,7 +11,7 @@ from support.pretended_device import Pretended, pretended, strictly
 
 from distviz.arm import ARM, Plan, SequenceRows
 from distviz.arm.controls import make_redistribution
-from distviz.stats.kernels import device_counts
+from distviz.stats.kernels import device_types
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SETTINGS: list[dict[str, Any]] = [
@@ -46,7 +46,7 @@ def test_like_the_cpu(
     dtype: torch.dtype, chosen: dict[str, Any], pieces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pieces:
-        monkeypatch.setattr(device_counts, "CHUNK_VALUES", 7 * 70)
+        monkeypatch.setattr(device_types, "CHUNK_VALUES", 7 * 70)
     x, arm = drawn(dtype), ARM(**chosen, seed=9)
     expected, plans, moved = arm.trace_rows(x, sequences(), layer=2)
     with pretended() as device:

@@ -8,8 +8,8 @@ import torch
 from support.pretended_device import DEVICE, Pretended, pretended, strictly
 
 from distviz.stats import float_grid, kernels
-from distviz.stats.kernels.device_counts import DeviceRows
 from distviz.stats.kernels.device_summary import largest_there, summarise_there
+from distviz.stats.kernels.device_types import DeviceRows
 
 
 def tables_of(grid: str) -> np.ndarray:

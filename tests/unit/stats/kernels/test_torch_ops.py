@@ -13,7 +13,7 @@ import torch
 
 import distviz
 from distviz.stats import kernels
-from distviz.stats.kernels import device_counts, device_plans
+from distviz.stats.kernels import device_plans, device_types
 from distviz.stats.kernels import torch_ops as device
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -112,7 +112,7 @@ def test_pieces_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     with kernels.force_torch():
         whole = answers()
         monkeypatch.setattr(device, "CHUNK_VALUES", 7 * 500)
-        monkeypatch.setattr(device_counts, "CHUNK_VALUES", 7 * 500)
+        monkeypatch.setattr(device_types, "CHUNK_VALUES", 7 * 500)
         pieces = answers()
     for name in ("tables", "zeros", "low", "high"):
         np.testing.assert_array_equal(getattr(pieces[0], name), getattr(whole[0], name))
@@ -138,7 +138,7 @@ def test_a_device_without_float64(dtype: torch.dtype, monkeypatch: pytest.Monkey
     plans = [arm.plan(small), arm.plan(large)]
     slots = np.arange(64) % 3
     exact = kernels.observe(x, slots, 3)
-    for module in (device, device_counts):
+    for module in (device, device_types):
         monkeypatch.setattr(module, "has_float64", lambda _: False)
     doubled: list[Any] = []
     with kernels.force_torch(), monkeypatch.context() as patch:
