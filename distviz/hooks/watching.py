@@ -12,6 +12,7 @@ from distviz.hooks.observation import Layers, choose_points, observe, phase_of
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.token_tracker import Tracker
 from distviz.models import bare, uncompiled
+from distviz.output import counted
 from distviz.results import SCHEMA_VERSION, Run
 from distviz.sites import HookPoint, parse_sites
 from distviz.stats import DEFAULT_C, Sketch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass
+@dataclass(repr=False)
 class WatchResult:
     """The observations of a `watch` so far; grows while the model is called.
 
@@ -37,8 +38,8 @@ class WatchResult:
     _call: int = 0
     _n_documents: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
-    _given: Tokens | None = field(default=None, repr=False)
-    _numbered: Tokens | None = field(default=None, repr=False)
+    _given: Tokens | None = field(default=None)
+    _numbered: Tokens | None = field(default=None)
 
     def receive(self, point: HookPoint, values: torch.Tensor, tokens: Tokens) -> None:
         """Record one point of one forward call."""
@@ -55,6 +56,16 @@ class WatchResult:
             documents = tokens.documents + self._offset
             self._given, self._numbered = tokens, replace(tokens, documents=documents)
         self.recorder.add(point, phase, values, self._numbered or tokens)
+
+    def __repr__(self) -> str:
+        """Return a line: the model, and how much was observed."""
+        keys = self.recorder.sketches
+        layers = len({(key.stack, key.layer) for key in keys})
+        sites = ", ".join(dict.fromkeys(key.site for key in keys))
+        documents = counted(max(self._n_documents.values(), default=0), "document")
+        seen = [f"{sites} of {counted(layers, 'layer')}", documents, "run() returns the result"]
+        parts = [type(self.model).__name__, *(seen if keys else ["nothing observed yet"])]
+        return f"{type(self).__name__}: {' · '.join(parts)}"
 
     def run(self) -> Run:
         """Return all observations so far as a `Run`."""

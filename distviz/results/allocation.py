@@ -87,7 +87,7 @@ class CurveRow(_Cost, kw_only=True):
     loss_saved_high: _Optional
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Allocation(Result):
     """What each place gets, and what that costs.
 

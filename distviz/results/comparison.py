@@ -59,7 +59,7 @@ class Outline:
     keys: list[SiteKey]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Result):
     """Run A compared with run B.
 
@@ -140,6 +140,12 @@ class Comparison(Result):
         from distviz.reports import ComparisonPlots
 
         return ComparisonPlots(self)
+
+    def _measured(self) -> list[str]:
+        from distviz.results.labels import measured_line, side_names
+
+        sides = zip((self.a, self.b), side_names(self), strict=True)
+        return [measured_line(run, name=name) for run, name in sides]
 
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""

@@ -33,7 +33,7 @@ QUANTITIES = (
 """The quantities in the order of the tables; differences are with filler minus without."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FillerStudy(Result):
     """How filler tokens change the activations, by their number.
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 
-from distviz.output import without_controls
+from distviz.output import counted, without_controls
 from distviz.results.columns import Row
 from distviz.results.reading import Folder
 from distviz.results.schema import Manifest
@@ -19,7 +19,7 @@ from distviz.results.storage import staging, write_manifest
 from distviz.results.tables import choose_places, rows_at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(ABC):
     """A run, a comparison or the result of another study.
 
@@ -76,6 +76,28 @@ class Result(ABC):
     @abstractmethod
     def summary(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
+
+    def __repr__(self) -> str:
+        """Return a few lines: what was measured, the tables that it has, and its warnings."""
+        first = f"{type(self).__name__}: "
+        lines = [f"\n{' ' * len(first)}".join(self._measured())]
+        sizes = {one.name: getattr(self, one.name) for one in fields(self)}
+        rows = [
+            f"{name} ({counted(len(table), 'row')})"
+            for name, table in sizes.items()
+            if isinstance(table, pd.DataFrame) and len(table)
+        ]
+        lines += [f"tables: {', '.join(rows)}"] * bool(rows)
+        if warnings := self.stated.get("warnings"):
+            more = f" (and {counted(len(warnings) - 1, 'more warning')})" * (len(warnings) > 1)
+            lines.append(f"warning: {warnings[0]}{more}")
+        return "\n".join([first + lines[0], *(f"  {line}" for line in lines[1:])])
+
+    def _measured(self) -> list[str]:
+        """Return a line for each side that was measured."""
+        from distviz.results.labels import measured_line
+
+        return [measured_line(self)]
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""

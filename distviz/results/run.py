@@ -32,7 +32,7 @@ _PAIRED = ("before", "after", "arm_input")
 _TEXTS = "documents.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run(Result):
     """One measured model.
 

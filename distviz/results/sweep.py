@@ -112,7 +112,7 @@ class Recommendation:
     command: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep(Result):
     """The effect of every setting.
 

@@ -86,7 +86,7 @@ _FAR = 0.5
 """A rank is far from another at so much of all places."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WhatIf(Result):
     """The effect of zeros and number formats on the values of a run.
 

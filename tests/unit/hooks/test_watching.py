@@ -237,3 +237,13 @@ def test_rows_of_a_beam_search_are_rows() -> None:
     documents = watched.run().documents
     assert documents["document"].tolist() == [0, 1, 2]
     assert documents["count"].tolist() == [(6 + 2) * 48] * 3
+
+
+def test_what_was_watched_prints_a_line() -> None:
+    model = tiny(NAMES[0], torch.float32)
+    with torch.no_grad(), distviz.watch(model, sites="act,product") as watched:
+        assert repr(watched).endswith("nothing observed yet")
+        model(input_ids=torch.ones(3, 4, dtype=torch.long))
+    layers = watched.stats()["layer"].nunique()
+    assert f"act, product of {layers} layers · 3 documents" in repr(watched)
+    assert "\n" not in repr(watched)

@@ -10,6 +10,12 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 
+import distviz.results.allocation
+import distviz.results.comparison
+import distviz.results.filler_study
+import distviz.results.run
+import distviz.results.sweep
+import distviz.results.whatif  # noqa: F401  (each defines a kind of result)
 from distviz.errors import RequestError
 from distviz.results.columns import Row
 from distviz.results.reading import Folder
@@ -32,7 +38,7 @@ class Second(Row, kw_only=True):
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Small(Result):
     FILE = "small.json"
     NOUN = "small result"
@@ -93,3 +99,20 @@ def test_the_number_of_layers() -> None:
     assert Small(MANIFEST, FIRST, SECOND).n_layers == 4
     for manifest in ({}, {"model": None}, {"model": {"layers": "4"}}):
         assert model_layers(manifest) == 0
+
+
+def test_a_result_prints_a_few_lines() -> None:
+    model = {"name": "a/b", "activation": "SiLU", "layers": 4, "dtype": "float32"}
+    made = Small(MANIFEST | {"model": model, "warnings": ["one", "two"]}, FIRST, SECOND)
+    assert repr(made).splitlines() == [
+        "Small: b · SiLU · 4 layers · fp32",
+        "  tables: first (3 rows), second (3 rows)",
+        "  warning: one (and 1 more warning)",
+    ]
+    assert repr(Small(MANIFEST | {"model": model}, FIRST[:0], SECOND[:0])).count("\n") == 0
+
+
+def test_every_kind_of_result_prints_itself_so() -> None:
+    kinds = {kind.__name__: kind for kind in Result.__subclasses__() if kind.__module__ != __name__}
+    assert {"Run", "Comparison", "Sweep", "WhatIf", "FillerStudy", "Allocation"} <= kinds.keys()
+    assert all(kind.__repr__ is Result.__repr__ for kind in kinds.values())
