@@ -71,7 +71,8 @@ def allocation_command(found: Allocation) -> str:
         return ""
     options = {"at": found.manifest["at"]} | asked | {"budget_kl": found.manifest.get("budget_kl")}
     words = [_typed(name, value) for name, value in options.items() if value is not None]
-    return _command("sweep", {n: v for n, v in settings.items() if n != "at"}, None, words)
+    own = {name: value for name, value in settings.items() if name not in ("at", "sites")}
+    return _command("sweep", own, None, words)
 
 
 def whatif_command(results: WhatIf) -> str:

@@ -9,8 +9,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.synthetic_allocations import allocation_of
 
-from distviz.reports.repeat_command import compare_command, run_command, whatif_command
+from distviz.reports.repeat_command import (
+    allocation_command,
+    compare_command,
+    run_command,
+    whatif_command,
+)
 from distviz.results.whatif import WhatIf
 from distviz.settings import RunSettings
 
@@ -160,3 +166,15 @@ def test_what_has_no_effect_is_not_typed() -> None:
     assert run_command({"settings": settings.as_dict()}, None).startswith(line)
     assert "filler" not in run_command({"settings": settings.as_dict()}, None)
     assert "centred" not in run_command({"settings": settings.as_dict()}, None)
+
+
+def test_an_allocation() -> None:
+    found = allocation_of()
+    assert allocation_command(found) == ""
+    found.manifest["settings"] = {"model": "my model", "max_tokens": 99}
+    found.manifest["settings"] |= {"at": "mlp_in,product", "sites": "mlp_in,product"}
+    found.manifest["asked"]["arm_layers"] = "0-4"
+    assert allocation_command(found) == (
+        "distviz sweep 'my model' --max-tokens 99 --at mlp_in,product --allocate 50% "
+        "--arm-layers 0-4 --budget-kl 0.05"
+    )

@@ -35,3 +35,11 @@ def test_largest_element_and_block(name: str, top: float, block: int) -> None:
 
 def test_the_settings_name_all_of_them() -> None:
     assert list(GRANULAR_FORMATS) == list(OPTIONS["formats"].choices)
+
+
+def test_bits_count_the_scales_of_blocks() -> None:
+    bits = {name: one.bits for name, one in GRANULAR_FORMATS.items()}
+    assert (bits["nvfp4"], bits["mxfp4"], bits["mxfp8"]) == (4.5, 4.25, 8.25)
+    assert bits["int4-group128"] == 4.25
+    assert {bits[name] for name in ("int8-token", "fp8-token", "int8-channel", "int8-asym")} == {8}
+    assert {bits[name] for name in ("int4", "int4-asym")} == {4}

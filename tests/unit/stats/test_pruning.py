@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from distviz.stats.pruning import Pruned, threshold_for
+from distviz.stats.pruning import Pruned, exact_threshold, threshold_for
 from distviz.stats.quantization import Sample
 from distviz.stats.sketch import Sketch
 
@@ -78,3 +78,13 @@ def test_large_counts_stay_exact() -> None:
     assert threshold_for(magnitudes, counts, half) == 2.0
     assert threshold_for(magnitudes, counts, half - Fraction(1, 2**60)) == 2.0
     assert threshold_for(magnitudes, counts, Fraction(2**53, 2**54 + 1)) == 1.0
+
+
+def test_the_exact_threshold_is_the_largest_that_rounds_to_it() -> None:
+    values = [2.0**-133, 3e-39, 1e-30, 0.1, 1.0, 1.0078125, 2.0, 1e30]
+    for value in torch.tensor(values, dtype=torch.float32).bfloat16().tolist():
+        limit = exact_threshold(value)
+        above = np.nextafter(np.float32(limit), np.float32(np.inf))
+        rounded = torch.tensor([limit, above], dtype=torch.float32).bfloat16().tolist()
+        assert rounded[0] == value < rounded[1]
+    assert exact_threshold(0.0) == 0.0
