@@ -13,7 +13,7 @@ from support.pretended_device import DEVICE, Pretended, pretended, strictly
 from distviz.hooks import Recorder, Tokens
 from distviz.results import Run
 from distviz.sites import HookPoint
-from distviz.stats import decode, encode
+from distviz.stats import decode, encode, kernels
 
 POINTS = [HookPoint(layer, "", "act", f"layers.{layer}.act", "output") for layer in (0, 3)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -135,3 +135,22 @@ def test_nothing_counted() -> None:
     assert found.channels["count"].sum() == 0
     assert found.extremes.empty
     assert DEVICE.type != "cpu"
+
+
+def test_layers_and_values_on_several_devices() -> None:
+    """Each place is counted where its values are; one place may be on two devices."""
+    tokens, x = tokens_of(0, frozenset()), drawn(0, torch.bfloat16)
+    expected, recorder = Recorder(), Recorder()
+    for point in POINTS:
+        expected.add(point, "before", x, tokens)
+        expected.add(point, "before", x, tokens)
+    with pretended() as device:
+        for point in POINTS:
+            with strictly(device):
+                recorder.add(point, "before", Pretended(x), tokens)
+            with kernels.force_torch():
+                recorder.add(point, "before", x, tokens)
+        recorder.flush()
+    assert recorder.sketches == expected.sketches
+    found, other = recorder.channels(), expected.channels()
+    pd.testing.assert_frame_equal(found, other, rtol=1e-11, atol=1e-13)
