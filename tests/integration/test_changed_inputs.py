@@ -31,6 +31,13 @@ def threshold_table(_: Path) -> tuple[list[str], Change, str]:
     return ["--redistribution", "threshold:t.csv"], change, "content of threshold:t.csv"
 
 
+def format_table(_: Path) -> tuple[list[str], Change, str]:
+    file = Path("f.csv")
+    file.write_text("layer,format\n0,int8\n")
+    change = partial(file.write_text, "layer,format\n0,int4\n")
+    return ["--redistribution", "quantize:f.csv"], change, "content of quantize:f.csv"
+
+
 def folder_of_a_whatif(_: Path) -> tuple[list[str], Change, str]:
     """Only whether a float32 value counts as its nearest bfloat16 changes."""
     folder = Path("w")
@@ -94,8 +101,8 @@ def change_middle(file: Path) -> None:
 
 
 KINDS = [
-    threshold_table, folder_of_a_whatif, code, text, prompts, options, tokenizer, configuration,
-    weights,
+    threshold_table, format_table, folder_of_a_whatif, code, text, prompts, options, tokenizer,
+    configuration, weights,
 ]  # fmt: skip
 
 
