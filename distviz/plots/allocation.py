@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from distviz.results import Allocation
 
-_LOOKS = {"allocated": ("#d55e00", "o", "-"), "uniform": ("#0072b2", "s", "--")}
+_LOOKS = {"allocated": ("#0072b2", "o", "-"), "uniform": ("#d55e00", "s", "--")}
 """Colour, marker and line of each side."""
 
 
