@@ -9,8 +9,10 @@ row are split by the grid of each image.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,8 +85,9 @@ class Tracker:
         self._depth += 1
         if self._depth > 1:  # the base model inside the called model
             return
-        names = inspect.signature(module.forward).parameters
-        given = dict(zip(names, args, strict=False)) | kwargs
+        given = kwargs
+        if args:
+            given = dict(zip(_names_of(module.forward), args, strict=False)) | kwargs
         source = _first(given, _SOURCES)
         continues = source is None and self._encoder_ran
         self._encoder_ran = module is self._encoder
@@ -173,6 +176,18 @@ def _streams_first(tensor: torch.Tensor, tokens: Tokens) -> bool:
     shape = tokens.valid.shape
     same = tensor.dim() == 4 and tensor.shape[1:3] == shape and tensor.shape[:2] != shape
     return same and tokens.are_read
+
+
+def _names_of(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the parameters of a function or method."""
+    if inspect.ismethod(forward):
+        return _names_of_function(forward.__func__)[1:]
+    return tuple(inspect.signature(forward).parameters)
+
+
+@cache
+def _names_of_function(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _first(given: dict[str, Any], names: tuple[str, ...]) -> Any:
