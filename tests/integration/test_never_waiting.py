@@ -103,8 +103,10 @@ def test_watching(kind: str, dtype: torch.dtype) -> None:
     pd.testing.assert_frame_equal(found.channels, expected.channels, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize("name", ["arm", "threshold", "scale:2", "threshold:0.01"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("llama", "arm"), ("gpt2", "threshold"), ("llama", "scale:2"), ("gpt2", "threshold:0.01")],
+)
 def test_redistributing(kind: str, name: str) -> None:
     model, arm = tiny(kind, torch.bfloat16), make_redistribution(name, distviz.ARM())
 

@@ -86,7 +86,7 @@ def count_there(
     none = torch.zeros(1, values.shape[1], dtype=origin.shift.dtype, device=device)
     found = found or [_of_channels(none, none.bool(), origin.shift, details=details)]
     sums = functools.reduce(operator.add, (one for one, _ in found))
-    tops = torch.cat([most for _, most in found])[: len(rows)]
+    tops = torch.cat([most for _, most in found])[: len(rows)] if details else None
     return DeviceObservation(dtype, origin, tables, *own, sums, tops, details)
 
 
@@ -204,13 +204,13 @@ def _by_slot(sums: torch.Tensor, slots: torch.Tensor, n_slots: int) -> torch.Ten
 def _of_channels(
     wide: torch.Tensor, kept: torch.Tensor, shift: torch.Tensor, *, details: bool
 ) -> tuple[DeviceSums, torch.Tensor]:
-    """Return the sums of each channel, and the largest magnitude of each row (-1 without any)."""
+    """Return the sums of each channel; with details, the largest of each row (-1 without any)."""
     signs = torch.stack([kept.sum(0), (kept & (wide == 0)).sum(0), (kept & (wide > 0)).sum(0)])
     low = torch.where(kept, wide, torch.inf).amin(0)
     high = torch.where(kept, wide, -torch.inf).amax(0)
-    tops, first = torch.where(kept, wide.abs(), -1.0).max(1)
-    top = torch.zeros(wide.shape[1] if details else 0, dtype=torch.int64, device=wide.device)
+    tops, top = low[:0], signs.new_zeros(wide.shape[1] if details else 0)
     if details:
+        tops, first = torch.where(kept, wide.abs(), -1.0).max(1)
         top.index_add_(0, first, (tops >= 0).long())
     powers = _powers(wide, kept, shift, 0, 4 if details else 2)
     return DeviceSums(signs, powers, low, high, top), tops

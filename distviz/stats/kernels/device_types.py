@@ -147,7 +147,8 @@ class DeviceObservation:
     channels
         Sums of each channel.
     tops
-        (rows,): the largest magnitude of each row, -1 without finite values; of the last call.
+        (rows,): the largest magnitude of each row, -1 without finite values; of the last call, None
+        where it was not needed.
     """
 
     dtype: torch.dtype

@@ -64,7 +64,8 @@ def test_an_observation_by_it(details: bool, monkeypatch: pytest.MonkeyPatch) ->
     for part, other in zip(found.parts(), expected.parts(), strict=True):
         assert torch.allclose(part.double(), other.double(), rtol=1e-12, atol=1e-12, equal_nan=True)
     assert torch.equal(found.tables, expected.tables)
-    assert torch.equal(found.tops, expected.tops)
+    sizes = torch.where(x.isfinite(), x.abs(), -1.0).amax(1).double()
+    assert torch.equal(found.tops, sizes[rows.index])
 
 
 COMPILE = """
