@@ -14,7 +14,9 @@ from distviz.results.filler_study import FillerStudy
 from distviz.settings import RunSettings
 from distviz.studies.filler import filled_corpus, finished_study, read_prompts, study_filler
 
-SETTINGS = RunSettings(layers="0,1", sites="act", attention_layers="none", max_length=96)
+SETTINGS = RunSettings(
+    max_documents=9, layers="0,1", sites="act", attention_layers="none", max_length=96
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def opened(demo_folder: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def found(opened: Any) -> FillerStudy:
-    return study_filler(opened, read_prompts(SETTINGS)[:9], SETTINGS, [6, 0, 2], Progress())
+    return study_filler(opened, read_prompts(SETTINGS), SETTINGS, [6, 0, 2], Progress())
 
 
 def test_changes_are_those_of_the_documents(found: FillerStudy) -> None:
@@ -52,6 +54,11 @@ def test_a_finished_study_is_found_again(found: FillerStudy, tmp_path: Any) -> N
     assert again is not None
     assert again.table.equals(FillerStudy.load(folder).table)
     assert finished_study(folder, SETTINGS, [2]) is None
+    manifest = folder / "count_000" / "run.json"
+    known = found.runs[0].manifest["text"]["sha256"]
+    manifest.write_text(manifest.read_text().replace(known, "0" * 64))
+    with pytest.raises(RequestError, match="measured on other input: text differs"):
+        finished_study(folder, SETTINGS, [2, 6])
 
 
 def test_a_prompt_longer_than_a_window_is_refused(opened: Any) -> None:
