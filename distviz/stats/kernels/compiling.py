@@ -89,8 +89,8 @@ def _plan() -> None:
 _STATISTICS: list[Callable[[], object]] = [
     _summarise,
     lambda: numba_loops.add_table(np.zeros(1, np.int64), np.zeros(1, np.uint32)),
-    lambda: numba_loops.exact_span(np.zeros((1, 1))),
-    lambda: numba_loops.exact_add(np.zeros((1, 1)), 0, np.zeros((3, 1), np.int64)),
+    lambda: numba_loops.exact_span(np.zeros((1, 1), np.uint64)),
+    lambda: numba_loops.exact_add(np.zeros((1, 1), np.uint64), 0, np.zeros((3, 1), np.int64)),
 ]
 _PLANS: list[Callable[[], object]] = [
     _plan,

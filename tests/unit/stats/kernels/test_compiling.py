@@ -17,7 +17,7 @@ import threading
 import numba.core.event as event
 import numpy as np, torch
 from distviz.arm import ARM
-from distviz.stats import kernels
+from distviz.stats import float_grid, kernels
 
 class Names(event.Listener):
     def on_start(self, given):
@@ -35,7 +35,9 @@ before = list(found)
 x = torch.randn(2, 3, 4).bfloat16()
 ARM()(x)
 kernels.compare(x[0].float(), x[1].float())
-kernels.observe(x[0], np.zeros(3, np.int64), 1)
+seen = kernels.observe(x[0], np.zeros(3, np.int64), 1)
+kernels.add_table(np.zeros(65536, np.int64), seen.tables[0])
+kernels.summarise(np.zeros(65536, np.int64), float_grid.magnitudes("bf16"), 0.1, -1.0)
 print(*(name for name in found[len(before):] if name in ahead))
 print(*before)
 """
@@ -56,6 +58,12 @@ def test_what_is_compiled_ahead_is_what_is_used_and_kept(tmp_path: Path) -> None
     assert ahead
     os.utime(plan_loops.__file__)  # as a new installation of the same sources does
     assert run(tmp_path) == ["", ""]
+
+
+def test_what_is_compiled_ahead_exists() -> None:
+    """With arguments that the loops take: an error on the thread would be printed."""
+    for task in [*compiling._STATISTICS, *compiling._PLANS]:
+        task()
 
 
 def test_a_stamp_depends_on_sources_and_constants(tmp_path: Path) -> None:
