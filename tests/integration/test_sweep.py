@@ -156,11 +156,14 @@ def test_one_band_makes_rows_comparable(call: Callable[..., Done], text: Path) -
     swept = Sweep.load("swept")
     assert swept.manifest["near_zero_c"] == 0.6
     assert len(set(swept.table["near_zero_before"])) == 1
-    wide = call(*shlex.split(swept._command(swept.table.iloc[1]))[1:], "--out", "wide", "--quiet")
+    wide = call(
+        *shlex.split(swept._command(swept.table.iloc[1]))[1:], "--out", "wide", "--no-figures"
+    )
     assert wide.code == 0, wide.err
     eps = distviz.Run.load("wide").bands[distviz.Run.load("wide").keys[0]]
     for _, row in swept.table.iterrows():
-        assert call(*shlex.split(swept._command(row))[1:], "--out", "run", "--force").code == 0
+        repeat = [*shlex.split(swept._command(row))[1:], "--no-figures"]
+        assert call(*repeat, "--out", "run", "--force").code == 0
         run = distviz.Run.load("run")
         before, after = (run.sketch(0, phase=phase) for phase in ("before", "after"))
         counts = []
