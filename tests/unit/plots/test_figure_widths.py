@@ -22,7 +22,7 @@ FAST |= {("elementwise", "single"), ("channels", "single"), ("few channels", Non
 FAST |= {("whatif", None), ("whatif gaps", "single"), ("no ARM", None)}
 """What is checked at every run of the tests; the rest is extended."""
 KINDS = {"paired", "overview", "classes", "compared", "filler", "positions", "by-count"} | {
-    "sweep", "formats", "zeros", "elementwise", "channels",
+    "sweep", "formats", "zeros", "elementwise", "channels", "allocation",
 }  # fmt: skip
 
 
