@@ -143,6 +143,8 @@ class PairedModels:
     outputs: PairedOutputs | None = None
     _heads: dict[str, HeadInput | None] = field(default_factory=dict)
     _rows: tuple[int, NDArray[np.int64]] | None = None
+    _ready: set[int] = field(default_factory=set)
+    _early: dict[int, Any] = field(default_factory=dict)
 
     @property
     def n_passes(self) -> int:
@@ -191,12 +193,17 @@ class PairedModels:
         return passes
 
     def _first(self, number: int, batch: Batch, result: Any) -> None:
-        del number
         if self.outputs is not None and (head := self._heads["A"]) is not None:
             self.outputs.first.add(head, batch, result, result)
+        self._ready.add(number)
+        if number in self._early:
+            self._second(number, batch, self._early.pop(number))
 
     def _second(self, number: int, batch: Batch, result: Any) -> None:
-        del number
+        if number not in self._ready:  # B has fewer layers
+            self._early[number] = result
+            return
+        self._ready.remove(number)
         if self.outputs is not None and (head := self._heads["B"]) is not None:
             self.outputs.add(head, batch, result, result)
 
