@@ -26,13 +26,30 @@ def _sum_row(x, y):
     return error, first, second, product, absolute
 
 
-@njit(fastmath=True, **_OPTIONS)
-def _most(x, y):
-    """Return the largest |y - x| of finite values."""
-    most = 0.0
+@njit(**_OPTIONS)
+def _add_channels(x, y, errors, squares, tops):
+    """Add d^2 and x^2 of finite values to each channel, and keep its largest |d|."""
     for column in range(x.size):
-        most = max(most, abs(np.float64(y[column]) - np.float64(x[column])))
-    return most
+        a = np.float64(x[column])
+        d = np.float64(y[column]) - a
+        size = abs(d)
+        errors[column] += d * d
+        squares[column] += a * a
+        tops[column] = size if size > tops[column] else tops[column]
+
+
+@njit(**_OPTIONS)
+def _first_of(x, y, tops, most):
+    """Return row and channel of the first |y - x| that is ``most``, by rows."""
+    found, channel = x.shape[0], -1
+    for column in range(x.shape[1]):
+        if tops[column] != most:
+            continue
+        for index in range(found):
+            if abs(np.float64(y[index, column]) - np.float64(x[index, column])) == most:
+                found, channel = index, column
+                break
+    return found, channel
 
 
 @njit(**_OPTIONS)
@@ -46,21 +63,15 @@ def compare_rows(x, y, sums, counts, errors, squares, best):
     Returns the largest |d| that exceeds ``best`` with its row and channel, or row -1.
     """
     width = x.shape[1]
-    row, channel = -1, -1
+    tops = np.zeros(width)
     for index in range(x.shape[0]):
         one, other = x[index], y[index]
         error, first, second, product, absolute = _sum_row(one, other)
         count = width
         if np.isfinite(error + first + second):
-            # No difference exceeds the root of the sum of their squares.
-            most = _most(one, other) if error > 0.0 and error >= best * best else 0.0
-            for column in range(width):
-                a = np.float64(one[column])
-                d = np.float64(other[column]) - a
-                errors[column] += d * d
-                squares[column] += a * a
+            _add_channels(one, other, errors, squares, tops)
         else:
-            error, first, second, product, absolute, most = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            error, first, second, product, absolute = 0.0, 0.0, 0.0, 0.0, 0.0
             count = 0
             for column in range(width):
                 a, b = np.float64(one[column]), np.float64(other[column])
@@ -73,14 +84,14 @@ def compare_rows(x, y, sums, counts, errors, squares, best):
                 second += b * b
                 product += a * b
                 absolute += abs(d)
-                most = max(most, abs(d))
                 errors[column] += d * d
                 squares[column] += a * a
+                tops[column] = max(tops[column], abs(d))
         sums[index, 0], sums[index, 1], sums[index, 2] = error, first, second
         sums[index, 3], sums[index, 4], counts[index] = product, absolute, count
-        if most > best:
-            for column in range(width):
-                if abs(np.float64(other[column]) - np.float64(one[column])) == most:
-                    best, row, channel = most, index, column
-                    break
-    return best, row, channel
+    most = 0.0
+    for column in range(width):
+        most = max(most, tops[column])
+    if most <= best:
+        return best, -1, -1
+    return (most, *_first_of(x, y, tops, most))
