@@ -35,7 +35,7 @@ def _add_channels(x, y, errors, squares, tops):
         size = abs(d)
         errors[column] += d * d
         squares[column] += a * a
-        tops[column] = size if size > tops[column] else tops[column]
+        tops[column] = max(tops[column], size)
 
 
 @njit(**_OPTIONS)
