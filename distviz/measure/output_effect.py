@@ -251,7 +251,7 @@ class Baseline:
         )
         logits = self.head.logits(self._before[rows])
         targets = torch.from_numpy(self._targets[start:stop]).to(logits.device)
-        return Slice(rows, targets, functional.log_softmax(logits, dim=1), logits.argmax(1))
+        return Slice(rows, targets, functional.log_softmax(logits, dim=1), most_likely(logits))
 
 
 @dataclass
@@ -303,14 +303,15 @@ class Effect:
             if after is None:
                 continue
             second = baseline.head.logits(after[part.rows])
-            is_same = second.argmax(1) == part.top
+            is_same = most_likely(second) == part.top
             self.same += int(is_same.sum())
             second = functional.log_softmax(second, dim=1)
-            self.loss_after = self.loss_after.plus(-_sum(second[own]))
+            losses = -second[own]
+            self.loss_after = self.loss_after.plus(_sum(losses))
             divergence = _divergence(first, second)
             self.kl = self.kl.plus(_sum(divergence))
             if documents is not None:
-                documents.add(part.rows[0], (-first[own], -second[own], divergence, is_same))
+                documents.add(part.rows[0], (-first[own], losses, divergence, is_same))
         self.positions += baseline.positions
 
     def result(self, *, is_paired: bool) -> dict[str, float | int | None] | None:
@@ -330,5 +331,12 @@ def _sum(values: torch.Tensor) -> float:
 
 
 def _divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return KL(first || second) of each row of log-probabilities."""
-    return ((first - second) * first.exp()).sum(dim=1)
+    """Return KL(first || second) of each row of log-probabilities; overwrites ``second``."""
+    return torch.sub(first, second, out=second).mul_(first.exp()).sum(dim=1)
+
+
+def most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """Return the first largest of each row of float32 logits, int64 (rows,)."""
+    if logits.device.type == "cpu":  # NumPy finds it fifteen times faster
+        return torch.from_numpy(logits.numpy().argmax(axis=1))
+    return logits.argmax(1)

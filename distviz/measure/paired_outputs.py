@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from distviz.measure.output_effect import Effect
+from distviz.measure.output_effect import Effect, most_likely
 from distviz.measure.tensor_files import SpillBuffer, SpillHandle
 from distviz.measure.world import World, current
 from distviz.stats import decode, encode
@@ -158,7 +158,7 @@ def _compare(
         a = logits.cpu() if logits.device.type == "mps" else logits
         b = second_head.logits(second[part]).to(a.device)
         rows = torch.arange(len(a), device=a.device), torch.from_numpy(targets[part]).to(a.device)
-        is_same = int((a.argmax(1) == b.argmax(1)).sum())
+        is_same = int((most_likely(a) == most_likely(b)).sum())
         a, b = (functional.log_softmax(side.double(), dim=1) for side in (a, b))
         losses = [-float(side[rows].sum()) for side in (a, b)]
         total += Effect.of(len(a), is_same, losses[0], losses[1], _divergence(a, b))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from distviz.errors import MeasurementError
+from distviz.measure import output_effect
 from distviz.measure.output_effect import Baseline, Effect, HeadInput
 
 VOCABULARY, WIDTH = 11, 4
@@ -100,3 +101,14 @@ def test_effects_add_and_are_restored_from_their_state() -> None:
     assert (total.positions, total.same) == (5, 4)
     assert float(total.kl) == math.fsum([0.1, 0.2])
     assert Effect().result(is_paired=True) is None
+
+
+@pytest.mark.parametrize("vocabulary", [1, 7, 50_000])
+def test_the_most_likely_token_is_the_first_of_equal_ones(vocabulary: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randint(-3, 3, (20, vocabulary)).float()
+    logits[3] = -torch.inf
+    logits[4, vocabulary // 2] = torch.nan
+    logits[5, vocabulary // 2 :] = torch.inf
+    for rows in (logits, logits[:, : vocabulary // 2 + 1], logits[::2]):
+        assert torch.equal(output_effect.most_likely(rows), rows.argmax(1))
