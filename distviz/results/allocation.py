@@ -218,6 +218,9 @@ class Allocation(Result):
         chosen = curve.loc[curve["is_chosen"].astype(bool), "kind"].tolist() if len(curve) else []
         if sorted(chosen) != ["allocated", "uniform"]:
             raise folder.damaged("allocation_curve.csv", "it does not say which rows are chosen")
+        kinds = curve["kind"].tolist()
+        if kinds.count("allocated") != kinds.count("uniform"):
+            raise folder.damaged("allocation_curve.csv", "a row lacks that of the other kind")
         return cls(folder.manifest, *tables, file_warnings=folder.changes())
 
 

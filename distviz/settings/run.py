@@ -96,7 +96,7 @@ class RunSettings:
         shown="embedded demo model")
     text: list[str] = _source(
         [], "FILE", "Text to measure, repeatable: .txt is one document; .jsonl, .json, .csv, "
-        ".tsv, .parquet one per row; each also .gz, .bz2, .xz, .zst; - standard input",
+        ".tsv, .parquet one per row; each also .gz, .bz2, .xz, .zst; -: standard input",
         heading=_INPUT, commands=MEASURING, shown="embedded documents")
     text_field: str | None = _text(
         None, "NAME", "Field to measure of each row of --text and --dataset",

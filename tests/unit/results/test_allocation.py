@@ -62,3 +62,7 @@ def test_a_curve_without_a_chosen_row_is_damaged(tmp_path: Path) -> None:
     Allocation(found.manifest, found.table, found.even, found.costs, curve).save(tmp_path / "a")
     with pytest.raises(RequestError, match="does not say which rows are chosen"):
         load(tmp_path / "a")
+    curve = found.curve[found.curve["is_chosen"] | (found.curve["kind"] == "uniform")]
+    Allocation(found.manifest, found.table, found.even, found.costs, curve).save(tmp_path / "b")
+    with pytest.raises(RequestError, match="a row lacks that of the other kind"):
+        load(tmp_path / "b")

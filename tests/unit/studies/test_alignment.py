@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,13 @@ def models(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> dict[
 
 def _compare(a: Path, b: Path, **options: Any) -> None:
     own = {name: options.pop(name) for name in ("layers", "sites", "stream") if name in options}
-    settings = RunSettings(device="cpu", **own)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distviz.measure.opening.documents_of", lambda *_: _documents())
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{number}.txt") for number in range(len(TEXTS))]
+        for file, text in zip(files, TEXTS, strict=True):
+            file.write_text(text, encoding="utf-8")
+        own |= {"text": [str(file) for file in files]}
+        settings = RunSettings(device="cpu", **own)
         distviz.compare(a, b, settings=settings, given=frozenset(own), **options)
-
-
-def _documents() -> list[Any]:
-    from distviz.data import Document
-
-    return [Document(str(number), text) for number, text in enumerate(TEXTS)]
 
 
 @pytest.mark.parametrize(
