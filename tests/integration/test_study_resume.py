@@ -155,7 +155,7 @@ def test_a_comparison_killed_at_any_moment(
     args = ["compare", tiny_saved, demo_folder, *QUIET, "--max-tokens", "1500"]
     assert call(*args, "--out", whole).code == 0
     seen = killed_and_resumed(out, kills, *args, longest=2.0 / kills)
-    assert seen[0] == "a/rank-0.state"
+    assert seen[0] in ("a/rank-0.state", "b/rank-0.state")  # a fast machine is at B by then
     assert_same(out, whole)
 
     again = call(*args, "--out", out, "--resume")
@@ -174,7 +174,7 @@ def test_a_filler_study_killed_at_any_moment(
     args = ["filler", "demo", *QUIET, "--counts", "3,10", "--layers", "0,2", "--text", prompts]
     assert call(*args, "--out", whole).code == 0
     seen = killed_and_resumed(out, kills, *args, longest=2.0 / kills)
-    assert seen[0] == "count_000/rank-0.state"
+    assert seen[0] in {f"count_{count:03}/rank-0.state" for count in (0, 3, 10)}
     assert_same(out, whole)
 
     again = call(*args, "--out", out, "--resume")
