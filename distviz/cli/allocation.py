@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.arm import KL_BUDGET
 from distviz.cli.checks import checked_budget, refuse_layers, short_name
-from distviz.cli.commands import (
-    Study,
-    has_settings,
-    repeated_flags,
-)
+from distviz.cli.commands import Study, has_settings, open_with_text, repeated_flags
 from distviz.option import no_effect
 from distviz.results import ALLOCATION, read_manifest
 from distviz.settings import OPTIONS, RunSettings, build_settings
@@ -49,19 +45,14 @@ class _Request:
 
     def measure(self, progress: Progress, states: CheckpointFolder) -> Allocation:
         """Measure costs, allocate, and measure the whole."""
-        from distviz import measure, studies
+        from distviz import studies
 
-        documents = measure.documents_of(self.settings)
-        corpora: list[Any] = []
-
-        def prepare(empty: Any) -> None:
-            self.allocation.places(empty, self.settings.at)
-            corpora.append(measure.corpus_of(documents, empty, self.settings))
-
-        opened = measure.open_from(self.settings, progress, prepare)
-        what = (opened, *corpora, self.settings, self.allocation, progress, states)
-        found = studies.allocate(*what)
-        found.manifest["flags"] = repeated_flags(self.settings)
+        settings, allocation = self.settings, self.allocation
+        opened, corpus = open_with_text(
+            settings, progress, lambda empty: allocation.places(empty, settings.at)
+        )
+        found = studies.allocate(opened, corpus, settings, allocation, progress, states)
+        found.manifest["flags"] = repeated_flags(settings)
         return found
 
     def estimate(self) -> dict[str, Estimate | str]:

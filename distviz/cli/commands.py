@@ -252,14 +252,7 @@ class _SweepRequest:
         from distviz import measure, studies
 
         settings, presets, evidence = self.settings, self.presets(), {}
-        documents = measure.documents_of(settings)
-        corpora: list[Any] = []
-
-        def prepare(empty: Any) -> None:
-            corpora.append(measure.corpus_of(documents, empty, settings))
-
-        opened = measure.open_from(settings, progress, prepare)
-        (corpus,) = corpora
+        opened, corpus = open_with_text(settings, progress)
         if not is_published(settings):
             first = studies.first_place(opened, self.grid(), settings, is_by_layer=self.by_layer)
             pilot = replace(settings, arm_layers=first)
@@ -346,6 +339,27 @@ def _estimate_run(
     is_paired = settings.ripple and bool(checked.moved)
     part = Part(checked.corpus, 1 + is_paired, is_paired)
     return estimate(checked.empty, settings, [part], compared)
+
+
+def open_with_text(
+    settings: RunSettings, progress: Progress, check: Callable[[Any], object] | None = None
+) -> tuple[Any, Any]:
+    """Open a model and its tokenized text; both are checked before weights are read.
+
+    ``check`` also gets the model without weights, before the text.
+    """
+    from distviz import measure
+
+    documents = measure.documents_of(settings)
+    corpora: list[Any] = []
+
+    def prepare(empty: Any) -> None:
+        if check is not None:
+            check(empty)
+        corpora.append(measure.corpus_of(documents, empty, settings))
+
+    opened = measure.open_from(settings, progress, prepare)
+    return opened, corpora[0]
 
 
 def has_settings(

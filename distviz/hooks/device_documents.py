@@ -132,7 +132,7 @@ class DeviceDocuments:
                 [torch.full((), one, **like) if isinstance(one, float) else one for one in known]
             )
         tables = torch.stack([part.table for part in parts])
-        found = kernels.summarise_there(tables, parts[0].grid, self.c, given)
+        found = kernels.summarise_on_device(tables, parts[0].grid, self.c, given)
         if is_before:
             self.bands |= dict(zip(bands, found[:, 3].unbind(0), strict=True))
         powers = torch.stack([part.powers for part in parts])

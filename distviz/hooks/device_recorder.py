@@ -51,7 +51,7 @@ class DeviceRecorder:
         values, place = values.detach(), (key, values.dtype, values.device)
         rows = tokens.rows_on(values.device, len(names))
         is_whole = chosen is None
-        seen = kernels.count_there(
+        seen = kernels.count_on_device(
             values,
             rows,
             self._origins.get(place),
@@ -69,9 +69,9 @@ class DeviceRecorder:
         of_documents = seen if len(names) == 1 else seen.grouped(len(names), inner=True)
         parts = DevicePart.each(of_documents, values.numel())
         for document, part in zip(np.unique(tokens.documents).tolist(), parts, strict=True):
-            recorder.documents.add_there(key, document, part, is_whole=document in tokens.whole)
+            recorder.documents.add_on_device(key, document, part, is_whole=document in tokens.whole)
         if len(rows) and values.shape[1]:
-            found = kernels.largest_there(values, rows, LARGEST, seen.tops)
+            found = kernels.largest_on_device(values, rows, LARGEST, seen.tops)
             self._largest.append((key, tokens.counted_rows, [*found]))
 
     def send(self, recorder: Recorder) -> None:
@@ -84,7 +84,7 @@ class DeviceRecorder:
 
     def flush(self, recorder: Recorder, absorb: Absorb) -> None:
         """Take everything, waiting for it."""
-        if not (self._totals or self._largest or recorder.documents.there.is_used):
+        if not (self._totals or self._largest or recorder.documents.on_device.is_used):
             return
         self.send(recorder)
         self._copies.flush()

@@ -72,10 +72,10 @@ class Documents:
     _kinds: dict[SiteKey, tuple[str, bool]] = field(default_factory=dict)
     _eps: dict[tuple[int, SiteKey], float] = field(default_factory=dict)
     _rows: dict[SiteKey, list[tuple[Any, ...]]] = field(default_factory=dict)
-    there: DeviceDocuments = field(init=False, repr=False)
+    on_device: DeviceDocuments = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.there = DeviceDocuments(self.c, self.band)
+        self.on_device = DeviceDocuments(self.c, self.band)
 
     def add(
         self,
@@ -100,25 +100,29 @@ class Documents:
         parts = self._open.setdefault(document, {})
         parts[key] = parts[key] + part if key in parts else part
 
-    def add_there(self, key: SiteKey, document: int, part: DevicePart, *, is_whole: bool) -> None:
+    def add_on_device(
+        self, key: SiteKey, document: int, part: DevicePart, *, is_whole: bool
+    ) -> None:
         """Add counts of one document that are on a device, see `add`."""
         kind = (part.grid, part.is_rounded)
         self._kinds[key] = _newer_kind(self._kinds.get(key, kind), kind)
-        self.there.add(key, document, part, is_whole=is_whole)
+        self.on_device.add(key, document, part, is_whole=is_whole)
 
     def send(self, copies: kernels.HostCopies) -> None:
         """Start to copy finished documents from devices to the host."""
-        self.there.describe()
-        for places, tensors in self.there.rows:
+        self.on_device.describe()
+        for places, tensors in self.on_device.rows:
             copies.put(tensors, partial(self._take, places))
-        self.there.rows = []
+        self.on_device.rows = []
 
     def flush(self) -> None:
         """Bring what is left on devices to the host, unfinished documents too."""
         copies = kernels.HostCopies()
         self.send(copies)
-        parts = [(d, key, part) for d, own in self.there.parts.items() for key, part in own.items()]
-        self.there.parts = {}
+        parts = [
+            (d, key, part) for d, own in self.on_device.parts.items() for key, part in own.items()
+        ]
+        self.on_device.parts = {}
         for document, key, part in parts:
             copies.put(part.tensors, partial(self._open_part, document, key, part))
         copies.flush()
@@ -141,7 +145,7 @@ class Documents:
             found = (n, *numbers[1:].tolist())
             self._rows.setdefault(key, []).append(self._row_of(document, key, found, moments))
             place = (document, key._replace(phase=""))
-            if place not in self.there.bands:  # forgotten meanwhile
+            if place not in self.on_device.bands:  # forgotten meanwhile
                 self._eps.pop(place, None)
 
     def _row(self, document: int, key: SiteKey, part: _Part) -> tuple[Any, ...]:
@@ -177,15 +181,15 @@ class Documents:
 
     def close(self, documents: Iterable[int] | None = None) -> None:
         """Finish documents and store their rows; None means all unfinished ones."""
-        everywhere = {**self._open, **self.there.parts}
+        everywhere = {**self._open, **self.on_device.parts}
         for document in sorted(everywhere if documents is None else documents):
-            if document in self._open and document in self.there.parts:
+            if document in self._open and document in self.on_device.parts:
                 self.flush()  # a checkpoint was saved meanwhile
-            self.there.close(document)
+            self.on_device.close(document)
             for key, row in self._rows_of(document):
                 self._rows.setdefault(key, []).append(row)
             self._open.pop(document, None)
-        self.there.describe()
+        self.on_device.describe()
 
     def band(self, document: int, key: SiteKey) -> float:
         """Return eps of a document whose phase ``before`` is finished, until `forget`; else NaN."""
@@ -194,12 +198,12 @@ class Documents:
     def forget(self, documents: Iterable[int]) -> None:
         """Drop the eps of documents that have no further phase."""
         gone = set(documents)
-        self.there.forget(gone)
+        self.on_device.forget(gone)
         self._eps = {place: eps for place, eps in self._eps.items() if place[0] not in gone}
 
     def open_documents(self) -> list[int]:
         """Return the unfinished documents."""
-        return [*dict.fromkeys((*self._open, *self.there.parts))]
+        return [*dict.fromkeys((*self._open, *self.on_device.parts))]
 
     def frame(self) -> pd.DataFrame:
         """Return the rows, unfinished documents included, sorted."""

@@ -61,7 +61,7 @@ class PairedChanges:
     missing: dict[SiteKey, Reason] = field(default_factory=dict)
     _held: dict[SiteKey, deque[torch.Tensor]] = field(default_factory=dict)
     _bytes: int = 0
-    _there: dict[SiteKey, torch.Tensor] = field(default_factory=dict, repr=False)
+    _on_device: dict[SiteKey, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def see(self, key: SiteKey, values: torch.Tensor, rows: NDArray[np.bool_] | None) -> None:
         """Hold the values of phase ``before``, or compare those of ``after`` with them.
@@ -97,9 +97,9 @@ class PairedChanges:
         if before.shape != after.shape:
             self._leave_out(place, "tokens")
             return
-        if kernels.stays_there(after):
-            moved, known = kernels.movement_there(before, after), self._there.get(place)
-            self._there[place] = moved if known is None else known + moved
+        if kernels.counts_on_device(after):
+            moved, known = kernels.movement_on_device(before, after), self._on_device.get(place)
+            self._on_device[place] = moved if known is None else known + moved
             return
         found = kernels.compare(before, after, math.inf)
         self._add(place, float(found.sums[:, 4].sum()), int(found.counts.sum()))
@@ -110,8 +110,8 @@ class PairedChanges:
 
     def flush(self) -> None:
         """Take what was summed on devices; waits for it."""
-        there, self._there = self._there, {}
-        for place, found in zip(there, kernels.to_host([*there.values()]), strict=True):
+        sums, self._on_device = self._on_device, {}
+        for place, found in zip(sums, kernels.to_host([*sums.values()]), strict=True):
             self._add(place, float(found[0]), int(found[1]))
 
     def _leave_out(self, place: SiteKey, why: Reason) -> None:

@@ -181,7 +181,7 @@ class Recorder:
     formats: FormatLosses = field(default_factory=FormatLosses)
     tokens: TokenWriter | None = None
     groups: GroupCounter = field(default_factory=GroupCounter)
-    there: DeviceRecorder = field(default_factory=DeviceRecorder, repr=False)
+    on_device: DeviceRecorder = field(default_factory=DeviceRecorder, repr=False)
     _channels: dict[SiteKey, ChannelTotals] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -202,8 +202,8 @@ class Recorder:
             self.changes.see(key, values, None if is_routed else tokens.counted.ravel())
         names = self._class_names(point.layer)
         with_channels = phase not in _PARTIAL_PHASES
-        if kernels.stays_there(values):
-            self.there.add(
+        if kernels.counts_on_device(values):
+            self.on_device.add(
                 self, key, names, values, tokens, None if moved is None else moved.bool()
             )
         else:
@@ -248,11 +248,11 @@ class Recorder:
 
     def send(self) -> None:
         """Between calls: start to copy from devices to the host what is finished there."""
-        self.there.send(self)
+        self.on_device.send(self)
 
     def flush(self) -> None:
         """Take everything that was recorded on devices; waits for it."""
-        self.there.flush(self, self._absorb)
+        self.on_device.flush(self, self._absorb)
         self.groups.flush()
         self.changes.flush()
 

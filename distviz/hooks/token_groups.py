@@ -102,24 +102,25 @@ class GroupCounter:
     """Counts of magnitudes by place, partition and group; two of them add."""
 
     tables: dict[SiteKey, dict[tuple[str, int], NDArray[np.int64]]] = field(default_factory=dict)
-    _there: dict[tuple[SiteKey, str, tuple[int, ...], torch.device], torch.Tensor] = field(
+    _on_device: dict[tuple[SiteKey, str, tuple[int, ...], torch.device], torch.Tensor] = field(
         default_factory=dict, repr=False
     )
 
     def add(self, key: SiteKey, values: torch.Tensor, tokens: Tokens) -> None:
         """Count (rows, channels); the role ``rest`` is what is left of all values, see `groups`."""
         for partition, (used, slots) in tokens.once("groups", lambda: _slots(tokens)).items():
-            if not kernels.stays_there(values):
+            if not kernels.counts_on_device(values):
                 self._take(key, partition, used, kernels.count_magnitudes(values, slots, used.size))
                 continue
             device, rows = values.device, np.flatnonzero(slots >= 0)
-            there = tokens.once(
+            on_device = tokens.once(
                 (partition, device),
                 partial(kernels.DeviceRows.of, rows, slots, used.size, device),
             )
             place = (key, partition, tuple(used.tolist()), device)
-            found, known = kernels.magnitudes_there(values.detach(), there), self._there.get(place)
-            self._there[place] = found if known is None else known + found
+            found = kernels.magnitudes_on_device(values.detach(), on_device)
+            known = self._on_device.get(place)
+            self._on_device[place] = found if known is None else known + found
 
     def _take(
         self, key: SiteKey, partition: str, used: Iterable[int], found: Iterable[NDArray[Any]]
@@ -131,9 +132,9 @@ class GroupCounter:
 
     def flush(self) -> None:
         """Take what was counted on devices; waits for it."""
-        there, self._there = self._there, {}
-        arrays = kernels.to_host([*there.values()])
-        for (key, partition, used, _), found in zip(there, arrays, strict=True):
+        tables, self._on_device = self._on_device, {}
+        arrays = kernels.to_host([*tables.values()])
+        for (key, partition, used, _), found in zip(tables, arrays, strict=True):
             self._take(key, partition, used, found)
 
     def __add__(self, other: GroupCounter) -> GroupCounter:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from timing import model_from_arguments
+from timing import bare_pass
 
 import distviz
 from distviz.hooks import FormatLosses
@@ -30,14 +30,7 @@ def spent(call: Callable[[], object]) -> tuple[float, float]:
 
 def measure(dtype: torch.dtype) -> None:
     """Print a table: a row a way, its time by the clock and on processors over that of the pass."""
-    model, _ = model_from_arguments(dtype)
-    torch.manual_seed(0)
-    ids = torch.randint(1000, 40000, (8, 512))
-    mask = torch.ones_like(ids)
-
-    def bare() -> None:
-        with torch.inference_mode():
-            model(ids, attention_mask=mask, use_cache=False)
+    model, bare = bare_pass(dtype)
 
     def watched(formats: tuple[str, ...], rotation: str = "none") -> None:
         with distviz.watch(model, sites=SITES) as seen:

@@ -45,3 +45,17 @@ def model_from_arguments(dtype: torch.dtype) -> tuple[torch.nn.Module, object]:
     tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     model = AutoModelForCausalLM.from_pretrained(path.parent, **where, dtype=dtype)
     return model.eval(), tokenizer
+
+
+def bare_pass(dtype: torch.dtype) -> tuple[torch.nn.Module, Callable[[], None]]:
+    """Return the GGUF named on the command line, and its forward pass of 8 x 512 tokens."""
+    model, _ = model_from_arguments(dtype)
+    torch.manual_seed(0)
+    ids = torch.randint(1000, 40000, (8, 512))
+    mask = torch.ones_like(ids)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            model(ids, attention_mask=mask, use_cache=False)
+
+    return model, bare

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
-from timing import model_from_arguments, seconds
+from timing import bare_pass, seconds
 
 import distviz
 from distviz.hooks.recorder import Recorder
@@ -27,16 +28,9 @@ def main() -> None:
 
     Recorder.add = timed
     for dtype in (torch.bfloat16, torch.float32):
-        model, _ = model_from_arguments(dtype)
-        torch.manual_seed(0)
-        ids = torch.randint(1000, 40000, (8, 512))
-        mask = torch.ones_like(ids)
+        model, bare = bare_pass(dtype)
 
-        def bare() -> None:
-            with torch.inference_mode():
-                model(ids, attention_mask=mask, use_cache=False)
-
-        def watched() -> None:
+        def watched(model: torch.nn.Module = model, bare: Callable[[], None] = bare) -> None:
             with distviz.watch(model) as seen:
                 bare()
                 seen.run()

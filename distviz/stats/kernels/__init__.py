@@ -30,8 +30,12 @@ from distviz.stats.kernels import (
     torch_ops,
 )
 from distviz.stats.kernels.compiling import compile_ahead, is_compiled, keep_compiled
-from distviz.stats.kernels.device_counts import count_there, magnitudes_there
-from distviz.stats.kernels.device_summary import largest_there, movement_there, summarise_there
+from distviz.stats.kernels.device_counts import count_on_device, magnitudes_on_device
+from distviz.stats.kernels.device_summary import (
+    largest_on_device,
+    movement_on_device,
+    summarise_on_device,
+)
 from distviz.stats.kernels.device_types import (
     DeviceObservation,
     DeviceRows,
@@ -74,26 +78,26 @@ __all__ = [
     "compare",
     "compile_ahead",
     "count_magnitudes",
-    "count_there",
+    "count_on_device",
+    "counts_on_device",
     "decide",
     "find_largest",
     "find_moved",
     "force_torch",
     "is_compiled",
-    "largest_there",
-    "magnitudes_there",
+    "largest_on_device",
+    "magnitudes_on_device",
     "moments_of",
     "moments_of_powers",
-    "movement_there",
+    "movement_on_device",
     "observe",
     "quantization_sums",
     "rotate",
     "rotation_block",
     "row_keys",
     "share_sequences",
-    "stays_there",
     "summarise",
-    "summarise_there",
+    "summarise_on_device",
     "to_device",
     "to_host",
     "uniforms",
@@ -119,7 +123,7 @@ def force_torch() -> Iterator[None]:
         _forced = before
 
 
-def stays_there(values: torch.Tensor) -> bool:
+def counts_on_device(values: torch.Tensor) -> bool:
     """Whether values are counted without copying results to the host: where there is float64."""
     is_elsewhere = values.device.type != "cpu" or _forced
     return is_elsewhere and device_types.has_float64(values.device.type)

@@ -49,7 +49,7 @@ def grid_codes(values: torch.Tensor) -> torch.Tensor:
     return torch.where(overflow, sign | (float_grid.first_nonfinite("bf16") - 1), codes)
 
 
-def count_there(
+def count_on_device(
     values: torch.Tensor,
     rows: DeviceRows,
     origin: Origin | None = None,
@@ -170,7 +170,7 @@ class _OfSlots:
         return self.zeros, self.low, self.high, self.powers
 
 
-def magnitudes_there(values: torch.Tensor, rows: DeviceRows) -> torch.Tensor:
+def magnitudes_on_device(values: torch.Tensor, rows: DeviceRows) -> torch.Tensor:
     """Count magnitudes by slot: int64 (slots, 32768), see `distviz.stats.kernels.cpu`."""
     size = rows.n_slots * float_grid.SIGN
     table = torch.zeros(size, dtype=torch.int64, device=values.device)

@@ -140,11 +140,11 @@ def _at_rank(
 def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> DeviceDecision:
     """See `distviz.stats.kernels.plans.decide`; on the CPU where a device has no float64."""
     zeros = np.zeros(values.shape[0], np.int64)
-    there = DeviceRows.of(rows, zeros, 1, values.device)
+    chosen = DeviceRows.of(rows, zeros, 1, values.device)
     if not has_float64(values.device.type):
-        here = decide(values.cpu(), rows, request)
-        return DeviceDecision(there, here.plan, here.pattern)
-    items, bits = _items(values, there), 8 * values.element_size()
+        on_host = decide(values.cpu(), rows, request)
+        return DeviceDecision(chosen, on_host.plan, on_host.pattern)
+    items, bits = _items(values, chosen), 8 * values.element_size()
 
     def total(condition: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         counts = [(weights * condition(own)).sum() for own, weights in items()]
@@ -175,7 +175,7 @@ def decide(values: torch.Tensor, rows: NDArray[np.int64], request: Request) -> D
     in_all = total(lambda own: _bits(own) == pattern)
     plan = [n, center, mad, eps, near, fraction, k, upper, lower, real(pattern), ties, in_all]
     found = torch.cat([one.double() for one in plan])
-    return DeviceDecision(there, torch.where(n > 0, found, 0.0), pattern[0])
+    return DeviceDecision(chosen, torch.where(n > 0, found, 0.0), pattern[0])
 
 
 def _percentile(

@@ -30,7 +30,7 @@ def ranked(ascending: torch.Tensor, counts: torch.Tensor, rank: torch.Tensor) ->
     return ascending.gather(1, before.clamp(max=ascending.shape[1] - 1))[:, 0]
 
 
-def summarise_there(
+def summarise_on_device(
     tables: torch.Tensor, grid: str, c: float, given_eps: torch.Tensor
 ) -> torch.Tensor:
     """Return what :func:`distviz.stats.kernels.summarise` does, float64 (tables, 8).
@@ -68,7 +68,7 @@ def summarise_there(
     return torch.stack([*found, l1, squares.sqrt(), gini], 1)
 
 
-def largest_there(
+def largest_on_device(
     values: torch.Tensor, rows: DeviceRows, most: int, sizes: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the largest finite magnitudes, of equal ones the first in the order of rows.
@@ -88,7 +88,7 @@ def largest_there(
     return found, first[best // values.shape[1]], best % values.shape[1]
 
 
-def movement_there(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def movement_on_device(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Return the sum of ``|after - before|`` and the number of pairs of finite values, (2,)."""
     total = torch.zeros(2, dtype=torch.float64, device=after.device)
     step = max(1, CHUNK_VALUES // max(after.shape[1], 1))

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats.kernels.device_counts import count_there, magnitudes_there
-from distviz.stats.kernels.device_summary import largest_there
+from distviz.stats.kernels.device_counts import count_on_device, magnitudes_on_device
+from distviz.stats.kernels.device_summary import largest_on_device
 from distviz.stats.kernels.device_types import CHUNK_VALUES, DeviceRows, has_float64
 from distviz.stats.kernels.host_copies import to_host
 from distviz.stats.kernels.types import Observation, PairSums
@@ -28,7 +28,7 @@ def observe(
     """See `distviz.stats.kernels.cpu.observe`."""
     values = values.detach()
     rows = DeviceRows.of(np.flatnonzero(slots >= 0), slots, n_slots, values.device)
-    return count_there(values, rows, channels=channels, details=details).host()
+    return count_on_device(values, rows, channels=channels, details=details).host()
 
 
 def count_magnitudes(
@@ -37,7 +37,7 @@ def count_magnitudes(
     """See `distviz.stats.kernels.cpu.count_magnitudes`."""
     values = values.detach()
     rows = DeviceRows.of(np.flatnonzero(slots >= 0), slots, n_slots, values.device)
-    return np.asarray(magnitudes_there(values, rows).cpu().numpy())
+    return np.asarray(magnitudes_on_device(values, rows).cpu().numpy())
 
 
 def find_largest(
@@ -50,8 +50,8 @@ def find_largest(
     """See :func:`distviz.stats.kernels.cpu.find_largest`; looks at all channels."""
     del channels, highest
     values = values.detach()
-    there = DeviceRows.of(rows, np.zeros(values.shape[0], np.int64), 1, values.device)
-    found, row, channel = to_host(largest_there(values, there, most))
+    on_device = DeviceRows.of(rows, np.zeros(values.shape[0], np.int64), 1, values.device)
+    found, row, channel = to_host(largest_on_device(values, on_device, most))
     is_one = ~np.isnan(found)
     return found[is_one].astype(np.float64), row[is_one], channel[is_one]
 

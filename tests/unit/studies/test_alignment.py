@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.commands import Done
-from support.texts import TEXTS
+from support.texts import text_files
 from support.tiny_models import save_tiny, save_tiny_llama
 
 import distviz
@@ -57,11 +56,8 @@ def models(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> dict[
 
 def _compare(a: Path, b: Path, **options: Any) -> None:
     own = {name: options.pop(name) for name in ("layers", "sites", "stream") if name in options}
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, f"{number}.txt") for number in range(len(TEXTS))]
-        for file, text in zip(files, TEXTS, strict=True):
-            file.write_text(text, encoding="utf-8")
-        own |= {"text": [str(file) for file in files]}
+    with text_files() as files:
+        own |= {"text": files}
         settings = RunSettings(device="cpu", **own)
         distviz.compare(a, b, settings=settings, given=frozenset(own), **options)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.texts import TEXTS
+from support.texts import TEXTS, text_files
 from support.tiny_models import save_tiny, save_tiny_llama
 
 import distviz
@@ -33,11 +32,8 @@ def _compare(a: Any, b: Any, **options: Any) -> Comparison:
     """Compare two models on `TEXTS`; options of the measurement, of side B, and of `compare`."""
     texts = options.pop("text", TEXTS)
     own = {name: options.pop(name) for name in list(options) if name in OPTIONS}
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, f"{number}.txt") for number in range(len(texts))]
-        for file, text in zip(files, texts, strict=True):
-            file.write_text(text, encoding="utf-8")
-        own |= {"text": [str(file) for file in files], "max_length": LENGTH, "device": "cpu"}
+    with text_files(texts) as files:
+        own |= {"text": files, "max_length": LENGTH, "device": "cpu"}
         settings = RunSettings(**own)
         given = {"settings": settings, "given": frozenset(own), "elementwise": True}
         return distviz.compare(a, b, **given | options)

@@ -8,7 +8,7 @@ import torch
 from support.pretended_device import DEVICE, Pretended, pretended, strictly
 
 from distviz.stats import float_grid
-from distviz.stats.kernels.device_counts import count_there, grid_codes
+from distviz.stats.kernels.device_counts import count_on_device, grid_codes
 from distviz.stats.kernels.device_types import DeviceRows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -28,8 +28,8 @@ def test_by_hand(dtype: torch.dtype, some: bool) -> None:
     chosen = Pretended(mask) if some else None
     with pretended() as device, strictly(device):
         rows = DeviceRows.of(np.flatnonzero(slots >= 0), slots, 3, DEVICE)
-        first = count_there(Pretended(x), rows, details=True, chosen=chosen)
-        again = count_there(Pretended(x), rows, first.origin, details=True, chosen=chosen)
+        first = count_on_device(Pretended(x), rows, details=True, chosen=chosen)
+        again = count_on_device(Pretended(x), rows, first.origin, details=True, chosen=chosen)
         device.is_strict = False
         found = (first + again).host()
     codes, wide, kept = grid_codes(x).numpy(), x.double().numpy(), mask.numpy()
@@ -61,7 +61,7 @@ def test_by_hand(dtype: torch.dtype, some: bool) -> None:
 def test_a_large_mean_costs_no_digits() -> None:
     x = drawn(torch.float32, 10_000.0)
     rows = DeviceRows.of(np.arange(40), np.zeros(40, np.int64), 1, x.device)
-    found = count_there(x, rows).host()
+    found = count_on_device(x, rows).host()
     values = x.double().numpy()[np.isfinite(x.numpy())]
     spread = ((values - values.mean()) ** 2).sum()
     assert found.moments[0].m2 == pytest.approx(spread, rel=1e-12)

@@ -8,7 +8,7 @@ import torch
 from support.pretended_device import DEVICE, Pretended, pretended, strictly
 
 from distviz.stats import float_grid, kernels
-from distviz.stats.kernels.device_summary import largest_there, summarise_there
+from distviz.stats.kernels.device_summary import largest_on_device, summarise_on_device
 from distviz.stats.kernels.device_types import DeviceRows
 
 
@@ -28,7 +28,7 @@ def test_like_the_compiled_loop(grid: str, c: float) -> None:
     given = np.array([-1.0, -1.0, -1.0, 0.25, np.nan, 0.1])
     with pretended() as device, strictly(device):
         args = Pretended(torch.from_numpy(tables)), grid, c, Pretended(torch.from_numpy(given))
-        found = summarise_there(*args).elem.numpy()
+        found = summarise_on_device(*args).elem.numpy()
     cells = float_grid.magnitudes(grid)
     expected = np.array(
         [kernels.summarise(*pair) for pair in zip(tables, [cells] * 6, [c] * 6, given, strict=True)]
@@ -44,8 +44,10 @@ def test_the_largest_by_sorting(dtype: torch.dtype, n_rows: int) -> None:
     x[:20], x[30, 5], x[31, 5] = torch.nan, torch.inf, -20.0
     rows = np.random.default_rng(n_rows).permutation(100)[:n_rows]
     with pretended() as device, strictly(device):
-        there = DeviceRows.of(rows, np.zeros(100, np.int64), 1, DEVICE)
-        value, row, channel = (one.elem.numpy() for one in largest_there(Pretended(x), there, 20))
+        chosen = DeviceRows.of(rows, np.zeros(100, np.int64), 1, DEVICE)
+        value, row, channel = (
+            one.elem.numpy() for one in largest_on_device(Pretended(x), chosen, 20)
+        )
     picked = x.double().numpy()[rows]
     sizes = np.where(np.isfinite(picked), np.abs(picked), -1).ravel()
     best = np.lexsort((np.arange(sizes.size), -sizes))[:20]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from distviz.stats.kernels.device_counts import count_there
+from distviz.stats.kernels.device_counts import count_on_device
 from distviz.stats.kernels.device_types import CHUNK_VALUES, DeviceRows, Origin
 
 
@@ -20,7 +20,7 @@ def test_slots_by_document_and_by_class() -> None:
     x = torch.arange(24.0).view(12, 2)
     slots = np.arange(12) % 6  # 3 documents of 2 classes
     rows = DeviceRows.of(np.arange(12), slots, 6, x.device)
-    whole = count_there(x, rows, Origin(torch.zeros((), dtype=torch.float64), x[0].double()))
+    whole = count_on_device(x, rows, Origin(torch.zeros((), dtype=torch.float64), x[0].double()))
     documents = whole.grouped(2, inner=True)
     classes = whole.grouped(2, inner=False)
     assert documents.tables.sum(1).tolist() == [8, 8, 8]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distviz.stats.kernels import device_counts
-from distviz.stats.kernels.device_counts import count_there
+from distviz.stats.kernels.device_counts import count_on_device
 from distviz.stats.kernels.device_types import DeviceRows
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -31,7 +31,7 @@ def test_like_the_operations(dtype: torch.dtype, n_powers: int, shape: tuple[int
     slots[2] = 1
     places = np.random.default_rng(2).permutation(np.flatnonzero(slots >= 0))
     rows = DeviceRows.of(places, slots, 3, x.device)
-    expected = count_there(x, rows, details=n_powers == 5)
+    expected = count_on_device(x, rows, details=n_powers == 5)
     table = torch.zeros(3 * 65_536, dtype=torch.int32)
     at = torch.from_numpy(places)
     given = (x, at, rows.slots, table, expected.origin.shift)
@@ -58,9 +58,9 @@ def test_an_observation_by_it(details: bool, monkeypatch: pytest.MonkeyPatch) ->
     x[3], x[4, 1], x[:9, 7] = torch.nan, 0.0, 3.0
     slots = np.arange(40) % 3 - 1
     rows = DeviceRows.of(np.flatnonzero(slots >= 0), slots, 2, x.device)
-    expected = count_there(x, rows, details=details)
+    expected = count_on_device(x, rows, details=details)
     monkeypatch.setattr(device_counts, "is_fused", lambda _: True)
-    found = count_there(x, rows, expected.origin, details=details)
+    found = count_on_device(x, rows, expected.origin, details=details)
     for part, other in zip(found.parts(), expected.parts(), strict=True):
         assert torch.allclose(part.double(), other.double(), rtol=1e-12, atol=1e-12, equal_nan=True)
     assert torch.equal(found.tables, expected.tables)
