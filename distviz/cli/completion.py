@@ -14,7 +14,7 @@ Completer = Callable[[str], list[str]]
 
 _MANIFESTS = (
     *("run.json", "comparison.json", "filler.json", "sweep.json", "allocation.json"),
-    "whatif.json",
+    *("whatif.json", "training.json"),
 )
 _MAX_FOLDERS = 200
 """Limit of folders to look into, so that completion stays fast on a large disk."""

@@ -99,6 +99,8 @@ from .token_groups import partition_rows as partition_rows
 from .token_rows import ROW as ROW
 from .token_rows import RowFile as RowFile
 from .token_rows import TokenRows as TokenRows
+from .training import Training as Training
+from .training_writer import TrainingWriter as TrainingWriter
 from .whatif import COLUMNS as COLUMNS
 from .whatif import HALF as HALF
 from .whatif import RANGES as RANGES

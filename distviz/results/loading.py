@@ -12,10 +12,11 @@ from distviz.results.output_folder import advice_for
 from distviz.results.reading import is_there
 from distviz.results.run import Run
 from distviz.results.sweep import Sweep
+from distviz.results.training import Training
 from distviz.results.whatif import WhatIf
 
-Kind = Run | Comparison | FillerStudy | Sweep | Allocation | WhatIf
-_KINDS: tuple[type[Kind], ...] = (Run, Comparison, FillerStudy, Sweep, Allocation, WhatIf)
+Kind = Run | Comparison | FillerStudy | Sweep | Allocation | WhatIf | Training
+_KINDS: tuple[type[Kind], ...] = (Run, Comparison, FillerStudy, Sweep, Allocation, WhatIf, Training)
 
 
 def load(folder: str | Path) -> Kind:

@@ -14,19 +14,23 @@ from distviz.results.staging_folder import remove_abandoned
 
 MANIFESTS = (
     *("run.json", "comparison.json", "filler.json", "sweep.json", "allocation.json"),
-    "whatif.json",
+    *("whatif.json", "training.json"),
 )
 _CSV = (
     *("stats", "histograms", "plans", "classes", "experts", "compare", "inference", "channels"),
     *("filler", "attention", "positions", "sweep", "sweep_seeds", "whatif", "extremes", "formats"),
-    *("allocation", "uniform", "allocation_costs", "allocation_curve"),
+    *("allocation", "uniform", "allocation_costs", "allocation_curve", "timeline", "drift"),
+    *("elementwise", "elementwise_channels", "elementwise_tokens"),
 )
-_PARQUET = ("documents", "channels", "counts", "tokens", "output_documents", "token_groups")
+_PARQUET = (
+    *("documents", "channels", "counts", "tokens", "output_documents", "token_groups"),
+    "elementwise_documents",
+)
 _FILES = {
     *MANIFESTS,
     *(f"{name}.csv" for name in _CSV),
     *(f"{name}.parquet" for name in _PARQUET),
-    *("documents.jsonl", "report.html"),
+    *("documents.jsonl", "report.html", "training.json.tmp", "timeline.csv.tmp"),
     *(".DS_Store", "Thumbs.db"),  # file managers write them
 }
 """Names of the files of a result."""

@@ -140,8 +140,11 @@ class Folder:
         return manifest
 
     def read(self, name: str) -> bytes:
-        """Read a file, and note whether it is as it was written; errors as of `read_file`."""
-        data = read_file(self.path / name)
+        """Read a file, and note whether it is as it was written; errors as of `read_file`.
+
+        Of a file that grows, what was written after the manifest is left out.
+        """
+        data = read_file(self.path / name)[: (self.manifest.get("sizes") or {}).get(name)]
         self._read[name] = digest(data)
         return data
 

@@ -343,6 +343,38 @@ class WhatIfManifest(Manifest, kw_only=True):
     asked: dict[str, str | int | float | bool | None] | None = None
 
 
+class TrainingSettings(Settings, kw_only=True):
+    """What the snapshots of a training observe, and when."""
+
+    every: Count | None = None
+    gradients: bool = False
+    weights: bool = False
+
+
+class SnapshotNote(Struct, kw_only=True):
+    """A snapshot: what it observed, and the SHA-256 of the ``run.json`` it was written with.
+
+    ``session`` counts from 0 how often the training was started again before it.
+    """
+
+    step: Count
+    checksum: str
+    tokens: Count | None = None
+    passes: Count | None = None
+    session: Count = 0
+
+
+class TrainingManifest(Manifest, kw_only=True):
+    """``training.json``; ``sizes`` are the bytes of files that grow, as far as they are valid."""
+
+    kind: Literal["training"] = "training"
+    model: Model | None = None
+    settings: TrainingSettings | None = None
+    steps: list[SnapshotNote] = []
+    sizes: dict[FileName, Count] = {}
+    first_nonfinite: dict[str, Any] | None = None
+
+
 def check(value: Any, schema: Any) -> None:
     """Check plain data.
 

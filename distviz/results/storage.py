@@ -22,6 +22,7 @@ FILLER = "filler.json"
 WHATIF = "whatif.json"
 SWEEP = "sweep.json"
 ALLOCATION = "allocation.json"
+TRAINING = "training.json"
 _TABLES = (".csv", ".parquet", ".jsonl")
 
 
@@ -36,9 +37,15 @@ def read_manifest(path: Path, name: str = RUN, kind: str = "run") -> dict[str, A
     return Folder(path, name, kind).manifest
 
 
-def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest as JSON, with checksums of the tables beside it and of itself."""
-    checksums = {name: file_digest(path.parent / name) for name in _beside(path)}
+def write_manifest(
+    path: Path, manifest: dict[str, Any], checksums: dict[str, str] | None = None
+) -> None:
+    """Write a manifest as JSON, with checksums of the tables beside it and of itself.
+
+    ``checksums`` are those of the tables where they are known.
+    """
+    if checksums is None:
+        checksums = {name: file_digest(path.parent / name) for name in _beside(path)}
     content = json.loads(json.dumps(manifest | {CHECKSUMS: checksums}, allow_nan=False))
     content[OWN_CHECKSUM] = own_digest(content)
     text = json.dumps(content, indent=2, ensure_ascii=False)

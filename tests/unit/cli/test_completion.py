@@ -9,7 +9,7 @@ import pytest
 from distviz.arm.presets import PRESETS
 from distviz.cli import completion
 from distviz.cli.completion import of_choices, presets, results
-from distviz.results import storage
+from distviz.results.loading import _KINDS
 
 
 def test_presets_are_offered_model_first() -> None:
@@ -38,6 +38,4 @@ def test_result_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_result_folders_are_known_by_every_manifest() -> None:
-    manifests = {storage.RUN, storage.COMPARISON, storage.FILLER, storage.SWEEP, storage.WHATIF}
-    manifests.add(storage.ALLOCATION)
-    assert set(completion._MANIFESTS) == manifests
+    assert set(completion._MANIFESTS) == {kind.FILE for kind in _KINDS}

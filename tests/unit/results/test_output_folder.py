@@ -17,6 +17,7 @@ from distviz.errors import RequestError
 from distviz.reports import report_folders, write_folder
 from distviz.results.loading import _KINDS
 from distviz.results.output_folder import (
+    _FILES,
     MANIFESTS,
     advice_for,
     check_output,
@@ -39,6 +40,11 @@ def result(tmp_path: Path) -> Path:
 
 def test_all_kinds_of_results_are_known() -> None:
     assert set(MANIFESTS) == {kind.FILE for kind in _KINDS}
+
+
+def test_every_table_of_a_result_is_known() -> None:
+    tables = {name for kind in _KINDS for name in {**kind.TABLES, **kind.OPTIONAL}}
+    assert tables <= _FILES
 
 
 @pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "allocation", "whatif"])
