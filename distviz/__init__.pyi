@@ -7,6 +7,7 @@ from .hooks import watch as watch
 from .measure import run as run
 from .results import Comparison as Comparison
 from .results import Run as Run
+from .results import Training as Training
 from .stats import Sketch as Sketch
 from .studies import compare as compare
 

@@ -1,6 +1,6 @@
 """Record one row per document, layer, site and phase.
 
-Memory: one table per unfinished document and key, nine numbers per finished row.
+Memory: one table per unfinished document and key, ten numbers per finished row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from distviz.stats import (
     unpack_tables,
 )
 
-_COLUMNS = ["document", "count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini"]
+_COLUMNS = ["document", "count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini", "absmax"]
 _ORDER = ["document", "stack", "layer", "site", "module", "_phase"]
 
 K = TypeVar("K")
@@ -162,7 +162,7 @@ class Documents:
         self, document: int, key: SiteKey, found: tuple[Any, ...], moments: Moments
     ) -> tuple[Any, ...]:
         """Return the row by the statistics of the table and the moments of the values."""
-        count, mean, std, eps, near_zero, l1, l2, gini = found
+        count, mean, std, eps, near_zero, l1, l2, gini, absmax = found
         if key.phase == "before":
             self._eps[document, key._replace(phase="")] = eps
         elif math.isnan(eps):
@@ -172,7 +172,7 @@ class Documents:
             mean, std = moments.mean, math.sqrt(moments.m2 / moments.count)
         if is_rounded and moments.l1 is not None:
             l1, l2 = moments.l1, moments.l2
-        return (document, count, mean, std, eps, near_zero, l1, l2, gini)
+        return (document, count, mean, std, eps, near_zero, l1, l2, gini, absmax)
 
     def _rows_of(self, document: int) -> list[tuple[SiteKey, tuple[Any, ...]]]:
         parts = self._open.get(document, {})

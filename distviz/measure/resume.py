@@ -23,7 +23,7 @@ from distviz.progress import Progress
 from distviz.results import read_file, replacing
 from distviz.stats import decode, encode
 
-_MAGIC = b"distviz state 6\n"
+_MAGIC = b"distviz state 7\n"
 _SUFFIX = ".state"
 _MAX_TIME_SHARE = 0.02
 _SHOWN = 3

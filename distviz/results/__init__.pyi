@@ -88,6 +88,7 @@ from .sweep import varied_columns as varied_columns
 from .sweep_layers import disagreements as disagreements
 from .sweep_layers import is_alone as is_alone
 from .sweep_layers import rank_layers as rank_layers
+from .tables import by_document as by_document
 from .tables import choose_places as choose_places
 from .tables import need as need
 from .tables import records as records

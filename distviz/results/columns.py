@@ -55,6 +55,7 @@ class Document(Place, kw_only=True):
     l1: Positive | None = None
     l2: Positive | None = None
     gini: Share | None = None
+    absmax: Positive | None = None
 
 
 class Channel(Place, kw_only=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from distviz.errors import RequestError
 from distviz.output import listed
+from distviz.sites import SiteKey
 
 
 def need(table: pd.DataFrame, columns: Iterable[str], name: str) -> pd.DataFrame:
@@ -24,6 +25,31 @@ def need(table: pd.DataFrame, columns: Iterable[str], name: str) -> pd.DataFrame
     if missing:
         raise RequestError(f"{name} has no column {missing[0]}", "measure again")
     return table
+
+
+def by_document(
+    table: pd.DataFrame, keys: Sequence[SiteKey], columns: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """Return columns of ``documents.parquet`` as (places, documents), NaN where there is no row.
+
+    The columns of the result are the numbers of the documents.
+
+    Raises
+    ------
+    RequestError
+        If the table lacks a column.
+    """
+    names = list(SiteKey._fields)
+    if not len(table):
+        return {name: pd.DataFrame(index=range(len(keys)), dtype=float) for name in columns}
+    rows = need(table, [*names, "document", *columns], "documents.parquet")
+    wanted = pd.MultiIndex.from_tuples([tuple(key) for key in keys], names=names)
+    return {
+        name: rows.pivot_table(
+            index=names, columns="document", values=name, aggfunc="first"
+        ).reindex(wanted)
+        for name in columns
+    }
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ import pandas as pd
 from distviz.errors import RequestError
 from distviz.output import counted, listed
 from distviz.results.columns import Place, Row
+from distviz.results.drift import drift, drift_verdict
 from distviz.results.labels import measured_line
 from distviz.results.reading import Folder, file_digest
 from distviz.results.result import Result, model_layers
@@ -30,6 +32,7 @@ from distviz.results.schema import (
 )
 from distviz.results.staging_folder import remove_abandoned
 from distviz.results.storage import RUN, TRAINING, write_manifest
+from distviz.results.tables import records
 from distviz.sites import SiteKey
 
 TIMELINE = "timeline.csv"
@@ -175,13 +178,23 @@ class Training(Result):
         ends = f", steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else ""
         return [measured_line(self, sample=f"{counted(len(steps), 'snapshot')}{ends}")]
 
+    @cached_property
+    def drift(self) -> pd.DataFrame:
+        """``drift.csv``: what changed from the first to the last snapshot, which are read."""
+        return drift(self)
+
+    @cached_property
+    def verdict(self) -> str:
+        """Sentences that say what changed, see `distviz.results.drift`."""
+        return drift_verdict(self)
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, as exported."""
-        return {"timeline": self.timeline}
+        return {"timeline": self.timeline} | ({"drift": self.drift} if len(self.drift) else {})
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``--json`` prints: the manifest."""
-        return self.stated
+        """Return what ``--json`` prints: the manifest with the verdict, and the drift."""
+        return self.stated | {"verdict": self.verdict, "drift": records(self.drift)}
 
     def _write_files(self, folder: Path) -> None:
         super()._write_files(folder)

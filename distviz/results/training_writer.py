@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class TrainingWriter:
     out
         The folder.
     settings
-        What the snapshots observe, for the manifest: ``every``, ``sites``, ``layers`` and so on.
+        What the snapshots observe, for the manifest: ``every``, ``sites``, ``layers`` and so on;
+        lists are joined by commas.
     resume
         Continue the training in the folder, if there is one.
     force
@@ -66,6 +68,7 @@ class TrainingWriter:
         force: bool = False,
     ) -> None:
         self.out = Path(out)
+        settings = {n: ",".join(v) if isinstance(v, list) else v for n, v in settings.items()}
         self.manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "kind": "training",
@@ -145,19 +148,35 @@ class TrainingWriter:
         others = [one for one in self.manifest["steps"] if one["step"] != step]
         self.manifest["steps"] = [*others, note]
         self.manifest["model"] = self.manifest["model"] or run.manifest.get("model")
-        if self.manifest["first_nonfinite"] is None:
-            self.manifest["first_nonfinite"] = first_nonfinite
-        every = [*self.manifest["warnings"], *map(visible, warnings)]
-        self.manifest["warnings"] = list(dict.fromkeys(every))
-        try:
+        self._keep(first_nonfinite, warnings)
+        with self._writing():
             if is_known:
                 self._rewrite(Training.load(self.out).timeline)
             else:
                 self._append(rows)
                 self._write_manifest()
+        return place
+
+    def note(
+        self, *, first_nonfinite: dict[str, Any] | None = None, warnings: Iterable[str] = ()
+    ) -> None:
+        """Write the manifest without a snapshot; the arguments and errors are those of `add`."""
+        self._keep(first_nonfinite, warnings)
+        with self._writing():
+            self._write_manifest()
+
+    def _keep(self, first_nonfinite: dict[str, Any] | None, warnings: Iterable[str]) -> None:
+        if self.manifest["first_nonfinite"] is None:
+            self.manifest["first_nonfinite"] = first_nonfinite
+        every = [*self.manifest["warnings"], *map(visible, warnings)]
+        self.manifest["warnings"] = list(dict.fromkeys(every))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise MeasurementError(f"{self.out} cannot be written: {error.strerror}") from error
-        return place
 
     def _append(self, rows: pd.DataFrame) -> None:
         text = rows.to_csv(index=False, header=not self._size, lineterminator="\n").encode()

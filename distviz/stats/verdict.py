@@ -15,6 +15,9 @@ ALPHA = 0.05
 """The false discovery rate: a difference is significant where the adjusted p is below."""
 
 
+_RATIOS = {"log_variance_ratio": "variance", "log_absmax_ratio": "largest abs(x)"}
+
+
 def verdict(frame: pd.DataFrame, alpha: float = ALPHA) -> str:
     """Return sentences that say which layers differ, by how much, and how that was tested.
 
@@ -113,11 +116,11 @@ def _amount(quantity: str, row: pd.Series) -> str:
     values = row[["estimate", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
     unit, name = " points", "near-zero"
     scaled, sign = 100 * values, "+"
-    if quantity == "log_variance_ratio":
-        unit, name = " %", "variance"
+    if quantity in _RATIOS:
+        unit, name = " %", _RATIOS[quantity]
         scaled = 100 * np.expm1(values)
         if values[0] >= math.log(2):
-            unit, sign, name, scaled = "", "", "variance ×", np.exp(values)
+            unit, sign, name, scaled = "", "", f"{name} ×", np.exp(values)
     width = scaled[2] - scaled[1] if np.isfinite(scaled).all() else abs(scaled[0])
     digits = min(max(-math.floor(math.log10(width / 2)), 0), 4) if width > 0 else 2
     first, low, high = (

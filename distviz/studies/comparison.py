@@ -18,13 +18,13 @@ from distviz.results import (
     Outline,
     Pair,
     Run,
+    by_document,
     compare_manifest,
     depth,
-    need,
     pair_keys,
 )
 from distviz.settings import RunSettings
-from distviz.sites import SiteKey, parse_layers, parse_sites
+from distviz.sites import parse_layers, parse_sites
 from distviz.studies.alignment import check_alignment, check_models
 from distviz.studies.compare_output import OutputSinks, add_output, compare_output, is_partial
 from distviz.studies.compare_sides import (
@@ -321,8 +321,9 @@ def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int)
             "stack": [pair.a.stack for pair in pairs],
         }
     )
-    first = _by_document(a, [pair.a for pair in pairs])
-    second = _by_document(b, [pair.b for pair in pairs])
+    columns = ("std", "near_zero")
+    first = by_document(a.documents, [pair.a for pair in pairs], columns)
+    second = by_document(b.documents, [pair.b for pair in pairs], columns)
     if is_paired:
         shared = sorted({*first["std"].columns, *second["std"].columns})
         first, second = (
@@ -335,19 +336,6 @@ def _infer(pairs: Sequence[Pair], a: Run, b: Run, *, is_paired: bool, seed: int)
         table = table[table["quantity"] != "near_zero_difference"].reset_index(drop=True)
     order = [name for name in table if name not in _LAST]
     return table[[*order, *_LAST]]
-
-
-def _by_document(run: Run, keys: Sequence[SiteKey]) -> dict[str, pd.DataFrame]:
-    """Return std and near-zero share as (places, documents), columns the documents' numbers."""
-    names = ["layer", "stack", "site", "phase", "module"]
-    documents = need(run.documents, [*names, "document", "std", "near_zero"], "documents.parquet")
-    wanted = pd.MultiIndex.from_tuples([tuple(getattr(key, n) for n in names) for key in keys])
-    return {
-        quantity: documents.pivot_table(
-            index=names, columns="document", values=quantity, aggfunc="first"
-        ).reindex(wanted)
-        for quantity in ("std", "near_zero")
-    }
 
 
 def _arrays(side: dict[str, pd.DataFrame]) -> dict[str, Any]:

@@ -145,6 +145,7 @@ def assert_documents(run: Run, found: Measured, c: float = 0.13) -> None:
                 "l1": np.abs(exact).sum(), "l2": math.sqrt((exact**2).sum()), "gini": gini_of(x),
             }  # fmt: skip
             scale = float(np.abs(x).max())
+            assert row["absmax"] == scale
             for name, value in expected.items():
                 assert row[name] == pytest.approx(value, rel=1e-9, abs=1e-11 * scale), name
 

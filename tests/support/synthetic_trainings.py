@@ -84,7 +84,8 @@ def _key(key: SiteKey) -> dict[str, Any]:
 def _described(values: NDArray[np.float32]) -> dict[str, Any]:
     sketch = Sketch().add(values)
     own = statistics.describe(sketch, statistics.near_zero_eps(sketch, 0.13))
-    return {n: own[n] for n in ("count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini")}
+    names = ("count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini")
+    return {name: own[name] for name in names} | {"absmax": float(np.abs(values).max())}
 
 
 def _channel(values: NDArray[np.float32]) -> dict[str, Any]:

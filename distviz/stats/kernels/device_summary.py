@@ -33,7 +33,7 @@ def ranked(ascending: torch.Tensor, counts: torch.Tensor, rank: torch.Tensor) ->
 def summarise_on_device(
     tables: torch.Tensor, grid: str, c: float, given_eps: torch.Tensor
 ) -> torch.Tensor:
-    """Return what :func:`distviz.stats.kernels.summarise` does, float64 (tables, 8).
+    """Return what :func:`distviz.stats.kernels.summarise` does, float64 (tables, 9).
 
     Parameters
     ----------
@@ -65,7 +65,8 @@ def summarise_on_device(
     gini = torch.where(l1 > 0, gini, torch.nan)
     std = (variance.sum(1) / number).sqrt()
     found = [total.double(), mean + lost, std + lost, eps + lost, near / number + lost]
-    return torch.stack([*found, l1, squares.sqrt(), gini], 1)
+    absmax = torch.where(counts > 0, sizes, 0.0).amax(1) + lost
+    return torch.stack([*found, l1, squares.sqrt(), gini, absmax], 1)
 
 
 def largest_on_device(

@@ -355,8 +355,8 @@ def compress(table, magnitudes, values, negative, positive):
 def summarise(table, magnitudes, c, given_eps):
     """Statistics of one table of 16-bit codes (any integer type, 65,536 cells).
 
-    Returns (count, mean, std, eps, near_zero, l1, l2, gini); ``given_eps`` < 0 asks for the
-    table's own 1.4826 * MAD * c.
+    Returns (count, mean, std, eps, near_zero, l1, l2, gini, absmax); ``given_eps`` < 0 asks for
+    the table's own 1.4826 * MAD * c.
     """
     values = np.empty(magnitudes.size, np.float64)
     negative, positive = np.empty(magnitudes.size, np.int64), np.empty(magnitudes.size, np.int64)
@@ -365,7 +365,7 @@ def summarise(table, magnitudes, c, given_eps):
     counts = negative + positive
     total = counts.sum()
     if total == 0:
-        return 0, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, np.nan
+        return 0, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, np.nan, np.nan
     signed, l1, squares, ranked = 0.0, 0.0, 0.0, 0.0
     below, median = 0, values[0]
     for cell in range(filled):
@@ -394,4 +394,5 @@ def summarise(table, magnitudes, c, given_eps):
     gini = np.nan
     if l1 > 0:
         gini = 2.0 * ranked / (total * l1) - (total + 1.0) / total
-    return total, mean, math.sqrt(variance / total), eps, near / total, l1, math.sqrt(squares), gini
+    std, l2, absmax = math.sqrt(variance / total), math.sqrt(squares), values[-1]
+    return total, mean, std, eps, near / total, l1, l2, gini, absmax

@@ -35,6 +35,7 @@ def expected(values: np.ndarray[Any, Any], eps: float) -> dict[str, float]:
         "l1": size.sum(),
         "l2": np.sqrt((values**2).sum()),
         "gini": 2 * (size @ np.arange(1, n + 1)) / (n * size.sum()) - (n + 1) / n,
+        "absmax": size[-1],
     }
 
 

@@ -10,8 +10,10 @@ import pytest
 from distviz.results import columns
 from distviz.results.allocation import CostRow, CurveRow, PlaceRow
 from distviz.results.columns import names_of
+from distviz.results.drift import DriftRow
 from distviz.results.meanings import MEANINGS, meanings_of
 from distviz.results.sweep import SeedRow, SweepRow
+from distviz.results.training import TimelineRow
 from distviz.results.whatif import WhatIfRow
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
@@ -40,6 +42,8 @@ TABLES = {
     "allocation_costs": CostRow,
     "allocation_curve": CurveRow,
     "whatif": WhatIfRow,
+    "timeline": TimelineRow,
+    "drift": DriftRow,
 }
 
 

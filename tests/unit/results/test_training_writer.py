@@ -95,8 +95,20 @@ def test_warnings_and_the_first_nonfinite_value_are_kept(
     for step in (10, 20):
         bad = {"step": step, "layer": 2, "stack": "decoder", "site": "act", "kind": "nan"}
         writer.add(step, trained.training.at(step), first_nonfinite=bad, warnings=["slow"])
+    writer.note(warnings=["slow", "the disk was full"])
     found = Training.load(tmp_path / "train").manifest
-    assert (found["first_nonfinite"]["step"], found["warnings"]) == (10, ["slow"])
+    assert (found["first_nonfinite"]["step"], found["warnings"]) == (
+        10,
+        ["slow", "the disk was full"],
+    )
+
+
+def test_lists_of_settings_are_joined(tmp_path: Path) -> None:
+    listed = SETTINGS | {"sites": ["act", "gradient:act"]}
+    TrainingWriter(tmp_path / "train", listed)
+    TrainingWriter(tmp_path / "train", listed, resume=True)
+    found = Training.load(tmp_path / "train").manifest
+    assert found["settings"]["sites"] == "act,gradient:act"
 
 
 # Kills --------------------------------------------------------------------------------------

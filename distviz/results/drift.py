@@ -1,0 +1,160 @@
+"""What changed between two snapshots of a training, with documents as the unit.
+
+The snapshots saw different documents, so the test is unpaired: each document of either snapshot
+gives one number, see `distviz.stats.inference`. A document is a row of a batch, unless the run had
+others. Where a place has no documents, as the weights of a parameter, its change is not tested.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from distviz.output import counted, listed
+from distviz.results.columns import Estimate
+from distviz.results.labels import place_name
+from distviz.results.schema import Count, Layer, Phase
+from distviz.results.tables import by_document, records
+from distviz.sites import SiteKey
+from distviz.stats import inference, statistics, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distviz.results.run import Run
+    from distviz.results.training import Training
+
+ABSMAX, DEAD = "log_absmax_ratio", "dead_channels_difference"
+_TESTED = (*inference.QUANTITIES, ABSMAX)
+_COLUMNS = ("std", "near_zero", "absmax")
+_PLACE = list(SiteKey._fields)
+_MOST = 3
+"""Layers that are named."""
+
+
+class DriftRow(Estimate, kw_only=True):
+    """``drift.csv``."""
+
+    step_a: Count
+    step_b: Count
+    layer: Layer
+    site: str
+    phase: Phase
+    module: str
+    stack: str
+
+
+COLUMNS = ["step_a", "step_b", *_PLACE, "quantity", *inference.COLUMNS]
+
+
+def drift(training: Training, *, seed: int = 0) -> pd.DataFrame:
+    """Return ``drift.csv``: every change between the first and the last snapshot.
+
+    One row per place and quantity: the log variance ratio, the difference of the near-zero shares,
+    the log ratio of the largest abs(x), and the difference of the numbers of channels that have
+    only zeros, which is not tested. p-values are corrected over the places of a quantity. Without
+    rows for a training of fewer than two snapshots.
+    """
+    steps = training.steps
+    if len(steps) < 2:
+        return pd.DataFrame(columns=COLUMNS)
+    first, last = training.at(steps[0]), training.at(steps[-1])
+    keys = [key for key in first.keys if key in last.sketches]
+    parts = [*_of_documents(first, last, keys, seed), _of_channels(training, keys)]
+    places = pd.DataFrame(keys, columns=_PLACE)
+    table = pd.concat([pd.concat([places, part], axis=1) for part in parts])
+    table = table.sort_index(kind="stable").reset_index(drop=True)
+    return table.assign(step_a=steps[0], step_b=steps[-1])[COLUMNS]
+
+
+def _of_documents(first: Run, last: Run, keys: Sequence[SiteKey], seed: int) -> list[pd.DataFrame]:
+    """Return a row per place for each quantity that is tested."""
+    numbers = [_values(run, keys) for run in (first, last)]
+    sides = [inference.DocumentValues(side["std"], side["near_zero"]) for side in numbers]
+    table = inference.infer(*sides, paired=False, seed=seed)
+    parts = [table[table["quantity"] == name] for name in inference.QUANTITIES]
+    a, b = (inference.log_positive(side["absmax"]) for side in numbers)
+    found = inference.infer_means(a, b, ABSMAX, paired=False, seed=seed)
+    parts.append(found.assign(quantity=ABSMAX))
+    whole = [pd.DataFrame([_together(run, key) for key in keys]) for run in (first, last)]
+    return [
+        _completed(part.reset_index(drop=True), whole[1][name] - whole[0][name])
+        for part, name in zip(parts, _TESTED, strict=True)
+    ]
+
+
+def _values(run: Run, keys: Sequence[SiteKey]) -> dict[str, Any]:
+    """Return columns of the documents as (places, documents), float64; NaN where one is missing."""
+    known = [name for name in _COLUMNS if name in run.documents or run.documents.empty]
+    found = by_document(run.documents, keys, known)
+    arrays = {name: table.to_numpy(dtype=float) for name, table in found.items()}
+    return {name: arrays.get(name, np.full_like(arrays["std"], np.nan)) for name in _COLUMNS}
+
+
+def _together(run: Run, key: SiteKey) -> dict[str, float]:
+    """Return what each quantity compares, of all values of a place."""
+    sketch = run.merged[key]
+    absmax = max(abs(sketch.min), abs(sketch.max)) if sketch.count else math.nan
+    logs = inference.log_positive(np.array([sketch.std(), absmax]))
+    near_zero = statistics.near_zero(sketch, run.bands[key])
+    return dict(zip(_TESTED, (2 * logs[0], near_zero, logs[1]), strict=True))
+
+
+def _completed(rows: pd.DataFrame, whole: pd.Series[float]) -> pd.DataFrame:
+    """Fill in the change of all values together where there are too few documents for a test."""
+    is_few = rows["estimate"].isna() & whole.notna()
+    reason = "not tested: the change of all values together, fewer than 2 documents have a value"
+    return rows.assign(
+        estimate=rows["estimate"].where(~is_few, whole),
+        reason=rows["reason"].where(~is_few, reason),
+    )
+
+
+def _of_channels(training: Training, keys: Sequence[SiteKey]) -> pd.DataFrame:
+    steps = training.steps
+    rows = [training.curve("dead_channels", key) for key in keys]
+    change = [row.get(steps[-1], math.nan) - row.get(steps[0], math.nan) for row in rows]
+    found: dict[str, Any] = dict.fromkeys(inference.COLUMNS, math.nan)
+    counts = dict.fromkeys(("documents", "documents_a", "documents_b", "zero_variance"), 0)
+    reason = "not tested: one number for each snapshot"
+    found |= counts | {"paired": False, "approximate": False, "reason": reason}
+    return pd.DataFrame(found | {"quantity": DEAD, "estimate": change})
+
+
+def drift_verdict(training: Training) -> str:
+    """Return sentences that say what changed where, and how that was tested."""
+    table = training.drift
+    if table.empty:
+        return "one snapshot: nothing to compare"
+    tested = table[table["quantity"].isin(_TESTED) & table["p_value"].notna()]
+    start = f"From step {table['step_a'][0]} to step {table['step_b'][0]}:"
+    lines = [f"{start} no place has documents, nothing is tested."]
+    if len(tested):
+        *found, basis = verdict(tested.rename(columns={"layer": "layer_a"})).split("\n")
+        why = "unpaired, as each snapshot saw others"
+        lines = [start, *found, f"{basis.removesuffix('.')}; {why}."]
+    lines += [line for site in dict.fromkeys(table["site"]) for line in _dead(training, site)]
+    return "\n".join(lines)
+
+
+def _dead(training: Training, site: str) -> list[str]:
+    """Return a sentence on the dead channels of a site, where their number changed."""
+    table = training.drift
+    rows = table[(table["quantity"] == DEAD) & (table["site"] == site) & (table["estimate"] != 0)]
+    rows = rows.dropna(subset="estimate")
+    if rows.empty:
+        return []
+    order = rows["estimate"].abs().sort_values(ascending=False, kind="stable").index
+    words = []
+    for row in records(rows.loc[order[:_MOST]]):
+        key = SiteKey(*(row[name] for name in _PLACE))
+        curve = training.curve("dead_channels", key)
+        before, after = (int(curve[row[f"step_{side}"]]) for side in "ab")
+        words.append(f"{place_name(row)} ({before:,} → {after:,})")
+    more = counted(len(rows) - len(words), "more") if len(rows) > len(words) else ""
+    names = ", ".join(words) + f", and {more}" * bool(more)
+    named = listed("layer", names)
+    return [f"{site}: the number of dead channels (only zeros in a snapshot) changed in {named}."]
