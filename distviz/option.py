@@ -335,7 +335,7 @@ def check_table(
         if inner is not None and isinstance(value, dict):
             checked[key] = inner(**check_table(value, inner, where, f"{prefix}{key}."))
         else:
-            checked[key] = _check_type(value, allowed[key], f"{where}: '{prefix}{written}'")
+            checked[key] = check_type(value, allowed[key], f"{where}: '{prefix}{written}'")
     return checked
 
 
@@ -343,7 +343,8 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _check_type(value: Any, hint: Any, where: str) -> Any:
+def check_type(value: Any, hint: Any, where: str) -> Any:
+    """Return a value of a type; raise a RequestError for another one, ``where`` names the value."""
     for kind in _kinds(hint):
         origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
         if origin is list:
@@ -362,7 +363,9 @@ _TYPE_NAMES = {
     str: "a string",
     bool: "true or false",
     type(None): "nothing",
+    Path: "a path",
     list[str]: "a list of strings",
+    list[Path]: "a list of paths",
     list[int]: "a list of whole numbers",
 }
 """How messages name a type; others are tables."""

@@ -56,8 +56,9 @@ nitpick_ignore_regex = [
     ),
     (
         "py:class",
-        r"(Layers|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
+        r"(Layers|tuple\[Any|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
     ),
+    ("py:class", r"distviz\.(sites|models\.architectures\.mlp)\.(Mlp|HookPoint|LayerOrder)"),
     (
         "py:class",
         r"(Checked|HasMagnitudes|FirstOutputs|PairedOutputs|distviz\.stats\.magnitudes\.\w+|distviz\.results\.token_rows\.\w+)",

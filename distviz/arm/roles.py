@@ -51,6 +51,8 @@ def _given(settings: Any, options: Mapping[str, Option]) -> Iterator[str]:
     typed = settings.explicit - dict(settings.files).keys()
     for name, option in options.items():
         value = getattr(settings, name)
+        if name == "text":
+            value = [*value, *settings.texts]
         is_own = name in settings.explicit or not settings.explicit  # and not of a preset
         if (value != option.default and is_own) or (
             name in typed and not (value is None or value is False or isinstance(value, list))

@@ -1,1 +1,2 @@
+from . import calls as calls
 from .process import main as main

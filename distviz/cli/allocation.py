@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.arm import KL_BUDGET
-from distviz.cli.checks import checked_budget, refuse_layers, short_name
-from distviz.cli.commands import Study, has_settings, open_with_text, repeated_flags
+from distviz.cli.checks import checked_budget, has_settings, refuse_layers, short_name
+from distviz.cli.commands import Study, open_with_text, repeated_flags
 from distviz.option import no_effect
 from distviz.results import ALLOCATION, read_manifest
 from distviz.settings import OPTIONS, RunSettings, build_settings
@@ -43,7 +43,7 @@ class _Request:
             known.get(name) == value for name, value in own.items()
         )
 
-    def measure(self, progress: Progress, states: CheckpointFolder) -> Allocation:
+    def measure(self, progress: Progress, states: CheckpointFolder | None) -> Allocation:
         """Measure costs, allocate, and measure the whole."""
         from distviz import studies
 

@@ -185,25 +185,23 @@ def _output_written(
     _output_result(given, result, folder, **({"axes": axes} if isinstance(result, Run) else {}))
 
 
-def _measure(
-    command: str, given: SimpleNamespace, *request: Any, make: Callable[..., Any] | None = None
-) -> None:
-    """Execute a command that measures, or print an estimate; ``make`` checks its request."""
-    from distviz.cli import commands
+def _measure(command: str, given: SimpleNamespace) -> None:
+    """Execute a command that measures, or print an estimate."""
+    from distviz.cli.checks import naming_command
+    from distviz.cli.requests import study_of
 
-    flags = options.flags_of(command, given)
-    make = make or getattr(commands, f"{command}_study")
-    study = make(*request, flags, given.config)
+    study = study_of(command, given)
     if not given.dry_run:
         from distviz.cli.execute import execute
 
-        _output_written(
-            given, *execute(study, _progress(given)), options.axis_choice(study.settings)
-        )
+        with naming_command():
+            done = execute(study, _progress(given), sys.argv[1:])
+        _output_written(given, *done, options.axis_choice(study.settings))
         return
     from distviz.cli.dry_run import dry_run
 
-    found = dry_run(study)
+    with naming_command():
+        found = dry_run(study)
     world.current().finish()
     if not world.current().is_first:
         return
@@ -219,36 +217,25 @@ def _measure(
 @_command
 def run(given: SimpleNamespace) -> None:
     """Measure one model: without ARM, with ARM, paired."""
-    _measure("run", given, given.model)
+    _measure("run", given)
 
 
 @_command
 def compare(given: SimpleNamespace) -> None:
     """Compare two models or runs: distances and statistical tests."""
-    own = options.of_side_b(given)
-    by_value = {"elementwise": given.elementwise, "local": given.local}
-    _measure("compare", given, given.a, given.b, given.phase_a, given.phase_b, own, by_value)
+    _measure("compare", given)
 
 
 @_command
 def filler(given: SimpleNamespace) -> None:
     """Measure the same prompts with and without filler tokens."""
-    _measure("filler", given, given.model, given.counts)
+    _measure("filler", given)
 
 
 @_command
 def sweep(given: SimpleNamespace) -> None:
     """Measure a grid of ARM settings and recommend one."""
-    from distviz.cli.commands import GRID
-
-    lists = {name: getattr(given, name) for name in GRID}
-    own = (lists, given.seeds, given.budget_kl, given.by_layer)
-    if given.allocate is None:
-        _measure("sweep", given, given.model, *own)
-        return
-    from distviz.cli.allocation import allocation_study
-
-    _measure("sweep", given, given.model, given.allocate, *own, make=allocation_study)
+    _measure("sweep", given)
 
 
 @_command
@@ -256,21 +243,7 @@ def generate(given: SimpleNamespace) -> None:
     """Continue a prompt with ARM off and on."""
     from distviz.cli import execute
 
-    found = execute.execute_generate(
-        given.model,
-        given.prompt,
-        options.flags_of("generate", given),
-        given.config,
-        _progress(given),
-        system=given.system,
-        decoding={
-            "max_new_tokens": given.max_new_tokens,
-            "samples": given.num_samples,
-            "temperature": 1.0 if given.sample and given.temperature is None else given.temperature,
-            "top_p": given.top_p,
-            "on": given.on,
-        },
-    )
+    found = execute.execute_generate(given, _progress(given))
     _warn(found.manifest["warnings"])
     from distviz.cli.views.generate import summary
 
@@ -283,11 +256,10 @@ def inspect(given: SimpleNamespace) -> None:
     if given.architectures:
         _list_architectures(given)
         return
-    from distviz import studies
+    from distviz.cli.execute import execute_inspect
     from distviz.cli.views.inspect import inspection
 
-    own = {"revision": given.revision, "trust_remote_code": bool(given.trust_remote_code)}
-    found = studies.inspect(given.model, given.layer or 0, **own)
+    found = execute_inspect(given)
     _output(given, found.as_dict, [partial(inspection, found)])
 
 
@@ -310,17 +282,9 @@ def whatif(given: SimpleNamespace) -> None:
     """Compute the error of sparsity and quantization from a saved run."""
     from distviz.cli import execute
 
-    asked = ("sparsity", "thresholds", "formats", "ranges", "phases", "layers", "sites")
-    figures = options.flags_of("whatif", given)["figures"]
-    answers, folder = execute.execute_whatif(
-        given.run,
-        {name: getattr(given, name) for name in (*asked, "percentile")},
-        ["png"] if figures is None else figures,
-        None if given.out is None else Path(given.out),
-        width=given.figure_width,
-        force=bool(given.force),
-    )
-    _output_written(given, answers, folder)
+    folder = given.run.parent / f"{given.run.resolve().name}-whatif"
+    folder = folder if given.out is None else Path(given.out)
+    _output_written(given, execute.execute_whatif(given, folder), folder)
 
 
 @_command

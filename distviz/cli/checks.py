@@ -14,7 +14,7 @@ from distviz.arm import published_for
 from distviz.errors import RequestError
 from distviz.measure import CheckpointFolder, current
 from distviz.parsing import whole_numbers
-from distviz.results import check_output
+from distviz.results import check_output, read_manifest
 from distviz.settings import MOST_FILLERS, RunSettings
 
 PROPOSED = "proposed"
@@ -65,6 +65,19 @@ def refuse_layers(settings: RunSettings, command: str) -> None:
             f"distviz {command} needs a checkpoint, not layers built from a TOML",
             "give a model, or measure the layers: distviz run",
         )
+
+
+def has_settings(
+    settings: RunSettings, manifest: str, folder: Path, redistributions: list[str] | None = None
+) -> bool:
+    """Whether the result in a folder was measured with the same settings, on the same files."""
+    from distviz.measure import refuse_changed
+
+    known = read_manifest(folder, manifest)
+    is_same = settings.asks_the_same(known.get("settings") or {})
+    if is_same:
+        refuse_changed(known, settings, folder, redistributions=redistributions)
+    return is_same
 
 
 def checkpoint_folder(out: Path, settings: RunSettings) -> CheckpointFolder:

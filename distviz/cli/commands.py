@@ -12,8 +12,8 @@ from distviz.arm import KL_BUDGET, every_preset, has_selection
 from distviz.cli.checks import (
     PROPOSED,
     checked_budget,
+    has_settings,
     is_published,
-    naming_command,
     parse_counts,
     refuse_layers,
     short_name,
@@ -52,7 +52,7 @@ class Study:
     name
         Of the folder where ``--out`` is not given; the date follows it.
     measure
-        Measures, or resumes from saved states, and returns the result.
+        Measures, or resumes from saved states, and returns the result; nothing is written.
     estimate
         Estimates each measurement by its side; a run that exists already is only named.
     is_answered
@@ -67,21 +67,29 @@ class Study:
     manifest: str
     settings: RunSettings
     name: str
-    measure: Callable[[Progress, CheckpointFolder], Result]
+    measure: Callable[[Progress, CheckpointFolder | None], Result]
     estimate: Callable[[], dict[str, Estimate | str]]
     is_answered: Callable[[Path], bool]
     has_parts: bool = False
     is_together: bool = False
 
 
-def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> Study:
-    """Check ``distviz run``; ``flags`` are settings as typed, None where not given."""
-    settings = build_settings(flags, config, model)
+def run_study(
+    model: str | None,
+    flags: dict[str, Any],
+    config: Path | None,
+    settings: RunSettings | None = None,
+) -> Study:
+    """Check ``distviz run``; ``flags`` are settings as typed, None where not given.
 
-    def measure(progress: Progress, states: CheckpointFolder) -> Run:
+    ``settings`` take the place of all others.
+    """
+    settings = settings or build_settings(flags, config, model)
+
+    def measure(progress: Progress, states: CheckpointFolder | None) -> Run:
         from distviz import measure
 
-        return measure.run(settings=settings, progress=progress, states=states)
+        return measure.run(settings, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
         from distviz.measure import check
@@ -96,38 +104,41 @@ def run_study(model: str | None, flags: dict[str, Any], config: Path | None) -> 
 
 
 def compare_study(
-    a: str,
-    b: str,
+    a: Run | str,
+    b: Run | str,
     phase_a: str,
     phase_b: str | None,
     of_b: dict[str, Any],
     by_value: dict[str, bool],
     flags: dict[str, Any],
     config: Path | None,
+    settings: RunSettings | None = None,
+    given: frozenset[str] | None = None,
 ) -> Study:
     """Check ``distviz compare``; ``of_b`` are the options of `SIDE_B`.
 
-    ``by_value`` holds ``elementwise`` and ``local``.
+    ``by_value`` holds ``elementwise`` and ``local``. ``settings`` take the place of all others;
+    ``given`` names those of them that a run's own do not replace.
     """
-    settings = replace(build_settings(flags, config, command="compare"), layer=None)
-    given = frozenset(name for name, value in flags.items() if value is not None)
+    settings = settings or build_settings(flags, config, command="compare")
+    settings = replace(settings, layer=None)
+    if given is None:
+        given = frozenset(name for name, value in flags.items() if value is not None)
     options: dict[str, Any] = {"phase_a": phase_a, "phase_b": phase_b, "settings": settings}
     options |= {"sites": flags.get("sites"), "given": given} | of_b | by_value
 
-    def measure(progress: Progress, states: CheckpointFolder) -> Comparison:
+    def measure(progress: Progress, states: CheckpointFolder | None) -> Comparison:
         from distviz.studies import compare
 
-        with naming_command():
-            return compare(a, b, **options, progress=progress, states=states)
+        return compare(a, b, **options, progress=progress, states=states)
 
     def estimate() -> dict[str, Estimate | str]:
         from distviz.cli.estimate import of_comparison
         from distviz.studies import checked_sides
 
-        with naming_command():
-            sides = checked_sides(a, b, **options)
+        sides = checked_sides(a, b, **options)
         found: dict[str, Estimate | str] = {}
-        for number, (name, side) in enumerate(zip((a, b), sides, strict=True)):
+        for number, (name, side) in enumerate(zip(map(str, (a, b)), sides, strict=True)):
             found["AB"[number]] = name
             if side.checked is not None:
                 passes = by_value["elementwise"]
@@ -143,7 +154,7 @@ def compare_study(
 
         return finished_comparison(folder, a, b, **options) is not None
 
-    name = f"{short_name(a)}-vs-{short_name(b)}"
+    name = "-vs-".join(short_name(side) if isinstance(side, str) else "run" for side in (a, b))
     how = (measure, estimate, is_answered)
     together = by_value["elementwise"]
     return Study("compare", COMPARISON, settings, name, *how, has_parts=True, is_together=together)
@@ -159,7 +170,7 @@ def filler_study(
     numbers = parse_counts(counts, settings.filler_count)
     refuse_layers(settings, "filler")
 
-    def measure(progress: Progress, states: CheckpointFolder) -> FillerStudy:
+    def measure(progress: Progress, states: CheckpointFolder | None) -> FillerStudy:
         from distviz import measure, studies
 
         documents = studies.read_prompts(settings)
@@ -247,7 +258,7 @@ class _SweepRequest:
             and has_settings(self.settings, SWEEP, folder, self._redistributions)
         )
 
-    def measure(self, progress: Progress, states: CheckpointFolder) -> Sweep:
+    def measure(self, progress: Progress, states: CheckpointFolder | None) -> Sweep:
         """Propose settings where ``--preset auto`` finds none; measure every setting."""
         from distviz import measure, studies
 
@@ -362,19 +373,6 @@ def open_with_text(
     return opened, corpora[0]
 
 
-def has_settings(
-    settings: RunSettings, manifest: str, folder: Path, redistributions: list[str] | None = None
-) -> bool:
-    """Whether the result in a folder was measured with the same settings, on the same files."""
-    from distviz.measure import refuse_changed
-
-    known = read_manifest(folder, manifest)
-    is_same = settings.asks_the_same(known.get("settings") or {})
-    if is_same:
-        refuse_changed(known, settings, folder, redistributions=redistributions)
-    return is_same
-
-
 def repeated_flags(settings: RunSettings) -> list[str]:
     """Return the options, as words, that a run needs to repeat a row of a sweep exactly.
 
@@ -388,4 +386,5 @@ def repeated_flags(settings: RunSettings) -> list[str]:
             # An explicit value replaces that of a preset, even where it is the default.
             is_needed = option.affects == "arm" and name in settings.explicit
             words += option.words(value) if is_needed or value != option.default else []
+    words += ["--text", "-"] * bool(settings.texts)  # which only Python has
     return words

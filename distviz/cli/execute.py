@@ -24,11 +24,21 @@ from distviz.settings import OPTIONS, RunSettings, build_settings
 if TYPE_CHECKING:
     from distviz.progress import Progress
     from distviz.results import Result, WhatIf
-    from distviz.studies import Continuations
+    from distviz.studies import Continuations, Inspection
+
+_WHATIF = (
+    *("sparsity", "thresholds", "formats", "ranges", "phases", "layers", "sites"),
+    "percentile",
+)
+"""Options of ``distviz whatif`` that say what is evaluated."""
 
 
-def execute(study: Study, progress: Progress) -> tuple[Result, Path]:
+def execute(
+    study: Study, progress: Progress, typed: Sequence[str] | None = None
+) -> tuple[Result, Path]:
     """Measure, and return the result with its folder, written with its figures.
+
+    ``typed`` are the words of the command line; None for a call in Python.
 
     Raises
     ------
@@ -46,7 +56,7 @@ def execute(study: Study, progress: Progress) -> tuple[Result, Path]:
         checkpoint_folder(folder, settings).remove()
         return load(folder), folder
     out = checked_output(settings, study.name)
-    with _checkpoints(out, study, progress) as states:
+    with _checkpoints(out, study, progress, typed) as states:
         result = study.measure(progress, states)
         _write(result, out, settings, progress)
     return result, out
@@ -92,7 +102,9 @@ def _write(result: Result, out: Path, settings: RunSettings, progress: Progress)
 
 
 @contextmanager
-def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[CheckpointFolder]:
+def _checkpoints(
+    out: Path, study: Study, progress: Progress, typed: Sequence[str] | None
+) -> Iterator[CheckpointFolder]:
     """Yield where checkpoints are saved, and remove them after success.
 
     After an interruption or a failure the user reads what is saved and how to resume.
@@ -115,13 +127,13 @@ def _checkpoints(out: Path, study: Study, progress: Progress) -> Iterator[Checkp
             raise
         raise InterruptedRunError(
             f"{describe(error)}; {_saved(states)}",
-            f"resume with: {_resume_command(out)}",
+            f"resume with: {_resume_command(out, typed)}",
             exit_code(error),
         ) from None
     except Exception as error:
         progress.stop()
         if states.exists() and not isinstance(error, RequestError):
-            progress.note(_how_to_resume(states, out))
+            progress.note(f"{_saved(states)}; resume with: {_resume_command(out, typed)}")
         elif states.exists() and not had_states:
             progress.note(f"{_saved(states)}; a command that can be carried out takes it: --resume")
         raise
@@ -136,64 +148,58 @@ def _saved(states: CheckpointFolder) -> str:
     return f"{part} is saved in {states.folder}"
 
 
-def _how_to_resume(states: CheckpointFolder, out: Path) -> str:
-    return f"{_saved(states)}; resume with: {_resume_command(out)}" if states.exists() else ""
-
-
-def _resume_command(out: Path) -> str:
-    words = ["distviz", *sys.argv[1:]]
-    if current().size > 1:
-        return "the same command and --resume"
+def _resume_command(out: Path, typed: Sequence[str] | None) -> str:
+    if typed is None or current().size > 1:
+        return f"the same {'call' if typed is None else 'command'} and --resume"
+    words = ["distviz", *typed]
     if not any(re.match(r"(--out|-o)(=|$)", word) for word in words):
         words += ["--out", str(out)]
     return shlex.join(words + ["--resume"] * ("--resume" not in words))
 
 
-def execute_whatif(
-    run: Path,
-    flags: dict[str, Any],
-    figures: Sequence[str],
-    out: Path | None,
-    *,
-    width: str | None = None,
-    force: bool,
-) -> tuple[WhatIf, Path]:
-    """Evaluate what-if questions about a run folder; return the result with its folder.
+def execute_whatif(given: Any, folder: Path | None) -> WhatIf:
+    """Evaluate what-if questions about a run, and write the result if a folder is given.
 
-    No model is loaded, and torch is not imported. ``flags`` are arguments of
-    `distviz.studies.parse_whatif`; ``out`` is by default ``<run>-whatif``.
+    No model is loaded, and torch is not imported. ``given`` has the options of ``distviz whatif``;
+    its run is a folder or, in Python, a `Run`.
     """
     from distviz import reports, studies
+    from distviz.results import Run
 
-    OPTIONS["figure_width"].check(width)
-    request = studies.parse_whatif(**flags)
-    if width is not None and not figures:
+    OPTIONS["figure_width"].check(given.figure_width)
+    asked = {name: value for name in _WHATIF if (value := getattr(given, name)) is not None}
+    request = studies.parse_whatif(**asked)
+    figures = options.flags_of("whatif", given)["figures"]
+    if given.figure_width is not None and figures == []:
         raise no_effect("--figure-width", "without figures")
-    folder = run.parent / f"{run.resolve().name}-whatif" if out is None else out
-    check_output(folder, force=force)
-    result = studies.evaluate_whatif(studies.read_run(run), request, run.resolve().name)
-    given = {name: value for name, value in flags.items() if value is not None}
-    result.manifest["asked"] = {"run": str(run)} | given
-    reports.write_folder(result, folder, figures=figures, width=width, force=force)
-    return result, folder
+    if folder is not None:
+        check_output(folder, force=bool(given.force))
+    is_open = isinstance(given.run, Run)
+    run = given.run if is_open else studies.read_run(given.run)
+    result = studies.evaluate_whatif(run, request, "" if is_open else given.run.resolve().name)
+    if not is_open:
+        result.manifest["asked"] = {"run": str(given.run)} | asked
+    if folder is not None:
+        drawn = {"figures": ["png"] if figures is None else figures, "width": given.figure_width}
+        reports.write_folder(result, folder, force=bool(given.force), **drawn)
+    return result
 
 
-def execute_generate(
-    model: str | None,
-    prompt: str,
-    flags: dict[str, Any],
-    config: Path | None,
-    progress: Progress,
-    *,
-    system: str = "",
-    decoding: dict[str, Any],
-) -> Continuations:
+def execute_inspect(given: Any) -> Inspection:
+    """Describe a layer of a model; ``given`` has the options of ``distviz inspect``."""
+    from distviz import studies
+
+    own = {"revision": given.revision, "trust_remote_code": bool(given.trust_remote_code)}
+    return studies.inspect(given.model, given.layer or 0, **own)
+
+
+def execute_generate(given: Any, progress: Progress) -> Continuations:
     """Continue a prompt with ARM off and on; nothing is written.
 
-    ``decoding`` holds the fields of `distviz.studies.Decoding`; the prompt ``-`` is read from
-    standard input.
+    ``given`` has the options of ``distviz generate``; the prompt ``-`` is read from standard input.
     """
-    settings = build_settings(flags, config, model)
+    model, prompt, system = given.model, given.prompt, given.system
+    settings = build_settings(options.flags_of("generate", given), given.config, model)
     if settings.layer is not None:
         raise RequestError("distviz generate needs a checkpoint, not layers built from a TOML")
     if settings.arm_layers == "none":
@@ -203,7 +209,14 @@ def execute_generate(
         raise RequestError("--prompt is empty, there is nothing to continue")
     from distviz import measure, studies
 
-    chosen = studies.Decoding(**decoding)
+    is_warm = given.sample and given.temperature is None
+    chosen = studies.Decoding(
+        max_new_tokens=given.max_new_tokens,
+        samples=given.num_samples,
+        temperature=1.0 if is_warm else given.temperature,
+        top_p=given.top_p,
+        on=given.on,
+    )
     try:
         tokens = partial(studies.prompt_corpus, prompt=text, system=system, settings=settings)
         opened = measure.open_from(settings, progress, tokens)

@@ -178,10 +178,14 @@ def options_of(command: str) -> list[Option]:
     return sorted(found, key=lambda option: bool(option.heading))
 
 
+def every_option() -> list[Option]:
+    """Return the records of all options and arguments."""
+    return [*OPTIONS.values(), *_OWN]
+
+
 def commands_of(spelling: str) -> list[str]:
     """Return the commands that have an option, by one of its spellings."""
-    records = [*OPTIONS.values(), *_OWN]
-    flags = ((one, "/".join(one.spellings).split("/")) for one in records)
+    flags = ((one, "/".join(one.spellings).split("/")) for one in every_option())
     having = {command for one, written in flags if spelling in written for command in one.commands}
     return [command for command in _ALL if command in having]
 
@@ -212,7 +216,8 @@ def flags_of(command: str, given: Any) -> dict[str, Any]:
         option = OPTIONS[name]
         if isinstance(value, str) and option.is_list and isinstance(option.default, list):
             flags[name] = word_list(value, option.label, option.choices)
-    return flags
+    texts = getattr(given, "texts", ())  # of Python
+    return flags | {"text": [], "texts": texts} if texts else flags
 
 
 def refuse_given(given: Any, names: Collection[str], flag: str, command: str = "inspect") -> None:

@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from distviz.arm import Proposal, propose, published_for
 from distviz.data import (
@@ -16,7 +14,6 @@ from distviz.data import (
     Corpus,
     make_batches,
 )
-from distviz.errors import RequestError
 from distviz.measure.forward import Measurement, capture_head_input, measure_batch
 from distviz.measure.layer_checkpoint import (
     BatchCheckpoint,
@@ -26,17 +23,17 @@ from distviz.measure.layer_checkpoint import (
 )
 from distviz.measure.layerwise_batches import stream_batches
 from distviz.measure.manifest import assemble, note_truncated, request
-from distviz.measure.opening import Checked, Text, check
+from distviz.measure.opening import Checked, check
 from distviz.measure.padding import check_padding
 from distviz.measure.paired_outputs import OutputSink
 from distviz.measure.partial import batches_of_documents, gather, partition_batches
 from distviz.measure.resume import CheckpointFolder
 from distviz.measure.tensor_files import SpillBuffer
 from distviz.measure.world import agree, current
-from distviz.models import LoadedModel, as_written, entry_device, refuse_opened
+from distviz.models import LoadedModel, as_written, entry_device
 from distviz.progress import Progress
 from distviz.results import Run
-from distviz.settings import RunSettings, build_settings
+from distviz.settings import RunSettings
 from distviz.stats import kernels
 
 _PILOT_WINDOWS = 16
@@ -44,27 +41,19 @@ _PILOT_WINDOWS = 16
 
 
 def run(
-    model: str | Path | None = None,
+    settings: RunSettings,
     *,
-    text: Sequence[Text] | None = None,
-    settings: RunSettings | None = None,
     progress: Progress | None = None,
     states: CheckpointFolder | None = None,
     outputs: OutputSink | None = None,
     checked: Checked | None = None,
-    **options: Any,
 ) -> Run:
     """Measure one model: without ARM, with ARM, paired.
 
     Parameters
     ----------
-    model
-        Folder, hub id or ``.gguf`` file; None measures the embedded demo.
-    text
-        Documents: a ``str`` is a text, a ``Path`` a file, a ``dict`` a prompt. None measures the
-        embedded documents.
     settings
-        All settings; or single ``options`` by the names of `RunSettings`.
+        All settings.
     progress
         Receives the progress.
     states
@@ -81,18 +70,9 @@ def run(
     MeasurementError
         If the measurement fails.
     """
-    if model is not None:
-        refuse_opened(model, "run")
-    if settings is None:
-        try:
-            settings = build_settings(options, None, None if model is None else str(model))
-        except TypeError as error:
-            raise RequestError(str(error).replace("RunSettings.__init__()", "run()")) from None
-    elif model is not None:
-        settings = replace(settings, model=str(model))
     progress = progress or Progress()
     started = time.perf_counter()
-    checked = checked or check(settings, text)
+    checked = checked or check(settings)
     opened, corpus = checked.open(settings, progress), checked.corpus
     loaded = time.perf_counter() - started
     settings, preset = with_preset(opened, corpus, settings, progress)

@@ -198,7 +198,8 @@ def documents_of(settings: RunSettings, text: Sequence[Text] | None = None) -> l
     """Return the documents of the settings, or of ``text``; none for built layers."""
     if settings.layer is not None:
         return []
-    sources = list(map(Path, settings.text)) if text is None else list_sources(text)
+    given = settings.texts or None if text is None else text
+    sources = list(map(Path, settings.text)) if given is None else list_sources(given)
     reading = Reading(
         settings.text_field,
         settings.text_lines,

@@ -22,7 +22,8 @@ def build_settings(
     Parameters
     ----------
     flags
-        Flags; None means not given.
+        Flags; None means not given. Documents given in Python are ``texts``, beside an empty
+        ``text``.
     config
         File of ``--config``.
     model
@@ -50,7 +51,7 @@ def build_settings(
     if model is not None and not is_toml:
         given["model"] = model
         merged.pop("layer", None)
-    explicit = frozenset(merged | given)
+    explicit = frozenset(merged | given) - {"texts"}
     name = given.get("preset", merged.get("preset"))
     if name is not None and command != "sweep":
         # A preset stands between defaults and explicit settings.

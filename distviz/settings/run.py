@@ -6,6 +6,7 @@ and the commands shown in reports follow from it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ class RunSettings:
     ``explicit`` names those given by a flag or a file, not by default or preset; ``files`` has name
     and file of those given by a file. ``trusted`` holds
     the values that may run code, by name: those typed on the command line or given in Python; None
-    trusts the values of this constructor.
+    trusts the values of this constructor. ``texts`` are documents given in Python, in place of
+    files.
     """
 
     # fmt: off
@@ -226,6 +228,7 @@ class RunSettings:
     explicit: frozenset[str] = field(default=frozenset(), compare=False)
     files: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False)
     trusted: frozenset[tuple[str, Any]] | None = field(default=None, compare=False)
+    texts: tuple[Any, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
@@ -273,11 +276,17 @@ class RunSettings:
         own = {name: getattr(self, name) for name in names}
         return make_redistribution(self.redistribution, ARM(mode=self.arm_mode, **own))
 
+    @property
+    def names_text(self) -> bool:
+        """Whether a text is given; otherwise embedded documents are measured."""
+        return bool(self.text or self.texts or self.dataset is not None)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as ``run.json`` records it."""
-        plain = dataclasses.asdict(self)
-        del plain["explicit"], plain["files"], plain["trusted"]
-        return plain
+        names = (one.name for one in dataclasses.fields(self) if one.compare)
+        own = {name: getattr(self, name) for name in names}
+        layer = None if self.layer is None else dataclasses.asdict(self.layer)
+        return copy.deepcopy(own | {"layer": layer})
 
     def asks_the_same(self, known: Mapping[str, Any]) -> bool:
         """Whether recorded settings, see `as_dict`, ask for the same result."""

@@ -36,7 +36,7 @@ _COMMAND_SETTINGS = frozenset(names_affecting("figures", "nothing"))
 _OF_ARM = frozenset(("preset", *names_affecting("arm")))
 _OF_RUNS = _COMMAND_SETTINGS | {"layers", "sites", "seed"}
 """The settings of a comparison of two runs."""
-_OF_TEXT = frozenset(("text", *names_affecting("text", "tokens")))
+_OF_TEXT = frozenset(("text", "texts", *names_affecting("text", "tokens")))
 """The settings that decide which tokens a model reads."""
 
 
@@ -80,7 +80,8 @@ class CompareSide:
             documents = None
             if self.texts is None and self.settings.layer is None:
                 asked = ("text", *names_affecting("text"), "seed")
-                names = tuple(str(getattr(self.settings, name)) for name in asked)
+                stated = (str(getattr(self.settings, name)) for name in asked)
+                names = (*stated, str(id(self.settings.texts)))
                 documents = known[names] = known.get(names) or measure.documents_of(self.settings)
             return replace(self, checked=measure.check(self.settings, self.texts, documents))
         except RequestError as error:
@@ -161,14 +162,6 @@ def _refuse_idle(
             raise no_effect(OPTIONS[name].label_of(base), why)
 
 
-def check_names(of_b: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options for B that are given; raise a RequestError for an unknown name."""
-    if unknown := sorted({*of_b} - {*SIDE_B}):
-        allowed = f"allowed for side B alone: {', '.join(SIDE_B)}"
-        raise RequestError(f"compare() has no argument {unknown[0]}", allowed)
-    return {name: value for name, value in of_b.items() if value is not None}
-
-
 def phase_of_b(phase: str | None, of_b: Mapping[str, Any]) -> str:
     """Return the phase of B: by default ``after`` where ARM is asked for on this side alone.
 
@@ -219,8 +212,8 @@ def _at_same_sites(each: Sequence[RunSettings]) -> list[RunSettings]:
 
 def _side(phase: str, settings: RunSettings, like: Run | None) -> CompareSide:
     texts: list[Any] | None = None
-    reads = settings.text or settings.dataset is not None
-    if like is not None and not reads and not (_is_built(like) or _is_built(settings)):
+    has_own = settings.names_text or _is_built(settings)
+    if like is not None and not has_own and not _is_built(like):
         for name in names_affecting("text"):
             if name in settings.explicit:
                 raise no_effect(OPTIONS[name].label_of(settings), "on the text of a run")
@@ -383,7 +376,7 @@ def _taken(
     names = (*(names_affecting("tokens") if is_alike else ("seed",)), "sites", *of_arm)
     taken = {name: own[name] for name in names if name in own and name not in given}
     where = "the run" if isinstance(side, Run) else f"{Path(side) / RUN}"
-    text = {"text": base.text} if is_alike else {}
+    text = {"text": base.text, "texts": base.texts} if is_alike else {}
     return settings_of_folder(taken, f"{where}, settings") | text
 
 

@@ -27,12 +27,7 @@ from distviz.settings import RunSettings
 from distviz.sites import parse_layers, parse_sites
 from distviz.studies.alignment import check_alignment, check_models
 from distviz.studies.compare_output import OutputSinks, add_output, compare_output, is_partial
-from distviz.studies.compare_sides import (
-    CompareSide,
-    check_names,
-    find_sides,
-    phase_of_b,
-)
+from distviz.studies.compare_sides import CompareSide, find_sides, phase_of_b
 from distviz.studies.compare_tables import channel_changes, class_shares, distances
 from distviz.studies.compare_warnings import same_documents, same_tokens, warnings_of
 from distviz.studies.elementwise import compare_elementwise, compare_predictions, with_values
@@ -87,7 +82,6 @@ def compare(
     RequestError
         If a side cannot be measured, or the sides cannot be compared.
     """
-    of_b = check_names(of_b)
     sides = checked_sides(
         a, b, phase_a=phase_a, phase_b=phase_b, sites=sites, settings=settings, given=given,
         elementwise=elementwise, local=local, **of_b,
@@ -182,8 +176,8 @@ def _runs(
 
 def finished_comparison(
     folder: Path,
-    a: str,
-    b: str,
+    a: Run | str | Path,
+    b: Run | str | Path,
     *,
     phase_a: str,
     phase_b: str | None,
@@ -243,7 +237,7 @@ def _measure(
     from distviz import measure
 
     measured = measure.run(
-        settings=side.settings,
+        side.settings,
         progress=progress,
         states=states,
         outputs=outputs,

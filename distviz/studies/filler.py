@@ -197,7 +197,7 @@ def read_prompts(settings: RunSettings) -> list[Document]:
     """Read the prompts asked for; by default two dozen short word problems included in distviz."""
     from distviz.measure import documents_of
 
-    if settings.text or settings.dataset is not None:
+    if settings.names_text:
         return documents_of(settings)
     embedded = resources.files("distviz") / "demo" / "prompts.jsonl"
     with resources.as_file(embedded) as path:

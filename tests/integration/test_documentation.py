@@ -145,14 +145,12 @@ def runnable(code: str, place: Path, demo: Path) -> str:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands of the cookbook have run."""
-    from distviz.cli.execute import execute_whatif
-
     place = tmp_path_factory.mktemp("measured")
     run = distviz.run(text=["One morning in January, Maria found 3 + 4 = 7 telescopes."] * 2,
                       sites="act,product", arm_layers="none")  # fmt: skip
     folder = run.save(place / "runs" / "mine")
     zeros = place / "runs" / "mine-zeros"
-    execute_whatif(folder, {"sparsity": "50"}, [], zeros, force=False)
+    distviz.whatif(folder, sparsity=50, figures=[], out=zeros)
     return place
 
 

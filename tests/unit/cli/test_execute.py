@@ -45,15 +45,13 @@ def study(out: Path, error: BaseException, share: float = 0.61, **settings: Any)
     )
 
 
-@pytest.fixture(autouse=True)
-def typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["distviz", "run", "a model"])
+TYPED = ["run", "a model"]
 
 
 def test_an_interruption_names_the_command_that_resumes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InterruptedRunError) as caught:
-        execute(study(out, KeyboardInterrupt()), Notes())
+        execute(study(out, KeyboardInterrupt()), Notes(), TYPED)
     assert caught.value.message == f"interrupted; 61 % is saved in {out}.partial"
     assert caught.value.hint == f"resume with: distviz run 'a model' --out {out} --resume"
     assert (tmp_path / "out.partial" / "rank-0.state").exists()
@@ -61,16 +59,14 @@ def test_an_interruption_names_the_command_that_resumes(tmp_path: Path) -> None:
 
 def test_without_a_checkpoint_an_interruption_stays_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        execute(study(tmp_path / "out", KeyboardInterrupt(), share=0.0), Notes())
+        execute(study(tmp_path / "out", KeyboardInterrupt(), share=0.0), Notes(), TYPED)
 
 
-def test_a_failure_names_the_command_that_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["distviz", "run", "--out=x", "--resume"])
+def test_a_failure_names_the_command_that_resumes(tmp_path: Path) -> None:
+    typed = ["run", "--out=x", "--resume"]
     out, notes = tmp_path / "out", Notes()
     with pytest.raises(MeasurementError, match="NaN"):
-        execute(study(out, MeasurementError("NaN"), resume=True), notes)
+        execute(study(out, MeasurementError("NaN"), resume=True), notes, typed)
     assert notes.notes == [
         f"no checkpoint in {out}.partial; starting from the beginning",
         f"61 % is saved in {out}.partial; resume with: distviz run --out=x --resume",

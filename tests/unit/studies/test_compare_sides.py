@@ -145,8 +145,6 @@ def test_options_of_b_need_a_model_as_b(first: Made, tmp_path: Path) -> None:
     for side, shown in ((first.run, "a run"), (folder, f"{folder}, a run folder")):
         with pytest.raises(RequestError, match=f"--b-dtype, --b-c: side B is {shown}"):
             sides_of("demo", side, b_dtype="bf16", b_c=0.2)
-    with pytest.raises(RequestError, match=r"compare\(\) has no argument b_dtyp\nallowed"):
-        comparing.compare(first.run, "demo", b_dtyp="bf16")
 
 
 def test_code_that_is_asked_for_b_alone_is_trusted_there() -> None:
