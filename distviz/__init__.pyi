@@ -13,6 +13,7 @@ from .functions import whatif as whatif
 from .hooks import WatchResult as WatchResult
 from .hooks import redistribute as redistribute
 from .hooks import watch as watch
+from .measure import Monitor as Monitor
 from .results import Comparison as Comparison
 from .results import Run as Run
 from .results import Training as Training

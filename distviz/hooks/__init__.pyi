@@ -8,7 +8,9 @@ from .format_losses import FormatLosses as FormatLosses
 from .moe_routing import force_batched_experts as force_batched_experts
 from .moe_routing import replaced as replaced
 from .moe_routing import rows_shown as rows_shown
+from .observation import Layers as Layers
 from .observation import check_fired as check_fired
+from .observation import choose_points as choose_points
 from .observation import experts_of as experts_of
 from .observation import observe as observe
 from .observation import observing as observing
@@ -20,10 +22,12 @@ from .redistribution import STEPS as STEPS
 from .redistribution import Redistribution as Redistribution
 from .redistribution import check_replaceable as check_replaceable
 from .redistribution import redistribute as redistribute
+from .step_recorder import StepRecorder as StepRecorder
 from .token_groups import count_tokens as count_tokens
 from .token_recorder import STATISTICS as STATISTICS
 from .token_recorder import PositionRecorder as PositionRecorder
 from .token_tracker import Tracker as Tracker
 from .token_writer import TokenWriter as TokenWriter
 from .watching import WatchResult as WatchResult
+from .watching import run_of as run_of
 from .watching import watch as watch

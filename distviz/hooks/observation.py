@@ -56,14 +56,9 @@ def observe(
         def deliver(point: HookPoint, value: torch.Tensor) -> None:
             if is_recomputing():
                 return
-            calls.fired.add(point)
-            routing = calls.routing_of(point)
-            if routing is not None and routing.is_rehearsing:
-                return
-            rows = rows_of(value.detach(), tracker.tokens)
-            complete = match_tokens(point, rows, tracker, routing)
-            if complete is not None:
-                receive(point, complete[0].contiguous(), complete[1])
+            found = rows_with_tokens(calls, point, value, tracker)
+            if found is not None:
+                receive(point, *found)
 
         attach_hook(model, points, deliver, calls.stack)
         yield
@@ -79,6 +74,22 @@ class HookedCalls(NamedTuple):
     def routing_of(self, point: HookPoint) -> Routing | None:
         """Return the routing of the experts that a point belongs to."""
         return None if point.experts is None else self.routings[point.experts]
+
+
+def rows_with_tokens(
+    calls: HookedCalls, point: HookPoint, value: torch.Tensor, tracker: Tracker
+) -> tuple[torch.Tensor, Tokens] | None:
+    """Return the (rows, channels) of a value that has fired, with their tokens.
+
+    None where they are not to be counted, or further rows of experts are missing.
+    """
+    calls.fired.add(point)
+    routing = calls.routing_of(point)
+    if routing is not None and routing.is_rehearsing:
+        return None
+    rows = rows_of(value.detach(), tracker.tokens)
+    complete = match_tokens(point, rows, tracker, routing)
+    return None if complete is None else (complete[0].contiguous(), complete[1])
 
 
 @contextmanager

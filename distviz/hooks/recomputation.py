@@ -94,7 +94,7 @@ class PastRuns:
 
 
 def _past_run(rows: torch.Tensor, tracker: Tracker) -> _PastRun:
-    return _PastRun(_checksum(rows), tracker.tokens, tracker.decoder)
+    return _PastRun(checksum_of(rows), tracker.tokens, tracker.decoder)
 
 
 def _find(past: deque[_PastRun], seen: _PastRun, point: HookPoint) -> _PastRun:
@@ -108,7 +108,7 @@ def _find(past: deque[_PastRun], seen: _PastRun, point: HookPoint) -> _PastRun:
     return same[-1]
 
 
-def _checksum(rows: torch.Tensor) -> torch.Tensor:
+def checksum_of(rows: torch.Tensor) -> torch.Tensor:
     """Return an int64 of the shape and the bits of some values, evenly spaced."""
     import torch
 

@@ -43,12 +43,18 @@ class Tracker:
         The tokens of the call; of the encoder in an encoder-decoder.
     decoder
         The tokens of the decoder in an encoder-decoder, else None.
+    calls
+        Number of calls so far.
+    in_training, with_gradients
+        Whether the current call was made in training mode, and with gradients enabled.
     """
 
     given: Tokens | None = None
     tokens: Tokens | None = None
     decoder: Tokens | None = None
     calls: int = 0
+    in_training: bool = False
+    with_gradients: bool = False
     _depth: int = 0
     _encoder: nn.Module | None = None
     _encoder_ran: bool = False
@@ -85,6 +91,7 @@ class Tracker:
         self._depth += 1
         if self._depth > 1:  # the base model inside the called model
             return
+        self.in_training, self.with_gradients = module.training, _computes_gradients()
         given = kwargs
         if args:
             given = dict(zip(_names_of(module.forward), args, strict=False)) | kwargs
@@ -176,6 +183,12 @@ def _streams_first(tensor: torch.Tensor, tokens: Tokens) -> bool:
     shape = tokens.valid.shape
     same = tensor.dim() == 4 and tensor.shape[1:3] == shape and tensor.shape[:2] != shape
     return same and tokens.are_read
+
+
+def _computes_gradients() -> bool:
+    import torch
+
+    return torch.is_grad_enabled()
 
 
 def _names_of(forward: Callable[..., Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,28 +69,9 @@ class WatchResult:
 
     def run(self) -> Run:
         """Return all observations so far as a `Run`."""
-        self.recorder.flush()
-        model = {"name": type(self.model).__name__, "architecture": type(self.model).__name__}
-        run = Run(
-            manifest={
-                "schema_version": SCHEMA_VERSION,
-                "kind": "run",
-                "settings": {},
-                "near_zero_c": self.recorder.c,
-                "model": model,
-                "arm": None,
-                "text": {"documents": max(self._n_documents.values(), default=0), "tokens": None},
-                "effect": None,
-                "warnings": list(self.warnings),
-            },
-            sketches={
-                key: {name: sketch + Sketch() for name, sketch in by_class.items()}
-                for key, by_class in self.recorder.sketches.items()
-            },
-            documents=self.recorder.documents.frame(),
-            channels=self.recorder.channels(),
-        )
-        return self.recorder.with_tables(run, self.tokenizer)
+        documents = max(self._n_documents.values(), default=0)
+        text = {"documents": documents, "tokens": None}
+        return run_of(self.recorder, self.model, text, self.warnings, self.tokenizer)
 
     def stats(self) -> pd.DataFrame:
         """Return one row per layer, site and phase: the columns of ``stats.csv``."""
@@ -99,6 +80,52 @@ class WatchResult:
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write a run folder, see `Run.save`."""
         return self.run().save(folder, force=force)
+
+
+def run_of(
+    recorder: Recorder,
+    model: nn.Module,
+    text: dict[str, Any],
+    warnings: Iterable[str],
+    tokenizer: Any = None,
+) -> Run:
+    """Return what was recorded of a model that the user calls.
+
+    Parameters
+    ----------
+    recorder
+        May record more afterwards.
+    model
+        The bare model.
+    text
+        Numbers of documents and tokens, for the manifest.
+    warnings
+        For the manifest.
+    tokenizer
+        Decodes the tokens of ``extremes.csv``.
+    """
+    recorder.flush()
+    name = type(model).__name__
+    run = Run(
+        manifest={
+            "schema_version": SCHEMA_VERSION,
+            "kind": "run",
+            "settings": {},
+            "near_zero_c": recorder.c,
+            "model": {"name": name, "architecture": name},
+            "arm": None,
+            "text": text,
+            "effect": None,
+            "warnings": list(warnings),
+        },
+        sketches={
+            key: {name: sketch + Sketch() for name, sketch in by_class.items()}
+            for key, by_class in recorder.sketches.items()
+        },
+        documents=recorder.documents.frame(),
+        channels=recorder.channels(),
+    )
+    return recorder.with_tables(run, tokenizer)
 
 
 @contextmanager

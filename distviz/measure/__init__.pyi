@@ -15,6 +15,7 @@ from .measurement import measure as measure
 from .measurement import pilot_run as pilot_run
 from .measurement import run as run
 from .measurement import with_preset as with_preset
+from .monitor import Monitor as Monitor
 from .opening import Checked as Checked
 from .opening import EmptyModel as EmptyModel
 from .opening import check as check
@@ -32,6 +33,7 @@ from .paired_models import PairedModels as PairedModels
 from .paired_outputs import FirstOutputs as FirstOutputs
 from .paired_outputs import PairedOutputs as PairedOutputs
 from .resume import CheckpointFolder as CheckpointFolder
+from .snapshots import Sink as Sink
 from .tensor_files import SpillBuffer as SpillBuffer
 from .world import agree as agree
 from .world import current as current

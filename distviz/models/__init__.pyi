@@ -25,6 +25,7 @@ from .synthetic import HIDDEN_VOCABULARY as HIDDEN_VOCABULARY
 from .synthetic import check_input as check_input
 from .wrappers import as_written as as_written
 from .wrappers import bare as bare
+from .wrappers import eager as eager
 from .wrappers import embedding_rows as embedding_rows
 from .wrappers import entry_device as entry_device
 from .wrappers import position_rows as position_rows

@@ -6,6 +6,7 @@ parallelism wrap the model in another module, which changes the paths of its lay
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,6 +128,21 @@ def as_written(model: nn.Module) -> Iterator[list[str]]:
 
     with torch.compiler.set_stance("force_eager"):
         yield notes
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run compiled code uncompiled while the context lasts, also functions that call a model.
+
+    If the compiler was never imported, there is none, and it is not imported.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _notes(model: nn.Module) -> list[str]:

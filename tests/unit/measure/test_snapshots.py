@@ -1,0 +1,62 @@
+"""Writing snapshots: nothing that fails is raised, everything is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distviz.measure import Sink
+from distviz.measure.snapshots import Snapshots, nonfinite_line
+from distviz.results import Training
+
+SETTINGS: dict[str, Any] = {"every": 1, "sites": "act", "layers": "all"}
+PLACE = {"step": 4, "layer": 2, "stack": "decoder", "site": "act", "kind": "nan", "module": "m"}
+
+
+def test_the_first_place_stays(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "a", SETTINGS)
+    snapshots.found_nonfinite(PLACE)
+    snapshots.found_nonfinite(PLACE | {"step": 5})
+    snapshots.close()
+    assert Training.load(tmp_path / "a").manifest["first_nonfinite"] == PLACE
+    resumed = Snapshots(tmp_path / "a", SETTINGS, resume=True)
+    assert resumed.first_nonfinite == PLACE
+
+
+def test_notes_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshots = Snapshots(tmp_path / "a", SETTINGS)
+    snapshots.note("something")
+    snapshots.note("something")
+    snapshots.close()
+    assert capsys.readouterr().err == "distviz: something\n"
+    assert Training.load(tmp_path / "a").manifest["warnings"] == ["something"]
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, "step 4: the first NaN is in layer 2, act"),
+        ({"layer": -1}, "step 4: the first NaN is in m, act"),
+        (
+            {"kind": "inf", "document": 3, "position": 7, "channel": 1, "token": " a"},
+            "step 4: the first infinity is in layer 2, act, document 3, token 7 (' a'), channel 1",
+        ),
+    ],
+)
+def test_the_line_of_a_place(more: dict[str, Any], line: str) -> None:
+    assert nonfinite_line(PLACE | more) == line
+
+
+def test_what_has_the_methods_of_a_sink_is_one() -> None:
+    class Own:
+        def write(self, step: int, run: Any) -> None:
+            assert step >= 0
+
+        def close(self) -> None:
+            pass
+
+    sink: Sink = Own()
+    sink.write(1, None)
+    sink.close()
