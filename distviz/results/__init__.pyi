@@ -10,6 +10,8 @@ from .comparison import Pair as Pair
 from .comparison import compare_manifest as compare_manifest
 from .comparison import depth as depth
 from .comparison import pair_keys as pair_keys
+from .drift import TESTED as TESTED
+from .drift import nonfinite_line as nonfinite_line
 from .elementwise import ErrorRow as ErrorRow
 from .elementwise import divergence as divergence
 from .elementwise import error_rows as error_rows

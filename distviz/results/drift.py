@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from distviz.results.training import Training
 
 ABSMAX, DEAD = "log_absmax_ratio", "dead_channels_difference"
-_TESTED = (*inference.QUANTITIES, ABSMAX)
+TESTED = (*inference.QUANTITIES, ABSMAX)
+"""The quantities whose changes are tested."""
 _COLUMNS = ("std", "near_zero", "absmax")
 _PLACE = list(SiteKey._fields)
 _MOST = 3
@@ -82,7 +83,7 @@ def _of_documents(first: Run, last: Run, keys: Sequence[SiteKey], seed: int) -> 
     whole = [pd.DataFrame([_together(run, key) for key in keys]) for run in (first, last)]
     return [
         _completed(part.reset_index(drop=True), whole[1][name] - whole[0][name])
-        for part, name in zip(parts, _TESTED, strict=True)
+        for part, name in zip(parts, TESTED, strict=True)
     ]
 
 
@@ -100,7 +101,7 @@ def _together(run: Run, key: SiteKey) -> dict[str, float]:
     absmax = max(abs(sketch.min), abs(sketch.max)) if sketch.count else math.nan
     logs = inference.log_positive(np.array([sketch.std(), absmax]))
     near_zero = statistics.near_zero(sketch, run.bands[key])
-    return dict(zip(_TESTED, (2 * logs[0], near_zero, logs[1]), strict=True))
+    return dict(zip(TESTED, (2 * logs[0], near_zero, logs[1]), strict=True))
 
 
 def _completed(rows: pd.DataFrame, whole: pd.Series[float]) -> pd.DataFrame:
@@ -129,7 +130,7 @@ def drift_verdict(training: Training) -> str:
     table = training.drift
     if table.empty:
         return "one snapshot: nothing to compare"
-    tested = table[table["quantity"].isin(_TESTED) & table["p_value"].notna()]
+    tested = table[table["quantity"].isin(TESTED) & table["p_value"].notna()]
     start = f"From step {table['step_a'][0]} to step {table['step_b'][0]}:"
     lines = [f"{start} no place has documents, nothing is tested."]
     if len(tested):
@@ -138,6 +139,19 @@ def drift_verdict(training: Training) -> str:
         lines = [start, *found, f"{basis.removesuffix('.')}; {why}."]
     lines += [line for site in dict.fromkeys(table["site"]) for line in _dead(training, site)]
     return "\n".join(lines)
+
+
+def nonfinite_line(training: Training) -> str:
+    """Return where the first NaN or infinity was; empty without one."""
+    first = training.first_nonfinite
+    if first is None:
+        return ""
+    kind = {"nan": "NaN", "inf": "infinity"}.get(str(first.get("kind")), "NaN or infinity")
+    where = place_name({"stack": "decoder", "layer": 0} | first)
+    words = [f"step {first.get('step', '?')}", listed("layer", where), str(first.get("site", ""))]
+    names = ("document", "position", "token")
+    words += [f"{name} {first[name]}" for name in names if first.get(name) not in (None, "")]
+    return f"The first {kind}: {', '.join(filter(None, words))}."
 
 
 def _dead(training: Training, site: str) -> list[str]:

@@ -32,7 +32,7 @@ from distviz.results.schema import (
 )
 from distviz.results.staging_folder import remove_abandoned
 from distviz.results.storage import RUN, TRAINING, write_manifest
-from distviz.results.tables import records
+from distviz.results.tables import records, rows_at
 from distviz.sites import SiteKey
 
 TIMELINE = "timeline.csv"
@@ -94,6 +94,8 @@ class Training(Result):
         ``timeline.csv``: one row per step, place and statistic, by step.
     runs
         Step -> its snapshot; those of a folder are read when they are asked for.
+    whole
+        The training that this was selected from.
     """
 
     FILE: ClassVar[str] = TRAINING
@@ -103,6 +105,7 @@ class Training(Result):
 
     timeline: pd.DataFrame
     runs: Mapping[int, Run]
+    whole: Training | None = None
 
     @classmethod
     def of(cls, runs: Mapping[int, Run], **settings: Any) -> Self:
@@ -142,11 +145,16 @@ class Training(Result):
         return self.runs[step]
 
     def curve(self, statistic: str, key: SiteKey) -> pd.Series[float]:
-        """Return the values of a statistic at a place by step, float64."""
-        rows = self.timeline[self.timeline["statistic"] == statistic]
-        for name in _PLACE:
-            rows = rows[rows[name] == getattr(key, name)]
-        return rows.set_index("step")["value"]
+        """Return the values of a statistic at a place by step, float64; empty if it has none."""
+        rows = self._curves.get((statistic, *key), [])
+        steps, values = (self.timeline[name].to_numpy()[rows] for name in ("step", "value"))
+        return pd.Series(values, index=steps, dtype=float)
+
+    @cached_property
+    def _curves(self) -> dict[Any, Any]:
+        """The rows of each curve."""
+        groups = self.timeline.groupby(["statistic", *_PLACE]) if len(self.timeline) else None
+        return {} if groups is None else dict(groups.indices)
 
     @property
     def keys(self) -> list[SiteKey]:
@@ -154,6 +162,18 @@ class Training(Result):
         places = self.timeline[_PLACE].drop_duplicates() if len(self.timeline) else None
         rows = () if places is None else places.itertuples(index=False, name=None)
         return [SiteKey._make(row) for row in rows]
+
+    @property
+    def first_nonfinite(self) -> dict[str, Any] | None:
+        """Where the first NaN or infinity was: step, layer, stack, site, kind and what is known."""
+        noted: dict[str, Any] | None = self.manifest.get("first_nonfinite")
+        if noted is not None or self.timeline.empty:
+            return noted
+        rows = self.timeline[self.timeline["statistic"].isin(["nan", "inf"])]
+        rows = rows[rows["value"] > 0]
+        names = ["step", "layer", "stack", "site", "statistic"]
+        found = records(rows[names].head(1).rename(columns={"statistic": "kind"}))
+        return found[0] if found else None
 
     @property
     def n_layers(self) -> int:
@@ -171,17 +191,26 @@ class Training(Result):
         is_read = isinstance(self.runs, Snapshots)
         runs: Any = self.runs
         runs = replace(runs, part=part) if is_read else {n: part(run) for n, run in runs.items()}
-        return replace(super()._at(places), runs=runs)
+        return replace(super()._at(places), runs=runs, whole=self.whole or self)
 
-    def _measured(self) -> list[str]:
+    @property
+    def sample(self) -> str:
+        """How many snapshots there are, and of which steps."""
         steps = self.steps
         ends = f", steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else ""
-        return [measured_line(self, sample=f"{counted(len(steps), 'snapshot')}{ends}")]
+        return f"{counted(len(steps), 'snapshot')}{ends}"
+
+    def _measured(self) -> list[str]:
+        return [measured_line(self, sample=self.sample)]
 
     @cached_property
     def drift(self) -> pd.DataFrame:
-        """``drift.csv``: what changed from the first to the last snapshot, which are read."""
-        return drift(self)
+        """``drift.csv``: what changed from the first to the last snapshot, which are read.
+
+        Those of a part are corrected over the places of the whole.
+        """
+        places = {*self._places()}
+        return drift(self) if self.whole is None else rows_at(self.whole.drift, places)
 
     @cached_property
     def verdict(self) -> str:

@@ -185,7 +185,11 @@ def test_documents_of_python(call: Callable[..., Done], text: Path) -> None:
         distviz.filler("demo", text=one, counts=2, device="cpu")
         for one in (PROMPTS, [_written(PROMPTS)])
     ]
-    assert studies[0].changes(2, "log_variance_ratio").equals(studies[1].changes(2, "log_variance_ratio"))
+    assert (
+        studies[0]
+        .changes(2, "log_variance_ratio")
+        .equals(studies[1].changes(2, "log_variance_ratio"))
+    )
 
 
 def _written(rows: list[dict[str, str]]) -> Path:

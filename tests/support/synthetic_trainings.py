@@ -85,10 +85,12 @@ def _described(values: NDArray[np.float32]) -> dict[str, Any]:
     sketch = Sketch().add(values)
     own = statistics.describe(sketch, statistics.near_zero_eps(sketch, 0.13))
     names = ("count", "mean", "std", "eps", "near_zero", "l1", "l2", "gini")
-    return {name: own[name] for name in names} | {"absmax": float(np.abs(values).max())}
+    absmax = float(np.abs(values[np.isfinite(values)]).max())
+    return {name: own[name] for name in names} | {"absmax": absmax}
 
 
 def _channel(values: NDArray[np.float32]) -> dict[str, Any]:
+    values = values[np.isfinite(values)]
     low, high = float(values.min()), float(values.max())
     return {
         "count": values.size,

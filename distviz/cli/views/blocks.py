@@ -197,13 +197,13 @@ def _lines(
     for phase, course in values.items():
         own = [value for value in course if value is not None]
         if own:
-            means = _means(course, per_mark)
-            bars = sparkline(means, min(known), max(known), ascii_only=ascii_only)
+            bars = sparkline(means(course, per_mark), min(known), max(known), ascii_only=ascii_only)
             name = f"{phase:<7} " * is_paired
             yield f"{name}{bars}  {write(min(own))} … {write(max(own))}"
 
 
-def _means(course: Sequence[float | None], size: int) -> list[float | None]:
+def means(course: Sequence[float | None], size: int) -> list[float | None]:
+    """Return the means of so many neighbours each; None where all are missing."""
     groups = [course[start : start + size] for start in range(0, len(course), size)]
     known = [[value for value in group if value is not None] for group in groups]
     return [sum(group) / len(group) if group else None for group in known]

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from distviz.cli.views import elementwise
-from distviz.cli.views.console import Column, FittedTable, paragraph, percent_cell
+from distviz.cli.views.console import Column, FittedTable, p_cell, paragraph, percent_cell
 from distviz.results import (
     GROUP_NAMES,
     PARTITIONS,
@@ -89,7 +89,7 @@ def pairs_table(comparison: Comparison) -> FittedTable:
         cells += [row["module_a" if name == "module" else name] for name in names]
         p_values = [found.get((quantity, *_place(row))) for quantity in _QUANTITIES]
         marked = any(p is not None and p < ALPHA for p in p_values)
-        cells += [*_distance_cells(row), *map(_p_cell, p_values)]
+        cells += [*_distance_cells(row), *map(p_cell, p_values)]
         table.add_row(cells, "bold" if marked else "")
     return table
 
@@ -120,12 +120,6 @@ def _decimals(value: float | None, places: int = _PLACES) -> str:
         return number(value)
     least = 10.0**-places
     return f"<{least:.{places}f}".replace("0.", ".") if value < least else f"{value:.{places}f}"
-
-
-def _p_cell(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return f"{p:.3f}{'*' if p < ALPHA else ' '}" if p >= 5e-4 else "<0.001*"
 
 
 def _legend(comparison: Comparison) -> str:

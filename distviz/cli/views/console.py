@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from distviz import results
 from distviz.cli.help import wrap_command
 from distviz.output import ASCII, counted, is_unicode_name, visible
+from distviz.stats import ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -94,6 +95,13 @@ def command(line: str, console: Console | None = None) -> Text:
 def percent_cell(share: float | None) -> str:
     """Format a fraction as a percentage for a table, without spaces."""
     return results.percent(share).replace(" ", "")
+
+
+def p_cell(p: float | None) -> str:
+    """Format an adjusted p-value for a table, with a star where it is significant."""
+    if p is None:
+        return "–"
+    return f"{p:.3f}{'*' if p < ALPHA else ' '}" if p >= 5e-4 else "<0.001*"
 
 
 def shortened(name: str, width: int, gap: str = "…") -> str:

@@ -10,7 +10,7 @@ from support.synthetic_runs import place
 from support.synthetic_trainings import activations, snapshot, training
 
 from distviz.results import Training
-from distviz.results.drift import COLUMNS, drift
+from distviz.results.drift import COLUMNS, drift, nonfinite_line
 
 FIRST, LAST = 0, 30
 
@@ -74,6 +74,29 @@ def test_the_verdict_names_layers_and_unit(trained: Training) -> None:
     assert basis.startswith("The unit is the document (10 documents on the smaller side)")
     assert basis.endswith("; unpaired, as each snapshot saw others.")
     assert dead.endswith("changed in layer 2 (0 → 6).")
+
+
+def test_a_part_is_corrected_as_the_whole(trained: Training) -> None:
+    part = trained.select([1]).select([1])
+    whole = trained.drift[trained.drift["layer"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part.drift, whole)
+    assert part.verdict.split("\n")[1].startswith("layer 1 differs: ")
+
+
+def test_where_the_first_nonfinite_value_was(trained: Training) -> None:
+    assert nonfinite_line(trained) == ""
+    values = {layer: activations(0, layer) for layer in range(3)}
+    bad = {layer: array.copy() for layer, array in values.items()}
+    bad[2][3, 4, 5] = np.inf
+    found = Training.of({0: snapshot(values), 7: snapshot(bad), 9: snapshot(bad)})
+    assert nonfinite_line(found) == "The first infinity: step 7, layer 2, act."
+    found.manifest["first_nonfinite"] = {
+        "step": 6, "layer": 1, "stack": "decoder", "site": "gradient:act", "kind": "nan",
+        "document": 3, "position": 4, "token": "so",
+    }  # fmt: skip
+    assert nonfinite_line(found) == (
+        "The first NaN: step 6, layer 1, gradient:act, document 3, position 4, token so."
+    )
 
 
 def test_equal_snapshots_do_not_differ() -> None:
