@@ -10,6 +10,10 @@ from pathlib import Path
 
 import torch
 
+from distviz.cli.process import keep_freed_memory
+
+keep_freed_memory()  # for both sides, as the command does
+
 
 def seconds(call: Callable[[], object], repeats: int = 1) -> float:
     """Time one call, or the mean of some in a row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -69,3 +70,33 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path: Path) -> No
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "True\n")
+
+
+FREED = """
+import resource, sys
+from distviz.cli.process import keep_freed_memory
+def layer():
+    return [b"x" * (20 << 20) for _ in range(4)]
+is_kept = keep_freed_memory()
+for _ in range(3):
+    layer()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    layer()
+print(is_kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_activations_take_the_memory_of_those_before() -> None:
+    def pages(**env: str) -> tuple[str, int]:
+        plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+        command = [sys.executable, "-c", FREED]
+        found = subprocess.run(command, capture_output=True, check=True, text=True, env=plain | env)
+        is_kept, number = found.stdout.split()
+        return is_kept, int(number)
+
+    is_kept, kept = pages()
+    untouched, new = pages(MALLOC_ARENA_TEST="8")
+    assert (is_kept, untouched) == ("True", "False")
+    assert kept < 1000 < 50_000 < new
