@@ -21,6 +21,7 @@ from distviz.hooks.observation import HookedCalls, hooked_calls, phase_of, rows_
 from distviz.hooks.recomputation import is_recomputing
 from distviz.hooks.recorder import Recorder, Tokens
 from distviz.hooks.token_tracker import Tracker
+from distviz.models import unwrapped_path
 from distviz.output import counted
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import Sketch
@@ -203,6 +204,7 @@ class StepRecorder:
             self._record(replace(point, site=f"{GRADIENT_PREFIX}{point.site}"), rows, tokens)
 
     def _record(self, point: HookPoint, rows: torch.Tensor, tokens: Tokens) -> None:
+        point = replace(point, module=unwrapped_path(point.module))
         phase = phase_of(self.model)
         key = SiteKey(point.layer, point.stack, point.site, phase, point.module)
         with self._lock:  # the backward pass has a thread for each device

@@ -20,8 +20,8 @@ class TrainerCallback(_Callback):
     Parameters
     ----------
     every, out, options
-        Those of `distviz.Monitor`; ``start``, ``resume``, ``tokenizer`` and ``scaler`` are taken from the
-        Trainer.
+        Those of `distviz.Monitor`; ``start``, ``resume``, ``tokenizer`` and ``scaler`` are taken
+        from the Trainer.
 
     Raises
     ------

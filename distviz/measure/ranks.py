@@ -13,7 +13,7 @@ from typing import Any
 from distviz.errors import RequestError
 from distviz.output import listed
 
-_WAIT = timedelta(seconds=120)
+_WAIT = timedelta(minutes=10)
 _rounds = 0
 
 
@@ -51,7 +51,7 @@ class Ranks:
         Raises
         ------
         RequestError
-            If others do not call it within two minutes; names their ranks.
+            If others do not call it within ten minutes; names their ranks.
         """
         from torch import distributed
 

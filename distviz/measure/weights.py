@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
+from distviz.models import unwrapped_path
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import Sketch
 
@@ -38,12 +39,12 @@ def weight_sketches(
     """
     found: dict[SiteKey, Sketch] = {}
     for layer, stack, path in _places(points):
-        for name, parameter in model.get_submodule(path).named_parameters():
-            own = _own_part(f"{path}.{name}", parameter, rank)
+        for wrapped, parameter in model.get_submodule(path).named_parameters():
+            own = _own_part(f"{path}.{wrapped}", parameter, rank)
             if own is not None:
-                whole = f"{path}.{name}".removesuffix(_WEIGHT)
-                site = f"{WEIGHT_PREFIX}{name.removesuffix(_WEIGHT)}"
-                key = SiteKey(layer, stack, site, "before", whole)
+                name = unwrapped_path(wrapped).removesuffix(_WEIGHT)
+                whole = f"{unwrapped_path(path)}.{name}"
+                key = SiteKey(layer, stack, f"{WEIGHT_PREFIX}{name}", "before", whole)
                 wide = own.float() if own.element_size() == 1 else own
                 found[key] = Sketch().add(wide.detach())
     return found

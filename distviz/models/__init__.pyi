@@ -30,3 +30,4 @@ from .wrappers import embedding_rows as embedding_rows
 from .wrappers import entry_device as entry_device
 from .wrappers import position_rows as position_rows
 from .wrappers import uncompiled as uncompiled
+from .wrappers import unwrapped_path as unwrapped_path

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Names under which wrappers of torch hold a module: compile, FSDP, activation checkpoints."""
+
+
 def bare(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of torch.compile, PEFT and data parallelism.
+    """Return the model inside the wrappers of torch.compile, PEFT, FSDP and data parallelism.
 
     Its module paths are those of the original model, adapted layers included.
     """
@@ -26,7 +30,7 @@ def bare(model: nn.Module) -> nn.Module:
     from torch.nn.parallel import DataParallel, DistributedDataParallel
 
     while True:
-        inner: Any = model._modules.get("_orig_mod")  # noqa: SLF001
+        inner: Any = next((model._modules[n] for n in _INNER if n in model._modules), None)  # noqa: SLF001
         if inner is None and isinstance(model, DataParallel | DistributedDataParallel):
             inner = model.module
         if inner is None and hasattr(model, "get_base_model"):
@@ -34,6 +38,11 @@ def bare(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module) or inner is model:
             return model
         model = inner
+
+
+def unwrapped_path(path: str) -> str:
+    """Return the path of a module without the wrappers of torch in it."""
+    return ".".join(name for name in path.split(".") if name not in _INNER)
 
 
 def entry_device(model: nn.Module) -> torch.device:
