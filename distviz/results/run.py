@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -190,22 +191,21 @@ class Run(Result):
 
     def histograms(self) -> pd.DataFrame:
         """Return ``histograms.csv``; the phases of a place share bins that cover all values."""
-        frames = []
+        order, parts = [], []
         for keys in self.places().values():
             edges = self.edges(keys[0])
+            width = edges[1:] - edges[:-1]
             for key in keys:
                 counts = statistics.histogram(self.merged[key], edges)
-                total = max(int(counts.sum()), 1)
-                width = edges[1:] - edges[:-1]
-                frames.append(
-                    pd.DataFrame(
-                        {"layer": key.layer, "site": key.site, "phase": key.phase}
-                        | {"bin_left": edges[:-1], "bin_right": edges[1:], "count": counts}
-                        | {"density": counts / total / width}
-                        | {"module": key.module, "stack": key.stack}
-                    )
-                )
-        return pd.concat(frames, ignore_index=True)
+                density = counts / max(int(counts.sum()), 1) / width
+                order.append(key)
+                parts.append((edges[:-1], edges[1:], counts, density))
+        rows = np.repeat(np.arange(len(order)), [len(part[0]) for part in parts])
+        frame = pd.DataFrame(order).take(rows).reset_index(drop=True)
+        names = ("bin_left", "bin_right", "count", "density")
+        for name, column in zip(names, zip(*parts, strict=True), strict=True):
+            frame[name] = np.concatenate(column)
+        return frame[["layer", "site", "phase", *names, "module", "stack"]]
 
     def classes(self) -> pd.DataFrame:
         """Return ``classes.csv``: the near-zero share by token class, if classes were separated.

@@ -55,8 +55,8 @@ def test_the_ranks_are_put_together(kind: str, tmp_path: Path) -> None:
         weights = [name for name in kept[0].files if name.startswith("weight:")]
         assert len(weights) == 9
         for name in weights:
-            values = kept[0][name].ravel()
-            assert_stats(rows.loc[1, name.removesuffix(".weight")].to_dict(), values, eps_of(values))
+            values, row = kept[0][name].ravel(), rows.loc[1, name.removesuffix(".weight")]
+            assert_stats(row.to_dict(), values, eps_of(values))
 
 
 def test_a_process_that_makes_no_pass_or_fails(tmp_path: Path) -> None:
