@@ -29,5 +29,6 @@ from .token_recorder import PositionRecorder as PositionRecorder
 from .token_tracker import Tracker as Tracker
 from .token_writer import TokenWriter as TokenWriter
 from .watching import WatchResult as WatchResult
+from .watching import description as description
 from .watching import run_of as run_of
 from .watching import watch as watch

@@ -71,7 +71,8 @@ class WatchResult:
         """Return all observations so far as a `Run`."""
         documents = max(self._n_documents.values(), default=0)
         text = {"documents": documents, "tokens": None}
-        return run_of(self.recorder, self.model, text, self.warnings, self.tokenizer)
+        model = description(self.model)
+        return run_of(self.recorder, model, text, self.warnings, self.tokenizer)
 
     def stats(self) -> pd.DataFrame:
         """Return one row per layer, site and phase: the columns of ``stats.csv``."""
@@ -82,9 +83,15 @@ class WatchResult:
         return self.run().save(folder, force=force)
 
 
+def description(model: nn.Module) -> dict[str, Any]:
+    """Return the entry ``model`` of ``run.json`` for a model of the user."""
+    name = type(model).__name__
+    return {"name": name, "architecture": name}
+
+
 def run_of(
     recorder: Recorder,
-    model: nn.Module,
+    model: dict[str, Any],
     text: dict[str, Any],
     warnings: Iterable[str],
     tokenizer: Any = None,
@@ -95,24 +102,19 @@ def run_of(
     ----------
     recorder
         May record more afterwards.
-    model
-        The bare model.
-    text
-        Numbers of documents and tokens, for the manifest.
-    warnings
-        For the manifest.
+    model, text, warnings
+        Entries of the manifest: names of the model, numbers of documents and tokens.
     tokenizer
         Decodes the tokens of ``extremes.csv``.
     """
     recorder.flush()
-    name = type(model).__name__
     run = Run(
         manifest={
             "schema_version": SCHEMA_VERSION,
             "kind": "run",
             "settings": {},
             "near_zero_c": recorder.c,
-            "model": {"name": name, "architecture": name},
+            "model": model,
             "arm": None,
             "text": text,
             "effect": None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from distviz.errors import RequestError
-from distviz.hooks import Layers, Recorder, StepRecorder, choose_points, run_of
+from distviz.hooks import Layers, Recorder, StepRecorder, choose_points, description, run_of
 from distviz.measure.manifest import versions
 from distviz.measure.ranks import Ranks
 from distviz.measure.snapshots import Sink, Snapshots, nonfinite_line
@@ -235,7 +235,7 @@ class Monitor:
 
     def _run(self, found: StepResult) -> Run:
         text = {"documents": found.documents, "tokens": found.tokens}
-        run = run_of(found.recorder, self.model, text, found.notes, self._tokenizer)
+        run = run_of(found.recorder, description(self.model), text, found.notes, self._tokenizer)
         run.manifest.update(
             training={"step": self.number, "passes": found.passes},
             created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
