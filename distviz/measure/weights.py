@@ -42,9 +42,10 @@ def weight_sketches(
         for wrapped, parameter in model.get_submodule(path).named_parameters():
             own = _own_part(f"{path}.{wrapped}", parameter, rank)
             if own is not None:
-                name = unwrapped_path(wrapped).removesuffix(_WEIGHT)
-                whole = f"{unwrapped_path(path)}.{name}"
-                key = SiteKey(layer, stack, f"{WEIGHT_PREFIX}{name}", "before", whole)
+                name = unwrapped_path(wrapped)
+                whole = f"{unwrapped_path(path)}.{name}".removesuffix(_WEIGHT)
+                site = f"{WEIGHT_PREFIX}{name.removesuffix(_WEIGHT)}"
+                key = SiteKey(layer, stack, site, "before", whole)
                 wide = own.float() if own.element_size() == 1 else own
                 found[key] = Sketch().add(wide.detach())
     return found
