@@ -18,6 +18,7 @@ from .figures import figure_specs as figure_specs
 from .filler import filler_by_count as filler_by_count
 from .filler import filler_by_layer as filler_by_layer
 from .filler import filler_positions as filler_positions
+from .heatmaps import CHANGE as CHANGE
 from .heatmaps import COST as COST
 from .heatmaps import GAIN as GAIN
 from .heatmaps import LOSS as LOSS
@@ -41,5 +42,7 @@ from .style import styled as styled
 from .sweep import sweep_by_layer as sweep_by_layer
 from .sweep import sweep_overview as sweep_overview
 from .token_classes import token_classes as token_classes
+from .training import training_curves as training_curves
+from .training import training_heatmap as training_heatmap
 from .whatif_formats import format_losses as format_losses
 from .whatif_zeros import zeros_kept as zeros_kept

@@ -16,6 +16,7 @@ from distviz.results import (
     FillerStudy,
     Run,
     Sweep,
+    Training,
     WhatIf,
     channels_before,
     format_kinds,
@@ -80,6 +81,8 @@ def figure_specs(
         return _of_sweep(result)
     if isinstance(result, Allocation):
         return _of_allocation(result)
+    if isinstance(result, Training):
+        return _of_training(result)
     asked = choice or AxisChoice()
     names = figure_names(source)
     axes = {"whole": source, "x_axis": asked.x_axis, "centred": asked.centred}
@@ -179,6 +182,19 @@ def _of_allocation(found: Allocation) -> FigureSpecs:
 
     draw = partial(plots.allocated, found, str(found.manifest["model"]["name"]))
     return {"allocation": FigureSpec("allocation", draw)}
+
+
+def _of_training(training: Training) -> FigureSpecs:
+    from distviz import plots
+
+    figures: FigureSpecs = {}
+    for end, site in _by_site(key.site for key in training.keys):
+        curves = partial(plots.training_curves, training, site)
+        figures[f"curves{end}"] = FigureSpec("curves", curves)
+        if len(training.steps) > 1:
+            heatmap = partial(plots.training_heatmap, training, site)
+            figures[f"steps{end}"] = FigureSpec("steps", heatmap)
+    return figures
 
 
 def _of_filler(study: FillerStudy) -> FigureSpecs:

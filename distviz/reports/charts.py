@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distviz.plots import COST, GAIN, LOSS
+from distviz.plots import CHANGE, COST, GAIN, LOSS
 from distviz.reports import axes
 from distviz.reports.page import Chart, Choice, Spec
 
@@ -146,10 +146,11 @@ def layer_curves(
     share: bool,
     height: int = 170,
     scale: str = "",
+    axis: str = "layer",
     lines: Mapping[str, Line] | None = None,
     chosen: Collection[str] = (),
 ) -> Chart | None:
-    """Return a chart of curves of layers and values; None where no value is finite.
+    """Return a chart of curves of layers, or another ``axis``; None where no value is finite.
 
     Of more curves than there are colours, or of ``lines`` with looks of their own, the reader
     chooses; ``chosen`` are those drawn at first, or all.
@@ -164,7 +165,7 @@ def layer_curves(
     series = {name: looks[name] for name in curves}
     ordered = [rows[layer] for layer in sorted(rows)]
     has_legend = lines is None and not chosen and len(curves) <= len(COLORS)
-    spec = by_depth(ordered, series, share=share, scale=scale, has_legend=has_legend)
+    spec = by_depth(ordered, series, share=share, axis=axis, scale=scale, has_legend=has_legend)
     if has_legend:
         return Chart(title, spec, height)
     choices = [
@@ -255,16 +256,17 @@ def class_shares(
 # Settings of a sweep
 
 
-_SCHEMES = {COST: "yelloworangebrown", GAIN: "purples"}
+_SCHEMES = {COST: "yelloworangebrown", GAIN: "purples", CHANGE: "purpleorange"}
 """Matplotlib's names of the colours of figures -> Vega's."""
 
 
 def heatmap(
     rows: list[dict[str, Any]], title: str, kind: str, *, x: str, y: str, colors: str
 ) -> Spec:
-    """Return one cell per row, in the ``colors`` of figures: ``COST``, ``LOSS`` or ``GAIN``.
+    """Return one cell per row, in the ``colors`` of figures.
 
-    Rows have the columns ``x`` and ``y``, ``value``, ``name`` and ``chosen``.
+    They are ``COST``, ``LOSS``, ``GAIN`` or, with zero in the middle, ``CHANGE``. Rows have the
+    columns ``x`` and ``y``, ``value``, ``name`` and ``chosen``.
     """
     ticks = {"title": x, "labelAngle": 0}
     legend = "lower is worse" if colors == LOSS else None
@@ -277,10 +279,11 @@ def heatmap(
         "type": "quantitative",
         "scale": {
             "scheme": _SCHEMES[colors.removesuffix("_r")],
-            "reverse": colors.endswith("_r"),
+            "reverse": colors.endswith("_r") or colors == CHANGE,
             "zero": False,
             "nice": True,
-        },
+        }
+        | ({"domain": _symmetric(rows)} if colors == CHANGE else {}),
         "legend": axes.labels(kind, title=legend, gradientLength=110),
     }
     form = ".4~p" if kind == axes.SHARE else ".4~g"
@@ -289,6 +292,11 @@ def heatmap(
     cells = marks(place | filled, type="rect", stroke="$ground", strokeWidth=0.5)
     outlined = [marks(place, "datum.chosen", **edge)] if any(r["chosen"] for r in rows) else []
     return {"data": {"values": rows}, "layer": [cells, *outlined]}
+
+
+def _symmetric(rows: list[dict[str, Any]]) -> list[float]:
+    reach = max((abs(row["value"]) for row in rows if row["value"] is not None), default=0.0)
+    return [-(reach or 1.0), reach or 1.0]
 
 
 _KL = "KL divergence, nats"

@@ -18,6 +18,7 @@ from distviz.reports.page import Page, Part
 from distviz.reports.rendering import render
 from distviz.reports.run import run_part
 from distviz.reports.sweep import sweep_part
+from distviz.reports.training import training_part
 from distviz.reports.whatif import whatif_part
 from distviz.results import (
     Allocation,
@@ -26,6 +27,7 @@ from distviz.results import (
     Result,
     Run,
     Sweep,
+    Training,
     WhatIf,
     check_name,
     check_replaceable,
@@ -121,6 +123,8 @@ def _part(result: Result, folder: Path, axes: AxisChoice | None) -> Part:
         return sweep_part(result)
     if isinstance(result, Allocation):
         return allocation_part(result)
+    if isinstance(result, Training):
+        return training_part(result, axes)
     if isinstance(result, Comparison):
         return comparison_part(result, str(folder), axes)
     if isinstance(result, Run):

@@ -19,6 +19,7 @@ from distviz.results import (
     FillerStudy,
     Run,
     Sweep,
+    Training,
     WhatIf,
     alignment,
     comparison_verdict,
@@ -146,6 +147,11 @@ def _allocation(found: Allocation) -> str:
     return _html(title, architecture_line(found), verdict, _first(found), table)
 
 
+def _training(found: Training) -> str:
+    title, line = f"{model_name(found)}: training", found.sample
+    return _html(title, line, found.verdict, _first(found), data_table("drift", found.drift))
+
+
 def _whatif(results: WhatIf) -> str:
     """Show the worst layer of every answer."""
     rows = results.worst()
@@ -160,6 +166,7 @@ _DISPLAYS: dict[type[Result], Callable[[Any], str]] = {
     FillerStudy: _filler,
     Sweep: _sweep,
     Allocation: _allocation,
+    Training: _training,
     WhatIf: _whatif,
 }
 

@@ -59,7 +59,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class Browser:
-    """Figures of the same kind, one per layer, with a slider.
+    """Figures of the same kind, one per layer or step, with a slider.
 
     Attributes
     ----------
@@ -79,6 +79,8 @@ class Browser:
         The site and the number of the frame that is shown first.
     when
         What is added to the captions of the largest channels and values: the phase.
+    noun, group_noun
+        What a frame and what a group is.
     """
 
     kind: ClassVar[str] = "browser"
@@ -88,6 +90,8 @@ class Browser:
     scales: dict[str, str]
     first: tuple[str, int] = ("", 0)
     when: str = ""
+    noun: str = "layer"
+    group_noun: str = "site"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from .labels import arm_settings as arm_settings
 from .labels import change_name as change_name
 from .labels import change_sites as change_sites
 from .labels import chosen_layers as chosen_layers
+from .labels import curve_names as curve_names
 from .labels import decibels as decibels
 from .labels import distance_name as distance_name
 from .labels import filler_name as filler_name

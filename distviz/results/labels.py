@@ -227,6 +227,20 @@ def series_names(places: Iterable[SiteKey]) -> dict[SiteKey, str]:
     return names
 
 
+def curve_names(places: Sequence[SiteKey]) -> dict[SiteKey, str]:
+    """Name each place of one site by its layer, and by phase and module where a layer has more."""
+    phases = {key.phase for key in places}
+    modules = series_names(places)
+    has_modules = len({(key.stack, key.layer, key.phase) for key in places}) < len(places)
+    names = {}
+    for key in places:
+        stack = "" if key.stack == "decoder" else f"{key.stack} "
+        words = [f"{stack}layer {key.layer}" if key.layer >= 0 else f"{stack}outside the layers"]
+        words += [key.phase] * (len(phases) > 1) + [modules[key]] * has_modules
+        names[key] = " · ".join(words)
+    return names
+
+
 def sample_name(run: Described, side: str = "") -> str:
     """Return the size of the text, such as ``4,096 tokens in 15 documents``; empty if unknown."""
     text = run.manifest.get(f"text{side}") or {}

@@ -14,6 +14,7 @@ from support.browsers import Opened
 from support.synthetic_comparisons import make
 from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import place, run_of, silu_run
+from support.synthetic_trainings import activations, training
 
 from distviz.reports import write_page
 from distviz.reports.comparison import comparison_part
@@ -21,6 +22,7 @@ from distviz.reports.elementwise import elementwise_section
 from distviz.reports.overlay import overlay_part
 from distviz.reports.page import Page, Part
 from distviz.reports.run import run_part
+from distviz.reports.training import training_part
 from distviz.results.run import Run
 from distviz.studies.comparison import compare_runs
 
@@ -357,6 +359,23 @@ def test_a_comparison_opens_quietly(browser: Browser, tmp_path: Path, documents:
     opened.tab.wait_for_function(
         "() => [...document.querySelectorAll('.plot')].every(one => one.querySelector('svg'))"
     )
+    assert opened.logged == []
+    opened.context.close()
+
+
+def test_a_slider_of_steps_changes_the_histogram(browser: Browser, tmp_path: Path) -> None:
+    page = Page("training", [training_part(training().training)])
+    opened = Opened(browser, write_page(page, tmp_path / "report.html"))
+    tab = opened.tab
+    assert tab.locator(".browser label.one-of-many").inner_text() == "step"
+    tab.select_option(".browser .group", "layer 3")
+    before = drawing(tab)
+    tab.locator(".browser").focus()
+    tab.keyboard.press("ArrowRight")
+    settle(tab, before)
+    assert tab.locator(".browser .where").inner_text() == "step 10"
+    numbers = tab.locator(".browser .numbers").first.inner_text()
+    assert f"{activations(10, 3).size:,}" in numbers
     assert opened.logged == []
     opened.context.close()
 

@@ -16,6 +16,7 @@ from support.synthetic_comparisons import make, outlier_channels, with_channels
 from support.synthetic_elementwise import comparison_of, values_of
 from support.synthetic_runs import place, run_of, silu_run
 from support.synthetic_sweeps import sweep_of
+from support.synthetic_trainings import training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,11 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "by layer": lambda: sweep_of(by_layer=True),
     "allocation": allocation_of,
     "formats by layer": lambda: allocation_of(formats=True),
+    "training": lambda: training().training,
+    "training gelu": lambda: training((0, 5), "gelu", layers=12).training,
+    "training deep": lambda: training((0, 500, 20_000), layers=DEEP, n_documents=2).training,
+    "training long": lambda: training(range(0, 90, 2), layers=2, n_documents=2).training,
+    "training one step": lambda: training((7,)).training,
     "whatif": lambda: _whatif(silu_run().run),
     "whatif several": lambda: _whatif(layers_of(30, (1, 4, 9), name=LONG)),
     "whatif deep": lambda: _whatif(layers_of(DEEP)),

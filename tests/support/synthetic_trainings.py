@@ -34,18 +34,21 @@ class TrainedValues:
     raw: dict[int, dict[int, NDArray[np.float32]]]
 
 
-def activations(step: int, layer: int, activation: str = "relu") -> NDArray[np.float32]:
+def activations(
+    step: int, layer: int, activation: str = "relu", n_documents: int = DOCUMENTS
+) -> NDArray[np.float32]:
     """Return values of a layer whose spread grows by step in layer 1, and that dies in layer 2."""
     rng = np.random.default_rng([step, layer])
-    gate = rng.normal(0, 1 + 0.05 * step * (layer == 1), (DOCUMENTS, TOKENS, CHANNELS))
-    gate *= rng.uniform(0.7, 1.3, (DOCUMENTS, 1, 1))
+    gate = rng.normal(0, 1 + 0.05 * step * (layer == 1), (n_documents, TOKENS, CHANNELS))
+    gate *= rng.uniform(0.7, 1.3, (n_documents, 1, 1))
     if layer == 2:
         gate[..., : step // 5] = -1.0
     if layer == 3:
         gate[:, 0, 3] += step
-    if activation == "silu":
-        return (gate / (1 + np.exp(-gate))).astype(np.float32)
-    return np.maximum(gate, 0).astype(np.float32)
+    if activation == "relu":
+        return np.maximum(gate, 0).astype(np.float32)
+    slope = 1.702 if activation == "gelu" else 1.0
+    return (gate / (1 + np.exp(-slope * gate))).astype(np.float32)
 
 
 def snapshot(values: dict[int, NDArray[np.float32]], site: str = "act") -> Run:
@@ -63,14 +66,20 @@ def snapshot(values: dict[int, NDArray[np.float32]], site: str = "act") -> Run:
         for number in range(array.shape[-1])
     ]
     run.manifest["model"] |= {"layers": len(values)}
-    run.manifest["text"] |= {"documents": DOCUMENTS, "tokens": DOCUMENTS * TOKENS}
+    n_documents = len(next(iter(values.values())))
+    run.manifest["text"] |= {"documents": n_documents, "tokens": n_documents * TOKENS}
     return type(run)(run.manifest, run.sketches, pd.DataFrame(documents), pd.DataFrame(channels))
 
 
-def training(steps: Sequence[int] = STEPS, activation: str = "relu") -> TrainedValues:
-    """Return the snapshots of four layers, see `activations`."""
+def training(
+    steps: Sequence[int] = STEPS,
+    activation: str = "relu",
+    layers: int = LAYERS,
+    n_documents: int = DOCUMENTS,
+) -> TrainedValues:
+    """Return the snapshots of some layers, see `activations`."""
     raw = {
-        step: {layer: activations(step, layer, activation) for layer in range(LAYERS)}
+        step: {layer: activations(step, layer, activation, n_documents) for layer in range(layers)}
         for step in steps
     }
     found = Training.of({step: snapshot(values) for step, values in raw.items()}, every=10)

@@ -19,10 +19,11 @@ LEAST_POINTS = {None: 6.5, "single": 7.0, "double": 7.0}
 FAST = {("run", "single"), ("comparison", "single"), ("several", "double"), ("one layer", "single")}
 FAST |= {("causal filler", "single"), ("sweep", "single"), ("by layer", "double")}
 FAST |= {("elementwise", "single"), ("channels", "single"), ("few channels", None)}
+FAST |= {("training", "single"), ("training gelu", "single"), ("training long", None)}
 FAST |= {("whatif", None), ("whatif gaps", "single"), ("no ARM", None)}
 """What is checked at every run of the tests; the rest is extended."""
 KINDS = {"paired", "overview", "classes", "compared", "filler", "positions", "by-count"} | {
-    "sweep", "formats", "zeros", "elementwise", "channels", "allocation",
+    "sweep", "formats", "zeros", "elementwise", "channels", "allocation", "curves", "steps",
 }  # fmt: skip
 
 

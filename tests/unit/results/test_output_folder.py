@@ -12,6 +12,7 @@ from support.synthetic_allocations import allocation_of
 from support.synthetic_comparisons import make
 from support.synthetic_runs import silu_run
 from support.synthetic_sweeps import sweep_of
+from support.synthetic_trainings import training
 
 from distviz.errors import RequestError
 from distviz.reports import report_folders, write_folder
@@ -47,7 +48,9 @@ def test_every_table_of_a_result_is_known() -> None:
     assert tables <= _FILES
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison", "filler", "sweep", "allocation", "whatif"])
+@pytest.mark.parametrize(
+    "kind", ["run", "comparison", "filler", "sweep", "allocation", "whatif", "training"]
+)
 def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
     first, second = make(1).run, make(2).run
     results = {
@@ -56,6 +59,7 @@ def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
         "filler": synthetic_fillers.study,
         "sweep": sweep_of,
         "allocation": allocation_of,
+        "training": lambda: training().training,
         "whatif": lambda: evaluate_whatif(first, parse_whatif(phases="before"), "a"),
     }
     out = write_folder(results[kind](), tmp_path / "out", figures=("svg",))
