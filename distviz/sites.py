@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from distviz.errors import RequestError, nearest
+from distviz.errors import MeasurementError, RequestError, nearest
 from distviz.output import counted
 from distviz.parsing import whole_number, word_list
 
@@ -117,6 +118,9 @@ class HookPoint:
     experts
         Path of the module that holds the routed experts whose rows pass here, ``None`` where
         rows are tokens in order. With it, a ``*`` in `module` stands for every expert.
+    channel_dim
+        The dimension of the tensor that holds the channels: -1 is the last; None where each call
+        tells it. It does not distinguish points.
     """
 
     layer: int
@@ -129,6 +133,74 @@ class HookPoint:
     also: tuple[str, ...] = ()
     within: str = ""
     experts: str | None = None
+    channel_dim: int | None = dataclasses.field(default=-1, compare=False)
+
+    def is_in(self, points: Iterable[HookPoint]) -> bool:
+        """Return whether it is among some points."""
+        return self in points
+
+
+@dataclass(frozen=True, slots=True)
+class EveryActivation(HookPoint):
+    """All activations that run in the forward pass of a model without transformer layers.
+
+    The points of ``act`` (``takes`` is ``"output"``) or ``gate`` (``"input"``) are found while the
+    model runs. Their layers are 0, 1, 2 … in the order in which they first run; ``module`` is the
+    path of the module, or the path of the caller and the name of the function; ``_1``, ``_2`` …
+    are its further runs in one call of that caller.
+
+    Parameters
+    ----------
+    layers
+        Those that are wanted; None: all.
+    channel_dims
+        (pattern on `module`, dimension) of those whose channels are not followed.
+    """
+
+    layers: frozenset[int] | None = None
+    channel_dims: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, site: str, layers: frozenset[int] | None) -> EveryActivation:
+        """Return the point for site ``act`` or ``gate``."""
+        takes = "output" if site == ACT else "input"
+        return cls(-1, "model", site, "", takes, channel_dim=None, layers=layers)
+
+    def is_in(self, points: Iterable[HookPoint]) -> bool:
+        """Return whether one of its activations is among some points."""
+        own = (self.stack, self.site)
+        return any((point.stack, point.site) == own for point in points)
+
+    def found(self, layer: int, module: str) -> HookPoint:
+        """Return one activation."""
+        point = HookPoint(layer, self.stack, self.site, module, self.takes, channel_dim=None)
+        return with_channel_dim(point, self.channel_dims)
+
+    def wants(self, layer: int) -> bool:
+        """Return whether an activation is one of the chosen layers."""
+        return self.layers is None or layer in self.layers
+
+    def check(self, fired: Iterable[HookPoint]) -> None:
+        """Raise MeasurementError if none, or not all of the chosen layers, were found."""
+        found = {
+            point.layer for point in fired if (point.stack, point.site) == (self.stack, self.site)
+        }
+        missing = [] if self.layers is None else sorted(self.layers - found)
+        if missing or not found:
+            which = f" of layer {join_layers(missing)}" if missing else ""
+            raise MeasurementError(
+                f"no activation{which} ran in the forward pass (site {self.site})",
+                "layers are the activations in the order of the forward pass, 0 is the first; "
+                "module:PATTERN observes the output of any module",
+            )
+
+
+def with_channel_dim(point: HookPoint, given: Sequence[tuple[str, int]]) -> HookPoint:
+    """Return a point whose channels are in the dimension of the first pattern that matches it."""
+    for pattern, dim in given:
+        if fnmatchcase(point.module, pattern):
+            return dataclasses.replace(point, channel_dim=dim)
+    return point
 
 
 def layer_range(n_layers: int) -> str:

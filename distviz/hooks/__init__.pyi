@@ -15,9 +15,7 @@ from .observation import experts_of as experts_of
 from .observation import observe as observe
 from .observation import observing as observing
 from .paired_changes import HELD_BYTES as HELD_BYTES
-from .recorder import TOKEN_CLASSES as TOKEN_CLASSES
 from .recorder import Recorder as Recorder
-from .recorder import Tokens as Tokens
 from .redistribution import STEPS as STEPS
 from .redistribution import Redistribution as Redistribution
 from .redistribution import check_replaceable as check_replaceable
@@ -28,6 +26,8 @@ from .token_recorder import STATISTICS as STATISTICS
 from .token_recorder import PositionRecorder as PositionRecorder
 from .token_tracker import Tracker as Tracker
 from .token_writer import TokenWriter as TokenWriter
+from .tokens import TOKEN_CLASSES as TOKEN_CLASSES
+from .tokens import Tokens as Tokens
 from .watching import WatchResult as WatchResult
 from .watching import description as description
 from .watching import run_of as run_of

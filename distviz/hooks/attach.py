@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from distviz.errors import MeasurementError
+from distviz.hooks.channel_dims import ChannelDims
 from distviz.models.architectures import modules_at
-from distviz.sites import HookPoint
+from distviz.sites import EveryActivation, HookPoint
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from distviz.models.architectures import FunctionTracer
 
 Receive = Callable[[HookPoint, "torch.Tensor"], "torch.Tensor | None"]
+Deliver = Callable[[HookPoint, Any], Any]
 
 
 def attach_hook(
@@ -34,6 +36,7 @@ def attach_hook(
     stack: ExitStack,
     *,
     first: bool = False,
+    whole: bool = False,
 ) -> None:
     """Call ``receive(point, tensor)`` for every value at a point.
 
@@ -43,12 +46,15 @@ def attach_hook(
         The model that the points belong to.
     receive
         Gets the first tensor that a module takes or returns, or the part of it that belongs to the
-        point. What it returns replaces that, unless it is None; what enters an operation inside a
-        module (`is_replaceable` is False) cannot be replaced.
+        point, with its channels as the last dimension. What it returns replaces that, unless it is
+        None; what enters an operation inside a module (`is_replaceable` is False) cannot be
+        replaced.
     stack
         Closing it removes the hooks.
     first
         Whether to run before other hooks at the same point, so that they receive the replacement.
+    whole
+        Whether ``receive`` gets the tensor as the model has it, see `part_of`.
 
     Raises
     ------
@@ -56,12 +62,17 @@ def attach_hook(
         In a forward call, if there is no tensor at a point.
     """
     receive = _outside_modes(receive)
+    channels = ChannelDims.at(model, points)
+    deliver = _Delivery(receive, channels, whole)
     scopes: dict[str, _Running] = {}
     inside: dict[tuple[str, str], list[HookPoint]] = {}
+    searched = [point for point in points if isinstance(point, EveryActivation)]
     for point in points:
         if point.within and point.within not in scopes:
             outer = model.get_submodule(point.within)
             scopes[point.within] = _Running().attach(outer, stack, first=True)
+        if point in searched:
+            continue
         if point.chain:
             inside.setdefault((point.module, point.within), []).append(point)
         else:
@@ -69,10 +80,15 @@ def attach_hook(
             paths = (point.module, *(point.also if first else ()))
             places = [modules_at(model, replace(point, module=path)) for path in paths]
             for readers in zip(*places, strict=True):
-                _hook_module(readers, point, receive, scope, stack, first)
+                _hook_module(readers, point, deliver, scope, stack, first)
     for (_, within), group in inside.items():
         for module in modules_at(model, group[0]):
-            _hook_functions(module, group, receive, scopes.get(within), stack, first)
+            _hook_functions(module, group, deliver, scopes.get(within), stack, first)
+    if searched:
+        from distviz.hooks.activation_search import search_activations
+
+        search_activations(model, searched, deliver, stack, first=first)
+    channels.follow(model, points, stack)  # last, so that it is the outermost mode
 
 
 def is_replaceable(point: HookPoint) -> bool:
@@ -108,19 +124,46 @@ def _with_first(value: Any, new: torch.Tensor) -> Any:
     return new
 
 
-def _delivered(receive: Receive, point: HookPoint, value: Any) -> Any:
-    """Pass the tensor of a point on; return the value with its replacement, None without one."""
-    whole = _first_tensor(point, value)
-    if point.part is None:
-        new = receive(point, whole)
-    else:
-        start, stop = point.part
-        new = receive(point, whole[..., start:stop])
-        if new is not None:
-            import torch
+def part_of(point: HookPoint, whole: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that belongs to a point, with its channels last."""
+    if point.channel_dim not in (None, -1):
+        whole = whole.movedim(point.channel_dim, -1)
+    if point.part is None or point.chain:
+        return whole
+    return whole[..., slice(*point.part)]
 
-            new = torch.cat([whole[..., :start], new, whole[..., stop:]], dim=-1)
-    return None if new is None else _with_first(value, new)
+
+def _with_part(point: HookPoint, whole: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose part that belongs to a point is replaced."""
+    if point.part is not None and not point.chain:
+        import torch
+
+        start, stop = point.part
+        new = torch.cat([whole[..., :start], new, whole[..., stop:]], dim=-1)
+    if point.channel_dim not in (None, -1):
+        new = new.movedim(-1, point.channel_dim)
+    return new
+
+
+@dataclass
+class _Delivery:
+    """Passes the tensors of points on; ``is_whole``: as the model has them."""
+
+    receive: Receive
+    channels: ChannelDims
+    is_whole: bool
+
+    def __call__(self, point: HookPoint, value: Any) -> Any:
+        """Return the value with its replacement, None without one."""
+        whole = _first_tensor(point, value)
+        point = self.channels.resolve(point, whole)
+        new = self.receive(point, whole if self.is_whole else part_of(point, whole))
+        if new is None:
+            return None
+        if not self.is_whole:
+            new = _with_part(point, whole, new)
+        self.channels.replaced(whole, new)
+        return _with_first(value, new)
 
 
 def _outside_modes(receive: Receive) -> Receive:
@@ -146,7 +189,7 @@ def _outside_modes(receive: Receive) -> Receive:
 def _hook_module(
     readers: Sequence[nn.Module],
     point: HookPoint,
-    receive: Receive,
+    delivered: Deliver,
     scope: _Running | None,
     stack: ExitStack,
     first: bool,
@@ -159,7 +202,7 @@ def _hook_module(
         if scope is not None and not scope.depth:
             return None
         with torch._C.DisableTorchFunction():  # noqa: SLF001
-            return _delivered(receive, point, value)
+            return delivered(point, value)
 
     if point.takes == "output":
         after = readers[0].register_forward_hook(lambda _m, _a, out: deliver(out), prepend=first)
@@ -212,7 +255,7 @@ class _Entering:
 def _hook_functions(
     module: nn.Module,
     points: Sequence[HookPoint],
-    receive: Receive,
+    delivered: Deliver,
     scope: _Running | None,
     stack: ExitStack,
     first: bool,
@@ -224,9 +267,9 @@ def _hook_functions(
         changed = None
         for point in points:
             if point.takes == "input" and chain == point.chain[:1]:
-                receive(point, entered)
+                delivered(point, entered)
             elif point.takes == "output" and chain == point.chain:
-                changed = receive(point, result)
+                changed = delivered(point, result)
         return changed
 
     tracer = FunctionTracer(step, {point.chain for point in points})

@@ -22,7 +22,8 @@ from distviz.stats import kernels
 if TYPE_CHECKING:
     import torch
 
-    from distviz.hooks.recorder import Recorder, Tokens
+    from distviz.hooks.recorder import Recorder
+    from distviz.hooks.tokens import Tokens
     from distviz.stats.kernels import DeviceObservation, Observation, Origin
 
 Place = tuple[SiteKey, Any, Any]

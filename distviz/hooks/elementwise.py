@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
 
 Hold = Callable[["torch.Tensor"], Callable[[], "torch.Tensor"]]
 """Takes values that only the caller has, and returns what gives them back, any number of times."""

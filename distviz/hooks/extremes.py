@@ -23,7 +23,7 @@ from distviz.stats import Sketch, kernels, statistics
 if TYPE_CHECKING:
     import torch
 
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
     from distviz.stats.kernels import ChannelSums
 
 LARGEST = 20

@@ -21,7 +21,7 @@ from distviz.stats import GRANULAR_FORMATS, ExactSum, float_grid, interpolate_qu
 if TYPE_CHECKING:
     import torch
 
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
     from distviz.stats.kernels import QuantizationSums
 
 PERCENTILES = (1, 50, 99)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import MeasurementError
+from distviz.hooks.attach import part_of
 from distviz.hooks.recomputation import checksum_of
-from distviz.hooks.recorder import Tokens
 from distviz.hooks.token_tracker import rows_of
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -126,13 +127,6 @@ class Gradients:
         rows = rows_of(part_of(point, values), forward.of_call).contiguous()
         self.reached.add(point)
         self.receive(point, rows, forward.tokens)
-
-
-def part_of(point: HookPoint, whole: torch.Tensor) -> torch.Tensor:
-    """Return the part of a tensor that belongs to a point."""
-    if point.part is None or point.chain:
-        return whole
-    return whole[..., slice(*point.part)]
 
 
 def _passed_twice(point: HookPoint) -> MeasurementError:

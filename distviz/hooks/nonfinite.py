@@ -14,7 +14,8 @@ from distviz.stats import kernels
 if TYPE_CHECKING:
     import torch
 
-    from distviz.hooks.recorder import Recorder, Tokens
+    from distviz.hooks.recorder import Recorder
+    from distviz.hooks.tokens import Tokens
 
 
 @dataclass

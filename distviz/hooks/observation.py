@@ -6,9 +6,10 @@ The attention mask is read from the model's own call, so it is right in a padded
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,10 +17,19 @@ from distviz.errors import MeasurementError, RequestError
 from distviz.hooks.attach import attach_hook
 from distviz.hooks.moe_routing import Routing, track_routing
 from distviz.hooks.recomputation import is_recomputing
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker, rows_of
+from distviz.hooks.tokens import Tokens
+from distviz.models import is_of_transformers
 from distviz.models.architectures import count_layers, find_mlps, find_points
-from distviz.sites import HookPoint, parse_layers
+from distviz.results import MOST_LAYERS
+from distviz.sites import (
+    MODULE_PREFIX,
+    EveryActivation,
+    HookPoint,
+    parse_layers,
+    with_channel_dim,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +37,11 @@ if TYPE_CHECKING:
 
 Layers = str | int | Collection[int] | Mapping[str, str | int | Collection[int]]
 """``"all"``, ``"0,3-5"``, an index, a list of indices; or any of them for each stack by name."""
+
+ChannelDim = int | Mapping[str, int]
+"""A dimension, or that of the modules whose paths match a pattern."""
+_EVERYWHERE = ("act", "gate")
+"""Sites of an activation, whatever is around it."""
 
 _redistributed: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -87,6 +102,7 @@ def rows_with_tokens(
     routing = calls.routing_of(point)
     if routing is not None and routing.is_rehearsing:
         return None
+    tracker.check_batch(point, value)
     rows = rows_of(value.detach(), tracker.tokens)
     complete = match_tokens(point, rows, tracker, routing)
     return None if complete is None else (complete[0].contiguous(), complete[1])
@@ -114,7 +130,15 @@ def hooked_calls(
 
 def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> None:
     """Raise MeasurementError if a point never fired."""
-    silent = [f"{point.module} (site {point.site})" for point in points if point not in fired]
+    missing = [point for point in points if point not in fired]
+    for point in missing:
+        if isinstance(point, EveryActivation):
+            point.check(fired)
+    silent = [
+        f"{point.module} (site {point.site})"
+        for point in missing
+        if not isinstance(point, EveryActivation)
+    ]
     if silent:
         shown = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if silent[3:] else "")
         raise MeasurementError(
@@ -175,28 +199,99 @@ def phase_of(model: nn.Module) -> str:
     return "after" if _redistributed.get(getattr(model, "base_model", model)) else "before"
 
 
-def choose_points(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[HookPoint]:
+def choose_points(
+    model: nn.Module,
+    sites: Sequence[str],
+    layers: Layers,
+    channel_dim: ChannelDim | None = None,
+) -> list[HookPoint]:
     """Return the points of some sites in some layers of a model.
 
     Layers given by stack reach every tower of the model; otherwise a model that reads text is
-    observed in its language stacks only.
+    observed in its language stacks only. In a model without transformer layers, ``act`` and
+    ``gate`` are those of every activation in the order of the forward pass.
+
+    Parameters
+    ----------
+    channel_dim
+        The dimension of the channels at every point, or at the modules that match a pattern, in
+        place of that which is found.
 
     Raises
     ------
     RequestError
-        If a stack, layer or site does not exist, or the model has no MLP.
+        If a stack, layer or site does not exist, or a pattern of ``channel_dim`` matches nothing.
     """
-    if not isinstance(layers, Mapping):
-        mlps = find_mlps(model)
-        chosen = _indices(layers, max(count_layers(mlps).values()))
-        return find_points(mlps, model, sites, chosen) if chosen else []
-    mlps = find_mlps(model, towers=True)
+    points = _points_of(model, sites, layers)
+    if not is_of_transformers(model):  # where a layer may be convolutional
+        points = [replace(p, channel_dim=None) if p.part is None else p for p in points]
+    if channel_dim is None:
+        return points
+    by_pattern = channel_dim if isinstance(channel_dim, Mapping) else {"*": channel_dim}
+    given = tuple(by_pattern.items())
+    _check_patterns([pattern for pattern, _ in given], points)
+    return [
+        replace(point, channel_dims=given)
+        if isinstance(point, EveryActivation)
+        else with_channel_dim(point, given)
+        for point in points
+    ]
+
+
+def _check_patterns(patterns: Sequence[str], points: Sequence[HookPoint]) -> None:
+    if any(isinstance(point, EveryActivation) for point in points):
+        return  # its modules are not known yet
+    for pattern in patterns:
+        if not any(fnmatchcase(point.module, pattern) for point in points):
+            raise RequestError(
+                f"channel_dim: '{pattern}' matches no observed module",
+                f"observed: {', '.join(point.module for point in points[:5])}",
+            )
+
+
+def _points_of(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[HookPoint]:
+    mlps = find_mlps(model, towers=isinstance(layers, Mapping), needed=False)
+    has_input = any(point.site == "mlp_in" for mlp in mlps for point in mlp.points)
+    if not mlps or not (has_input or is_of_transformers(model)):
+        return _points_anywhere(model, sites, layers)
     counts = count_layers(mlps)
-    for stack in layers:
-        if stack not in counts:
-            raise RequestError(f"there is no stack '{stack}'", f"allowed: {', '.join(counts)}")
+    if not isinstance(layers, Mapping):
+        chosen = _indices(layers, max(counts.values()))
+        return find_points(mlps, model, sites, chosen) if chosen else []
+    _check_stacks(layers, counts)
     by_stack = {stack: _indices(given, counts[stack]) for stack, given in layers.items()}
     return find_points(mlps, model, sites, by_stack) if any(by_stack.values()) else []
+
+
+def _points_anywhere(model: nn.Module, sites: Sequence[str], layers: Layers) -> list[HookPoint]:
+    """Return the points in a model without transformer layers: stack ``model``, no fixed number."""
+    if isinstance(layers, Mapping):
+        _check_stacks(layers, ("model",))
+        layers = layers.get("model", ())
+    is_all = isinstance(layers, str) and layers.strip().lower() == "all"
+    chosen = None if is_all else frozenset(_indices(layers, MOST_LAYERS))
+    if chosen is not None and not chosen:
+        return []
+    points: list[HookPoint] = []
+    for site in sites:
+        if site.startswith(MODULE_PREFIX):
+            points += find_points((), model, [site], chosen)
+        elif site in _EVERYWHERE:
+            points.append(EveryActivation.of(site, chosen))
+        else:
+            raise RequestError(
+                f"site '{site}' does not exist in {type(model).__name__}, which has no layers with "
+                "MLPs",
+                f"it has: {', '.join(_EVERYWHERE)} (of every activation), and module:PATTERN for "
+                "the output of modules",
+            )
+    return points
+
+
+def _check_stacks(layers: Iterable[str], known: Collection[str]) -> None:
+    for stack in layers:
+        if stack not in known:
+            raise RequestError(f"there is no stack '{stack}'", f"allowed: {', '.join(known)}")
 
 
 def _indices(layers: str | int | Collection[int], n_layers: int) -> list[int]:

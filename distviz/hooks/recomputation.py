@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distviz.errors import MeasurementError
-from distviz.hooks.recorder import Tokens
 from distviz.hooks.token_tracker import Tracker
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:

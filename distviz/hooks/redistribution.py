@@ -11,9 +11,11 @@ import numpy as np
 
 from distviz.arm import ARM, random_key
 from distviz.errors import RequestError
+from distviz.hooks.arguments import check_arm, check_common, site_names
 from distviz.hooks.attach import Receive, attach_hook, is_replaceable
 from distviz.hooks.moe_routing import Routing, force_batched_experts
 from distviz.hooks.observation import (
+    ChannelDim,
     HookedCalls,
     Layers,
     choose_points,
@@ -23,10 +25,10 @@ from distviz.hooks.observation import (
     redistributed,
 )
 from distviz.hooks.recomputation import PastRuns, is_recomputing
-from distviz.hooks.recorder import Tokens
 from distviz.hooks.token_tracker import Tracker, from_rows, rows_of
+from distviz.hooks.tokens import Tokens
 from distviz.models import bare, uncompiled
-from distviz.sites import HookPoint, parse_sites
+from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +111,8 @@ class Redistribution:
                 return self._written(output, self._pending[point].pop(0))
             is_plain = routing is None and not is_recomputing()
             known = self.tracker.tokens if is_plain else None
+            if is_plain:
+                self.tracker.check_batch(point, output)
             rows = rows_of(output, known)
             with self._past.tokens_of(point, rows, self.tracker) as is_known:
                 complete = match_tokens(point, rows, self.tracker, routing) if is_known else None
@@ -215,12 +219,16 @@ def redistribute(
     *,
     sites: str | Sequence[str] = "act",
     on: str = "both",
+    channel_dim: ChannelDim | None = None,
 ) -> Iterator[Redistribution]:
     """Apply ARM to values in some layers of a model while the context lasts.
 
     By default to the output of the activation function.
 
-    Works on any transformers model, inside ``generate`` and any other caller; the model's code and
+    A sequence of ARM is a row of the batch with all its tokens, or positions, and channels; layers
+    and channels of a model without transformer layers are those of `watch`.
+
+    Works on any model, inside ``generate`` and any other caller; the model's code and
     weights stay unchanged. A model wrapped by PEFT or data parallelism is unwrapped first; compiled
     code runs uncompiled meanwhile, with a warning. With gradient checkpointing, run the backward
     pass inside the context, too: it computes layers again.
@@ -228,7 +236,7 @@ def redistribute(
     Parameters
     ----------
     model
-        A transformers model with MLPs.
+        Any module of torch.
     arm
         The redistribution; None uses the published defaults.
     layers
@@ -238,21 +246,25 @@ def redistribute(
         Names of `distviz.sites.SITES` or ``module:PATTERN``: where in these layers.
     on
         ``"prefill"`` (calls without a cache), ``"decode"`` (calls with one) or ``"both"``.
+    channel_dim
+        As of `watch`.
 
     Raises
     ------
     RequestError
-        If a layer or site does not exist, values there cannot be replaced, the model has no MLP, or
-        ``on`` is unknown.
+        If an argument is of another kind, a layer or site does not exist, values there cannot be
+        replaced, or ``on`` is unknown.
     MeasurementError
-        On leaving, if the model was called and never reached one of the points. In a backward
-        pass, if gradient checkpointing computes values that cannot be matched to a forward call.
+        In a call, if the channels or documents of a tensor are not known. On leaving, if the model
+        was called and never reached one of the points. In a backward pass, if gradient
+        checkpointing computes values that cannot be matched to a forward call.
     """
     if on not in STEPS:
         raise RequestError(f"on is '{on}'", f"allowed: {', '.join(STEPS)}")
+    check_common(model, layers, channel_dim)
+    check_arm(arm)
     given, model = model, bare(model)
-    names = parse_sites(sites if isinstance(sites, str) else ",".join(sites), "sites")
-    points = choose_points(model, names, layers)
+    points = choose_points(model, site_names(sites), layers, channel_dim)
     check_replaceable(model, points)
     work = Redistribution(arm or ARM(), points, Tracker(), on)
     with uncompiled(given), work.active(model):

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import DistvizError, MeasurementError
-from distviz.hooks.attach import attach_hook
-from distviz.hooks.gradients import GRADIENT_PREFIX, Gradients, part_of
+from distviz.hooks.attach import attach_hook, part_of
+from distviz.hooks.gradients import GRADIENT_PREFIX, Gradients
 from distviz.hooks.nonfinite import FirstNonfinite
 from distviz.hooks.observation import HookedCalls, hooked_calls, phase_of, rows_with_tokens
 from distviz.hooks.recomputation import is_recomputing
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker
+from distviz.hooks.tokens import Tokens
 from distviz.models import unwrapped_path
 from distviz.output import counted
 from distviz.sites import HookPoint, SiteKey
@@ -105,18 +106,17 @@ class StepRecorder:
         MeasurementError
             On leaving, if the model was called and a point never fired.
         """
-        own = {replace(point, part=None): point for point in self.points}
         with hooked_calls(self.model, self.points, self.tracker, None) as calls:
 
             def deliver(point: HookPoint, value: torch.Tensor) -> None:
-                calls.fired.add(own[point])
+                calls.fired.add(point)
                 if self.failure is None:
                     try:
-                        self._see(calls, own[point], value)
+                        self._see(calls, point, value)
                     except Exception as error:  # noqa: BLE001  (it must not end a training)
                         self.fail(error)
 
-            attach_hook(self.model, list(own), deliver, calls.stack)
+            attach_hook(self.model, self.points, deliver, calls.stack, whole=True)
             if self._gradients is not None:
                 calls.stack.callback(self._gradients.close)
             yield
@@ -145,7 +145,7 @@ class StepRecorder:
         """The points that no gradient has reached."""
         if self._gradients is None:
             return []
-        return [point for point in self.points if point not in self._gradients.reached]
+        return [point for point in self.points if not point.is_in(self._gradients.reached)]
 
     @property
     def is_half_unscaled(self) -> bool:

@@ -29,7 +29,7 @@ from distviz.stats import (
 if TYPE_CHECKING:
     import torch
 
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
 
 _REST = ROLES.index("rest")
 _WINDOW = 32

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.hooks.moe_layouts import Routed
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint, SiteKey
 
 if TYPE_CHECKING:

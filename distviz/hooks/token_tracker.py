@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distviz.errors import MeasurementError
-from distviz.hooks.recorder import Tokens
+from distviz.hooks.tokens import Tokens
+from distviz.models import is_of_transformers
 from distviz.output import counted
 from distviz.sites import HookPoint
 
@@ -29,6 +30,41 @@ if TYPE_CHECKING:
 _SOURCES = ("input_ids", "inputs_embeds")
 _GRIDS = ("grid_thw", "image_grid_thw", "target_sizes")
 _DECODER_SOURCES = ("decoder_input_ids", "decoder_inputs_embeds")
+
+
+@dataclass
+class _OwnModel:
+    """What is known of the batch in calls of a model that is not one of transformers.
+
+    ``sequence_first`` is the path of a module that takes (tokens, batch, channels), None without
+    one; ``n_dims`` are the dimensions of the tensor that was read as the batch.
+    """
+
+    sequence_first: str | None
+    n_dims: int = 0
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _OwnModel:
+        named = model.named_modules()
+        return cls(next((p for p, m in named if getattr(m, "batch_first", True) is False), None))
+
+    def check(self, point: HookPoint, value: torch.Tensor, batch: int) -> None:
+        """Raise MeasurementError if the rows of a tensor may belong to other documents."""
+        shape = tuple(value.shape)
+        is_sure = self.n_dims != 3 and shape[0] == batch and shape[1:2] != (batch,)
+        if self.sequence_first is not None and value.ndim == 3 and not is_sure:
+            where = self.sequence_first or "the model"
+            raise MeasurementError(
+                f"{point.module} (site {point.site}) has shape {shape}, of (tokens, batch, "
+                f"channels) or (batch, tokens, channels): {where} has batch_first=False",
+                "build it with batch_first=True",
+            )
+        if batch and value.ndim and shape[0] % batch:
+            raise MeasurementError(
+                f"{point.module} (site {point.site}) has shape {shape}, which does not begin with "
+                f"the batch of {batch}, so its rows belong to no document",
+                "leave it out: choose layers, or narrow the pattern",
+            )
 
 
 @dataclass
@@ -56,6 +92,7 @@ class Tracker:
     in_training: bool = False
     with_gradients: bool = False
     _depth: int = 0
+    _own: _OwnModel | None = None
     _encoder: nn.Module | None = None
     _encoder_ran: bool = False
 
@@ -76,6 +113,7 @@ class Tracker:
         This includes direct calls of its base model, and of its encoder, which ``generate`` calls
         first.
         """
+        self._own = None if is_of_transformers(model) else _OwnModel.of(model)
         tracked: list[Any] = [model, getattr(model, "base_model", model)]
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             self._encoder = model.get_encoder()  # type: ignore[operator]
@@ -114,10 +152,18 @@ class Tracker:
             self.tokens = _read(source, given.get("attention_mask"), past)
         elif not continues:
             self.tokens = _without_tokens(given, is_needed=of_decoder is None)
+            if self._own is not None:
+                source = _batched(given)
+                self._own.n_dims = 0 if source is None else source.ndim
 
     def leave(self, *_: Any) -> None:
         """Forward hook of the model; also runs after an error."""
         self._depth -= 1
+
+    def check_batch(self, point: HookPoint, value: torch.Tensor) -> None:
+        """Raise MeasurementError if a tensor of an own model does not begin with the batch."""
+        if self._own is not None and self.tokens is not None and not self.tokens.are_read:
+            self._own.check(point, value, len(self.tokens.documents))
 
     def current(self, point: HookPoint, rows: int) -> Tokens:
         """Return the tokens of a point's rows; MeasurementError if no tokens match them."""
@@ -234,11 +280,24 @@ def _without_tokens(given: dict[str, Any], *, is_needed: bool) -> Tokens | None:
     mask = given.get("pixel_attention_mask")
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         return replace(_read(mask, mask, 0), ids=None)
+    if (source := _batched(given)) is not None:
+        return replace(_all_valid(source.shape[0], 1, 0), are_read=False)
+    if is_needed:
+        raise MeasurementError(
+            "the model was called without input_ids, inputs_embeds or another tensor of two or "
+            "more dimensions",
+            "call it with a batch: the first dimension of the first such tensor",
+        )
+    return None
+
+
+def _batched(given: dict[str, Any]) -> torch.Tensor | None:
+    """Return the tensor whose first dimension is the batch, where there is no text."""
+    import torch
+
     for name, value in given.items():
         if isinstance(value, torch.Tensor) and value.dim() > 1 and "decoder" not in name:
-            return replace(_all_valid(value.shape[0], 1, 0), are_read=False)
-    if is_needed:
-        raise MeasurementError("the model was called without input_ids or inputs_embeds")
+            return value
     return None
 
 

@@ -22,7 +22,7 @@ from distviz.sites import SiteKey
 if TYPE_CHECKING:
     import torch
 
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
 
 _AT_A_TIME = 1 << 18
 

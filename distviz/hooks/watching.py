@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.hooks.observation import Layers, choose_points, observe, phase_of
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.arguments import check_band, check_common, site_names
+from distviz.hooks.observation import ChannelDim, Layers, choose_points, observe, phase_of
+from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker
+from distviz.hooks.tokens import Tokens
 from distviz.models import bare, uncompiled
 from distviz.output import counted
 from distviz.results import SCHEMA_VERSION, Run
-from distviz.sites import HookPoint, parse_sites
+from distviz.sites import HookPoint
 from distviz.stats import DEFAULT_C, Sketch
 
 if TYPE_CHECKING:
@@ -139,23 +141,30 @@ def watch(
     c: float = DEFAULT_C,
     tokenizer: Any = None,
     channels: bool = False,
+    channel_dim: ChannelDim | None = None,
 ) -> Iterator[WatchResult]:
-    """Observe a transformers model while the context lasts.
+    """Observe a model while the context lasts.
 
-    Padding is excluded by the attention mask of the model's call. What runs inside a backward pass
-    is not counted: gradient checkpointing computes there again what was counted before. Values
-    observed while `redistribute` is active on the same model belong to phase ``after``.
+    In a model without transformer layers, ``act`` and ``gate`` are those of every activation,
+    module or function; layers are these activations in the order in which they run. Channels are
+    the last dimension, or where the call shows another (1 after a convolution), that one.
+
+    Padding is excluded by the attention mask of the model's call. A call without text has a
+    document for each index of the first dimension of the first tensor that it is given. What runs
+    inside a backward pass is not counted: gradient checkpointing computes there again what was
+    counted before. Values observed while `redistribute` is active on the same model belong to phase
+    ``after``.
 
     Parameters
     ----------
     model
-        Any transformers model with MLPs; call it directly or through ``generate``. Modules are
-        named as in the model without the wrappers of PEFT, torch.compile and data parallelism.
-        Compiled code runs uncompiled meanwhile, with a warning.
+        Any module of torch; call it directly or through ``generate``. Modules are named as in the
+        model without the wrappers of PEFT, torch.compile and data parallelism. Compiled code runs
+        uncompiled meanwhile, with a warning.
     layers
-        0-based indices, or text such as ``"0,3-5"``; or a mapping from the name of a stack to
-        them (``{"vision_tower": "all"}``): a model that reads text is observed only in its
-        language stacks unless others are named.
+        0-based indices, or text such as ``"all"`` and ``"0,3-5"``; or a mapping from the name of a
+        stack to them (``{"vision_tower": "all"}``): a model that reads text is observed only in
+        its language stacks unless others are named.
     sites
         Names of `distviz.sites.SITES`, or ``module:PATTERN``.
     c
@@ -165,17 +174,22 @@ def watch(
     channels
         Whether to record also the kurtosis of each channel, and in how many tokens it has the
         largest magnitude.
+    channel_dim
+        The dimension of the channels, if the call does not show it: of all that is observed, or
+        by pattern on the paths of modules (``{"stem.*": 1}``).
 
     Raises
     ------
     RequestError
-        If a layer or site does not exist in the model.
+        If an argument is of another kind, or a layer or site does not exist in the model.
     MeasurementError
-        On leaving, if the model was called and a chosen point never fired.
+        In a call, if the channels or documents of a tensor are not known. On leaving, if the model
+        was called and a chosen point never fired.
     """
+    check_common(model, layers, channel_dim)
+    check_band(c)
     given, model = model, bare(model)
-    names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
-    points = choose_points(model, names, layers)
+    points = choose_points(model, site_names(sites), layers, channel_dim)
     result = WatchResult(Recorder(c, channel_details=channels), model, tokenizer=tokenizer)
     with (
         uncompiled(given) as result.warnings,

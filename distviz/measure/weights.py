@@ -43,7 +43,7 @@ def weight_sketches(
             own = _own_part(f"{path}.{wrapped}", parameter, rank)
             if own is not None:
                 name = unwrapped_path(wrapped)
-                whole = f"{unwrapped_path(path)}.{name}".removesuffix(_WEIGHT)
+                whole = f"{unwrapped_path(path)}.{name}".removesuffix(_WEIGHT).removeprefix(".")
                 site = f"{WEIGHT_PREFIX}{name.removesuffix(_WEIGHT)}"
                 key = SiteKey(layer, stack, site, "before", whole)
                 wide = own.float() if own.element_size() == 1 else own

@@ -28,6 +28,7 @@ from .wrappers import bare as bare
 from .wrappers import eager as eager
 from .wrappers import embedding_rows as embedding_rows
 from .wrappers import entry_device as entry_device
+from .wrappers import is_of_transformers as is_of_transformers
 from .wrappers import position_rows as position_rows
 from .wrappers import uncompiled as uncompiled
 from .wrappers import unwrapped_path as unwrapped_path

@@ -45,6 +45,11 @@ def unwrapped_path(path: str) -> str:
     return ".".join(name for name in path.split(".") if name not in _INNER)
 
 
+def is_of_transformers(model: nn.Module) -> bool:
+    """Return whether a model is one of transformers, or derives from one."""
+    return any(kind.__module__.startswith("transformers.") for kind in type(model).__mro__)
+
+
 def entry_device(model: nn.Module) -> torch.device:
     """Return the device for a model's inputs.
 

@@ -70,6 +70,7 @@ from .reading import read_file as read_file
 from .result import Result as Result
 from .result import model_layers as model_layers
 from .run import Run as Run
+from .schema import MOST_LAYERS as MOST_LAYERS
 from .schema import SCHEMA_VERSION as SCHEMA_VERSION
 from .storage import ALLOCATION as ALLOCATION
 from .storage import COMPARISON as COMPARISON

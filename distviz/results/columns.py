@@ -73,6 +73,7 @@ class Channel(Place, kw_only=True):
     positive: Count = 0
     kurtosis: Number | None = None
     top: Count = 0
+    channel_dim: Integer = -1
 
 
 class Plan(Row, kw_only=True):

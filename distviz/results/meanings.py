@@ -73,7 +73,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "eps, near_zero": "eps is that of the document's own before, for all its phases",
     },
     "channels": {
-        "channel": "its index in the last dimension",
+        "channel": "its index in the dimension of the channels",
         "count, mean, std, min, max": "as in stats.csv, of this channel alone",
         "absmax": "the larger of abs(min) and abs(max)",
         "zeros, positive": "how many values are exactly 0, and how many are above 0",
@@ -81,6 +81,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "top": (
             "with --channels: in how many tokens this channel has the largest abs(x), the first "
             "such channel of a token"
+        ),
+        "channel_dim": (
+            "dimension of the tensor that holds the channels: 1 after a convolution, -1 is the "
+            "last; absent where it is the last everywhere"
         ),
     },
     "experts": {

@@ -145,3 +145,10 @@ def place_of(path: str, lists: Collection[str]) -> tuple[str, int] | None:
         if prefix in lists and f"{prefix}.{parts[end]}" not in lists:
             return prefix, int(parts[end])
     return None
+
+
+def layers_around(model: nn.Module, paths: Collection[str]) -> list[str]:
+    """Return the paths of the layers that hold, or are, the modules at some paths."""
+    lists = module_lists(dict(model.named_modules()))
+    places = dict.fromkeys(place_of(f"{path}.", lists) for path in paths)
+    return [f"{place[0]}.{place[1]}" for place in places if place is not None]

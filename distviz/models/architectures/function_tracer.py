@@ -28,6 +28,10 @@ _ACTIVATIONS = frozenset(
         *("sigmoid", "logsigmoid", "hardsigmoid", "hardswish", "hardtanh", "tanh", "erf"),
     )
 )
+ACTIVATION_FUNCTIONS = _ACTIVATIONS - {"erf"} | {
+    *("prelu", "rrelu", "softsign", "tanhshrink", "softshrink", "hardshrink", "threshold"),
+}
+"""Names of the activation functions of torch, by which activations are found anywhere."""
 # Softcaps use these: an operand with another activation takes precedence.
 _WEAK = frozenset(("tanh", "erf"))
 _SAME = frozenset(
@@ -135,8 +139,16 @@ class FunctionTracer(TorchFunctionMode):
         return value if raw is None else raw
 
 
+def function_name(function: Any) -> str:
+    """Return the name of a torch function, the same in place; of a property, such as ``T``."""
+    name = str(getattr(function, "__name__", ""))
+    if name == "__get__":
+        name = str(getattr(getattr(function, "__self__", None), "__name__", ""))
+    return name.strip("_")
+
+
 def _step(function: Any, args: tuple[Any, ...]) -> str:
-    name = getattr(function, "__name__", "").strip("_")
+    name = function_name(function)
     if name in _ACTIVATIONS or name in _SAME:
         return name
     tensors = [value for value in args[:2] if isinstance(value, torch.Tensor) and value.ndim]

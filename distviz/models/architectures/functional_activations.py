@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.models.architectures.projections import (
     Functional,
     down_beside,
+    is_known_activation,
     is_stack_of_experts,
     linear_widths,
 )
@@ -89,6 +90,36 @@ def _of_forward(path: str, module: nn.Module, width: int, beside: str | None) ->
                 is_last = output is None or output is result
                 return Functional(_act_of(chain), chain, f"{path}.{name}", is_last)
     return None
+
+
+def is_activation(path: str, module: nn.Module) -> bool:
+    """Return whether a module is an activation, wherever it stands.
+
+    By its class or name; or it has neither parameters nor children, and applies an activation
+    function to a tensor whose shape it keeps.
+    """
+    from torch import nn
+
+    if is_known_activation(path, module):
+        return not isinstance(module, nn.Identity)
+    has_parts = any(True for _ in (*module.children(), *module.parameters()))
+    return bool(path) and not has_parts and _keeps_shape(module)
+
+
+def _keeps_shape(module: nn.Module) -> bool:
+    import torch
+
+    from distviz.models.architectures.function_tracer import ACTIVATION_FUNCTIONS, FunctionTracer
+
+    if type(module).__module__.startswith("torch.nn."):
+        return False
+    steps: list[str] = []
+    given, output = torch.empty(1, 2, _WIDTH, device="meta"), None
+    tracer = FunctionTracer(lambda chain, *_: steps.append(chain[0]))
+    with contextlib.suppress(Exception), torch.no_grad(), tracer:
+        output = _meta_copy(module)(given)
+    is_alike = isinstance(output, torch.Tensor) and output.shape == given.shape
+    return is_alike and bool({*ACTIVATION_FUNCTIONS, "erf"}.intersection(steps))
 
 
 def _takes_one(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,10 @@ from distviz.models.architectures.activations import (
     Place,
     find_activations,
     module_lists,
-    place_of,
     shared_modules,
 )
 from distviz.models.architectures.projections import SitePlace, layer_sites, linear_widths, parent
-from distviz.sites import MODULE_PREFIX, SITES, HookPoint
+from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +64,7 @@ class Mlp:
     routed: bool = False
 
 
-def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
+def find_mlps(model: nn.Module, *, towers: bool = False, needed: bool = True) -> list[Mlp]:
     """Find every MLP inside an indexed layer; ordered by stack, layer and path.
 
     Activations of heads, poolers, routers, norms, convolutions and attention are ignored, and so
@@ -80,17 +79,21 @@ def find_mlps(model: nn.Module, *, towers: bool = False) -> list[Mlp]:
     towers
         Include the image and audio towers of a model with a language model, and such branches in
         its layers (experts for images); text does not reach them.
+    needed
+        Whether it is an error that there is none.
 
     Raises
     ------
     RequestError
-        If the model has no MLP activation.
+        If the model has no MLP activation, and needs one.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     lists = module_lists(modules)
     by_layer: dict[Place, list[Activation]] = {}
     for place, found in find_activations(modules, lists):
         by_layer.setdefault(place, []).append(found)
+    if not by_layer and not needed:
+        return []
     if not by_layer:
         raise RequestError(
             f"no MLP activation found in {type(model).__name__}",
@@ -166,115 +169,6 @@ def main_stack(mlps: Sequence[Mlp]) -> str:
     """Return the stack for a redistribution: the decoder if there is one."""
     stacks = dict.fromkeys(mlp.stack for mlp in mlps)
     return "decoder" if "decoder" in stacks else next(iter(stacks))
-
-
-def find_points(
-    mlps: Sequence[Mlp],
-    model: nn.Module,
-    sites: Sequence[str],
-    layers: Collection[int] | Mapping[str, Collection[int]] | None = None,
-    optional: Collection[str] = (),
-) -> list[HookPoint]:
-    """Choose the points of some sites in some layers; ordered by stack, layer, site and path.
-
-    Parameters
-    ----------
-    mlps
-        The MLPs of `model`, from :func:`find_mlps`.
-    model
-        Searched for ``module:PATTERN`` sites (shell patterns on whole module paths). `layers`
-        applies to modules inside a layer; others get layer -1 and stack ``"model"``.
-    sites
-        Names of :data:`distviz.sites.SITES`, or patterns.
-    layers
-        Indices for every stack, or a mapping from stack to indices (other stacks are skipped);
-        ``None`` for all.
-    optional
-        Sites that may be absent, but not all of them.
-
-    Raises
-    ------
-    RequestError
-        If another site is absent from all chosen layers, or a pattern matches no module.
-    """
-    offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
-    chosen: list[HookPoint] = []
-    for site in dict.fromkeys(sites):
-        if site.startswith(MODULE_PREFIX):
-            candidates = _matching(model, site, mlps)
-        else:
-            candidates = [point for point in offered if point.site == site]
-        taken = [point for point in candidates if _in_layers(point, layers)]
-        if not taken and not (site in optional and _of(offered, optional, layers)):
-            raise _absent(site, model, candidates, offered)
-        chosen += taken
-    order = {site: rank for rank, site in enumerate(SITES)}
-    return sorted(
-        chosen, key=lambda p: (p.stack, p.layer, order.get(p.site, len(order)), p.site, p.module)
-    )
-
-
-def _of(
-    points: Sequence[HookPoint],
-    sites: Collection[str],
-    layers: Collection[int] | Mapping[str, Collection[int]] | None,
-) -> list[HookPoint]:
-    return [point for point in points if point.site in sites and _in_layers(point, layers)]
-
-
-def _in_layers(
-    point: HookPoint, layers: Collection[int] | Mapping[str, Collection[int]] | None
-) -> bool:
-    if layers is None or point.layer < 0:
-        return True
-    if isinstance(layers, Mapping):
-        return point.layer in layers.get(point.stack, ())
-    return point.layer in layers
-
-
-def _absent(
-    site: str, model: nn.Module, elsewhere: Sequence[HookPoint], offered: Sequence[HookPoint]
-) -> RequestError:
-    name = type(model).__name__
-    if elsewhere:
-        there = sorted({point.layer for point in elsewhere})
-        return RequestError(
-            f"site '{site}' is in none of the chosen layers of {name}",
-            f"layers that have it: {', '.join(map(str, there))} (0 is the first)",
-        )
-    if site.startswith(MODULE_PREFIX):
-        example = offered[0].module if offered else "model.layers.0"
-        return RequestError(
-            f"{site} matches no module of {name}",
-            f"a pattern is matched against whole paths such as {example}; * matches anything",
-        )
-    here = [other for other in SITES if any(point.site == other for point in offered)]
-    known = f"site '{site}' ({SITES[site]})" if site in SITES else f"site '{site}'"
-    return RequestError(
-        f"{known} does not exist in {name}", f"this architecture has: {', '.join(here)}"
-    )
-
-
-def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoint]:
-    from torch import nn
-
-    modules = dict(model.named_modules())
-    lists = module_lists(modules)
-    stacks = {}
-    for mlp in mlps:
-        if place := place_of(f"{mlp.path}.", lists):
-            stacks[place[0]] = mlp.stack
-    pattern = site.removeprefix(MODULE_PREFIX)
-    points = []
-    for path, module in modules.items():
-        never_called = isinstance(module, nn.ModuleList | nn.ModuleDict)
-        if not path or never_called or not fnmatchcase(path, pattern):
-            continue
-        place = place_of(f"{path}.", lists)
-        layer = place[1] if place else -1
-        stack = stacks.get(place[0], place[0]) if place else "model"
-        points.append(HookPoint(layer, stack, site, path, "output"))
-    return points
 
 
 # Routed experts ----------------------------------------------------------------------------

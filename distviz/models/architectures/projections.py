@@ -161,11 +161,14 @@ def is_mlp_activation(
     path: str, module: nn.Module, place: tuple[str, int], modules: Mapping[str, nn.Module]
 ) -> bool:
     """Return whether the module at `path` is the activation of an MLP of the layer at `place`."""
-    holder, _, name = path.rpartition(".")
-    by_name = name in _ACTIVATION_NAMES and next(module.children(), None) is None
-    if type(module) not in _activation_classes() and not by_name:
-        return False
-    return not is_outside_mlps(holder, place, modules)
+    is_one = is_known_activation(path, module)
+    return is_one and not is_outside_mlps(parent(path), place, modules)
+
+
+def is_known_activation(path: str, module: nn.Module) -> bool:
+    """Return whether the module at `path` is an activation by its class or a usual name."""
+    by_name = path.rpartition(".")[2] in _ACTIVATION_NAMES and next(module.children(), None) is None
+    return by_name or type(module) in _activation_classes()
 
 
 def is_outside_mlps(holder: str, place: tuple[str, int], modules: Mapping[str, nn.Module]) -> bool:

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from distviz.cli.forward_cost import trace
-from distviz.models.architectures.mlp import find_mlps, find_points
+from distviz.models.architectures.mlp import find_mlps
+from distviz.models.architectures.points import find_points
 from distviz.sites import join_layers, parse_layers
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}

@@ -16,7 +16,8 @@ from support.word_tokenizer import word_tokenizer
 
 import distviz
 from distviz.hooks.extremes import Extremes
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import decode, encode, kernels
 

@@ -15,8 +15,9 @@ from support.tiny_experts import FAMILIES, Told, activation_of, call, tiny_exper
 
 from distviz.hooks.format_losses import FormatLosses
 from distviz.hooks.observation import choose_points, observing
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker
+from distviz.hooks.tokens import Tokens
 from distviz.sites import SiteKey
 from distviz.stats import decode, encode
 

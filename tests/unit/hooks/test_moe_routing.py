@@ -22,10 +22,11 @@ import distviz
 from distviz import hooks
 from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError
-from distviz.models.architectures.mlp import find_mlps, find_points
+from distviz.models.architectures.mlp import find_mlps
+from distviz.models.architectures.points import find_points
 
 if TYPE_CHECKING:
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
     from distviz.sites import HookPoint
 
 CASES = [

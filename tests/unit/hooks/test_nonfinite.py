@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distviz.hooks.nonfinite import FirstNonfinite
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import Sketch, kernels
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from distviz.hooks.moe_layouts import Routed
-from distviz.hooks.recorder import TOKEN_CLASSES, Recorder, Tokens
+from distviz.hooks.recorder import Recorder
+from distviz.hooks.tokens import TOKEN_CLASSES, Tokens
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import decode, encode
 
@@ -102,30 +102,3 @@ def test_sums_and_states_are_one_recorder(classes: frozenset[int] | None, detail
         for name, sketch in together.sketches[KEY].items():
             assert other.sketches[KEY][name].count == sketch.count
             assert other.sketches[KEY][name].moments == sketch.moments
-
-
-def test_sequences_are_rows_without_padding() -> None:
-    found = tokens().sequences()
-    assert [part.rows.tolist() for part in found] == [[0, 1, 2, 3], [4, 5]]
-    assert [part.document for part in found] == [5, 9]
-    assert [part.tokens.tolist() for part in found] == [[0, 1, 2, 3], [4, 5]]
-
-
-def test_sequences_of_experts_are_ordered_by_token_and_slot() -> None:
-    order = [(4, 1), (0, 1), (0, 0), (4, 0), (6, 0), (-1, 0)]  # token 6 is padding
-    owners, slots = np.array(order).T
-    routed = Routed(owners, np.zeros(6, int), slots, 8, 1)
-    first, second = tokens(routed=routed).sequences()
-    assert (first.rows.tolist(), first.slots.tolist()) == ([2, 1], [0, 1])
-    assert (second.rows.tolist(), second.slots.tolist()) == ([3, 0], [0, 1])
-
-
-def test_several_sequences_in_one_row() -> None:
-    valid = np.ones((1, 5), bool)
-    packed = Tokens(
-        valid, valid, np.zeros(1, int), np.arange(5)[None], np.zeros((1, 5), int), lengths=(2, 3)
-    )
-    found = packed.sequences()
-    assert [part.rows.tolist() for part in found] == [[0, 1], [2, 3, 4]]
-    assert [part.document for part in found] == [0, 1]
-    assert [part.tokens.tolist() for part in found] == [[0, 1], [0, 1, 2]]

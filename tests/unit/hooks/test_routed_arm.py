@@ -15,11 +15,12 @@ import distviz
 from distviz import hooks
 from distviz.arm.arm import ARM
 from distviz.arm.plan import SequenceRows
-from distviz.models.architectures.mlp import find_mlps, find_points
+from distviz.models.architectures.mlp import find_mlps
+from distviz.models.architectures.points import find_points
 from distviz.stats import kernels
 
 if TYPE_CHECKING:
-    from distviz.hooks.recorder import Tokens
+    from distviz.hooks.tokens import Tokens
     from distviz.sites import HookPoint
 
 CASES = [

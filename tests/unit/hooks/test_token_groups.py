@@ -12,8 +12,9 @@ import torch
 
 from distviz.data import ROLES
 from distviz.hooks.moe_layouts import Routed
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_groups import count_tokens, group_name, group_numbers
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import Sketch, decode, encode, statistics
 

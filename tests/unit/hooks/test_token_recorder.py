@@ -15,8 +15,8 @@ from distviz.data.corpus import Corpus, Window
 from distviz.data.documents import Document
 from distviz.hooks import token_recorder as positions
 from distviz.hooks.moe_layouts import Routed
-from distviz.hooks.recorder import Tokens
 from distviz.hooks.token_recorder import STATISTICS, PositionRecorder, token_statistics
+from distviz.hooks.tokens import Tokens
 from distviz.results.filler_study import QUANTITIES
 from distviz.sites import HookPoint, SiteKey
 from distviz.studies import filler_positions

@@ -15,7 +15,7 @@ import distviz
 from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError, RequestError
 from distviz.hooks.moe_layouts import Routed
-from distviz.hooks.recorder import Tokens
+from distviz.hooks.tokens import Tokens
 from distviz.models.architectures.mlp import find_mlps
 
 TEXT: dict[str, Any] = {

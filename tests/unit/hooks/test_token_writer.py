@@ -12,8 +12,9 @@ import torch
 
 from distviz.errors import MeasurementError
 from distviz.hooks.moe_layouts import Routed
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_writer import TokenWriter
+from distviz.hooks.tokens import Tokens
 from distviz.sites import HookPoint, SiteKey
 from distviz.stats import decode, encode
 

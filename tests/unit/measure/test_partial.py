@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from distviz.data.corpus import Batch
-from distviz.hooks.recorder import Recorder, Tokens
+from distviz.hooks.recorder import Recorder
+from distviz.hooks.tokens import Tokens
 from distviz.measure.output_effect import Effect
 from distviz.measure.partial import PartialResult, batches_of_documents
 from distviz.sites import HookPoint

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from distviz.errors import RequestError
-from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps, find_points
+from distviz.models.architectures.mlp import Mlp, count_layers, find_mlps
+from distviz.models.architectures.points import find_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
