@@ -147,20 +147,18 @@ def watch(
 
     In a model without transformer layers, ``act`` and ``gate`` are those of every activation,
     module or function; layers are these activations in the order in which they run. Channels are
-    the last dimension, or where the call shows another (1 after a convolution), that one.
+    the last dimension, or another that the call shows (1 after a convolution).
 
-    Padding is excluded by the attention mask of the model's call. A call without text has a
-    document for each index of the first dimension of the first tensor that it is given. What runs
-    inside a backward pass is not counted: gradient checkpointing computes there again what was
-    counted before. Values observed while `redistribute` is active on the same model belong to phase
-    ``after``.
+    Padding is excluded by the attention mask of the model's call; without text, each row of the
+    first tensor is a document. What a backward pass computes again is not counted. Values observed
+    while `redistribute` is active on the same model belong to phase ``after``.
 
     Parameters
     ----------
     model
-        Any module of torch; call it directly or through ``generate``. Modules are named as in the
-        model without the wrappers of PEFT, torch.compile and data parallelism. Compiled code runs
-        uncompiled meanwhile, with a warning.
+        Any module of torch, called in any way. Modules are named as in the model without the
+        wrappers of PEFT, torch.compile and data parallelism. Compiled code runs uncompiled
+        meanwhile, with a warning.
     layers
         0-based indices, or text such as ``"all"`` and ``"0,3-5"``; or a mapping from the name of a
         stack to them (``{"vision_tower": "all"}``): a model that reads text is observed only in
@@ -170,10 +168,9 @@ def watch(
     c
         Width of the near-zero band of the statistics.
     tokenizer
-        Decodes the tokens of ``extremes.csv``; without it only their ids are known.
+        Decodes the tokens of ``extremes.csv``.
     channels
-        Whether to record also the kurtosis of each channel, and in how many tokens it has the
-        largest magnitude.
+        Whether to record the kurtosis of each channel, and in how many tokens it is the largest.
     channel_dim
         The dimension of the channels, if the call does not show it: of all that is observed, or
         by pattern on the paths of modules (``{"stem.*": 1}``).
