@@ -125,6 +125,7 @@ def runnable(code: str, place: Path, demo: Path) -> str:
     """Replace what only a reader has by what the tests have."""
     code = code.replace('"path/to/model"', repr(str(demo)))
     code = code.replace('save("runs/mine")', 'save("runs/mine", force=True)')
+    code = code.replace('report_to="none"', 'report_to="none", dataloader_pin_memory=False')
     code = code.replace("from vllm import", "from support.pretended_engine import")
     if "lm_eval" in code:
         if not os.environ.get("CI"):
