@@ -30,6 +30,7 @@ from distviz.stats.kernels import (
     torch_ops,
 )
 from distviz.stats.kernels.compiling import compile_ahead, is_compiled, keep_compiled
+from distviz.stats.kernels.cpu import summarise
 from distviz.stats.kernels.device_counts import count_on_device, magnitudes_on_device
 from distviz.stats.kernels.device_summary import (
     largest_on_device,
@@ -44,10 +45,7 @@ from distviz.stats.kernels.device_types import (
     moments_of_powers,
 )
 from distviz.stats.kernels.host_copies import HostCopies, to_device, to_host
-from distviz.stats.kernels.numba_loops import (
-    add_table,
-    summarise,
-)
+from distviz.stats.kernels.numba_loops import add_table
 from distviz.stats.kernels.plans import row_keys
 from distviz.stats.kernels.rng import uniforms
 from distviz.stats.kernels.rotation import rotation_block

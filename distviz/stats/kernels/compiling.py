@@ -19,7 +19,7 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 from distviz.stats import float_grid
-from distviz.stats.kernels import numba_loops, pair_loops, plan_loops, sequence_loops
+from distviz.stats.kernels import cpu, numba_loops, pair_loops, plan_loops, sequence_loops
 from distviz.stats.kernels.types import Request
 
 _CONSTANTS = (bool, int, float, str, tuple, np.generic, np.ndarray)
@@ -75,7 +75,7 @@ def compile_ahead(*, plans: bool) -> threading.Thread | None:
 
 def _summarise() -> None:
     magnitudes = float_grid.magnitudes("bf16")
-    numba_loops.summarise(np.zeros(float_grid.CELLS, np.int64), magnitudes, 0.1, -1.0)
+    cpu.summarise(np.zeros(float_grid.CELLS, np.uint32), magnitudes, 0.1, -1.0)
 
 
 def _plan() -> None:

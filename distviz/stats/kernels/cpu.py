@@ -162,6 +162,22 @@ def count_magnitudes(
     return tables
 
 
+def summarise(
+    table: NDArray[Any], magnitudes: NDArray[np.float64], c: float, given_eps: float
+) -> tuple[Any, ...]:
+    """Return (count, mean, std, eps, near_zero, l1, l2, gini, absmax) of a table of 16-bit codes.
+
+    ``table`` is of any integer type, (65,536,); ``given_eps`` < 0 asks for its own
+    1.4826 * MAD * c.
+    """
+    values = np.empty(magnitudes.size)
+    negative, positive = np.empty((2, magnitudes.size), np.int64)
+    filled = numba_loops.compress(table, magnitudes, values, negative, positive)
+    cells = (values[:filled], negative[:filled], positive[:filled])
+    found: tuple[Any, ...] = numba_loops.summarise(*cells, c, given_eps)
+    return found
+
+
 def _sums_of_parts(
     values: torch.Tensor,
     rows: list[NDArray[np.int64]],

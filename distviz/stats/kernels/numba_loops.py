@@ -352,16 +352,9 @@ def compress(table, magnitudes, values, negative, positive):
 
 
 @njit(**_OPTIONS)
-def summarise(table, magnitudes, c, given_eps):
-    """Statistics of one table of 16-bit codes (any integer type, 65,536 cells).
-
-    Returns (count, mean, std, eps, near_zero, l1, l2, gini, absmax); ``given_eps`` < 0 asks for
-    the table's own 1.4826 * MAD * c.
-    """
-    values = np.empty(magnitudes.size, np.float64)
-    negative, positive = np.empty(magnitudes.size, np.int64), np.empty(magnitudes.size, np.int64)
-    filled = compress(table, magnitudes, values, negative, positive)
-    values, negative, positive = values[:filled], negative[:filled], positive[:filled]
+def summarise(values, negative, positive, c, given_eps):
+    """Statistics of the magnitudes of a table; see `distviz.stats.kernels.cpu.summarise`."""
+    filled = values.size
     counts = negative + positive
     total = counts.sum()
     if total == 0:
