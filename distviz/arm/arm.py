@@ -27,6 +27,7 @@ from distviz.arm.plan import (
 from distviz.arm.sources import fingerprint_of
 from distviz.errors import RequestError, nearest
 from distviz.sites import ACT
+from distviz.stats import check_key, is_a
 
 if TYPE_CHECKING:
     import torch
@@ -114,12 +115,13 @@ class ARM:
     def _check_types(self) -> None:
         for name in ("c", "p1", "p_min", "p_max", "fraction"):
             number = getattr(self, name)
-            if not isinstance(number, int | float) and not (name == "fraction" and number is None):
+            if not is_a(number, float | None if name == "fraction" else float):
                 raise RequestError(f"{name} is {number!r}, expected a number")
         for name in ("passes", "seed"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or not -(2**63) <= number < 2**63:
-                raise RequestError(f"{name} is {number!r}, expected a whole number of 64 bits")
+            check_key(getattr(self, name), name)
+        for name in (one.name for one in fields(ARM)):
+            if isinstance(value := getattr(self, name), np.generic):
+                object.__setattr__(self, name, value.item())
 
     def at(self, point: HookPoint) -> ARM:  # noqa: ARG002
         """Return the redistribution of the values at one place: the same everywhere."""
@@ -266,6 +268,7 @@ class ARM:
         """
         from distviz.stats import kernels
 
+        layer = check_key(layer, "layer")
         values = x.detach().contiguous()
         flat = values.view(math.prod(values.shape[:-1]), values.shape[-1])
         target = target_of(flat, x, out)

@@ -23,7 +23,7 @@ from distviz.arm.place_table import read_formats, read_thresholds
 from distviz.arm.plan import SequenceRows
 from distviz.errors import RequestError, nearest
 from distviz.option import check_choice
-from distviz.stats import GRANULAR_FORMATS
+from distviz.stats import GRANULAR_FORMATS, checks_types, is_a
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,11 @@ class Scale(ARM):
 
     factor: float = 2.0
     is_bounded: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (is_a(self.factor, float) and math.isfinite(self.factor)):
+            raise RequestError(f"factor is {self.factor!r}, expected a finite number")
 
     def _write(
         self,
@@ -163,6 +168,7 @@ _RESERVED = ("scale", "threshold", "quantize")
 """What stands before a colon and is no module."""
 
 
+@checks_types
 def make_redistribution(name: str, arm: ARM) -> ARM:
     """Return the redistribution of a name with the parameters of ``arm``.
 

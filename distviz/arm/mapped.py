@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from distviz.arm.arm import ARM
 from distviz.arm.place_table import PlaceTable
 from distviz.arm.plan import SequenceRows
-from distviz.errors import MeasurementError
+from distviz.errors import MeasurementError, RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -154,6 +154,13 @@ class Custom(Mapped):
     function: Callable[[torch.Tensor], torch.Tensor]
     name: str
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.function) or not isinstance(self.name, str):
+            raise RequestError(
+                f"function is {self.function!r}, name {self.name!r}", "give a function and its name"
+            )
+
     def new_values(self, values: torch.Tensor) -> torch.Tensor:
         """Return what the function returns."""
         import torch
@@ -167,7 +174,9 @@ class Custom(Mapped):
             ) from error
         is_alike = isinstance(made, torch.Tensor) and made.shape == values.shape
         if not is_alike or made.dtype != values.dtype:
-            what = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, torch.Tensor) else made
+            what = f"a {type(made).__name__}"
+            if isinstance(made, torch.Tensor):
+                what = f"{tuple(made.shape)} {made.dtype}"
             raise MeasurementError(
                 f"{self.name} returned {what}", f"expected {tuple(values.shape)} {values.dtype}"
             )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.stats import check_tensor, to_keys, to_mask
 
 if TYPE_CHECKING:
     import torch
@@ -103,24 +104,58 @@ def target_of(flat: torch.Tensor, x: torch.Tensor, out: torch.Tensor | None) -> 
     """Return the (rows, channels) tensor to write: a view of ``out`` if that is contiguous."""
     import torch
 
-    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
-        raise RequestError(
-            f"out is {tuple(out.shape)} {out.dtype}, x is {tuple(x.shape)} {x.dtype}"
-        )
+    if out is not None:
+        _check_out(x, out)
     if out is None or not out.is_contiguous():
         return torch.empty_like(flat)
     return out.detach().view(flat.shape)
 
 
+def _check_out(x: torch.Tensor, out: torch.Tensor) -> None:
+    check_tensor(out, "out")
+    if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+        given, wanted = (
+            f"{tuple(one.shape)} {one.dtype}{f' on {one.device}' * (x.device != out.device)}"
+            for one in (out, x)
+        )
+        raise RequestError(f"out is {given}, x is {wanted}")
+    is_x = out.data_ptr() == x.data_ptr() and out.stride() == x.stride()
+    shared = out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    if (shared and not is_x and _overlaps(x, out)) or _has_repeated(out):
+        raise RequestError(
+            "out shares memory with x, or holds a value several times",
+            "give x itself, or a tensor of its own",
+        )
+
+
+def _overlaps(x: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether the ranges of memory of two tensors overlap."""
+    (a, a_end), (b, b_end) = (
+        (one.data_ptr(), one.data_ptr() + one.element_size() * (1 + _reach(one)))
+        for one in (x, out)
+    )
+    return a < b_end and b < a_end
+
+
+def _reach(x: torch.Tensor) -> int:
+    return sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+
+
+def _has_repeated(x: torch.Tensor) -> bool:
+    """Whether several places of a tensor are the same memory, as after ``expand``."""
+    return any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True))
+
+
 def sequences_of(x: torch.Tensor, mask: Any, documents: Any, tokens: Any) -> list[SequenceRows]:
     """Return the rows of each sequence of a batch; arguments as of a call of `ARM`."""
+    check_tensor(x, "x", (2, 3))
     count, length = shape = (x.shape[0], x.shape[1]) if x.dim() == 3 else (1, x.shape[0])
-    valid = None if mask is None else to_host(mask, "mask", shape, np.bool_)
+    valid = None if mask is None else _of_shape(to_mask(mask, "mask"), "mask", shape)
     if tokens is not None:
-        tokens = to_host(tokens, "tokens", shape, np.int64)
+        tokens = _of_shape(to_keys(tokens, "tokens"), "tokens", shape)
     owners: Any = range(count)
     if documents is not None:
-        owners = to_host(documents, "documents", (count,), np.int64).tolist()
+        owners = _of_shape(to_keys(documents, "documents"), "documents", (count,)).tolist()
     sequences = []
     for index, owner in enumerate(owners):
         inside = np.arange(length) if valid is None else np.flatnonzero(valid[index])
@@ -129,19 +164,19 @@ def sequences_of(x: torch.Tensor, mask: Any, documents: Any, tokens: Any) -> lis
     return sequences
 
 
-def to_host(values: Any, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return a tensor or array as NumPy; a batch of one may omit the batch dimension."""
-    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+def _of_shape(array: NDArray[Any], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return an array of a shape; a batch of one may omit the batch dimension."""
     if array.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
         raise RequestError(f"{name} has shape {array.shape}, expected {shape}")
-    return array.astype(dtype).reshape(shape)
+    return array.reshape(shape)
 
 
 def one_sequence(x: torch.Tensor, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Return one sequence of any shape as (rows, channels), and its rows that take part."""
+    check_tensor(x, "x")
     values = x.detach().contiguous()
     leading = tuple(values.shape[:-1])
     rows = values.view(math.prod(leading), values.shape[-1] if values.dim() else 1)
     if mask is None:
         return rows, np.arange(rows.shape[0])
-    return rows, np.flatnonzero(to_host(mask, "mask", leading, np.bool_))
+    return rows, np.flatnonzero(_of_shape(to_mask(mask, "mask"), "mask", leading))

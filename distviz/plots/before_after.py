@@ -27,6 +27,7 @@ from distviz.results import (
     number,
     percent,
 )
+from distviz.stats import checks_types
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -41,6 +42,7 @@ _BESIDE_ZERO = 0.008
 """Fraction of the axis beside zero where no arrow ends."""
 
 
+@checks_types
 def paired(
     run: Run,
     layer: int,

@@ -16,6 +16,7 @@ from distviz.plots.range_strip import draw_strip, strip_height
 from distviz.plots.scales import signed
 from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import layer_name, number, percent, side_names
+from distviz.stats import checks_types
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -32,6 +33,7 @@ _LINEAR_POINTS = 0.01
 _RULED = ("n", "KS")
 
 
+@checks_types
 def compared(
     comparison: Comparison,
     pair: Pair,

@@ -16,6 +16,7 @@ from distviz.plots import layout, style
 from distviz.plots.intervals import draw_tested
 from distviz.plots.scales import fit_y, layers_on_x, log_if_wide, percent_ticks, share_x_labels
 from distviz.results import alignment, layer_axis, number, side_names
+from distviz.stats import checks_types
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -103,6 +104,7 @@ def depth_series(comparison: Comparison, site: str = "act") -> DepthSeries:
     )
 
 
+@checks_types
 def comparison_overview(
     comparison: Comparison, site: str = "act", *, width: str | None = None
 ) -> Figure:

@@ -26,6 +26,7 @@ from distviz.results import (
     side_names,
     worst_channels,
 )
+from distviz.stats import checks_types
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,7 @@ class _Axis:
         ax.yaxis.set_minor_locator(NullLocator())
 
 
+@checks_types
 def elementwise(comparison: Comparison, *, width: str | None = None) -> Figure:
     """Draw the relative error of each layer and site, and the channels with most of the error.
 

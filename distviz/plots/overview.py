@@ -28,7 +28,7 @@ from distviz.results import (
     output_verdict,
     series_names,
 )
-from distviz.stats import statistics
+from distviz.stats import checks_types, statistics
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -120,6 +120,7 @@ def _measure(run: Run, place: SiteKey, phase: str) -> dict[str, float]:
     return row
 
 
+@checks_types
 def overview(run: Run, site: str = "act", *, width: str | None = None) -> Figure:
     """Draw the main numbers of every layer, before and after; layers with ARM are marked.
 

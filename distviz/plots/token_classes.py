@@ -26,6 +26,7 @@ from distviz.results import (
     percent,
     side_names,
 )
+from distviz.stats import checks_types
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,6 +149,7 @@ def _panel(rows: pd.DataFrame, name: str) -> ClassBars:
     return ClassBars(name, classes, tokens, shares)
 
 
+@checks_types
 def token_classes(
     measured: Run | Comparison,
     site: str = "act",

@@ -31,7 +31,7 @@ from distviz.results.schema import SCHEMA_VERSION, ComparisonManifest, Manifest
 from distviz.results.storage import COMPARISON, RUN
 from distviz.results.tables import records, rows_at
 from distviz.sites import SiteKey
-from distviz.stats import Sketch
+from distviz.stats import Sketch, checks_types
 
 _OUTPUT: dict[str, type[Row]] = {"output_documents.parquet": OutputDocument}
 
@@ -130,6 +130,7 @@ class Comparison(Result):
         parts = {name: rows_at(table, places) for name, table in self.elementwise.items()}
         return replace(super()._at(places), pairs=chosen, elementwise=parts)
 
+    @checks_types
     def sketches(self, pair: Pair) -> tuple[Sketch, Sketch]:
         """Return both distributions of a pair."""
         return self.a.merged[pair.a], self.b.merged[pair.b]

@@ -14,11 +14,13 @@ from distviz.results.run import Run
 from distviz.results.sweep import Sweep
 from distviz.results.training import Training
 from distviz.results.whatif import WhatIf
+from distviz.stats import checks_types
 
 Kind = Run | Comparison | FillerStudy | Sweep | Allocation | WhatIf | Training
 _KINDS: tuple[type[Kind], ...] = (Run, Comparison, FillerStudy, Sweep, Allocation, WhatIf, Training)
 
 
+@checks_types
 def load(folder: str | Path) -> Kind:
     """Read a folder that distviz wrote, of any kind.
 

@@ -17,6 +17,7 @@ from distviz.results.reading import Folder
 from distviz.results.schema import Manifest
 from distviz.results.storage import staging, write_manifest
 from distviz.results.tables import choose_places, rows_at
+from distviz.stats import checks_types
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,6 +124,7 @@ class Result(ABC):
         `file_warnings` is asked from the folder after the last file is read.
         """
 
+    @checks_types
     def select(
         self, layers: Iterable[int] | None = None, sites: Iterable[str] | None = None
     ) -> Self:
@@ -157,6 +159,7 @@ class Result(ABC):
             else:
                 table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
+    @checks_types
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the folder without figures: complete, or not at all.
 
@@ -170,6 +173,7 @@ class Result(ABC):
         return Path(folder)
 
     @classmethod
+    @checks_types
     def load(cls, folder: str | Path) -> Self:
         """Read a folder.
 

@@ -26,7 +26,7 @@ from distviz.results.token_groups import PARTITIONS, TokenGroups, class_tokens
 from distviz.results.token_rows import FILE as TOKENS
 from distviz.results.token_rows import TokenFile, TokenRows
 from distviz.sites import PHASES, SiteKey, key_order
-from distviz.stats import HasMagnitudes, Sketch, bin_edges, statistics
+from distviz.stats import HasMagnitudes, Sketch, bin_edges, checks_types, statistics
 
 _KEY_COLUMNS = ["layer", "site", "phase", "module"]
 _PAIRED = ("before", "after", "arm_input")
@@ -127,6 +127,7 @@ class Run(Result):
         groups = {k: v for k, v in self.groups.items() if (k.layer, k.site) in places}
         return replace(super()._at(places), sketches=chosen, groups=groups, tokens=tokens)
 
+    @checks_types
     def find(self, layer: int, site: str = "act", phase: str = "before") -> SiteKey:
         """Return the first key of a layer, site and phase.
 
@@ -146,6 +147,7 @@ class Run(Result):
             f"{', '.join(dict.fromkeys(key.phase for key in self.keys))}",
         )
 
+    @checks_types
     def sketch(self, layer: int, site: str = "act", phase: str = "before") -> Sketch:
         """Return one distribution, all token classes together."""
         return self.merged[self.find(layer, site, phase)]
@@ -184,6 +186,7 @@ class Run(Result):
             groups.setdefault(key._replace(phase=""), []).append(key)
         return {keys[0]: keys for keys in groups.values()}
 
+    @checks_types
     def edges(self, key: SiteKey) -> Any:
         """Return the histogram edges of all phases at a key's place, float64."""
         phases = [self.merged.get(key._replace(phase=phase)) for phase in PHASES]

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.errors import RequestError
+from distviz.stats.arguments import check_width, checks_types
 from distviz.stats.sketch import Sketch
 
 Floats = NDArray[np.float64]
@@ -56,6 +58,10 @@ class ValueScale:
 
     constant: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.constant is not None:
+            check_width(self.constant, "constant")
+
     def forward(self, values: Floats | Sequence[float] | float) -> Floats:
         """Return the places of values on the axis."""
         x = np.asarray(values, dtype=np.float64)
@@ -74,6 +80,7 @@ class ValueScale:
 LINEAR = ValueScale()
 
 
+@checks_types
 def mass_ends(sketches: Sequence[Sketch]) -> tuple[float, float]:
     """Return where most values of several sketches lie: the outermost of the ``MASS`` quantiles.
 
@@ -94,6 +101,7 @@ def _extremes(sketch: Sketch) -> tuple[float, float]:
     return min(sketch.min, float(values[0])), max(sketch.max, float(values[-1]))
 
 
+@checks_types
 def bin_edges(
     sketches: Sequence[Sketch],
     bins: int = 256,
@@ -119,7 +127,16 @@ def bin_edges(
     -------
     numpy.ndarray
         float64, ascending.
+
+    Raises
+    ------
+    RequestError
+        If there is no bin, or the window is no range.
     """
+    if bins < 1:
+        raise RequestError(f"bins is {bins}, it must be at least 1")
+    if window is not None and not (-math.inf < window[0] < window[1] < math.inf):
+        raise RequestError(f"window is {window}, the first end must be below the second")
     filled = [sketch for sketch in sketches if sketch.count]
     if not filled:
         return np.array([-0.5, 0.5] if window is None else window)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.output import counted
+from distviz.stats.arguments import checks_types, to_array
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -75,7 +76,7 @@ class DocumentValues:
 
     def __post_init__(self) -> None:
         for name in ("std", "near_zero"):
-            values = np.asarray(getattr(self, name), dtype=np.float64)
+            values = np.asarray(to_array(getattr(self, name), name), dtype=np.float64)
             if values.ndim != 2:
                 raise RequestError(f"{name} has shape {values.shape}, not (places, documents)")
             if np.any((values < 0) | np.isinf(values)):
@@ -87,6 +88,7 @@ class DocumentValues:
             )
 
 
+@checks_types
 def infer(
     a: DocumentValues,
     b: DocumentValues,
@@ -175,6 +177,7 @@ def log_positive(values: Floats) -> Floats:
     return np.log(np.where(values > 0, values, np.nan))
 
 
+@checks_types
 def coverage(quantity: str, documents: int, *, paired: bool) -> float:
     """Return the coverage of a 95 % interval, interpolated between the simulated numbers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from distviz.stats import float_grid
 from distviz.stats.sketch import Sketch
 
 
+@runtime_checkable
 class HasMagnitudes(Protocol):
     """A distribution of which the magnitudes are known."""
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distviz.errors import RequestError
 from distviz.stats import float_grid
+from distviz.stats.arguments import to_array, to_mask, to_tensor
 from distviz.stats.moments import Moments, joined_moments
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class Sketch:
 
     def quantile(self, q: ArrayLike) -> Any:
         """Return quantiles by linear interpolation: a float, or an array of the shape of ``q``."""
-        wanted = np.asarray(q, dtype=np.float64)
+        wanted = np.asarray(to_array(q, "q"), dtype=np.float64)
         if not ((wanted >= 0) & (wanted <= 1)).all():
             raise RequestError("quantiles lie between 0 and 1")
         found = self.clip(interpolate_quantiles(*self.pairs(), np.atleast_1d(wanted)))
@@ -243,21 +244,13 @@ def interpolate_quantiles(
 
 def _as_rows(values: Any, mask: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Return a tensor (rows, channels) and the slot of each row, 0 or -1."""
-    import torch
-
-    tensor = (
-        values.detach()
-        if isinstance(values, torch.Tensor)
-        else torch.from_numpy(np.ascontiguousarray(values))
-    )
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.float64)
+    tensor = to_tensor(values, "the values")
     if mask is None:
         width = tensor.shape[-1] if tensor.dim() else 1
         rows = tensor.reshape(-1, width) if tensor.numel() else tensor.reshape(0, 1)
         return rows.contiguous(), np.zeros(rows.shape[0], np.int64)
-    array = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask, dtype=bool)
-    if array.shape != tuple(tensor.shape[: array.ndim]):
+    array = to_mask(mask, "the mask")
+    if not array.ndim or array.shape != tuple(tensor.shape[: array.ndim]):
         raise RequestError(
             f"the mask has shape {array.shape}, the values {tuple(tensor.shape)}",
             "a mask has the leading dimensions of the values",

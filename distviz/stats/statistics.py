@@ -11,7 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.errors import RequestError
 from distviz.stats import float_grid
+from distviz.stats.arguments import check_width, checks_types, to_array
 from distviz.stats.magnitudes import HasMagnitudes
 from distviz.stats.sketch import Sketch, interpolate_quantiles
 
@@ -37,6 +39,7 @@ _NEGLIGIBLE = 2.0**-10
 """Fraction of the mean of abs(x) below which coarse cells are merged: formats underflow apart."""
 
 
+@checks_types
 def moments(sketch: Sketch) -> dict[str, float]:
     """Return mean, population std, skewness and excess kurtosis.
 
@@ -60,11 +63,12 @@ def moments(sketch: Sketch) -> dict[str, float]:
 
 
 def median_magnitude(sketch: Sketch) -> float:
-    """Return the lower median of abs(x); NaN if the sketch is empty."""
+    """Return the lower median of abs(x); NaN if the sketch is empty, or eps is NaN."""
     values, counts = sketch.magnitude_pairs()
     return _lower_median(values, counts) if counts.size else math.nan
 
 
+@checks_types
 def center_and_mad(sketch: Sketch) -> tuple[float, float]:
     """Return the lower median m of abs(x), and that of abs(abs(x) - m) (ARM, section 3.3)."""
     values, counts = sketch.magnitude_pairs()
@@ -81,19 +85,25 @@ def _lower_median(values: NDArray[np.float64], counts: NDArray[np.int64]) -> flo
     return float(values[np.searchsorted(running, (running[-1] - 1) // 2, side="right")])
 
 
+@checks_types
 def near_zero_eps(sketch: Sketch, c: float = DEFAULT_C) -> float:
     """Return the half width of the near-zero band, 1.4826 * MAD * c; the MAD has no lower limit."""
+    check_width(c)
     return MAD_TO_SIGMA * center_and_mad(sketch)[1] * c
 
 
+@checks_types
 def near_zero(sketch: HasMagnitudes, eps: float) -> float:
-    """Return the share of abs(x) < eps; NaN if the sketch is empty."""
+    """Return the share of abs(x) < eps; NaN if the sketch is empty or eps is NaN."""
+    if math.isnan(eps):
+        return math.nan
     values, counts = sketch.magnitude_pairs()
     if not counts.size:
         return math.nan
     return float(counts[: np.searchsorted(values, eps, side="left")].sum() / counts.sum())
 
 
+@checks_types
 def l1(sketch: Sketch) -> float:
     """Return the sum of abs(x)."""
     if sketch.is_rounded and sketch.moments.l1 is not None:
@@ -102,6 +112,7 @@ def l1(sketch: Sketch) -> float:
     return math.fsum(values * counts)
 
 
+@checks_types
 def l2(sketch: Sketch) -> float:
     """Return the square root of the sum of squares."""
     if sketch.is_rounded and sketch.moments.l1 is not None:
@@ -110,6 +121,7 @@ def l2(sketch: Sketch) -> float:
     return math.sqrt(math.fsum(values**2 * counts))
 
 
+@checks_types
 def gini(sketch: Sketch) -> float:
     """Return the Gini coefficient of abs(x); NaN if there are no values or only zeros.
 
@@ -125,6 +137,7 @@ def gini(sketch: Sketch) -> float:
     return 2.0 * math.fsum(mean_ranks / n * (values * counts)) / total - (n + 1) / n
 
 
+@checks_types
 def entropy_bits(sketch: Sketch) -> float:
     """Return the Shannon entropy in bits of the values rounded to bf16; -0 and +0 are equal."""
     _, counts = _merge_zeros(*_on_bf16(sketch))
@@ -134,6 +147,7 @@ def entropy_bits(sketch: Sketch) -> float:
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
+@checks_types
 def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> dict[str, float]:
     """Return every column of ``stats.csv`` from ``count`` to ``entropy_bits``.
 
@@ -163,11 +177,20 @@ def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> 
     }
 
 
+@checks_types
 def histogram(sketch: Sketch, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     """Count into bins [left, right), the last one closed, like numpy.histogram.
 
     ``edges`` is ascending, shape (bins + 1,); values outside are not counted.
+
+    Raises
+    ------
+    RequestError
+        If the edges do not ascend, or are not numbers.
     """
+    edges = to_array(edges, "edges")
+    if edges.ndim != 1 or edges.size < 2 or not bool((edges[1:] > edges[:-1]).all()):
+        raise RequestError("edges do not ascend", "give two or more numbers, each above the last")
     values, counts = sketch.pairs()
     running = np.concatenate([[0], np.cumsum(counts)])
     ends = np.searchsorted(values, edges, side="left")
@@ -206,6 +229,7 @@ def energy_outside(sketch: Sketch, left: float, right: float) -> float:
     return float(energy[(values < left) | (values > right)].sum() / total) if total else 0.0
 
 
+@checks_types
 def ks(a: Sketch, b: Sketch) -> float:
     """Return the Kolmogorov-Smirnov distance, the largest difference of the two CDFs."""
     if not a.count or not b.count:
@@ -227,6 +251,7 @@ def _cdfs(
     return values, cdfs[0], cdfs[1]
 
 
+@checks_types
 def wasserstein(a: Sketch, b: Sketch) -> float:
     """Return the Wasserstein-1 distance: the area between the two CDFs, in units of x."""
     if not a.count or not b.count:
@@ -235,6 +260,7 @@ def wasserstein(a: Sketch, b: Sketch) -> float:
     return math.fsum(np.abs(cdf_a - cdf_b)[:-1] * np.diff(values))
 
 
+@checks_types
 def js_divergence(a: Sketch, b: Sketch) -> float:
     """Return the Jensen-Shannon divergence in bits (0 to 1) of both sides rounded to bf16.
 

@@ -37,9 +37,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from distviz.errors import RequestError
+
 
 def uniforms(keys: NDArray[np.uint32], channels: int) -> NDArray[np.float32]:
-    """Return u for every row and channel, float32 (rows, channels); the plain NumPy form."""
+    """Return u for every row and channel, float32 (rows, channels); the plain NumPy form.
+
+    ``keys`` are uint32 (rows, 2).
+
+    Raises
+    ------
+    RequestError
+        If they are others.
+    """
+    if getattr(keys, "dtype", None) != np.uint32 or keys.ndim != 2 or keys.shape[1] != 2:
+        raise RequestError("keys must be uint32 (rows, 2)", "see distviz.stats.kernels.row_keys")
     word = np.arange(channels, dtype=np.uint32) * np.uint32(0x9E3779B9) + keys[:, :1]
     word = (word ^ (word >> np.uint32(16))) * np.uint32(0x21F0AAAD)
     word = (word ^ (word >> np.uint32(15))) + keys[:, 1:]
