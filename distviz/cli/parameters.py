@@ -177,6 +177,9 @@ def bind(command: str, args: Sequence[Any], named: Mapping[str, Any]) -> dict[st
         bound = signature_of(command, "").bind(*args, **named)
     except TypeError as error:
         raise TypeError(f"{command}(): {error}") from None
+    for name, value in bound.arguments.items():
+        if value is None and known[name].default is ...:
+            raise RequestError(f"{name} is None, {command}() needs one")
     return {name: value for name, value in bound.arguments.items() if value is not None}
 
 

@@ -90,6 +90,16 @@ def check_band(c: Any) -> None:
         raise RequestError(f"c is {c!r}", "give a number above 0; published: 0.05 to 0.45")
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise RequestError unless it decodes tokens, or is None."""
+    decodes = callable(getattr(tokenizer, "decode", None)) and not isinstance(tokenizer, str | type)
+    if tokenizer is not None and not decodes:
+        raise RequestError(
+            f"tokenizer is {_kind(tokenizer)}",
+            "give a loaded tokenizer, such as AutoTokenizer.from_pretrained(...)",
+        )
+
+
 def _kind(value: Any) -> str:
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

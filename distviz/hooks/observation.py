@@ -297,5 +297,5 @@ def _check_stacks(layers: Iterable[str], known: Collection[str]) -> None:
 def _indices(layers: str | int | Collection[int], n_layers: int) -> list[int]:
     if isinstance(layers, str):
         return parse_layers(layers, n_layers, "layers")
-    wanted = [layers] if isinstance(layers, int) else sorted(set(layers))
+    wanted = sorted(set(layers)) if isinstance(layers, Collection) else [layers]
     return parse_layers(",".join(map(str, wanted)) if wanted else "none", n_layers, "layers")

@@ -18,6 +18,7 @@ from distviz.plots.layout import Heading, titled
 from distviz.plots.range_strip import draw_strip, strip_height
 from distviz.plots.site_axes import AxisChoice, axes_of
 from distviz.results import (
+    Run,
     arm_layers,
     arm_settings,
     change_name,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from distviz.results import Run
 
 _RULED = ("n", "moved")
 _ARROWS_PER_SIDE = 3

@@ -15,7 +15,7 @@ from distviz.plots.layout import SIDE_COLORS, Heading, Line, side_heading
 from distviz.plots.range_strip import draw_strip, strip_height
 from distviz.plots.scales import signed
 from distviz.plots.site_axes import AxisChoice, axes_of
-from distviz.results import layer_name, number, percent, side_names
+from distviz.results import Comparison, Pair, layer_name, number, percent, side_names
 from distviz.stats import checks_types
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-    from distviz.results import Comparison, Pair
 
 _FILL = {"A": style.LIGHT["before"], "B": style.LIGHT["after"]}
 _COMMON = "#d5d9dd"

@@ -15,15 +15,13 @@ from distviz.output import listed
 from distviz.plots import layout, style
 from distviz.plots.intervals import draw_tested
 from distviz.plots.scales import fit_y, layers_on_x, log_if_wide, percent_ticks, share_x_labels
-from distviz.results import alignment, layer_axis, number, side_names
+from distviz.results import Comparison, alignment, layer_axis, number, side_names
 from distviz.stats import checks_types
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from distviz.results import Comparison
 
 _DISTANCES = {
     "ks": ("KS", "#009e73", "o"),

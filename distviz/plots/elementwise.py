@@ -18,6 +18,7 @@ from distviz.plots import layout, style
 from distviz.plots.heatmaps import COST, MOST_LINES, ROW, draw_heatmap, sequential_scale, whole
 from distviz.plots.scales import layers_on_x, log_ticks
 from distviz.results import (
+    Comparison,
     alignment,
     error_rows,
     error_series,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results import Comparison, ErrorRow
+    from distviz.results import ErrorRow
 
 _COLORS = (
     "#0072b2", "#d55e00", "#009e73", "#b8860b", "#cc79a7", "#56a0c8", "#6a7178", "#7f3b08",

@@ -17,6 +17,7 @@ from distviz.plots.heatmaps import MOST_LINES
 from distviz.plots.layout import Heading, Line, arrange, legend_above, panel_title, stacked
 from distviz.plots.scales import fit_y, layers_on_x, log_if_wide, percent_ticks, share_x_labels
 from distviz.results import (
+    Run,
     arm_layers,
     arm_settings,
     change_name,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from distviz.results import Run
     from distviz.sites import SiteKey
 
 _QUANTITIES = {

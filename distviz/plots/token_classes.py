@@ -18,6 +18,7 @@ from distviz.plots.scales import grid_lines, percent_ticks, round_ticks
 from distviz.results import (
     GROUP_NAMES,
     Comparison,
+    Run,
     arm_settings,
     change_name,
     layer_name,
@@ -31,8 +32,6 @@ from distviz.stats import checks_types
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from distviz.results import Run
 
 _CLASSES = ("digits", "operators", "conjunctions", "other")
 _LAYERS = 3

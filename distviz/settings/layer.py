@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import typing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from distviz.errors import RequestError
-from distviz.option import records_of, setting
+from distviz.option import check_type, records_of, setting
 from distviz.parsing import path_of, shown
 
 MOST_LAYERS = 1000
@@ -37,6 +38,9 @@ class LayerSettings:
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(LayerSettings).items():
+            checked = check_type(getattr(self, name), hint, f"layer.{name}")
+            object.__setattr__(self, name, checked)
         for name, record in records_of(LayerSettings).items():
             record.check(getattr(self, name), f"layer.{name}")
         if self.weights is not None:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError
@@ -19,6 +20,7 @@ from distviz.option import (
     MEASURING,
     Affects,
     check_choice,
+    check_type,
     code_in,
     records_of,
     refuse_code,
@@ -232,7 +234,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            plain = str(value) if isinstance(value, Path) else value
+            object.__setattr__(self, name, check_type(plain, option.type, name))
             option.check(getattr(self, name))
+        check_type(self.layer, LayerSettings | None, "layer")
         self._check_code()
         check_choice("--dtype", self.dtype, ("auto", *DTYPES))
         for figure in self.figures:

@@ -256,8 +256,11 @@ def to_mask(mask: Any, name: str) -> NDArray[np.bool_]:
 def to_keys(values: Any, name: str) -> NDArray[np.int64]:
     """Return whole numbers as int64; raise a RequestError for others."""
     array = to_array(values, name)
-    if array.dtype.kind not in "iu":
-        raise RequestError(f"{name} are {array.dtype}, expected whole numbers")
+    is_whole = array.dtype.kind in "iu" or (
+        array.dtype.kind == "f" and bool((array == np.trunc(array)).all())
+    )
+    if not is_whole:
+        raise RequestError(f"{name} are no whole numbers ({array.dtype})")
     return array.astype(np.int64)
 
 

@@ -12,7 +12,6 @@ from distviz.arm.plan import (
     one_sequence,
     sequences_of,
     target_of,
-    to_host,
 )
 from distviz.errors import RequestError
 
@@ -52,7 +51,8 @@ def test_masks_and_rows() -> None:
         assert second.tokens.tolist() == list(range(len(rows[1])))
         _, second = sequences_of(batch, mask, [7, 9], np.arange(6).reshape(2, 3))
         assert (second.document, second.tokens.tolist()) == (9, rows[1])
-    assert to_host([4, 5], "documents", (1, 2), np.int64).tolist() == [[4, 5]]
+    (alone,) = sequences_of(batch[:1], [1, 0, 1], None, [4, 5, 6])  # without the batch dimension
+    assert (alone.rows.tolist(), alone.tokens.tolist()) == ([0, 2], [4, 6])
     with pytest.raises(RequestError, match=r"mask has shape \(2,\), expected \(2, 3\)"):
         sequences_of(batch, [1, 1], None, None)
     values, rows = one_sequence(batch, [[1, 0, 1], [0, 0, 1]])

@@ -120,6 +120,8 @@ def test_an_unknown_name_is_refused_and_the_nearest_named() -> None:
         bind("compare", ("a",), {})
     with pytest.raises(TypeError, match=r"run\(\): too many positional"):
         bind("run", ("a", "b"), {})
+    with pytest.raises(RequestError, match=r"^run is None, whatif\(\) needs one"):
+        bind("whatif", (None,), {})
     assert bind("run", ("a",), {"seed": None, "c": 0.1}) == {"model": "a", "c": 0.1}
 
 

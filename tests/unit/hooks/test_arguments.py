@@ -53,6 +53,11 @@ def test_the_band_is_a_number_above_zero(c: Any) -> None:
     refused(distviz.watch(NET, c=c), "c is .*\ngive a number above 0")
 
 
+@pytest.mark.parametrize("tokenizer", ["gpt2", 3, object(), nn.GELU])
+def test_a_tokenizer_decodes(tokenizer: Any) -> None:
+    refused(distviz.watch(NET, tokenizer=tokenizer), "tokenizer is .*\ngive a loaded tokenizer")
+
+
 def test_a_redistribution_is_an_arm() -> None:
     refused(distviz.redistribute(NET, {"c": 0.1}), "arm is a dict\ngive distviz.ARM")  # type: ignore[arg-type]
     refused(distviz.redistribute(NET, 0.5), "arm is a float")  # type: ignore[arg-type]

@@ -29,3 +29,18 @@ from distviz.settings import (
 def test_layers_that_cannot_be_built(table: dict[str, Any], match: str) -> None:
     with pytest.raises(RequestError, match=match):
         LayerSettings(**table)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layers": "1"}, "^layer.layers is '1', expected a whole number"),
+        ({"hidden_size": 1.5}, "^layer.hidden_size is 1.5, expected a whole number"),
+        ({"scale": "x"}, "^layer.scale is 'x', expected a number"),
+        ({"config": 3}, "^layer.config is 3, expected a table"),
+        ({"weights_layers": "0"}, "^layer.weights_layers is '0', expected a list of whole"),
+    ],
+)
+def test_settings_of_another_type_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        LayerSettings(**given)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +65,28 @@ def test_the_sides_of_a_comparison_may_differ_in_model_and_arm_not_in_text() -> 
     of_command = {*names_affecting("nothing", "speed", "figures"), "threads"}
     assert shared <= of_text | of_command
     assert not names & (of_text | of_command)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_length": "3"}, "^max_length is '3', expected a whole number"),
+        ({"max_length": None}, "^max_length is None, expected a whole number"),
+        ({"layers": 0}, "^layers is 0, expected a string"),
+        ({"layers": [0]}, r"^layers is \[0\], expected a string"),
+        ({"ripple": "no"}, "^ripple is 'no', expected true or false"),
+        ({"c": True}, "^c is True, expected a number"),
+        ({"dtype": 16}, "^dtype is 16, expected a string"),
+        ({"layer": {"layers": 1}}, "^layer is .*, expected a table or nothing"),
+        ({"text": [3]}, r"^text is \[3\], expected a list of strings"),
+    ],
+)
+def test_settings_of_another_type_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        RunSettings(**given)
+
+
+def test_a_list_of_one_and_a_path_may_be_given_as_they_are() -> None:
+    found = RunSettings(figures="svg", text="a.txt", out=Path("x"), p1=90)  # type: ignore[arg-type]
+    assert (found.figures, found.text, found.out) == (["svg"], ["a.txt"], "x")
+    assert found == RunSettings(figures=["svg"], text=["a.txt"], out="x", p1=90.0)
