@@ -83,6 +83,12 @@ def check_arm(arm: Any) -> None:
         raise RequestError(f"arm is {_kind(arm)}", "give distviz.ARM(...), or nothing")
 
 
+def check_observation(c: Any, tokenizer: Any) -> None:
+    """Raise RequestError unless these say how `watch` may observe."""
+    check_band(c)
+    check_tokenizer(tokenizer)
+
+
 def check_band(c: Any) -> None:
     """Raise RequestError unless the width of the near-zero band is a number above 0."""
     is_number = isinstance(c, Real) and not isinstance(c, bool)

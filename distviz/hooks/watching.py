@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distviz.hooks.arguments import check_band, check_common, check_tokenizer, site_names
+from distviz.hooks.arguments import check_common, check_observation, site_names
 from distviz.hooks.observation import ChannelDim, Layers, choose_points, observe, phase_of
 from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker
@@ -184,8 +184,7 @@ def watch(
         was called and a chosen point never fired.
     """
     check_common(model, layers, channel_dim)
-    check_band(c)
-    check_tokenizer(tokenizer)
+    check_observation(c, tokenizer)
     given, model = model, bare(model)
     points = choose_points(model, site_names(sites), layers, channel_dim)
     result = WatchResult(Recorder(c, channel_details=channels), model, tokenizer=tokenizer)
