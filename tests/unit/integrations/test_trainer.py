@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from support.brute_force import assert_stats, eps_of, hook_count
-from support.padded_models import kept_rows, padded
+from support.padded_models import padded
 from support.trained_models import trainable
+from support.trainer_hooks import PlainHooks
 from transformers import Trainer, TrainingArguments
 from transformers import TrainerCallback as Callback
 
@@ -50,26 +52,6 @@ class Stop(Callback):
             raise RuntimeError("crash")
 
 
-class Plain(Callback):
-    """Keeps what passes in training mode with plain hooks, by step."""
-
-    def __init__(self, model: Any) -> None:
-        self.kept: dict[int, list[torch.Tensor]] = {}
-        self.step, self.mask = 0, torch.empty(0)
-        model.register_forward_pre_hook(self.enter, with_kwargs=True)
-        model.model.layers[1].mlp.act_fn.register_forward_hook(self.keep)
-
-    def enter(self, model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        self.mask, self.is_training = kwargs["attention_mask"], model.training
-
-    def keep(self, _m: Any, _a: Any, out: torch.Tensor) -> None:
-        if self.is_training:
-            self.kept.setdefault(self.step, []).append(kept_rows(out.detach(), self.mask))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.step = state.global_step
-
-
 def trainer_of(model: Any, folder: Path, *callbacks: Any, **options: Any) -> Trainer:
     given: dict[str, Any] = {
         "output_dir": str(folder), "per_device_train_batch_size": 3, "max_steps": 8,
@@ -88,7 +70,7 @@ def trainer_of(model: Any, folder: Path, *callbacks: Any, **options: Any) -> Tra
 
 def test_snapshots_of_a_training_with_accumulation_and_evaluations(tmp_path: Path) -> None:
     model = trainable()
-    plain = Plain(model)
+    plain = PlainHooks(model, {"1": "model.layers.1.mlp.act_fn"}, lambda step: step % 2 == 0)
     before = hook_count(model)
     callback = TrainerCallback(every=2, out=tmp_path / "a", gradients=True)
     trainer_of(model, tmp_path / "t", plain, callback).train()
@@ -96,12 +78,11 @@ def test_snapshots_of_a_training_with_accumulation_and_evaluations(tmp_path: Pat
     training = Training.load(tmp_path / "a")
     assert training.steps == [0, 2, 4, 6]
     for step in training.steps:
-        assert len(plain.kept[step]) == 2
-        values = torch.cat(plain.kept[step]).double().numpy().ravel()
-        stats = training.at(step).stats()
-        (row,) = stats[(stats["layer"] == 1) & (stats["site"] == "act")].to_dict("records")
-        assert_stats(row, values, eps_of(values))
-        assert "gradient:act" in set(stats["site"])
+        rows = training.at(step).stats().set_index(["layer", "site"])
+        for site, kept in (("act", plain.values), ("gradient:act", plain.gradients)):
+            assert len(kept[step, "1"]) == 2
+            values = np.concatenate(kept[step, "1"])
+            assert_stats(rows.loc[1, site].to_dict(), values, eps_of(values))
 
 
 def test_a_resumed_training_adds_up(tmp_path: Path) -> None:
