@@ -1,3 +1,6 @@
+from .arguments import check_band as check_band
+from .arguments import check_common as check_common
+from .arguments import site_names as site_names
 from .attach import attach_hook as attach_hook
 from .elementwise import ROUTED as ROUTED
 from .elementwise import Hold as Hold
@@ -8,6 +11,7 @@ from .format_losses import FormatLosses as FormatLosses
 from .moe_routing import force_batched_experts as force_batched_experts
 from .moe_routing import replaced as replaced
 from .moe_routing import rows_shown as rows_shown
+from .observation import ChannelDim as ChannelDim
 from .observation import Layers as Layers
 from .observation import check_fired as check_fired
 from .observation import choose_points as choose_points

@@ -13,8 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from distviz.errors import RequestError
-from distviz.hooks import Layers, Recorder, StepRecorder, choose_points, description, run_of
+from distviz.errors import RequestError, first_line
+from distviz.hooks import (
+    ChannelDim,
+    Layers,
+    Recorder,
+    StepRecorder,
+    check_band,
+    check_common,
+    choose_points,
+    description,
+    run_of,
+    site_names,
+)
 from distviz.measure.manifest import versions
 from distviz.measure.ranks import Ranks
 from distviz.measure.snapshots import Sink, Snapshots, nonfinite_line
@@ -24,7 +35,7 @@ from distviz.models import bare, eager, model_details
 from distviz.models.architectures import find_mlps
 from distviz.output import print_error, visible
 from distviz.results import Run, check_output
-from distviz.sites import HookPoint, parse_sites
+from distviz.sites import HookPoint
 from distviz.stats import DEFAULT_C
 
 if TYPE_CHECKING:
@@ -51,7 +62,7 @@ class Monitor:
         Number of optimizer steps from a snapshot to the next.
     out
         Folder of the training, see `distviz.Training`; None for ``sinks`` alone.
-    sites, layers
+    sites, layers, channel_dim
         What to observe, as in `distviz.watch`.
     gradients
         Whether to observe the gradient of the loss at the same places, as site ``gradient:act``:
@@ -99,11 +110,13 @@ class Monitor:
         c: float = DEFAULT_C,
         tokenizer: Any = None,
         scaler: Any = None,
+        channel_dim: ChannelDim | None = None,
     ) -> None:
-        self._given, self.model = model, bare(model)
+        check_common(model, layers, channel_dim)
+        check_band(c)
         _check(every, out, sinks, start, resume)
-        names = parse_sites(sites if isinstance(sites, str) else ",".join(sites))
-        self._points = choose_points(self.model, names, layers)
+        self.model, names = bare(model), site_names(sites)
+        self._points = choose_points(self.model, names, layers, channel_dim)
         _check_model(model, self._points, gradients=gradients)
         if weights:
             check_weights(self.model)
@@ -116,7 +129,7 @@ class Monitor:
             "gradients": gradients,
             "weights": weights,
             "c": c,
-        }
+        } | ({} if channel_dim is None else {"channel_dim": str(channel_dim)})
         self._facts: dict[str, Any] = {}
         self._sinks, self._resume, self._force = list(sinks), resume, force
         self._tokenizer, self._scaler = tokenizer, scaler
@@ -230,8 +243,12 @@ class Monitor:
         if found.reason:
             self._snapshots.miss(self.number, found.reason)
             return
-        counts = {"tokens": found.tokens, "passes": found.passes}
-        self._snapshots.write(self.number, self._run(found), **counts)
+        try:
+            run = self._run(found)
+        except Exception as error:  # noqa: BLE001  (observing must not end a training)
+            self._snapshots.miss(self.number, first_line(error))
+            return
+        self._snapshots.write(self.number, run, tokens=found.tokens, passes=found.passes)
 
     def _run(self, found: StepResult) -> Run:
         text = {"documents": found.documents, "tokens": found.tokens}

@@ -96,7 +96,12 @@ def gather(ranks: Ranks, own: StepResult) -> StepResult | None:
     """Return the sum of the results of all processes in the first one, else None."""
     if ranks.size == 1:
         return own
-    parts = ranks.gather(encode(own.state()))
+    try:
+        data = encode(own.state())
+    except Exception as error:  # noqa: BLE001  (the first process waits for an answer)
+        failed = StepResult(Recorder(own.recorder.c), failures=[first_line(error)])
+        data = encode(failed.state())
+    parts = ranks.gather(data)
     found = [StepResult.from_state(decode(part)) for part in parts]
     return functools.reduce(operator.add, found) if found else None
 

@@ -190,6 +190,43 @@ def test_parts_of_fused_projections_have_their_own_gradients(tmp_path: Path) -> 
             assert_stats(row_of(run, layer, f"gradient:{site}"), values, eps_of(values))
 
 
+class Convolutions(torch.nn.Module):
+    """Channels in dimension 1; the second activation is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 4, 3)
+        self.act, self.kept = torch.nn.GELU(), list[torch.Tensor]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.act(self.first(x))
+        second = torch.nn.functional.silu(self.second(first))
+        for one in (first, second):
+            one.retain_grad()
+            self.kept.append(one)
+        return second.square().mean()
+
+
+def test_channels_of_convolutions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = Convolutions(), torch.randn(5, 3, 9, 8)
+    with distviz.Monitor(model, out=tmp_path / "a", gradients=True, weights=True) as monitor:
+        model(images).backward()
+        monitor.step()
+    run = Training.load(tmp_path / "a").at(0)
+    for layer, value in enumerate(model.kept):
+        assert value.grad is not None
+        for site, tensor in (("act", value.detach()), ("gradient:act", value.grad)):
+            values = tensor.double().numpy()
+            assert_stats(row_of(run, layer, site), values.ravel(), eps_of(values.ravel()))
+            channels = run.channels[(run.channels["layer"] == layer)]
+            channels = channels[channels["site"] == site]
+            np.testing.assert_array_equal(channels["max"], values.max(axis=(0, 2, 3)))
+            documents = run.documents[(run.documents["layer"] == layer)]
+            documents = documents[documents["site"] == site]
+            np.testing.assert_allclose(documents["mean"], values.mean(axis=(1, 2, 3)), rtol=1e-9)
+
+
 def test_autocast_counts_what_is_computed(tmp_path: Path) -> None:
     def passes(model: Any) -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -403,6 +440,8 @@ def test_requests_that_cannot_be_carried_out(tmp_path: Path) -> None:
         ({"out": None}, "no place"),
         ({"sites": "nonsense"}, "unknown site"),
         ({"layers": [7]}, "layer 7 does not exist"),
+        ({"layers": 1.5}, "layers is 1.5"),
+        ({"c": 0}, "c is 0"),
     ):
         given: dict[str, Any] = {"out": tmp_path / "a"} | options
         with pytest.raises(RequestError, match=what):
