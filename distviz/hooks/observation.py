@@ -21,7 +21,8 @@ from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker, rows_of
 from distviz.hooks.tokens import Tokens
 from distviz.models import is_of_transformers
-from distviz.models.architectures import count_layers, find_mlps, find_points
+from distviz.models.architectures import count_layers, find_mlps, find_points, is_activation
+from distviz.output import counted
 from distviz.results import MOST_LAYERS
 from distviz.sites import (
     MODULE_PREFIX,
@@ -236,6 +237,20 @@ def choose_points(
         else with_channel_dim(point, given)
         for point in points
     ]
+
+
+def note_of_others(model: nn.Module, points: Sequence[HookPoint]) -> list[str]:
+    """Return a line if an own model has activations outside the layers that are observed."""
+    if is_of_transformers(model) or any(isinstance(point, EveryActivation) for point in points):
+        return []
+    sites = dict.fromkeys(point.site for point in points if point.site in _EVERYWHERE)
+    known = {point.module for point in points}
+    others = [path for path, m in model.named_modules() if is_activation(path, m)]
+    others = [path for path in others if path not in known] if sites else []
+    if not others:
+        return []
+    left_out = f"{counted(len(others), 'other activation')}, such as {others[0]}"
+    return [f"{', '.join(sites)}: of layers with MLPs, without {left_out} (module:PATTERN)"]
 
 
 def _check_patterns(patterns: Sequence[str], points: Sequence[HookPoint]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distviz.hooks.arguments import check_common, check_observation, site_names
-from distviz.hooks.observation import ChannelDim, Layers, choose_points, observe, phase_of
+from distviz.hooks.observation import (
+    ChannelDim,
+    Layers,
+    choose_points,
+    note_of_others,
+    observe,
+    phase_of,
+)
 from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker
 from distviz.hooks.tokens import Tokens
@@ -149,16 +157,15 @@ def watch(
     module or function; layers are these activations in the order in which they run. Channels are
     the last dimension, or another that the call shows (1 after a convolution).
 
-    Padding is excluded by the attention mask of the model's call; without text, each row of the
-    first tensor is a document. What a backward pass computes again is not counted. Values observed
-    while `redistribute` is active on the same model belong to phase ``after``.
+    Padding is excluded by the attention mask of the call; without text, each row of the first
+    tensor is a document. What a backward pass computes again is not counted. Values observed while
+    `redistribute` is active on the model belong to phase ``after``.
 
     Parameters
     ----------
     model
-        Any module of torch, called in any way. Modules are named as in the model without the
-        wrappers of PEFT, torch.compile and data parallelism. Compiled code runs uncompiled
-        meanwhile, with a warning.
+        Any module of torch. Its modules are named as without the wrappers of PEFT, torch.compile
+        and data parallelism. Compiled code runs uncompiled meanwhile, with a warning.
     layers
         0-based indices, or text such as ``"all"`` and ``"0,3-5"``; or a mapping from the name of a
         stack to them (``{"vision_tower": "all"}``): a model that reads text is observed only in
@@ -168,7 +175,7 @@ def watch(
     c
         Width of the near-zero band of the statistics.
     tokenizer
-        Decodes the tokens of ``extremes.csv``.
+        Decodes the tokens of the extremes.
     channels
         Whether to record the kurtosis of each channel, and in how many tokens it is the largest.
     channel_dim
@@ -185,11 +192,18 @@ def watch(
     """
     check_common(model, layers, channel_dim)
     check_observation(c, tokenizer)
-    given, model = model, bare(model)
-    points = choose_points(model, site_names(sites), layers, channel_dim)
-    result = WatchResult(Recorder(c, channel_details=channels), model, tokenizer=tokenizer)
+    inner = bare(model)
+    points = choose_points(inner, site_names(sites), layers, channel_dim)
+    result = WatchResult(Recorder(c, channel_details=channels), inner, tokenizer=tokenizer)
     with (
-        uncompiled(given) as result.warnings,
-        observe(model, points, result.receive, result.tracker),
+        uncompiled(model) as result.warnings,
+        observe(inner, points, result.receive, result.tracker),
     ):
+        result.warnings.extend(_noted(note_of_others(inner, points)))
         yield result
+
+
+def _noted(notes: list[str]) -> list[str]:
+    for note in notes:
+        warnings.warn(f"distviz: {note}", UserWarning, stacklevel=4)
+    return notes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distviz.errors import RequestError
 from distviz.models.architectures.activations import module_lists, place_of
+from distviz.models.architectures.mlp import has_forward
 from distviz.sites import MODULE_PREFIX, SITES, HookPoint
 
 if TYPE_CHECKING:
@@ -105,8 +106,6 @@ def _absent(
 
 
 def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoint]:
-    from torch import nn
-
     from distviz.models.architectures.channel_dims import has_channels_last
 
     modules = dict(model.named_modules())
@@ -118,8 +117,7 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoin
     pattern = site.removeprefix(MODULE_PREFIX)
     points = []
     for path, module in modules.items():
-        never_called = isinstance(module, nn.ModuleList | nn.ModuleDict)
-        if not path or never_called or not fnmatchcase(path, pattern):
+        if not path or not has_forward(module) or not fnmatchcase(path, pattern):
             continue
         place = place_of(f"{path}.", lists)
         layer = place[1] if place else -1
