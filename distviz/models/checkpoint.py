@@ -73,6 +73,8 @@ class Checkpoint:
         base model.
     notes
         Warnings about the files.
+    parsed
+        Content of the header of a GGUF, see `distviz.models.gguf_reading`.
     """
 
     folder: Path
@@ -86,6 +88,7 @@ class Checkpoint:
     tensors: dict[str, StoredTensor] = field(default_factory=dict, repr=False)
     adapter: Adapter | None = None
     notes: tuple[str, ...] = ()
+    parsed: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def tokenizer_folder(self) -> Path:

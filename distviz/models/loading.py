@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line, nearest
 from distviz.models.adapters import inject
+from distviz.models.gguf_reading import gguf_option
 from distviz.models.model_config import advice_for, described_in, reason_of
 from distviz.models.quantized import finalize_quantized
 from distviz.models.weight_checks import validate_weights
@@ -158,10 +159,6 @@ def build_empty(auto: Any, config: PretrainedConfig, options: LoadOptions) -> nn
 # Loading ------------------------------------------------------------------------------------
 
 
-def _gguf_option(checkpoint: Checkpoint) -> dict[str, str]:
-    return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-
-
 def read_model(
     auto: Any,
     checkpoint: Checkpoint,
@@ -194,18 +191,19 @@ def _load(
 
     dtype: Any = options.dtype or (torch.float32 if checkpoint.gguf else "auto")
     try:
-        model, info = auto.from_pretrained(
-            checkpoint.folder,
-            config=config,
-            dtype=dtype,
-            device_map=options.placement,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # the sizes are checked here, by name
-            **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
-            **_gguf_option(checkpoint),
-            **options.for_transformers(),
-        )
+        with gguf_option(checkpoint) as gguf:
+            model, info = auto.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=dtype,
+                device_map=options.placement,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the sizes are checked here, by name
+                **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
+                **gguf,
+                **options.for_transformers(),
+            )
     except torch.OutOfMemoryError as error:
         raise RequestError(
             f"'{checkpoint.source}' does not fit into the memory of {options.device}",
@@ -219,6 +217,7 @@ def _load(
                 "try --stream instead of --device-map, or a smaller --dtype",
             ) from error
         raise unreadable(checkpoint, "model", error) from error
+    checkpoint.parsed.clear()
     return model.eval().requires_grad_(requires_grad=False), info
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line, nearest
 from distviz.models.config_fields import check_config, check_generation, refuse
+from distviz.models.gguf_reading import gguf_option
 from distviz.models.json_files import read_json
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def read_config(checkpoint: Checkpoint, options: LoadOptions) -> PretrainedConfi
     from transformers import AutoConfig
 
     path = checkpoint.folder / _CONFIG
-    gguf: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     if checkpoint.gguf is None:
         if options.attn_implementation is None:
             refuse_kernels(checkpoint.config, path)
@@ -47,12 +47,13 @@ def read_config(checkpoint: Checkpoint, options: LoadOptions) -> PretrainedConfi
         _check_model_type(checkpoint, trust_remote_code=options.trust_remote_code)
         _check_generation(checkpoint.folder / _GENERATION)
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            checkpoint.folder,
-            trust_remote_code=options.trust_remote_code,
-            local_files_only=True,
-            **gguf,
-        )
+        with gguf_option(checkpoint) as gguf:
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                checkpoint.folder,
+                trust_remote_code=options.trust_remote_code,
+                local_files_only=True,
+                **gguf,
+            )
         parts = list(_parts(config))
         _check_shape(config, path)
     except RequestError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError, first_line
 from distviz.models.checkpoint import Checkpoint
 from distviz.models.config_fields import is_a, is_list_of
+from distviz.models.gguf_reading import gguf_option
 from distviz.models.json_files import read_json
 
 if TYPE_CHECKING:
@@ -119,12 +120,12 @@ def read_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> Any:
     folder = checkpoint.tokenizer_folder
     if checkpoint.gguf is None:
         check_tokenizer_files(folder)
-    with _named(checkpoint, "read"):
+    with _named(checkpoint, "read"), gguf_option(checkpoint) as gguf:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder,
             trust_remote_code=options.trust_remote_code,
             local_files_only=True,
-            **({"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}),
+            **gguf,
         )
     with _named(checkpoint, "used"):
         size, ids = len(tokenizer), tokenizer("a", verbose=False)["input_ids"]
