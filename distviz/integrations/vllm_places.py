@@ -60,14 +60,14 @@ class Places:
     ----------
     found
         By layer, those of this pipeline stage.
-    n_layers
-        Layers of the whole model.
+    layers
+        The path of each layer of the whole model.
     routed
         Layers whose routed experts are one kernel.
     """
 
     found: tuple[Place, ...]
-    n_layers: int
+    layers: tuple[str, ...]
     routed: frozenset[int]
 
     def choose(self, sites: Collection[str], layers: Collection[int]) -> list[Place]:
@@ -100,22 +100,22 @@ def find_places(model: nn.Module) -> Places:
     Raises
     ------
     RequestError
-        If there is not exactly one list of layers with attention.
+        If there is not exactly one list of layers.
     """
     text = getattr(model, "get_language_model", lambda: model)()
     prefix = next((path for path, module in model.named_modules() if module is text), "")
     stacks = list(_stacks(text))
     if len(stacks) != 1:
         raise RequestError(
-            f"{type(model).__name__} has {len(stacks)} stacks of layers with attention; distviz "
-            "observes a model of vLLM with one",
+            f"{type(model).__name__} has {len(stacks)} stacks of layers; in vLLM distviz observes "
+            "models with one",
             "measure the checkpoint instead: distviz run",
         )
     path, layers = stacks[0]
     found: list[Place] = []
     routed = set()
-    for index, layer in enumerate(layers):
-        where = ".".join(part for part in (prefix, path, str(index)) if part)
+    paths = [".".join(filter(None, (prefix, path, str(index)))) for index in range(len(layers))]
+    for index, (layer, where) in enumerate(zip(layers, paths, strict=True)):
         modules = {f"{where}.{name}".rstrip("."): one for name, one in layer.named_modules()}
         has_experts = any(type(one).__module__.startswith(_EXPERTS) for one in modules.values())
         if has_experts:
@@ -127,18 +127,18 @@ def find_places(model: nn.Module) -> Places:
             point = HookPoint(index, "decoder", "residual", where, "output")
             adds = any(_is(child, *_ADDING_NORMS) for child in layer.children())
             found.append(Place(point, partial(_residual, adds=adds)))
-    return Places(tuple(found), len(layers), frozenset(routed))
+    return Places(tuple(found), tuple(paths), frozenset(routed))
 
 
 def _stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yield the outermost lists of layers that have attention, or are on another stage."""
+    """Yield the outermost lists of layers that have linear layers of vLLM."""
     from torch import nn
 
     above: list[str] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(map(f"{path}.".startswith, above)):
             continue
-        if any(_is(part, "AttentionLayerBase") for part in module.modules()):
+        if any(_is(part, "RowParallelLinear") for part in module.modules()):
             above.append(f"{path}.")
             yield path, module
 

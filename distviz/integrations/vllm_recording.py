@@ -226,7 +226,7 @@ class Recording:
         self.model = self.runner.get_model()
         self.group = group
         self.places = find_places(self.model)
-        chosen = parse_layers(layers, self.places.n_layers, "layers")
+        chosen = parse_layers(layers, len(self.places.layers), "layers")
         self.chosen = self.places.choose(sites, chosen)
         self.recorder = Recorder(c, channel_details=channels)
         self.requests = Requests()
@@ -234,12 +234,18 @@ class Recording:
         self._fired: set[HookPoint] = set()
         self._now: set[HookPoint] = set()
         self._step: Any = None
+        self._layer = -1
         self._tokens: Tokens | None = None
         self._hooks = ExitStack()
         self._attach()
 
     def _attach(self) -> None:
         modules = dict(self.model.named_modules(remove_duplicate=False))
+        for layer, path in enumerate(self.places.layers):
+            entered = modules[path].register_forward_pre_hook(
+                lambda _m, _args, layer=layer: self._enter(layer), prepend=True
+            )
+            self._hooks.callback(entered.remove)
         for place in self.chosen:
             module, deliver = modules[place.point.module], partial(self._deliver, place)
             if place.point.takes == "input":
@@ -271,9 +277,13 @@ class Recording:
         finally:
             self._step = None
 
+    def _enter(self, layer: int) -> None:
+        """Note the layer that runs: vLLM's layers may share one activation module."""
+        self._layer = layer
+
     def _deliver(self, place: Place, value: Any) -> None:
         """Record the values at a place; after a failure, ranks still exchange their slices."""
-        if self._step is None:
+        if self._step is None or self._layer != place.point.layer:
             return
         try:
             read = place.read(value)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from distviz.errors import MeasurementError, RequestError
 from distviz.integrations.vllm import EXTENSION, watch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from distviz.results import Run
@@ -97,6 +99,10 @@ def save(kind: str, folder: Path) -> Any:
     return model.eval()
 
 
+ENGINES: list[Any] = []
+"""Engines of the current test, which are shut down after it."""
+
+
 def start(folder: Path, **options: Any) -> Any:
     """Start an engine in other processes."""
     given = {
@@ -111,7 +117,8 @@ def start(folder: Path, **options: Any) -> Any:
         "skip_tokenizer_init": True,
         "disable_log_stats": True,
     }
-    return vllm.LLM(str(folder), **(given | options))
+    ENGINES.append(vllm.LLM(str(folder), **(given | options)))
+    return ENGINES[-1]
 
 
 def generate(llm: Any, prompts: list[list[int]], new: int = NEW) -> list[list[int]]:
@@ -182,9 +189,12 @@ def check(run: Run, expected: dict[tuple[int, str], list[Any]], tolerance: float
 
 
 @pytest.fixture(autouse=True)
-def _processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # Numba is imported here
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    yield
+    while ENGINES:
+        ENGINES.pop().llm_engine.engine_core.shutdown()
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -197,3 +207,60 @@ def test_an_engine_has_the_values_of_transformers(kind: str, tmp_path: Path) -> 
     run = seen.run()
     assert run.manifest["text"] == {"documents": 3, "tokens": sum(map(len, texts))}
     check(run, plain(model, kind, texts), 2e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A random Llama, and its folder."""
+    folder = tmp_path_factory.mktemp("llama")
+    return save("llama", folder), folder
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_channels_of_all_ranks_are_put_together(size: int, tiny: tuple[Any, Path]) -> None:
+    model, folder = tiny
+    llm = start(folder, tensor_parallel_size=size)  # with 4, two ranks hold the same keys
+    with watch(llm, sites=list(LLAMA), channels=True) as seen:
+        texts = generate(llm, PROMPTS)
+    check(seen.run(), plain(model, "llama", texts), 2e-5)
+
+
+def test_tokens_of_preempted_requests_are_counted_once(tiny: tuple[Any, Path]) -> None:
+    model, folder = tiny
+    block = 2 * 2 * 16 * 64 * 4  # keys and values, layers, tokens, channels, bytes
+    llm = start(folder, kv_cache_memory_bytes=9 * block, block_size=16, disable_log_stats=False)
+    with watch(llm, sites="k,act") as seen:
+        texts = generate(llm, PROMPTS, new=60)
+    expected = plain(model, "llama", texts)
+    check(seen.run(), {key: value for key, value in expected.items() if key[1] in "k,act"}, 2e-5)
+    metrics = {one.name: one for one in llm.get_metrics()}
+    assert metrics["vllm:num_preemptions"].value > 0
+
+
+def test_a_common_beginning_is_counted_in_the_first_document(tiny: tuple[Any, Path]) -> None:
+    model, folder = tiny
+    llm = start(folder, enable_prefix_caching=True, block_size=16, max_num_seqs=1)
+    first, second = [*range(3, 43)], [*range(3, 38), 99, 98, 97]
+    with watch(llm) as seen:
+        texts = generate(llm, [first, second])
+    run = seen.run()
+    expected = plain(model, "llama", texts)
+    rows = run.documents[run.documents["layer"] == 0]
+    values = expected[0, "act"]
+    assert rows["count"].tolist() == [values[0].size, values[1][32:].size]
+    assert run.manifest["text"]["tokens"] == sum(map(len, texts)) - 32
+    assert "32 tokens of the requests were in the engine's cache" in run.manifest["warnings"][0]
+
+
+def test_a_compiled_engine_is_refused(tiny: tuple[Any, Path]) -> None:
+    llm = start(tiny[1], enforce_eager=False)
+    with pytest.raises(RequestError, match="compiled code") as error, watch(llm):
+        pass
+    assert "enforce_eager=True" in error.value.hint
+
+
+def test_a_residual_stream_that_is_not_known_is_an_error(tmp_path: Path) -> None:
+    save("cohere", tmp_path)
+    llm = start(tmp_path)
+    with pytest.raises(MeasurementError, match="residual stream"), watch(llm, sites="residual"):
+        generate(llm, PROMPTS[1:2])

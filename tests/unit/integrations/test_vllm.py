@@ -84,6 +84,22 @@ def test_every_site_is_that_of_brute_force(size: int, stages: int, tmp_path: Pat
     assert repr(seen) == "EngineResult: PretendedModel · 3 requests · 14 tokens"
 
 
+@pytest.mark.parametrize("layers", ["all", "0", "1"])
+def test_layers_that_share_their_activation_are_apart(layers: str) -> None:
+    engine = PretendedEngine(WorkerExtension, size=2)
+    for worker in engine.workers:
+        first, second = worker.model_runner.model.layers
+        second.mlp.act_fn = first.mlp.act_fn
+    with watch(engine, layers, "act,gate") as seen:
+        serve(engine)
+    run = seen.run()
+    whole = [brute_force(ids) for ids in (TEXTS["a"], TEXTS["b"], TEXTS["c"])]
+    for key in run.keys:
+        expected = np.concatenate([values[key.layer, key.site] for values in whole])
+        assert at(run.channels, key)["mean"].tolist() == approx(expected.mean(axis=0))
+    assert {key.layer for key in run.keys} == ({0, 1} if layers == "all" else {int(layers)})
+
+
 def test_keys_of_more_ranks_than_heads_are_counted_once() -> None:
     engine = PretendedEngine(WorkerExtension, size=4)
     with watch(engine, sites="k,v") as seen:

@@ -46,7 +46,7 @@ def test_all_sites_are_found_once_a_layer(model: PretendedModel) -> None:
     for layer in (0, 1):
         assert sorted(sites_of(model, layer)) == sorted(SITES)
     places = find_places(model)
-    assert places.n_layers == 2
+    assert places.layers == ("layers.0", "layers.1")
     paths = {place.point.site: place.point.module for place in places.found}
     assert paths["act"] == "layers.1.mlp.act_fn"
     assert paths["residual"] == "layers.1"
@@ -128,6 +128,12 @@ def test_an_activation_in_an_attention_is_no_mlp(model: PretendedModel) -> None:
     assert sorted(sites_of(model)) == sorted(SITES)
 
 
+def test_attention_may_be_kept_outside_the_layers(model: PretendedModel) -> None:
+    for layer in model.layers:  # as in vLLM's models that run the code of transformers
+        layer.self_attn.attn = nn.Identity()
+    assert sorted(sites_of(model)) == sorted(SITES)
+
+
 def test_two_activations_in_front_of_one_projection_are_left_out(model: PretendedModel) -> None:
     model.layers[0].mlp.other = nn.SiLU()
     assert not set(sites_of(model)) & set(OF_MLP)
@@ -185,12 +191,12 @@ def test_a_model_inside_another_has_whole_paths(model: PretendedModel) -> None:
     outer = nn.Module()
     outer.visual = PretendedModel(1, Group(Ranks(1), 0))
     outer.text = model
-    with pytest.raises(RequestError, match="2 stacks of layers with attention"):
+    with pytest.raises(RequestError, match="2 stacks of layers"):
         find_places(outer)
     outer.get_language_model = lambda: model
     assert {one.point.module.split(".")[0] for one in find_places(outer).found} == {"text"}
 
 
-def test_a_model_without_attention_is_refused() -> None:
+def test_a_model_without_layers_of_vllm_is_refused() -> None:
     with pytest.raises(RequestError, match="0 stacks"):
         find_places(nn.Sequential(nn.Linear(2, 2)))
