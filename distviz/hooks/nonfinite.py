@@ -95,7 +95,7 @@ def _first_on_device(values: torch.Tensor, tokens: Tokens) -> torch.Tensor:
     import torch
 
     def copied() -> torch.Tensor:
-        return kernels.to_device(tokens.rows_that_count(), values.device)
+        return kernels.to_device(tokens.rows_that_count().copy(), values.device)
 
     counted = tokens.once(("counted", values.device), copied)
     is_bad = (~torch.isfinite(values) & counted[:, None]).flatten()

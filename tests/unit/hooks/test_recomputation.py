@@ -21,6 +21,9 @@ from torch.utils.checkpoint import (
 import distviz
 from distviz.arm import ARM, make_redistribution
 from distviz.errors import MeasurementError
+from distviz.hooks.observation import choose_points
+from distviz.hooks.recorder import Recorder
+from distviz.hooks.step_recorder import StepRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +116,28 @@ def test_values_are_counted_once(kind: str, at_once: bool) -> None:
     expected = tables(training())
     for found, table in zip(tables(training(kind=kind), at_once=at_once), expected, strict=True):
         pd.testing.assert_frame_equal(found, table)
+
+
+def step_of(model: Any, **options: Any) -> StepRecorder:
+    points = choose_points(model, ["act", "product", "residual"], "all")
+    seen = StepRecorder(model, points, Recorder(), scale=lambda: 1.0)
+    with seen.attached():
+        train(model, **options)
+    seen.finish()
+    assert seen.failure is None
+    assert seen.without_gradient == []
+    return seen
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_counted_once(kind: str, at_once: bool) -> None:
+    """Those of training without checkpoints are compared with `retain_grad` in test_gradients."""
+    expected, found = step_of(training()), step_of(training(kind=kind), at_once=at_once)
+    assert found.recorder.sketches == expected.recorder.sketches
+    assert len({key.site for key in found.recorder.sketches}) == 6
+    documents = [one.recorder.documents.frame() for one in (found, expected)]
+    pd.testing.assert_frame_equal(*documents)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.brute_force import hook_count
@@ -15,6 +18,7 @@ from distviz.errors import MeasurementError
 from distviz.hooks.observation import choose_points
 from distviz.hooks.recorder import Recorder
 from distviz.hooks.step_recorder import StepRecorder
+from distviz.stats import kernels
 
 
 def recorder_of(model: torch.nn.Module, rank: int = 0, size: int = 1) -> StepRecorder:
@@ -62,6 +66,24 @@ def test_a_point_that_never_fires_is_an_error_at_the_end() -> None:
     model.model.layers[0].mlp.forward = lambda x: x
     with pytest.raises(MeasurementError, match="never reached"), seen.attached():
         loss_of(model, padded("right"))
+
+
+def test_values_on_a_device() -> None:
+    """Counted there, and taken at the end of the step; equal to the CPU's."""
+    found = []
+    for on_device in (False, True):
+        model = trainable()
+        points = choose_points(model, ["act", "q"], "all")
+        seen = StepRecorder(model, points, Recorder(), scale=lambda: 1.0)
+        with kernels.force_torch() if on_device else nullcontext(), seen.attached():
+            for seed in (0, 1):
+                loss_of(model, padded("left", seed)).backward()
+            seen.finish()
+        assert seen.failure is None
+        found.append(seen)
+    assert found[0].recorder.sketches == found[1].recorder.sketches
+    documents = [one.recorder.documents.frame() for one in found]
+    pd.testing.assert_frame_equal(*documents, rtol=1e-9)
 
 
 def test_why_nothing() -> None:

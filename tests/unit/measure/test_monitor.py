@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 from support.brute_force import assert_stats, eps_of, hook_count
 from support.padded_models import ACTS, kept_rows, padded
 from support.trained_models import (
@@ -269,6 +270,33 @@ def test_gradients_are_divided_by_the_scale_of_the_loss(tmp_path: Path) -> None:
         wanted = take(padded("right"))
     for step in (0, 1):
         check(Training.load(tmp_path / "a").at(step), wanted, gradients=True)
+
+
+def test_torch_and_accelerate_scale_and_accumulate(tmp_path: Path) -> None:
+    wanted = expected(1, 1)[0]
+    model = trainable()
+    optimizer: Any = torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    options: dict[str, Any] = {"every": 1, "gradients": True}
+    with distviz.Monitor(model, out=tmp_path / "a", scaler=scaler, **options) as monitor:
+        for batch in batches(0):
+            scaler.scale(loss_of(model, batch) / 2).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        monitor.step()
+    check(Training.load(tmp_path / "a").at(0), wanted, gradients=True)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = trainable()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    with distviz.Monitor(prepared, out=tmp_path / "b", **options) as monitor:
+        for batch in batches(0):
+            with accelerator.accumulate(prepared):
+                accelerator.backward(loss_of(prepared, batch))
+                optimizer.step()
+                optimizer.zero_grad()
+        monitor.step()
+    check(Training.load(tmp_path / "b").at(0), wanted, gradients=True)
 
 
 def test_weights_are_those_that_the_passes_use(tmp_path: Path) -> None:
