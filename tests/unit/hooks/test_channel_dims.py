@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from support.own_module_checks import assert_place, channels_last, outputs_of
+from support.own_module_checks import assert_place, channels_last, outputs_of, redistributed
 from support.own_modules import NETS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import distviz
+from distviz.arm import random_key
 from distviz.errors import MeasurementError
 from distviz.hooks.recorder import Recorder
 from distviz.stats import decode, encode
@@ -33,6 +34,35 @@ def test_every_module_of_a_network(name: str) -> None:
         (tensor,) = kept[key.module]
         dim = case.dim_of(key.module, tensor.ndim)
         assert_place(run, key, channels_last(tensor, dim), dim)
+
+
+@pytest.mark.parametrize(("name", "path"), [
+    ("lenet", "conv2"), ("resnet", "layer1.0"), ("speech", "causal"), ("video", "1"),
+    ("convnext", "1.drop_path"), ("swin", "2"), ("diffusion", "blocks.1.attn"),
+])  # fmt: skip
+def test_arm_at_a_module(name: str, path: str) -> None:
+    case, site = NETS[name], f"module:{path}"
+    net, given = case.made(), case.given()
+    settings = {"c": 0.3, "p1": 90.0}
+    kept: list[torch.Tensor] = []
+
+    def change(_module: nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor:
+        dim = case.dim_of(path, out.ndim)
+        key = random_key(1 if path == "blocks.1.attn" else -1, site)
+        new = redistributed(key, out, dim, **settings)
+        kept.append(new.clone())  # what follows may be in place
+        return new
+
+    with torch.no_grad():
+        handle = net.get_submodule(path).register_forward_hook(change)
+        wanted = net(*given)
+        handle.remove()
+        arm = distviz.redistribute(net, distviz.ARM(**settings), "all", sites=site)
+        with arm, distviz.watch(net, sites=site) as seen:
+            assert torch.equal(net(*given), wanted)
+    ((key, _),) = seen.recorder.sketches.items()
+    dim = case.dim_of(path, kept[0].ndim)
+    assert_place(seen.run(), key, channels_last(kept[0], dim), dim)
 
 
 def test_a_dimension_that_is_not_known_is_refused() -> None:

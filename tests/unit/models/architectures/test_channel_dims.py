@@ -147,6 +147,21 @@ def test_tensors_from_elsewhere() -> None:
     assert (other.dim_of(images), convolutional.dim_of(images)) == (None, None)
 
 
+@pytest.mark.parametrize(("change", "dim"), [
+    (lambda x: x.permute(0, 2, 3, 1), -1),
+    (lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2), 1),
+    (lambda x: x.squeeze(3), 1),
+    (lambda x: x.squeeze(), -1),
+    (lambda x: functional.linear(x.flatten(2), torch.ones(1, 4)).transpose(1, 2), 1),
+])  # fmt: skip
+def test_one_channel_is_followed(change: Change, dim: int | None) -> None:
+    tracer = ChannelTracer(True)
+    tracer.enter()
+    found = change(functional.conv2d(torch.ones(3, 2, 4, 1), torch.ones(1, 2, 1, 1)))
+    tracer.leave()
+    assert tracer.dim_of(found) == dim
+
+
 def test_nested_calls_are_one() -> None:
     tracer = ChannelTracer(True)
     tracer.enter()
