@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,29 +38,32 @@ def write_events(run: Run, out: Path) -> list[str]:
         with closing(RecordWriter((place / _FILE).open("wb"))) as writer:
             writer.write(_bytes(event_pb2.Event(wall_time=when, file_version="brain.Event:2")))
             for key in (key for key in run.keys if key.phase == phase):
-                summary = _summary(tags[key], rows[key], histograms[tuple(key)])
+                numbers = {name: one for name, one in rows[key].items() if name not in _TEXTS}
+                summary = summary_of(tags[key], numbers, histograms[tuple(key)])
                 event = event_pb2.Event(wall_time=when, step=key.layer, summary=summary)
                 writer.write(_bytes(event))
     return []
 
 
-def _summary(tag: str, row: dict[str, Any], bins: pd.DataFrame) -> Any:
-    """Return the values of a place: its statistics, and its histogram."""
+def summary_of(tag: str, numbers: Mapping[str, float], bins: pd.DataFrame) -> Any:
+    """Return the values of a place as TensorBoard's summary: its statistics, and its histogram.
+
+    ``numbers`` are the columns of ``stats.csv``, and ``bins`` are rows of ``histograms.csv``.
+    """
     from tensorboard.compat.proto import summary_pb2
 
-    numbers = {name: number for name, number in row.items() if name not in _TEXTS}
     values = [
         summary_pb2.Summary.Value(tag=f"{tag}/{name}", simple_value=number)
         for name, number in numbers.items()
         if isinstance(number, int | float) and math.isfinite(number)
     ]
-    if row["count"]:
+    if numbers["count"]:
         counted = summary_pb2.HistogramProto(
-            min=row["min"],
-            max=row["max"],
-            num=row["count"],
-            sum=row["mean"] * row["count"],
-            sum_squares=row["l2"] ** 2,
+            min=numbers["min"],
+            max=numbers["max"],
+            num=numbers["count"],
+            sum=numbers["mean"] * numbers["count"],
+            sum_squares=numbers["l2"] ** 2,
             bucket_limit=bins["bin_right"].tolist(),
             bucket=bins["count"].tolist(),
         )

@@ -105,6 +105,7 @@ from .token_rows import ROW as ROW
 from .token_rows import RowFile as RowFile
 from .token_rows import TokenRows as TokenRows
 from .training import Training as Training
+from .training import timeline_rows as timeline_rows
 from .training_writer import TrainingWriter as TrainingWriter
 from .whatif import COLUMNS as COLUMNS
 from .whatif import HALF as HALF
