@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -274,10 +274,11 @@ def join_layers(layers: Iterable[int]) -> str:
     return ",".join(spans) or "none"
 
 
-def parse_sites(text: str, option: str = "--sites") -> list[str]:
+def parse_sites(text: str, option: str = "--sites", *, known: Collection[str] = ()) -> list[str]:
     """Parse a comma-separated list of sites; keeps the order of :data:`SITES`, then patterns.
 
-    ``linear`` stands for the sites of :data:`LINEAR`.
+    ``linear`` stands for the sites of :data:`LINEAR`; ``known`` are names of a result that are
+    allowed as well, such as ``gradient:act``.
 
     Raises
     ------
@@ -293,14 +294,14 @@ def parse_sites(text: str, option: str = "--sites") -> list[str]:
         names = [name for name in names if name != "linear"] + list(LINEAR)
     for name in names:
         is_pattern = name.startswith(MODULE_PREFIX) and len(name) > len(MODULE_PREFIX)
-        if name not in SITES and not is_pattern:
+        if name not in SITES and name not in known and not is_pattern:
             raise RequestError(
                 f"unknown site '{name}'{nearest(name, SITES)}",
                 f"allowed: {', '.join(SITES)}, linear for what enters linear layers, or "
                 "module:PATTERN for any module's output",
             )
-    known = [name for name in SITES if name in names]
-    return known + list(dict.fromkeys(name for name in names if name not in SITES))
+    ordered = [name for name in SITES if name in names]
+    return ordered + list(dict.fromkeys(name for name in names if name not in SITES))
 
 
 def join_sites(parts: Iterable[str]) -> str:

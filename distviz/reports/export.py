@@ -124,7 +124,7 @@ def export_folder(
         tables=forms,
         width=width,
         layers=None if layers is None else parse_layers(layers, result.n_layers),
-        sites=None if sites is None else parse_sites(sites),
+        sites=None if sites is None else parse_sites(sites, known=result.sites),
         log=log,
         x_axis=x_axis,
         centred=centred,

@@ -22,8 +22,8 @@ from .elementwise import value_verdict as value_verdict
 from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place
-from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import FillerStudy as FillerStudy
+from .filler_study import QUANTITIES as QUANTITIES
 from .filler_study import run_folder as run_folder
 from .format_rows import LOST as LOST
 from .format_rows import TOKEN_LOST as TOKEN_LOST
@@ -59,11 +59,13 @@ from .massive import is_massive as is_massive
 from .massive import massive_at as massive_at
 from .massive import massive_lines as massive_lines
 from .meanings import meanings_of as meanings_of
+from .output_folder import advice_for as advice_for
 from .output_folder import check_name as check_name
 from .output_folder import check_output as check_output
 from .output_folder import check_replaceable as check_replaceable
 from .output_folder import check_writable as check_writable
 from .output_folder import result_at as result_at
+from .output_folder import runs_inside as runs_inside
 from .output_verdict import ADVICE as ADVICE
 from .output_verdict import output_verdict as output_verdict
 from .reading import read_file as read_file
@@ -77,6 +79,7 @@ from .storage import COMPARISON as COMPARISON
 from .storage import FILLER as FILLER
 from .storage import RUN as RUN
 from .storage import SWEEP as SWEEP
+from .storage import TRAINING as TRAINING
 from .storage import read_manifest as read_manifest
 from .storage import replacing as replacing
 from .storage import staging as staging

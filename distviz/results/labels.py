@@ -63,6 +63,7 @@ def measured_line(
     model = result.manifest.get(f"model{side}") or {}
     layers = model.get("layers")
     words = [
+        step_name(result),
         str(model.get("activation") or ""),
         counted(layers, "layer") if isinstance(layers, int) else "",
         sample_name(result, side) if sample is None else sample,
@@ -70,6 +71,12 @@ def measured_line(
     ]
     named = (word for word in words if word and not name.endswith((f" {word}", f"({word})")))
     return " · ".join(filter(None, [name, *named]))
+
+
+def step_name(run: Described) -> str:
+    """Return ``step 100`` for a snapshot of a training; otherwise an empty string."""
+    step = (run.manifest.get("training") or {}).get("step")
+    return f"step {step}" if isinstance(step, int) else ""
 
 
 def side_names(comparison: Comparison) -> tuple[str, str]:
@@ -117,6 +124,7 @@ def _other_marks(comparison: Comparison) -> list[tuple[str, str]]:
         parts.append(
             (
                 _given(run, own),
+                f"({step})" if (step := step_name(run)) else "",
                 f"({model['activation']})" if model.get("activation") else "",
                 f"({arm_settings(run)})" if arm_settings(run) else "",
                 f"(in {folder})" if folder else "",
@@ -143,7 +151,7 @@ def alignment(comparison: Comparison) -> str:
     else:
         text = f"layers paired by relative depth ({n_a} in A, {n_b} in B)"
     texts = [(manifest.get(f"text_{side}") or {}).get("sha256") for side in "ab"]
-    if texts[0] != texts[1]:
+    if texts[0] != texts[1] or (texts[0] is None and manifest.get("paired") is False):
         text += " · different texts"
     elif not manifest.get("same_tokenizer", True):
         tokens = [(manifest.get(f"text_{side}") or {}).get("tokens") for side in "ab"]

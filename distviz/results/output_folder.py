@@ -43,11 +43,21 @@ def result_at(path: Path) -> Path | None:
     return folder if any(_is_manifest(folder / name) for name in MANIFESTS) else None
 
 
+def runs_inside(folder: Path) -> list[Path]:
+    """Return the runs in a folder that is no run itself, such as the sides of a comparison."""
+    if not folder.is_dir() or (folder / "run.json").exists():
+        return []
+    found = sorted(path.parent for path in folder.glob("*/run.json"))
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
 def advice_for(path: Path, noun: str = "result of distviz") -> str:
     """Return what to do with a path that is not the folder of a result."""
     folder = result_at(path)
     if folder is not None and folder != path:
         return f"give its folder: {folder}"
+    if noun == "run" and (inside := runs_inside(path)):
+        return f"give one of its runs: {', '.join(map(str, inside[:4]))}"
     is_gguf = path.suffix == ".gguf" and path.is_file()
     if is_gguf or (path / "config.json").is_file():
         return f"{path} is a model; measure it: distviz run {shlex.quote(str(path))}"

@@ -137,6 +137,11 @@ class Result(ABC):
         """
         return self._at(choose_places(self._places(), layers, sites, self.NOUN))
 
+    @property
+    def sites(self) -> list[str]:
+        """The sites that can be selected."""
+        return list(dict.fromkeys(site for _, site in self._places()))
+
     def _at(self, places: set[tuple[int, str]]) -> Self:
         cut: dict[str, Any] = {}
         for one in fields(self):

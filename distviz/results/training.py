@@ -144,7 +144,7 @@ class Training(Result):
             )
         return self.runs[step]
 
-    def curve(self, statistic: str, key: SiteKey) -> pd.Series[float]:
+    def curve(self, statistic: str, key: SiteKey) -> pd.Series[Any]:
         """Return the values of a statistic at a place by step, float64; empty if it has none."""
         rows = self._curves.get((statistic, *key), [])
         steps, values = (self.timeline[name].to_numpy()[rows] for name in ("step", "value"))
@@ -214,7 +214,7 @@ class Training(Result):
 
     @cached_property
     def verdict(self) -> str:
-        """Sentences that say what changed, see `distviz.results.drift`."""
+        """Sentences that say what changed, where, and how that was tested."""
         return drift_verdict(self)
 
     def tables(self) -> dict[str, pd.DataFrame]:

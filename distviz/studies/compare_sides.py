@@ -15,7 +15,7 @@ from distviz.arm import find_preset
 from distviz.errors import RequestError
 from distviz.models import locate, refuse_opened
 from distviz.option import check_table, code_in, no_effect
-from distviz.results import COMPARISON, FILLER, RUN, Outline, Run
+from distviz.results import COMPARISON, FILLER, RUN, TRAINING, Outline, Run, advice_for
 from distviz.settings import (
     OPTIONS,
     SIDE_B,
@@ -127,8 +127,9 @@ def find_sides(
     for name, phase in zip(("--phase-a", "--phase-b"), phases, strict=True):
         if phase not in _PHASES:
             raise RequestError(f"{name} is '{phase}'", f"allowed: {', '.join(_PHASES)}")
-    wanted = parse_sites(base.sites) if "sites" in given else None
     known = [_known(side) for side in (a, b)]
+    there = {key.site for run in known if run is not None for key in run.keys}
+    wanted = parse_sites(base.sites, known=there) if "sites" in given else None
     if of_b and known[1] is not None:
         labels = ", ".join(SIDE_B[name].label for name in of_b)
         what = "a run" if isinstance(b, Run) else f"{b}, a run folder"
@@ -242,11 +243,9 @@ def _known(side: Run | str | Path) -> Run | None:
         raise RequestError(
             f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
         )
-    if (path / FILLER).exists():
-        raise RequestError(
-            f"{path} is a filler study, not a run",
-            f"give one of its runs, such as {path / 'count_000'}",
-        )
+    for name, noun in ((FILLER, "filler study"), (TRAINING, "training")):
+        if (path / name).exists():
+            raise RequestError(f"{path} is a {noun}, not a run", advice_for(path, "run"))
     if path.is_dir() and not any((*path.glob("*config.json"), *path.glob("*.gguf"))):
         raise RequestError(
             f"{path} is neither a run nor a checkpoint",

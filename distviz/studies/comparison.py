@@ -225,7 +225,8 @@ def _wanted(
     run: Run | Outline, base: RunSettings, given: frozenset[str]
 ) -> tuple[list[str] | None, list[int] | None]:
     """Return which sites and layers of A are compared; None means all."""
-    sites = parse_sites(base.sites) if "sites" in given else None
+    there = {key.site for key in run.keys}
+    sites = parse_sites(base.sites, known=there) if "sites" in given else None
     if "layers" not in given:
         return sites, None
     return sites, parse_layers(base.layers, max(depth(run, key.stack) for key in run.keys))

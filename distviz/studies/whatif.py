@@ -22,7 +22,6 @@ from distviz.parsing import amount, word_list
 from distviz.results import (
     COLUMNS,
     HALF,
-    RUN,
     SCHEMA_VERSION,
     TOP,
     WHOLE,
@@ -33,6 +32,7 @@ from distviz.results import (
     percent,
     place_name,
     records,
+    runs_inside,
 )
 from distviz.sites import PHASES, SiteKey, parse_layers, parse_sites
 from distviz.stats import FORMATS, RANGES, Sample, fit, threshold_for
@@ -184,13 +184,11 @@ def read_run(folder: Path) -> Run:
     RequestError
         If it is no run, or damaged; runs inside it are named, such as the sides of a comparison.
     """
-    if folder.is_dir() and not (folder / RUN).exists():
-        inside = sorted(path.parent for path in folder.glob(f"*/{RUN}"))
-        if inside:
-            raise RequestError(
-                f"{folder} is not a run, it contains {counted(len(inside), 'run')}",
-                f"give one of them: {', '.join(map(str, inside[:4]))}",
-            )
+    if inside := runs_inside(folder):
+        raise RequestError(
+            f"{folder} is not a run, it contains {counted(len(inside), 'run')}",
+            f"give one of them: {', '.join(map(str, inside[:4]))}",
+        )
     return Run.load(folder)
 
 
@@ -206,7 +204,7 @@ def evaluate_whatif(run: Run, request: WhatIfRequest, source: str = "") -> WhatI
     places = choose_places(
         ((key.layer, key.site) for key in run.keys),
         None if layers is None else parse_layers(layers, run.n_layers),
-        None if sites is None else parse_sites(sites),
+        None if sites is None else parse_sites(sites, known={key.site for key in run.keys}),
         "run",
     )
     there = [key for key in run.keys if (key.layer, key.site) in places]

@@ -50,3 +50,12 @@ def test_sites_are_in_their_order_and_patterns_follow() -> None:
     ):  # fmt: skip
         with pytest.raises(RequestError, match=message):
             parse_sites(text)
+
+
+def test_sites_of_a_result_are_allowed() -> None:
+    known = ["act", "gradient:act", "weight:mlp.up_proj"]
+    assert parse_sites("weight:mlp.up_proj,act", known=known) == ["act", "weight:mlp.up_proj"]
+    with pytest.raises(RequestError, match="unknown site 'gradient:act'"):
+        parse_sites("gradient:act")
+    with pytest.raises(RequestError, match="unknown site 'gradient:up'"):
+        parse_sites("gradient:up", known=known)
