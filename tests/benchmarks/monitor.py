@@ -42,7 +42,7 @@ def main() -> None:
 def opened() -> tuple[str, Any, tuple[int, int], int]:
     """Return the name, the model, the shape of a batch and the number of due steps."""
     if len(sys.argv) > 1:
-        return "SmolLM2-135M", model_from_arguments(torch.bfloat16)[0].train(), (2, 512), 2
+        return "SmolLM2-135M", model_from_arguments(torch.float32)[0].train(), (1, 512), 2
     from transformers import AutoModelForCausalLM
 
     folder = Path(distviz.__file__).parent / "demo"
