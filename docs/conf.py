@@ -56,7 +56,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:class",
-        r"(Layers|tuple\[Any|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
+        r"(Layers|ChannelDim|tuple\[Any|CheckpointFolder|distviz\.measure\.resume\.CheckpointFolder|dict\[str|frozenset\[tuple\[str)",
     ),
     ("py:class", r"distviz\.(sites|models\.architectures\.mlp)\.(Mlp|HookPoint|LayerOrder)"),
     (
