@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from distviz.progress import Progress
 from distviz.results import Allocation, Comparison, FillerStudy, Run, Sweep, WhatIf
 from distviz.settings import RunSettings
@@ -41,8 +43,8 @@ def run(
     max_length: int = 512,
     max_tokens: int | None = None,
     batch_size: int = 4,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str = "auto",
-    device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | torch.dtype = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] | str | torch.device = "auto",
     device_map: str | None = None,
     stream: bool | None = None,
     stream_memory: int | None = None,
@@ -238,8 +240,8 @@ def compare(
     max_length: int = 512,
     max_tokens: int | None = None,
     batch_size: int = 4,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str = "auto",
-    device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | torch.dtype = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] | str | torch.device = "auto",
     device_map: str | None = None,
     stream: bool | None = None,
     stream_memory: int | None = None,
@@ -276,8 +278,8 @@ def compare(
     b_percentile_of: Literal["value", "magnitude"] | None = None,
     b_passes: int | None = None,
     b_preset: str | None = None,
-    b_dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | None = None,
-    b_device: Literal["auto", "cpu", "cuda", "mps"] | str | None = None,
+    b_dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | torch.dtype | None = None,
+    b_device: Literal["auto", "cpu", "cuda", "mps"] | str | torch.device | None = None,
     b_device_map: str | None = None,
     b_revision: str | None = None,
     b_attn_implementation: str | None = None,
@@ -478,8 +480,8 @@ def sweep(
     max_length: int = 512,
     max_tokens: int | None = None,
     batch_size: int = 4,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str = "auto",
-    device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | torch.dtype = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] | str | torch.device = "auto",
     device_map: str | None = None,
     revision: str | None = None,
     threads: int | None = None,
@@ -645,8 +647,8 @@ def filler(
     chat_template: bool = False,
     max_length: int = 512,
     batch_size: int = 4,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str = "auto",
-    device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | torch.dtype = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] | str | torch.device = "auto",
     device_map: str | None = None,
     revision: str | None = None,
     threads: int | None = None,
@@ -775,8 +777,8 @@ def generate(
     passes: int = 1,
     preset: str | None = None,
     chat_template: bool = False,
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str = "auto",
-    device: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | str | torch.dtype = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] | str | torch.device = "auto",
     device_map: str | None = None,
     revision: str | None = None,
     threads: int | None = None,

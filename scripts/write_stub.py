@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from distviz.progress import Progress
 from distviz.results import Allocation, Comparison, FillerStudy, Run, Sweep, WhatIf
 from distviz.settings import RunSettings

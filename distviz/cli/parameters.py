@@ -64,6 +64,8 @@ _ANNOTATIONS = {
     "allocate": "str | float | Sequence[str] | None",
 }
 """Types that do not follow from the record, by parameter."""
+_OF_TORCH = ("dtype", "device")
+"""Parameters, also of side B, that take torch's objects of this name as well as texts."""
 
 
 @functools.cache
@@ -112,6 +114,9 @@ def _annotation(command: str, option: Option) -> str:
     if (command, option.name) == ("whatif", "run"):
         return "Run | str | Path"
     text = _kind(option)
+    for name in _OF_TORCH:
+        if option.name in (name, f"b_{name}"):
+            text += f" | torch.{name}"
     return text if option.default is not None else f"{text} | None"
 
 
@@ -199,6 +204,8 @@ def arguments_of(command: str, values: Mapping[str, Any]) -> SimpleNamespace:
 def _typed(option: Option, value: Any) -> Any:
     """Return a value as the command line has it; raise a RequestError for another type."""
     kinds = _kinds(option.type)
+    if type(value).__module__ == "torch" and option.name.removeprefix("b_") in _OF_TORCH:
+        value = str(value).removeprefix("torch.")
     if hasattr(value, "tolist"):
         value = value.tolist()  # of NumPy or torch
     if isinstance(value, set | frozenset):
@@ -276,8 +283,8 @@ def in_parameters(text: str, command: str, form: str = "{}") -> str:
         return found[0] if name is None else form.format(name)
 
     for option in parameters_of(command).values():
-        if not option.heading and text.startswith(f"{option.metavar} is "):
-            text = option.name + text.removeprefix(option.metavar)
+        if not option.heading:
+            text = re.sub(rf"^{re.escape(option.metavar)}(?= is | ')", option.name, text)
     return _FLAG.sub(named, text)
 
 

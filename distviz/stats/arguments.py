@@ -279,7 +279,8 @@ def to_array(values: Any, name: str) -> NDArray[Any]:
 
 def check_key(value: Any, name: str) -> int:
     """Return a whole number of 64 bits; raise a RequestError for another value."""
-    if not is_a(value, int) or not -LARGEST - 1 <= value <= LARGEST:
+    is_whole = type(value) is int or is_a(value, int)
+    if not is_whole or not -LARGEST - 1 <= value <= LARGEST:
         raise RequestError(f"{name} is {_named(value)}, expected a whole number of 64 bits")
     return int(value)
 
