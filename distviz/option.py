@@ -348,7 +348,7 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
     for kind in _kinds(hint):
         origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
         if origin is list:
-            items = value if isinstance(value, list) else [value]
+            items = list(value) if isinstance(value, list | tuple) else [value]
             if all(_is_a(item, inner[0]) for item in items):
                 return items
         elif _is_a(value, origin):

@@ -78,13 +78,17 @@ def parameters_of(command: str) -> dict[str, Option]:
 
 def _with_default(option: Option) -> Option:
     """Return the record with its default where a command line only knows that it is not given."""
-    setting = OPTIONS.get(option.name)
-    is_setting = setting is not None and option.text == setting.text
-    if not (is_setting and setting):
+    if not _is_setting(option):
         return option
+    setting = OPTIONS[option.name]
     # What help shows in its place is no value.
     default = None if setting.shown else setting.default
     return replace(option, default=default, shown=setting.shown)
+
+
+def _is_setting(option: Option) -> bool:
+    """Whether it is that of a setting, and not one that a command has in its place."""
+    return option.name in OPTIONS and option.text == OPTIONS[option.name].text
 
 
 # Signatures -------------------------------------------------------------------------------------
@@ -227,6 +231,8 @@ def _typed_list(option: Option, values: list[Any]) -> Any:
     if not values:
         if option.name == "figures":
             return "none"
+        if _is_setting(option) and OPTIONS[option.name].default == []:
+            return None
         raise RequestError(f"{option.name} is empty", f"leave out {option.name}, or give a value")
     words = [_word(option, one) for one in values]
     if list[Path] in _kinds(option.type):
@@ -283,7 +289,7 @@ def in_parameters(text: str, command: str, form: str = "{}") -> str:
         return found[0] if name is None else form.format(name)
 
     for option in parameters_of(command).values():
-        if not option.heading:
+        if not option.heading and len(option.metavar) > 1:  # A and B are sides
             text = re.sub(rf"^{re.escape(option.metavar)}(?= is | ')", option.name, text)
     return _FLAG.sub(named, text)
 

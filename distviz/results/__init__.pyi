@@ -22,8 +22,8 @@ from .elementwise import value_verdict as value_verdict
 from .elementwise import worst_channels as worst_channels
 from .elementwise import worst_of_layers as worst_of_layers
 from .elementwise import worst_place as worst_place
-from .filler_study import FillerStudy as FillerStudy
 from .filler_study import QUANTITIES as QUANTITIES
+from .filler_study import FillerStudy as FillerStudy
 from .filler_study import run_folder as run_folder
 from .format_rows import LOST as LOST
 from .format_rows import TOKEN_LOST as TOKEN_LOST

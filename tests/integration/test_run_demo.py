@@ -610,7 +610,7 @@ def test_an_empty_list_of_texts_is_not_the_embedded_text() -> None:
         ({"no_such": 1}, "no_such"),
         ({"text": ["  "]}, "empty"),
         ({"filler": ""}, "filler"),
-        ({"max_length": 1}, "max-length"),
+        ({"max_length": 1}, "^max_length is 1"),
         ({"chat_template": True, "text": [{"question": "Why?"}]}, "no chat template"),
     ],
     ids=str,

@@ -150,8 +150,8 @@ def test_the_folder_and_the_json_object_have_it(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"formats": ["nvfp5"]}, "nvfp4"),
-        ({"formats": ["nvfp4"], "rotate": []}, "--rotate is empty"),
-        ({"formats": [], "rotate": ["hadamard"]}, "--rotate has no effect without --formats"),
+        ({"formats": ["nvfp4"], "rotate": []}, "^rotate is empty"),
+        ({"formats": [], "rotate": ["hadamard"]}, "^rotate has no effect without formats"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:

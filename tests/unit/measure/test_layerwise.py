@@ -127,7 +127,7 @@ def test_what_a_model_takes(folders: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device_map": "auto"}, "--device-map places the whole model"),
+        ({"device_map": "auto"}, "device_map places the whole model"),
         ({"allow_pickle": True}, "only safetensors files can be read layer by layer"),
     ],
 )
@@ -139,7 +139,7 @@ def test_what_cannot_be_streamed_is_refused(
 
         torch.save(load_file(tiny_llama / "model.safetensors"), tiny_llama / "pytorch_model.bin")
         (tiny_llama / "model.safetensors").unlink()
-    with pytest.raises(RequestError, match=rf"cannot be streamed: {message}\n.*--stream"):
+    with pytest.raises(RequestError, match=rf"cannot be streamed: {message}\n.*stream"):
         distviz.run(str(tiny_llama), text=STREAMED_TEXTS, stream=True, arm_layers="0", **options)
 
 

@@ -172,7 +172,7 @@ def test_the_tables_survive_the_disk(wide: Path, edited: Path, tmp_path: Path) -
 def test_a_saved_run_has_no_values(demo_folder: Path, demo_run: Any) -> None:
     with pytest.raises(RequestError, match="B is a saved run, which has no single values"):
         _compare(demo_folder, demo_run)
-    with pytest.raises(RequestError, match="--local has no effect without --elementwise"):
+    with pytest.raises(RequestError, match="local=True has no effect without elementwise=True"):
         distviz.compare(demo_folder, demo_folder, local=True)
     with pytest.raises(RequestError, match="B is set to ripple = false"):
         _compare(demo_folder, demo_folder, ripple=False, b_arm_layers="2")
