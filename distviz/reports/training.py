@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -62,14 +63,18 @@ def training_part(training: Training, choice: AxisChoice | None = None) -> Part:
     """Return the part of a training; ``choice`` is that of `axes_of`."""
     sites = list(dict.fromkeys(key.site for key in training.keys))
     sections = [section for site in sites for section in _by_step(training, site, sites)]
-    sections.append(_distributions(training, choice))
+    warnings: list[str] = []
+    if training.keys:
+        distributions, warnings = _distributions(training, choice)
+        sections.append(distributions)
     if len(training.drift):
         table = data_table("drift", training.drift)
         sections.append(Section("What changed from the first to the last snapshot", [table]))
     verdict = "\n".join(filter(None, [nonfinite_line(training), training.verdict]))
     name = str((training.manifest.get("model") or {}).get("architecture") or "")
     line = measured_line(training, name=name, sample=training.sample)
-    return make_part(training, f"{model_name(training)}: training", verdict, sections, "", line)
+    part = make_part(training, f"{model_name(training)}: training", verdict, sections, "", line)
+    return replace(part, warnings=list(dict.fromkeys([*part.warnings, *warnings])))
 
 
 def _spread(items: Sequence[Item], most: int) -> list[Item]:
@@ -152,14 +157,15 @@ def _tested(training: Training, site: str) -> list[Block]:
     return [*found, Prose(note)] if found else []
 
 
-def _distributions(training: Training, choice: AxisChoice | None) -> Section:
-    """Return the distribution of each place, with a slider over the steps."""
+def _distributions(training: Training, choice: AxisChoice | None) -> tuple[Section, list[str]]:
+    """Return the distribution of each place by step, and warnings about the files read."""
     places = list(dict.fromkeys(key._replace(phase="") for key in training.keys))
     shown = places[:_MOST_PLACES]
     steps = _spread(training.steps, max(_MOST_FRAMES // max(len(shown), 1), 2))
     groups: Frames = {}
     scales: dict[str, str] = {}
-    for name, run in _by_place(training, shown, steps).items():
+    runs, warnings = _by_place(training, shown, steps)
+    for name, run in runs.items():
         ((group, frames),) = paired_frames(run, choice).items()
         labels = [f"step {steps[key.layer]}" for key in run.places()]
         groups[name] = [
@@ -172,13 +178,16 @@ def _distributions(training: Training, choice: AxisChoice | None) -> Section:
         counts = f"{counted(len(shown), 'place')} of {len(places)}"
         counts += f", {counted(len(steps), 'step')} of {len(training.steps)}"
         note = f"Shown: {counts}. {note}"
-    return Section("Distributions, by step", [browser, Prose(note)])
+    return Section("Distributions, by step", [browser, Prose(note)]), warnings
 
 
 def _by_place(
     training: Training, places: Sequence[SiteKey], steps: Sequence[int]
-) -> dict[str, Run]:
-    """Return for each place, by name, a run whose layers are the steps: these share their axes."""
+) -> tuple[dict[str, Run], list[str]]:
+    """Return for each place, by name, a run whose layers are the steps: these share their axes.
+
+    Also the warnings about the files of the snapshots.
+    """
     sites = {place.site: [one for one in places if one.site == place.site] for place in places}
     names = {
         place: f"{site} · {word}" if len(sites) > 1 else word
@@ -187,10 +196,13 @@ def _by_place(
     }
     sketches: dict[SiteKey, dict[SiteKey, Any]] = {place: {} for place in names}
     manifest: dict[str, Any] = {}
+    warnings: list[str] = []
     for number, step in enumerate(steps):
         run = training.at(step)
+        warnings += run.file_warnings
         manifest = {"model": run.manifest.get("model"), "near_zero_c": run.c}
         for key, sketch in run.merged.items():
             if (place := key._replace(phase="")) in sketches:
                 sketches[place][key._replace(layer=number)] = {"all": sketch}
-    return {names[place]: Run(manifest, own) for place, own in sketches.items() if own}
+    runs = {names[place]: Run(manifest, own) for place, own in sketches.items() if own}
+    return runs, warnings

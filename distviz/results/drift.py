@@ -19,10 +19,10 @@ from distviz.results.labels import place_name
 from distviz.results.schema import Count, Layer, Phase
 from distviz.results.tables import by_document, records
 from distviz.sites import SiteKey
-from distviz.stats import inference, statistics, verdict
+from distviz.stats import inference, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from distviz.results.run import Run
     from distviz.results.training import Training
@@ -59,19 +59,28 @@ def drift(training: Training, *, seed: int = 0) -> pd.DataFrame:
     only zeros, which is not tested. p-values are corrected over the places of a quantity. Without
     rows for a training of fewer than two snapshots.
     """
-    steps = training.steps
-    if len(steps) < 2:
-        return pd.DataFrame(columns=COLUMNS)
-    first, last = training.at(steps[0]), training.at(steps[-1])
+    none = pd.DataFrame(columns=COLUMNS)
+    if len(training.steps) < 2:
+        return none
+    first, last = map(training.at, _ends(training))
     keys = [key for key in first.keys if key in last.sketches]
-    parts = [*_of_documents(first, last, keys, seed), _of_channels(training, keys)]
+    if not keys:
+        return none
+    changes = _changes(training, keys)
+    parts = [*_of_documents(first, last, keys, changes, seed), _of_channels(changes[DEAD])]
     places = pd.DataFrame(keys, columns=_PLACE)
     table = pd.concat([pd.concat([places, part], axis=1) for part in parts])
     table = table.sort_index(kind="stable").reset_index(drop=True)
-    return table.assign(step_a=steps[0], step_b=steps[-1])[COLUMNS]
+    return table.assign(step_a=training.steps[0], step_b=training.steps[-1])[COLUMNS]
 
 
-def _of_documents(first: Run, last: Run, keys: Sequence[SiteKey], seed: int) -> list[pd.DataFrame]:
+def _of_documents(
+    first: Run,
+    last: Run,
+    keys: Sequence[SiteKey],
+    changes: Mapping[str, pd.Series[float]],
+    seed: int,
+) -> list[pd.DataFrame]:
     """Return a row per place for each quantity that is tested."""
     numbers = [_values(run, keys) for run in (first, last)]
     sides = [inference.DocumentValues(side["std"], side["near_zero"]) for side in numbers]
@@ -80,9 +89,8 @@ def _of_documents(first: Run, last: Run, keys: Sequence[SiteKey], seed: int) -> 
     a, b = (inference.log_positive(side["absmax"]) for side in numbers)
     found = inference.infer_means(a, b, ABSMAX, paired=False, seed=seed)
     parts.append(found.assign(quantity=ABSMAX))
-    whole = [pd.DataFrame([_together(run, key) for key in keys]) for run in (first, last)]
     return [
-        _completed(part.reset_index(drop=True), whole[1][name] - whole[0][name])
+        _completed(part.reset_index(drop=True), changes[name])
         for part, name in zip(parts, TESTED, strict=True)
     ]
 
@@ -95,13 +103,19 @@ def _values(run: Run, keys: Sequence[SiteKey]) -> dict[str, Any]:
     return {name: arrays.get(name, np.full_like(arrays["std"], np.nan)) for name in _COLUMNS}
 
 
-def _together(run: Run, key: SiteKey) -> dict[str, float]:
-    """Return what each quantity compares, of all values of a place."""
-    sketch = run.merged[key]
-    absmax = max(abs(sketch.min), abs(sketch.max)) if sketch.count else math.nan
-    logs = inference.log_positive(np.array([sketch.std(), absmax]))
-    near_zero = statistics.near_zero(sketch, run.bands[key])
-    return dict(zip(TESTED, (2 * logs[0], near_zero, logs[1]), strict=True))
+def _changes(training: Training, keys: Sequence[SiteKey]) -> dict[str, pd.Series[float]]:
+    """Return the change of all values of each place together, by quantity, from the timeline."""
+    std, near_zero, absmax, dead = (
+        np.array([training.curve(name, key).reindex(_ends(training)) for key in keys])
+        for name in (*_COLUMNS, "dead_channels")
+    )
+    logs = {TESTED[0]: 2 * inference.log_positive(std), ABSMAX: inference.log_positive(absmax)}
+    sides = logs | {TESTED[1]: near_zero, DEAD: dead}
+    return {name: pd.Series(side[:, 1] - side[:, 0]) for name, side in sides.items()}
+
+
+def _ends(training: Training) -> list[int]:
+    return [training.steps[0], training.steps[-1]]
 
 
 def _completed(rows: pd.DataFrame, whole: pd.Series[float]) -> pd.DataFrame:
@@ -114,10 +128,7 @@ def _completed(rows: pd.DataFrame, whole: pd.Series[float]) -> pd.DataFrame:
     )
 
 
-def _of_channels(training: Training, keys: Sequence[SiteKey]) -> pd.DataFrame:
-    steps = training.steps
-    rows = [training.curve("dead_channels", key) for key in keys]
-    change = [row.get(steps[-1], math.nan) - row.get(steps[0], math.nan) for row in rows]
+def _of_channels(change: pd.Series[float]) -> pd.DataFrame:
     found: dict[str, Any] = dict.fromkeys(inference.COLUMNS, math.nan)
     counts = dict.fromkeys(("documents", "documents_a", "documents_b", "zero_variance"), 0)
     reason = "not tested: one number for each snapshot"
@@ -129,7 +140,7 @@ def drift_verdict(training: Training) -> str:
     """Return sentences that say what changed where, and how that was tested."""
     table = training.drift
     if table.empty:
-        return "one snapshot: nothing to compare"
+        return "nothing to compare: one snapshot, or none with the same places as the first"
     tested = table[table["quantity"].isin(TESTED) & table["p_value"].notna()]
     start = f"From step {table['step_a'][0]} to step {table['step_b'][0]}:"
     lines = [f"{start} no place has documents, nothing is tested."]

@@ -122,7 +122,8 @@ class Training(Result):
             "first_nonfinite": None,
             "warnings": [],
         }
-        return cls(manifest, pd.concat(parts, ignore_index=True), dict(runs))
+        timeline = pd.concat(parts or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
+        return cls(manifest, timeline, dict(runs))
 
     @property
     def steps(self) -> list[int]:
@@ -268,7 +269,12 @@ class Training(Result):
         whole = pd.concat(parts, ignore_index=True) if parts else timeline
         if len(whole):
             whole = whole.sort_values("step", kind="stable", ignore_index=True)
-        warnings = (*folder.changes(), *_mixed(folder.manifest))
+        # The tests read the first and the last snapshot; others are checked when they are read.
+        ends = [
+            folder.path / step_folder(step) for step in dict.fromkeys((*found[:1], *found[-1:]))
+        ]
+        changes = [warning for end in ends for warning in Folder(end, RUN, "run").changes()]
+        warnings = (*folder.changes(), *changes, *_mixed(folder.manifest))
         return cls(folder.manifest, whole, runs, file_warnings=warnings)
 
 

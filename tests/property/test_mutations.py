@@ -25,9 +25,11 @@ from support.mutations import mutate, strip_checksums
 from support.synthetic_allocations import allocation_of
 from support.synthetic_fillers import study
 from support.synthetic_sweeps import sweep_of
+from support.synthetic_trainings import training
 
 from distviz import reports
 from distviz.cli.views import allocation, comparison, filler, run, sweep, whatif
+from distviz.cli.views import training as training_view
 from distviz.errors import DistvizError
 from distviz.reports.export import export
 from distviz.results import Run, load
@@ -40,7 +42,7 @@ PARTS = 4
 MOST_SECONDS, MOST_MB = 5, 1000
 VIEWS: dict[str, Any] = {
     "run": run, "comparison": comparison, "filler": filler, "sweep": sweep,
-    "allocation": allocation, "whatif": whatif,
+    "allocation": allocation, "whatif": whatif, "training": training_view,
 }  # fmt: skip
 CHANGED = "changed after distviz wrote the folder"
 
@@ -60,6 +62,7 @@ class Folders:
             "sweep": sweep_of(),
             "allocation": allocation_of(),
             "whatif": evaluate_whatif(small, asked, "run"),
+            "training": training((0, 10), layers=2, n_documents=8).training,
         }
         self.sound = {kind: one.save(place / "sound" / kind) for kind, one in results.items()}
         self.others = [other.save(place / "other"), *self.sound.values()]

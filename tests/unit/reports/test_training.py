@@ -117,6 +117,11 @@ def test_places_of_several_sites_are_named() -> None:
     assert titles[:2] == ["Over the steps: act", "Over the steps: gradient:act"]
 
 
+def test_a_training_that_has_just_begun_has_a_report() -> None:
+    found = reports.training_part(Training.of({}))
+    assert [section.title for section in found.sections] == ["How this was made"]
+
+
 def test_one_snapshot_has_a_report() -> None:
     alone = result_of("training one step")
     assert isinstance(alone, Training)

@@ -128,7 +128,12 @@ def test_one_snapshot_has_no_drift() -> None:
     alone = Training.of({3: snapshot({0: activations(3, 0)})})
     assert alone.drift.empty
     assert list(alone.drift) == COLUMNS
-    assert alone.verdict == "one snapshot: nothing to compare"
+    assert alone.verdict.startswith("nothing to compare: one snapshot")
+
+
+def test_snapshots_of_other_places_are_not_compared() -> None:
+    runs = {step: snapshot({step: activations(step, step)}) for step in (0, 1)}
+    assert Training.of(runs).drift.empty
 
 
 def test_places_of_both_snapshots_are_compared() -> None:

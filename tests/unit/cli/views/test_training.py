@@ -56,8 +56,12 @@ def test_counts_of_what_should_not_be_there_are_shown_where_they_are() -> None:
 
 def test_one_snapshot_is_shown() -> None:
     text = _printed(Training.of({3: snapshot({0: activations(3, 0)})}))
-    assert "one snapshot: nothing to compare" in text
+    assert "nothing to compare: one snapshot" in text
     assert "act, step 3" in text
+
+
+def test_a_training_that_has_just_begun_is_shown() -> None:
+    assert "0 snapshots" in _printed(Training.of({}))
 
 
 def test_every_site_has_a_table() -> None:
