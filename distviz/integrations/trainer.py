@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback as _Callback
 
+from distviz.errors import RequestError, nearest
 from distviz.measure import Monitor
 
 
@@ -26,10 +28,17 @@ class TrainerCallback(_Callback):
     Raises
     ------
     RequestError
-        When the training begins, see `distviz.Monitor`.
+        If an option is unknown; when the training begins, see `distviz.Monitor`.
     """
 
     def __init__(self, every: int = 100, out: str | Path | None = None, **options: Any) -> None:
+        known = [*inspect.signature(Monitor).parameters]
+        for name in options:
+            if name not in known:
+                raise RequestError(
+                    f"TrainerCallback has no parameter {name}{nearest(name, known)}",
+                    f"those of Monitor: {', '.join(known[1:])}",
+                )
         self._options = {"every": every, "out": out, **options}
         self._monitor: Monitor | None = None
 

@@ -102,6 +102,11 @@ def test_a_resumed_training_adds_up(tmp_path: Path) -> None:
         trainer_of(trainable(), tmp_path / "t3", whole).train()
 
 
+def test_options_are_those_of_the_monitor() -> None:
+    with pytest.raises(RequestError, match=r"no parameter gradient \(did you mean 'gradients'"):
+        TrainerCallback(gradient=True)
+
+
 def test_the_package_does_not_import_transformers() -> None:
     code = "import sys, distviz.integrations as i; i.TOOLS; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
