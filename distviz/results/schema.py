@@ -122,8 +122,8 @@ class SketchNote(Struct, kw_only=True):
     min: Finite | None
     max: Finite | None
     is_rounded: bool
-    moments: tuple[Tally, float, float]
-    higher: tuple[float, float, float] | None
+    moments: tuple[Tally, float, Positive]
+    higher: tuple[float, Positive, Positive] | None
     cells: Annotated[int, Meta(ge=0, le=65_536)]
 
 

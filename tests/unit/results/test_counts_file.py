@@ -93,3 +93,19 @@ def test_rows_that_contradict_the_metadata(saved: Path) -> None:
     pq.write_table(table.slice(0, table.num_rows - 3), saved / "counts.parquet")
     with pytest.raises(RequestError, match=r"counts\.parquet is damaged"):
         Run.load(saved)
+
+
+@pytest.mark.parametrize(("name", "place"), [("moments", 2), ("higher", 1), ("higher", 2)])
+def test_sums_that_cannot_be_negative(name: str, place: int, tmp_path: Path) -> None:
+    """Of squares, fourth powers and magnitudes, of values that were rounded."""
+    import pyarrow.parquet as pq
+
+    run = make_run({key_of(): {"all": sketch_of([0.1, -0.7, 3.3], torch.float32)}})
+    file = run.save(tmp_path / "run") / "counts.parquet"
+    table = pq.read_table(file)
+    ((key, text),) = table.schema.metadata.items()
+    note = json.loads(text)
+    note["sketches"][0][name][place] *= -1
+    pq.write_table(table.replace_schema_metadata({key: json.dumps(note)}), file)
+    with pytest.raises(RequestError, match=rf"counts\.parquet is damaged: expected .*{name}"):
+        Run.load(tmp_path / "run")
