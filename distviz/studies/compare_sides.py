@@ -15,7 +15,16 @@ from distviz.arm import find_preset
 from distviz.errors import RequestError
 from distviz.models import locate, refuse_opened
 from distviz.option import check_table, code_in, no_effect
-from distviz.results import COMPARISON, FILLER, RUN, TRAINING, Outline, Run, advice_for
+from distviz.results import (
+    COMPARISON,
+    FILLER,
+    RUN,
+    TRAINING,
+    Outline,
+    Run,
+    advice_for,
+    result_at,
+)
 from distviz.settings import (
     OPTIONS,
     SIDE_B,
@@ -244,7 +253,8 @@ def _known(side: Run | str | Path) -> Run | None:
             f"{path} is a comparison, not a run", f"give {path / 'a'} or {path / 'b'}"
         )
     for name, noun in ((FILLER, "filler study"), (TRAINING, "training")):
-        if (path / name).exists():
+        # A model may have a file of this name.
+        if (path / name).exists() and result_at(path) is not None:
             raise RequestError(f"{path} is a {noun}, not a run", advice_for(path, "run"))
     if path.is_dir() and not any((*path.glob("*config.json"), *path.glob("*.gguf"))):
         raise RequestError(

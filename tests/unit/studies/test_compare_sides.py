@@ -36,6 +36,12 @@ def test_runs_from_folders_are_copied(first: Made, second: Made, tmp_path: Path)
     assert Run.load(again / "a").manifest == first.run.manifest
 
 
+def test_a_model_that_has_a_file_of_its_training_is_a_model(demo_folder: Path) -> None:
+    assert (demo_folder / "training.json").exists()
+    a, b = sides_of(str(demo_folder), str(demo_folder), b_c=0.4)
+    assert (a.run, b.run) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("side", "message"),
     [
