@@ -7,6 +7,7 @@ channels are merged in a fixed order, so results do not depend on the split.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -47,11 +48,33 @@ def _threads() -> int:
 
 
 def share(task: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
-    """Run the task on each part, on threads if there are several; return results in order."""
-    threads = _threads()
-    if len(parts) == 1 or threads == 1:
+    """Run the task on each part; return results in order.
+
+    Other threads help this one: none of them waits for the processor while this one is idle.
+    """
+    threads = min(_threads(), len(parts))
+    if threads < 2:
         return [task(part) for part in parts]
-    return list(_pool(threads).map(task, parts))
+    results: list[Any] = [None] * len(parts)
+    left = iter(range(len(parts)))  # whose next is one step for all threads
+
+    def work() -> None:
+        for index in left:
+            results[index] = task(parts[index])
+
+    helpers = [_pool(threads).submit(work) for _ in range(threads - 1)]
+    _of_pool.threads = 1
+    try:
+        work()
+    finally:
+        _of_pool.threads = None
+        deque(left, maxlen=0)  # nothing is left to do after an error
+        waiting = [helper for helper in helpers if not helper.cancel()]
+        for helper in waiting:
+            helper.exception()
+    for helper in waiting:
+        helper.result()
+    return results
 
 
 def chunks_of(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:

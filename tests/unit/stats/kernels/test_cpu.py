@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -98,28 +99,49 @@ def test_wide_values_have_sums_of_powers_by_slot(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("mode", [False, True])
 def test_sequences_are_shared_in_order(mode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks run on threads, of one thread each, and in the mode of the caller."""
+    """Tasks run here and on another thread, of one thread each, and in the mode of the caller."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    here = threading.get_ident()
+    here, both = threading.get_ident(), threading.Barrier(2, timeout=30)
 
-    def task(row: int) -> tuple[bool, int]:
+    def task(row: int) -> tuple[bool, int, int]:
+        if row < 2:
+            both.wait()
         values[row] = row
-        is_other = threading.get_ident() != here
-        return is_other and torch.is_inference_mode_enabled() is mode, cpu._threads()
+        return torch.is_inference_mode_enabled() is mode, cpu._threads(), threading.get_ident()
 
     with torch.inference_mode(mode):
         values = torch.zeros(8, 4)
-        assert kernels.share_sequences(values, task, list(range(8))) == [(True, 1)] * 8
+        found = kernels.share_sequences(values, task, list(range(8)))
         few = kernels.share_sequences(values, lambda _: threading.get_ident(), [0])
+    assert {one[:2] for one in found} == {(True, 1)}
+    assert here in {one[2] for one in found[:2]} != {here}
+    assert cpu._threads() == 2
     assert values[:, 0].tolist() == list(range(8))
     assert few == [here]
 
 
-def test_an_error_in_a_shared_sequence_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_never_starts_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    held = threading.Event()
+    try:
+        for _ in range(2):
+            cpu._pool(2).submit(held.wait)
+        assert cpu.share(str, [1, 2, 3]) == ["1", "2", "3"]
+    finally:
+        held.set()
+
+
+def test_an_error_in_a_shared_task_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
-    def task(row: int) -> float:
-        return 1 / (row - 5)
+    both = threading.Barrier(2, timeout=30)
 
-    with pytest.raises(ZeroDivisionError):
-        kernels.share_sequences(torch.zeros(8, 4), task, list(range(8)))
+    def task(row: int, whose: bool) -> float:
+        both.wait()
+        return 1 / (row - (5 if (threading.get_ident() == here) == whose else -1))
+
+    here = threading.get_ident()
+    for whose in (True, False):  # of this thread, and of the other
+        with pytest.raises(ZeroDivisionError):
+            cpu.share(partial(task, whose=whose), [5, 5])
+        assert cpu._threads() == 2
