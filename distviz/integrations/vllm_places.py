@@ -107,8 +107,8 @@ def find_places(model: nn.Module) -> Places:
     stacks = list(_stacks(text))
     if len(stacks) != 1:
         raise RequestError(
-            f"{type(model).__name__} has {len(stacks)} stacks of layers; in vLLM distviz observes "
-            "models with one",
+            f"{type(model).__name__} has {len(stacks)} stacks of layers; in vLLM, only models with "
+            "one can be observed",
             "measure the checkpoint instead: distviz run",
         )
     path, layers = stacks[0]

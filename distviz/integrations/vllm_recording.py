@@ -154,7 +154,7 @@ _REFUSED: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
         "",
     ),
     (
-        "model runner V2, whose batches distviz does not know",
+        "model runner V2, whose batches are unknown here",
         lambda config: bool(getattr(config, "use_v2_model_runner", False)),
         "",
         "set the environment variable VLLM_USE_V2_MODEL_RUNNER=0",
@@ -191,7 +191,7 @@ def check_engine(config: Any) -> None:
     for what, is_used, argument, advice in _REFUSED:
         if is_used(config):
             hint = advice or f"give {argument} to LLM(…)"
-            raise RequestError(f"the engine uses {what}; distviz cannot count there", hint)
+            raise RequestError(f"the engine uses {what}: counting is not possible there", hint)
 
 
 class Recording:
