@@ -140,10 +140,11 @@ _OWN = (
             "Only figures of this kind, and no tables without --tables; repeatable. Run: paired, "
             "overview, classes, channels, formats; comparison: compared, overview, classes, "
             "elementwise; filler study: filler, positions, by-count; sweep: sweep, allocation; "
-            "whatif: formats, zeros",
+            "whatif: formats, zeros; training: curves, steps",
             choices=(
                 "paired", "overview", "classes", "channels", "compared", "elementwise", "filler",
-                "positions", "by-count", "sweep", "allocation", "formats", "zeros"), is_open=True),
+                "positions", "by-count", "sweep", "allocation", "formats", "zeros", "curves",
+                "steps"), is_open=True),
     _export("tool", _TEXT, None, "TOOL", "Files of a run for another tool instead: {choices}",
             flags="--for", choices=("imatrix", "smoothquant", "teal", "tensorboard")),
     _export("tables", _TEXT, None, "FORMATS", "Table formats, comma-separated: {choices}",

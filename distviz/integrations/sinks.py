@@ -76,7 +76,7 @@ class TensorBoardSink:
     Parameters
     ----------
     folder
-        Where the events go, beside those that are there: ``tensorboard --logdir FOLDER``.
+        Where the events go, beside those that are there; TensorBoard shows them together.
 
     Raises
     ------
