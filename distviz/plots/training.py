@@ -46,7 +46,7 @@ _CHANGES = {
 }
 _DEPTHS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, 256)), "depths")
 """Colours of layers: dark is first."""
-_MOST_ROWS = 16
+_MOST_ROWS = 12
 """Layers of full height in a heatmap; more are drawn lower, without numbers."""
 
 

@@ -76,7 +76,7 @@ def test_many_layers_have_a_scale_of_colours() -> None:
     assert isinstance(deep, Training)
     assert "colour: layer" in training_curves(deep).axes[0].get_title(loc="left")
     ticks = training_heatmap(deep).axes[0].get_yticklabels()
-    assert (len(ticks), ticks[0].get_text()) == (16, "layer 0")
+    assert (len(ticks), ticks[0].get_text()) == (12, "layer 0")
     assert len(deep.keys) == DEEP
 
 
