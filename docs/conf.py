@@ -52,7 +52,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|np|numpy|pd|pandas|matplotlib|nn|collections|contextlib|pathlib)\..*"),
     (
         "py:.*",
-        r"(Any|Path|Figure|DataFrame|Series|NDArray|ArrayLike|Iterable|Iterator|Sequence|Tensor|u?(int|float)\d+)",
+        r"(Any|Path|Figure|DataFrame|Series|NDArray|ArrayLike|Iterable|Iterator|Sequence|Tensor|dtype|device|u?(int|float)\d+)",
     ),
     (
         "py:class",
