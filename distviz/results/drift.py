@@ -160,7 +160,7 @@ def nonfinite_line(training: Training) -> str:
     kind = {"nan": "NaN", "inf": "infinity"}.get(str(first.get("kind")), "NaN or infinity")
     where = place_name({"stack": "decoder", "layer": 0} | first)
     words = [f"step {first.get('step', '?')}", listed("layer", where), str(first.get("site", ""))]
-    names = ("document", "position", "token")
+    names = ("document", "position", "token", "channel")
     words += [f"{name} {first[name]}" for name in names if first.get(name) not in (None, "")]
     return f"The first {kind}: {', '.join(filter(None, words))}."
 
