@@ -1046,7 +1046,7 @@ def export(
     figures
         Figure formats, comma-separated: ``png``, ``svg``, ``pdf``, ``none``.
     figure
-        Only figures of this kind, and no tables without ``tables``; repeatable. Run: paired, overview, classes, channels, formats; comparison: compared, overview, classes, elementwise; filler study: filler, positions, by-count; sweep: sweep, allocation; whatif: formats, zeros.
+        Only figures of this kind, and no tables without ``tables``; repeatable. Run: paired, overview, classes, channels, formats; comparison: compared, overview, classes, elementwise; filler study: filler, positions, by-count; sweep: sweep, allocation; whatif: formats, zeros; training: curves, steps.
     tool
         Files of a run for another tool instead: ``imatrix``, ``smoothquant``, ``teal``, ``tensorboard``.
     tables
