@@ -125,13 +125,14 @@ def put_together(rows: torch.Tensor, place: Place, group: Any) -> torch.Tensor |
     """
     if place.slices == 1:
         return rows if group.rank_in_group == 0 else None
-    whole = group.gather(rows.contiguous(), dst=0, dim=-1)
-    if whole is None or place.copies == 1:
-        found: torch.Tensor | None = whole
-        return found
-    by_rank = whole.unflatten(-1, (place.slices, -1))
-    different: torch.Tensor = by_rank[:, :: place.copies].flatten(1)
-    return different
+    # Not gather: that of CPUs waits forever where other exchanges follow.
+    whole: torch.Tensor = group.all_gather(rows.contiguous(), dim=-1)
+    if group.rank_in_group != 0:
+        return None
+    if place.copies == 1:
+        return whole
+    by_rank = whole.reshape(len(whole), place.slices, -1)
+    return by_rank[:, :: place.copies].reshape(len(whole), -1)
 
 
 _REFUSED: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (

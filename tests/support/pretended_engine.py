@@ -42,9 +42,8 @@ class Group:
     def __init__(self, ranks: Ranks, rank: int) -> None:
         self.ranks, self.rank_in_group, self.world_size = ranks, rank, ranks.size
 
-    def gather(self, value: torch.Tensor, dst: int, dim: int) -> torch.Tensor | None:
-        parts = self.ranks.exchange(self.rank_in_group, value)
-        return torch.cat(parts, dim=dim) if self.rank_in_group == dst else None
+    def all_gather(self, value: torch.Tensor, dim: int) -> torch.Tensor:
+        return torch.cat(self.ranks.exchange(self.rank_in_group, value), dim=dim)
 
 
 class ColumnParallelLinear(nn.Module):

@@ -126,10 +126,10 @@ class Gathered:
     def __init__(self, parts: list[torch.Tensor], rank: int = 0) -> None:
         self.parts, self.rank_in_group = parts, rank
 
-    def gather(self, value: torch.Tensor, dst: int, dim: int) -> torch.Tensor | None:
+    def all_gather(self, value: torch.Tensor, dim: int) -> torch.Tensor:
         assert value.is_contiguous()
         assert torch.equal(value, self.parts[self.rank_in_group])
-        return torch.cat(self.parts, dim) if self.rank_in_group == dst else None
+        return torch.cat(self.parts, dim)
 
 
 def place(slices: int, copies: int) -> Place:
