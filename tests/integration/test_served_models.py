@@ -227,8 +227,8 @@ def test_the_channels_of_all_ranks_are_put_together(size: int, tiny: tuple[Any, 
 
 def test_tokens_of_preempted_requests_are_counted_once(tiny: tuple[Any, Path]) -> None:
     model, folder = tiny
-    block = 2 * 2 * 16 * 64 * 4  # keys and values, layers, tokens, channels, bytes
-    llm = start(folder, kv_cache_memory_bytes=9 * block, block_size=16, disable_log_stats=False)
+    block = 2 * 2 * 32 * 64 * 4  # keys and values, layers, tokens, channels, bytes
+    llm = start(folder, kv_cache_memory_bytes=6 * block, block_size=32, disable_log_stats=False)
     with watch(llm, sites="k,act") as seen:
         texts = generate(llm, PROMPTS, new=60)
     expected = plain(model, "llama", texts)
@@ -239,7 +239,7 @@ def test_tokens_of_preempted_requests_are_counted_once(tiny: tuple[Any, Path]) -
 
 def test_a_common_beginning_is_counted_in_the_first_document(tiny: tuple[Any, Path]) -> None:
     model, folder = tiny
-    llm = start(folder, enable_prefix_caching=True, block_size=16, max_num_seqs=1)
+    llm = start(folder, enable_prefix_caching=True, block_size=32, max_num_seqs=1)
     first, second = [*range(3, 43)], [*range(3, 38), 99, 98, 97]
     with watch(llm) as seen:
         texts = generate(llm, [first, second])
