@@ -131,7 +131,7 @@ class Gradients:
 
 def _passed_twice(point: HookPoint) -> MeasurementError:
     return MeasurementError(
-        f"two backward passes go through the same forward pass, so the gradient of {point.module} "
-        "comes in two parts",
+        f"two backward passes go through the same forward pass, so {point.module} has two "
+        "gradients",
         "call backward once for each forward pass, or measure without gradients",
     )

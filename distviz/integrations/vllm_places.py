@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import MeasurementError, RequestError
+from distviz.output import counted, listed
 from distviz.sites import HookPoint, join_layers
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Places:
         inside = [site for site in sites if site in OF_MLP]
         if hidden and inside:
             raise RequestError(
-                f"vLLM computes the routed experts of layers {join_layers(hidden)} in one kernel, "
-                f"so that {', '.join(inside)} cannot be observed there",
+                f"vLLM computes the routed experts of {listed('layer', join_layers(hidden))} in "
+                f"one kernel, so that {', '.join(inside)} cannot be observed there",
                 "choose layers without experts or sites of the attention, or measure the "
                 "checkpoint: distviz run",
             )
@@ -107,8 +108,8 @@ def find_places(model: nn.Module) -> Places:
     stacks = list(_stacks(text))
     if len(stacks) != 1:
         raise RequestError(
-            f"{type(model).__name__} has {len(stacks)} stacks of layers; in vLLM, only models with "
-            "one can be observed",
+            f"{type(model).__name__} has {counted(len(stacks), 'stack')} of layers; in vLLM, only "
+            "models with one can be observed",
             "measure the checkpoint instead: distviz run",
         )
     path, layers = stacks[0]
@@ -291,6 +292,7 @@ def _residual(value: Any, *, adds: bool) -> torch.Tensor:
         found: torch.Tensor = value[0] + value[1]
         return found
     raise MeasurementError(
-        f"the layer returns {len(value)} values whose sum is not known to be the residual stream",
+        f"the layer returns {counted(len(value), 'value')} whose sum may not be the residual "
+        "stream",
         "leave the site residual out",
     )

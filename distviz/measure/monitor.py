@@ -28,13 +28,13 @@ from distviz.hooks import (
 )
 from distviz.measure.manifest import versions
 from distviz.measure.ranks import Ranks
-from distviz.measure.snapshots import Sink, Snapshots, nonfinite_line
+from distviz.measure.snapshots import Sink, Snapshots
 from distviz.measure.step_result import StepResult, gather
 from distviz.measure.weights import check_weights, weight_sketches
 from distviz.models import bare, eager, model_details
 from distviz.models.architectures import find_mlps
 from distviz.output import print_error, visible
-from distviz.results import Run, check_output
+from distviz.results import Run, check_output, nonfinite_line
 from distviz.sites import HookPoint
 from distviz.stats import DEFAULT_C
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from distviz.errors import first_line
 from distviz.output import counted, listed, print_error
-from distviz.results import Run, TrainingWriter
+from distviz.results import Run, TrainingWriter, nonfinite_line
 
 _SHOWN = 5
 
@@ -120,15 +120,4 @@ class Snapshots:
             try:
                 self._writer.note(first_nonfinite=self.first_nonfinite, warnings=self._notes)
             except Exception as error:  # noqa: BLE001  (the disk is full)
-                print_error(f"{self.out} lacks the last warnings: {first_line(error)}")
-
-
-def nonfinite_line(place: dict[str, Any]) -> str:
-    """Return what is said of the first value that is not finite."""
-    kind = "NaN" if place["kind"] == "nan" else "infinity"
-    where = [f"layer {place['layer']}" if place["layer"] >= 0 else place["module"], place["site"]]
-    if "document" in place:
-        token = f" ({place['token']!r})" if "token" in place else ""
-        where.append(f"document {place['document']}, token {place['position']}{token}")
-        where.append(f"channel {place['channel']}")
-    return f"step {place['step']}: the first {kind} is in {', '.join(where)}"
+                print_error(f"the last warnings are not in {self.out}: {first_line(error)}")

@@ -184,6 +184,6 @@ def _signed(places: int, value: float) -> str:
 def _heading(training: Training, site: str, inches: float) -> layout.Heading:
     title = f"{model_name(training)} · training · {site}"
     lines: list[Any] = [layout.Line.title(title), layout.Line(training.sample)]
-    if line := nonfinite_line(training):
+    if line := nonfinite_line(training.first_nonfinite):
         lines.append(layout.Line(style.drawable(line), gid="nonfinite"))
     return layout.Heading(lines, inches)

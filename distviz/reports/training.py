@@ -70,7 +70,7 @@ def training_part(training: Training, choice: AxisChoice | None = None) -> Part:
     if len(training.drift):
         table = data_table("drift", training.drift)
         sections.append(Section("What changed from the first to the last snapshot", [table]))
-    verdict = "\n".join(filter(None, [nonfinite_line(training), training.verdict]))
+    verdict = "\n".join(filter(None, [nonfinite_line(training.first_nonfinite), training.verdict]))
     name = str((training.manifest.get("model") or {}).get("architecture") or "")
     line = measured_line(training, name=name, sample=training.sample)
     part = make_part(training, f"{model_name(training)}: training", verdict, sections, "", line)

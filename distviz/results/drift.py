@@ -152,17 +152,20 @@ def drift_verdict(training: Training) -> str:
     return "\n".join(lines)
 
 
-def nonfinite_line(training: Training) -> str:
-    """Return where the first NaN or infinity was; empty without one."""
-    first = training.first_nonfinite
+def nonfinite_line(first: Mapping[str, Any] | None) -> str:
+    """Return where the first NaN or infinity was, as ``training.json`` has it; empty for None."""
     if first is None:
         return ""
     kind = {"nan": "NaN", "inf": "infinity"}.get(str(first.get("kind")), "NaN or infinity")
-    where = place_name({"stack": "decoder", "layer": 0} | first)
-    words = [f"step {first.get('step', '?')}", listed("layer", where), str(first.get("site", ""))]
-    names = ("document", "position", "token", "channel")
-    words += [f"{name} {first[name]}" for name in names if first.get(name) not in (None, "")]
-    return f"The first {kind}: {', '.join(filter(None, words))}."
+    where = listed("layer", place_name({"stack": "decoder", "layer": 0} | {**first}))
+    if first.get("layer") == -1:
+        where = str(first.get("module", ""))
+    token = {"token": repr(first["token"])} if first.get("token") else {}
+    found = {name: first.get(name) for name in ("document", "position")} | token
+    found["channel"] = first.get("channel")
+    words = [f"step {first.get('step', '?')}", where, str(first.get("site", ""))]
+    words += [f"{name} {value}" for name, value in found.items() if value is not None]
+    return f"first {kind}: {', '.join(filter(None, words))}"
 
 
 def _dead(training: Training, site: str) -> list[str]:

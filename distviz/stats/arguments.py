@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
+from distviz.output import counted
 from distviz.parsing import LARGEST, shown
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def check_tensor(values: Any, name: str, dims: tuple[int, ...] = ()) -> None:
     _check_storage(values, name)
     if dims and values.dim() not in dims:
         raise RequestError(
-            f"{name} has {values.dim()} dimensions, {tuple(values.shape)}",
+            f"{name} has {counted(values.dim(), 'dimension')}, {tuple(values.shape)}",
             f"expected {' or '.join(map(str, dims))}",
         )
 

@@ -34,7 +34,7 @@ def summary(training: Training, console: Console | None = None) -> Group:
     """Return the findings: the verdict, and a table for each site."""
     measured = measured_line(training, sample=training.sample)
     parts: list[RenderableType] = [paragraph(measured, console, style="bold")]
-    if line := nonfinite_line(training):
+    if line := nonfinite_line(training.first_nonfinite):
         parts.append(paragraph(line, console, style="bold red"))
     parts += [paragraph(line, console) for line in training.verdict.split("\n")]
     for site in dict.fromkeys(key.site for key in training.keys):

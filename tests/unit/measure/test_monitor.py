@@ -374,8 +374,8 @@ def test_the_first_value_that_is_not_finite_is_reported_at_once(
         line = capsys.readouterr().err
         monitor.step()
     # Three rows of the first pass are documents 0 to 2; row 2 has 3 tokens of padding.
-    where = "layer 1, act, document 5, token 2, channel 7"
-    assert line == f"distviz: step 2: the first infinity is in {where}\n"
+    where = "step 2, layer 1, act, document 5, position 2, channel 7"
+    assert line == f"distviz: first infinity: {where}\n"
     assert capsys.readouterr().err == ""
     manifest = Training.load(tmp_path / "a").manifest
     assert manifest["first_nonfinite"] == {
@@ -390,7 +390,7 @@ def test_the_first_value_that_is_not_finite_is_reported_at_once(
         "channel": 7,
         "token_id": int(ids[2, 5]),
     }
-    assert manifest["warnings"] == [f"step 2: the first infinity is in {where}"]
+    assert manifest["warnings"] == [f"first infinity: {where}"]
 
 
 @contextlib.contextmanager

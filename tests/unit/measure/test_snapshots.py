@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distviz.measure import Sink
-from distviz.measure.snapshots import Snapshots, nonfinite_line
+from distviz.measure.snapshots import Snapshots
 from distviz.results import Training
 
 SETTINGS: dict[str, Any] = {"every": 1, "sites": "act", "layers": "all"}
@@ -32,21 +32,6 @@ def test_notes_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     snapshots.close()
     assert capsys.readouterr().err == "distviz: something\n"
     assert Training.load(tmp_path / "a").manifest["warnings"] == ["something"]
-
-
-@pytest.mark.parametrize(
-    ("more", "line"),
-    [
-        ({}, "step 4: the first NaN is in layer 2, act"),
-        ({"layer": -1}, "step 4: the first NaN is in m, act"),
-        (
-            {"kind": "inf", "document": 3, "position": 7, "channel": 1, "token": " a"},
-            "step 4: the first infinity is in layer 2, act, document 3, token 7 (' a'), channel 1",
-        ),
-    ],
-)
-def test_the_line_of_a_place(more: dict[str, Any], line: str) -> None:
-    assert nonfinite_line(PLACE | more) == line
 
 
 def test_what_has_the_methods_of_a_sink_is_one() -> None:

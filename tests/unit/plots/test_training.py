@@ -67,7 +67,7 @@ def test_the_first_nonfinite_value_is_marked() -> None:
     figure = training_curves(found)
     assert all(ax.get_lines()[-1].get_xdata() == [5, 5] for ax in figure.axes)
     text = shown_text(figure)
-    assert "The first NaN: step 5, layer 1, act." in text
+    assert "first NaN: step 5, layer 1, act" in text
     assert "NaN and infinite values" in text
 
 

@@ -84,19 +84,21 @@ def test_a_part_is_corrected_as_the_whole(trained: Training) -> None:
 
 
 def test_where_the_first_nonfinite_value_was(trained: Training) -> None:
-    assert nonfinite_line(trained) == ""
+    assert nonfinite_line(trained.first_nonfinite) == ""
     values = {layer: activations(0, layer) for layer in range(3)}
     bad = {layer: array.copy() for layer, array in values.items()}
     bad[2][3, 4, 5] = np.inf
     found = Training.of({0: snapshot(values), 7: snapshot(bad), 9: snapshot(bad)})
-    assert nonfinite_line(found) == "The first infinity: step 7, layer 2, act."
-    found.manifest["first_nonfinite"] = {
+    assert nonfinite_line(found.first_nonfinite) == "first infinity: step 7, layer 2, act"
+    first = {
         "step": 6, "layer": 1, "stack": "decoder", "site": "gradient:act", "kind": "nan",
         "document": 3, "position": 4, "token": "so",
     }  # fmt: skip
-    assert nonfinite_line(found) == (
-        "The first NaN: step 6, layer 1, gradient:act, document 3, position 4, token so."
+    assert nonfinite_line(first | {"channel": 0}) == (
+        "first NaN: step 6, layer 1, gradient:act, document 3, position 4, token 'so', channel 0"
     )
+    outside = {"step": 4, "layer": -1, "stack": "model", "site": "module:m", "module": "m"}
+    assert nonfinite_line(outside) == "first NaN or infinity: step 4, m, module:m"
 
 
 def test_equal_snapshots_do_not_differ() -> None:

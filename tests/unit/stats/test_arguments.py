@@ -228,7 +228,7 @@ def test_tensors_that_arm_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("shape", [(), (4,), (1, 2, 3, 4)])
 def test_numbers_of_dimensions(shape: tuple[int, ...]) -> None:
-    with pytest.raises(RequestError, match=f"^x has {len(shape)} dimensions"):
+    with pytest.raises(RequestError, match=rf"^x has {len(shape)} dimensions?, "):
         arm.ARM()(torch.ones(shape))
     assert arm.ARM().plan(torch.ones(shape)) is not None
 

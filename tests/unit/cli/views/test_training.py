@@ -50,7 +50,7 @@ def test_counts_of_what_should_not_be_there_are_shown_where_they_are() -> None:
     clean = _printed(Training.of({0: snapshot(values), 5: snapshot(values)}))
     found = _printed(Training.of({0: snapshot(values), 5: snapshot(bad)}))
     assert ("NaN, inf" in clean, "NaN, inf" in found) == (False, True)
-    assert "The first NaN: step 5, layer 1, act." in found
+    assert "first NaN: step 5, layer 1, act" in found
     assert "dead" not in clean.replace("dead: channels", "")
 
 
