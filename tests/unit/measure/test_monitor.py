@@ -535,3 +535,16 @@ def test_compiled_models_run_uncompiled_in_due_steps(tmp_path: Path) -> None:
 def test_rows_without_padding_are_rows_of_the_mask() -> None:
     ids, mask = padded("left")
     assert kept_rows(ids[..., None], mask).shape == (19, 1)
+
+
+def test_what_cannot_be_observed_is_refused_by_name(tmp_path: Path) -> None:
+    copies = torch.nn.DataParallel(trainable())
+    copies.device_ids = [0, 1]
+    with pytest.raises(RequestError, match="DataParallel runs copies of the model in threads"):
+        distviz.Monitor(copies, out=tmp_path / "a")
+    copies.device_ids = [0]  # the model itself
+    distviz.Monitor(copies, out=tmp_path / "a")
+    divided = trainable()
+    divided._tp_size = 2
+    with pytest.raises(RequestError, match="divided among processes"):
+        distviz.Monitor(divided, out=tmp_path / "a")
