@@ -244,10 +244,13 @@ def note_of_others(model: nn.Module, points: Sequence[HookPoint]) -> list[str]:
     if is_of_transformers(model) or any(isinstance(point, EveryActivation) for point in points):
         return []
     sites = dict.fromkeys(point.site for point in points if point.site in _EVERYWHERE)
-    known = {point.module for point in points}
+    in_layers = [
+        point for mlp in find_mlps(model, towers=True, needed=False) for point in mlp.points
+    ]
+    known = {point.module for point in (*points, *in_layers)}  # with * for each expert
     others = [path for path, m in model.named_modules() if is_activation(path, m)]
-    others = [path for path in others if path not in known] if sites else []
-    if not others:
+    others = [one for one in others if not any(fnmatchcase(one, path) for path in known)]
+    if not sites or not others:
         return []
     left_out = f"{counted(len(others), 'other activation')}, such as {others[0]}"
     return [f"{', '.join(sites)}: of layers with MLPs, without {left_out} (module:PATTERN)"]

@@ -8,7 +8,7 @@ from distviz.errors import RequestError
 from distviz.results.allocation import Allocation
 from distviz.results.comparison import Comparison
 from distviz.results.filler_study import FillerStudy
-from distviz.results.output_folder import advice_for
+from distviz.results.output_folder import advice_for, result_at
 from distviz.results.reading import is_there
 from distviz.results.run import Run
 from distviz.results.sweep import Sweep
@@ -30,8 +30,9 @@ def load(folder: str | Path) -> Kind:
         If it is no such folder, or damaged; the file is named.
     """
     path = Path(folder)
+    is_model = (path / "config.json").is_file() and result_at(path) is None
     for kind in _KINDS:
-        if is_there(path / kind.FILE):
+        if is_there(path / kind.FILE) and not is_model:  # which may have a file of this name
             return kind.load(path)
     if not is_there(path) or not path.is_dir():
         what = "is not a folder" if is_there(path) else "does not exist"

@@ -24,6 +24,7 @@ import pytest
 import typer
 from support.documented_commands import ROOT, Line, command_lines, mentions
 from support.packages import need
+from support.synthetic_trainings import training
 from support.tiny_models import save_tiny
 
 import distviz
@@ -41,6 +42,7 @@ LAUNCHERS = {
 }
 ELSEWHERE = {
     "python": "installation, scripts of the repository",
+    "python3.11": "the environment of vLLM's tests",
     ".": "installation, run by CI from README",
     "pip": "installation, run by CI from README",
     "make": "the environment, the demo, the tests: run by CI",
@@ -126,12 +128,13 @@ def _write_texts(place: Path, demo: Path) -> None:
 
 
 def _measure(place: Path) -> None:
-    """Measure what ``runs/mine`` and ``runs/demo`` stand for."""
+    """Make what the names of results stand for."""
     with contextlib.chdir(place):
         text = [Path("long.jsonl")]
         distviz.run("model", text=text, device="cpu").save("runs/mine")
         distviz.run(text=text, device="cpu").save("runs/demo")
         distviz.run(text=text, device="cpu", sites="linear", arm_layers="none").save("runs/linear")
+        training().training.save("runs/train")
         rows = "".join(f"{layer},0.1\n" for layer in range(99))
         Path("runs/half").mkdir()
         Path("runs/half/allocation.csv").write_text(f"layer,threshold\n{rows}")

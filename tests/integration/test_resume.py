@@ -57,7 +57,8 @@ def _settings(**more: Any) -> RunSettings:
 def _measure(folder: Path, steps: int, *, resumes: bool, **more: Any) -> tuple[Run, int]:
     progress = Stops(steps)
     states = CheckpointFolder(folder, 0.0, resumes=resumes)
-    run = collect.run(text=TEXTS, settings=_settings(**more), progress=progress, states=states)
+    settings = _settings(texts=tuple(TEXTS), **more)
+    run = collect.run(settings, progress=progress, states=states)
     return run, progress.begun
 
 

@@ -49,9 +49,10 @@ def measure(
     settings = RunSettings(
         device="cpu", arm_layers="0,2", max_length=32, batch_size=2, sites="act,down",
         stream=stream, tokens=True, formats=["nvfp4", "int8-channel", "int8-asym"],
+        texts=tuple(TEXTS),
     )  # fmt: skip
     states = CheckpointFolder(folder, 0.0, resumes)
-    return collect.run(text=TEXTS, settings=settings, progress=progress or Seen(), states=states)
+    return collect.run(settings, progress=progress or Seen(), states=states)
 
 
 def files_of(run: Any, folder: Path) -> dict[str, bytes]:
