@@ -17,6 +17,7 @@ from distviz.results.reading import Folder
 from distviz.results.schema import Manifest
 from distviz.results.storage import staging, write_manifest
 from distviz.results.tables import choose_places, rows_at
+from distviz.sites import SiteKey
 from distviz.stats import checks_types
 
 
@@ -197,3 +198,23 @@ def model_layers(manifest: dict[str, Any]) -> int:
     """Return the number of the model's layers; 0 if the manifest does not contain it."""
     number = (manifest.get("model") or {}).get("layers")
     return number if isinstance(number, int) else 0
+
+
+class ByKeys(ABC):
+    """What results have in common whose distributions have keys."""
+
+    manifest: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def keys(self) -> list[SiteKey]:
+        """The keys of all distributions."""
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers that can be selected, the model's, or up to the last observed."""
+        last = max((key.layer for key in self.keys), default=-1)
+        return max(last + 1, model_layers(self.manifest))
+
+    def _places(self) -> Iterable[tuple[int, str]]:
+        return ((key.layer, key.site) for key in self.keys)

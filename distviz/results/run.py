@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from distviz.parsing import parse_json
 from distviz.results import agreement, counts_file, token_groups
 from distviz.results.columns import Channel, Document, Expert, Extreme, FormatLoss, Plan, Row
 from distviz.results.reading import Folder
-from distviz.results.result import Result, model_layers
+from distviz.results.result import ByKeys, Result
 from distviz.results.schema import SCHEMA_VERSION, Manifest, RunManifest, SavedText, check
 from distviz.results.storage import RUN
 from distviz.results.tables import records
@@ -34,7 +34,7 @@ _TEXTS = "documents.jsonl"
 
 
 @dataclass(frozen=True, repr=False)
-class Run(Result):
+class Run(ByKeys, Result):
     """One measured model.
 
     Attributes
@@ -111,15 +111,6 @@ class Run(Result):
                 source = self.merged[before if before in self.merged else key]
                 own[before] = statistics.near_zero_eps(source, self.c)
         return {key: own[key._replace(phase="before")] for key in self.keys}
-
-    @property
-    def n_layers(self) -> int:
-        """The number of layers that can be selected, the model's, or up to the last observed."""
-        last = max((key.layer for key in self.keys), default=-1)
-        return max(last + 1, model_layers(self.manifest))
-
-    def _places(self) -> Iterable[tuple[int, str]]:
-        return ((key.layer, key.site) for key in self.keys)
 
     def _at(self, places: set[tuple[int, str]]) -> Run:
         chosen = {k: v for k, v in self.sketches.items() if (k.layer, k.site) in places}

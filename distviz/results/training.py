@@ -7,7 +7,7 @@ process has left of the other files, every complete snapshot is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from distviz.results.columns import Place, Row
 from distviz.results.drift import drift, drift_verdict
 from distviz.results.labels import measured_line
 from distviz.results.reading import Folder, file_digest
-from distviz.results.result import Result, model_layers
+from distviz.results.result import ByKeys, Result
 from distviz.results.run import Run
 from distviz.results.schema import (
     SCHEMA_VERSION,
@@ -83,7 +83,7 @@ class Snapshots(Mapping[int, Run]):
 
 
 @dataclass(frozen=True, repr=False)
-class Training(Result):
+class Training(ByKeys, Result):
     """The snapshots of a training.
 
     Attributes
@@ -175,15 +175,6 @@ class Training(Result):
         names = ["step", "layer", "stack", "site", "statistic"]
         found = records(rows[names].head(1).rename(columns={"statistic": "kind"}))
         return found[0] if found else None
-
-    @property
-    def n_layers(self) -> int:
-        """The number of layers that can be selected, the model's, or up to the last observed."""
-        last = max((key.layer for key in self.keys), default=-1)
-        return max(last + 1, model_layers(self.manifest))
-
-    def _places(self) -> Iterable[tuple[int, str]]:
-        return ((key.layer, key.site) for key in self.keys)
 
     def _at(self, places: set[tuple[int, str]]) -> Self:
         def part(run: Run) -> Run:
