@@ -32,6 +32,7 @@ def _run() -> Any:
     try:
         _prepare_streams()
         keep_freed_memory()
+        let_waiting_threads_sleep()
         if sys.flags.optimize > 1:
             raise RequestError(
                 "python -OO removes the docstrings that transformers reads",
@@ -54,7 +55,7 @@ def _run() -> Any:
     return code
 
 
-# Memory -------------------------------------------------------------------------------------
+# Memory and threads -------------------------------------------------------------------------
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``."""
@@ -78,6 +79,25 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_RECYCLED) & mallopt(_M_TRIM_THRESHOLD, _KEPT))
+
+
+SPINS = 2_000
+"""How often a thread looks for work before it sleeps: some tens of microseconds."""
+
+
+def let_waiting_threads_sleep() -> bool:
+    """Let torch's threads sleep soon after an operation; return whether they do.
+
+    GNU's OpenMP lets them spin 300,000 times, for milliseconds: on the cores that hooks count on,
+    or that other processes need. Nothing changes once torch is loaded, or where the environment
+    configures it.
+
+    Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() or "torch" in sys.modules:
+        return False
+    os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+    return True
 
 
 # Streams ------------------------------------------------------------------------------------

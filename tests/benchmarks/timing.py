@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import torch
 
-from distviz.cli.process import keep_freed_memory
+from distviz.cli.process import SPINS, keep_freed_memory
 
 keep_freed_memory()  # for both sides, as the command does
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():  # and this before torch is loaded
+    os.execve(sys.executable, sys.orig_argv, os.environ | {"GOMP_SPINCOUNT": str(SPINS)})
 
 
 def seconds(call: Callable[[], object], repeats: int = 1) -> float:

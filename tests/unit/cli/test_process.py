@@ -100,3 +100,31 @@ def test_activations_take_the_memory_of_those_before() -> None:
     untouched, new = pages(MALLOC_ARENA_TEST="8")
     assert (is_kept, untouched) == ("True", "False")
     assert kept < 1000 < 50_000 < new
+
+
+WAITING = """
+import sys
+from distviz.cli.process import let_waiting_threads_sleep
+is_first = let_waiting_threads_sleep()
+import torch
+print(is_first, let_waiting_threads_sleep())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP")
+@pytest.mark.parametrize(
+    ("env", "changes", "spins"),
+    [({}, True, "2000"), ({"GOMP_SPINCOUNT": "70"}, False, "70")],
+    ids=["unconfigured", "configured"],
+)
+def test_waiting_threads_sleep_soon(env: dict[str, str], changes: bool, spins: str) -> None:
+    """The OpenMP that torch loads tells what it has read."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    found = subprocess.run(
+        [sys.executable, "-c", WAITING],
+        capture_output=True, check=True, text=True,
+        env=plain | {"OMP_DISPLAY_ENV": "VERBOSE"} | env,
+    )  # fmt: skip
+    assert found.stdout == f"{changes} False\n"
+    assert f"GOMP_SPINCOUNT = '{spins}'" in found.stderr
