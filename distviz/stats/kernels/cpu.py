@@ -172,10 +172,11 @@ def count_magnitudes(
     values = values.detach()
     words, items = words_of(values), _items(slots, values.shape[1])
     is_wide = words.dtype == np.uint32
+    add = numba_loops.count_magnitudes_32 if is_wide else numba_loops.count_magnitudes_16
 
     def one(rows: NDArray[np.int64]) -> NDArray[np.uint32]:
         table = np.zeros(float_grid.SIGN, np.uint32)
-        numba_loops.count_magnitudes(words, rows, is_wide, table)
+        add(words, rows, table)
         return table
 
     tables = np.zeros((n_slots, float_grid.SIGN), np.uint32)

@@ -33,19 +33,23 @@ def round_row(bits, codes):
 
 
 @njit(**_OPTIONS)
-def count_magnitudes(words, rows, is_wide, table):
-    """Add the 15 magnitude bits of 16-bit rows, or of rounded 32-bit ones, to uint32[32768]."""
+def count_magnitudes_16(codes, rows, table):
+    """Add the 15 magnitude bits of 16-bit rows to uint32[32768]."""
+    for index in range(rows.size):
+        row = codes[rows[index]]
+        for column in range(row.size):
+            table[row[column] & np.uint16(0x7FFF)] += np.uint32(1)
+
+
+@njit(**_OPTIONS)
+def count_magnitudes_32(words, rows, table):
+    """Like :func:`count_magnitudes_16` for the bit patterns of float32, rounded to bf16."""
     width = words.shape[1]
     codes = np.empty(width, np.uint16)
     for index in range(rows.size):
-        row = words[rows[index]]
-        if is_wide:
-            round_row(row, codes)
-            for column in range(width):
-                table[codes[column] & np.uint16(0x7FFF)] += np.uint32(1)
-        else:
-            for column in range(width):
-                table[np.uint16(row[column]) & np.uint16(0x7FFF)] += np.uint32(1)
+        round_row(words[rows[index]], codes)
+        for column in range(width):
+            table[codes[column] & np.uint16(0x7FFF)] += np.uint32(1)
 
 
 @njit(**_OPTIONS)
@@ -319,7 +323,10 @@ def distance_of_rank(values, counts, rank, center):
 
     Walks outward from the centre.
     """
-    right = np.searchsorted(values, center)
+    right, end = 0, values.size  # NumPy's search takes a second to compile
+    while right < end:
+        middle = (right + end) // 2
+        right, end = (middle + 1, end) if values[middle] < center else (right, middle)
     left = right - 1
     seen = 0
     distance = 0.0
@@ -354,9 +361,11 @@ def compress(table, magnitudes, values, negative, positive):
 @njit(**_OPTIONS)
 def summarise(values, negative, positive, c, given_eps):
     """Statistics of the magnitudes of a table; see `distviz.stats.kernels.cpu.summarise`."""
-    filled = values.size
-    counts = negative + positive
-    total = counts.sum()
+    filled, total = values.size, 0
+    counts = np.empty(filled, np.int64)
+    for cell in range(filled):
+        counts[cell] = negative[cell] + positive[cell]
+        total += counts[cell]
     if total == 0:
         return 0, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, np.nan, np.nan
     signed, l1, squares, ranked = 0.0, 0.0, 0.0, 0.0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distviz.stats import kernels
+from distviz.stats import float_grid, kernels
 from distviz.stats.kernels import cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -145,3 +145,19 @@ def test_an_error_in_a_shared_task_is_raised(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(ZeroDivisionError):
             cpu.share(partial(task, whose=whose), [5, 5])
         assert cpu._threads() == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 300])
+def test_the_summary_of_a_table_is_that_of_its_values(n: int) -> None:
+    x = torch.randn(n, generator=torch.Generator().manual_seed(n)).bfloat16()
+    x[::3] = x[0]  # ties
+    table = np.bincount(x.view(torch.int16).numpy().view(np.uint16), minlength=65536)
+    found = cpu.summarise(table, float_grid.magnitudes("bf16"), 0.13, -1.0)
+    values = x.double().numpy()
+    sizes = np.sort(np.abs(values))
+    middle = (n - 1) // 2
+    eps = 1.4826 * np.sort(np.abs(sizes - sizes[middle]))[middle] * 0.13
+    gini = 2 * (np.arange(1, n + 1) @ sizes) / (n * sizes.sum()) - (n + 1) / n
+    wanted = [n, values.mean(), values.std(), eps, (sizes < eps).mean(), sizes.sum()]
+    wanted += [np.linalg.norm(values), gini, sizes[-1]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-15)
