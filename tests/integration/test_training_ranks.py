@@ -18,27 +18,33 @@ pytestmark = pytest.mark.extended
 PROGRAM = Path(__file__).parents[1] / "support" / "training_ranks.py"
 
 
-def trained(kind: str, folder: Path) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
-    """Train with torchrun; return the process, and what the hooks of each rank kept."""
+KINDS = ["ddp", "fsdp1", "fsdp2", "accelerate"]
+Trained = tuple[subprocess.CompletedProcess[str], Path]
+
+
+def trained(folder: Path, *kinds: str) -> Trained:
+    """Train with torchrun, one kind after the other; return the process and the folder."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(PROGRAM), kind, str(folder / "out")]
     done = subprocess.run(
-        [sys.executable, *command, *arguments],
-        capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, *command, str(PROGRAM), str(folder), *kinds],
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
-    return done, [np.load(path) for path in sorted(folder.glob("rank*.npz"))]
+    return done, folder
 
 
-def messages(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in done.stderr.splitlines() if line.startswith("distviz:")]
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Each kind, and one that fails, in one start: a start costs more than a training."""
+    return trained(tmp_path_factory.mktemp("trained"), *KINDS, "fails")
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2", "accelerate"])
-def test_the_ranks_are_put_together(kind: str, tmp_path: Path) -> None:
-    done, kept = trained(kind, tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ranks_are_put_together(kind: str, every: Trained) -> None:
+    done, folder = every
     assert done.returncode == 0, done.stderr
-    assert messages(done) == []
-    training = Training.load(tmp_path / "out")
+    kept: list[Any] = [np.load(path) for path in sorted((folder / kind).glob("rank*.npz"))]
+    assert len(kept) == 2
+    training = Training.load(folder / kind / "out")
     assert training.steps == [0, 2]
     assert [one["passes"] for one in training.manifest["steps"]] == [4, 4]
     for step in (0, 2):
@@ -59,17 +65,17 @@ def test_the_ranks_are_put_together(kind: str, tmp_path: Path) -> None:
             assert_stats(row.to_dict(), values, eps_of(values))
 
 
-def test_a_process_that_makes_no_pass_or_fails(tmp_path: Path) -> None:
-    done, _ = trained("fails", tmp_path)
+def test_only_the_process_that_fails_says_so(every: Trained) -> None:
+    done, folder = every
     assert done.returncode == 0, done.stderr
-    assert messages(done) == [
+    assert [line for line in done.stderr.splitlines() if line.startswith("distviz:")] == [
         "distviz: step 2 has no snapshot: rank 1: broken",
         "distviz: 1 of 2 snapshots missing, step 2: rank 1: broken",
     ]
-    assert Training.load(tmp_path / "out").steps == [0]
+    assert Training.load(folder / "fails" / "out").steps == [0]
 
 
 def test_a_monitor_in_the_first_process_alone_is_refused(tmp_path: Path) -> None:
-    done, _ = trained("only first", tmp_path)
+    done, _ = trained(tmp_path, "only first")
     assert done.returncode != 0
     assert "the Monitor waits for rank 1 of 2" in done.stderr

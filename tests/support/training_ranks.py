@@ -1,6 +1,7 @@
-"""A training of several processes, for torchrun: python training_ranks.py KIND OUT.
+"""Trainings of several processes, for torchrun: python training_ranks.py FOLDER KIND...
 
-Rank 0 and rank 1 see other batches. Each saves what plain hooks see beside the snapshots.
+One training after the other, each in a folder of its kind. Rank 0 and rank 1 see other batches.
+Each saves what plain hooks see beside the snapshots.
 """
 
 from __future__ import annotations
@@ -23,14 +24,21 @@ from support.padded_models import kept_rows, padded
 from support.trained_models import capturing, trainable
 
 
-def main(kind: str, out: Path) -> None:
+def main(folder: Path, *kinds: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
+    for kind in kinds:
+        train(kind, folder / kind)
+    distributed.destroy_process_group()
+
+
+def train(kind: str, folder: Path) -> None:
     rank = distributed.get_rank()
+    folder.mkdir(exist_ok=True)
     model = trainable()
     plain = model
     wrapped: Any = prepared(kind, model)
-    options: dict[str, Any] = {"every": 2, "out": out, "gradients": True}
+    options: dict[str, Any] = {"every": 2, "out": folder / "out", "gradients": True}
     if kind != "fsdp1":
         options["weights"] = True
     if kind == "only first":
@@ -66,8 +74,7 @@ def main(kind: str, out: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
             monitor.step()
-    np.savez(out.parent / f"rank{rank}.npz", **kept)
-    distributed.destroy_process_group()
+    np.savez(folder / f"rank{rank}.npz", **kept)
 
 
 def prepared(kind: str, model: Any) -> Any:
@@ -99,5 +106,5 @@ def raise_in_hooks(monitor: Any) -> None:
 
 if __name__ == "__main__":
     assert kept_rows
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
     os._exit(0)
