@@ -99,7 +99,7 @@ DEGENERATE = {
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [*((name, name) for name in DEGENERATE), *(("zeros", name) for name in DEGENERATE)],
+    [*((name, name) for name in DEGENERATE), *(("zeros", name) for name in [*DEGENERATE][1:])],
 )
 def test_degenerate_data_draw_and_print(a: str, b: str, tmp_path: Path) -> None:
     columns = ["document", "layer", "stack", "site", "phase", "module", "std", "near_zero"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import synthetic_fillers
@@ -15,6 +17,8 @@ from support.synthetic_sweeps import sweep_of
 from support.synthetic_trainings import training
 
 from distviz.errors import RequestError
+from distviz.plots import FigureSpecs
+from distviz.reports import export as exports
 from distviz.reports import report_folders, write_folder
 from distviz.results.loading import _KINDS
 from distviz.results.output_folder import (
@@ -51,7 +55,17 @@ def test_every_table_of_a_result_is_known() -> None:
 @pytest.mark.parametrize(
     "kind", ["run", "comparison", "filler", "sweep", "allocation", "whatif", "training"]
 )
-def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
+def test_what_distviz_writes_is_replaced(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of its files: figures are empty ones here."""
+
+    def touch(specs: FigureSpecs, place: Path, formats: Sequence[str], *_: Any) -> None:
+        for name in specs:
+            for form in formats:
+                (place / f"{name}.{form}").touch()
+
+    monkeypatch.setattr(exports, "_draw", touch)
     first, second = make(1).run, make(2).run
     results = {
         "run": lambda: silu_run().run,
@@ -64,6 +78,7 @@ def test_what_distviz_writes_is_replaced(kind: str, tmp_path: Path) -> None:
     }
     out = write_folder(results[kind](), tmp_path / "out", figures=("svg",))
     report_folders([out])
+    assert list((out / "figures").glob("*.svg"))
     check_output(out, force=True)
     with pytest.raises(RequestError, match="exists"):
         check_output(out, force=False)
