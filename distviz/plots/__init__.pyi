@@ -42,6 +42,8 @@ from .style import styled as styled
 from .sweep import sweep_by_layer as sweep_by_layer
 from .sweep import sweep_overview as sweep_overview
 from .token_classes import token_classes as token_classes
+from .training import TRAINING_CHANGES as TRAINING_CHANGES
+from .training import TRAINING_CURVES as TRAINING_CURVES
 from .training import training_curves as training_curves
 from .training import training_heatmap as training_heatmap
 from .whatif_formats import format_losses as format_losses

@@ -30,20 +30,22 @@ if TYPE_CHECKING:
     from distviz.results import Training
     from distviz.sites import SiteKey
 
-_CURVES = {
+TRAINING_CURVES = {
     "std": "standard deviation",
     "near_zero": "near-zero share, |x| < ε of the snapshot",
     "absmax": "largest |x|",
     "dead_channels": "dead channels (only zeros in the snapshot)",
     "nonfinite": "NaN and infinite values",
 }
+"""Statistics that are drawn over the steps, and their titles."""
 _COUNTS = ("dead_channels", "nonfinite")
 """Drawn only where one is above 0."""
-_CHANGES = {
+TRAINING_CHANGES = {
     "std": "standard deviation, log2 of the ratio to step {0}",
     "near_zero": "near-zero share, percentage points above step {0}",
     "absmax": "largest |x|, log2 of the ratio to step {0}",
 }
+"""Statistics whose changes are drawn, and their titles with a place for the first step."""
 _DEPTHS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, 256)), "depths")
 """Colours of layers: dark is first."""
 _MOST_ROWS = 12
@@ -61,7 +63,7 @@ def training_curves(training: Training, site: str = "act", *, width: str | None 
         If the site was not observed.
     """
     keys = _keys(training, site)
-    shown = [name for name in _CURVES if _has(training, name, keys)]
+    shown = [name for name in TRAINING_CURVES if _has(training, name, keys)]
     with style.styled(width) as page:
         inches = page.or_width(7.2)
         heights = [0.9 if page.is_narrow else 1.25] * len(shown)
@@ -108,7 +110,7 @@ def _draw_curves(ax: Axes, training: Training, name: str, keys: Sequence[SiteKey
     if first is not None and "step" in first:
         ax.axvline(first["step"], color="#c00000", linewidth=0.9, dashes=(4, 3), gid="nonfinite")
     values = np.concatenate([curve.to_numpy(dtype=float) for curve in curves])
-    title = _CURVES[name]
+    title = TRAINING_CURVES[name]
     if name in ("std", "absmax") and log_if_wide(ax, values):
         title += " (log)"
     else:
@@ -137,7 +139,7 @@ def training_heatmap(training: Training, site: str = "act", *, width: str | None
     if len(steps) < 2:
         raise RequestError("the training has one snapshot, which is compared with none")
     names = list(curve_names(keys).values())
-    shown = {name: _changes(training, name, keys) for name in _CHANGES}
+    shown = {name: _changes(training, name, keys) for name in TRAINING_CHANGES}
     with style.styled(width) as page:
         inches = page.or_width(7.2)
         each = ROW * max(min(len(keys), _MOST_ROWS), 2)
@@ -145,7 +147,7 @@ def training_heatmap(training: Training, site: str = "act", *, width: str | None
         figure, axes = layout.stacked(inches, heights)
         for ax, (name, values) in zip(axes, shown.items(), strict=True):
             _draw_changes(ax, name, values, names)
-            layout.panel_title(ax, _CHANGES[name].format(steps[0]))
+            layout.panel_title(ax, TRAINING_CHANGES[name].format(steps[0]))
         share_x_labels(axes, "step")
         layout.arrange(figure, _heading(training, site, inches), heights)
         labels = [f"{step}" for step in steps[1:]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from distviz.output import counted
-from distviz.plots import CHANGE
+from distviz.plots import CHANGE, TRAINING_CHANGES, TRAINING_CURVES
 from distviz.reports import axes, charts
 from distviz.reports.cells import data_table
 from distviz.reports.comparison import interval_rows
@@ -34,20 +34,13 @@ if TYPE_CHECKING:
     from distviz.results import Training
     from distviz.sites import SiteKey
 
-_MAIN = {
-    "std": "standard deviation",
-    "near_zero": "near-zero share",
-    "absmax": "largest |x|",
-    "dead_channels": "dead channels (only zeros in the snapshot)",
-    "nonfinite": "NaN and infinite values",
-}
 _SHARES = ("near_zero", "zero_share")
 _TESTED = {
     "log_variance_ratio": "log variance ratio, last against first, mean of documents",
     "log_absmax_ratio": "log ratio of the largest |x|, last against first, mean of documents",
     "near_zero_difference": "near-zero difference, last − first, points, mean of documents",
 }
-_CHANGES = {"std": "standard deviation", "absmax": "largest |x|"}
+_RATIOS = ("std", "absmax")
 """Statistics whose ratio to the first snapshot is a heatmap."""
 _MOST_STEPS, _MOST_COLUMNS = 100, 40
 """Steps of a curve, and of a heatmap or a curve that is folded away; of more, so many are drawn."""
@@ -88,10 +81,12 @@ def _by_step(training: Training, site: str, sites: Sequence[str]) -> list[Sectio
     keys = [key for key in training.keys if key.site == site]
     names = list(dict.fromkeys(training.timeline["statistic"]))
     steps, few = (_spread(training.steps, most) for most in (_MOST_STEPS, _MOST_COLUMNS))
-    main = [_curves(training, name, title, keys, steps) for name, title in _MAIN.items()]
-    others = [_curves(training, name, name, keys, few) for name in names if name not in _MAIN]
+    main = [_curves(training, name, title, keys, steps) for name, title in TRAINING_CURVES.items()]
+    others = [
+        _curves(training, name, name, keys, few) for name in names if name not in TRAINING_CURVES
+    ]
     blocks: list[Block] = [chart for chart in main if chart is not None]
-    blocks += [chart for name in _CHANGES if (chart := _heatmap(training, name, keys, few))]
+    blocks += [chart for name in _RATIOS if (chart := _heatmap(training, name, keys, few))]
     blocks += _tested(training, site)
     found = [chart for chart in others if chart is not None]
     blocks.append(Fold("All other statistics over the steps", found, grid=True))
@@ -138,7 +133,7 @@ def _heatmap(
             rows.append(row | {"name": f"step {step}, {word}"})
     if all(row["value"] is None for row in rows):
         return None
-    title = f"{_CHANGES[name]}, log2 of the ratio to step {first}"
+    title = TRAINING_CHANGES[name].format(first)
     spec = charts.heatmap(rows, title, axes.NUMBER, x="step", y="place", colors=CHANGE)
     return Chart(title, spec, 90 + 17 * max(len(keys), 2))
 

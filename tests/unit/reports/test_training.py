@@ -7,6 +7,7 @@ import pytest
 from support.figure_results import result_of
 from support.synthetic_trainings import STEPS, activations, snapshot
 
+from distviz.plots import TRAINING_CURVES
 from distviz.reports import training as reports
 from distviz.reports.page import Browser, Chart, DataTable, Fold, Part
 from distviz.results import Training
@@ -51,8 +52,9 @@ def test_curves_are_those_of_the_values(part: Part) -> None:
             for layer in range(4):
                 expected = function(values_of(row["place"], layer))
                 assert row[f"v{layer}"] == pytest.approx(expected, rel=2e-4)
-    assert "dead channels (only zeros in the snapshot)" in found
-    assert "NaN and infinite values" not in found
+    assert TRAINING_CURVES["dead_channels"] in found
+    assert TRAINING_CURVES["near_zero"] in found
+    assert TRAINING_CURVES["nonfinite"] not in found
 
 
 def test_heatmaps_are_ratios_to_the_first_snapshot(part: Part) -> None:
