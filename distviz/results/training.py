@@ -310,10 +310,12 @@ def timeline_rows(step: int, run: Run) -> pd.DataFrame:
     dead = _dead_channels(run)
     keys = stats[_PLACE].itertuples(index=False, name=None)
     stats["dead_channels"] = [dead.get(SiteKey._make(key), float("nan")) for key in keys]
-    rows = stats.melt(_PLACE, var_name="statistic", value_name="value", ignore_index=False)
-    rows = rows.sort_index(kind="stable")  # a place after the other
-    rows["value"] = rows["value"].astype(float)
-    return rows.assign(step=step)[COLUMNS].reset_index(drop=True)
+    names = [name for name in stats.columns if name not in _PLACE]
+    # A place after the other, which melt would sort for at several times the cost.
+    rows = stats[_PLACE].loc[stats.index.repeat(len(names))].reset_index(drop=True)
+    rows["statistic"] = names * len(stats)
+    rows["value"] = stats[names].to_numpy(dtype=float).ravel()
+    return rows.assign(step=step)[COLUMNS]
 
 
 def _dead_channels(run: Run) -> dict[SiteKey, float]:

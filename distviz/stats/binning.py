@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from distviz.errors import RequestError
 from distviz.stats.arguments import check_width, checks_types
-from distviz.stats.sketch import Sketch
+from distviz.stats.sketch import Sketch, UnchangedSketch
 
 Floats = NDArray[np.float64]
 
@@ -137,7 +137,7 @@ def bin_edges(
         raise RequestError(f"bins is {bins}, it must be at least 1")
     if window is not None and not (-math.inf < window[0] < window[1] < math.inf):
         raise RequestError(f"window is {window}, the first end must be below the second")
-    filled = [sketch for sketch in sketches if sketch.count]
+    filled = [UnchangedSketch(sketch) for sketch in sketches if sketch.count]
     if not filled:
         return np.array([-0.5, 0.5] if window is None else window)
     places = scale.forward(mass_ends(filled) if window is None else window)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ class Sketch:
             half[top:] = 0
 
     def _take(self, other: Sketch) -> None:
-        for name in self.__slots__:
+        for name in Sketch.__slots__:
             setattr(self, name, getattr(other, name))
 
     def _stretch(self, low: float, high: float) -> None:
@@ -217,6 +218,14 @@ class Sketch:
             raise RequestError("quantiles lie between 0 and 1")
         found = self.clip(interpolate_quantiles(*self.pairs(), np.atleast_1d(wanted)))
         return float(found[0]) if wanted.ndim == 0 else found.reshape(wanted.shape)
+
+
+class UnchangedSketch(Sketch):
+    """A sketch that computes its pairs once; the original must not change while this is used."""
+
+    def __init__(self, sketch: Sketch) -> None:
+        self._take(sketch)
+        vars(self).update(pairs=cache(sketch.pairs), magnitude_pairs=cache(sketch.magnitude_pairs))
 
 
 _GRIDS = float_grid.GRIDS

@@ -15,7 +15,7 @@ from distviz.errors import RequestError
 from distviz.stats import float_grid
 from distviz.stats.arguments import check_width, checks_types, to_array
 from distviz.stats.magnitudes import HasMagnitudes
-from distviz.stats.sketch import Sketch, interpolate_quantiles
+from distviz.stats.sketch import Sketch, UnchangedSketch, interpolate_quantiles
 
 DEFAULT_C = 0.13
 PERCENTILES = {
@@ -153,6 +153,7 @@ def describe(sketch: Sketch, eps: float | None = None, c: float = DEFAULT_C) -> 
 
     ``eps`` is that of the phase ``before``; None computes it from the sketch with ``c``.
     """
+    sketch = UnchangedSketch(sketch)
     values, counts = sketch.pairs()
     shares = np.array(list(PERCENTILES.values())) / 100
     quantiles = sketch.clip(interpolate_quantiles(values, counts, shares))
