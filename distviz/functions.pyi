@@ -958,7 +958,7 @@ def whatif(
     ranges
         Range of the formats: ``max``, ``percentile``, ``mse``, ``none`` (fp8 without a scale). Default: all.
     percentile
-        Percentage of the values within ``ranges`` percentile. Default: 99.9.
+        Percentage of the values within ``ranges='percentile'``. Default: 99.9.
     report
         Also write report.html into the folder.
 

@@ -261,8 +261,13 @@ def _is_number(value: Any) -> bool:
 
 # Names ------------------------------------------------------------------------------------------
 
-_FLAG = re.compile(r"distviz [a-z]+ .*|(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
-"""An option, or a command with all that follows it."""
+_FLAG = re.compile(
+    r"distviz [a-z]+ .*|(?<![\w-])(--[a-z][a-z0-9-]*)(?![\w-])"
+    r"(?: ('[^']*'|(?!--|distviz )[\w%+*/-](?:[\w%+*./:,;-]*[\w%+*/-])?)(?=(:?)))?"
+)
+"""A command with all that follows it, or an option and the word behind it, which may be a value."""
+_WORDS = ("none", "all", "auto", "linear", "eager", "sdpa")
+"""Values that are plain words and not among the choices of each option that takes them."""
 
 
 @contextmanager
@@ -280,24 +285,50 @@ def naming_parameters(command: str) -> Iterator[None]:
 def in_parameters(text: str, command: str, form: str = "{}") -> str:
     """Return a text that names parameters of a function in place of options.
 
-    ``form`` is what surrounds a name. Commands that a text contains are unchanged.
+    A value behind an option is written as in Python: ``layers=[0, 2]``. ``form`` is what surrounds
+    a name. Commands that a text contains are unchanged.
     """
     names = _names(command)
 
     def named(found: re.Match[str]) -> str:
-        name = names.get(found[0])
-        return found[0] if name is None else form.format(name)
+        flag, word = found[1], found[2]
+        name, option = names.get(flag, ("", None))
+        if not name:
+            return found[0]
+        if word and option and (found[3] or _is_value(option, word)):
+            return form.format(f"{name}={_literal(option, word)}")
+        return form.format(name) + (f" {word}" if word else "")
 
     for option in parameters_of(command).values():
         if not option.heading and len(option.metavar) > 1:  # A and B are sides
-            text = re.sub(rf"^{re.escape(option.metavar)}(?= is | ')", option.name, text)
+            text = re.sub(rf"^{re.escape(option.metavar)}(?= is )", option.name, text)
+            text = re.sub(rf"^{re.escape(option.metavar)} (?=')", f"{option.name}=", text)
     return _FLAG.sub(named, text)
 
 
+def _is_value(option: Option, word: str) -> bool:
+    """Whether the word behind an option is a value, and not the next one of a sentence."""
+    is_plain = word != "-" and not re.search(r"[^a-z-]", word)
+    return not is_plain or word in option.choices or word in _WORDS
+
+
+def _literal(option: Option, word: str) -> str:
+    """Return a value of the command line as it is written in Python."""
+    text = word.strip("'")
+    is_list = not option.is_path and (_takes_list(option) or _joins(option))
+    items = text.split(",") if is_list else [text]
+    takes_numbers = _is_of_numbers(option) or option.metavar == "LAYERS"
+    if takes_numbers or {int, float} & {*_kinds(option.type)}:
+        if all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", item) for item in items):
+            return items[0] if len(items) == 1 else f"[{', '.join(items)}]"
+        return repr(text)
+    return repr(text if len(items) == 1 else items)
+
+
 @functools.cache
-def _names(command: str) -> dict[str, str]:
-    """Return what Python writes for each option of the command line."""
-    found: dict[str, str] = {}
+def _names(command: str) -> dict[str, tuple[str, Option | None]]:
+    """Return what Python writes for each option, and the record of those that have a value."""
+    found: dict[str, tuple[str, Option | None]] = {"--no-figures": ("figures=[]", None)}
     own = parameters_of(command).values()
     for option in (*every_option(), *own):
         if option.name in _TERMINAL or not option.heading:
@@ -305,7 +336,7 @@ def _names(command: str) -> dict[str, str]:
         for spelling in option.spellings:
             first, _, second = spelling.partition("/")
             is_switch = bool in _kinds(option.type) if option.type else False
-            found[first] = f"{option.name}=True" if is_switch else option.name
+            found[first] = (f"{option.name}=True", None) if is_switch else (option.name, option)
             if second:
-                found[second] = f"{option.name}=False"
-    return found | {"--no-figures": "figures=[]"}
+                found[second] = f"{option.name}=False", None
+    return found

@@ -45,7 +45,7 @@ def dataset_rows(name: str, field: str | None = None) -> Rows:
     except RequestError:
         raise
     except Exception as error:  # datasets raises those of files, the network and its formats
-        raise RequestError(f"--dataset {name} cannot be read: {first_line(error)}") from error
+        raise RequestError(f"--dataset '{name}' cannot be read: {first_line(error)}") from error
 
 
 def _opened(source: str, config: str | None, split: str) -> Any:
@@ -58,7 +58,7 @@ def _opened(source: str, config: str | None, split: str) -> Any:
         return found
     if len(found) > 1:
         raise RequestError(
-            f"--dataset {source} has several splits: {', '.join(map(str, found))}",
+            f"--dataset '{source}' has several splits: {', '.join(map(str, found))}",
             f"give one, such as {source}:{next(iter(found))}",
         )
     return next(iter(found.values()))

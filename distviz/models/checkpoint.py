@@ -188,7 +188,7 @@ def _refuse_revision(revision: str | None, model: str) -> None:
     """Raise a RequestError where a revision is given for a model that has none."""
     if revision is not None:
         raise RequestError(
-            f"--revision {revision} has no effect on {model}",
+            f"--revision '{revision}' has no effect on {model}",
             "remove --revision, or give the hub id of the model",
         )
 

@@ -141,7 +141,7 @@ def test_an_unknown_name_is_refused_and_the_nearest_named() -> None:
         ("--no-figures", "figures=[]"),
         ("measure it: distviz run x --text y", "measure it: distviz run x --text y"),
         ("MODEL is empty", "model is empty"),
-        ("MODEL 'x' does not exist", "model 'x' does not exist"),
+        ("MODEL 'x' does not exist", "model='x' does not exist"),
         ("a MODEL is empty", "a MODEL is empty"),
         ("--safe_serialization", "--safe_serialization"),
     ],
@@ -150,9 +150,42 @@ def test_texts_name_parameters(text: str, expected: str) -> None:
     assert in_parameters(text, "run").startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one text at a time: --batch-size 1", "one text at a time: batch_size=1"),
+        ("give --max-length 64 or less", "give max_length=64 or less"),
+        ("--layers 0,99: layer 99 does not", "layers=[0, 99]: layer 99 does not"),
+        ("--layers '0,3-5' is not", "layers='0,3-5' is not"),
+        ("--layers none leaves nothing", "layers='none' leaves nothing"),
+        ("--sites 'act,up' is not", "sites=['act', 'up'] is not"),
+        ("--sites module:*.fc1.", "sites='module:*.fc1'."),
+        ("--at missing: no layer has it", "at='missing': no layer has it"),
+        ("a smaller --dtype, --device cpu or --stream", "a smaller dtype, device='cpu' or stream="),
+        ("--c 0.5 and --p1 50%", "c=0.5 and p1='50%'"),
+        ("--p1 'many' is not a number", "p1='many' is not a number"),
+        ("--text a,b.txt: there is no such", "text='a,b.txt': there is no such"),
+        ("--text - cannot be read", "text='-' cannot be read"),
+        ("--attn-implementation a/b if you trust it", "attn_implementation='a/b' if you trust"),
+        ("--batch-size is 0, or --batch-size and", "batch_size is 0, or batch_size and"),
+        ("--stream 'x'", "stream=True 'x'"),
+        ("--out distviz run --c 1", "out distviz run --c 1"),
+    ],
+)
+def test_values_are_written_as_in_python(text: str, expected: str) -> None:
+    assert in_parameters(text, "run").startswith(expected)
+
+
+def test_values_of_a_grid() -> None:
+    assert in_parameters("--by-layer --c 0.1,0.3", "sweep") == "by_layer=True c=[0.1, 0.3]"
+    assert in_parameters("--arm-layers '0;1': x", "sweep") == "arm_layers='0;1': x"
+    assert in_parameters("--allocate 50%: x", "sweep") == "allocate='50%': x"
+
+
 def test_names_that_differ_from_their_option() -> None:
-    assert in_parameters("--for imatrix", "export") == "tool imatrix"
-    assert in_parameters("--format png", "export") == "figures png"
+    assert in_parameters("--for imatrix", "export") == "tool='imatrix'"
+    assert in_parameters("--format png", "export") == "figures='png'"
+    assert in_parameters("within --ranges mse.", "whatif", "``{}``") == "within ``ranges='mse'``."
     assert in_parameters("see --seed.", "run", "``{}``") == "see ``seed``."
 
 

@@ -144,7 +144,9 @@ def test_only_names_and_paths_are_accepted() -> None:
 @pytest.mark.parametrize(("source", "name"), [("demo", "embedded demo"), (".", "a local folder")])
 def test_a_revision_of_a_local_model_is_refused(source: str, name: str, tmp_path: Path) -> None:
     given = source if source == "demo" else str(tmp_path)
-    with pytest.raises(RequestError, match=rf"--revision main has no effect on .*{name}") as caught:
+    with pytest.raises(
+        RequestError, match=rf"--revision 'main' has no effect on .*{name}"
+    ) as caught:
         locate(given, revision="main")
     assert "hub id" in caught.value.hint
 
