@@ -1,4 +1,3 @@
-from .arguments import check_band as check_band
 from .arguments import check_common as check_common
 from .arguments import site_names as site_names
 from .attach import attach_hook as attach_hook

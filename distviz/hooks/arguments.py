@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 from distviz.arm import ARM
 from distviz.errors import RequestError
 from distviz.sites import parse_sites
+from distviz.stats import check_width, is_a
 
 
 def check_common(model: Any, layers: Any, channel_dim: Any) -> None:
@@ -42,7 +41,7 @@ def check_model(model: Any) -> None:
 def site_names(sites: str | Sequence[str]) -> list[str]:
     """Return the names of sites; RequestError if one is unknown or none is given."""
     words = [sites] if isinstance(sites, str) else sites
-    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+    if not is_a(words, Sequence[str]):
         raise RequestError(
             f"sites is {sites!r}", "give names, such as 'act,product' or ['act', 'module:*.fc1']"
         )
@@ -51,16 +50,10 @@ def site_names(sites: str | Sequence[str]) -> list[str]:
 
 def check_layers(layers: Any) -> None:
     """Raise RequestError unless layers are text, an index, indices, or these by stack."""
-    if isinstance(layers, Mapping):
-        for one in layers.values():
-            check_layers(one)
-        return
-    is_list = isinstance(layers, Collection) and not isinstance(layers, str | bytes)
-    for one in layers if is_list else [layers]:
-        is_index = isinstance(one, Integral) and not isinstance(one, bool)
-        if not is_index and (is_list or not isinstance(one, str)):
+    for one in layers.values() if isinstance(layers, Mapping) else [layers]:
+        if not is_a(one, str | int | Collection[int]):
             raise RequestError(
-                f"layers is {layers!r}",
+                f"layers is {one!r}",
                 "give 'all', '0,3-5', an index, a list of indices, or these by stack",
             )
 
@@ -68,32 +61,24 @@ def check_layers(layers: Any) -> None:
 def check_channel_dim(channel_dim: Any) -> None:
     """Raise RequestError unless it is None, a dimension, or dimensions by pattern."""
     by_pattern = channel_dim if isinstance(channel_dim, Mapping) else {"*": channel_dim}
-    for pattern, dim in by_pattern.items():
-        is_dim = isinstance(dim, Integral) and not isinstance(dim, bool)
-        if not (isinstance(pattern, str) and is_dim) and channel_dim is not None:
-            raise RequestError(
-                f"channel_dim is {channel_dim!r}",
-                "give a dimension, such as 1, or {'PATTERN': 1} by paths of modules",
-            )
+    names_dims = is_a([*by_pattern], list[str]) and is_a([*by_pattern.values()], list[int])
+    if channel_dim is not None and not names_dims:
+        raise RequestError(
+            f"channel_dim is {channel_dim!r}",
+            "give a dimension, such as 1, or {'PATTERN': 1} by paths of modules",
+        )
 
 
 def check_arm(arm: Any) -> None:
     """Raise RequestError unless it is a redistribution, or None."""
-    if arm is not None and not isinstance(arm, ARM):
+    if not is_a(arm, ARM | None):
         raise RequestError(f"arm is {_kind(arm)}", "give distviz.ARM(...), or nothing")
 
 
 def check_observation(c: Any, tokenizer: Any) -> None:
     """Raise RequestError unless these say how `watch` may observe."""
-    check_band(c)
+    check_width(c)
     check_tokenizer(tokenizer)
-
-
-def check_band(c: Any) -> None:
-    """Raise RequestError unless the width of the near-zero band is a number above 0."""
-    is_number = isinstance(c, Real) and not isinstance(c, bool)
-    if not (is_number and math.isfinite(c) and c > 0):
-        raise RequestError(f"c is {c!r}", "give a number above 0; published: 0.05 to 0.45")
 
 
 def check_tokenizer(tokenizer: Any) -> None:

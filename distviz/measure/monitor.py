@@ -19,7 +19,6 @@ from distviz.hooks import (
     Layers,
     Recorder,
     StepRecorder,
-    check_band,
     check_common,
     choose_points,
     description,
@@ -36,7 +35,7 @@ from distviz.models.architectures import find_mlps
 from distviz.output import print_error, visible
 from distviz.results import Run, check_output, nonfinite_line
 from distviz.sites import HookPoint
-from distviz.stats import DEFAULT_C
+from distviz.stats import DEFAULT_C, check_width, is_a
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +112,7 @@ class Monitor:
         channel_dim: ChannelDim | None = None,
     ) -> None:
         check_common(model, layers, channel_dim)
-        check_band(c)
+        check_width(c)
         _check(every, out, sinks, start, resume)
         self.model, names = bare(model), site_names(sites)
         self._points = choose_points(self.model, names, layers, channel_dim)
@@ -281,7 +280,7 @@ def _check(
     every: int, out: str | Path | None, sinks: Sequence[Sink], start: int | None, resume: bool
 ) -> None:
     for name, value, least in (("every", every, 1), ("start", start or 0, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_a(value, int) or value < least:
             raise RequestError(f"{name}={value!r} must be a whole number of at least {least}")
     if out is None and not sinks:
         raise RequestError("the Monitor has no place to write to", "give out= or sinks=")

@@ -3,6 +3,7 @@ from . import inference as inference
 from . import statistics as statistics
 from .arguments import check_key as check_key
 from .arguments import check_tensor as check_tensor
+from .arguments import check_width as check_width
 from .arguments import checks_types as checks_types
 from .arguments import is_a as is_a
 from .arguments import to_keys as to_keys

@@ -50,7 +50,7 @@ def refused(context: AbstractContextManager[Any], message: str) -> None:
 
 @pytest.mark.parametrize("c", [0, -0.1, "0.13", float("nan"), None, True])
 def test_the_band_is_a_number_above_zero(c: Any) -> None:
-    refused(distviz.watch(NET, c=c), "c is .*\ngive a number above 0")
+    refused(distviz.watch(NET, c=c), "c is .*, it must be a number above 0\npublished: ")
 
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", 3, object(), nn.GELU])
