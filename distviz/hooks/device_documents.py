@@ -6,7 +6,8 @@ finished ones, whose statistics are computed together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +81,11 @@ class DeviceDocuments:
     c
         Width of the near-zero band.
     known
-        Returns the band of a document at a key as the host knows it, else NaN.
+        The bands of documents at keys (with no phase) that the host knows.
     """
 
     c: float
-    known: Callable[[int, SiteKey], float]
+    known: dict[tuple[int, SiteKey], float]
     parts: dict[int, dict[SiteKey, DevicePart]] = field(default_factory=dict)
     bands: dict[tuple[int, SiteKey], torch.Tensor] = field(default_factory=dict)
     _finished: list[tuple[int, SiteKey, DevicePart]] = field(default_factory=list)
@@ -127,7 +128,7 @@ class DeviceDocuments:
         if is_before:
             given = torch.full((len(parts),), -1.0, **like)
         else:
-            known = [self.bands.get(band, self.known(*band)) for band in bands]
+            known = [self.bands.get(band, self.known.get(band, math.nan)) for band in bands]
             given = torch.stack(
                 [torch.full((), one, **like) if isinstance(one, float) else one for one in known]
             )

@@ -75,7 +75,7 @@ class Documents:
     on_device: DeviceDocuments = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.on_device = DeviceDocuments(self.c, self.band)
+        self.on_device = DeviceDocuments(self.c, self._eps)
 
     def add(
         self,
@@ -199,7 +199,8 @@ class Documents:
         """Drop the eps of documents that have no further phase."""
         gone = set(documents)
         self.on_device.forget(gone)
-        self._eps = {place: eps for place, eps in self._eps.items() if place[0] not in gone}
+        for place in [place for place in self._eps if place[0] in gone]:
+            del self._eps[place]  # in place: `on_device` reads it
 
     def open_documents(self) -> list[int]:
         """Return the unfinished documents."""

@@ -60,8 +60,6 @@ class StepRecorder:
     ----------
     passes, tokens, documents
         Training passes, their tokens without padding, and their rows.
-    failure
-        The first error; nothing is observed after it.
     """
 
     model: nn.Module
@@ -75,10 +73,11 @@ class StepRecorder:
     passes: int = 0
     tokens: int = 0
     documents: int = 0
-    failure: Exception | None = None
-    tracker: Tracker = field(init=False)
+    tracker: _LenientTracker = field(init=False)
     nonfinite: FirstNonfinite = field(init=False)
+    _failure: Exception | None = None
     _gradients: Gradients | None = None
+    _reached: set[HookPoint] = field(default_factory=set)
     _left_out: Counter[str] = field(default_factory=Counter)
     _call: int = 0
     _first: int = 0
@@ -88,14 +87,17 @@ class StepRecorder:
     _lock: Any = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.tracker = _LenientTracker(self.fail)
+        self.tracker = _LenientTracker()
         self.nonfinite = FirstNonfinite(self.report)
-        if self.scale is not None:
-            self._gradients = Gradients(self._receive_gradient, self.fail, self.scale)
+
+    @property
+    def failure(self) -> Exception | None:
+        """The first error; nothing is observed after it."""
+        return self._failure or self.tracker.failure
 
     def fail(self, error: Exception) -> None:
         """Note an error; the first one stays."""
-        self.failure = self.failure or error
+        self._failure = self.failure or error
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -117,9 +119,17 @@ class StepRecorder:
                         self.fail(error)
 
             attach_hook(self.model, self.points, deliver, calls.stack, whole=True)
-            if self._gradients is not None:
-                calls.stack.callback(self._gradients.close)
+            if self.scale is not None:
+                self._gradients = Gradients(self._receive_gradient, self.fail, self.scale)
+                calls.stack.callback(self._close)
             yield
+
+    def _close(self) -> None:
+        """Leave the gradients: they refer to this recorder, and its tables are large."""
+        if self._gradients is not None:
+            self._gradients.close()
+            self._reached |= self._gradients.reached
+            self._gradients = None
 
     def add_sketches(self, found: Mapping[SiteKey, Sketch]) -> None:
         """Add distributions without tokens."""
@@ -143,9 +153,9 @@ class StepRecorder:
     @property
     def without_gradient(self) -> list[HookPoint]:
         """The points that no gradient has reached."""
-        if self._gradients is None:
+        if self.scale is None:
             return []
-        return [point for point in self.points if not point.is_in(self._gradients.reached)]
+        return [point for point in self.points if not point.is_in(self._reached)]
 
     @property
     def is_half_unscaled(self) -> bool:
@@ -213,15 +223,15 @@ class StepRecorder:
 
 
 class _LenientTracker(Tracker):
-    """A tracker that passes its errors on, instead of raising them inside a call of the model."""
+    """A tracker that keeps its first error, instead of raising it inside a call of the model."""
 
-    def __init__(self, fail: Callable[[Exception], None]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._fail = fail
+        self.failure: DistvizError | None = None
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See `Tracker`."""
         try:
             super().enter(module, args, kwargs)
         except DistvizError as error:
-            self._fail(error)
+            self.failure = self.failure or error

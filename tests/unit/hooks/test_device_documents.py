@@ -35,7 +35,7 @@ def test_tables_widen_before_they_overflow() -> None:
 
 @pytest.mark.parametrize("known", [math.nan, 0.5])
 def test_bands_of_the_phase_before(known: float) -> None:
-    documents = DeviceDocuments(0.3, lambda _document, _key: known)
+    documents = DeviceDocuments(0.3, {(2, AFTER._replace(phase="")): known})
     x = torch.linspace(-2, 2, 41)
     documents.add(AFTER, 1, part_of(x), is_whole=True)
     documents.add(BEFORE, 1, part_of(x), is_whole=True)  # described first, all the same

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from distviz.hooks.recorder import Recorder
 from distviz.hooks.step_recorder import StepRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -279,3 +281,27 @@ def test_routed_experts(kind: str, implementation: str) -> None:
     pd.testing.assert_frame_equal(first[0], second[0])
     for one, other in zip(first[1:], second[1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@contextlib.contextmanager
+def no_garbage_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_what_was_counted_is_freed_at_once() -> None:
+    """Tables are large, and Python looks for cycles of objects too rarely."""
+    model = training(kind="layers")
+    with no_garbage_collector():
+        with distviz.watch(model, sites="act") as seen:
+            train(model)
+        watched = [weakref.ref(one) for one in (seen.recorder, seen.recorder.documents)]
+        step = step_of(model)
+        watched += [weakref.ref(one) for one in (step, step.recorder, step.recorder.documents)]
+        assert all(one() is not None for one in watched)
+        del seen, step
+        assert [one() for one in watched] == [None] * 5
