@@ -29,11 +29,14 @@ from support.tiny_models import save_tiny
 
 import distviz
 from distviz.cli import app as cli
+from distviz.reports import export as exports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from support.commands import Done
+
+    from distviz.plots import FigureSpecs
 
 LINES = command_lines()
 LAUNCHERS = {
@@ -164,6 +167,19 @@ def short_texts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "files", files)
 
 
+@pytest.fixture
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the first figure of each kind: other tests draw those of every layer and site."""
+    every = exports.figure_specs
+
+    def first_of_each_kind(*given: Any) -> FigureSpecs:
+        specs = every(*given)
+        names = {spec.kind: name for name, spec in reversed(specs.items())}
+        return {name: spec for name, spec in specs.items() if names[spec.kind] == name}
+
+    monkeypatch.setattr(exports, "figure_specs", first_of_each_kind)
+
+
 def _make_room(sandbox: Path, words: list[str]) -> None:
     """Take away a result of the same name: a line that writes there is shown before it is used."""
     for option, value in itertools.pairwise(words):
@@ -185,7 +201,7 @@ def test_lines_are_found_and_every_program_is_known() -> None:
         )
 
 
-@pytest.mark.usefixtures("short_texts")
+@pytest.mark.usefixtures("short_texts", "few_figures")
 @pytest.mark.parametrize("line", [case for case in _named({"distviz"}) if case.values[0].is_plain])
 def test_a_documented_line(
     line: Line, sandbox: Path, call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
