@@ -22,7 +22,7 @@ from distviz.results.comparison import Comparison
 from distviz.results.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from support.commands import Done
 
@@ -354,6 +354,12 @@ def _samples() -> list[str]:
     return names
 
 
+def _in_either_order(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Each pair once; each file is A of some pairs and B of others."""
+    for (i, first), (j, second) in itertools.combinations(enumerate(names), 2):
+        yield (first, second) if (i + j) % 2 else (second, first)
+
+
 @pytest.mark.parametrize(
     "pairs",
     [
@@ -365,7 +371,7 @@ def test_shipped_samples_are_compared(
     call: Callable[..., Done], pairs: list[tuple[str, str]] | None
 ) -> None:
     names = _samples()
-    for sides in pairs or itertools.permutations(names, 2):
+    for sides in pairs or _in_either_order(names):
         flags = ["--out", "out", "--no-figures", "--force"]
         if not all("_layer" in side for side in sides):
             flags += ["--max-tokens", "64"]
@@ -453,7 +459,8 @@ def test_smollm2_in_fp32_and_bf16(smollm2: Path, call: Callable[..., Done], tmp_
     common += ("--batch-size", "1", "--device", "cpu", "--no-figures", "--arm-layers", "none")
     common += ("--classes", "all")
     assert call("run", smollm2, *common, "--dtype", "fp32", "--out", "fp32").code == 0
-    done = call("compare", "fp32", smollm2, "--dtype", "bf16", "--device", "cpu", "--out", "c")
+    bf16 = ("--dtype", "bf16", "--device", "cpu", "--no-figures", "--out", "c")
+    done = call("compare", "fp32", smollm2, *bf16)
     assert done.code == 0
     assert "Instruct.Q4_1 fp32" in done.out
     assert "Instruct.Q4_1 bf16" in done.out
@@ -461,5 +468,4 @@ def test_smollm2_in_fp32_and_bf16(smollm2: Path, call: Callable[..., Done], tmp_
     assert len(found.table) == 30
     assert (found.table["ks"] < 0.05).all()
     assert found.table["std_ratio"].between(0.97, 1.03).all()
-    assert len(list(Path("c/figures").iterdir())) == 33
     assert (found.table["ks"] > 0).all()
