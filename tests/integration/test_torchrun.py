@@ -64,11 +64,11 @@ def _started(
     shared["MASTER_PORT"] = str(store.port) if has_launcher else _port()
     if has_launcher:
         shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    processes = []
+    processes: list[subprocess.Popen[str]] = []
     for rank, args in enumerate(commands):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         processes.append(
-            subprocess.Popen(
+            forked.Popen(
                 [sys.executable, *program, *map(str, args)],
                 env=os.environ | shared | own,
                 stdout=subprocess.PIPE,

@@ -25,6 +25,8 @@ COMMAND = [sys.executable, "-m", "distviz"]
 READ_LATE = {
     *("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR"),
     *("PYTEST_CURRENT_TEST", "PYTEST_VERSION", "PWD", "OLDPWD"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT"),
 }
 """Variables that no library reads when it is imported: they may differ from the server's."""
 _ARGUMENTS = inspect.signature(subprocess.Popen._execute_child)
