@@ -13,6 +13,7 @@ from .loading import LoadOptions as LoadOptions
 from .loading import parse_device as parse_device
 from .loading import parse_device_map as parse_device_map
 from .loading import parse_dtype as parse_dtype
+from .loading import quiet as quiet
 from .memory import free_bytes as free_bytes
 from .memory import resident_bytes as resident_bytes
 from .open import LoadedModel as LoadedModel

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distviz.errors import RequestError, first_line, nearest
 from distviz.models.adapters import inject
-from distviz.models.gguf_reading import gguf_option
+from distviz.models.gguf_reading import gguf_option, unpacked
 from distviz.models.model_config import advice_for, described_in, reason_of
 from distviz.models.quantized import finalize_quantized
 from distviz.models.weight_checks import validate_weights
@@ -200,7 +200,7 @@ def _load(
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # the sizes are checked here, by name
-                **({} if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
+                **(unpacked() if checkpoint.gguf else {"use_safetensors": not checkpoint.pickled}),
                 **gguf,
                 **options.for_transformers(),
             )

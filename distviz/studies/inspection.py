@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distviz.errors import RequestError
-from distviz.models import describe, has_rope
+from distviz.models import describe, has_rope, quiet
 from distviz.models.architectures import Mlp, count_layers, find_mlps, point_width
 from distviz.output import counted
 from distviz.settings import build_settings
@@ -104,6 +104,8 @@ def inspect(
         )
     first = chosen[0]
     alike = [mlp.layer for mlp in mlps if mlp.stack == first.stack and _shape(mlp) == _shape(first)]
+    with quiet():
+        order = trace_order(model, first)
     return Inspection(
         details=details,
         layer=layer,
@@ -113,7 +115,7 @@ def inspect(
         alike=sorted(set(alike)),
         points=list(dict.fromkeys(point for mlp in mlps for point in mlp.points)),
         has_rope=has_rope(model.config),
-        order=trace_order(model, first),
+        order=order,
     )
 
 

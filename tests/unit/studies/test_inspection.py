@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from distviz.errors import RequestError
 from distviz.models.open import open_model
 from distviz.studies.inspection import inspect
+from tests.support.tiny_gguf import tiny_hybrid
 
 
 def test_points_and_widths_are_those_of_the_loaded_model(demo_folder: Any) -> None:
@@ -34,3 +37,14 @@ def test_a_layer_that_does_not_exist() -> None:
     with pytest.raises(RequestError, match="--layer 6: there is no such layer") as caught:
         inspect(None, 6)
     assert "this model has 6 layers" in str(caught.value)
+
+
+def test_nothing_of_transformers_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "hybrid"
+    tiny_hybrid("qwen3_5_text").config.save_pretrained(folder)
+    logging = importlib.import_module("transformers.utils.logging")
+    logging.warning_once.cache_clear()
+    assert inspect(str(folder)).order is not None
+    assert capfd.readouterr() == ("", "")
