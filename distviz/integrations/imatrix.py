@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distviz.errors import RequestError
-from distviz.integrations.linear_places import linear_places
+from distviz.integrations.linear_places import left_out, linear_places
 from distviz.results import Run, model_layers
 
 FILE = "imatrix.gguf"
@@ -54,7 +54,10 @@ def write_imatrix(run: Run, out: Path) -> list[str]:
         raise RequestError(f"GGUF has no name for {unnamed[0]}, there is nothing to write")
     _write(gguf, out / FILE, gguf.MODEL_ARCH_NAMES[architecture], run, entries)
     more = f" and {len(unnamed) - 1} more" * (len(unnamed) > 1)
-    return [f"GGUF has no name for {unnamed[0]}{more}: left out"] if unnamed else []
+    return [
+        *left_out(run),
+        *([f"GGUF has no name for {unnamed[0]}{more}: left out"] if unnamed else []),
+    ]
 
 
 def _write(

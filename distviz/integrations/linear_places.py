@@ -65,6 +65,13 @@ def linear_places(run: Run, tool: str) -> list[LinearPlace]:
     return found
 
 
+def left_out(run: Run) -> list[str]:
+    """Return a warning that names the linear layers that no place of a run enters."""
+    names = run.manifest.get("linear_left_out") or []
+    more = f" and {len(names) - 1} more" * (len(names) > 1)
+    return [f"no site is the input of {names[0]}{more}: left out"] if names else []
+
+
 def need_sites(run: Run, tool: str) -> None:
     """Raise a RequestError that names the sites that a tool needs and the run lacks."""
     there = {key.site for key in run.keys if key.phase == "before"}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distviz.integrations.linear_places import linear_places
+from distviz.integrations.linear_places import left_out, linear_places
 from distviz.results import Run
 
 FILE = "act_scales.pt"
 
 
 def write_scales(run: Run, out: Path) -> list[str]:
-    """Write ``act_scales.pt`` into a folder.
+    """Write ``act_scales.pt`` into a folder; return what is left out.
 
     Raises
     ------
@@ -30,4 +30,4 @@ def write_scales(run: Run, out: Path) -> list[str]:
         for module in place.modules
     }
     torch.save(scales, out / FILE)
-    return []
+    return left_out(run)

@@ -21,7 +21,7 @@ from distviz.measure.finished import contents
 from distviz.measure.forward import Measurement
 from distviz.measure.world import current
 from distviz.models import LoadedModel
-from distviz.models.architectures import linear_inputs
+from distviz.models.architectures import linear_inputs, linear_left_out
 from distviz.output import counted, visible
 from distviz.progress import Progress
 from distviz.results import SCHEMA_VERSION, Run, TokenRows
@@ -84,6 +84,7 @@ def _manifest(
             for key, value in sorted(measurement.partial.recorder.changes.means().items())
         ],
         "linear_inputs": linear_inputs(opened.model, measurement.watched),
+        "linear_left_out": linear_left_out(opened.model, measurement.watched),
         "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
         **describe(opened, corpus, batches, (settings,)),
         "seconds": {"measure": round(seconds, 3)},

@@ -239,6 +239,7 @@ class RunManifest(Manifest, kw_only=True):
     near_zero_c: Positive | None = None
     mean_abs_change: list[Change] = []
     linear_inputs: dict[str, dict[str, list[str]]] = {}
+    linear_left_out: list[str] = []
 
 
 class ElementwiseNote(Struct, kw_only=True):

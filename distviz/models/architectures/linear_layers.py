@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from distviz.models.architectures.projections import linear_widths
+from distviz.sites import LINEAR
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,3 +30,32 @@ def linear_inputs(model: nn.Module, points: Iterable[HookPoint]) -> dict[str, di
         if linear := [path for path in readers if linear_widths(modules[path])]:
             found.setdefault(point.site, {})[point.module] = linear
     return found
+
+
+def linear_left_out(model: nn.Module, points: Iterable[HookPoint]) -> list[str]:
+    """Return the linear layers whose input is at no point, in layers that have points.
+
+    Routed experts are among them. In a path, ``*`` stands for every number. Empty where no point
+    is the input of a linear layer.
+    """
+    points = list(points)
+    known = linear_inputs(model, points)
+    if not known:
+        return []
+    read = {path for places in known.values() for paths in places.values() for path in paths}
+    experts = [one.module for one in points if one.site in LINEAR and one.experts is not None]
+    layers = tuple({f"{one.within or _layer_of(one)}." for one in points} - {"."})
+    last, found = "-", set(experts)
+    for path, module in sorted(model.named_modules()):
+        if path.startswith(f"{last}.") or not path.startswith(layers):
+            continue
+        if linear_widths(module):
+            last = path  # what it consists of is not a layer of its own
+            found |= {path} - read
+    return sorted({re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path) for path in found})
+
+
+def _layer_of(point: HookPoint) -> str:
+    """Return the path of the layer of a point; empty if its path does not tell it."""
+    before, number, _ = f".{point.module}.".partition(f".{point.layer}.")
+    return f"{before}{number}".strip(".") if number else ""

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from distviz.errors import RequestError
-from distviz.integrations.linear_places import linear_places
+from distviz.integrations.linear_places import left_out, linear_places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +54,11 @@ def test_what_a_run_lacks_is_named(linear_run: tuple[Run, Path], demo_run: Run) 
     ):
         with pytest.raises(RequestError, match=message):
             linear_places(replace(run, channels=table), "imatrix")
+
+
+def test_layers_that_no_site_reads_are_named(linear_run: tuple[Run, Path]) -> None:
+    run, _ = linear_run
+    assert run.manifest["linear_left_out"] == left_out(run) == []
+    for names, text in ((["a.*.b"], "a.*.b"), (["a.*.b", "c", "d"], "a.*.b and 2 more")):
+        other = replace(run, manifest=run.manifest | {"linear_left_out": names})
+        assert left_out(other) == [f"no site is the input of {text}: left out"]

@@ -76,7 +76,7 @@ def test_a_model_that_padding_changes_is_measured_one_text_at_a_time(
     folder = save(kind, tmp_path / kind, demo_folder)
     with pytest.raises(MeasurementError) as caught:
         measured(folder, stream=stream)
-    assert "batch_size 1" in caught.value.hint
+    assert "batch_size=1" in caught.value.hint
     stats = measured(folder, stream=stream, batch_size=1).stats()
     row, values = stats[stats.layer == 1].iloc[0], residual(kind, folder)
     assert row["count"] == values.size

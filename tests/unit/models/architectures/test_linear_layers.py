@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from support.tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 
-from distviz.models.architectures import find_mlps, find_points, linear_inputs
+from distviz.models.architectures import find_mlps, find_points, linear_inputs, linear_left_out
 from distviz.sites import LINEAR
 
 if TYPE_CHECKING:
@@ -45,3 +46,21 @@ def test_every_first_projection_is_named(tmp_path: Path, demo_folder: Path) -> N
 
 def test_routed_experts_are_left_out(tmp_path: Path, demo_folder: Path) -> None:
     assert set(readers("mixtral", tmp_path, demo_folder)) == {"attn_in", "attention"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [
+        ("llama", []),
+        ("minicpm3", ["self_attn.kv_b_proj", "self_attn.q_b_proj"]),
+        ("mixtral", ["mlp.experts"]),
+    ],
+)
+def test_what_no_site_reads_is_named(
+    kind: str, left_out: list[str], tmp_path: Path, demo_folder: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(kind, tmp_path / kind, demo_folder))
+    points = find_points(find_mlps(model), model, [*LINEAR, "act"], [0, 1], LINEAR)
+    assert linear_left_out(model, points) == [f"model.layers.*.{name}" for name in left_out]
+    acts = [point for point in points if point.site == "act"]
+    assert linear_left_out(model, acts) == []
