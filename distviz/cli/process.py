@@ -81,8 +81,8 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_RECYCLED) & mallopt(_M_TRIM_THRESHOLD, _KEPT))
 
 
-SPINS = 2_000
-"""How often a thread looks for work before it sleeps: some tens of microseconds."""
+SPINS = 10_000
+"""How often a thread looks for work before it sleeps: longer than the gaps between operations."""
 
 
 def let_waiting_threads_sleep() -> bool:

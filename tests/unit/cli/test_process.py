@@ -114,7 +114,7 @@ print(is_first, let_waiting_threads_sleep())
 @pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP")
 @pytest.mark.parametrize(
     ("env", "changes", "spins"),
-    [({}, True, "2000"), ({"GOMP_SPINCOUNT": "70"}, False, "70")],
+    [({}, True, "10000"), ({"GOMP_SPINCOUNT": "70"}, False, "70")],
     ids=["unconfigured", "configured"],
 )
 def test_waiting_threads_sleep_soon(env: dict[str, str], changes: bool, spins: str) -> None:
