@@ -18,6 +18,7 @@ from scipy import stats
 from support.synthetic_comparisons import make
 
 import distviz
+from distviz.plots import figure_specs
 from distviz.results.comparison import Comparison
 from distviz.results.run import Run
 
@@ -468,4 +469,5 @@ def test_smollm2_in_fp32_and_bf16(smollm2: Path, call: Callable[..., Done], tmp_
     assert len(found.table) == 30
     assert (found.table["ks"] < 0.05).all()
     assert found.table["std_ratio"].between(0.97, 1.03).all()
+    assert len(figure_specs(found)) == 33
     assert (found.table["ks"] > 0).all()
