@@ -16,7 +16,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
@@ -94,6 +94,12 @@ def counted(count: float | str, noun: str) -> str:
 def listed(noun: str, names: str) -> str:
     """Return ``layer 0``, ``layer 0 (5 %)`` or ``layers 0, 2``; ``all`` and ranges are lists."""
     return f"{noun if _ONE_NAME.fullmatch(names) else plural(noun)} {names}"
+
+
+def first_of(names: Sequence[str], most: int = 1) -> str:
+    """Return the first names and the number of the others: ``a.txt, b.txt and 3 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def plural(noun: str) -> str:

@@ -81,22 +81,22 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_RECYCLED) & mallopt(_M_TRIM_THRESHOLD, _KEPT))
 
 
-SPINS = 10_000
-"""How often a thread looks for work before it sleeps: longer than the gaps between operations."""
+_SPINS = 10_000
+"""How often a thread looks for work before it sleeps; fewer slow generation down."""
 
 
 def let_waiting_threads_sleep() -> bool:
-    """Let torch's threads sleep soon after an operation; return whether they do.
+    """Let torch's threads sleep soon after an operation; return whether the environment changed.
 
     GNU's OpenMP lets them spin 300,000 times, for milliseconds: on the cores that hooks count on,
-    or that other processes need. Nothing changes once torch is loaded, or where the environment
-    configures it.
+    or that other processes need. It reads the environment when torch is loaded; one that
+    configures it is left as it is.
 
     Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
     """
-    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() or "torch" in sys.modules:
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         return False
-    os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+    os.environ["GOMP_SPINCOUNT"] = str(_SPINS)
     return True
 
 

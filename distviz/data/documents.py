@@ -18,7 +18,7 @@ from distviz.data.hub_datasets import dataset_rows
 from distviz.data.rows import EXPECTED, Message, check_text, content_of
 from distviz.data.text_files import Rows, read_file
 from distviz.errors import RequestError
-from distviz.output import counted
+from distviz.output import counted, first_of
 
 _SHOWN = 8
 
@@ -222,9 +222,8 @@ class _Source:
                 f"left out"
             )
         if self.ignored:
-            names = [f"'{name}'" for name in list(self.ignored)[:_SHOWN]]
-            more = f" and {len(self.ignored) - _SHOWN} more" if len(self.ignored) > _SHOWN else ""
-            yield f"{self.name}: these fields are not measured: {', '.join(names)}{more}"
+            names = first_of([f"'{name}'" for name in self.ignored], _SHOWN)
+            yield f"{self.name}: these fields are not measured: {names}"
 
     def _document(self, where: str, default_id: str, row: Any) -> Document | None:
         """Return the document of a row; None if it is empty."""

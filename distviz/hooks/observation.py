@@ -22,7 +22,7 @@ from distviz.hooks.token_tracker import Tracker, rows_of
 from distviz.hooks.tokens import Tokens
 from distviz.models import is_of_transformers
 from distviz.models.architectures import count_layers, find_mlps, find_points, is_activation
-from distviz.output import counted
+from distviz.output import counted, first_of
 from distviz.results import MOST_LAYERS
 from distviz.sites import (
     MODULE_PREFIX,
@@ -141,9 +141,8 @@ def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> No
         if not isinstance(point, EveryActivation)
     ]
     if silent:
-        shown = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if silent[3:] else "")
         raise MeasurementError(
-            f"never reached in the forward pass: {shown}",
+            f"never reached in the forward pass: {first_of(silent, 3)}",
             "a fused kernel or another code path skips it: remove it from the sites, or, if it "
             "belongs to attention, try --attn-implementation eager",
         )

@@ -16,6 +16,7 @@ import numpy as np
 
 from distviz.errors import RequestError
 from distviz.integrations.linear_places import left_out, linear_places
+from distviz.output import first_of
 from distviz.results import Run, model_layers
 
 FILE = "imatrix.gguf"
@@ -53,11 +54,8 @@ def write_imatrix(run: Run, out: Path) -> list[str]:
     if not entries:
         raise RequestError(f"GGUF has no name for {unnamed[0]}, there is nothing to write")
     _write(gguf, out / FILE, gguf.MODEL_ARCH_NAMES[architecture], run, entries)
-    more = f" and {len(unnamed) - 1} more" * (len(unnamed) > 1)
-    return [
-        *left_out(run),
-        *([f"GGUF has no name for {unnamed[0]}{more}: left out"] if unnamed else []),
-    ]
+    without = [f"GGUF has no name for {first_of(unnamed)}: left out"] if unnamed else []
+    return left_out(run) + without
 
 
 def _write(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distviz.errors import RequestError
-from distviz.output import listed
+from distviz.output import first_of, listed
 from distviz.results import Run
 from distviz.sites import LINEAR, SiteKey, optional_sites
 
@@ -68,8 +68,7 @@ def linear_places(run: Run, tool: str) -> list[LinearPlace]:
 def left_out(run: Run) -> list[str]:
     """Return a warning that names the linear layers that no place of a run enters."""
     names = run.manifest.get("linear_left_out") or []
-    more = f" and {len(names) - 1} more" * (len(names) > 1)
-    return [f"no site is the input of {names[0]}{more}: left out"] if names else []
+    return [f"no site is the input of {first_of(names)}: left out"] if names else []
 
 
 def need_sites(run: Run, tool: str) -> None:

@@ -74,6 +74,7 @@ def _manifest(
             "ripple": settings.ripple,
             **{field.name: getattr(settings.arm(), field.name) for field in fields(ARM)},
         }
+    inputs = linear_inputs(opened.model, measurement.watched)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "run",
@@ -83,8 +84,8 @@ def _manifest(
             {**key._asdict(), "value": value}
             for key, value in sorted(measurement.partial.recorder.changes.means().items())
         ],
-        "linear_inputs": linear_inputs(opened.model, measurement.watched),
-        "linear_left_out": linear_left_out(opened.model, measurement.watched),
+        "linear_inputs": inputs,
+        "linear_left_out": linear_left_out(opened.model, measurement.watched, inputs),
         "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
         **describe(opened, corpus, batches, (settings,)),
         "seconds": {"measure": round(seconds, 3)},

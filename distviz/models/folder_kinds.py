@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from distviz.output import first_of
+
 _SHARD = re.compile(r"^(.+)-\d+-of-(\d+)(\.safetensors|\.bin)$")
 _TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}
 
@@ -155,7 +157,7 @@ def _ggufs(folder: Path, names: dict[str, Path]) -> Found | None:
     ggufs = sorted(name for name in names if name.lower().endswith(".gguf"))
     if not ggufs:
         return None
-    contains = ggufs[0] if len(ggufs) == 1 else f"{ggufs[0]} and {len(ggufs) - 1} more"
+    contains = first_of(ggufs)
     return Found(
         "is not a checkpoint: it has no config.json" if "config.json" not in names
         else "has no weights beside its .gguf files",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distviz.errors import RequestError
 from distviz.models.checkpoint import Checkpoint
 from distviz.models.safetensors_files import FLOATS, StoredTensor, sizes
-from distviz.output import counted
+from distviz.output import counted, first_of
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def _check_missing(missing: list[str], found: Checkpoint) -> list[str]:
     harmful = [key for key in missing if key not in harmless]
     if harmful:
         raise RequestError(
-            f"weights missing: '{found.source}' has no {harmful[0]}{_more(harmful)}",
+            f"weights missing: '{found.source}' has no {first_of(harmful)}",
             "the file does not belong to its config.json, or is incomplete",
         )
     note = f"weights missing, random instead (not measured): {', '.join(harmless)}"
@@ -158,7 +158,7 @@ def _check_unread(unread: list[str], model: Any, found: Checkpoint, all_layers: 
     ignored += outside
     if not ignored:
         return []
-    return [f"weights not used, unknown to the architecture: {ignored[0]}{_more(ignored)}"]
+    return [f"weights not used, unknown to the architecture: {first_of(ignored)}"]
 
 
 def _is_head(key: str, model: Any) -> bool:

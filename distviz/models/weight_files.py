@@ -17,6 +17,7 @@ from distviz.models.safetensors_files import (
     read_shards,
     shard_paths,
 )
+from distviz.output import first_of
 
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack",
@@ -96,9 +97,8 @@ def _ignored(folder: Path, files: tuple[Path, ...], also_read: list[Path]) -> tu
     )
     if not other:
         return ()
-    more = f" and {len(other) - 1} more" if len(other) > 1 else ""
-    kept = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-    return (f"several sets of weights: {kept} is read, {other[0]}{more} ignored",)
+    kept = first_of([path.name for path in files])
+    return (f"several sets of weights: {kept} is read, {first_of(other)} ignored",)
 
 
 def _pickles(folder: Path, source: str, allow_pickle: bool) -> tuple[Path, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from distviz.output import first_of
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -163,5 +165,4 @@ def _notes(model: nn.Module) -> list[str]:
     named = [path or type(bare(model)).__name__ for path in find_compiled(model)]
     if not named:
         return []
-    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
-    return [f"{named[0]}{more} is compiled and runs uncompiled here: compiled code skips hooks"]
+    return [f"{first_of(named)} is compiled and runs uncompiled here: compiled code skips hooks"]

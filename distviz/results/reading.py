@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from distviz.errors import RequestError, first_line
+from distviz.output import first_of
 from distviz.parsing import parse_json
 from distviz.results.arrow_tables import parse_table
 from distviz.results.columns import Row
@@ -176,9 +177,8 @@ class Folder:
             if self._digest_of(name) != expected:
                 self.changed[name] = None
         names = [*self.changed]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         warning = (
-            f"{self.path}: {', '.join(names[:_SHOWN])}{more} changed after distviz wrote the "
+            f"{self.path}: {first_of(names, _SHOWN)} changed after distviz wrote the "
             "folder, the numbers may not agree"
         )
         return (warning,) if names else ()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from distviz.cli.process import SPINS, keep_freed_memory
+from distviz.cli.process import keep_freed_memory, let_waiting_threads_sleep
 
 keep_freed_memory()  # for both sides, as the command does
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():  # and this before torch is loaded
-    os.execve(sys.executable, sys.orig_argv, os.environ | {"GOMP_SPINCOUNT": str(SPINS)})
+if let_waiting_threads_sleep():  # and this before torch is loaded
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def seconds(call: Callable[[], object], repeats: int = 1) -> float:

@@ -154,3 +154,10 @@ def test_no_other_module_prints() -> None:
             is_output |= called.rpartition(".")[2] in ("Console", "print_exc")
             is_output |= called.startswith(("sys.stdout.write", "sys.stderr.write"))
             assert not is_output, f"{path}:{node.lineno} calls {called}"
+
+
+def test_first_names_and_how_many_more() -> None:
+    assert output.first_of(["a"]) == "a"
+    assert output.first_of(["a", "b", "c"]) == "a and 2 more"
+    assert output.first_of(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert output.first_of(["a", "b"], 2) == "a, b"

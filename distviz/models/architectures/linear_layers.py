@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from distviz.models.architectures.projections import linear_widths
@@ -32,24 +32,22 @@ def linear_inputs(model: nn.Module, points: Iterable[HookPoint]) -> dict[str, di
     return found
 
 
-def linear_left_out(model: nn.Module, points: Iterable[HookPoint]) -> list[str]:
+def linear_left_out(
+    model: nn.Module, points: Collection[HookPoint], inputs: Mapping[str, Mapping[str, list[str]]]
+) -> list[str]:
     """Return the linear layers whose input is at no point, in layers that have points.
 
-    Routed experts are among them. In a path, ``*`` stands for every number. Empty where no point
-    is the input of a linear layer.
+    Routed experts are among them. In a path, ``*`` stands for every number. ``inputs`` are the
+    `linear_inputs` of the points; where there are none, nothing is returned.
     """
-    points = list(points)
-    known = linear_inputs(model, points)
-    if not known:
+    if not inputs:
         return []
-    read = {path for places in known.values() for paths in places.values() for path in paths}
-    experts = [one.module for one in points if one.site in LINEAR and one.experts is not None]
+    read = {path for places in inputs.values() for paths in places.values() for path in paths}
+    found = {one.module for one in points if one.site in LINEAR and one.experts is not None}
     layers = tuple({f"{one.within or _layer_of(one)}." for one in points} - {"."})
-    last, found = "-", set(experts)
-    for path, module in sorted(model.named_modules()):
-        if path.startswith(f"{last}.") or not path.startswith(layers):
-            continue
-        if linear_widths(module):
+    last = "-"
+    for path, module in model.named_modules():
+        if path.startswith(layers) and not path.startswith(f"{last}.") and linear_widths(module):
             last = path  # what it consists of is not a layer of its own
             found |= {path} - read
     return sorted({re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path) for path in found})

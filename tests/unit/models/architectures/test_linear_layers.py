@@ -61,6 +61,7 @@ def test_what_no_site_reads_is_named(
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(save_tiny(kind, tmp_path / kind, demo_folder))
     points = find_points(find_mlps(model), model, [*LINEAR, "act"], [0, 1], LINEAR)
-    assert linear_left_out(model, points) == [f"model.layers.*.{name}" for name in left_out]
+    inputs = linear_inputs(model, points)
+    assert linear_left_out(model, points, inputs) == [f"model.layers.*.{name}" for name in left_out]
     acts = [point for point in points if point.site == "act"]
-    assert linear_left_out(model, acts) == []
+    assert linear_left_out(model, acts, linear_inputs(model, acts)) == []
