@@ -18,7 +18,7 @@ from support.texts import TEXTS
 from support.tiny_models import save_tiny_llama
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from distviz.results.run import Run
 
@@ -94,6 +94,14 @@ def smollm2() -> Path:
 def minilm() -> Path:
     """all-MiniLM-L6-v2: a trained BERT with GELU, safetensors."""
     return _real_model(REAL_MODELS["minilm"]) / "model"
+
+
+@pytest.fixture(autouse=True)
+def no_mode_stays() -> Iterator[None]:
+    """A mode of torch that a test leaves entered would change what later tests compute."""
+    yield
+    if torch := sys.modules.get("torch"):
+        assert torch._C._len_torch_function_stack() == 0
 
 
 # The demo -----------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.overrides import TorchFunctionMode
 
+from distviz.hooks.calls import TracedCalls
 from distviz.models.architectures import ACTIVATION_FUNCTIONS, function_name, is_activation
 from distviz.sites import EveryActivation, HookPoint
 
@@ -52,12 +52,12 @@ def search_activations(
         leave = search.leave_activation if is_one else search.leave
         for handle in (
             module.register_forward_pre_hook(partial(enter, path), with_kwargs=True, prepend=first),
-            # Torch function modes are left in the reverse order; an activation enters none.
             module.register_forward_hook(
                 partial(leave, path), always_call=True, prepend=first == is_one
             ),
         ):
             stack.callback(handle.remove)
+    stack.callback(search.calls.end)
 
 
 @dataclass
@@ -84,13 +84,13 @@ class _Running:
         return _join(self.path, own) if own else path
 
 
-class _Search(TorchFunctionMode):
+class _Search:
     """The state of one observation: the running modules, outermost first."""
 
     def __init__(
         self, wanted: Sequence[EveryActivation], deliver: Deliver, numbers: dict[str, int]
     ) -> None:
-        super().__init__()
+        self.calls = TracedCalls(self.trace)
         self._wanted = {point.takes: point for point in wanted}
         self._deliver = deliver
         self._numbers = numbers
@@ -99,23 +99,26 @@ class _Search(TorchFunctionMode):
 
     def enter(self, path: str, module: nn.Module, *_: Any) -> None:
         """Forward pre-hook of any module."""
-        if not self._running:
-            self.__enter__()  # type: ignore[no-untyped-call]
-        is_inside = bool(self._running) and self._running[-1].is_activation
+        caller = self._caller()
+        self.calls.enter(module)
+        is_inside = caller is not None and caller.is_activation
         self._running.append(_Running(path, module, is_activation=is_inside))
 
-    def leave(self, *_: Any) -> None:
+    def leave(self, _: str, module: nn.Module, *__: Any) -> None:
         """Forward hook of any module, also after an error."""
-        if self._running:
-            self._running.pop()
-            if not self._running:
-                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.calls.leave(module)
+        self._caller()
+
+    def _caller(self) -> _Running | None:
+        """Return the innermost running module."""
+        del self._running[self.calls.depth :]
+        return self._running[-1] if self._running else None
 
     def enter_activation(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Forward pre-hook of an activation module."""
-        caller = self._running[-1] if self._running else None
+        caller = self._caller()
         self.enter(path, module)
         own = self._running[-1]
         if own.is_activation:  # a part of another
@@ -124,22 +127,20 @@ class _Search(TorchFunctionMode):
         own.is_activation, own.place = True, self._place(name)
         return self._entering(own.place, args, kwargs)
 
-    def leave_activation(self, _: str, __: nn.Module, ___: Any, result: Any) -> Any:
+    def leave_activation(self, path: str, module: nn.Module, _: Any, result: Any) -> Any:
         """Forward hook of an activation module."""
-        own = self._running[-1] if self._running else None
-        self.leave()
+        own = self._caller()
+        self.leave(path, module)
         if own is None or own.place is None:
             return None
         return self._passing("output", own.place, result)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def trace(self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call the function; an activation function is an activation of the running module."""
         kwargs = kwargs or {}
         name = function_name(func)
-        caller = self._running[-1]
-        if name not in ACTIVATION_FUNCTIONS or caller.is_activation:
+        caller = self._caller()
+        if caller is None or caller.is_activation or name not in ACTIVATION_FUNCTIONS:
             return func(*args, **kwargs)
         place = self._place(caller.name_next(_join(caller.path, name)))
         args, kwargs = self._entering(place, args, kwargs) or (args, kwargs)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from distviz.errors import MeasurementError
+from distviz.hooks.calls import Calls, TracedCalls
 from distviz.hooks.channel_dims import ChannelDims
 from distviz.models.architectures import modules_at
 from distviz.sites import EveryActivation, HookPoint
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distviz.models.architectures import FunctionTracer
 
 Receive = Callable[[HookPoint, "torch.Tensor"], "torch.Tensor | None"]
 Deliver = Callable[[HookPoint, Any], Any]
@@ -64,13 +64,13 @@ def attach_hook(
     receive = _outside_modes(receive)
     channels = ChannelDims.at(model, points)
     deliver = _Delivery(receive, channels, whole)
-    scopes: dict[str, _Running] = {}
+    scopes: dict[str, Calls] = {}
     inside: dict[tuple[str, str], list[HookPoint]] = {}
     searched = [point for point in points if isinstance(point, EveryActivation)]
     for point in points:
         if point.within and point.within not in scopes:
             outer = model.get_submodule(point.within)
-            scopes[point.within] = _Running().attach(outer, stack, first=True)
+            scopes[point.within] = Calls().attach(outer, stack)
         if point in searched:
             continue
         if point.chain:
@@ -190,7 +190,7 @@ def _hook_module(
     readers: Sequence[nn.Module],
     point: HookPoint,
     delivered: Deliver,
-    scope: _Running | None,
+    scope: Calls | None,
     stack: ExitStack,
     first: bool,
 ) -> None:
@@ -256,7 +256,7 @@ def _hook_functions(
     module: nn.Module,
     points: Sequence[HookPoint],
     delivered: Deliver,
-    scope: _Running | None,
+    scope: Calls | None,
     stack: ExitStack,
     first: bool,
 ) -> None:
@@ -273,7 +273,9 @@ def _hook_functions(
         return changed
 
     tracer = FunctionTracer(step, {point.chain for point in points})
-    running = _Running(scope, tracer).attach(module, stack, first=first)
+    is_counted = None if scope is None else lambda: scope.depth > 0
+    running = TracedCalls(tracer.__torch_function__, tracer.clear, is_counted)
+    running.attach(module, stack, first=first)
     for name in {point.chain[0] for point in points if point.chain[0].endswith("()")}:
         child = module.get_submodule(name.removesuffix("()"))
 
@@ -282,33 +284,3 @@ def _hook_functions(
                 tracer.note(out, (name,), args[0] if args else None)
 
         stack.callback(child.register_forward_hook(note).remove)
-
-
-@dataclass
-class _Running:
-    """Counts the running calls of a module, within those of a scope, and enters a tracer."""
-
-    scope: _Running | None = None
-    tracer: FunctionTracer | None = None
-    depth: int = 0
-
-    def attach(self, module: nn.Module, stack: ExitStack, *, first: bool) -> Self:
-        # The first is the outermost mode: torch calls the innermost mode first, which takes its
-        # results from the one around it. Modes must be left in reverse order.
-        enter = module.register_forward_pre_hook(self._enter, prepend=first)
-        leave = module.register_forward_hook(self._leave, prepend=not first, always_call=True)
-        stack.callback(enter.remove)
-        stack.callback(leave.remove)
-        return self
-
-    def _enter(self, *_: Any) -> None:
-        if self.scope is None or self.scope.depth:
-            self.depth += 1
-            if self.tracer is not None:
-                self.tracer.__enter__()
-
-    def _leave(self, *_: Any) -> None:
-        if self.depth:
-            self.depth -= 1
-            if self.tracer is not None:
-                self.tracer.__exit__(None, None, None)  # type: ignore[no-untyped-call]

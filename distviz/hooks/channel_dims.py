@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from distviz.errors import MeasurementError
-from distviz.models.architectures import layers_around
+from distviz.hooks.calls import TracedCalls
+from distviz.models.architectures import ChannelTracer, is_convolutional, layers_around
 from distviz.sites import HookPoint
 
 if TYPE_CHECKING:
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distviz.models.architectures import ChannelTracer
+_tracers: WeakKeyDictionary[nn.Module, tuple[ChannelTracer, TracedCalls]] = WeakKeyDictionary()
+"""All who observe a model share one, so that each knows the tensors that another replaces."""
 
 
 @dataclass
@@ -26,33 +29,34 @@ class ChannelDims:
     Parameters
     ----------
     tracer
-        Follows the calls of the model; None where the points tell their dimension.
+        Follows the channels; None where the points tell their dimension.
+    calls
+        The calls in which it does.
     """
 
     tracer: ChannelTracer | None
+    calls: TracedCalls | None = None
     _known: dict[tuple[HookPoint, int], HookPoint] = field(default_factory=dict)
 
     @classmethod
     def at(cls, model: nn.Module, points: Sequence[HookPoint]) -> ChannelDims:
         """Return those of some points of a model."""
-        from distviz.models.architectures import ChannelTracer
-
-        is_followed = any(point.channel_dim is None for point in points)
-        return cls(ChannelTracer.of(model) if is_followed else None)
+        if all(point.channel_dim is not None for point in points):
+            return cls(None)
+        if model not in _tracers:
+            tracer = ChannelTracer(is_convolutional(model))
+            calls = TracedCalls(tracer.__torch_function__, tracer.clear)
+            _tracers[model] = tracer, calls
+        return cls(*_tracers[model])
 
     def follow(self, model: nn.Module, points: Sequence[HookPoint], stack: ExitStack) -> None:
         """Follow the calls of the model until the stack closes."""
-        if self.tracer is None:
+        if self.calls is None:
             return
         paths = [point.module for point in points if point.channel_dim is None]
         # A layer may be called alone, where a model is streamed or computed again.
         for path in ("", *layers_around(model, paths)):
-            module = model.get_submodule(path)
-            for handle in (
-                module.register_forward_pre_hook(self.tracer.enter, prepend=True),
-                module.register_forward_hook(self.tracer.leave, always_call=True),
-            ):
-                stack.callback(handle.remove)
+            self.calls.attach(model.get_submodule(path), stack)
 
     def replaced(self, whole: torch.Tensor, new: torch.Tensor) -> None:
         """Note that a tensor has the channels of the one that it replaces."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distviz.errors import MeasurementError
+from distviz.hooks.calls import Calls
 from distviz.hooks.tokens import Tokens
 from distviz.models import is_of_transformers
 from distviz.output import counted
@@ -91,7 +92,7 @@ class Tracker:
     calls: int = 0
     in_training: bool = False
     with_gradients: bool = False
-    _depth: int = 0
+    _calls: Calls = field(default_factory=Calls)
     _own: _OwnModel | None = None
     _encoder: nn.Module | None = None
     _encoder_ran: bool = False
@@ -105,7 +106,7 @@ class Tracker:
     @property
     def is_in_call(self) -> bool:
         """Whether a call of the model runs."""
-        return self._depth > 0
+        return self._calls.depth > 0
 
     def track_calls(self, model: nn.Module, stack: ExitStack) -> None:
         """Track the calls of a model until `stack` is closed.
@@ -126,8 +127,8 @@ class Tracker:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: read mask, shape and cache from the arguments."""
-        self._depth += 1
-        if self._depth > 1:  # the base model inside the called model
+        self._calls.enter(module)
+        if self._calls.depth > 1:  # the base model inside the called model
             return
         self.in_training, self.with_gradients = module.training, _computes_gradients()
         given = kwargs
@@ -156,9 +157,9 @@ class Tracker:
                 source = _batched(given)
                 self._own.n_dims = 0 if source is None else source.ndim
 
-    def leave(self, *_: Any) -> None:
+    def leave(self, module: nn.Module, *_: Any) -> None:
         """Forward hook of the model; also runs after an error."""
-        self._depth -= 1
+        self._calls.leave(module)
 
     def check_batch(self, point: HookPoint, value: torch.Tensor) -> None:
         """Raise MeasurementError if a tensor of an own model does not begin with the batch."""

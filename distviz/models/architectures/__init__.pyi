@@ -1,5 +1,6 @@
 from .activations import layers_around as layers_around
 from .channel_dims import ChannelTracer as ChannelTracer
+from .channel_dims import is_convolutional as is_convolutional
 from .function_tracer import ACTIVATION_FUNCTIONS as ACTIVATION_FUNCTIONS
 from .function_tracer import FunctionTracer as FunctionTracer
 from .function_tracer import OpPath as OpPath

@@ -15,8 +15,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Any, NamedTuple, Self
+from weakref import ref
 
 import torch
 from torch import nn
@@ -53,6 +53,8 @@ _PLAIN = frozenset(
     (int, float, bool, str, slice, type(None), torch.Size, torch.dtype, torch.device)
 )
 
+_BASIC_INDICES = frozenset((int, slice, type(None), type(Ellipsis)))
+
 
 class Span(NamedTuple):
     """The dimensions that hold the channels: from the negative index ``first``, ``n`` of them.
@@ -80,38 +82,21 @@ def has_channels_last(module: nn.Module) -> bool:
 
 
 class ChannelTracer(TorchFunctionMode):
-    """Follows channel dimensions through the calls of one model.
-
-    All who observe the model share it, so that each knows the tensors that another replaces.
-    """
-
-    _of_models: ClassVar[WeakKeyDictionary[nn.Module, ChannelTracer]] = WeakKeyDictionary()
-
-    @classmethod
-    def of(cls, model: nn.Module) -> ChannelTracer:
-        """Return the tracer of a model."""
-        if model not in cls._of_models:
-            cls._of_models[model] = cls(is_convolutional(model))
-        return cls._of_models[model]
+    """Follows channel dimensions while its context lasts."""
 
     def __init__(self, is_convolutional: bool) -> None:
         super().__init__()
         self._is_convolutional = is_convolutional
         self._known: dict[int, tuple[Any, Span]] = {}
-        self._depth = 0
 
-    def enter(self, *_: Any) -> None:
-        """Begin a call, or one inside it."""
-        self._depth += 1
-        if self._depth == 1:
-            self._known.clear()
-            self.__enter__()  # type: ignore[no-untyped-call]
+    def __enter__(self) -> Self:
+        self.clear()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
-    def leave(self, *_: Any) -> None:
-        """End a call."""
-        if self._depth == 1:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._depth = max(self._depth - 1, 0)
+    def clear(self) -> None:
+        """Forget the tensors of earlier calls."""
+        self._known.clear()
 
     def dim_of(self, tensor: torch.Tensor) -> int | None:
         """Return the dimension of the channels, -1 for the last; None where it is not known."""
@@ -296,7 +281,7 @@ def _reshaped(old: Sequence[int], span: Span, new: Sequence[int]) -> Span:
 def _indexed(index: Any, source: torch.Tensor, span: Span) -> Span:
     """Return the channels of ``source[index]``."""
     given = [*index] if isinstance(index, tuple) else [index]
-    if any(isinstance(one, torch.Tensor | list) for one in given):
+    if any(type(one) not in _BASIC_INDICES for one in given):
         return LAST if span == LAST else UNKNOWN
     if Ellipsis in given:
         at = given.index(Ellipsis)

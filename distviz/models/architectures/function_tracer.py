@@ -74,10 +74,14 @@ class FunctionTracer(TorchFunctionMode):
         self._unscaled: dict[int, tuple[Any, Any]] = {}
 
     def __enter__(self) -> Self:
-        self._known.clear()
-        self._unscaled.clear()
+        self.clear()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
+
+    def clear(self) -> None:
+        """Forget the tensors of earlier calls."""
+        self._known.clear()
+        self._unscaled.clear()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
