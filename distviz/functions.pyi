@@ -95,13 +95,13 @@ def run(
     layers
         Layers to observe: all, or a list such as 0,3,8-11.
     sites
-        Sites to observe: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN. Default: as ``at``.
+        Sites to observe: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN, input:PATTERN. Default: as ``at``.
     arm_layers
         Layers with ARM: none, all, or a list such as 0,2.
     redistribution
         Redistribution: ``arm``, ``threshold``, ``scale``, ``noise``, scale:FACTOR, threshold:VALUE, threshold:FILE, quantize:FORMAT, quantize:FILE or module:callable.
     at
-        Sites where values are redistributed: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN.
+        Sites where values are redistributed: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN, input:PATTERN.
     c
         Width of the near-zero band.
     p1
@@ -315,13 +315,13 @@ def compare(
     layers
         Layers to observe: all, or a list such as 0,3,8-11.
     sites
-        Sites to observe: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN. Default: as ``at``.
+        Sites to observe: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN, input:PATTERN. Default: as ``at``.
     arm_layers
         Layers with ARM: none, all, or a list such as 0,2.
     redistribution
         Redistribution: ``arm``, ``threshold``, ``scale``, ``noise``, scale:FACTOR, threshold:VALUE, threshold:FILE, quantize:FORMAT, quantize:FILE or module:callable.
     at
-        Sites where values are redistributed: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN.
+        Sites where values are redistributed: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN, input:PATTERN.
     c
         Width of the near-zero band.
     p1
@@ -690,7 +690,7 @@ def filler(
     layers
         Layers to observe: all, or a list such as 0,3,8-11.
     sites
-        Sites to observe: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN. Default: as ``at``.
+        Sites to observe: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN, input:PATTERN. Default: as ``at``.
     filler
         Filler string to insert.
     filler_count
@@ -808,7 +808,7 @@ def generate(
     redistribution
         Redistribution: ``arm``, ``threshold``, ``scale``, ``noise``, scale:FACTOR, threshold:VALUE, threshold:FILE, quantize:FORMAT, quantize:FILE or module:callable.
     at
-        Sites where values are redistributed: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN.
+        Sites where values are redistributed: ``mlp_in``, ``gate``, ``act``, ``up``, ``product``, ``down``, ``attn_in``, ``q``, ``k``, ``v``, ``attention``, ``residual``, module:PATTERN, input:PATTERN.
     c
         Width of the near-zero band.
     p1

@@ -47,6 +47,9 @@ PHASES: dict[str, str] = {
 MODULE_PREFIX = "module:"
 """Prefix of a pattern on module paths, a site that observes the output of any module."""
 
+INPUT_PREFIX = "input:"
+"""Prefix of a pattern on module paths, a site that observes the input of any module."""
+
 
 class SiteKey(NamedTuple):
     """The key of one observed distribution."""
@@ -68,7 +71,7 @@ _DEPTH = {
 def is_behind(point: HookPoint, other: HookPoint) -> bool:
     """Return whether a point stands behind another in its stack.
 
-    True where the order is not known: for a ``module:`` pattern in the same layer, or outside all.
+    True where the order is not known: for a pattern in the same layer, or outside all.
     """
     if point == other or (point.stack != other.stack and min(point.layer, other.layer) > -1):
         return False
@@ -98,7 +101,7 @@ class HookPoint:
     stack
         ``"decoder"``, ``"encoder"`` or the name of another tower.
     site
-        A name of :data:`SITES`, or a ``module:`` pattern.
+        A name of :data:`SITES`, or a ``module:`` or ``input:`` pattern.
     module
         Path of the module whose input or output is observed, as in ``named_modules()``.
     takes
@@ -121,6 +124,8 @@ class HookPoint:
     channel_dim
         The dimension of the tensor that holds the channels: -1 is the last; None where each call
         tells it. It does not distinguish points.
+    may_be_silent
+        Whether nothing needs to pass here in a call of the model. It does not distinguish points.
     """
 
     layer: int
@@ -134,6 +139,7 @@ class HookPoint:
     within: str = ""
     experts: str | None = None
     channel_dim: int | None = dataclasses.field(default=-1, compare=False)
+    may_be_silent: bool = dataclasses.field(default=False, compare=False)
 
     def is_in(self, points: Iterable[HookPoint]) -> bool:
         """Return whether it is among some points."""
@@ -191,7 +197,7 @@ class EveryActivation(HookPoint):
             raise MeasurementError(
                 f"no activation{which} ran in the forward pass (site {self.site})",
                 "layers are the activations in the order of the forward pass, 0 is the first; "
-                "module:PATTERN observes the output of any module",
+                "module:PATTERN observes the output of any module, input:PATTERN its input",
             )
 
 
@@ -278,27 +284,28 @@ def parse_sites(text: str, option: str = "--sites", *, known: Collection[str] = 
     """Parse a comma-separated list of sites; keeps the order of :data:`SITES`, then patterns.
 
     ``linear`` stands for the sites of :data:`LINEAR`; ``known`` are names of a result that are
-    allowed as well, such as ``gradient:act``.
+    allowed as well, such as ``gradient:act``, and those of inputs belong to ``linear``.
 
     Raises
     ------
     RequestError
-        If a name is neither a site nor a ``module:`` pattern, or the list is empty.
+        If a name is neither a site nor a pattern, or the list is empty.
     """
     if not text.strip():
         raise RequestError(
-            f"{option} is empty", f"allowed: {', '.join(SITES)}, linear, module:PATTERN"
+            f"{option} is empty",
+            f"allowed: {', '.join(SITES)}, linear, module:PATTERN, input:PATTERN",
         )
     names = word_list(text, option)
     if optional_sites(text):
-        names = [name for name in names if name != "linear"] + list(LINEAR)
+        inputs = [name for name in known if name.startswith(INPUT_PREFIX)]
+        names = [name for name in names if name != "linear"] + [*LINEAR, *inputs]
     for name in names:
-        is_pattern = name.startswith(MODULE_PREFIX) and len(name) > len(MODULE_PREFIX)
-        if name not in SITES and name not in known and not is_pattern:
+        if name not in SITES and name not in known and not pattern_of(name):
             raise RequestError(
                 f"unknown site '{name}'{nearest(name, SITES)}",
-                f"allowed: {', '.join(SITES)}, linear for what enters linear layers, or "
-                "module:PATTERN for any module's output",
+                f"allowed: {', '.join(SITES)}, linear for what enters linear layers, "
+                "module:PATTERN for any module's output, or input:PATTERN for its input",
             )
     ordered = [name for name in SITES if name in names]
     return ordered + list(dict.fromkeys(name for name in names if name not in SITES))
@@ -307,6 +314,12 @@ def parse_sites(text: str, option: str = "--sites", *, known: Collection[str] = 
 def join_sites(parts: Iterable[str]) -> str:
     """Return the sites of several lists, each once."""
     return ",".join(parse_sites(",".join(dict.fromkeys(",".join(parts).split(",")))))
+
+
+def pattern_of(site: str) -> str:
+    """Return the pattern on module paths that a site is; empty if it is none."""
+    prefix = next((one for one in (MODULE_PREFIX, INPUT_PREFIX) if site.startswith(one)), None)
+    return "" if prefix is None else site.removeprefix(prefix)
 
 
 def optional_sites(text: str) -> tuple[str, ...]:

@@ -25,10 +25,10 @@ from distviz.models.architectures import count_layers, find_mlps, find_points, i
 from distviz.output import counted, first_of
 from distviz.results import MOST_LAYERS
 from distviz.sites import (
-    MODULE_PREFIX,
     EveryActivation,
     HookPoint,
     parse_layers,
+    pattern_of,
     with_channel_dim,
 )
 
@@ -131,7 +131,7 @@ def hooked_calls(
 
 def check_fired(points: Sequence[HookPoint], fired: Collection[HookPoint]) -> None:
     """Raise MeasurementError if a point never fired."""
-    missing = [point for point in points if point not in fired]
+    missing = [point for point in points if point not in fired and not point.may_be_silent]
     for point in missing:
         if isinstance(point, EveryActivation):
             point.check(fired)
@@ -291,7 +291,7 @@ def _points_anywhere(model: nn.Module, sites: Sequence[str], layers: Layers) -> 
         return []
     points: list[HookPoint] = []
     for site in sites:
-        if site.startswith(MODULE_PREFIX):
+        if pattern_of(site):
             points += find_points((), model, [site], chosen)
         elif site in _EVERYWHERE:
             points.append(EveryActivation.of(site, chosen))
@@ -299,8 +299,8 @@ def _points_anywhere(model: nn.Module, sites: Sequence[str], layers: Layers) -> 
             raise RequestError(
                 f"site '{site}' does not exist in {type(model).__name__}, which has no layers with "
                 "MLPs",
-                f"it has: {', '.join(_EVERYWHERE)} (of every activation), and module:PATTERN for "
-                "the output of modules",
+                f"it has: {', '.join(_EVERYWHERE)} (of every activation), module:PATTERN for the "
+                "output of modules, and input:PATTERN for their input",
             )
     return points
 

@@ -243,7 +243,8 @@ def redistribute(
         0-based indices, or text such as ``"0,3-5"`` and ``"all"``; or a mapping from the name of
         a stack to them (``{"vision_tower": "all"}``).
     sites
-        Names of `distviz.sites.SITES` or ``module:PATTERN``: where in these layers.
+        Names of `distviz.sites.SITES`, ``module:PATTERN`` or ``input:PATTERN``: where in these
+        layers.
     on
         ``"prefill"`` (calls without a cache), ``"decode"`` (calls with one) or ``"both"``.
     channel_dim

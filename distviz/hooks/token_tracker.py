@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SOURCES = ("input_ids", "inputs_embeds")
 _GRIDS = ("grid_thw", "image_grid_thw", "target_sizes")
 _DECODER_SOURCES = ("decoder_input_ids", "decoder_inputs_embeds")
+_REMOVE = "remove this site, or narrow its pattern"
 
 
 @dataclass
@@ -188,7 +189,8 @@ class Tracker:
         raise MeasurementError(
             f"{point.module} (site {point.site}) has {counted(rows, 'row')} for "
             f"{counted(tokens.valid.size, 'token')}",
-            "its rows cannot be matched to tokens; remove this site, or narrow its pattern",
+            "its rows cannot be matched to tokens; "
+            + ("name sites in place of linear" if point.may_be_silent else _REMOVE),
         )
 
 

@@ -171,7 +171,7 @@ def watch(
         stack to them (``{"vision_tower": "all"}``): a model that reads text is observed only in
         its language stacks unless others are named.
     sites
-        Names of `distviz.sites.SITES`, or ``module:PATTERN``.
+        Names of `distviz.sites.SITES`, ``module:PATTERN`` or ``input:PATTERN``.
     c
         Width of the near-zero band of the statistics.
     tokenizer

@@ -29,7 +29,7 @@ from distviz.measure.output_effect import Baseline, HeadInput
 from distviz.measure.paired_outputs import OutputSink
 from distviz.measure.partial import PartialResult
 from distviz.models import LoadedModel, entry_device
-from distviz.models.architectures import Mlp, count_layers, find_points
+from distviz.models.architectures import Mlp, count_layers, find_points, other_linear_inputs
 from distviz.progress import Progress
 from distviz.settings import RunSettings
 from distviz.sites import HookPoint, is_behind, optional_sites, parse_layers, parse_sites
@@ -59,6 +59,8 @@ def choose_points(
     sites = parse_sites(settings.sites)
     optional = optional_sites(settings.sites)
     watched = find_points(mlps, model, sites, layers, optional)
+    if optional:
+        watched += other_linear_inputs(model, watched)
     at = parse_sites(settings.at, "--at")
     moved = find_points(mlps, model, at, arm_layers) if arm_layers else []
     check_replaceable(model, moved)

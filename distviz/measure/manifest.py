@@ -52,6 +52,7 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
         texts = {token: visible(decode([token])) for token in ids}
         rows = TokenRows(writer.all_files(), texts, writer.temporary)
         result = replace(result, tokens=rows)
+    result.manifest.update(_linear_layers(measurement, result.channels))
     result.manifest["warnings"] = [
         *opened.details.get("warnings", []),
         *_replaced(measurement),
@@ -59,6 +60,23 @@ def assemble(measurement: Measurement, corpus: Corpus, batches: list[Batch], sec
         *_warnings(result, corpus),
     ]
     return result
+
+
+def _linear_layers(measurement: Measurement, channels: pd.DataFrame) -> dict[str, Any]:
+    """Return the linear layers that read the counted channels, and those whose input is at no site.
+
+    A place that was not reached, or whose streams of a token were counted as its channels, is the
+    input of none.
+    """
+    if channels.empty:
+        return {}
+    model, watched = measurement.opened.model, measurement.watched
+    last = channels.groupby(["site", "module"])["channel"].max()
+    inputs = linear_inputs(model, watched, (last + 1).to_dict())
+    return {
+        "linear_inputs": inputs,
+        "linear_left_out": linear_left_out(model, watched, inputs),
+    }
 
 
 def _manifest(
@@ -74,7 +92,6 @@ def _manifest(
             "ripple": settings.ripple,
             **{field.name: getattr(settings.arm(), field.name) for field in fields(ARM)},
         }
-    inputs = linear_inputs(opened.model, measurement.watched)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "run",
@@ -84,8 +101,6 @@ def _manifest(
             {**key._asdict(), "value": value}
             for key, value in sorted(measurement.partial.recorder.changes.means().items())
         ],
-        "linear_inputs": inputs,
-        "linear_left_out": linear_left_out(opened.model, measurement.watched, inputs),
         "effect": measurement.partial.effect.result(is_paired=measurement.is_paired),
         **describe(opened, corpus, batches, (settings,)),
         "seconds": {"measure": round(seconds, 3)},

@@ -25,7 +25,7 @@ from distviz.plots.layout import (
 )
 from distviz.plots.scales import grid_lines, value_scale
 from distviz.results import number, percent
-from distviz.sites import SITES
+from distviz.sites import INPUT_PREFIX, SITES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -170,7 +170,8 @@ def value_label(site: str) -> str:
 
 def site_description(site: str) -> str:
     """Return what is observed at a site."""
-    return SITES.get(site, "output of the module").split(" (")[0]
+    side = "input" if site.startswith(INPUT_PREFIX) else "output"
+    return SITES.get(site, f"{side} of the module").split(" (")[0]
 
 
 def beyond_texts(tails: Tails, title: str = "") -> list[str]:

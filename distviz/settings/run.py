@@ -114,14 +114,15 @@ class RunSettings:
     layers: str = _counts(
         "all", "LAYERS", "Layers to observe: all, or a list such as 0,3,8-11", commands=_OBSERVING)
     sites: str = _counts(
-        "act", "SITES", "Sites to observe: {choices}, module:PATTERN", commands=_OBSERVING,
-        choices=tuple(SITES), is_open=True, is_list=True, shown="as --at")
+        "act", "SITES", "Sites to observe: {choices}, module:PATTERN, input:PATTERN",
+        commands=_OBSERVING, choices=tuple(SITES), is_open=True, is_list=True, shown="as --at")
     arm_layers: str = _arm("0", "LAYERS", "Layers with ARM: none, all, or a list such as 0,2")
     redistribution: str = _arm(
         "arm", "NAME", f"Redistribution: {{choices}}, {_FORMS}",
         choices=("arm", "threshold", "scale", "noise"), is_open=True, runs_code=_is_callable)
     at: str = _arm(
-        "act", "SITES", "Sites where values are redistributed: {choices}, module:PATTERN",
+        "act", "SITES",
+        "Sites where values are redistributed: {choices}, module:PATTERN, input:PATTERN",
         choices=tuple(SITES), is_open=True, is_list=True)
     c: float = _arm(0.13, "NUMBER", "Width of the near-zero band")
     p1: float = _arm(99.5, "PERCENT", "Percentile that bounds the new values")

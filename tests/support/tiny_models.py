@@ -21,6 +21,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": _SIZES | _HEADS | {"num_local_experts": 4},
     "minicpm3": _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16,
         "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8},
+    "qwen3_next": _SIZES | _HEADS | {"head_dim": 8, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 24},
     "bert": _SIZES | {"num_attention_heads": 4},
     "t5": {"d_model": 32, "d_ff": 48, "num_layers": 3, "num_heads": 4, "d_kv": 8},
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distviz.errors import RequestError
-from distviz.sites import check_layers, join_layers, parse_layers, parse_sites
+from distviz.sites import check_layers, join_layers, parse_layers, parse_sites, pattern_of
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,19 @@ def test_sites_are_in_their_order_and_patterns_follow() -> None:
     assert parse_sites("down, module:*.x,gate,module:*.x") == ["gate", "down", "module:*.x"]
     for text, message in (
         ("", "--sites is empty"), ("gat", "unknown site 'gat'"), ("module:", "unknown site"),
+        ("input:", "unknown site"), ("inputs:*.x", "unknown site"),
     ):  # fmt: skip
         with pytest.raises(RequestError, match=message):
             parse_sites(text)
+
+
+def test_linear_stands_for_what_enters_linear_layers() -> None:
+    named = ["mlp_in", "product", "attn_in", "attention"]
+    assert sorted(parse_sites("linear,input:*.x")) == sorted([*named, "input:*.x"])
+    known = {"act", "input:*.kv_b_proj", "module:*.x"}
+    assert sorted(parse_sites("linear", known=known)) == sorted([*named, "input:*.kv_b_proj"])
+    places = [pattern_of(site) for site in ("module:*.x", "input:*.x", "input:", "act")]
+    assert places == ["*.x", "*.x", "", ""]
 
 
 def test_sites_of_a_result_are_allowed() -> None:

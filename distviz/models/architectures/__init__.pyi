@@ -9,6 +9,7 @@ from .functional_activations import is_activation as is_activation
 from .layer_order import trace_order as trace_order
 from .linear_layers import linear_inputs as linear_inputs
 from .linear_layers import linear_left_out as linear_left_out
+from .linear_layers import other_linear_inputs as other_linear_inputs
 from .mlp import Mlp as Mlp
 from .mlp import count_layers as count_layers
 from .mlp import find_mlps as find_mlps

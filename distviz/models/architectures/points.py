@@ -1,4 +1,4 @@
-"""Choose the hook points of sites in layers, and of ``module:`` patterns anywhere."""
+"""Choose the hook points of sites in layers, and of patterns on module paths anywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from distviz.errors import RequestError
 from distviz.models.architectures.activations import module_lists, place_of
 from distviz.models.architectures.mlp import has_forward
-from distviz.sites import MODULE_PREFIX, SITES, HookPoint
+from distviz.sites import INPUT_PREFIX, SITES, HookPoint, pattern_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,8 @@ def find_points(
     mlps
         The MLPs of `model`, from :func:`find_mlps`.
     model
-        Searched for ``module:PATTERN`` sites (shell patterns on whole module paths). `layers`
+        Searched for ``module:PATTERN`` and ``input:PATTERN`` sites (shell patterns on whole module
+        paths). `layers`
         applies to modules inside a layer; others get layer -1 and stack ``"model"``.
     sites
         Names of :data:`distviz.sites.SITES`, or patterns.
@@ -49,7 +50,7 @@ def find_points(
     offered = list(dict.fromkeys(point for mlp in mlps for point in mlp.points))
     chosen: list[HookPoint] = []
     for site in dict.fromkeys(sites):
-        if site.startswith(MODULE_PREFIX):
+        if pattern_of(site):
             candidates = _matching(model, site, mlps)
         else:
             candidates = [point for point in offered if point.site == site]
@@ -91,7 +92,7 @@ def _absent(
             f"site '{site}' is in none of the chosen layers of {name}",
             f"layers that have it: {', '.join(map(str, there))} (0 is the first)",
         )
-    if site.startswith(MODULE_PREFIX):
+    if pattern_of(site):
         paths = (path for path, module in model.named_modules() if path)
         example = offered[0].module if offered else next(paths, "")
         return RequestError(
@@ -114,7 +115,8 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoin
     for mlp in mlps:
         if place := place_of(f"{mlp.path}.", lists):
             stacks[place[0]] = mlp.stack
-    pattern = site.removeprefix(MODULE_PREFIX)
+    pattern = pattern_of(site)
+    takes = "input" if site.startswith(INPUT_PREFIX) else "output"
     points = []
     for path, module in modules.items():
         if not path or not has_forward(module) or not fnmatchcase(path, pattern):
@@ -123,5 +125,5 @@ def _matching(model: nn.Module, site: str, mlps: Sequence[Mlp]) -> list[HookPoin
         layer = place[1] if place else -1
         stack = stacks.get(place[0], place[0]) if place else "model"
         dim = -1 if has_channels_last(module) else None
-        points.append(HookPoint(layer, stack, site, path, "output", channel_dim=dim))
+        points.append(HookPoint(layer, stack, site, path, takes, channel_dim=dim))
     return points

@@ -140,6 +140,11 @@ def test_without_arm_one_panel() -> None:
     assert not any("ARM" in word.replace(site, "") for word in words)
 
 
+def test_sites_that_are_patterns_say_which_side_of_the_module_they_observe() -> None:
+    assert site_description("module:*.o_proj") == "output of the module"
+    assert site_description("input:*.o_proj") == "input of the module"
+
+
 def test_after_another_arm_layer_the_dark_mass_stands_on_arm_input() -> None:
     generator = np.random.default_rng(3)
     arriving = generator.normal(size=4000).astype(np.float32)

@@ -8,7 +8,13 @@ import pytest
 from support.tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 
-from distviz.models.architectures import find_mlps, find_points, linear_inputs, linear_left_out
+from distviz.models.architectures import (
+    find_mlps,
+    find_points,
+    linear_inputs,
+    linear_left_out,
+    other_linear_inputs,
+)
 from distviz.sites import LINEAR
 
 if TYPE_CHECKING:
@@ -65,3 +71,33 @@ def test_what_no_site_reads_is_named(
     assert linear_left_out(model, points, inputs) == [f"model.layers.*.{name}" for name in left_out]
     acts = [point for point in points if point.site == "act"]
     assert linear_left_out(model, acts, linear_inputs(model, acts)) == []
+
+
+def test_linear_layers_that_no_site_reads_have_their_own(tmp_path: Path, demo_folder: Path) -> None:
+    kind = "qwen3_next"
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(kind, tmp_path / kind, demo_folder))
+    points = find_points(find_mlps(model), model, LINEAR, [0, 3], LINEAR)
+    others = other_linear_inputs(model, points)
+    layer = "model.layers.{}."
+    wanted = [
+        (0, "linear_attn.in_proj_ba"), (0, "linear_attn.in_proj_qkvz"), (0, "linear_attn.out_proj"),
+        (0, "mlp.shared_expert_gate"), (3, "mlp.shared_expert_gate"),
+    ]  # fmt: skip
+    found = sorted((p.layer, p.module.removeprefix(layer.format(p.layer))) for p in others)
+    assert found == wanted
+    assert {p.site for p in others} == {f"input:*.{name}" for _, name in wanted}
+    assert all(p.takes == "input" and p.stack == "decoder" and p.may_be_silent for p in others)
+    inputs = linear_inputs(model, [*points, *others])
+    assert linear_left_out(model, points + others, inputs) == ["model.layers.*.mlp.experts"]
+
+
+def test_places_with_other_channels_are_inputs_of_no_linear_layer(
+    tmp_path: Path, demo_folder: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(save_tiny("llama", tmp_path, demo_folder))
+    points = find_points(find_mlps(model), model, ["mlp_in", "product"], [1])
+    there = {("mlp_in", point.module): 64 for point in points}  # two streams of a token
+    there |= {("product", point.module): 48 for point in points}
+    inputs = linear_inputs(model, points, there)
+    assert inputs == {"product": {"model.layers.1.mlp.down_proj": ["model.layers.1.mlp.down_proj"]}}
+    assert linear_inputs(model, points, {}) == {}
