@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import overrides
 from torch.overrides import TorchFunctionMode
+
+from distviz.errors import MeasurementError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -40,6 +43,7 @@ class Calls:
         self._is_counted = is_counted
         self._running: list[tuple[nn.Module, FrameType]] = []
         self._attached = 0
+        self._thread = 0
 
     @property
     def depth(self) -> int:
@@ -61,16 +65,28 @@ class Calls:
         return self
 
     def enter(self, module: nn.Module, *_: Any) -> None:
-        """Forward pre-hook of a module, or called by one."""
+        """Forward pre-hook of a module, or called by one.
+
+        Raises
+        ------
+        MeasurementError
+            If another thread is in a call.
+        """
         if self._is_counted is not None and not self._is_counted():
             return
         if not self.depth:
+            self._thread = get_ident()
             self.begin()
+        elif self._thread != get_ident():
+            raise MeasurementError(
+                f"{type(module).__name__} is called by two threads at once",
+                "let one thread at a time call what distviz observes",
+            )
         self._running.append((module, _calling_frame()))
 
     def leave(self, module: nn.Module, *_: Any) -> None:
         """Forward hook of a module, or called by one; also after an error."""
-        if any(one is module for one, _ in self._running):
+        if self._thread == get_ident() and any(one is module for one, _ in self._running):
             while self._running.pop()[0] is not module:
                 pass
             if not self._running:

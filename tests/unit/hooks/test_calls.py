@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from threading import Event
 from typing import Any
 from weakref import ref
 
@@ -17,6 +19,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 
 import distviz
+from distviz.errors import MeasurementError
 from distviz.hooks.calls import Calls, TracedCalls
 
 PLACES = {"lfm2": "layers.0.feed_forward.w1"}
@@ -129,3 +132,25 @@ def test_what_an_interrupted_call_holds_is_freed_by_the_next_question() -> None:
         del given
         assert calls.depth == 0
         assert freed() is None
+
+
+def test_two_threads_at_once_are_refused() -> None:
+    class Waiting(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[0] == 3:
+                begun.set()
+                assert refused.wait(60)
+            return super().forward(x)
+
+    begun, refused = Event(), Event()
+    net = nn.Sequential(Waiting(4, 4), nn.ReLU())
+    given = torch.arange(12.0).reshape(3, 4)
+    with distviz.watch(net) as seen, ThreadPoolExecutor(1) as other:
+        first = other.submit(net, given)
+        assert begun.wait(60)
+        with pytest.raises(MeasurementError, match="Sequential is called by two threads at once"):
+            net(torch.ones(2, 4))
+        refused.set()
+        first.result()
+        net(given)  # by one after the other
+    assert seen.stats()["count"].tolist() == [2 * given.numel()]
