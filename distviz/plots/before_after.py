@@ -182,7 +182,7 @@ def _caption(run: Run, data: PairedBins) -> str:
 
 
 def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
-    """Draw a panel; return the handles of its legend. Bars are one shape, without seams."""
+    """Draw a panel; return the handles of its legend."""
     histograms.frame(ax, data.axes, data.eps)
     histograms.count_scale(ax, max(data.peak, 1), data.floor, log=data.log, integer=True)
     ax.yaxis.set_major_formatter(FuncFormatter(style.short_count))
@@ -190,20 +190,20 @@ def _draw_panel(ax: Axes, data: PairedBins, panel: Panel) -> list[Artist]:
     floor = data.floor
     counts = np.maximum(data.heights(panel.counts), floor)
     bars: dict[str, Any] = {"edges": data.drawn_edges, "fill": True, "linewidth": 0}
-    ax.stairs(counts, baseline=floor, color=style.LIGHT[panel.phase], gid="bars", **bars)
+    histograms.steps(ax, counts, baseline=floor, color=style.LIGHT[panel.phase], gid="bars", **bars)
     handles: list[Artist] = []
     if panel.moved is not None:
         rest = np.maximum(data.heights(panel.counts - panel.moved), floor)
         color = style.DARK[panel.phase]
-        ax.stairs(counts, baseline=rest, color=color, gid="moved", zorder=1.2, **bars)
+        histograms.steps(ax, counts, baseline=rest, color=color, gid="moved", zorder=1.2, **bars)
         label = "received" if panel.phase == "after" else "moves away"
         handles.append(Rectangle((0, 0), 1, 1, color=color, linewidth=0, label=label))
     outlined = _outlined(data, panel)
     if outlined is not None:
         name, other = outlined
         handles.append(
-            ax.stairs(
-                np.maximum(data.heights(other), floor), data.drawn_edges, baseline=floor,
+            histograms.steps(
+                ax, np.maximum(data.heights(other), floor), data.drawn_edges, baseline=floor,
                 gid="outline", color=style.LINE["before"], linewidth=0.7, zorder=1.4,
                 label=f"{style.phase_name(name)}, for comparison",
             )

@@ -151,13 +151,13 @@ def _draw_bars(ax: Axes, data: ComparedBins) -> list[Artist]:
     a, b = (np.maximum(data.heights(side.shares), floor) for side in (data.a, data.b))
     common = np.minimum(a, b)
     look: dict[str, Any] = {"edges": data.drawn_edges, "fill": True, "linewidth": 0}
-    ax.stairs(common, baseline=floor, color=_COMMON, gid="common", **look)
+    histograms.steps(ax, common, baseline=floor, color=_COMMON, gid="common", **look)
     handles: list[Artist] = []
     for side, shares in (("A", a), ("B", b)):
         color = SIDE_COLORS[side]
-        ax.stairs(shares, baseline=common, color=_FILL[side], gid=f"only-{side}", **look)
-        ax.stairs(
-            shares, data.drawn_edges, baseline=floor, linewidth=0.9, color=color, zorder=1.5,
+        histograms.steps(ax, shares, baseline=common, color=_FILL[side], gid=f"only-{side}", **look)
+        histograms.steps(
+            ax, shares, data.drawn_edges, baseline=floor, linewidth=0.9, color=color, zorder=1.5,
             gid=f"outline-{side}",
         )  # fmt: skip
         tint: dict[str, Any] = {"facecolor": _FILL[side], "edgecolor": color}
@@ -169,7 +169,8 @@ def _draw_difference(ax: Axes, data: ComparedBins) -> None:
     """Draw the excess of B upwards in its colour, the excess of A downwards."""
     points = 100 * data.heights(data.difference)
     for side, part in (("A", np.minimum(points, 0)), ("B", np.maximum(points, 0))):
-        ax.stairs(
+        histograms.steps(
+            ax,
             part,
             data.drawn_edges,
             fill=True,

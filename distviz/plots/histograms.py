@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.patches import StepPatch
+from matplotlib.ticker import MaxNLocator
 
 from distviz.plots import style
 from distviz.plots.layout import (
@@ -23,13 +24,15 @@ from distviz.plots.layout import (
     renderer_of,
     width_of,
 )
-from distviz.plots.scales import grid_lines, value_scale
+from distviz.plots.scales import grid_lines, log_y_scale, value_scale
 from distviz.results import number, percent
 from distviz.sites import INPUT_PREFIX, SITES
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from distviz.plots.before_after_data import Tails
     from distviz.plots.site_axes import SiteAxes
@@ -133,13 +136,30 @@ def frame(ax: Axes, axes: SiteAxes, eps: float) -> None:
 def count_scale(ax: Axes, peak: float, floor: float, *, log: bool, integer: bool = False) -> None:
     """Set the scale of counts or fractions; ``floor`` is where bars begin on a log scale."""
     if log:
-        ax.set_yscale("log", nonpositive="clip")
-        ax.set_ylim(floor, peak * (peak / floor) ** (_HEADROOM - 1))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        log_y_scale(ax, floor, peak * (peak / floor) ** (_HEADROOM - 1), "clip")
         return
     ax.set_ylim(0, peak * _HEADROOM)
     least = {"integer": True, "min_n_ticks": 1} if integer else {}
     ax.yaxis.set_major_locator(MaxNLocator(5, **least))
+
+
+def steps(
+    ax: Axes,
+    heights: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    *,
+    color: str,
+    fill: bool = False,
+    **look: Any,
+) -> StepPatch:
+    """Draw ``heights`` over ``edges`` as one shape, without seams.
+
+    As `Axes.stairs` does, which takes longer, because it fits the limits of the axes.
+    """
+    look |= {"facecolor" if fill else "edgecolor": color, "fill": fill}
+    patch = StepPatch(heights, edges, **look)
+    ax.add_artist(patch)
+    return patch
 
 
 def label_band(ax: Axes, eps: float, *, of: str = "", is_empty: bool, taken: float = 0.0) -> None:

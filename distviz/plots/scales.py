@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rcParams
+from matplotlib.lines import Line2D
+from matplotlib.markers import TICKLEFT
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
     MaxNLocator,
     NullFormatter,
+    NullLocator,
     PercentFormatter,
 )
 
@@ -20,10 +24,12 @@ from distviz.plots import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.backend_bases import RendererBase
     from numpy.typing import NDArray
 
     from distviz.plots.site_axes import SiteAxes
 
+_TICK_LEFT: Any = TICKLEFT
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -49,6 +55,30 @@ def round_ticks(axis: Axis, most: int = 4) -> None:
 def grid_lines(ax: Axes) -> None:
     """Draw horizontal grid lines."""
     ax.grid(axis="y", color=style.GRID, linewidth=0.6)
+
+
+class _MinorTicks(Line2D):
+    """The minor ticks of a y axis as one artist; those of Matplotlib have five each."""
+
+    def __init__(self, ax: Axes) -> None:
+        super().__init__(
+            [], [], linestyle="none", marker=_TICK_LEFT, color=rcParams["ytick.color"],
+            markersize=rcParams["ytick.minor.size"], transform=ax.get_yaxis_transform("tick1"),
+            markeredgewidth=rcParams["ytick.minor.width"], zorder=ax.yaxis.get_zorder(),
+        )  # fmt: skip
+        self.set_clip_on(False)
+        self.set_in_layout(False)
+        self._axis = ax.yaxis
+        self._locator = ax.yaxis.get_minor_locator()
+        ax.yaxis.set_minor_locator(NullLocator())
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw them for the present limits."""
+        low, high = sorted(self._axis.get_view_interval())
+        places = np.asarray(self._locator())
+        places = places[(low <= places) & (places <= high)]
+        self.set_data(np.zeros(len(places)), places)
+        super().draw(renderer)
 
 
 def value_scale(ax: Axes, axes: SiteAxes) -> None:
@@ -124,6 +154,13 @@ def log_if_wide(ax: Axes, values: NDArray[np.float64], span: float = 30.0) -> bo
     ax.set_ylim(float(positive.min()) / 1.5, float(positive.max()) * 1.5)
     plain_ticks(ax.yaxis)
     return True
+
+
+def log_y_scale(ax: Axes, low: float, high: float, nonpositive: str) -> None:
+    """Use a logarithmic y axis with these ends, with minor ticks that have no labels."""
+    ax.set_yscale("log", nonpositive=nonpositive)
+    ax.set_ylim(low, high)
+    ax.add_artist(_MinorTicks(ax))
 
 
 def plain_ticks(axis: Axis) -> None:

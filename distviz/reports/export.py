@@ -22,10 +22,11 @@ from distviz.sites import parse_layers, parse_sites
 if TYPE_CHECKING:
     import pandas as pd
 
-_NO_DATES: dict[str, dict[str, None]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+_SAVED: dict[str, dict[str, Any]] = {
+    # At the usual level 6, a file is 1 % smaller and takes a quarter longer.
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
 }
 
 
@@ -247,7 +248,7 @@ def save_figure(
 
     with styled(width):
         for kind in formats:
-            figure.savefig(place / f"{name}.{kind}", metadata=_NO_DATES[kind])
+            figure.savefig(place / f"{name}.{kind}", **_SAVED[kind])
 
 
 def _parse_formats(option: str, text: str, allowed: Sequence[str]) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 
-from distviz.plots import scales
+from distviz.plots import scales, style
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,31 @@ def test_log_scale_only_where_values_span_a_factor(values: list[float], is_log: 
     ax = Figure().add_subplot()
     assert scales.log_if_wide(ax, np.array(values)) == is_log
     assert ax.get_yscale() == ("log" if is_log else "linear")
+
+
+@pytest.mark.parametrize("width", [None, "single"])
+@pytest.mark.parametrize("limits", [(0.5, 3e4), (1.0, 9.0), (1e-3, 1e5)])
+def test_minor_ticks_look_as_those_of_matplotlib(
+    limits: tuple[float, float], width: str | None
+) -> None:
+    with style.styled(width):
+        figures = Figure(), Figure()
+        ours, theirs = (figure.add_subplot() for figure in figures)
+        scales.log_y_scale(ours, *limits, "clip")
+        theirs.set_yscale("log", nonpositive="clip")
+        theirs.set_ylim(*limits)
+        theirs.yaxis.set_minor_formatter(NullFormatter())
+        drawn, expected = (np.asarray(image_of(figure)) for figure in figures)
+        theirs.yaxis.set_minor_locator(NullLocator())
+        without = np.asarray(image_of(figures[1]))
+    assert np.array_equal(drawn, expected)
+    assert not np.array_equal(drawn, without)
+
+
+def image_of(figure: Figure) -> memoryview:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.buffer_rgba()
 
 
 def test_differences_have_a_sign() -> None:
