@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distviz.errors import MeasurementError
-from distviz.hooks.calls import Calls, TracedCalls
+from distviz.hooks.calls import Calls, TracedCalls, parameter_names
 from distviz.hooks.channel_dims import ChannelDims
 from distviz.models.architectures import modules_at
 from distviz.sites import EveryActivation, HookPoint
@@ -103,9 +103,13 @@ def _first_tensor(point: HookPoint, value: Any) -> torch.Tensor:
     found = value
     while isinstance(found, tuple | list | dict) and found:
         found = next(iter(found.values() if isinstance(found, dict) else found))
-    if not isinstance(found, torch.Tensor):
+    kind = type(value).__name__ + ", no tensor"
+    if isinstance(found, torch.Tensor):
+        kind = f"{str(found.dtype).removeprefix('torch.')}, no floating-point numbers"
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+        verb = "takes" if point.takes == "input" else "returns"
         raise MeasurementError(
-            f"{point.module} (site {point.site}) returns {type(value).__name__}, no tensor",
+            f"{point.module} (site {point.site}) {verb} {kind}",
             "observe a module in it, or narrow the pattern",
         )
     return found
@@ -216,8 +220,9 @@ def _hook_module(
         if args:
             new = take(args[0])
             return None if new is None else ((new, *args[1:]), kwargs)
-        name = next(iter(kwargs))
-        new = take(kwargs[name])
+        given = [name for name in parameter_names(reader.forward) if name in kwargs]
+        name = next(iter(given or kwargs), "")
+        new = take(kwargs.get(name))
         return None if new is None else (args, {**kwargs, name: new})
 
     for reader in readers:

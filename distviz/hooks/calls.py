@@ -6,8 +6,10 @@ as Python executes its frame, whether or not a hook has seen its end.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
+from functools import cache
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self
 
@@ -167,6 +169,18 @@ class _Mode(TorchFunctionMode):
         _pop_mode()
         for mode in reversed(above):
             _push_mode(mode)
+
+
+def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the parameters of a function or method."""
+    if inspect.ismethod(forward):
+        return _names_of_function(forward.__func__)[1:]
+    return tuple(inspect.signature(forward).parameters)
+
+
+@cache
+def _names_of_function(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _calling_frame() -> FrameType:

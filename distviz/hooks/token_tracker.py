@@ -8,17 +8,14 @@ row are split by the grid of each image.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distviz.errors import MeasurementError
-from distviz.hooks.calls import Calls
+from distviz.hooks.calls import Calls, parameter_names
 from distviz.hooks.tokens import Tokens
 from distviz.models import is_of_transformers
 from distviz.output import counted
@@ -134,7 +131,7 @@ class Tracker:
         self.in_training, self.with_gradients = module.training, _computes_gradients()
         given = kwargs
         if args:
-            given = dict(zip(_names_of(module.forward), args, strict=False)) | kwargs
+            given = dict(zip(parameter_names(module.forward), args, strict=False)) | kwargs
         source = _first(given, _SOURCES)
         continues = source is None and self._encoder_ran
         self._encoder_ran = module is self._encoder
@@ -238,18 +235,6 @@ def _computes_gradients() -> bool:
     import torch
 
     return torch.is_grad_enabled()
-
-
-def _names_of(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the parameters of a function or method."""
-    if inspect.ismethod(forward):
-        return _names_of_function(forward.__func__)[1:]
-    return tuple(inspect.signature(forward).parameters)
-
-
-@cache
-def _names_of_function(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
 
 
 def _first(given: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from support.brute_force import hook_count
+from support.own_module_checks import redistributed
 from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import distviz
+from distviz.arm import random_key
 from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError
 from distviz.hooks.attach import attach_hook
@@ -262,3 +264,64 @@ def test_find_mlps_does_not_change_the_model() -> None:
     assert not calls
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+
+
+class Scaled(nn.Module):
+    """Calls its part by names, in another order than that of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Part()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(factor=torch.full((1,), 100.0), hidden=x + 1)
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, hidden: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        return self.act(hidden) * factor
+
+
+def test_the_input_is_the_first_parameter_also_where_it_is_given_by_name() -> None:
+    net, given = Scaled(), torch.arange(6.0).reshape(2, 3)
+    with torch.no_grad(), distviz.watch(net, sites="input:part") as seen:
+        net(given)
+    (row,) = seen.stats().to_dict("records")
+    assert (row["module"], row["count"], row["min"], row["max"]) == ("part", 6, 1, 6)
+    settings = {"c": 0.5, "p1": 90.0}
+    with (
+        torch.no_grad(),
+        distviz.redistribute(net, ARM(**settings), "all", sites="input:part"),
+    ):
+        changed = net(given)
+    kept = redistributed(random_key(-1, "input:part"), given + 1, 1, **settings)
+    assert not torch.equal(kept, given + 1)
+    assert torch.equal(changed, kept * 100)
+
+
+def test_what_is_no_floating_point_tensor_is_refused_by_name() -> None:
+    class Odd(nn.Module):
+        def forward(self, *values: Any) -> Any:
+            return values[0].argmax(-1) if values else None
+
+    net = nn.Sequential(nn.ReLU(), Odd())
+    with (
+        pytest.raises(MeasurementError, match=r"1 \(site module:1\) returns int64, no floating-"),
+        distviz.watch(net, sites="module:1"),
+    ):
+        net(torch.ones(2, 3))
+    llama = tiny("llama")
+    with (
+        pytest.raises(MeasurementError, match=r"embed_tokens.* takes int64, no floating-point"),
+        distviz.watch(llama, sites="input:model.embed_tokens"),
+    ):
+        llama(IDS)
+    with (
+        pytest.raises(MeasurementError, match=r"\(site input:1\) takes NoneType, no tensor"),
+        distviz.watch(net, sites="input:1"),
+    ):
+        net[1]()
