@@ -7,6 +7,7 @@ only inside the backward pass; its tokens are found again by its values.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,12 +54,18 @@ class Gradients:
         Called with what is wrong, inside the backward pass.
     scale
         Returns by what the loss was multiplied; gradients are divided by it.
+
+    Attributes
+    ----------
+    seen, reached
+        How many values of forward calls there were, and how many of their gradients.
     """
 
     receive: Callable[[HookPoint, torch.Tensor, Tokens], None]
     fail: Callable[[Exception], None]
     scale: Callable[[], float]
-    reached: set[HookPoint] = field(default_factory=set)
+    seen: Counter[HookPoint] = field(default_factory=Counter)
+    reached: Counter[HookPoint] = field(default_factory=Counter)
     _unmatched: dict[HookPoint, list[_Forward]] = field(default_factory=dict)
     _handles: list[Any] = field(default_factory=list)
 
@@ -66,6 +73,7 @@ class Gradients:
         self, point: HookPoint, value: torch.Tensor, tokens: Tokens, of_call: Tokens | None
     ) -> None:
         """Wait for the gradient of a value of a forward call."""
+        self.seen[point] += 1
         if value.requires_grad:
             self._wait(point, value, _Forward(tokens, of_call))
             return
@@ -125,8 +133,8 @@ class Gradients:
             wide = values if values.dtype == torch.float64 else values.float()
             values = wide / scale
         rows = rows_of(part_of(point, values), forward.of_call).contiguous()
-        self.reached.add(point)
         self.receive(point, rows, forward.tokens)
+        self.reached[point] += 1
 
 
 def _passed_twice(point: HookPoint) -> MeasurementError:

@@ -65,7 +65,7 @@ def observe(
     Raises
     ------
     MeasurementError
-        On leaving, if the model was called and a point never fired.
+        On leaving, if a call of the model has finished and a point never fired.
     """
     with hooked_calls(model, points, tracker, parts) as calls:
 
@@ -115,7 +115,7 @@ def hooked_calls(
 ) -> Iterator[HookedCalls]:
     """Track tokens and routing of a model's calls; see `observe` for ``parts`` and errors."""
     fired: set[HookPoint] = set() if parts is None else parts
-    before = tracker.calls
+    before = tracker.calls - len(tracker.unfinished)
     with ExitStack() as stack:
         if parts is None:
             tracker.track_calls(model, stack)
@@ -125,7 +125,7 @@ def hooked_calls(
     # Experts that no token was routed to cannot fire.
     idle = {path for path, routing in routings.items() if routing.is_idle}
     fired.update(point for point in points if point.experts in idle)
-    if parts is None and tracker.calls > before:
+    if parts is None and tracker.calls - len(tracker.unfinished) > before:
         check_fired(points, fired)
 
 

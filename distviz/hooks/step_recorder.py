@@ -77,7 +77,8 @@ class StepRecorder:
     nonfinite: FirstNonfinite = field(init=False)
     _failure: Exception | None = None
     _gradients: Gradients | None = None
-    _reached: set[HookPoint] = field(default_factory=set)
+    _seen: Counter[HookPoint] = field(default_factory=Counter)
+    _reached: Counter[HookPoint] = field(default_factory=Counter)
     _left_out: Counter[str] = field(default_factory=Counter)
     _call: int = 0
     _first: int = 0
@@ -128,7 +129,7 @@ class StepRecorder:
         """Leave the gradients: they refer to this recorder, and its tables are large."""
         if self._gradients is not None:
             self._gradients.close()
-            self._reached |= self._gradients.reached
+            self._seen, self._reached = self._gradients.seen, self._gradients.reached
             self._gradients = None
 
     def add_sketches(self, found: Mapping[SiteKey, Sketch]) -> None:
@@ -146,6 +147,7 @@ class StepRecorder:
 
     def finish(self) -> None:
         """Take what is still on devices; waits for it."""
+        self._check_finished()
         self.recorder.documents.close()
         self.recorder.flush()
         self.nonfinite.finish()
@@ -156,6 +158,12 @@ class StepRecorder:
         if self.scale is None:
             return []
         return [point for point in self.points if not point.is_in(self._reached)]
+
+    @property
+    def with_some_gradients(self) -> dict[HookPoint, tuple[int, int]]:
+        """The points that gradients of some passes have reached: how many, and of how many."""
+        both = {point: (self._reached[point], n) for point, n in self._seen.items()}
+        return {point: (n, of_all) for point, (n, of_all) in both.items() if 0 < n < of_all}
 
     @property
     def is_half_unscaled(self) -> bool:
@@ -175,6 +183,7 @@ class StepRecorder:
                 "call the model that was given to the Monitor, not a part of it or its forward",
             )
         if self._call != self.tracker.calls:
+            self._check_finished()
             self._call = self.tracker.calls
             self._begin_call()
         if not self._is_counted:
@@ -186,6 +195,16 @@ class StepRecorder:
         self._record(point, found[0], tokens)
         if self._gradients is not None:
             self._gradients.see(point, whole, tokens, self.tracker.tokens)
+
+    def _check_finished(self) -> None:
+        """Fail if the latest call was counted and did not finish."""
+        if self._is_counted and self._call in self.tracker.unfinished:
+            self.fail(
+                MeasurementError(
+                    "a training pass did not finish (error or interruption), and counts only in "
+                    "the layers before its end"
+                )
+            )
 
     def _begin_call(self) -> None:
         self.recorder.send()

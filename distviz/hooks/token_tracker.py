@@ -91,9 +91,12 @@ class Tracker:
     in_training: bool = False
     with_gradients: bool = False
     _calls: Calls = field(default_factory=Calls)
+    _model: nn.Module | None = None
     _own: _OwnModel | None = None
     _encoder: nn.Module | None = None
     _encoder_ran: bool = False
+    _is_begun: bool = False
+    _unfinished: set[int] = field(default_factory=set)
 
     @property
     def past(self) -> int:
@@ -106,12 +109,20 @@ class Tracker:
         """Whether a call of the model runs."""
         return self._calls.depth > 0
 
+    @property
+    def unfinished(self) -> set[int]:
+        """Which calls, by their number in `calls`, an error or an interruption has ended."""
+        if self._is_begun and not self.is_in_call:
+            self._unfinished.add(self.calls)
+        return self._unfinished
+
     def track_calls(self, model: nn.Module, stack: ExitStack) -> None:
         """Track the calls of a model until `stack` is closed.
 
         This includes direct calls of its base model, and of its encoder, which ``generate`` calls
         first.
         """
+        self._model = model
         self._own = None if is_of_transformers(model) else _OwnModel.of(model)
         tracked: list[Any] = [model, getattr(model, "base_model", model)]
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
@@ -119,23 +130,27 @@ class Tracker:
             tracked.append(self._encoder)
         for module in dict.fromkeys(tracked):
             before = module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True)
-            stack.callback(before.remove)
+            finished = module.register_forward_hook(self.finish)
             after = module.register_forward_hook(self.leave, always_call=True)
-            stack.callback(after.remove)
+            for handle in (before, finished, after):
+                stack.callback(handle.remove)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: read mask, shape and cache from the arguments."""
         self._calls.enter(module)
         if self._calls.depth > 1:  # the base model inside the called model
             return
+        if self._is_begun:
+            self._unfinished.add(self.calls)
         self.in_training, self.with_gradients = module.training, _computes_gradients()
         given = kwargs
         if args:
             given = dict(zip(parameter_names(module.forward), args, strict=False)) | kwargs
         source = _first(given, _SOURCES)
         continues = source is None and self._encoder_ran
-        self._encoder_ran = module is self._encoder
+        self._encoder_ran = False
         self.calls += not continues
+        self._is_begun = True
         if self.given is not None:
             self.tokens = self.given
             return
@@ -155,9 +170,20 @@ class Tracker:
                 source = _batched(given)
                 self._own.n_dims = 0 if source is None else source.ndim
 
+    def finish(self, module: nn.Module, *_: Any) -> None:
+        """Forward hook of the model, which an error or an interruption skips."""
+        if self._calls.depth == 1:
+            self._is_begun = False
+            self._encoder_ran = module is self._encoder
+
     def leave(self, module: nn.Module, *_: Any) -> None:
-        """Forward hook of the model; also runs after an error."""
+        """Forward hook of the model, also after an error: what runs later is no part of the call.
+
+        The code that calls a base model may continue with its head.
+        """
         self._calls.leave(module)
+        if module is self._model and not self.is_in_call:
+            self.tokens = self.decoder = None
 
     def check_batch(self, point: HookPoint, value: torch.Tensor) -> None:
         """Raise MeasurementError if a tensor of an own model does not begin with the batch."""

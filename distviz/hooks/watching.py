@@ -46,6 +46,7 @@ class WatchResult:
     warnings: list[str] = field(default_factory=list)
     tokenizer: Any = None
     _call: int = 0
+    _unfinished: set[int] = field(default_factory=set)
     _n_documents: dict[str, int] = field(default_factory=dict)
     _offset: int = 0
     _given: Tokens | None = field(default=None)
@@ -55,6 +56,7 @@ class WatchResult:
         """Record one point of one forward call."""
         phase = phase_of(self.model)
         if self._call != self.tracker.calls:
+            self._note_unfinished()
             self._call = self.tracker.calls
             self.recorder.send()
             if tokens.past == 0:
@@ -78,19 +80,29 @@ class WatchResult:
         return f"{type(self).__name__}: {' · '.join(parts)}"
 
     def run(self) -> Run:
-        """Return all observations so far as a `Run`."""
+        """Return all observations so far as a `Run`; warn of calls that did not finish."""
+        return self._run()
+
+    def _run(self) -> Run:
         documents = max(self._n_documents.values(), default=0)
         text = {"documents": documents, "tokens": None}
         model = description(self.model)
-        return run_of(self.recorder, model, text, self.warnings, self.tokenizer)
+        self._note_unfinished()
+        notes = _noted(_note_of_unfinished(len(self._unfinished)))
+        return run_of(self.recorder, model, text, [*self.warnings, *notes], self.tokenizer)
+
+    def _note_unfinished(self) -> None:
+        """Note the latest call that was counted, if it did not finish."""
+        if self._call in self.tracker.unfinished:
+            self._unfinished.add(self._call)
 
     def stats(self) -> pd.DataFrame:
         """Return one row per layer, site and phase: the columns of ``stats.csv``."""
-        return self.run().stats()
+        return self._run().stats()
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write a run folder, see `Run.save`."""
-        return self.run().save(folder, force=force)
+        return self._run().save(folder, force=force)
 
 
 def description(model: nn.Module) -> dict[str, Any]:
@@ -157,9 +169,9 @@ def watch(
     module or function; layers are these activations in the order in which they run. Channels are
     the last dimension, or another that the call shows (1 after a convolution).
 
-    Padding is excluded by the attention mask of the call; without text, each row of the first
-    tensor is a document. What a backward pass computes again is not counted. Values observed while
-    `redistribute` is active on the model belong to phase ``after``.
+    Padding is excluded by the attention mask; without text, a row of the first tensor is a
+    document. What a backward pass computes again is not counted. Values while `redistribute` is
+    active are of phase ``after``. What an unfinished call computed counts, with a warning.
 
     Parameters
     ----------
@@ -187,8 +199,8 @@ def watch(
     RequestError
         If an argument is of another kind, or a layer or site does not exist in the model.
     MeasurementError
-        In a call, if the channels or documents of a tensor are not known. On leaving, if the model
-        was called and a chosen point never fired.
+        In a call, if the channels or documents of a tensor are not known. On leaving, if a chosen
+        point never fired in calls that finished.
     """
     check_common(model, layers, channel_dim)
     check_observation(c, tokenizer)
@@ -201,6 +213,13 @@ def watch(
     ):
         result.warnings.extend(_noted(note_of_others(inner, points)))
         yield result
+
+
+def _note_of_unfinished(n_calls: int) -> list[str]:
+    if not n_calls:
+        return []
+    calls = f"{counted(n_calls, 'unfinished call')} of the model (error or interruption)"
+    return [f"values of {calls} are counted only in the layers before the end"]
 
 
 def _noted(notes: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,7 @@ class StepResult:
         elif not seen.passes:
             found.idle = [whose + seen.why_nothing()]
         else:
-            found.notes = [*_notes(seen.without_gradient, seen.is_half_unscaled)]
+            found.notes = [*_notes(seen)]
         found.nonfinite = seen.nonfinite.found
         return found
 
@@ -106,13 +106,19 @@ def gather(ranks: Ranks, own: StepResult) -> StepResult | None:
     return functools.reduce(operator.add, found) if found else None
 
 
-def _notes(silent: Iterable[HookPoint], is_half_unscaled: bool) -> Iterable[str]:
-    places = [f"layer {point.layer}, {point.site}" for point in silent]
-    if places:
-        more = f" and {counted(len(places) - 1, 'more place')}" if len(places) > 1 else ""
-        yield f"no gradient reached {places[0]}{more} before step()"
-    if is_half_unscaled:
+def _notes(seen: StepRecorder) -> Iterator[str]:
+    if silent := seen.without_gradient:
+        yield f"no gradient reached {_named(silent)} before step()"
+    if some := seen.with_some_gradients:
+        n, of_all = next(iter(some.values()))
+        yield f"only {n} of {counted(of_all, 'gradient')} reached {_named([*some])} before step()"
+    if seen.is_half_unscaled:
         yield (
             "gradients are float16, and no scaler was given: if a GradScaler multiplies the loss, "
             "they include its scale"
         )
+
+
+def _named(points: Sequence[HookPoint]) -> str:
+    more = f" and {counted(len(points) - 1, 'more place')}" if len(points) > 1 else ""
+    return f"layer {points[0].layer}, {points[0].site}{more}"

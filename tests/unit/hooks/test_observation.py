@@ -165,9 +165,10 @@ def test_a_piece_of_a_call_collects_fired_points_and_checks_nothing() -> None:
     tracker, fired = hooks.Tracker(), set()
     ids, mask = padded("right")
     with torch.no_grad(), keeping(model, acts("llama")) as kept:
-        with hooks.observe(model, [], lambda *_: None, tracker):
-            model(ids, attention_mask=mask)  # the tracker keeps the tokens of this call
         received = []
+        with hooks.observe(model, points[:1], lambda *row: received.append(row), tracker):
+            model(ids, attention_mask=mask)
+        tracker.tokens = received.pop()[2]  # as the caller of a piece does
         with hooks.observe(model, points, lambda *row: received.append(row), tracker, fired):
             hidden = model.model.embed_tokens(ids)
             model.model.layers[0].mlp(hidden)

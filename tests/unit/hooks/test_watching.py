@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,63 @@ def test_watch_equals_plain_hooks_without_padding(name: str, dtype: torch.dtype,
             x = on_grid(together[ends[number] : ends[number + 1]].reshape(-1))
             assert one["gini"] == pytest.approx(gini_of(x), rel=1e-9)
             assert one["eps"] == pytest.approx(eps_of(x), rel=1e-12)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_calls_that_do_not_finish_are_named(error: type[BaseException]) -> None:
+    model = tiny("llama")
+    calls = [padded("right", seed) for seed in (0, 1, 2)]
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with torch.no_grad(), keeping(model, acts("llama")) as kept, distviz.watch(model) as watched:
+        for number, (ids, mask) in enumerate(calls):
+            path = "model.embed_tokens" if number == 0 else "model.layers.1.mlp.act_fn"
+            handle = model.get_submodule(path).register_forward_pre_hook(fail)
+            with suppress(error):
+                model(ids, attention_mask=mask)
+            assert watched.tracker.unfinished == set(range(1, number + 2))
+            handle.remove()
+        model(*calls[0])
+    with pytest.warns(UserWarning, match="values of 2 unfinished calls of the model"):
+        run = watched.run()
+    with pytest.warns(UserWarning, match="in the layers before the end"):
+        stats = watched.stats()
+    (line,) = run.manifest["warnings"]
+    assert "2 unfinished calls of the model (error or interruption)" in line
+    assert run.manifest["text"]["documents"] == 9
+    of_layers = {0: [1, 2, 0], 1: [0], 2: [0]}
+    for row in stats.to_dict("records"):
+        given = [calls[number] for number in of_layers[row["layer"]]]
+        tensors = kept[str(row["layer"])]
+        rows = [kept_rows(t, mask) for t, (_, mask) in zip(tensors, given, strict=True)]
+        values = raw(rows)
+        assert_stats(row, values, eps_of(values))
+        documents = run.documents.loc[run.documents["layer"] == row["layer"], "document"]
+        assert documents.tolist() == list(range(9))[9 - 3 * len(given) :]
+
+
+def test_a_watch_without_a_finished_call_ends_without_an_error() -> None:
+    model = tiny("llama")
+    with torch.no_grad(), distviz.watch(model) as watched:
+        with pytest.raises(IndexError):
+            model(torch.full((1, 2), 64))  # no token of the vocabulary
+        del model.model.layers[2].mlp.act_fn
+        with pytest.raises(AttributeError):
+            model(padded("right")[0])
+    with pytest.warns(UserWarning, match="values of 1 unfinished call of the model"):
+        assert watched.stats()["layer"].tolist() == [0, 1]
+
+
+def test_what_runs_after_a_call_belongs_to_no_text() -> None:
+    model = tiny("llama")
+    ids, mask = padded("right")
+    with torch.no_grad(), distviz.watch(model) as watched:
+        model(ids, attention_mask=mask)
+        with pytest.raises(MeasurementError, match="outside a call of the observed model"):
+            model.model.layers[0].mlp(torch.zeros(3, 9, 32))
+    assert watched.stats()["count"].tolist() == [19 * 48] * 3
 
 
 @pytest.mark.parametrize("how", ["positional", "embeds", "no mask", "4-D mask", "bool mask"])

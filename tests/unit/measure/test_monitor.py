@@ -459,6 +459,64 @@ def test_a_missing_backward_pass_is_named(
     assert set(Training.load(tmp_path / "a").at(0).stats()["site"]) == {"act"}
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("n_passes", [0, 1])
+def test_a_pass_that_does_not_finish_leaves_no_snapshot(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: type[BaseException],
+    n_passes: int,
+) -> None:
+    model = trainable()
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with distviz.Monitor(model, every=1, out=tmp_path / "a", gradients=True) as monitor:
+        handle = model.model.layers[1].mlp.act_fn.register_forward_hook(fail)
+        with contextlib.suppress(error):
+            loss_of(model, padded("right"))
+        handle.remove()
+        for _ in range(n_passes):
+            loss_of(model, padded("right")).backward()
+        monitor.step()
+        train(model, monitor, 2, start=1)
+    message = "step 0 has no snapshot: a training pass did not finish (error or interruption)"
+    assert message in capsys.readouterr().err
+    assert Training.load(tmp_path / "a").steps == [1]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_a_backward_pass_that_does_not_finish_is_named(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    model = trainable()
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    with (
+        distviz.Monitor(model, every=1, out=tmp_path / "a", gradients=True) as monitor,
+        capturing(model) as take,
+    ):
+        first, second = batches(0)
+        loss_of(model, first).backward()
+        take(first)
+        handle = model.model.layers[1].mlp.down_proj.register_full_backward_hook(fail)
+        loss = loss_of(model, second)
+        with pytest.raises(error):
+            loss.backward()
+        handle.remove()
+        captured = take(second)
+        monitor.step()
+    run = Training.load(tmp_path / "a").at(0)
+    reached = [len(captured.gradients[str(layer)]) for layer in range(3)]
+    assert reached == [1, 1, 2]
+    line = "only 1 of 2 gradients reached layer 0, act and 1 more place before step()"
+    assert run.manifest["warnings"] == [line]
+    check(run, captured, gradients=True)
+
+
 def test_requests_that_cannot_be_carried_out(tmp_path: Path) -> None:
     model = trainable()
     for options, what in (
