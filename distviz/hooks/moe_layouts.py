@@ -5,7 +5,7 @@ As in transformers 5.23, ``integrations/moe.py`` and the models.
 ==============  ==============================================================================
 implementation  rows
 ==============  ==============================================================================
-batched_mm      once, ordered by (token, slot)
+batched_mm      once, ordered by (token, slot); also where experts keep the blocks of a GGUF
 grouped_mm      once, ordered by expert as ``torch.sort`` orders them
 eager           once per expert with tokens, ascending; within, by (slot, token)
 Llama 4         once, every expert has every token; those not routed to it are zeros

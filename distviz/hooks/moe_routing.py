@@ -267,7 +267,12 @@ def _router(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _implementation(module: nn.Module) -> str:
-    """Return the implementation of a module of experts; ``eager`` is the model's own code."""
+    """Return the implementation of a module of experts; ``eager`` is the model's own code.
+
+    Experts that keep the blocks of a GGUF have one of their own, with the rows of ``batched_mm``.
+    """
+    if type(module).__name__ == "GgufExperts":
+        return "batched_mm"
     if not hasattr(module, "is_concatenated"):  # set by transformers' use_experts_implementation
         return "eager"
     config: Any = module.config

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    import pytest
 
 HYBRIDS = ("lfm2", "qwen3_5_text", "qwen3_5_moe_text")
 """Model types whose GGUF files transformers reads with its newer loader."""
@@ -131,6 +134,43 @@ def write_hybrid_gguf(model: Any, path: Path, *, half: bool = False, extra: bool
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def load_packed(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Load a GGUF whose weights stay packed, as transformers does where it has kernels.
+
+    There are none for a CPU: here they unpack what they multiply with.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.gguf import kernels
+    from transformers.quantizers import quantizer_gguf
+
+    for module in (kernels, quantizer_gguf):
+        monkeypatch.setattr(module, "is_kernels_available", lambda: True)
+    monkeypatch.setattr(kernels, "_gguf_kernel", _UnpackingKernel())
+    monkeypatch.setattr(kernels, "kernelize_ggml_layers", lambda _: None)
+    return AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+class _UnpackingKernel:
+    def supports(self, _: int) -> bool:
+        return True
+
+    def dequantize(self, blocks: Any, kind: int, rows: int, columns: int, dtype: Any) -> Any:
+        from transformers.integrations.gguf.dequant import dequantize
+
+        return dequantize(blocks, kind, dtype).reshape(rows, columns)
+
+    def mul_mat_vec(self, blocks: Any, x: Any, kind: int, width: int) -> Any:
+        return x @ self.dequantize(blocks, kind, width, -1, x.dtype).T
+
+    def mul_mat_id(self, blocks: Any, x: Any, ids: Any, kind: int, width: int) -> Any:
+        each = [self.dequantize(one, kind, width, -1, x.dtype) for one in blocks]
+        return torch.stack(
+            [torch.stack([each[e] @ row for e in own]) for row, own in zip(x, ids, strict=True)]
+        )
 
 
 def _lfm2_sizes(config: Any) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.brute_force import hook_count, plain_arm
@@ -16,6 +18,7 @@ from support.tiny_experts import (
     call,
     tiny_experts,
 )
+from support.tiny_gguf import load_packed, tiny_hybrid, write_hybrid_gguf
 from torch import nn
 
 import distviz
@@ -24,6 +27,7 @@ from distviz.arm.arm import ARM
 from distviz.errors import MeasurementError
 from distviz.models.architectures.mlp import find_mlps
 from distviz.models.architectures.points import find_points
+from distviz.models.open import open_model
 
 if TYPE_CHECKING:
     from distviz.hooks.tokens import Tokens
@@ -168,6 +172,33 @@ def test_rows_that_contradict_the_routing_are_an_error() -> None:
         distviz.watch(model, layers=[1]),
     ):
         call("mixtral", model, *batch())
+
+
+def test_experts_that_keep_the_blocks_of_a_gguf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_hybrid_gguf(tiny_hybrid("qwen3_5_moe_text"), tmp_path / "tiny.gguf")
+    plain = open_model(str(path), needs_tokenizer=False).model
+    packed = load_packed(path, monkeypatch)
+    experts = packed.model.layers[0].mlp.experts
+    assert type(experts).__name__ == "GgufExperts"
+    assert experts.gate_up_proj.dtype == torch.uint8
+    ids = torch.randint(2, 32, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    found, changed = [], []
+    for model in (plain, packed):
+        with torch.no_grad(), distviz.watch(model, sites="gate,act,product") as watched:
+            model(ids, attention_mask=mask)
+        found.append(watched.run())
+        with torch.no_grad(), distviz.redistribute(model, ARM(fraction=1.0), "all"):
+            changed.append(model(ids, attention_mask=mask).logits[mask.bool()])
+    columns = ["layer", "site", "module", "document", "expert", "count", "tokens", "mean", "std"]
+    for tables in zip(*((run.stats(), run.experts, run.documents) for run in found), strict=True):
+        kept = [name for name in columns if name in tables[0]]
+        assert len(tables[0])
+        pd.testing.assert_frame_equal(*(table[kept] for table in tables), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(*changed, rtol=1e-3, atol=1e-4)
 
 
 def test_experts_that_are_never_reached_are_an_error() -> None:
