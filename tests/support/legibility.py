@@ -25,9 +25,8 @@ Shown = list[tuple[Text, "Bbox"]]
 
 def texts_shown(figure: Figure) -> Shown:
     """Every text with a glyph in it, as drawn, with its box in pixels."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
     hidden = set(map(id, _ticks_outside(figure)))
     return [
         # Without the arrow of an annotation.
