@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -42,6 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if set(REAL_MODELS) & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real_model)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is not looked for among what torch, transformers and the tests themselves hold."""
+    gc.freeze()
 
 
 # Real models --------------------------------------------------------------------------------
