@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +123,37 @@ def equal(a: PartialResult, b: PartialResult) -> None:
     assert a.plan_table().equals(b.plan_table())
 
 
-SITES = "act,residual,module:*embed_tokens,module:model.norm"
+def sites_of(kind: str) -> str:
+    if kind == "gpt2":
+        return "act,module:*wte,module:*ln_f"
+    return "act,residual,module:*embed_tokens,module:model.norm"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    folders: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], PartialResult]:
+    """The numbers of a model by its kind."""
+
+    @cache
+    def run(kind: str) -> PartialResult:
+        work = Work(folders(kind), tmp_path_factory.mktemp("whole"), sites=sites_of(kind))
+        return work.run(is_due=lambda: False)
+
+    return run
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2", "mixtral"])
 def test_the_numbers_are_those_of_an_uninterrupted_run(
-    kind: str, layer: int, folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    layer: int,
+    folders: Any,
+    uninterrupted: Callable[[str], PartialResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sites = {"gpt2": "act,module:*wte,module:*ln_f"}.get(kind, SITES)
-    whole = Work(folders(kind), tmp_path, sites=sites).run(is_due=lambda: False)
+    whole, sites = uninterrupted(kind), sites_of(kind)
     first = interrupted(Work(folders(kind), tmp_path, sites=sites), layer, monkeypatch)
     assert first.saved == layer
     # One file of outputs, the one that the state names.
