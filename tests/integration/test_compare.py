@@ -453,6 +453,7 @@ def test_two_saved_runs_need_no_torch(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.extended
 @pytest.mark.real_model
+@pytest.mark.usefixtures("quick_bfloat16")
 def test_smollm2_in_fp32_and_bf16(smollm2: Path, call: Callable[..., Done], tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": one}) + "\n" for one in DOCUMENTS[:8]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import ranks
 from support.brute_force import Measured, keeping
 from support.brute_places import LLAMA, assert_run, llama_places, measure_texts, shown
 from support.texts import TEXTS
@@ -81,6 +80,7 @@ def test_every_column_of_the_demo(
 
 @pytest.mark.extended
 @pytest.mark.real_model
+@pytest.mark.usefixtures("quick_bfloat16")
 @pytest.mark.parametrize(
     "options",
     [
@@ -110,13 +110,7 @@ def test_every_column_of_two_processes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--dtype", dtype, "--batch-size", "2"]
-    args = [str(one) for one in arguments(demo_folder, "0,2", *options)]
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "distviz", *args],
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    ranks.finished(arguments(demo_folder, "0,2", *options), 2)
     check(Path("out"), demo_folder, [0, 2], None, options)
 
 
@@ -164,6 +158,7 @@ def test_every_column_of_padded_calls(side: str, demo_folder: Path, demo_tokeniz
 
 @pytest.mark.extended
 @pytest.mark.real_model
+@pytest.mark.usefixtures("quick_bfloat16")
 def test_every_column_of_smollm2_padded_on_the_left(dequantized: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(dequantized, dtype=torch.bfloat16).eval()
     check_padded(model, AutoTokenizer.from_pretrained(dequantized), "left")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from support import forked
+from support import forked, ranks
 from support.interrupted import running, wait_for_a_state
 from support.tiny_models import save_tiny
-from torch.distributed import TCPStore
 
 pytestmark = pytest.mark.extended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from support.commands import Done
 
@@ -38,50 +36,9 @@ EXACT = (
 
 
 def _torchrun(size: int, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    launcher = ["torch.distributed.run", "--nproc-per-node", str(size), "--master-port", _port()]
-    command = [sys.executable, "-m", *launcher, "-m", "distviz", *map(str, args)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+    command += ["--master-port", ranks.port(), "-m", "distviz", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
-def _port() -> str:
-    with socket.create_server(("localhost", 0)) as server:
-        return str(server.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _started(
-    commands: Sequence[Sequence[str | Path]],
-    program: Sequence[str] = ("-m", "distviz"),
-    *,
-    has_launcher: bool = True,
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a process for each command; nobody ends the others when one fails.
-
-    The store is here, as it is in a launcher, or in the process of rank 0.
-    """
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    shared = {"MASTER_ADDR": "localhost", "WORLD_SIZE": str(len(commands))}
-    shared["MASTER_PORT"] = str(store.port) if has_launcher else _port()
-    if has_launcher:
-        shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
-    processes: list[subprocess.Popen[str]] = []
-    for rank, args in enumerate(commands):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        processes.append(
-            forked.Popen(
-                [sys.executable, *program, *map(str, args)],
-                env=os.environ | shared | own,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
 
 
 def _messages(error: str) -> list[str]:
@@ -97,16 +54,6 @@ def _ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]
     return codes, [line for error in errors for line in _messages(error)]
 
 
-def _finished(
-    args: Sequence[str | Path], size: int, program: Sequence[str] = ("-m", "distviz")
-) -> list[str]:
-    """Start processes without a launcher, as srun does; return what each wrote to stderr."""
-    with _started([args] * size, program, has_launcher=False) as processes:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors
-    return errors
-
-
 def _killed(args: Sequence[str | Path], states: Path, victim: int) -> tuple[list[str], str]:
     """Start two processes by torchrun and kill one when both have saved a state.
 
@@ -115,7 +62,7 @@ def _killed(args: Sequence[str | Path], states: Path, victim: int) -> tuple[list
     The messages of distviz, and everything that was written to stderr.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", _port(), "-m", "distviz", *map(str, args)]
+    command += ["--master-port", ranks.port(), "-m", "distviz", *map(str, args)]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as launcher:
         try:
             end = time.monotonic() + 300
@@ -214,10 +161,10 @@ def test_values_are_compared_by_several_processes(
     """The same bytes as in one process."""
     args = ["compare", demo_folder, demo_folder, "--b-attn-implementation", "eager"]
     args += ["--elementwise", "--local", *SMALL]
-    _finished([*args, "--out", tmp_path / "alone"], 1)
+    ranks.finished([*args, "--out", tmp_path / "alone"], 1)
     for size in (2, 3):
         out = tmp_path / f"by {size}"
-        _finished([*args, *stream, "--out", out], size)
+        ranks.finished([*args, *stream, "--out", out], size)
         for name in BY_VALUE:
             assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
         notes = [
@@ -234,13 +181,13 @@ def test_a_comparison_of_two_processes_is_resumed(
 ) -> None:
     args = ["compare", tiny_saved, demo_folder, *SMALL]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    _finished([*args, "--out", whole], 1)
+    ranks.finished([*args, "--out", whole], 1)
     again = [*args, "--out", out, "--save-every", "0"]
     messages, _ = _killed(again, tmp_path / "out.partial" / "b", 1)
     assert "is saved in" in messages[0]
     # The side that was finished is there, whole.
     assert len(list((tmp_path / "out.partial" / "a").glob("*.state"))) == 2
-    errors = _finished([*again, "--resume"], size)
+    errors = ranks.finished([*again, "--resume"], size)
     assert "starting from the beginning" not in errors[0]
     for side in "ab":
         for name in EXACT:
@@ -310,7 +257,7 @@ def test_experts_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, experts: Path, experts_alone: Path, size: int
 ) -> None:
     args = ["run", experts, *RUN, "--out", tmp_path / "out"]
-    _finished(args, size)
+    ranks.finished(args, size)
     _assert_same_experts(tmp_path / "out", experts_alone)
 
 
@@ -322,7 +269,7 @@ def test_a_mixture_of_experts_is_resumed(
     out = tmp_path / "out"
     args = ["run", experts, *RUN, "--out", out, "--save-every", "0"]
     _killed(args, tmp_path / "out.partial", 0)
-    errors = _finished([*args, "--resume"], size)
+    errors = ranks.finished([*args, "--resume"], size)
     assert "starting from the beginning" not in errors[0]
     _assert_same_experts(out, experts_alone)
 
@@ -358,7 +305,7 @@ def streamed_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_process_streams_its_batches(tmp_path: Path, streamed_alone: Path) -> None:
     args = ["run", *RUN, *STREAMED, "--out", tmp_path / "out"]
-    _finished(args, 2, ("-c", _log_reads(tmp_path)))
+    ranks.finished(args, 2, ("-c", _log_reads(tmp_path)))
     _assert_same(tmp_path / "out", streamed_alone)
     layers = [f"model.layers.{index}" for index in range(6)]
     for rank in (0, 1):
@@ -373,7 +320,7 @@ def test_a_streamed_run_of_two_processes_is_resumed(
     args = ["run", *RUN, *STREAMED, "--out", out, "--save-every", "0"]
     _killed(args, tmp_path / "out.partial", 1)
     assert list((tmp_path / "out.partial").glob("*.outputs"))
-    errors = _finished([*args, "--resume"], size)
+    errors = ranks.finished([*args, "--resume"], size)
     assert "starting from the beginning" not in errors[0]
     _assert_same(out, streamed_alone)
 
@@ -392,7 +339,7 @@ cli.main()
 
 def test_an_exception_in_one_process_is_reported_once(tmp_path: Path) -> None:
     args = ["run", *RUN, "--out", tmp_path / "out"]
-    with _started([args] * 2, program=("-c", FAILS)) as processes:
+    with ranks.started([args] * 2, program=("-c", FAILS)) as processes:
         codes, messages = _ended(processes)
     assert codes == [1, 1]
     assert len(messages) == 2, messages
@@ -416,7 +363,7 @@ cli.main()
 def test_a_full_disk_where_the_first_saves_its_state(tmp_path: Path, alone: Path) -> None:
     args = ["run", *RUN, "--out", tmp_path / "out", "--save-every", "0"]
     program = NO_SPACE.format(place="os.fsync")
-    errors = _finished(args, 2, ("-c", program))
+    errors = ranks.finished(args, 2, ("-c", program))
     message = f"{tmp_path / 'out.partial'} cannot be written (No space left on device)"
     assert sum(error.count(message) for error in errors) == 1
     _assert_same(tmp_path / "out", alone)
@@ -426,7 +373,7 @@ def test_a_full_disk_where_the_first_saves_its_state(tmp_path: Path, alone: Path
 def test_a_full_disk_where_the_result_is_written(tmp_path: Path) -> None:
     args = ["run", *RUN, "--out", tmp_path / "out"]
     program = "from distviz.results import run\n" + NO_SPACE.format(place="run.Run.write")
-    with _started([args] * 2, program=("-c", program)) as processes:
+    with ranks.started([args] * 2, program=("-c", program)) as processes:
         codes, messages = _ended(processes)
     assert codes == [1, 1]
     assert len(messages) == 2
@@ -444,7 +391,7 @@ def test_a_file_that_is_damaged_for_one_process(tmp_path: Path, tiny_saved: Path
     args = ["run", "model", *SMALL, "--out", tmp_path / "out"]
     start = f"import os; os.chdir(os.path.join({str(tmp_path)!r}, 'ab'[int(os.environ['RANK'])])); "
     program = ("-c", f"{start}from distviz import cli; cli.main()")
-    with _started([args] * 2, program=program) as processes:
+    with ranks.started([args] * 2, program=program) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     assert len(messages) <= 2, messages
@@ -455,7 +402,7 @@ def test_a_file_that_is_damaged_for_one_process(tmp_path: Path, tiny_saved: Path
 
 def test_other_settings_are_named_before_anything_is_read(tmp_path: Path) -> None:
     args = ["run", *RUN, "--out", tmp_path / "out", "--c"]
-    with _started([[*args, "0.2"], [*args, "0.3"]]) as processes:
+    with ranks.started([[*args, "0.2"], [*args, "0.3"]]) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     assert messages == [
@@ -485,7 +432,7 @@ def test_other_versions_and_other_texts_are_named(tmp_path: Path) -> None:
     args = ["run", *small, "--text", "text.txt", "--out", tmp_path / "out"]
     start = "import os; os.chdir('ab'[int(os.environ['RANK'])]); "
     place = f"import os; os.chdir({str(tmp_path)!r}); {start}{VERSION}"
-    with _started([args] * 2, program=("-c", place)) as processes:
+    with ranks.started([args] * 2, program=("-c", place)) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     assert len(messages) == 2
@@ -497,7 +444,7 @@ def test_other_versions_and_other_texts_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("has_launcher", [True, False])
 def test_commands_for_one_process_are_refused(has_launcher: bool) -> None:
     commands = [["filler", "demo"]] * 2
-    with _started(commands, has_launcher=has_launcher) as processes:
+    with ranks.started(commands, has_launcher=has_launcher) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     expected = [
@@ -513,7 +460,10 @@ def test_a_process_that_waits_for_others_is_interrupted(tmp_path: Path, rank: in
     env = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
     command = [sys.executable, "-m", "distviz", "run", "--out", str(tmp_path / "out")]
     with subprocess.Popen(
-        command, env=os.environ | env | {"MASTER_PORT": _port()}, stderr=subprocess.PIPE, text=True
+        command,
+        env=os.environ | env | {"MASTER_PORT": ranks.port()},
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         line = process.stderr.readline() if rank == 0 and process.stderr else ""
         time.sleep(0 if rank == 0 else 8)
@@ -526,7 +476,7 @@ def test_a_process_that_waits_for_others_is_interrupted(tmp_path: Path, rank: in
 
 def test_a_device_map_of_b_is_refused_too(tmp_path: Path, demo_folder: Path) -> None:
     args = ["compare", demo_folder, demo_folder, *SMALL, "--out", tmp_path / "out"]
-    with _started([[*args, "--b-device-map", "auto"]] * 2) as processes:
+    with ranks.started([[*args, "--b-device-map", "auto"]] * 2) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     assert "side B: --device-map spreads the model of one process" in messages[0]
@@ -546,7 +496,7 @@ def test_a_device_map_of_b_is_refused_too(tmp_path: Path, demo_folder: Path) -> 
 )
 def test_requests_are_refused_once(tmp_path: Path, flags: list[str], message: str) -> None:
     args = ["run", *RUN, "--out", tmp_path / "out", *flags]
-    with _started([args] * 2) as processes:
+    with ranks.started([args] * 2) as processes:
         codes, messages = _ended(processes)
     assert codes == [2, 2]
     assert message in messages[0]

@@ -284,7 +284,8 @@ def describe(values: NDArray[np.float64], eps: float) -> dict[str, float]:
         found |= dict.fromkeys([*names, "gini", "entropy_bits"], math.nan)
         return found | {"eps": eps, "l1": 0.0, "l2": 0.0}
     mean = total(finite) / finite.size  # sums of powers are taken before any rounding
-    second, third, fourth = (total((finite - mean) ** p) / finite.size for p in (2, 3, 4))
+    d = finite - mean
+    second, third, fourth = (total(p) / finite.size for p in (d**2, d**2 * d, (d**2) ** 2))
     std = math.sqrt(second)
     found |= {"min": finite.min(), "max": finite.max(), "mean": mean, "std": std}
     flat = second == 0

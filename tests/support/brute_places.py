@@ -102,9 +102,8 @@ def assert_channels(table: pd.DataFrame, rows: Rows) -> None:
     low, high = np.where(finite, x, np.inf).min(0), np.where(finite, x, -np.inf).max(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = x.sum(0) / count
-        second, fourth = (
-            (np.where(finite, x - mean, 0.0) ** power).sum(0) / count for power in (2, 4)
-        )
+        squares = np.where(finite, x - mean, 0.0) ** 2
+        second, fourth = (one.sum(0) / count for one in (squares, squares**2))
         excess = np.where(second > 0, fourth / second**2 - 3, np.nan)
     wanted = {
         "count": count,
@@ -383,4 +382,6 @@ def measure_texts(
     acts = {layer: places[layer, "act"][0] for layer in arm_layers}
     if layers is not None:
         places = {key: place for key, place in places.items() if key[0] in layers}
-    return measure(model, batch_windows(windows, batch_size), places, acts, has_head=False, **arm)
+    call = {"logits_to_keep": 1}  # nobody looks at them
+    batches = batch_windows(windows, batch_size)
+    return measure(model, batches, places, acts, has_head=False, call=call, **arm)
