@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -40,15 +37,6 @@ TEXTS = [
 LAYERS = 30
 
 
-def load(smollm2: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        where: dict[str, Any] = {"gguf_file": smollm2.name}
-        tokenizer = AutoTokenizer.from_pretrained(smollm2.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(smollm2.parent, dtype=dtype, **where)
-    return model.eval(), tokenizer
-
-
 def assert_run(run: Run, found: Measured) -> None:
     rows = {
         (row["layer"], row["site"], row["phase"]): row for row in run.stats().to_dict("records")
@@ -72,8 +60,9 @@ def assert_bounds(run: Run, found: Measured) -> None:
             assert row[name] == pytest.approx(exact[name], rel=2**-8), name
 
 
+@pytest.mark.usefixtures("quick_bfloat16")
 @pytest.mark.parametrize(("asked", "dtype"), [("auto", "float32"), ("bf16", "bfloat16")])
-def test_smollm2(asked: str, dtype: str, smollm2: Path, tmp_path: Path) -> None:
+def test_smollm2(asked: str, dtype: str, smollm2: Path, dequantized: Path, tmp_path: Path) -> None:
     run = distviz.run(
         str(smollm2), text=TEXTS, max_length=48, arm_layers="0,2", dtype=asked, device="cpu"
     )
@@ -82,7 +71,8 @@ def test_smollm2(asked: str, dtype: str, smollm2: Path, tmp_path: Path) -> None:
     lowest = run.stats().query("phase == 'before'")["min"].min()
     assert -0.2793 <= lowest < -0.277  # the wall of SiLU, -0.27846, or its neighbour in bf16
     assert run.manifest["model"]["architecture"] == "LlamaForCausalLM"
-    model, tokenizer = load(smollm2, getattr(torch, dtype))
+    tokenizer = AutoTokenizer.from_pretrained(dequantized)
+    model = AutoModelForCausalLM.from_pretrained(dequantized, dtype=getattr(torch, dtype)).eval()
     start = tokenizer("a")["input_ids"][
         : -len(tokenizer("a", add_special_tokens=False)["input_ids"])
     ]
