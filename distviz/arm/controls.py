@@ -109,37 +109,37 @@ class Noise(ARM):
     ) -> list[Decision | None]:
         import torch
 
-        index = torch.from_numpy(sequence.rows).to(source.device)
-        origin = source[index].clone()
-        changed = source.clone()
-        own = torch.zeros_like(source, dtype=torch.uint8)
-        decisions = super()._redistribute(source, changed, sequence, layer, own)
-        taken = own[index].bool()
-        shifts = (changed[index].float() - origin.float())[taken]
-        keys = sequence.keys(self.seed, layer, _OWN_PASS)
-        places = _draw(keys, origin, int(taken.sum()))
-        flat = origin.flatten()
-        flat[places] = (flat[places].float() + shifts).to(flat.dtype)
-        target[index] = flat.view_as(origin)
+        from distviz.stats import kernels
+
+        index = kernels.to_device(sequence.rows, source.device)
+        origin = source[index]
+        changed, own = origin.clone(), torch.zeros_like(origin, dtype=torch.uint8)
+        inside = replace(sequence, rows=np.arange(sequence.rows.size))
+        decisions = super()._redistribute(origin, changed, inside, layer, own)
+        flat, size = origin.flatten(), origin.numel()
+        wide = torch.promote_types(flat.dtype, torch.float32)
+        order = _drawn(sequence.keys(self.seed, layer, _OWN_PASS), origin)
+        # The n-th change goes to the n-th place, the others beyond the end; no change is NaN.
+        places = order.new_full((size,), size).masked_scatter_(own.flatten().bool(), order)
+        shifts = torch.full((size + 1,), math.nan, dtype=wide, device=flat.device)
+        shifts.scatter_(0, places, changed.flatten().to(wide) - flat.to(wide))
+        new, stays = flat.to(wide) + shifts[:size], shifts[:size].isnan()
+        made = torch.where(stays, flat, new.to(flat.dtype))
+        target[index] = made.view_as(origin)
         if moved is not None:
-            marks = torch.zeros(flat.shape, dtype=torch.uint8, device=flat.device)
-            marks[places] = 1
-            moved[index] = marks.view_as(origin)
+            moved[index] = (~stays).to(torch.uint8).view_as(origin)
         return decisions
 
 
-def _draw(keys: NDArray[np.uint32], values: torch.Tensor, k: int) -> torch.Tensor:
-    """Draw k flat places among the finite values, in the order of their hash (ties by index)."""
+def _drawn(keys: NDArray[np.uint32], values: torch.Tensor) -> torch.Tensor:
+    """Return all flat places, finite values first, in the order of their hash (ties by index)."""
     import torch
 
     from distviz.stats import kernels
 
-    numbers = kernels.uniforms(keys, values.shape[1]).ravel()
-    finite = np.flatnonzero(torch.isfinite(values).flatten().cpu().numpy())
-    ranks = (numbers[finite] * np.float32(2**24)).astype(np.int64)
-    words = (ranks << 32) | np.arange(finite.size)
-    chosen = np.sort(np.partition(words, k - 1)[:k]) if 0 < k < finite.size else np.sort(words)[:k]
-    return torch.from_numpy(finite[chosen & 0xFFFFFFFF]).to(values.device)
+    words = kernels.to_device(keys.view(np.int32), values.device)
+    ranks = torch.where(values.isfinite(), kernels.random_bits(words, values.shape[1]), 1 << 24)
+    return ranks.flatten().sort(stable=True).indices
 
 
 def _moved(source: torch.Tensor, rows: NDArray[np.int64], decision: Decision) -> torch.Tensor:

@@ -65,7 +65,7 @@ def test_enqueuing_is_not_refused() -> None:
 def test_random_numbers() -> None:
     keys = kernels.row_keys(3, 1, 0, 2, 4, np.arange(50) + 5)
     with pretended() as device, strictly(device):
-        found = device_plans.uniforms(Pretended(torch.from_numpy(keys.astype(np.int64))), 300)
+        found = device_plans.uniforms(Pretended(torch.from_numpy(keys.view(np.int32))), 300)
     np.testing.assert_array_equal(found.elem.numpy(), rng.uniforms(keys, 300))
 
 
@@ -105,7 +105,7 @@ def test_watching(kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("llama", "arm"), ("gpt2", "threshold"), ("llama", "scale:2"), ("gpt2", "threshold:0.01")],
+    [("llama", "arm"), ("gpt2", "threshold"), ("llama", "scale:2"), ("llama", "noise")],
 )
 def test_redistributing(kind: str, name: str) -> None:
     model, arm = tiny(kind, torch.bfloat16), make_redistribution(name, distviz.ARM())

@@ -32,6 +32,7 @@ from distviz.stats.kernels import (
 from distviz.stats.kernels.compiling import compile_ahead, is_compiled, keep_compiled
 from distviz.stats.kernels.cpu import summarise
 from distviz.stats.kernels.device_counts import count_on_device, magnitudes_on_device
+from distviz.stats.kernels.device_plans import random_bits
 from distviz.stats.kernels.device_summary import (
     largest_on_device,
     movement_on_device,
@@ -90,6 +91,7 @@ __all__ = [
     "movement_on_device",
     "observe",
     "quantization_sums",
+    "random_bits",
     "rotate",
     "rotation_block",
     "row_keys",

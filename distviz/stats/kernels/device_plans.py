@@ -21,7 +21,6 @@ from distviz.stats.kernels.host_copies import HostCopies, to_device
 from distviz.stats.kernels.types import Request
 from distviz.stats.statistics import MAD_TO_SIGMA, SMALLEST_MAD
 
-_WORD = 0xFFFFFFFF
 _DIGIT = 16
 _TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _WHOLE = (0, 6, 10, 11)
@@ -205,16 +204,29 @@ def _percentile(
     return torch.where(upper > 0, upper, 0.0)
 
 
+def random_bits(keys: torch.Tensor, channels: int) -> torch.Tensor:
+    """The channel stage of `distviz.stats.kernels.rng` before its last product, 24 bits.
+
+    All is int32, ``keys`` (rows, 2), too: sums and products are modulo 2^32.
+    """
+
+    def fold(word: torch.Tensor, shift: int) -> torch.Tensor:
+        return word.bitwise_xor_((word >> shift).bitwise_and_((1 << (32 - shift)) - 1))
+
+    word = torch.arange(channels, dtype=torch.int32, device=keys.device) * _signed(0x9E3779B9)
+    word = fold(word + keys[:, :1], 16).mul_(_signed(0x21F0AAAD))
+    word = fold(word, 15).add_(keys[:, 1:]).mul_(_signed(0xD35A2D97))
+    word = fold(fold(word, 15).mul_(_signed(0x735A2D97)), 15)
+    return word.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)
+
+
+def _signed(word: int) -> int:
+    return (word ^ (1 << 31)) - (1 << 31)
+
+
 def uniforms(keys: torch.Tensor, channels: int) -> torch.Tensor:
-    """The channel stage of `distviz.stats.kernels.rng`, in int64 arithmetic modulo 2^32."""
-    first, second = keys[:, :1], keys[:, 1:]
-    word = (torch.arange(channels, device=keys.device) * 0x9E3779B9 + first) & _WORD
-    word = ((word ^ (word >> 16)) * 0x21F0AAAD) & _WORD
-    word = ((word ^ (word >> 15)) + second) & _WORD
-    word = (word * 0xD35A2D97) & _WORD
-    word = ((word ^ (word >> 15)) * 0x735A2D97) & _WORD
-    word = word ^ (word >> 15)
-    return (word >> 8).to(torch.float32) * (2.0**-24)
+    """Return `distviz.stats.kernels.rng.uniforms` of the int32 keys of rows."""
+    return random_bits(keys, channels).to(torch.float32) * (2.0**-24)
 
 
 def apply(
@@ -229,7 +241,7 @@ def apply(
 ) -> None:
     """See `distviz.stats.kernels.plans.apply`."""
     device, start = values.device, 0
-    words = to_device(keys.astype(np.int64), device)
+    words = to_device(keys.view(np.int32), device)
     if bounds is None:
         upper, lower = decision.plan[7:9].to(device, torch.float32).unbind(0)
     else:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 from support.arm_reference import as_float64, reference_plan, reference_selection
+from support.brute_force import plain_arm, uniforms
 
 from distviz.arm.arm import ARM
 from distviz.arm.controls import make_redistribution
@@ -73,6 +74,34 @@ def test_noise_makes_the_changes_of_arm_elsewhere() -> None:
     # Nor do the changes dealt out know the order in which ARM made them.
     order = scipy_stats.spearmanr(of_noise[places], of_arm[selected])
     assert order.pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize(("passes", "bits"), [(1, 24), (2, 24), (1, 3)])
+def test_noise_by_its_definition(
+    dtype: torch.dtype, passes: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th change goes to the finite value with the n-th hash; of few bits, many are equal."""
+    original, mask = kernels.random_bits, (1 << bits) - 1
+    monkeypatch.setattr(kernels, "random_bits", lambda *given: original(*given) & mask)
+    x = _activations(12, 41, dtype=dtype)
+    x[1, 2], x[3, 4], x[5], x[6, :2] = torch.nan, torch.inf, -0.0, 1e-41
+    keys = [(0, token) for token in range(len(x))]
+    of_arm, selected, _ = plain_arm(x, keys, layer=4, seed=5, passes=passes, fraction=0.3)
+    wide = torch.promote_types(dtype, torch.float32)
+    shifts = (of_arm.to(wide) - x.to(wide))[torch.from_numpy(selected)]
+    words = np.stack([uniforms([5, 4, 1 << 32, 0, *key], x.shape[1]) for key in keys])
+    words = (words.ravel() * 2**24).astype(np.int64) & mask
+    order = sorted((w, place) for place, w in enumerate(words) if x.flatten()[place].isfinite())
+    expected, marks = x.flatten().clone(), torch.zeros(x.numel(), dtype=torch.uint8)
+    for (_, place), shift in zip(order, shifts, strict=False):
+        expected[place] = (expected[place].to(wide) + shift).to(dtype)
+        marks[place] = 1
+    noise = make_redistribution("noise", ARM(fraction=0.3, passes=passes, seed=5))
+    made, _, moved = noise.trace(x, layer=4)
+    assert torch.equal(moved.flatten(), marks)
+    assert marks.sum() == len(shifts)
+    assert torch.equal(made.flatten().nan_to_num(7), expected.nan_to_num(7))
 
 
 def test_noise_is_uniform_over_rows_channels_and_seeds() -> None:
