@@ -2,13 +2,16 @@
 
 Guarantee: sums of errors are float64 by token and exact beyond, so that they do not depend on
 batches, processes or the order of adding. Memory: some KiB per layer, site, phase, format.
+On a device, sums of all calls are float64, and are taken when everything is counted: 256 KiB there
+per layer, site, phase and kind of block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,17 +19,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distviz.sites import SiteKey, key_order
-from distviz.stats import GRANULAR_FORMATS, ExactSum, float_grid, interpolate_quantiles
+from distviz.stats import (
+    GRANULAR_FORMATS,
+    ExactSum,
+    float_grid,
+    interpolate_quantiles,
+    kernels,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from distviz.hooks.tokens import Tokens
-    from distviz.stats.kernels import QuantizationSums
+    from distviz.stats.kernels import DeviceLosses, FormatWindows, QuantizationSums
 
 PERCENTILES = (1, 50, 99)
 """Of the largest magnitudes of blocks."""
 
+Place = tuple[SiteKey, str]
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -96,15 +106,24 @@ class PlaceLosses:
         for window in np.unique(windows).tolist():
             of_window = np.ascontiguousarray(terms[:, windows == window]).sum(axis=1)
             totals = [one.plus(term) for one, term in zip(totals, of_window.tolist(), strict=True)]
-        number = len(errors)
-        losses = []
-        for index in range(number):
-            codes = np.flatnonzero(found.maxima[index])
+        return cls.of_totals(totals, (found.count, int(known.sum())), found.losses, found.maxima)
+
+    @classmethod
+    def of_totals(
+        cls,
+        totals: Sequence[ExactSum],
+        counts: Sequence[int],
+        losses: NDArray[np.int64],
+        maxima: NDArray[np.int64],
+    ) -> PlaceLosses:
+        """Return the losses by sums of squares, of the errors of each format, and of shares."""
+        number, formats = len(losses), []
+        for index, (zeroed, clipped) in enumerate(losses.tolist()):
+            codes = np.flatnonzero(maxima[index])
             sums = totals[1 + index], totals[1 + number + index]
-            zeroed, clipped = found.losses[index].tolist()
-            maxima = codes, found.maxima[index, codes]
-            losses.append(Losses(*sums, zeroed, clipped, maxima))
-        return cls(found.count, int(known.sum()), totals[0], tuple(losses))
+            formats.append(Losses(*sums, zeroed, clipped, (codes, maxima[index, codes])))
+        count, tokens = counts
+        return cls(count, tokens, totals[0], tuple(formats))
 
     def __add__(self, other: PlaceLosses) -> PlaceLosses:
         formats = (mine + theirs for mine, theirs in zip(self.formats, other.formats, strict=True))
@@ -128,22 +147,42 @@ class FormatLosses:
 
     formats: tuple[str, ...] = ()
     rotations: tuple[str, ...] = ("none",)
-    found: dict[tuple[SiteKey, str], PlaceLosses] = field(default_factory=dict)
+    found: dict[Place, PlaceLosses] = field(default_factory=dict)
+    _on_device: dict[tuple[Place, torch.device], DeviceLosses] = field(
+        default_factory=dict, repr=False
+    )
 
     def see(self, key: SiteKey, values: torch.Tensor, tokens: Tokens) -> None:
         """Quantize (rows, channels) of one call."""
-        from distviz.stats import kernels
-
         if not self.formats:
             return
-        windows, counted = _windows(tokens)
+        windows = tokens.once("windows", partial(_windows, tokens))
         formats = [GRANULAR_FORMATS[name] for name in self.formats]
         for rotation in self.rotations:
-            given = values if rotation == "none" else kernels.rotate(values)
-            sums = kernels.quantization_sums(given, windows, counted, formats)
-            own = PlaceLosses.of(sums, windows[sums.rows])
-            before = self.found.get((key, rotation))
-            self.found[key, rotation] = own if before is None else before + own
+            given, place = values if rotation == "none" else kernels.rotate(values), (key, rotation)
+            if not kernels.counts_on_device(values):
+                sums = kernels.quantization_sums(given, windows, formats)
+                self._add(place, PlaceLosses.of(sums, windows.owners[windows.counted]))
+                continue
+            there = tokens.once(("windows", values.device), partial(windows.on, values.device))
+            losses = kernels.losses_on_device(given, there, formats)
+            if losses is not None:
+                own = place, values.device
+                self._on_device[own] = losses.plus(self._on_device.get(own))
+
+    def _add(self, place: Place, own: PlaceLosses) -> None:
+        before = self.found.get(place)
+        self.found[place] = own if before is None else before + own
+
+    def flush(self) -> None:
+        """Take what was summed on devices; waits for it."""
+        losses, self._on_device = self._on_device, {}
+        units = kernels.units_of([GRANULAR_FORMATS[name] for name in self.formats])[1]
+        found = iter(kernels.to_host([tensor for one in losses.values() for tensor in one]))
+        for (place, _), sums, counts, maxima in zip(losses, found, found, found, strict=True):
+            totals = [ExactSum().plus(one) for one in sums.tolist()]
+            rest = counts[0].tolist(), counts[1:], maxima[units]
+            self._add(place, PlaceLosses.of_totals(totals, *rest))
 
     def __add__(self, other: FormatLosses) -> FormatLosses:
         total = dict(self.found)
@@ -193,14 +232,14 @@ class FormatLosses:
         return pd.DataFrame(rows)
 
 
-def _windows(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the window of each row (-1: padding), and whether it is counted."""
+def _windows(tokens: Tokens) -> FormatWindows:
+    """Return the windows of the rows of a call."""
     lengths = tokens.lengths or (tokens.valid.shape[1],) * len(tokens.valid)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     windows = np.where(tokens.valid.ravel(), owners, -1)
     if tokens.routed is not None:
         windows = tokens.routed.spread(windows)
-    return windows, tokens.rows_that_count()
+    return kernels.FormatWindows.of(windows, tokens.rows_that_count())
 
 
 def _row(place: PlaceLosses, losses: Losses) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class Recorder:
         self.on_device.flush(self, self._absorb)
         self.groups.flush()
         self.changes.flush()
+        self.formats.flush()
 
     def add_change(
         self, point: HookPoint, old: torch.Tensor, new: torch.Tensor, tokens: Tokens

@@ -37,14 +37,17 @@ class Restored(NamedTuple):
         float32 (rows, channels); what was not finite is unchanged.
     clipped
         bool (rows, channels): where rounding alone leaves the format.
+    largest
+        float32 (rows, units of each), (1, channels) or (1, 1): the largest magnitude of each unit.
     """
 
     values: torch.Tensor
     clipped: torch.Tensor
+    largest: torch.Tensor
 
 
-def quantize(values: Values, name: str, windows: NDArray[np.int64] | None = None) -> Values:
-    """Quantize values to a format and restore them.
+def quantize(values: Values, name: str) -> Values:
+    """Quantize the values of one window to a format and restore them.
 
     Parameters
     ----------
@@ -52,9 +55,6 @@ def quantize(values: Values, name: str, windows: NDArray[np.int64] | None = None
         (rows, channels), any floating-point type, a row a token; not changed.
     name
         A name of `GRANULAR_FORMATS`.
-    windows
-        int64 (rows,): the number of each row's window, -1 for padding, which is returned as it is.
-        None: all rows are one window.
 
     Returns
     -------
@@ -70,42 +70,35 @@ def quantize(values: Values, name: str, windows: NDArray[np.int64] | None = None
 
     if not isinstance(values, torch.Tensor):
         tensor = torch.from_numpy(np.ascontiguousarray(values))
-        kept: NDArray[np.floating] = quantize(tensor, name, windows).numpy()
+        kept: NDArray[np.floating] = quantize(tensor, name).numpy()
         return kept
-    of = GRANULAR_FORMATS[name]
-    numbers = np.zeros(len(values), np.int64) if windows is None else windows
-    rows = np.flatnonzero(numbers >= 0)
-    if rows.size == len(values):
-        return restore(values, of, numbers).values.to(values.dtype)
-    there = torch.from_numpy(rows).to(values.device)
-    out = values.clone()
-    out[there] = restore(values[there], of, numbers[rows]).values.to(values.dtype)
-    return out
+    return restore(values, GRANULAR_FORMATS[name]).values.to(values.dtype)
 
 
-def restore(values: torch.Tensor, of: GranularFormat, windows: NDArray[np.int64]) -> Restored:
-    """Quantize and restore rows, all of which belong to windows (int64 (rows,), from 0)."""
+def restore(values: torch.Tensor, of: GranularFormat) -> Restored:
+    """Quantize and restore the rows of one window; enqueues only, on a device."""
     import torch
 
-    if not values.numel():
-        return Restored(values.float(), torch.zeros_like(values, dtype=torch.bool))
-    _, numbers = np.unique(windows, return_inverse=True)
-    owners = torch.from_numpy(numbers.reshape(-1)).to(values.device)
     given = values.float()
+    if not values.numel():
+        return Restored(given, given.bool(), given.new_zeros(len(given), 0))
     finite = given.isfinite()
     x = torch.where(finite, given, 0)
-    element = of.element
+    magnitudes, element = x.abs(), of.element
+    largest = _largest(magnitudes, of)
     if element.is_asymmetric:
-        kept, clipped = _asymmetric(x, element, owners)
+        kept, clipped = _asymmetric(x, element)
     else:
-        scale = _scale(x, of, owners)
+        scale = _scale(largest, of)
+        if of.block:
+            scale = scale.repeat_interleave(of.block, 1)[:, : x.shape[1]]
         if element.is_float:
-            magnitude = round_float((x / scale).abs(), element)
+            magnitude = round_float(magnitudes / scale, element)
         else:
-            magnitude = (x * (1 / scale)).abs().round()
+            magnitude = (magnitudes * (1 / scale)).round()
         clipped = magnitude > of.top
         kept = torch.copysign(magnitude.clamp(max=of.top), x) * scale
-    return Restored(torch.where(finite, kept, given), clipped)
+    return Restored(torch.where(finite, kept, given), clipped, largest)
 
 
 def round_float(magnitudes: torch.Tensor, element: NumberFormat) -> torch.Tensor:
@@ -123,57 +116,43 @@ def round_float(magnitudes: torch.Tensor, element: NumberFormat) -> torch.Tensor
     return (magnitudes + shift) - shift
 
 
-def _asymmetric(
-    x: torch.Tensor, element: NumberFormat, owners: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return restored values, and which are clipped, with one scale and zero point per window."""
+def _asymmetric(x: torch.Tensor, element: NumberFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return restored values, and which are clipped, with one scale and zero point."""
     top = float(element.levels[-1])
-    low = -_of_windows((-x).clamp(min=0).amax(1), owners)[:, None]
-    high = _of_windows(x.clamp(min=0).amax(1), owners)[:, None]
-    scale = ((high - low) / top).clamp(min=LEAST_SCALE)
+    low, high = -(-x).clamp(min=0).amax(), x.clamp(min=0).amax()
+    scale = _divided(high - low, top).clamp(min=LEAST_SCALE)
     zero_point = (-(low / scale).round()).clamp(0, top)
     shifted = (x * (1 / scale)).round() + zero_point
     kept = shifted.clamp(0, top)
     return (kept - zero_point) * scale, kept != shifted
 
 
-def _scale(x: torch.Tensor, of: GranularFormat, owners: torch.Tensor) -> torch.Tensor:
-    """Return the scale of each value, float32, broadcastable to (rows, channels)."""
-    most = largest_magnitudes(x, of, owners)
-    if of.scale == "power of two":
-        scale = _power_scale(most, of.top)
-    elif of.scale == "e4m3":
-        scale = _e4m3_scale(most, _of_windows(most.amax(1), owners)[:, None], of.top)
-    else:
-        scale = _float_scale(most, of.top)
-    return scale.repeat_interleave(of.block, 1)[:, : x.shape[1]] if of.block else scale
-
-
-def largest_magnitudes(x: torch.Tensor, of: GranularFormat, owners: torch.Tensor) -> torch.Tensor:
-    """Return the largest magnitudes of the units of each row: (rows, units that it is part of)."""
+def _largest(magnitudes: torch.Tensor, of: GranularFormat) -> torch.Tensor:
+    """Return the largest magnitude of each unit, see `Restored`."""
     import torch
 
-    magnitudes = x.abs()
     if of.unit == "channel":
-        return _of_windows(magnitudes, owners)
+        return magnitudes.amax(0, keepdim=True)
     if of.unit == "block":
-        width = x.shape[1]
+        width = magnitudes.shape[1]
         n_blocks = -(-width // of.block)
         padded = torch.nn.functional.pad(magnitudes, (0, n_blocks * of.block - width))
         return padded.view(-1, n_blocks, of.block).amax(2)
-    most = magnitudes.amax(1, keepdim=True)
-    return most if of.unit == "token" else _of_windows(most, owners)
+    return magnitudes.amax(1 if of.unit == "token" else (0, 1), keepdim=True)
 
 
-def _of_windows(most: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """Return for each row the largest of its window, by column."""
-    index = owners.view(-1, *[1] * (most.dim() - 1)).expand_as(most)
-    largest = most.new_zeros(int(owners.max()) + 1, *most.shape[1:])  # no magnitude is below 0
-    return largest.scatter_reduce(0, index, most, "amax")[owners]
+def _scale(largest: torch.Tensor, of: GranularFormat) -> torch.Tensor:
+    """Return the scale of each unit, float32."""
+    if of.scale == "power of two":
+        return _power_scale(largest, of.top)
+    if of.scale == "e4m3":
+        return _e4m3_scale(largest, of.top)
+    return _divided(largest, of.top).clamp(min=LEAST_SCALE)
 
 
-def _float_scale(most: torch.Tensor, top: float) -> torch.Tensor:
-    return (most / top).clamp(min=LEAST_SCALE)
+def _divided(dividends: torch.Tensor, divisor: float) -> torch.Tensor:
+    """Divide by a number as a tensor: on CUDA, torch multiplies by the inverse of a number."""
+    return dividends / dividends.new_full((), divisor)
 
 
 def _power_scale(most: torch.Tensor, top: float) -> torch.Tensor:
@@ -187,13 +166,13 @@ def _power_scale(most: torch.Tensor, top: float) -> torch.Tensor:
     return torch.where(exponents > LEAST_EXPONENT, normal, least).view(torch.float32)
 
 
-def _e4m3_scale(most: torch.Tensor, whole: torch.Tensor, top: float) -> torch.Tensor:
-    """Return the scales of blocks by their largest magnitudes and that of the window."""
+def _e4m3_scale(most: torch.Tensor, top: float) -> torch.Tensor:
+    """Return the scales of the blocks of a window by their largest magnitudes."""
     import torch
 
     e4m3 = FORMATS["fp8-e4m3"]
     largest = float(e4m3.levels[-1])
-    up = whole.clamp(min=LEAST_SCALE).reciprocal() * (largest * top)
+    up = most.amax().clamp(min=LEAST_SCALE).reciprocal() * (largest * top)
     up = torch.where(up.isinf(), 1, up)
-    stored = round_float(up * (most / top), e4m3).clamp(max=largest)
+    stored = round_float(up * _divided(most, top), e4m3).clamp(max=largest)
     return torch.where(stored == 0, 1, stored) / up

@@ -21,8 +21,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import distviz
+from distviz.arm import make_redistribution
 from distviz.errors import MeasurementError
-from distviz.hooks import attach
+from distviz.hooks import FormatLosses, attach
 from distviz.stats import kernels
 
 SIZES: dict[str, dict[str, int]] = {
@@ -32,6 +33,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 HEADS = {"tiny": (4, 2), "1b": (32, 8), "8b": (32, 8)}
 TOKENS = {"tiny": (3, 40), "1b": (8, 2048), "8b": (8, 2048)}
+FORMATS = ("nvfp4", "mxfp8", "int8-token", "int8-channel", "int8-asym")
 SECONDS = 400.0
 """Left out is what has not begun by then."""
 
@@ -121,13 +123,14 @@ class Bench:
         finally:
             attach._outside_modes = original
 
-    def watched(self, **options: Any) -> Callable[[], None]:
+    def watched(self, formats: tuple[str, ...] = (), **options: Any) -> Callable[[], None]:
         def call() -> None:
             for _ in range(2):
                 self.bare()
 
         def whole() -> None:
-            with distviz.watch(self.model, **options):
+            with distviz.watch(self.model, **options) as seen:
+                seen.recorder.formats = FormatLosses(formats, ("none", "hadamard"))
                 call()
 
         return whole
@@ -148,6 +151,9 @@ class Bench:
             expected, known, _ = arm.trace(here)
             found[f"plans {name}"] = plans == known
             found[f"values {name}"] = torch.equal(result.cpu(), expected)
+            for kind in ("noise", *(f"quantize:{one}" for one in FORMATS)):
+                other = make_redistribution(kind, arm)
+                found[f"{kind} {name}"] = torch.equal(other(there).cpu(), other(here))
             found[f"counts {name}"] = distviz.Sketch().add(there) == distviz.Sketch().add(here)
         with nullcontext() if self.is_cuda else kernels.force_torch():
             with distviz.watch(self.model, "0", channels=True) as seen, self.refusing():
@@ -184,10 +190,12 @@ class Bench:
         """Measure everything that fits into the time."""
         with self.refusing():
             self.part("correct", self.correctness)
-            self.part("hooks_without_waiting", lambda: self.watched(channels=True)() or True)
+            whole = self.watched(FORMATS, channels=True)
+            self.part("hooks_without_waiting", lambda: whole() or True)
         twice = lambda: (self.bare(), self.bare())  # noqa: E731
         self.part("watched_over_bare", lambda: self.ratio(self.watched(), twice))
         self.part("with_channels", lambda: self.ratio(self.watched(channels=True), twice))
+        self.part("with_formats", lambda: self.ratio(self.watched(FORMATS), twice))
         shape = (*TOKENS[self.found["size"]], SIZES[self.found["size"]]["intermediate_size"])
         for dtype in (torch.bfloat16, torch.float32):
             x = torch.nn.functional.silu(torch.randn(shape, device=self.device)).to(dtype)

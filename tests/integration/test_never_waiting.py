@@ -40,6 +40,7 @@ WAITING: dict[str, Callable[[torch.Tensor], object]] = {
     "places on the host": lambda x: x[torch.tensor([0])],
     "to": lambda x: torch.arange(3).to(x.device),
     "copy_": lambda x: torch.zeros(3, 4).copy_(x),
+    "division": lambda x: x / 3,
     "repeat_interleave": lambda x: x[0].repeat_interleave(x[0].long().abs()),
 }
 
@@ -105,7 +106,15 @@ def test_watching(kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("llama", "arm"), ("gpt2", "threshold"), ("llama", "scale:2"), ("llama", "noise")],
+    [
+        *(
+            ("llama", "arm"),
+            ("gpt2", "threshold"),
+            ("llama", "scale:2"),
+            ("gpt2", "threshold:0.01"),
+        ),
+        *(("llama", "noise"), ("gpt2", "quantize:nvfp4"), ("llama", "quantize:int8-asym")),
+    ],
 )
 def test_redistributing(kind: str, name: str) -> None:
     model, arm = tiny(kind, torch.bfloat16), make_redistribution(name, distviz.ARM())
@@ -121,7 +130,12 @@ def test_redistributing(kind: str, name: str) -> None:
     pd.testing.assert_frame_equal(found.extremes, expected.extremes, check_exact=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"ripple": False, "redistribution": "threshold"}])
+FORMATS = {"formats": "nvfp4,int8-channel,int8-asym", "rotate": "none,hadamard"}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ripple": False, "redistribution": "threshold"}, FORMATS], ids=range(3)
+)
 def test_a_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two passes, padding, several batches, classes of tokens, their groups, mean movement."""
     texts = ["Anna had 12 apples and 3 pears, so 12 - 3 = 9. " * 4, "If it rains, we stay.", "No."]
@@ -144,6 +158,7 @@ def test_a_run(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None
     pd.testing.assert_frame_equal(found.plans, expected.plans, **exact)
     pd.testing.assert_frame_equal(found.documents, expected.documents, rtol=1e-12, atol=1e-14)
     pd.testing.assert_frame_equal(found.channels, expected.channels, rtol=1e-10, atol=1e-13)
+    pd.testing.assert_frame_equal(found.formats, expected.formats, rtol=1e-12, atol=0)
     assert found.groups.keys() == expected.groups.keys()
     assert found.manifest["effect"] == expected.manifest["effect"]
 

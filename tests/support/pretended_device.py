@@ -2,7 +2,8 @@
 
 Inside hooks, operations are refused for which a real device would make the host wait: those that
 read a result, those whose result has a size that depends on values, and copies between host and
-device that block. Copies to the device are listed.
+device that block. So are divisions by a number, which CUDA rounds otherwise than the CPU. Copies to
+the device are listed.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ WAITING = {
     "histc", "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
     "is_nonzero", "equal", "repeat_interleave",
 }  # fmt: skip
+_DIVIDING = {"div", "div_", "true_divide"}
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 
 
 class WouldWait(AssertionError):
-    """A real device would make the host wait here."""
+    """A real device would make the host wait here, or give another result."""
 
 
 class Pretended(torch.Tensor):
@@ -65,17 +67,13 @@ class PretendedDevice(TorchDispatchMode):
 
     Attributes
     ----------
-    refused
-        Names of refused operations: these are computed, too, if ``notes_only``.
     sent
         Shapes of tensors copied to the device inside hooks.
     """
 
-    def __init__(self, *, notes_only: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.notes_only = notes_only
         self.is_strict = False
-        self.refused: list[str] = []
         self.sent: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -102,6 +100,8 @@ class PretendedDevice(TorchDispatchMode):
         why = ""
         if was_there and name in WAITING and not kwargs.get("output_size"):
             why = name
+        if was_there and name in _DIVIDING and not isinstance(args[1], Pretended):
+            why = "division by a number"
         if was_there and name in _INDEXING:
             indices = [one for one in args[1] if one is not None]
             if any(one.dtype in (torch.bool, torch.uint8) for one in indices):
@@ -118,9 +118,7 @@ class PretendedDevice(TorchDispatchMode):
                 self.sent.append(tuple(given[-1].shape))
                 why = "blocking copy to the device" if waits else ""
         if why:
-            self.refused.append(why)
-            if not self.notes_only:
-                raise WouldWait(f"{why}: a real device would make the host wait")
+            raise WouldWait(f"{why}: a real device would make the host wait, or round otherwise")
 
 
 def _here(value: Any) -> Any:
@@ -134,9 +132,9 @@ def _there(value: Any) -> Any:
 
 
 @contextmanager
-def pretended(*, notes_only: bool = False) -> Iterator[PretendedDevice]:
+def pretended() -> Iterator[PretendedDevice]:
     """Let values that reach hooks be on the device; their results return to the CPU."""
-    device = PretendedDevice(notes_only=notes_only)
+    device = PretendedDevice()
 
     def there(receive: Callable[..., Any]) -> Callable[..., Any]:
         def outside(point: Any, value: torch.Tensor) -> torch.Tensor | None:

@@ -45,6 +45,12 @@ from distviz.stats.kernels.device_types import (
     moments_of,
     moments_of_powers,
 )
+from distviz.stats.kernels.formats import (
+    DeviceLosses,
+    FormatWindows,
+    losses_on_device,
+    units_of,
+)
 from distviz.stats.kernels.host_copies import HostCopies, to_device, to_host
 from distviz.stats.kernels.numba_loops import add_table
 from distviz.stats.kernels.plans import row_keys
@@ -63,8 +69,10 @@ from distviz.stats.moments import Moments
 __all__ = [
     "ChannelSums",
     "Decision",
+    "DeviceLosses",
     "DeviceObservation",
     "DeviceRows",
+    "FormatWindows",
     "HostCopies",
     "Moments",
     "Observation",
@@ -85,6 +93,7 @@ __all__ = [
     "force_torch",
     "is_compiled",
     "largest_on_device",
+    "losses_on_device",
     "magnitudes_on_device",
     "moments_of",
     "moments_of_powers",
@@ -101,6 +110,7 @@ __all__ = [
     "to_device",
     "to_host",
     "uniforms",
+    "units_of",
 ]
 
 _CPU_TYPES = (torch.float32, torch.bfloat16, torch.float16)

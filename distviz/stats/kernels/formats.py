@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distviz.stats.granular_formats import GranularFormat
+from distviz.stats.granular_formats import GranularFormat, Unit
 from distviz.stats.kernels import cpu, device_types, format_loops
+from distviz.stats.kernels.host_copies import to_device, to_host
 from distviz.stats.kernels.types import QuantizationSums
-from distviz.stats.quantizers import largest_magnitudes, restore
+from distviz.stats.quantizers import restore
 
 _KINDS = {
     torch.float32: format_loops.FLOAT32,
@@ -34,10 +36,50 @@ _SCALES = {
 _LARGEST_FINITE = 0x7F7F
 
 
+@dataclass(frozen=True)
+class FormatWindows:
+    """The rows of a tensor by window, and which of them are summed.
+
+    Attributes
+    ----------
+    rows
+        int64 (n,): without padding, one window after the other.
+    sizes
+        The number of rows of each window.
+    counted
+        bool (n,): whether each is summed. Others have a part in the scales of their window.
+    """
+
+    rows: NDArray[np.int64]
+    sizes: tuple[int, ...]
+    counted: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, windows: NDArray[np.int64], counted: NDArray[np.bool_]) -> FormatWindows:
+        """Return the rows of windows; int64 (rows,), -1 for padding, and bool (rows,)."""
+        order = np.argsort(windows, kind="stable")
+        rows = order[np.searchsorted(windows[order], 0) :]
+        sizes = np.unique(windows[rows], return_counts=True)[1]
+        return cls(rows, tuple(sizes.tolist()), counted[rows])
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The number of the window of each row, from 0."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    def on(self, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the rows of each window on a device, and the places among them that count."""
+        ends = np.cumsum((0, *self.sizes))
+        kept = np.flatnonzero(self.counted)
+        sizes = np.diff(np.searchsorted(kept, ends)).tolist()
+        places = to_device(kept - np.repeat(ends[:-1], sizes), device).split_with_sizes(sizes)
+        rows = to_device(self.rows, device).split_with_sizes(self.sizes)
+        return [*zip(rows, places, strict=True)]
+
+
 def quantization_sums(
     values: torch.Tensor,
-    windows: NDArray[np.int64],
-    counted: NDArray[np.bool_],
+    windows: FormatWindows,
     formats: Sequence[GranularFormat],
     *,
     compiled: bool = True,
@@ -49,33 +91,23 @@ def quantization_sums(
     values
         (rows, channels), any floating-point type.
     windows
-        int64 (rows,): the window of each row, -1 for padding.
-    counted
-        bool (rows,): the rows to sum. Others have a part in the scales of their window.
+        Its windows.
     formats
         Of `distviz.stats.granular_formats.GRANULAR_FORMATS`.
     compiled
         Whether the compiled loops may be used.
     """
     values = values.detach()
-    rows = np.flatnonzero(windows >= 0)
-    counted = counted[rows]
-    _, owners = np.unique(windows[rows], return_inverse=True)
     is_fast = compiled and values.device.type == "cpu" and values.dtype in _KINDS
     groups = {
         _in_loops: [of for of in formats if is_fast and not of.element.is_asymmetric],
         _in_torch: [of for of in formats if not is_fast or of.element.is_asymmetric],
     }
-    found = [
-        measure(values, rows, owners.reshape(-1), counted, chosen)
-        for measure, chosen in groups.items()
-        if chosen
-    ]
+    found = [measure(values, windows, chosen) for measure, chosen in groups.items() if chosen]
     names = [of.name for chosen in groups.values() for of in chosen]
     places = [names.index(of.name) for of in formats]
     errors = np.concatenate([one.sums[1:] for one in found])[places]
     return QuantizationSums(
-        rows[counted],
         np.concatenate([found[0].sums[:1], errors]),
         found[0].count,
         np.concatenate([one.losses for one in found])[places],
@@ -84,28 +116,22 @@ def quantization_sums(
 
 
 def _in_loops(
-    values: torch.Tensor,
-    rows: NDArray[np.int64],
-    windows: NDArray[np.int64],
-    counted: NDArray[np.bool_],
-    formats: Sequence[GranularFormat],
+    values: torch.Tensor, of: FormatWindows, formats: Sequence[GranularFormat]
 ) -> QuantizationSums:
-    width = values.shape[1]
+    rows, windows, counted, width = of.rows, of.owners, of.counted, values.shape[1]
     words, kind, floats = cpu.words_of(values), _KINDS[values.dtype], _patterns_of_fp16()
-    n_windows = int(windows.max(initial=-1)) + 1
     blocks = np.empty((rows.size, -(-width // format_loops.STEP)), np.float32)
 
     def measure(part: NDArray[np.int64]) -> NDArray[np.float32]:
         span = _span(part)
-        most = np.zeros((n_windows, width), np.float32)
+        most = np.zeros((len(of.sizes), width), np.float32)
         format_loops.find_maxima(words, rows[span], windows[span], kind, floats, blocks[span], most)
         return most
 
     channels = np.maximum.reduce(cpu.share(measure, cpu.chunks_of(np.arange(rows.size), width)))
     if not counted.all():
         rows, windows, blocks = rows[counted], windows[counted], blocks[counted]
-    units = list(dict.fromkeys((of.unit, of.block) for of in formats))
-    of_formats = [units.index((of.unit, of.block)) for of in formats]
+    units, of_formats = units_of(formats)
     specs = np.array([_spec(of) for of in formats])
     specs[:, 5] = [u if u not in of_formats[:n] else -1 for n, u in enumerate(of_formats)]
     tops = np.array([of.top for of in formats], np.float32)
@@ -128,13 +154,18 @@ def _in_loops(
         of_windows = present if unit == "channel" else present.max(axis=1, initial=0)
         if unit in ("channel", "tensor"):
             format_loops.count_codes(of_windows.ravel(), maxima[number])
-    return QuantizationSums(
-        rows, sums, sum(counts), np.stack(losses).sum(axis=0), maxima[of_formats]
-    )
+    return QuantizationSums(sums, sum(counts), np.stack(losses).sum(axis=0), maxima[of_formats])
 
 
 def _span(part: NDArray[np.int64]) -> slice:
     return slice(int(part[0]), int(part[-1]) + 1) if part.size else slice(0)
+
+
+def units_of(formats: Sequence[GranularFormat]) -> tuple[list[tuple[Unit, int]], list[int]]:
+    """Return what shares a scale in some format: unit and block; and its number for each format."""
+    of_formats = [(of.unit, of.block) for of in formats]
+    units = list(dict.fromkeys(of_formats))
+    return units, [*map(units.index, of_formats)]
 
 
 def _spec(of: GranularFormat) -> list[int]:
@@ -153,46 +184,93 @@ def _patterns_of_fp16() -> NDArray[np.uint32]:
 
 
 def _in_torch(
-    values: torch.Tensor,
-    rows: NDArray[np.int64],
-    windows: NDArray[np.int64],
-    counted: NDArray[np.bool_],
-    formats: Sequence[GranularFormat],
+    values: torch.Tensor, of: FormatWindows, formats: Sequence[GranularFormat]
 ) -> QuantizationSums:
-    device = values.device
-    x = values[torch.from_numpy(rows).to(device)]
-    kept = torch.from_numpy(np.flatnonzero(counted)).to(device)
-    finite = x.isfinite()
-    wide = device_types.widened(torch.where(finite, x, 0))
-    rows_of = [wide.square().sum(1)[kept]]
-    losses, maxima = [], []
-    for of in formats:
-        restored = restore(x, of, windows)
-        own = torch.where(finite, device_types.widened(restored.values), 0)
-        rows_of.append((wide - own).square().sum(1)[kept])
-        zeroed = (own == 0) & (wide != 0)
-        losses.append([int(zeroed[kept].sum()), int(restored.clipped[kept].sum())])
-        maxima.append(_codes_of_maxima(torch.where(finite, x.float(), 0), of, windows, counted))
-    sums = torch.stack(rows_of).double() if device.type == "cpu" else torch.stack(rows_of)
+    parts = [_of_window(values, *one, formats) for one in of.on(values.device)]
+    if not parts:
+        empty = np.zeros((len(formats), format_loops.CODES), np.int64)
+        return QuantizationSums(np.zeros((1 + len(formats), 0)), 0, empty[:, :2], empty)
+    found = iter(to_host([tensor for part in parts for tensor in part]))
+    sums, counts, tables = zip(*zip(found, found, found, strict=True), strict=True)
+    total, maxima = np.sum(counts, axis=0), np.sum(tables, axis=0)
     return QuantizationSums(
-        rows[counted],
-        sums.cpu().double().numpy(),
-        int(finite[kept].sum()),
-        np.array(losses, np.int64).reshape(-1, 2),
-        np.stack(maxima),
+        np.concatenate(sums, axis=1).astype(np.float64),
+        int(total[0, 0]),
+        total[1:],
+        maxima[units_of(formats)[1]],
     )
 
 
-def _codes_of_maxima(
-    x: torch.Tensor, of: GranularFormat, windows: NDArray[np.int64], counted: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    if not x.numel():
-        return np.zeros(format_loops.CODES, np.int64)
-    most = largest_magnitudes(x, of, torch.from_numpy(windows).to(x.device))
-    kept = np.flatnonzero(counted)
-    if of.unit in ("channel", "tensor"):
-        kept = kept[np.unique(windows[kept], return_index=True)[1]]
-    codes = most[torch.from_numpy(kept).to(x.device)].to(torch.bfloat16).view(torch.int16)
-    codes = codes.clamp(max=_LARGEST_FINITE).to(torch.int64).flatten()
-    table = torch.bincount(codes, minlength=format_loops.CODES)
-    return np.asarray(table.cpu().numpy())
+class DeviceLosses(NamedTuple):
+    """What counted rows lose in several formats, on their device.
+
+    Attributes
+    ----------
+    sums
+        (1 + formats, rows): see `QuantizationSums`; or (1 + 2 formats,): the sums of these, and of
+        the share of each error in the squares of its row.
+    counts
+        int64 (1 + formats, 2): finite values, and rows with a value that is not zero; then of each
+        format values that become zero, and clipped values.
+    maxima
+        int64 (units, 32768): see `QuantizationSums`, of each of `units_of`.
+    """
+
+    sums: torch.Tensor
+    counts: torch.Tensor
+    maxima: torch.Tensor
+
+    def plus(self, other: DeviceLosses | None) -> DeviceLosses:
+        """Return the sums over the rows of both."""
+        return self if other is None else DeviceLosses(*map(torch.add, other, self))
+
+
+def losses_on_device(
+    values: torch.Tensor,
+    windows: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    formats: Sequence[GranularFormat],
+) -> DeviceLosses | None:
+    """Return sums over all rows that count, without waiting; None without windows.
+
+    ``windows`` are those of `FormatWindows.on`; other arguments as of `quantization_sums`.
+    """
+    total = None
+    for rows, kept in windows:
+        sums, counts, maxima = _of_window(values.detach(), rows, kept, formats)
+        squares, errors = sums[:1], sums[1:]
+        shares = torch.where(squares > 0, errors / squares, 0.0)
+        total = DeviceLosses(torch.cat([sums, shares]).sum(1), counts, maxima).plus(total)
+    return total
+
+
+def _of_window(
+    values: torch.Tensor,
+    rows: torch.Tensor,
+    kept: torch.Tensor,
+    formats: Sequence[GranularFormat],
+) -> DeviceLosses:
+    x, tables = values[rows], dict[tuple[Unit, int], torch.Tensor]()
+    finite = x.isfinite()
+    wide = device_types.widened(torch.where(finite, x, 0))
+    sums = [wide.square().sum(1)]
+    counts = [torch.stack([finite.sum(1), sums[0] > 0])]
+    for of in formats:
+        restored = restore(x, of)
+        own = torch.where(finite, device_types.widened(restored.values), 0)
+        sums.append((wide - own).square().sum(1))
+        zeroed = (own == 0) & (wide != 0)
+        counts.append(torch.stack([zeroed.sum(1), restored.clipped.sum(1)]))
+        if (of.unit, of.block) not in tables:
+            is_whole = of.unit in ("channel", "tensor")
+            largest = restored.largest[: len(kept)] if is_whole else restored.largest[kept]
+            tables[of.unit, of.block] = _codes_of(largest)
+    found = torch.stack(counts)[..., kept].sum(2)
+    return DeviceLosses(torch.stack(sums)[:, kept], found, torch.stack([*tables.values()]))
+
+
+def _codes_of(largest: torch.Tensor) -> torch.Tensor:
+    """Count magnitudes by bf16 code."""
+    codes = largest.to(torch.bfloat16).view(torch.int16).clamp(max=_LARGEST_FINITE).long()
+    table = torch.zeros(format_loops.CODES, dtype=torch.int64, device=largest.device)
+    one = torch.ones((), dtype=torch.int64, device=largest.device)
+    return table.scatter_add_(0, codes.flatten(), one.expand(codes.numel()))

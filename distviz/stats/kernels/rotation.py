@@ -40,4 +40,4 @@ def rotate(values: torch.Tensor, *, compiled: bool = True) -> torch.Tensor:
         first, second = found.reshape(len(found), -1, 2, half).unbind(2)
         found = torch.stack([first + second, first - second], dim=2).reshape(values.shape)
         half *= 2
-    return found * torch.tensor(1 / math.sqrt(block), dtype=torch.float32, device=found.device)
+    return found * (1 / math.sqrt(block))

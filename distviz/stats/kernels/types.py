@@ -359,11 +359,9 @@ class QuantizationSums:
 
     Attributes
     ----------
-    rows
-        int64 (n,): the rows that are summed, ascending.
     sums
-        float64 (1 + formats, n): of each row, the sum of the squares of finite values, then the
-        sums of squared errors.
+        float64 (1 + formats, n): of each counted row, one window after the other, the sum of the
+        squares of finite values, then the sums of squared errors.
     count
         Number of finite values.
     losses
@@ -373,7 +371,6 @@ class QuantizationSums:
         units of a format, rounded to nearest.
     """
 
-    rows: NDArray[np.int64]
     sums: NDArray[np.float64]
     count: int
     losses: NDArray[np.int64]

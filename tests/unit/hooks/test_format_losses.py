@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 from support.brute_formats import brute_restore
+from support.pretended_device import Pretended, pretended, strictly
 from support.tiny_experts import FAMILIES, Told, activation_of, call, tiny_experts
 
 from distviz.hooks.format_losses import FormatLosses
@@ -19,7 +20,7 @@ from distviz.hooks.recorder import Recorder
 from distviz.hooks.token_tracker import Tracker
 from distviz.hooks.tokens import Tokens
 from distviz.sites import SiteKey
-from distviz.stats import decode, encode
+from distviz.stats import GRANULAR_FORMATS, decode, encode
 
 KEY = SiteKey(0, "decoder", "act", "before", "m")
 NAMES = ("nvfp4", "mxfp4", "int8-channel", "int4-group128", "int8-token")
@@ -108,6 +109,35 @@ def test_parts_and_order_change_nothing() -> None:
         [range(n, n + 1) for n in (2, 0, 1)],
     ):
         pd.testing.assert_frame_equal(record(parts).frame(), whole, check_exact=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_device_adds_up_what_the_cpu_does(dtype: torch.dtype) -> None:
+    """Two calls, padding, what is not finite, subnormal; nothing waits before the end."""
+    names, parts = tuple(GRANULAR_FORMATS), (range(2), range(2, BATCH))
+    expected = FormatLosses(names, ("none", "hadamard"))
+    found = FormatLosses(names, expected.rotations)
+    with pretended() as device:
+        for part in parts:
+            x, tokens = tokens_of(part)
+            x[0, :4] = torch.tensor([math.nan, math.inf, -0.0, 1e-40])
+            expected.see(KEY, x.to(dtype), tokens)
+            with strictly(device):
+                found.see(KEY, Pretended(x.to(dtype)), tokens)
+        assert not found.found
+        assert len(device.sent) == 2 * 2  # rows, and those that count, of each call
+        found.flush()
+    found.flush()  # nothing is left
+    assert found.found.keys() == expected.found.keys()
+    for place, one in expected.found.items():
+        other = found.found[place]
+        assert (other.count, other.tokens) == (one.count, one.tokens)
+        assert float(other.squares) == pytest.approx(float(one.squares), rel=1e-14)
+        for mine, theirs in zip(other.formats, one.formats, strict=True):
+            assert (mine.zeroed, mine.clipped) == (theirs.zeroed, theirs.clipped)
+            np.testing.assert_array_equal(mine.maxima, theirs.maxima)
+            for sums in (mine.error, theirs.error), (mine.shares, theirs.shares):
+                assert float(sums[0]) == pytest.approx(float(sums[1]), rel=1e-12, abs=0)
 
 
 def test_several_sequences_in_a_row_are_windows_of_their_own() -> None:

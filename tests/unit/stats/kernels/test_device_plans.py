@@ -11,6 +11,8 @@ from support.pretended_device import Pretended, pretended, strictly
 
 from distviz.arm import ARM, Plan, SequenceRows
 from distviz.arm.controls import make_redistribution
+from distviz.arm.mapped import Cutoff
+from distviz.stats import GRANULAR_FORMATS
 from distviz.stats.kernels import device_types
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -59,11 +61,24 @@ def test_like_the_cpu(
     assert torch.equal(marks.elem, moved)
 
 
-@pytest.mark.parametrize("name", ["threshold", "scale:3", "threshold:0.25", "quantize:int8-token"])
-def test_other_redistributions(name: str) -> None:
-    x, arm = drawn(torch.bfloat16)[:90], make_redistribution(name, ARM(fraction=0.3))
-    parts = [SequenceRows(np.arange(60), 0, np.arange(60))]
-    expected, _, _ = arm.trace_rows(x, parts)
-    with pretended(notes_only=name.startswith("quantize")) as device, strictly(device):
-        found, _, _ = arm.redistribute_rows(Pretended(x), parts)
-    assert torch.equal(found.elem.nan_to_num(7), expected.nan_to_num(7))
+CUTOFF = Cutoff(largest=0.25, is_of_counts=True)
+OTHERS = ["threshold", "scale:3", "threshold:0.25", CUTOFF, "noise"]
+OTHERS += [f"quantize:{name}" for name in GRANULAR_FORMATS]
+ROWS, LAST = np.random.default_rng(1).permutation(60), np.arange(100, 110)
+
+
+@pytest.mark.parametrize("name", OTHERS, ids=lambda one: one if isinstance(one, str) else "counts")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_other_redistributions(name: str | ARM, dtype: torch.dtype) -> None:
+    """Rows 60 to 99 are padding; the third sequence has no finite value."""
+    x, given = drawn(dtype), ARM(fraction=0.3, passes=2)
+    arm = make_redistribution(name, given) if isinstance(name, str) else name
+    parts = [SequenceRows(part, n, part) for n, part in enumerate((ROWS[:33], ROWS[33:60], LAST))]
+    expected, _, moved = arm.trace_rows(x, parts)
+    with pretended() as device, strictly(device):
+        found, _, marks = arm.redistribute_rows(Pretended(x), parts)
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    assert torch.equal(found.elem.view(bits), expected.view(bits))
+    assert torch.equal(marks.elem, moved)
+    assert torch.equal(expected[60:100].view(bits), x[60:100].view(bits))
+    assert moved[:60].any()

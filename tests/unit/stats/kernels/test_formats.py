@@ -8,7 +8,7 @@ import torch
 from support.brute_formats import BRUTE_FORMATS, brute_restore
 
 from distviz.stats.granular_formats import GRANULAR_FORMATS
-from distviz.stats.kernels.formats import quantization_sums
+from distviz.stats.kernels.formats import FormatWindows, quantization_sums
 
 FORMATS = [GRANULAR_FORMATS[name] for name in BRUTE_FORMATS]
 WINDOWS = np.array([2] * 5 + [-1] * 2 + [0] * 9)
@@ -36,9 +36,11 @@ def test_sums_are_those_of_plain_loops(dtype: torch.dtype, width: int, compiled:
     given = values_of(dtype, width)
     x = given.float().numpy()
     finite = np.isfinite(x)
-    rows = np.flatnonzero(COUNTED & (WINDOWS >= 0))
-    found = quantization_sums(given, WINDOWS, COUNTED, FORMATS, compiled=compiled)
-    assert found.rows.tolist() == rows.tolist()
+    rows = np.concatenate([np.flatnonzero(COUNTED & (window == WINDOWS)) for window in (0, 2)])
+    windows = FormatWindows.of(WINDOWS, COUNTED)
+    assert windows.rows[windows.counted].tolist() == rows.tolist()
+    assert windows.owners[windows.counted].tolist() == [0] * 7 + [1] * 4
+    found = quantization_sums(given, windows, FORMATS, compiled=compiled)
     assert found.count == finite[rows].sum()
     wide = np.where(finite, x.astype(np.float64), 0)
     np.testing.assert_allclose(found.sums[0], (wide**2).sum(1)[rows], rtol=1e-14)
@@ -54,7 +56,8 @@ def test_sums_are_those_of_plain_loops(dtype: torch.dtype, width: int, compiled:
 def test_largest_magnitudes_are_counted_by_unit(compiled: bool) -> None:
     given = values_of(torch.float32, 145)
     everything = np.ones(len(WINDOWS), bool)
-    found = quantization_sums(given, WINDOWS, everything, FORMATS, compiled=compiled)
+    windows = FormatWindows.of(WINDOWS, everything)
+    found = quantization_sums(given, windows, FORMATS, compiled=compiled)
     for number, of in enumerate(FORMATS):
         expected = codes_of(brute_restore(given.numpy(), of.name, WINDOWS).maxima)
         np.testing.assert_array_equal(found.maxima[number], expected)
@@ -63,12 +66,12 @@ def test_largest_magnitudes_are_counted_by_unit(compiled: bool) -> None:
 def test_threads_change_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(512, 256, generator=generator).bfloat16()
-    windows = np.repeat(np.arange(3), [200, 212, 100])
+    windows = FormatWindows.of(np.repeat(np.arange(3), [200, 212, 100]), np.ones(512, bool))
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            results.append(quantization_sums(x, windows, windows >= 0, FORMATS))
+            results.append(quantization_sums(x, windows, FORMATS))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -79,9 +82,8 @@ def test_threads_change_nothing() -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_nothing_to_count(compiled: bool) -> None:
-    for windows in (np.full(3, -1), np.zeros(3, np.int64)):
-        found = quantization_sums(
-            torch.ones(3, 20), windows, np.zeros(3, bool), FORMATS, compiled=compiled
-        )
+    for numbers in (np.full(3, -1), np.zeros(3, np.int64)):
+        windows = FormatWindows.of(numbers, np.zeros(3, bool))
+        found = quantization_sums(torch.ones(3, 20), windows, FORMATS, compiled=compiled)
         assert found.sums.shape == (1 + len(FORMATS), 0)
         assert (found.count, found.losses.sum(), found.maxima.sum()) == (0, 0, 0)
