@@ -116,18 +116,18 @@ class Noise(ARM):
         changed, own = origin.clone(), torch.zeros_like(origin, dtype=torch.uint8)
         inside = replace(sequence, rows=np.arange(sequence.rows.size))
         decisions = super()._redistribute(origin, changed, inside, layer, own)
-        flat, size = origin.flatten(), origin.numel()
-        wide = torch.promote_types(flat.dtype, torch.float32)
-        order = _drawn(sequence.keys(self.seed, layer, _OWN_PASS), origin)
+        wide, size = torch.promote_types(origin.dtype, torch.float32), origin.numel()
+        old = origin.to(wide)
+        order = _drawn(sequence.keys(self.seed, layer, _OWN_PASS), old)
         # The n-th change goes to the n-th place, the others beyond the end; no change is NaN.
         places = order.new_full((size,), size).masked_scatter_(own.flatten().bool(), order)
-        shifts = torch.full((size + 1,), math.nan, dtype=wide, device=flat.device)
-        shifts.scatter_(0, places, changed.flatten().to(wide) - flat.to(wide))
-        new, stays = flat.to(wide) + shifts[:size], shifts[:size].isnan()
-        made = torch.where(stays, flat, new.to(flat.dtype))
-        target[index] = made.view_as(origin)
+        shifts = torch.full((size + 1,), math.nan, dtype=wide, device=old.device)
+        shifts.scatter_(0, places, (changed.to(wide) - old).flatten())
+        found = shifts[:size].view_as(old)
+        stays = found.isnan()
+        target[index] = torch.where(stays, origin, (old + found).to(origin.dtype))
         if moved is not None:
-            moved[index] = (~stays).to(torch.uint8).view_as(origin)
+            moved[index] = (~stays).to(torch.uint8)
         return decisions
 
 
