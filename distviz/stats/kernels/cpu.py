@@ -223,7 +223,7 @@ def _sums_of_parts(
     tops = np.zeros((len(rows) if details else 0, values.shape[1]), np.int64)
 
     def one(index: int) -> None:
-        found = (sums.powers[index], sums.ends[index], sums.signs[index])
+        found = (tuple(sums.powers[index]), sums.ends[index], sums.signs[index])
         _observe_rows(values, rows[index], shift, tables[index], *found)
         numba_loops.pool_channels(rows[index].size, shift, *found, sums.together[index])
         if details:
@@ -251,7 +251,7 @@ def _observe_rows(
     rows: NDArray[np.int64],
     shift: NDArray[np.float32],
     table: NDArray[np.uint32],
-    powers: NDArray[np.float64],
+    powers: tuple[NDArray[np.float64], ...],
     ends: NDArray[np.float32],
     signs: NDArray[np.uint32],
 ) -> None:

@@ -34,7 +34,7 @@ _E4M3 = (np.uint32((127 - 6) << 23), np.uint32(20 << 23))
 
 
 @intrinsic
-def _bits_of(_context, _value):
+def bits_of(_context, _value):
     """Return the bit pattern of a float32."""
     from llvmlite import ir
 
@@ -45,7 +45,7 @@ def _bits_of(_context, _value):
 
 
 @intrinsic
-def _float_of(_context, _bits):
+def float_of(_context, _bits):
     """Return the float32 of a bit pattern."""
     from llvmlite import ir
 
@@ -58,7 +58,7 @@ def _float_of(_context, _bits):
 @njit(**_EXACT)
 def _bf16_code(magnitude):
     """Return the bf16 code of a finite magnitude, rounded to nearest, ties to even."""
-    word = _bits_of(magnitude)
+    word = bits_of(magnitude)
     word = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return min(word, np.uint32(0x7F7F))
 
@@ -113,7 +113,7 @@ def find_maxima(words, rows, windows, kind, floats, blocks, channels):
 @njit(**_EXACT)
 def _nearest(ratio, least, up):
     """Round a magnitude to an element, see `distviz.stats.quantizers.round_float`."""
-    step = _float_of(max(_bits_of(ratio) & _EXPONENT, least) + up)
+    step = float_of(max(bits_of(ratio) & _EXPONENT, least) + up)
     return (ratio + step) - step
 
 
@@ -169,9 +169,9 @@ def _set_scales(blocks, spec, top, up, largest, scales, tables):
             scales[block] = _float_scale(largest[block], top)
     elif kind == POWER_SCALE:
         for block in range(blocks.size):
-            power = np.int32(np.int32(_bits_of(largest[block]) >> _FRACTION) - np.int32(exponent))
+            power = np.int32(np.int32(bits_of(largest[block]) >> _FRACTION) - np.int32(exponent))
             bits = np.uint32(np.uint32(max(power, np.int32(0))) << _FRACTION)
-            scales[block] = _float_of(bits if power > 0 else _SUBNORMAL)
+            scales[block] = float_of(bits if power > 0 else _SUBNORMAL)
     else:
         for block in range(blocks.size):
             stored = min(_nearest(up * (largest[block] / top), *_E4M3), _E4M3_TOP)

@@ -13,10 +13,13 @@ import math
 import numpy as np
 from numba import njit
 
+from distviz.stats.kernels.format_loops import float_of
 from distviz.stats.statistics import MAD_TO_SIGMA
 
 _BLOCK = 4
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS |= {"no_cfunc_wrapper": True}  # nothing calls them from C
+_INNER = _OPTIONS | {"no_cpython_wrapper": True}  # called by compiled code alone
 
 
 @njit(**_OPTIONS)
@@ -68,7 +71,10 @@ def observe_16(codes, floats, rows, shift, table, sums, ends, signs):
                 code = row[column]
                 table[code] += np.uint32(1)
                 block[index, column] = floats[code]
-        _accumulate(block, size, shift, sums, ends, signs)
+        if size == _BLOCK:  # a constant, so that the loops over rows are unrolled
+            _accumulate(block, _BLOCK, len(sums), shift, sums, ends, signs)
+        else:
+            _accumulate(block, size, len(sums), shift, sums, ends, signs)
 
 
 @njit(**_OPTIONS)
@@ -76,7 +82,6 @@ def observe_bf16(codes, rows, shift, table, sums, ends, signs):
     """Like :func:`observe_16` for bf16, whose codes are the upper half of a float32."""
     width = codes.shape[1]
     block = np.empty((_BLOCK, width), np.float32)
-    words = block.view(np.uint32)
     for start in range(0, rows.size, _BLOCK):
         size = min(_BLOCK, rows.size - start)
         for index in range(size):
@@ -84,8 +89,12 @@ def observe_bf16(codes, rows, shift, table, sums, ends, signs):
             for column in range(width):
                 table[row[column]] += np.uint32(1)
             for column in range(width):
-                words[index, column] = np.uint32(row[column]) << np.uint32(16)
-        _accumulate(block, size, shift, sums, ends, signs)
+                word = np.uint32(np.uint32(row[column]) << np.uint32(16))
+                block[index, column] = float_of(word)
+        if size == _BLOCK:  # a constant, so that the loops over rows are unrolled
+            _accumulate(block, _BLOCK, len(sums), shift, sums, ends, signs)
+        else:
+            _accumulate(block, size, len(sums), shift, sums, ends, signs)
 
 
 @njit(**_OPTIONS)
@@ -103,41 +112,25 @@ def observe_32(values, bits, rows, shift, table, sums, ends, signs):
                 table[codes[column]] += np.uint32(1)
             for column in range(width):
                 block[index, column] = row[column]
-        _accumulate(block, size, shift, sums, ends, signs)
+        if size == _BLOCK:  # a constant, so that the loops over rows are unrolled
+            _accumulate(block, _BLOCK, len(sums), shift, sums, ends, signs)
+        else:
+            _accumulate(block, size, len(sums), shift, sums, ends, signs)
 
 
 @njit(inline="always", **_OPTIONS)
-def _accumulate(block, size, shift, sums, ends, signs):
+def _accumulate(block, size, n_powers, shift, sums, ends, signs):
     """Add ``size`` rows of float32 (rows, channels) to accumulators of each channel.
 
-    ``sums`` is float64 (2 or 5, channels): of the first and second powers of ``x - shift``, then of
-    the third, the fourth and of ``abs(x)``; ``ends`` float32 (2, channels): smallest and largest;
-    ``signs`` uint32 (2, channels): zeros and positive values. Several rows at once, since the
-    accumulators are what the memory is busy with.
+    ``sums`` are 2 or 5 times float64 (channels,): of the first and second powers of ``x - shift``,
+    then of the third, the fourth and of ``abs(x)``; ``ends`` float32 (2, channels): smallest and
+    largest; ``signs`` uint32 (2, channels): zeros and positive values. Several rows at once, since
+    the accumulators are what the memory is busy with. ``n_powers`` is how many ``sums`` there are,
+    known to the compiler, which leaves out what two do not need.
     """
-    if size == _BLOCK:  # a constant, so that the loops over rows are unrolled
-        _add_powers(block, _BLOCK, shift, sums)
-        _add_ends(block, _BLOCK, ends, signs)
-    else:
-        _add_powers(block, size, shift, sums)
-        _add_ends(block, size, ends, signs)
-
-
-@njit(inline="always", **_OPTIONS)
-def _add_powers(block, size, shift, sums):
     first, second = sums[0], sums[1]
-    if sums.shape[0] == 2:
-        for column in range(block.shape[1]):
-            origin = np.float64(shift[column])
-            total, squares = 0.0, 0.0
-            for index in range(size):
-                centred = np.float64(block[index, column]) - origin
-                total += centred
-                squares += centred * centred
-            first[column] += total
-            second[column] += squares
-        return
-    third, fourth, absolute = sums[2], sums[3], sums[4]
+    if n_powers == 5:
+        third, fourth, absolute = sums[2], sums[3], sums[4]
     for column in range(block.shape[1]):
         origin = np.float64(shift[column])
         total, squares, cubes, quarts, size_sum = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -147,27 +140,25 @@ def _add_powers(block, size, shift, sums):
             square = centred * centred
             total += centred
             squares += square
-            cubes += square * centred
-            quarts += square * square
-            size_sum += abs(value)
+            if n_powers == 5:
+                cubes += square * centred
+                quarts += square * square
+                size_sum += abs(value)
         first[column] += total
         second[column] += squares
-        third[column] += cubes
-        fourth[column] += quarts
-        absolute[column] += size_sum
-
-
-@njit(inline="always", **_OPTIONS)
-def _add_ends(block, size, ends, signs):
+        if n_powers == 5:
+            third[column] += cubes
+            fourth[column] += quarts
+            absolute[column] += size_sum
     lows, highs, zeros, positive = ends[0], ends[1], signs[0], signs[1]
     for column in range(block.shape[1]):
         low, high = lows[column], highs[column]
         none, above = np.uint32(0), np.uint32(0)
         for index in range(size):
-            value = block[index, column]
-            low, high = min(low, value), max(high, value)
-            none += np.uint32(value == np.float32(0))
-            above += np.uint32(value > np.float32(0))
+            narrow = block[index, column]
+            low, high = min(low, narrow), max(high, narrow)
+            none += np.uint32(narrow == np.float32(0))
+            above += np.uint32(narrow > np.float32(0))
         lows[column], highs[column] = low, high
         zeros[column] += none
         positive[column] += above
@@ -178,13 +169,13 @@ def pool_channels(count, shift, sums, ends, signs, pooled):
     """Combine what `_accumulate` has found of ``count`` rows in all channels.
 
     ``pooled`` is float64 (8,): zeros, smallest, largest, mean, sums of the second, third and fourth
-    powers of deviations from the mean, of abs(x); the last three only if ``sums`` has five rows.
+    powers of deviations from the mean, of abs(x); the last three only if there are five ``sums``.
     """
     width, number = shift.size, np.float64(count)
     means = np.empty(width)
     zeros, low, high, center = 0.0, np.inf, -np.inf, 0.0
     for column in range(width):
-        means[column] = np.float64(shift[column]) + sums[0, column] / number
+        means[column] = np.float64(shift[column]) + sums[0][column] / number
         center += means[column]
         zeros += np.float64(signs[0, column])
         low, high = min(low, np.float64(ends[0, column])), max(high, np.float64(ends[1, column]))
@@ -192,19 +183,19 @@ def pool_channels(count, shift, sums, ends, signs, pooled):
     pooled[0], pooled[1], pooled[2], pooled[3] = zeros, low, high, center
     second, third, fourth, absolute = 0.0, 0.0, 0.0, 0.0
     for column in range(width):
-        total, squares = sums[0, column], sums[1, column]
+        total, squares = sums[0][column], sums[1][column]
         mean, offset = total / number, means[column] - center
         m2, moved = max(squares - mean * total, 0.0), number * offset * offset
         second += m2 + moved
-        if sums.shape[0] == 2:
+        if len(sums) == 2:
             continue
         shifted = mean * total
-        m3 = sums[2, column] - mean * (3 * squares - 2 * shifted)
-        m4 = sums[3, column] - mean * (4 * sums[2, column] - mean * (6 * squares - 3 * shifted))
+        m3 = sums[2][column] - mean * (3 * squares - 2 * shifted)
+        m4 = sums[3][column] - mean * (4 * sums[2][column] - mean * (6 * squares - 3 * shifted))
         m4 = max(m4, m2 * m2 / number)
         third += m3 + offset * (3 * m2 + moved)
         fourth += m4 + 4 * offset * m3 + offset * offset * (6 * m2 + moved)
-        absolute += sums[4, column]
+        absolute += sums[4][column]
     pooled[4], pooled[5], pooled[6], pooled[7] = second, third, fourth, absolute
 
 
@@ -257,7 +248,7 @@ def find_largest(words, rows, channels, magnitude_mask, limits, places):
     return filled
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_INNER)
 def _parts_of(word):
     """Return sign, 53-bit integer and its power of two of the bit pattern of a finite float64."""
     exponent = np.int64((word >> np.uint64(52)) & np.uint64(0x7FF))
@@ -317,7 +308,7 @@ def add_table(total, table):
         total[code] += np.int64(table[code])
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def distance_of_rank(values, counts, rank, center):
     """Return the ``rank``-th smallest abs(value - center) of a sample, by its ascending values.
 

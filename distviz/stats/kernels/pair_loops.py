@@ -9,9 +9,11 @@ import numpy as np
 from numba import njit
 
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS |= {"no_cfunc_wrapper": True}  # nothing calls them from C
+_INNER = _OPTIONS | {"no_cpython_wrapper": True}  # called by compiled code alone
 
 
-@njit(fastmath={"reassoc", "nsz"}, **_OPTIONS)
+@njit(fastmath={"reassoc", "nsz"}, **_INNER)
 def _sum_row(x, y):
     """Return the sums of d^2, x^2, y^2, x*y and |d|, with d = y - x."""
     error, first, second, product, absolute = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -26,7 +28,7 @@ def _sum_row(x, y):
     return error, first, second, product, absolute
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _add_channels(x, y, errors, squares, tops):
     """Add d^2 and x^2 of finite values to each channel, and keep its largest |d|."""
     for column in range(x.size):
@@ -38,7 +40,7 @@ def _add_channels(x, y, errors, squares, tops):
         tops[column] = max(tops[column], size)
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _first_of(x, y, tops, most):
     """Return row and channel of the first |y - x| that is ``most``, by rows."""
     found, channel = x.shape[0], -1

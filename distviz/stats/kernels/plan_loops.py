@@ -27,6 +27,8 @@ from distviz.stats.kernels.sequence_loops import count_cells, gather_words
 from distviz.stats.statistics import MAD_TO_SIGMA, SMALLEST_MAD
 
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS |= {"no_cfunc_wrapper": True}  # nothing calls them from C
+_INNER = _OPTIONS | {"no_cpython_wrapper": True}  # called by compiled code alone
 _POSITIVE, _NEGATIVE, _BOTH, _LOW, _HIGH, _CELL, _START = np.arange(7)
 _NO, _YES = np.zeros(1, bool)[0], np.ones(1, bool)[0]
 _BLOCK = 16
@@ -36,7 +38,7 @@ _ABOUT = np.uint64(1 << 40)
 """Tolerance of bounds between which values are read: 2^-12 of them."""
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _value_of(pattern, form):
     """Return the value of a magnitude pattern, exactly."""
     exponent = pattern >> form[2]
@@ -46,7 +48,7 @@ def _value_of(pattern, form):
     return np.float64(np.int64(digits)) * form[4][exponent]
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _state_of(table, form):
     """Return the state by the counts of cells; no values are read yet."""
     shift, finite, half = form[0], form[1], table.size // 2
@@ -80,21 +82,20 @@ def _state_of(table, form):
     return state
 
 
-@njit(**_OPTIONS)
-def _first(row, limit, is_above, state):
-    """Return the first place whose entry in a row is at least a limit, or is above it."""
+@njit(**_INNER)
+def _first(row, limit, state):
+    """Return the first place whose entry in a row is at least a limit, float64."""
     first, end = 0, state.shape[1]
     while first < end:
         middle = (first + end) // 2
-        entry = state[row, middle]
-        if entry > limit or (entry == limit and not is_above):
+        if state[row, middle] >= limit:
             end = middle
         else:
             first = middle + 1
     return first
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _within(distance, low, high, is_certain, state):
     """Return the first place and the end of the cells within a distance of a centre.
 
@@ -120,7 +121,7 @@ def _within(distance, low, high, is_certain, state):
     return first, last
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _narrowed(least, tolerance, low, high, is_certain, state):
     """Bracket the lower median of the distances from a centre, by what :func:`_within` counts.
 
@@ -142,12 +143,12 @@ def _narrowed(least, tolerance, low, high, is_certain, state):
     return ends[0], ends[1], ends[2] if ends[0] > 0 else -1.0
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _eps(mad, request):
     return MAD_TO_SIGMA * max(mad, SMALLEST_MAD) * request[0]
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _share(below, n, request):
     """Return the near-zero share, the fraction that moves, and how many values these are."""
     near = below / n
@@ -155,7 +156,7 @@ def _share(below, n, request):
     return near, fraction, max(1, np.int64(np.rint(fraction * n)))
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _asked(number, request, state):
     """Return the side and the rank there of a value that the bounds need.
 
@@ -174,7 +175,7 @@ def _asked(number, request, state):
     return _POSITIVE, rank - negative
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _want(first, end, state, lot):
     for place in range(first, end):
         lot[np.int64(state[_CELL, place])] = place + 1
@@ -194,7 +195,7 @@ def bracket(table, form, request):
     n = np.int64(state[_BOTH, places])
     if n == 0 or form[0] == 0:
         return state, lot, 0, (0, 0, 0, 0)
-    middle = _first(_BOTH, (n - 1) // 2, _YES, state) - 1
+    middle = _first(_BOTH, (n - 1) // 2 + 0.5, state) - 1
     low, high = state[_LOW, middle], state[_HIGH, middle]
     least, _, nearer = _narrowed(0.0, _ABOUT, low, high, _NO, state)
     _, most, _ = _narrowed(least, _ABOUT, low, high, _YES, state)
@@ -205,17 +206,17 @@ def bracket(table, form, request):
     _want(middle, middle + 1, state, lot)
     _want(first, left, state, lot)
     _want(right, end, state, lot)
-    smaller = _first(_HIGH, _eps(least, request), _NO, state)
-    larger = _first(_LOW, _eps(most, request), _NO, state)
+    smaller = _first(_HIGH, _eps(least, request), state)
+    larger = _first(_LOW, _eps(most, request), state)
     _want(smaller, larger, state, lot)
     fewest = _share(state[_BOTH, smaller], n, request)[2]
     largest = _share(state[_BOTH, larger], n, request)[2]
-    smaller = _first(_BOTH, fewest - 1, _YES, state) - 1
-    _want(smaller, _first(_BOTH, largest - 1, _YES, state), state, lot)
+    smaller = _first(_BOTH, fewest - 0.5, state) - 1
+    _want(smaller, _first(_BOTH, largest - 0.5, state), state, lot)
     for number in range(3):
         side, rank = _asked(number, request, state)
         if rank >= 0:
-            end_of_rank = _first(side, rank, _YES, state)
+            end_of_rank = _first(side, rank + 0.5, state)
             _want(end_of_rank - 1, end_of_rank, state, lot)
     size = np.int64(0)
     for place in range(places):
@@ -226,7 +227,7 @@ def bracket(table, form, request):
     return state, lot, size, (first, left, right, end)
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _arranged(found, size, state, lot, form):
     """Return the values of the first patterns in the order of their places."""
     shift, mask = form[0], form[3]
@@ -243,7 +244,7 @@ def _arranged(found, size, state, lot, form):
     return values
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _select(values, size, rank):
     """Return the ``rank``-th smallest of the first values, float64 from 0; they are overwritten.
 
@@ -277,10 +278,10 @@ def _select(values, size, rank):
         size = kept
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _pick(side, rank, state, values):
     """Return the magnitude of a rank among positive values, negative ones, or both."""
-    place = _first(side, rank, _YES, state) - 1
+    place = _first(side, rank + 0.5, state) - 1
     if state[_LOW, place] == state[_HIGH, place]:
         return state[_LOW, place]
     start, end = np.int64(state[_START, place]), np.int64(state[_START, place + 1])
@@ -293,7 +294,7 @@ def _pick(side, rank, state, values):
     return _select(keys, filled, rank - np.int64(state[side, place]))
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _mad_of(center, spans, state, values):
     """Return the lower median of the distances from the centre."""
     if spans[0] == spans[3]:
@@ -309,10 +310,10 @@ def _mad_of(center, spans, state, values):
     return _select(distances, distances.size, rank - inside)
 
 
-@njit(**_OPTIONS)
+@njit(**_INNER)
 def _below(limit, state, values):
     """Return how many magnitudes are below a limit, and how many are equal to it."""
-    place = _first(_HIGH, limit, _NO, state)
+    place = _first(_HIGH, limit, state)
     below, equal = np.int64(state[_BOTH, place]), np.int64(0)
     if state[_LOW, place] == state[_HIGH, place]:
         if state[_LOW, place] == limit:

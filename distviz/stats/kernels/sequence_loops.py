@@ -10,10 +10,12 @@ import numpy as np
 from numba import njit
 
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS |= {"no_cfunc_wrapper": True}  # nothing calls them from C
+_INNER = _OPTIONS | {"no_cpython_wrapper": True}  # called by compiled code alone
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_INNER)
 def _mask_of(words):
     """Return the bits of a pattern that are not the sign."""
     return words.dtype.type((1 << (8 * words.itemsize - 1)) - 1)
