@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-
 Receive = Callable[[HookPoint, "torch.Tensor"], "torch.Tensor | None"]
 Deliver = Callable[[HookPoint, Any], Any]
 
@@ -103,16 +102,16 @@ def _first_tensor(point: HookPoint, value: Any) -> torch.Tensor:
     found = value
     while isinstance(found, tuple | list | dict) and found:
         found = next(iter(found.values() if isinstance(found, dict) else found))
-    kind = type(value).__name__ + ", no tensor"
+    if isinstance(found, torch.Tensor) and found.is_floating_point():
+        return found
+    kind = f"{type(value).__name__}, no tensor"
     if isinstance(found, torch.Tensor):
         kind = f"{str(found.dtype).removeprefix('torch.')}, no floating-point numbers"
-    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
-        verb = "takes" if point.takes == "input" else "returns"
-        raise MeasurementError(
-            f"{point.module} (site {point.site}) {verb} {kind}",
-            "observe a module in it, or narrow the pattern",
-        )
-    return found
+    verb = "takes" if point.takes == "input" else "returns"
+    raise MeasurementError(
+        f"{point.module} (site {point.site}) {verb} {kind}",
+        "observe a module in it, or narrow the pattern",
+    )
 
 
 def _with_first(value: Any, new: torch.Tensor) -> Any:

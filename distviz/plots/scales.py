@@ -150,8 +150,7 @@ def log_if_wide(ax: Axes, values: NDArray[np.float64], span: float = 30.0) -> bo
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size or positive.max() <= span * positive.min():
         return False
-    ax.set_yscale("log", nonpositive="mask")
-    ax.set_ylim(float(positive.min()) / 1.5, float(positive.max()) * 1.5)
+    log_y_scale(ax, float(positive.min()) / 1.5, float(positive.max()) * 1.5, "mask")
     plain_ticks(ax.yaxis)
     return True
 

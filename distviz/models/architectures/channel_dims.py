@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -88,11 +88,6 @@ class ChannelTracer(TorchFunctionMode):
         super().__init__()
         self._is_convolutional = is_convolutional
         self._known: dict[int, tuple[Any, Span]] = {}
-
-    def __enter__(self) -> Self:
-        self.clear()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
     def clear(self) -> None:
         """Forget the tensors of earlier calls."""

@@ -13,7 +13,7 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Self
+from typing import Any
 from weakref import ref
 
 import torch
@@ -72,11 +72,6 @@ class FunctionTracer(TorchFunctionMode):
         self._on_linear = on_linear
         self._known: dict[int, tuple[Any, OpPath, Any]] = {}
         self._unscaled: dict[int, tuple[Any, Any]] = {}
-
-    def __enter__(self) -> Self:
-        self.clear()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
     def clear(self) -> None:
         """Forget the tensors of earlier calls."""
